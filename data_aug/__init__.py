@@ -1,0 +1,1 @@
+"""Data augmentation: noise that keeps its labels, and synthetic statements."""

@@ -1,0 +1,91 @@
+"""What a funder gave: identifiers, schemes and titles in realistic numbers."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from itertools import accumulate
+from random import Random
+
+from data_aug.funding_statements.grammar import Grammar, read_rules
+from data_aug.funding_statements.identifiers import identifiers
+from data_aug.funding_statements.names import Funder
+from data_aug.funding_statements.people import initials, surname
+from data_aug.funding_statements.phrases import Award, Mention
+
+_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 14)
+_COUNT_SUMS = list(accumulate((680, 205, 62, 28, 11, 5, 4, 3, 1, 1)))
+
+
+def _acronym(rng: Random) -> str:
+    """A pronounceable project acronym such as GEONET or Bio-Flux."""
+    first, second = _GRAMMAR.say(rng, "acronym_head"), _GRAMMAR.say(rng, "acronym_tail")
+    roll = rng.random()
+    if roll < 0.7:
+        return first + second
+    return (first + second).title() if roll < 0.85 else f"{first.title()}-{second.title()}"
+
+
+_GRAMMAR = Grammar({**read_rules("wording.txt"), "surname": surname, "acronym": _acronym})
+
+
+def _scheme(rng: Random, funder: Funder) -> tuple[str, str] | None:
+    if funder.schemes and rng.random() < 0.165:
+        return funder.schemes[int(rng.random() * len(funder.schemes))]
+    if rng.random() < (0.02 if funder.known else 0.075):
+        form = "f" if rng.random() < 0.65 else "p"
+        return form, _GRAMMAR.say(rng, "scheme_award" if form == "f" else "scheme_programme")
+    return None
+
+
+def count(rng: Random) -> int:
+    """How many identifiers a funder that has any gets."""
+    return _COUNTS[bisect(_COUNT_SUMS, rng.random() * _COUNT_SUMS[-1])]
+
+
+def _hold(rng: Random, award: Award, style: int) -> None:
+    if award.ids and rng.random() < 0.09:
+        award.holders = [initials(rng, style) for _ in award.ids]
+    elif rng.random() < 0.05:
+        award.holders = [initials(rng, style)]
+
+
+def draw_ids(rng: Random, funder: Funder, number: int) -> list[str]:
+    """Identifiers of a funder, without its own name before a blank: "MOST 106-2420" of the MOST gives "106-2420"."""
+    found = []
+    for made in identifiers(rng, funder.shape, number):
+        head, _, rest = made.partition(" ")
+        found.append(rest if rest and head in funder.label and head.isalpha() and len(head) > 1 else made)
+    return found
+
+
+def draw_awards(rng: Random, funder: Funder, style: int, more: float = 1.0) -> list[Award]:
+    """The awards of one funder; ``more`` raises the odds of identifiers, ``style`` is how this text writes initials."""
+    with_ids = rng.random() < (0.60 if funder.known else 0.30) * more
+    award = Award(draw_ids(rng, funder, count(rng)) if with_ids else [], _scheme(rng, funder))
+    if award.scheme is None and rng.random() < (0.075 if with_ids else 0.02):
+        award.title = _GRAMMAR.say(rng, "title")
+    if award.scheme and award.ids and funder.shape in ("eu", "fp") and award.scheme[0] == "p" and rng.random() < 0.5:
+        if "Curie" not in award.scheme[1]:
+            award.under = _GRAMMAR.say(rng, "second_programme")
+        return [award]
+    _hold(rng, award, style)
+    if not with_ids or not funder.schemes or rng.random() > 0.05:
+        return [award]
+    awards = [award]
+    for scheme in rng.sample(funder.schemes, min(len(funder.schemes), 2)):
+        if all(scheme[1] not in one.schemes for one in awards):
+            fresh = [i for i in draw_ids(rng, funder, 1 + int(rng.random() * 1.3)) if i not in award.ids]
+            awards.append(Award(fresh if rng.random() < 0.9 else [], scheme))
+    return awards
+
+
+def draw_mention(rng: Random, funder: Funder, style: int, more: float = 1.0) -> Mention:
+    """A funder with what it gave."""
+    return Mention(funder, draw_awards(rng, funder, style, more))
+
+
+def programme(rng: Random) -> Mention:
+    """A programme named without its funder."""
+    shape, _, name = _GRAMMAR.say(rng, "orphan_programme").partition(": ")
+    ids = identifiers(rng, shape, 1 if rng.random() < 0.8 else 2) if rng.random() < 0.8 else []
+    return Mention(None, [Award(ids, ("p", name))])

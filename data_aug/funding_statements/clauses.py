@@ -1,0 +1,124 @@
+"""Sentences that name funders, built around the phrases; none ends with a full stop yet."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from data_aug.funding_statements.names import Funder
+from data_aug.funding_statements.people import initials
+from data_aug.funding_statements.phrases import GRAMMAR, Award, Mention, a, id_list, join, phrase, words
+
+_PLURAL = {
+    "was": "were",
+    "is": "are",
+    "acknowledges": "acknowledge",
+    "thanks": "thank",
+    "holds": "hold",
+    "benefits": "benefit",
+    "has": "have",
+}
+_GRANT = r"((?:[\w-]+ ){0,2}(?:grants?|funding|funds))\b"
+# Runs of words that nearly every paper uses: a small change keeps these texts clear of any one of them.
+_STOCK = (
+    (re.compile(rf"\b(supported|funded|sponsored)( in part)? by (an? )?{_GRANT}"), r"\1\2 through \3\4"),
+    (re.compile(r"\bfrom (?:funding|funds) from\b"), "from"),
+    (re.compile(rf"\b([Ff]unding|[Ss]upport)( [^.]{{0,40}})? from (an? )?{_GRANT}"), r"\1\2 through \3\4"),
+)
+
+
+def _authors(rng: Random, style: int) -> str:
+    names = [initials(rng, style) for _ in range(1 + int(rng.random() ** 3 * 3))]
+    return join(rng, names, loose=0)
+
+
+def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
+    """The usual sentence: a list of one or more funders, in the passive, the active, or about one author."""
+    items = [phrase(rng, mention) for mention in mentions]
+    roll = rng.random()
+    rule = "passive" if roll < 0.64 else "active" if roll < 0.83 else "personal"
+    bodies = all(m.funder and item.startswith(m.funder.the) for m, item in zip(mentions, items, strict=True))
+    if rule == "active" and bodies and rng.random() < 0.4:
+        rule = "active_thank"
+    if len(items) > 1 and rule == "passive" and rng.random() < 0.08:
+        items[1:] = [f"by {item}" for item in items[1:]]
+    heavy = any(", " in item for item in items) and rng.random() < 0.35
+    listed = join(rng, items, heavy, 0.08)
+    values = {"list": listed, "are": "are" if len(mentions) > 1 else "is"}
+    if rule == "personal":
+        values["who"] = _authors(rng, style)
+        if listed.startswith(("a ", "an ")) and rng.random() < 0.4:
+            rule = "holder"
+    text = GRAMMAR.say(rng, rule, **values)
+    who = values.get("who", "")
+    if re.search(" and | & ", who) and text.startswith(who):
+        verb, _, rest = text[len(who) + 1 :].partition(" ")
+        text = f"{who} {_PLURAL.get(verb, verb)} {rest}"
+    for stock, own in _STOCK:
+        text = stock.sub(own, text)
+    return text.replace("I are ", "I am ", 1) if text.startswith("I are ") else text
+
+
+def respectively(rng: Random, mentions: list[Mention]) -> str:
+    """Funders first, their identifiers after, in the same order; every mention has one identifier."""
+    merged = Award([i for mention in mentions for i in mention.awards[0].ids])
+    names = join(rng, [mention.funder.the for mention in mentions if mention.funder], loose=0)
+    return GRAMMAR.say(rng, "respectively", names=names, listed=words(rng, merged, "", False))
+
+
+def bare_list(rng: Random, mentions: list[Mention]) -> str:
+    """The journal form: funder, "Grant/Award Number:", identifiers; separated by semicolons."""
+    form = int(rng.random() * 4)
+    parts = []
+    for mention in mentions:
+        award = mention.awards[0]
+        name = mention.funder.label if mention.funder else award.schemes[0]
+        if not award.ids:
+            parts.append(name if form != 3 else f"Contract grant sponsor: {name}")
+            continue
+        ids = id_list(rng, award)
+        many = "s" if len(award.ids) > 1 else ""
+        shapes = (f"{name}, Grant/Award Number{many}: {ids}", f"{name}: {ids}", f"{name} ({ids})")
+        parts.append(shapes[form] if form < 3 else f"Contract grant sponsor: {name}; contract grant number: {ids}")
+    head = GRAMMAR.say(rng, "bare_head").replace("_", " ") if form < 3 else ""
+    return head + "; ".join(parts)
+
+
+def _bracket(rng: Random, award: Award, shape: str) -> str:
+    return f" ({words(rng, award, shape, True)})" if award.ids else ""
+
+
+def through(rng: Random, first: Funder, award: Award, second: Funder) -> str:
+    """An agency that spends the money of another body: the identifier belongs to the first, the second has none."""
+    scheme = ""
+    if award.scheme:
+        scheme = f"the {award.scheme[1]} through " if award.scheme[0] == "p" else f"{a(award.scheme[1])} of "
+    ids = _bracket(rng, award, first.shape)
+    return GRAMMAR.say(rng, "through", scheme=scheme, one=first.the, two=second.the, ids=ids)
+
+
+def european_union(rng: Random) -> Mention:
+    """The body behind the European Research Council, named for its framework programme."""
+    union = Funder("EU", GRAMMAR.say(rng, "union"), "the ", "eu", "", (), True)
+    return Mention(union, [Award([], ("p", GRAMMAR.say(rng, "union_programme")))])
+
+
+def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> str:
+    """A grant of the council under a programme of the union: the identifier is the council's."""
+    scheme = ""
+    if award.scheme:
+        scheme = f" through {a(award.scheme[1])}" if award.scheme[0] == "f" else f" ({award.scheme[1]})"
+    two = union.funder.the if union.funder else ""
+    ids = _bracket(rng, award, "erc")
+    programme = union.awards[0].schemes[0]
+    return GRAMMAR.say(rng, "under_union", one=council.the, two=two, scheme=scheme, programme=programme, ids=ids)
+
+
+def open_access(rng: Random, funder: Funder) -> str:
+    """Who paid the publication charge."""
+    return GRAMMAR.say(rng, "open_access", the=funder.the)
+
+
+def disclaimer(rng: Random, names: list[str]) -> str:
+    """Views are not those of the named bodies."""
+    return GRAMMAR.say(rng, "disclaimer", the=" or ".join(names))

@@ -1,0 +1,74 @@
+"""Noise that scholarly text picks up on its way through scanners, PDF readers and markup, with exact label spans.
+
+    noise_row(row, preset("document", "medium"), seed=1, epoch=0, policy="protect", share=0.5)
+    noise_text(text, rng, spans, Noise((Ligatures(rate=0.5), Hyphenation())), policy="follow")
+
+A family is a frozen dataclass of rates, or any callable `(text, rng, spans) -> list[Edit]`: it proposes edits, and the
+composer makes those that respect the labelled spans. Every result carries its edits and maps spans both ways.
+"""
+
+from data_aug.noise.characters import Case, Ocr, Swaps
+from data_aug.noise.compose import Noise, noise_text
+from data_aug.noise.edits import Edit, Family, Noised, Path, Span, hits
+from data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
+from data_aug.noise.labels import Label, NoisedRow, find_spans, funding_labels, noise_row, relabel
+from data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
+from data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
+from data_aug.noise.markdown import Emphasis, MarkdownEscapes, Pipes
+from data_aug.noise.markup import Entities, Tags
+from data_aug.noise.page import LineNumbers, RunningHeads
+from data_aug.noise.policy import POLICIES
+from data_aug.noise.presets import FAMILIES, LEVELS, PRESETS, preset
+from data_aug.noise.typography import Blanks, Dashes, Invisible, Quotes, Superscripts
+
+__all__ = [
+    "FAMILIES",
+    "LEVELS",
+    "POLICIES",
+    "PRESETS",
+    "Accents",
+    "Blanks",
+    "Case",
+    "Dashes",
+    "Edit",
+    "Emphasis",
+    "Entities",
+    "Family",
+    "FullWidth",
+    "GluedWords",
+    "Hyphenation",
+    "IdSpacing",
+    "Invisible",
+    "Label",
+    "LatexCommands",
+    "LatexEscapes",
+    "LatexMath",
+    "LatexTies",
+    "Ligatures",
+    "LineBreaks",
+    "LineNumbers",
+    "LookAlikes",
+    "MarkdownEscapes",
+    "Mojibake",
+    "Noise",
+    "Noised",
+    "NoisedRow",
+    "Ocr",
+    "Path",
+    "Pipes",
+    "Quotes",
+    "RunningHeads",
+    "SpacedCapitals",
+    "Span",
+    "SplitWords",
+    "Superscripts",
+    "Swaps",
+    "Tags",
+    "find_spans",
+    "funding_labels",
+    "hits",
+    "noise_row",
+    "noise_text",
+    "preset",
+    "relabel",
+]

@@ -1,0 +1,156 @@
+"""Misread characters: wrong case, OCR confusions, digits for letters."""
+
+from __future__ import annotations
+
+import random
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_aug.noise.confusions import CONFUSIONS
+from data_aug.noise.edits import Edit, Span, check, hits
+
+WORD = re.compile(r"[^\W\d_]{2,}")
+
+# Letters whose capital has the shape of the small letter, so that only the size tells them apart.
+_SAME_SHAPE = re.compile("[cCkKoOpPsSuUvVwWxXzZ]")
+
+# One glyph read as two, and two as one. Shapes that OCR engines list as ambiguous.
+_BREAKS = {
+    "m": ("rn", "in", "nn"),
+    "d": ("cl",),
+    "w": ("vv",),
+    "n": ("ri", "ii"),
+    "h": ("li", "lt"),
+    "u": ("ii", "li"),
+    "H": ("ll", "I-I"),
+    "M": ("IVI",),
+    "N": ("IV",),
+    "b": ("lo",),
+    "k": ("lc",),
+}
+_JOINS = {
+    "rn": "m",
+    "in": "m",
+    "nn": "m",
+    "cl": "d",
+    "vv": "w",
+    "ri": "n",
+    "li": "h",
+    "ii": "u",
+    "ll": "H",
+    "fi": "h",
+    "tl": "d",
+    "ck": "dr",
+}
+
+_SWAPS = {
+    "0": "Oo",
+    "O": "0",
+    "o": "0",
+    "1": "lI",
+    "l": "1I",
+    "I": "1l",
+    "i": "1",
+    "5": "S",
+    "S": "5",
+    "s": "5",
+    "8": "B",
+    "B": "8",
+    "2": "Z",
+    "Z": "2",
+    "z": "2",
+    "6": "G",
+    "G": "6",
+    "9": "gq",
+    "g": "9",
+    "q": "9",
+}
+
+_PEAK = 4.0  # the likeliest confusions are held to this multiple of the average
+
+
+@dataclass(frozen=True)
+class Case:
+    """Wrong case. `rate`: share of words hit; half of the hits touch one letter whose capital looks the same."""
+
+    rate: float = 0.03
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        words = [word.span() for word in WORD.finditer(text)]
+        return [self._edit(text, *words[index], rng.random()) for index in hits(rng, len(words), self.rate)]
+
+    @staticmethod
+    def _edit(text: str, start: int, end: int, draw: float) -> Edit:
+        word = text[start:end]
+        if draw < 0.5:
+            letters = _SAME_SHAPE.findall(word) or [word[0]]
+            at = start + word.index(letters[int(draw * 2 * len(letters))])
+            return Edit(at, at + 1, text[at].swapcase(), "case")
+        if draw < 0.7:
+            return Edit(start, start + 1, word[0].swapcase(), "case")
+        return Edit(start, end, word.upper() if draw < 0.87 else word.lower(), "case")
+
+
+@dataclass(frozen=True)
+class Ocr:
+    """Confusions an OCR engine makes.
+
+    `rate`: the character error rate that English text gets on average; each character has its own share of it, drawn
+    from counts on real print. `pairs`: how often a hit character breaks into two, or joins the next one into one
+    (rn and m, cl and d, vv and w, li and h), where its shape allows it.
+    """
+
+    rate: float = 0.01
+    pairs: float = 0.4
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        edits: list[Edit] = []
+        draw = rng.random
+        for at in hits(rng, len(text), min(1.0, self.rate * _PEAK)):
+            true = text[at]
+            known = CONFUSIONS.get(true)
+            if known is None or draw() * _PEAK > known[0]:
+                continue
+            if true.isalpha() and draw() < self.pairs:
+                pair = text[at : at + 2]
+                if pair in _JOINS:
+                    edits.append(Edit(at, at + 2, _JOINS[pair], "ocr"))
+                    continue
+                if true in _BREAKS:
+                    edits.append(Edit(at, at + 1, rng.choice(_BREAKS[true]), "ocr"))
+                    continue
+            _, readings, cumulative = known
+            read = readings[min(bisect_right(cumulative, draw() * 1000), len(readings) - 1)]
+            edits.append(Edit(at, at + 1, read, "ocr"))
+        return edits
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Digits for letters and letters for digits: 0/O, 1/l/I, 5/S, 8/B, 2/Z, 6/G, 9/g. `rate`: share of those hit."""
+
+    rate: float = 0.02
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        return [
+            Edit(at, at + 1, rng.choice(_SWAPS[text[at]]), "swaps")
+            for at in hits(rng, len(text), self.rate)
+            if text[at] in _SWAPS
+        ]

@@ -1,0 +1,61 @@
+"""Families in a row: each works on what the one before it left, and the labelled spans move along."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_aug.noise.edits import Edit, Family, Noised, Span, apply, forward
+from data_aug.noise.policy import POLICIES, admit
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise families in the order they are applied.
+
+    A family may carry a `chance`: the probability that it takes part in a text at all. Artefacts come in kinds, and
+    a text usually shows a few kinds often and not every kind once. A text that came out unchanged is tried again until
+    `attempts` are used up, so that a mixture of small chances still noises what it was asked to noise.
+    """
+
+    families: tuple[Family, ...]
+    attempts: int = 1
+    name: str = "custom"
+
+
+def noise_text(
+    text: str, rng: random.Random, protected: Sequence[Span], noise: Noise, policy: str = "protect"
+) -> Noised:
+    """Apply a noise to a text.
+
+    The same text, spans and state of `rng` give the same result in every process. Raises ValueError for an unknown
+    policy and for a span that is empty or lies outside the text.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"unknown label policy {policy!r}; known: {', '.join(POLICIES)}")
+    for span in protected:
+        if not 0 <= span.start < span.end <= len(text):
+            raise ValueError(f"span [{span.start}, {span.end}) does not fit a text of {len(text)} characters")
+    for _ in range(noise.attempts):
+        noised = _attempt(text, rng, protected, noise, policy)
+        if noised.passes:
+            return noised
+    return Noised(text, text)
+
+
+def _attempt(text: str, rng: random.Random, protected: Sequence[Span], noise: Noise, policy: str) -> Noised:
+    """Each family once."""
+    source, spans = text, list(protected)
+    passes: list[tuple[Edit, ...]] = []
+    for family in noise.families:
+        chance: float = getattr(family, "chance", 1.0)
+        if chance < 1 and rng.random() >= chance:
+            continue
+        proposed = family(text, rng, spans)
+        edits = admit(text, proposed, spans, policy) if proposed else []
+        if edits:
+            text = apply(text, edits)
+            spans = [Span(*forward(start, end, edits), kind, path) for start, end, kind, path in spans]
+            passes.append(tuple(edits))
+    return Noised(source, text, tuple(passes))

@@ -1,0 +1,172 @@
+"""What noise is made of: spans to respect, edits to make, and the map between the clean and the noisy text.
+
+All positions are code points, half open, as in `text[start:end]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Path = tuple[str | int, ...]
+
+
+class Span(NamedTuple):
+    """A labelled stretch of a text. `kind` says what is harmless inside: "id", "fixed" (nothing), any other (text)."""
+
+    start: int
+    end: int
+    kind: str = "name"
+    path: Path = ()
+
+
+class Edit(NamedTuple):
+    """`text[start:end]` becomes `after`. The composer fills `before`, so that the edit can be undone."""
+
+    start: int
+    end: int
+    after: str
+    family: str
+    before: str = ""
+
+
+Family = Callable[[str, random.Random, Sequence[Span]], list[Edit]]
+"""Proposes edits to a text. The composer drops those that overlap, cross a span's edge or break its policy."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A noisy text and the way back.
+
+    `passes` holds one sorted, non-overlapping tuple of edits for each family that changed something, in the order
+    applied; positions refer to the text as it was before that pass.
+    """
+
+    source: str
+    text: str
+    passes: tuple[tuple[Edit, ...], ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """Every edit made, in the order applied."""
+        return tuple(edit for edits in self.passes for edit in edits)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families that left a mark, each once, in the order they first did."""
+        return tuple(dict.fromkeys(edit.family for edit in self.edits))
+
+    def to_noisy(self, start: int, end: int) -> tuple[int, int]:
+        """Where `source[start:end]` lies in `text`. A span that starts or ends inside an edit grows to cover it."""
+        for edits in self.passes:
+            start, end = forward(start, end, edits)
+        return start, end
+
+    def to_source(self, start: int, end: int) -> tuple[int, int]:
+        """Where `text[start:end]` came from: for every span that noise respected, the inverse of `to_noisy`."""
+        for edits in reversed(self.passes):
+            start, end = backward(start, end, edits)
+        return start, end
+
+    def replay(self) -> str:
+        """The noisy text, rebuilt from the source and the edits."""
+        text = self.source
+        for edits in self.passes:
+            text = apply(text, edits)
+        return text
+
+    def undo(self) -> str:
+        """The clean text, rebuilt from the noisy text and the edits."""
+        text = self.text
+        for edits in reversed(self.passes):
+            text = apply(text, inverse(edits))
+        return text
+
+
+def apply(text: str, edits: Sequence[Edit]) -> str:
+    """Carry out sorted, non-overlapping edits."""
+    pieces: list[str] = []
+    last = 0
+    for start, end, after, _, _ in edits:
+        pieces.append(text[last:start])
+        pieces.append(after)
+        last = end
+    pieces.append(text[last:])
+    return "".join(pieces)
+
+
+def inverse(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits that undo `edits`, positioned in the text they produced."""
+    shift = 0
+    undo: list[Edit] = []
+    for start, end, after, family, before in edits:
+        undo.append(Edit(start + shift, start + shift + len(after), before, family, after))
+        shift += len(after) - (end - start)
+    return undo
+
+
+def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
+    """Carry a span over one pass. What is inserted exactly at an edge of the span stays outside it."""
+    shift_start = shift_end = 0
+    new_start, new_end = start, end
+    for edit in edits:
+        if edit.start >= end and edit.end > start:
+            break
+        grown = len(edit.after) - (edit.end - edit.start)
+        if edit.end <= start:
+            shift_start += grown
+            shift_end += grown
+            continue
+        if edit.start < start:
+            new_start = edit.start
+        if edit.end > end:
+            new_end = edit.end
+        shift_end += grown
+    return new_start + shift_start, max(new_start + shift_start, new_end + shift_end)
+
+
+def backward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
+    """Carry a span back over one pass. What was deleted exactly at an edge of the span stays outside it."""
+    return forward(start, end, inverse(edits))
+
+
+def hits(rng: random.Random, sites: int, rate: float) -> list[int]:
+    """The indices below `sites` that an event of probability `rate` strikes.
+
+    Draws the gap to the next strike, so the cost grows with the strikes and not with the sites.
+    """
+    if rate < 1e-9 or sites <= 0:
+        return []
+    if rate >= 1:
+        return list(range(sites))
+    draw = rng.random
+    scale = 1 / math.log1p(-rate)
+    log = math.log
+    struck: list[int] = []
+    index = int(log(1 - draw()) * scale)
+    while index < sites:
+        struck.append(index)
+        index += 1 + int(log(1 - draw()) * scale)
+    return struck
+
+
+def inside(spans: Sequence[Span], position: int) -> bool:
+    """Whether something inserted at `position` would land inside a span."""
+    return any(span.start < position < span.end for span in spans)
+
+
+def check(family: object) -> None:
+    """Raise ValueError for a rate or chance outside [0, 1], or for a form that the family does not know."""
+    assert dataclasses.is_dataclass(family)  # noqa: S101 - a mistake in this package, not in a recipe
+    name = type(family).__name__
+    known = getattr(family, "FORMS", ())
+    for field in dataclasses.fields(family):
+        value = getattr(family, field.name)
+        if isinstance(value, (int, float)) and not 0 <= value <= 1:
+            raise ValueError(f"{name}.{field.name} must lie in [0, 1], not {value}")
+        if field.name == "forms" and (not value or set(value) - set(known)):
+            raise ValueError(f"{name}.forms must be a non-empty choice of {', '.join(known)}, not {list(value)}")

@@ -1,0 +1,179 @@
+"""Noise for labelled rows: where the labels stand in the text, and what becomes of them.
+
+A row is a JSON object with a text field and labels anywhere beside it. All that noise must know of a task is which
+labels there are: a function from a row to `Label`s, each with its path in the row. `funding_labels` is the one for
+funding statements; any other task passes its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from data_aug.noise.compose import Noise, noise_text
+from data_aug.noise.edits import Edit, Noised, Path, Span
+
+Row = Mapping[str, Any]
+
+
+class Label(NamedTuple):
+    """A labelled value: its path in the row, the kind of span it is, and the value."""
+
+    path: Path
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True)
+class NoisedRow:
+    """A row after noise.
+
+    `row` is the input row itself where nothing changed, else a copy that shares what did not. `touched` and
+    `touched_ids` are the paths of the labels, and of the award ids among them, that some occurrence of was edited.
+    """
+
+    row: Row
+    noised: Noised
+    touched: tuple[Path, ...] = ()
+    touched_ids: tuple[Path, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """Every edit made to the text."""
+        return self.noised.edits
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The noise families that left a mark."""
+        return self.noised.families
+
+
+def funding_labels(row: Row) -> Iterator[Label]:
+    """The labels of `{"funders": [{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}]}`."""
+    fields = (("award_ids", "id"), ("funding_scheme", "scheme"), ("award_title", "title"))
+    for i, funder in enumerate(row.get("funders") or ()):
+        if funder.get("funder_name"):
+            yield Label(("funders", i, "funder_name"), "name", str(funder["funder_name"]))
+        for j, award in enumerate(funder.get("awards") or ()):
+            for field, kind in fields:
+                values = award.get(field) or ()
+                path: Path = ("funders", i, "awards", j, field)
+                if isinstance(values, (list, tuple)):
+                    for k, value in enumerate(values):
+                        yield Label((*path, k), kind, str(value))
+                else:
+                    yield Label(path, kind, str(values))
+
+
+def find_spans(text: str, labels: Iterable[Label]) -> list[Span]:
+    """Every occurrence of every label, sorted by position.
+
+    An occurrence inside a longer word or number counts only where the label never stands free. A label that the text
+    breaks with other blanks has no verbatim surface to follow: it gets "fixed" spans without a path.
+    """
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    spans: list[Span] = []
+    for path, kind, value in labels:
+        places = found.get((kind, value))
+        if places is None:
+            places = found[kind, value] = _occurrences(text, value)
+        if places:
+            spans += [Span(start, end, kind, path) for start, end in places]
+        else:
+            spans += [Span(start, end, "fixed") for start, end in _spaced_occurrences(text, value)]
+    spans.sort(key=lambda span: (span.start, span.end))
+    return spans
+
+
+def _occurrences(text: str, value: str) -> list[tuple[int, int]]:
+    """Where a value stands in a text, free-standing occurrences only if there are any."""
+    places: list[tuple[int, int]] = []
+    free: list[tuple[int, int]] = []
+    if not value.strip():
+        return places
+    start = text.find(value)
+    while start >= 0:
+        end = start + len(value)
+        places.append((start, end))
+        joined = start > 0 and text[start - 1].isalnum() and value[0].isalnum()
+        joined = joined or (end < len(text) and text[end].isalnum() and value[-1].isalnum())
+        if not joined:
+            free.append((start, end))
+        start = text.find(value, end)
+    return free or places
+
+
+def _spaced_occurrences(text: str, value: str) -> list[tuple[int, int]]:
+    """Where a value stands in a text when no blank counts."""
+    kept = [at for at, character in enumerate(text) if not character.isspace()]
+    bare = "".join(value.split())
+    places = _occurrences("".join(text.split()), bare)
+    return [(kept[start], kept[end - 1] + 1) for start, end in places]
+
+
+def relabel(row: Row, values: Mapping[Path, str]) -> dict[str, Any]:
+    """A copy of a row with the values at some paths replaced; the input is left alone."""
+    copy: Any = dict(row)
+    fresh: set[Path] = {()}
+    for path, value in values.items():
+        node = copy
+        for depth, key in enumerate(path[:-1], start=1):
+            if path[:depth] not in fresh:
+                node[key] = node[key].copy() if isinstance(node[key], dict) else list(node[key])
+                fresh.add(path[:depth])
+            node = node[key]
+        node[path[-1]] = value
+    result: dict[str, Any] = copy
+    return result
+
+
+def noise_row(
+    row: Row,
+    noise: Noise,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    variant: int = 0,
+    policy: str = "protect",
+    share: float = 1.0,
+    field: str = "funding_statement",
+    labels: Callable[[Row], Iterable[Label]] = funding_labels,
+) -> NoisedRow:
+    """Noise the text of a row with probability `share`, and treat its labels by `policy`.
+
+    A pure function of the row, `seed`, `epoch` and `variant`; a row without an `id` is known by its text. Under
+    `follow` each label becomes what the noisy text says where it first stood; labels that are not in the text
+    verbatim stay as they are under every policy.
+    """
+    text: str = row[field]
+    key = f"{seed}:{epoch}:{row.get('id', text)}:{variant}"
+    rng = random.Random(key.encode("utf-8", "surrogatepass"))
+    if rng.random() >= share:
+        return NoisedRow(row, Noised(text, text))
+    spans = find_spans(text, labels(row))
+    noised = noise_text(text, rng, spans, noise, policy)
+    if not noised.passes:
+        return NoisedRow(row, noised)
+    surfaces = _surfaces(noised, spans)
+    touched = tuple(path for path, (_, edited) in surfaces.items() if edited)
+    ids = {span.path for span in spans if span.kind == "id"}
+    new_row = {**row, field: noised.text}
+    if policy == "follow" and touched:
+        new_row = relabel(new_row, {path: surface for path, (surface, edited) in surfaces.items() if edited})
+    return NoisedRow(new_row, noised, touched, tuple(path for path in touched if path in ids))
+
+
+def _surfaces(noised: Noised, spans: Sequence[Span]) -> dict[Path, tuple[str, bool]]:
+    """For each label, what the noisy text says at its first occurrence, and whether any occurrence was edited."""
+    surfaces: dict[Path, tuple[str, bool]] = {}
+    for span in spans:
+        if not span.path:
+            continue
+        start, end = noised.to_noisy(span.start, span.end)
+        surface = noised.text[start:end]
+        edited = surface != noised.source[span.start : span.end]
+        first, already = surfaces.get(span.path, (surface, False))
+        surfaces[span.path] = (first, already or edited)
+    return surfaces

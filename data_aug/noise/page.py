@@ -1,0 +1,85 @@
+"""What a page carries besides its text: line numbers, running heads, page numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_aug.noise.edits import Edit, Span, check, hits, inside
+from data_aug.noise.layout import line_ends
+
+_SURNAMES = ("Almeida", "Brandt", "Chen", "Dubois", "Eriksen", "Farkas", "Gupta", "Hansen", "Ito", "Kowalski", "Okafor")
+_TOPICS = ("Advances in Optics", "Marine Letters", "Soil Reports", "Open Physics Notes", "Cell Methods", "Applied Data")
+_TITLES = ("A survey of methods", "Supporting information", "Preprint submitted to", "Accepted manuscript", "Article")
+
+
+def running_head(rng: random.Random) -> str:
+    """An invented running head or foot."""
+    page, year = rng.randint(2, 900), rng.randint(1995, 2025)
+    first, second = rng.choice(_SURNAMES), rng.choice(_SURNAMES)
+    topic, title = rng.choice(_TOPICS), rng.choice(_TITLES)
+    return rng.choice(
+        (
+            f"{first} et al.",
+            f"{first} and {second}",
+            f"{page}",
+            f"- {page} -",
+            f"Page {page % 30 + 1} of {page % 30 + 9}",
+            f"{topic} {year}, {page % 60 + 1}, {page}",
+            f"{first} et al. {topic} ({year}) {page % 60 + 1}:{page}",
+            f"{title}",
+            f"{topic}    {page}",
+            f"{page}    {first} et al. / {topic} {page % 60 + 1} ({year})",
+            f"Manuscript submitted to {topic}",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class RunningHeads:
+    """A running head, foot or page number in the middle of the text. `rate`: share of its lines a page ends after.
+
+    None stands inside a labelled span.
+    """
+
+    rate: float = 0.2
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        ends = [end for end in line_ends(text, rng.randint(45, 95)) if not inside(protected, end)]
+        gap = rng.choice(("\n", "\n\n", "\n\n", " "))
+        return [
+            Edit(ends[index], ends[index] + 1, f"{gap}{running_head(rng)}{gap}", "running_heads")
+            for index in hits(rng, len(ends), self.rate)
+        ]
+
+
+@dataclass(frozen=True)
+class LineNumbers:
+    """The line numbers of a manuscript. `rate`: share of lines that carry one (1.0: all of them).
+
+    None stands inside a labelled span.
+    """
+
+    rate: float = 1.0
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        ends = line_ends(text, rng.randint(45, 95))
+        first = rng.randint(1, 700)
+        pattern = rng.choice(("\n{} ", "\n{} ", " {}\n", " {} "))
+        edits = [Edit(0, 0, f"{first} ", "line_numbers")] if text and pattern[0] == "\n" else []
+        for index in hits(rng, len(ends), self.rate):
+            at = ends[index]
+            if not inside(protected, at) and not inside(protected, at + 1):
+                edits.append(Edit(at, at + 1, pattern.format(first + 1 + index), "line_numbers"))
+        return edits

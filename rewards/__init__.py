@@ -1,0 +1,1 @@
+"""Reward plug-ins: one file a reward. They know nothing of trainers."""

@@ -1,0 +1,136 @@
+"""The funding-extraction reward: funders, award ids under their funder, and award ids anywhere.
+
+R = 0.50 F(funder) + 0.40 F(award id under the right funder) + 0.10 F(award id under any funder), each F0.5 of one
+completion. It is the shaped reward behind cometadata/funding-extraction-qwen3.5-9B-artifact-data-mix-grpo-mixed-reward;
+`funder: 0.5, hierarchical: 0.5, flat: 0, soft_ids: false` gives the binary reward its training was monitored with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import get_args
+
+from adapters.types import Counts, Example, Scored
+from rewards.funding_matching import (
+    THRESHOLD,
+    Mode,
+    Reading,
+    Side,
+    group,
+    match_ids,
+    paired,
+    parse,
+    read_funders,
+    with_unnamed,
+)
+
+
+@dataclass(frozen=True)
+class Funding:
+    """Grades funders and award ids of a JSON completion against the funders in `example.gold`.
+
+    The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
+    below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `reading` see
+    `funding_matching`. An example whose gold is None is unlabelled: the score is None.
+
+    Parts: the three terms; `format_valid`, 1 for JSON of the right shape; `association_gap`, flat minus hierarchical,
+    above 0 when right ids sit under wrong funders; `id_ratio`, predicted ids per gold id, above 1 when the model
+    hedges (without gold ids: 1 if none is predicted, else their number). The terms are 0 where the score is 0 by rule:
+    an empty prediction against gold, or a prediction where there is nothing to find.
+    """
+
+    funder: float = 0.5
+    hierarchical: float = 0.4
+    flat: float = 0.1
+    beta: float = 0.5
+    threshold: float = THRESHOLD
+    soft_ids: bool = True
+    mode: Mode = "balanced"
+    reading: Reading = "compatible"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the parameter and what it must be."""
+        weights = {"funder": self.funder, "hierarchical": self.hierarchical, "flat": self.flat}
+        for name, value in {**weights, "beta": self.beta, "threshold": self.threshold}.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        for name, value in weights.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is a weight and must lie between 0 and 1, got {value!r}")
+        total = sum(weights.values())
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"funder + hierarchical + flat must sum to 1, got {total:g}")
+        if not 0 < self.beta <= 100:
+            raise ValueError(f"beta must be above 0 and at most 100, got {self.beta!r}")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold!r}")
+        if not isinstance(self.soft_ids, bool):
+            raise ValueError(f"soft_ids must be true or false, got {self.soft_ids!r}")
+        for name, choice, allowed in (
+            ("mode", self.mode, get_args(Mode)),
+            ("reading", self.reading, get_args(Reading)),
+        ):
+            if choice not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
+
+    def __call__(self, completion: str, example: Example) -> Scored:
+        """Score one completion. Never raises, whatever the text."""
+        if example.gold is None:
+            return Scored(None)
+        parsed = parse(completion)
+        gold = _gold_side(example.gold, self.mode, self.reading, self.threshold)
+        pred = group(parsed.funders, self.mode, self.reading, self.threshold)
+        funder, hierarchical, flat = self._terms(gold, pred, parsed.valid)
+        gold_ids, pred_ids = gold.id_count, pred.id_count
+        score = self.funder * funder + self.hierarchical * hierarchical + self.flat * flat
+        return Scored(
+            min(score, 1.0),
+            {
+                "funder": funder,
+                "hierarchical": hierarchical,
+                "flat": flat,
+                "format_valid": float(parsed.valid),
+                "association_gap": flat - hierarchical,
+                "id_ratio": pred_ids / gold_ids if gold_ids else float(pred_ids or 1),
+            },
+        )
+
+    def _terms(self, gold: Side, pred: Side, valid: bool) -> tuple[float, float, float]:
+        """F of funders, of ids under their funder, and of ids anywhere."""
+        if not gold.awards:
+            right = not pred.awards and (valid or self.reading == "compatible")
+            return (1.0, 1.0, 1.0) if right else (0.0, 0.0, 0.0)
+        if not pred.awards:
+            return 0.0, 0.0, 0.0
+        named = paired(gold, pred, self.mode, self.reading, self.threshold)
+        pairs = with_unnamed(named, gold, pred)
+        n_gold, n_pred = gold.id_count, pred.id_count
+        funder = self._f(len(gold.names), len(pred.names), len(named))
+        if not n_gold and not n_pred:
+            return (funder, funder, funder) if self.reading == "fixed" else (funder, 1.0, 1.0)
+        under = sum([match_ids(gold.ids[i], pred.ids[j], self.soft_ids) for i, j in pairs])
+        anywhere = match_ids(_flat(gold), _flat(pred), self.soft_ids)
+        return funder, self._f(n_gold, n_pred, under), self._f(n_gold, n_pred, anywhere)
+
+    def _f(self, gold: float, pred: float, matched: float) -> float:
+        return Counts(gold, pred, matched).f(self.beta) if gold or pred else 1.0
+
+
+def _flat(side: Side) -> list[str]:
+    return [award_id for ids in side.ids for award_id in ids]
+
+
+def _gold_side(gold: object, mode: Mode, reading: Reading, threshold: float) -> Side:
+    """Gold, prepared once for all completions of a group."""
+    try:
+        key = json.dumps(gold)
+    except (TypeError, ValueError, RecursionError):  # not a JSON value: funders read before, say
+        return group(read_funders(gold), mode, reading, threshold)
+    return _remembered_side(key, mode, reading, threshold)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_side(key: str, mode: Mode, reading: Reading, threshold: float) -> Side:
+    return group(read_funders(json.loads(key)), mode, reading, threshold)

@@ -1,0 +1,163 @@
+"""Optimal one-to-one matching of texts and of award ids, and the merging of funders that share a name.
+
+Inputs are normalised strings, outputs are indices. Bounds keep the cost of an absurd prediction to about a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+from rapidfuzz.distance import Levenshtein
+
+from rewards.funding_similarity import Mode, likeness
+
+MAX_MATCHED = 256
+"""Of a longer list of names, schemes, titles or unequal ids, the rest counts as unmatched."""
+MAX_MATCHED_CHARS = 16_000
+"""The same for the total length of names, schemes or titles."""
+
+_NEAR_ID_LENGTH = 6
+
+T = TypeVar("T")
+Pairs = tuple[tuple[int, int], ...]
+Groups = tuple[tuple[int, ...], ...]
+
+
+def _assign(scores: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """The pairs of the assignment with the largest total, rows ascending; entries of 0 are no candidates.
+
+    Where every row and column has at most one candidate, all candidates are taken, and that optimum is unique. Ties
+    beyond that are broken as scipy breaks them.
+    """
+    edges = [(i, j) for i, row in enumerate(scores) for j, score in enumerate(row) if score]
+    if len({i for i, _ in edges}) == len(edges) == len({j for _, j in edges}):
+        return edges
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    matrix = np.asarray(scores)
+    rows, columns = linear_sum_assignment(-matrix)
+    return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if matrix[i, j]]
+
+
+def _remember_small(function: Callable[..., T]) -> Callable[..., T]:
+    """Memoise a function of tuples of names while they are short: the rollouts of a group repeat each other's names."""
+    cached = lru_cache(maxsize=1 << 13)(function)
+
+    @wraps(function)
+    def call(*args: tuple[str, ...] | float | str) -> T:
+        size = sum([len(name) + 1 for arg in args if isinstance(arg, tuple) for name in arg])
+        return cached(*args) if size <= 2000 else function(*args)
+
+    return call
+
+
+@_remember_small
+def match_texts(gold: tuple[str, ...], pred: tuple[str, ...], mode: Mode, threshold: float) -> Pairs:
+    """Optimal one-to-one pairs (gold index, pred index) of normalised strings at or above a likeness."""
+    pred = pred[: _bound(pred)]
+    rows = []
+    for a in gold[: _bound(gold)]:
+        row = [likeness(a, b, mode) for b in pred]
+        rows.append([score if score >= threshold else 0.0 for score in row])
+    return tuple(_assign(rows))
+
+
+def _bound(texts: Sequence[str]) -> int:
+    """How many leading strings of a list can match."""
+    total = 0
+    for n, text in enumerate(texts[:MAX_MATCHED]):
+        total += len(text)
+        if total > MAX_MATCHED_CHARS:
+            return n
+    return min(len(texts), MAX_MATCHED)
+
+
+def match_ids(gold: Sequence[str], pred: Sequence[str], soft: bool = False) -> float:
+    """How many normalised ids match one to one: equality first, then, if soft, half a match per near pair left over.
+
+    Near means one edit apart, both of six or more characters. Equal ids are interchangeable and near pairs all weigh
+    the same, so counting gives what two optimal assignments would.
+    """
+    if gold == pred:
+        return len(gold)
+    spare: dict[str, int] = {}
+    for award_id in pred:
+        spare[award_id] = spare.get(award_id, 0) + 1
+    missed = []
+    for award_id in gold:
+        if spare.get(award_id):
+            spare[award_id] -= 1
+        else:
+            missed.append(award_id)
+    exact = len(gold) - len(missed)
+    if not soft or not missed or exact == len(pred):
+        return exact
+    rows = [award_id for award_id in missed if len(award_id) >= _NEAR_ID_LENGTH][:MAX_MATCHED]
+    columns = [award_id for award_id, n in spare.items() if len(award_id) >= _NEAR_ID_LENGTH for _ in range(n)]
+    columns = columns[:MAX_MATCHED]
+    near = [[0.5 if Levenshtein.distance(a, b, score_cutoff=1) == 1 else 0.0 for b in columns] for a in rows]
+    return exact + 0.5 * len(_assign(near))
+
+
+def merge_identical(names: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Indices of equal names together, in order of first appearance."""
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name, []).append(i)
+    return [tuple(group) for group in groups.values()]
+
+
+@_remember_small
+def merge_similar(names: tuple[str, ...], mode: Mode, threshold: float) -> Groups:
+    """Merge similar names round by round, as the published harness does; a group keeps the name of its first index.
+
+    A round takes the pairs of an optimal assignment of the names to each other, earlier rows first, and puts what it
+    merged to the front. So where A resembles B and B resembles C but A and C differ, the outcome hangs on their order.
+    Names beyond the bound are merged only if identical.
+    """
+    groups: list[tuple[int, ...]] = [(i,) for i in range(len(names))]
+    surplus: list[tuple[int, ...]] = []
+    if _bound(names) < len(names):
+        groups = merge_identical(names)
+        bound = _bound([names[group[0]] for group in groups])
+        groups, surplus = groups[:bound], groups[bound:]
+    scores = {}
+    for i, a in enumerate(groups):
+        for j in range(i):
+            score = likeness(names[groups[j][0]], names[a[0]], mode)
+            if score >= threshold:
+                scores[j, i] = score
+    if not scores:
+        return (*groups, *surplus)
+    if len({i for pair in scores for i in pair}) == 2 * len(scores):
+        # Separate pairs: the assignment takes them all, and what remains has no similar names.
+        return (*_merge(groups, sorted(scores)), *surplus)
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    matrix = np.zeros((len(groups), len(groups)))
+    for (i, j), score in scores.items():
+        matrix[i, j] = matrix[j, i] = score
+    place = {group[0]: i for i, group in enumerate(groups)}
+    while len(groups) > 1:
+        order = [place[group[0]] for group in groups]
+        now = matrix[np.ix_(order, order)]
+        rows, columns = linear_sum_assignment(-now)
+        pairs = [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if i < j and now[i, j]]
+        if not pairs:
+            break
+        groups = _merge(groups, pairs)
+    return (*groups, *surplus)
+
+
+def _merge(groups: list[tuple[int, ...]], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """The merged groups, in the order of their pairs, then the untouched ones; a group merges once."""
+    merged, taken = [], set[int]()
+    for i, j in pairs:
+        if i not in taken and j not in taken:
+            merged.append(groups[i] + groups[j])
+            taken |= {i, j}
+    return merged + [group for i, group in enumerate(groups) if i not in taken]

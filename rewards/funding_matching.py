@@ -1,0 +1,169 @@
+"""Matching predicted funders, award ids, schemes and titles with gold ones, and counting what matched.
+
+The figures of the model card cometadata/funding-extraction-qwen3.5-9B-artifact-data-mix-grpo-mixed-reward come from a
+published harness. The reading `compatible` counts exactly as that harness does; `fixed` differs where the harness
+gives credit or blame that nobody intended:
+
+| what                          | compatible                           | fixed                                    |
+|-------------------------------|--------------------------------------|------------------------------------------|
+| funders of one side merge     | if their names are similar (0.80)    | if their normalised names are identical  |
+| names equal on both sides     | compete with merely similar ones     | are paired first                         |
+| name that normalises to ""    | is a funder                          | is the unnamed funder                    |
+| ids repeated under one funder | count each time                      | count once, after normalisation          |
+| id that normalises to ""      | is an id                             | is not an id                             |
+| Unicode dashes, backslashes   | are part of an id                    | are separators like the hyphen           |
+| unreadable text, empty gold   | reward 1                             | reward 0                                 |
+| no ids on either side         | both id terms of the reward are 1    | they take the value of the funder term   |
+
+The first two belong together: once National Science Foundation and National Natural Science Foundation of China stay
+apart, a tie between them must not swap their awards. Left alone in both readings: case, acronyms without a gold
+expansion, and half credit for near ids (`soft_ids: false` turns it off).
+
+Both readings are bounded, against outputs that no label resembles: a completion has at most MAX_TEXT characters, of a
+name, scheme or title MAX_CHARS are compared, and of a list of them (or of unequal ids) the first MAX_MATCHED, together
+MAX_MATCHED_CHARS long, can match; the rest counts as unmatched. Within the bounds `compatible` is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from adapters.types import Counts
+from rewards.funding_assignment import Pairs, match_ids, match_texts, merge_identical, merge_similar
+from rewards.funding_records import (
+    Award,
+    Funder,
+    Parsed,
+    Reading,
+    normalise_award_id,
+    normalise_text,
+    parse,
+    read_funders,
+)
+from rewards.funding_similarity import MODES, Mode, similarity
+
+__all__ = [
+    "FIELDS",
+    "MODES",
+    "READINGS",
+    "THRESHOLD",
+    "Award",
+    "Funder",
+    "Mode",
+    "Parsed",
+    "Reading",
+    "Side",
+    "counts",
+    "group",
+    "match_ids",
+    "match_texts",
+    "normalise_award_id",
+    "normalise_text",
+    "paired",
+    "parse",
+    "read_funders",
+    "similarity",
+    "with_unnamed",
+]
+
+READINGS: tuple[Reading, ...] = ("compatible", "fixed")
+FIELDS = ("funder", "award_id", "scheme", "title")
+THRESHOLD = 0.8
+
+
+class Side(NamedTuple):
+    """The funders of a gold label or of a prediction, merged and normalised.
+
+    `awards` and `ids` (normalised) have one entry per name, and one more at the end for the unnamed funder if any.
+    """
+
+    names: tuple[str, ...]
+    awards: tuple[tuple[Award, ...], ...]
+    ids: tuple[tuple[str, ...], ...]
+
+    @property
+    def id_count(self) -> int:
+        """Number of ids under all funders."""
+        return sum(map(len, self.ids))
+
+
+def group(funders: Sequence[Funder], mode: Mode, reading: Reading, threshold: float = THRESHOLD) -> Side:
+    """Merge the funders of one side, as its reading says, and normalise their names and ids."""
+    names: list[str] = []
+    awards: list[tuple[Award, ...]] = []
+    unnamed: list[Award] = []
+    has_unnamed = False
+    for funder in funders:
+        name = normalise_text(funder.funder_name) if funder.funder_name else ""
+        if name or (funder.funder_name and reading == "compatible"):
+            names.append(name)
+            awards.append(funder.awards)
+        else:
+            unnamed.extend(funder.awards)
+            has_unnamed = True
+    if len(names) > 1:
+        merged = merge_identical(tuple(names)) if reading == "fixed" else merge_similar(tuple(names), mode, threshold)
+        if len(merged) < len(names):
+            awards = [tuple([award for i in members for award in awards[i]]) for members in merged]
+            names = [names[members[0]] for members in merged]
+    if has_unnamed:
+        awards.append(tuple(unnamed))
+    return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
+
+
+def _ids(awards: tuple[Award, ...], reading: Reading) -> tuple[str, ...]:
+    ids = [normalise_award_id(award_id, reading) for award in awards for award_id in award.award_ids]
+    return tuple(dict.fromkeys(filter(None, ids))) if reading == "fixed" else tuple(ids)
+
+
+def paired(gold: Side, pred: Side, mode: Mode, reading: Reading, threshold: float = THRESHOLD) -> Pairs:
+    """Which gold funder is which predicted one: pairs of indices into `names`, the unnamed funder left out."""
+    if reading == "compatible":
+        return match_texts(gold.names, pred.names, mode, threshold)
+    where = {name: j for j, name in enumerate(pred.names)}
+    same = {i: where[name] for i, name in enumerate(gold.names) if name in where}
+    rows = [i for i in range(len(gold.names)) if i not in same]
+    columns = sorted(set(range(len(pred.names))).difference(same.values()))
+    rest = match_texts(tuple([gold.names[i] for i in rows]), tuple([pred.names[j] for j in columns]), mode, threshold)
+    return (*same.items(), *((rows[i], columns[j]) for i, j in rest))
+
+
+def with_unnamed(pairs: Pairs, gold: Side, pred: Side) -> Pairs:
+    """The pairs inside which awards are compared: those of named funders, and the unnamed one if both sides have it."""
+    if len(gold.awards) > len(gold.names) and len(pred.awards) > len(pred.names):
+        return (*pairs, (len(gold.names), len(pred.names)))
+    return pairs
+
+
+def counts(
+    gold: Sequence[Funder],
+    pred: Sequence[Funder],
+    mode: Mode = "balanced",
+    reading: Reading = "compatible",
+    threshold: float = THRESHOLD,
+) -> Mapping[str, Counts]:
+    """Counts of one example per field of FIELDS. Summed over a corpus they give its micro averages.
+
+    An award counts as matched only under a matched funder; elsewhere it is a miss on the gold side and a false
+    positive on the predicted side. Which scheme belongs to which id is not compared.
+    """
+    left, right = group(gold, mode, reading, threshold), group(pred, mode, reading, threshold)
+    named = paired(left, right, mode, reading, threshold)
+    pairs = with_unnamed(named, left, right)
+    found = {
+        "funder": Counts(len(left.names), len(right.names), len(named)),
+        "award_id": Counts(left.id_count, right.id_count, sum(match_ids(left.ids[i], right.ids[j]) for i, j in pairs)),
+    }
+    for field, attribute in (("scheme", "funding_scheme"), ("title", "award_title")):
+        a, b = _texts(left, attribute), _texts(right, attribute)
+        matched = sum(len(match_texts(a[i], b[j], mode, threshold)) for i, j in pairs if a[i] and b[j])
+        found[field] = Counts(sum(map(len, a)), sum(map(len, b)), matched)
+    return found
+
+
+def _texts(side: Side, attribute: str) -> list[tuple[str, ...]]:
+    return [
+        tuple([normalise_text(text) for award in awards for text in getattr(award, attribute)])
+        for awards in side.awards
+    ]

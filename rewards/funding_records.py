@@ -1,0 +1,209 @@
+"""Funders and awards as records: reading them from gold rows and from model text, and normalising their strings.
+
+Everything here accepts any input: bad shapes become fewer records, never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import Any, Literal
+
+import ftfy
+
+Reading = Literal["compatible", "fixed"]
+"""`compatible` counts exactly as the published harness, `fixed` repairs its defects (table in `funding_matching`)."""
+
+MAX_CHARS = 1024
+"""Names, schemes and titles are compared on this many leading characters; real ones stay under 200."""
+
+MAX_TEXT = 1_000_000
+"""Longer completions are not read; 4,096 tokens are under 20,000 characters."""
+
+_REMEMBERED_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Award:
+    """One grant as labelled: its identifiers, the programmes it belongs to, its titles."""
+
+    award_ids: tuple[str, ...] = ()
+    funding_scheme: tuple[str, ...] = ()
+    award_title: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Funder:
+    """One funding body, or None as its name when only a programme or an id is known, and what it awarded."""
+
+    funder_name: str | None = None
+    awards: tuple[Award, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a completion says.
+
+    `valid` means well-formed JSON whose top level is a list, one funder, or `{"funders": [...]}`. `problem` says why
+    it is not valid, or what was dropped although it is; None when there is nothing to say.
+    """
+
+    funders: tuple[Funder, ...]
+    valid: bool
+    problem: str | None = None
+
+
+def _short_memo(function: Callable[[str], str]) -> Callable[[str], str]:
+    """Memoise a string function, but only on short strings, so that the cache stays under some tens of megabytes."""
+    cached = lru_cache(maxsize=1 << 16)(function)
+
+    @wraps(function)
+    def call(text: str) -> str:
+        return cached(text) if len(text) <= _REMEMBERED_CHARS else function(text)
+
+    return call
+
+
+_QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'"})
+_STARS = str.maketrans("", "", "\u22c6\u2022*")
+_ESCAPED_LETTER = re.compile(r"\\([a-z])")
+
+
+@_short_memo
+def normalise_text(text: str) -> str:
+    """Bring a name, scheme or title to the form that similarities compare. Case is kept.
+
+    Order: ftfy, straight quotes, doubled ticks to one double quote, no stars or bullets, single spaces, no backslash
+    before a lower-case letter. Only the first MAX_CHARS characters count.
+    """
+    text = text[:MAX_CHARS]
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # ftfy leaves all other text as it is
+        text = ftfy.fix_text(text).translate(_QUOTES)
+    text = text.replace("``", '"').replace("''", '"').translate(_STARS)
+    return _ESCAPED_LETTER.sub(r"\1", " ".join(text.split())).strip()
+
+
+_SEPARATORS = str.maketrans("", "", "-/")
+_MORE_SEPARATORS = str.maketrans("", "", "-/\\\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d")
+
+
+@_short_memo
+def _compatible_id(text: str) -> str:
+    return "".join(text.upper().split()).translate(_SEPARATORS)
+
+
+@_short_memo
+def _fixed_id(text: str) -> str:
+    return "".join(text.upper().split()).translate(_MORE_SEPARATORS)
+
+
+def normalise_award_id(award_id: str, reading: Reading = "compatible") -> str:
+    """Bring an award id to the form that is compared for equality: upper case, no spaces, hyphens or slashes.
+
+    The `fixed` reading also drops Unicode dashes, minus signs, soft hyphens and backslashes.
+    """
+    return _fixed_id(award_id) if reading == "fixed" else _compatible_id(award_id)
+
+
+def _as_text(value: object) -> str:
+    """A scalar as text, None as "". A container is one wrong value: neither credited nor hidden from precision."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, (int, float)):
+        try:
+            return str(value)
+        except ValueError:  # an integer beyond the interpreter's digit limit
+            return "<int>"
+    return f"<{type(value).__name__}>"
+
+
+def _items(value: object) -> list[Any] | tuple[Any, ...] | None:
+    """A list, also when it comes as the numpy array that Parquet readers give; None for everything else."""
+    if isinstance(value, (list, tuple)):
+        return value
+    if type(value).__module__ == "numpy" and isinstance(array := value.tolist(), list):  # type: ignore[attr-defined]
+        return array
+    return None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """A field in any of its accepted forms (absent, scalar, list) as a tuple of non-empty strings."""
+    items = _items(value)
+    return tuple([text for item in ((value,) if items is None else items) if (text := _as_text(item))])
+
+
+def _award(record: Mapping[str, Any]) -> Award:
+    get = record.get
+    return Award(_texts(get("award_ids")), _texts(get("funding_scheme")), _texts(get("award_title")))
+
+
+def _funder(record: Mapping[str, Any]) -> Funder:
+    name, awards = record.get("funder_name"), _items(record.get("awards"))
+    if awards is not None:
+        found = tuple([_award(award) for award in awards if isinstance(award, dict)])
+    else:
+        flat = _award(record)
+        found = () if flat == Award() else (flat,)
+    return Funder(_as_text(name) or None, found)
+
+
+def read_funders(value: object) -> tuple[Funder, ...]:
+    """Read funders from a gold row: a list of records, one record, `{"funders": [...]}`, or any of these as JSON text.
+
+    A record is `{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}`; without a list of awards
+    the three award fields may lie on the funder itself. Each field may be absent, a scalar or a list. What is not a
+    record is dropped. Funders that were already read pass through.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+    if isinstance(value, dict):
+        inner = _items(value.get("funders"))
+        value = [value] if inner is None else inner
+    records = [item for item in _items(value) or () if isinstance(item, (dict, Funder))]
+    return tuple([item if isinstance(item, Funder) else _funder(item) for item in records])
+
+
+_KEYS = frozenset({"funder_name", "awards", "award_ids", "funding_scheme", "award_title"})
+
+
+def _unfenced(text: str) -> str:
+    """The inside of the first closed json fence, else the whole text. Two searches, so linear in the text."""
+    start = text.find("```json")
+    if start >= 0:
+        end = text.find("```", start + 7)
+        if end >= 0:
+            text = text[start + 7 : end]
+    return text.strip()
+
+
+def parse(text: str) -> Parsed:
+    """Read a completion. Never raises; whatever cannot be read is an empty, invalid prediction."""
+    if len(text) > MAX_TEXT:
+        return Parsed((), False, f"longer than {MAX_TEXT:,} characters")
+    try:
+        value = json.loads(_unfenced(text))
+    except RecursionError:
+        return Parsed((), False, "nested too deeply")
+    except ValueError as error:
+        return Parsed((), False, f"not JSON: {error}")
+    if isinstance(value, list):
+        records, valid = value, True
+    elif isinstance(value, dict):
+        inner = value.get("funders")
+        records = inner if isinstance(inner, list) else [value]
+        valid = records is inner or not _KEYS.isdisjoint(value)
+    else:
+        return Parsed((), False, f"top level is {type(value).__name__}, wanted a list of funders")
+    funders = read_funders(records)
+    if not valid:
+        return Parsed(funders, False, "the object has none of the keys of a funder")
+    dropped = len(records) - len(funders)
+    return Parsed(funders, True, f"{dropped} of {len(records)} records are not objects" if dropped else None)

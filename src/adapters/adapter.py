@@ -1,0 +1,72 @@
+"""The adapter directory: what any PEFT user can load, plus `manifest.json`. Written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+MANIFEST = "manifest.json"
+KEEP_OUT = ("trainer",)
+"""Working folders of a trainer (checkpoints, a second copy of the reference) that are no part of an adapter."""
+
+
+def partial(folder: Path) -> Path:
+    """Where an adapter is made until it is complete."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Turn `<folder>.partial` into the adapter directory: drop working files, hash the rest, manifest last, rename."""
+    work = partial(folder)
+    for name in KEEP_OUT:
+        shutil.rmtree(work / name, ignore_errors=True)
+    files = {str(p.relative_to(work)): sha256(p) for p in sorted(work.rglob("*")) if p.is_file() and p.name != MANIFEST}
+    write_json(work / MANIFEST, {**manifest, "files": files})
+    os.replace(work, folder)
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a complete adapter directory; None when there is none to read."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with an adapter directory, in words; empty when it is sound."""
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        return [f"{folder} holds no {name}" for name in missing]
+    held = manifest(folder)
+    if held is None:
+        return []  # an adapter from elsewhere
+    out = []
+    for name, digest in held.get("files", {}).items():
+        if not (folder / name).is_file():
+            out.append(f"{folder / name} is missing")
+        elif (name in (WEIGHTS, CONFIG)) and sha256(folder / name) != digest:
+            out.append(f"{folder / name} was changed after training")
+    return out
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

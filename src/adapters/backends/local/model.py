@@ -1,0 +1,183 @@
+"""Device, precision, tokenizer and weights of a local run, and the one place where prompts become tokens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adapters.backends.local.base_model import AT, Base
+from adapters.recipe import Lora, Model
+from adapters.types import Example, Lengths, Message, UserError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def on_gpu() -> bool:
+    """Whether an accelerator is there (CUDA, ROCm, XPU …) and the launcher did not ask for the CPU."""
+    return torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true")
+
+
+def precision(model: Model) -> str:
+    """bf16, fp16 or fp32: the recipe's choice, or bf16 where the hardware multiplies it natively."""
+    if model.precision != "auto":
+        return model.precision
+    if on_gpu():
+        return "bf16" if torch.cuda.is_bf16_supported() or not torch.cuda.is_available() else "fp16"
+    # On CPUs without these instructions bf16 is emulated and slower than fp32.
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "bf16" if any(probe is not None and probe() for probe in probes) else "fp32"
+
+
+def prepare_cpu() -> None:
+    """Use all cores, and keep freed memory: accelerate sets one thread, and glibc returns every activation."""
+    if on_gpu():
+        return
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // local))
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+    except (OSError, AttributeError):
+        pass  # not glibc
+
+
+def load_tokenizer(base: Base) -> Any:
+    """The tokenizer, padded on the left, with a padding token that is not an end token.
+
+    Raises UserError when it cannot be had or knows no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.load, revision=base.revision)
+    except Exception as error:  # transformers raises OSError, ValueError, HTTP errors … for the same thing
+        raise UserError(f"the tokenizer of {base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
+    if tokenizer.chat_template is None:
+        raise UserError(f"{base.load!r} has no chat template; use an instruct model.", at=AT)
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        # Were padding the end token, anything that masks padding would mask the end of every answer too.
+        known = tokenizer.get_vocab()
+        names = ["<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", tokenizer.unk_token]
+        spare = next((n for n in names if n and n in known and n != tokenizer.eos_token), None)
+        if spare is None:
+            raise UserError(f"{base.load!r} has no token to pad with besides its end token.", at=AT)
+        tokenizer.pad_token = spare
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_base(base: Base, config: Model) -> Any:
+    """The base model on the CPU, in the recipe's dtype (bfloat16 on GPU, float32 on CPU by default)."""
+    dtype = DTYPES.get(config.dtype, torch.bfloat16 if on_gpu() else torch.float32)
+    options = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base.load, revision=base.revision, dtype=dtype, **options)
+    except Exception as error:  # as above
+        raise UserError(f"{base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
+    model.config.use_cache = True
+    return model
+
+
+def new_adapter(model: Any, lora: Lora, base: Base, *, autocast: bool = True) -> PeftModel:
+    """Wrap the base in a fresh adapter, equal to the base until it is trained (B = 0)."""
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        use_rslora=lora.rslora,
+    )
+    try:
+        peft = get_peft_model(model, config, autocast_adapter_dtype=autocast)
+    except ValueError as error:
+        raise UserError(_first_line(error), at=("lora", "target_modules")) from error
+    _name_base(peft, base)
+    return peft
+
+
+def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool, autocast: bool = True) -> PeftModel:
+    """Put a saved adapter on the base, and prove that every tensor of the file arrived."""
+    peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, autocast_adapter_dtype=autocast)
+    _name_base(peft, base)
+    problem = mismatch(peft, folder)
+    if problem:
+        raise UserError(f"the adapter in {folder} does not fit {base.load}: {problem}")
+    return peft
+
+
+def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | None:
+    """What differs between an adapter in memory and its file: missing tensors, other shapes, other values."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / "adapter_model.safetensors")
+    held = get_peft_model_state_dict(peft, adapter_name=adapter)
+    if stored.keys() != held.keys():
+        odd = sorted(stored.keys() ^ held.keys())
+        return f"{len(odd)} tensors are on one side only, such as {odd[0]}"
+    for name, tensor in stored.items():
+        if tensor.shape != held[name].shape:
+            return f"{name} is {tuple(tensor.shape)} in the file and {tuple(held[name].shape)} here"
+        if not torch.allclose(tensor.float(), held[name].detach().cpu().float(), atol=1e-6):
+            return f"{name} has other values than its file"
+    return None
+
+
+def _name_base(peft: PeftModel, base: Base) -> None:
+    config = peft.peft_config["default"]
+    config.base_model_name_or_path, config.revision = base.hub_id, base.revision
+
+
+class Encoder:
+    """Prompts and targets to token ids: the same for SFT, GRPO, evaluation and the card's usage snippet."""
+
+    def __init__(self, tokenizer: Any, thinking: bool) -> None:
+        self.tokenizer = tokenizer
+        self.template = {"enable_thinking": thinking}
+        self.end = self._end_token()
+
+    def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of each prompt, up to the place where the answer starts."""
+        if not prompts:
+            return []
+        ids: list[list[int]] = self.tokenizer.apply_chat_template(
+            [list(p) for p in prompts], add_generation_prompt=True, tokenize=True, return_dict=True, **self.template
+        )["input_ids"]
+        return ids
+
+    def completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer, closed by the end token."""
+        if not texts:
+            return []
+        return [ids + [self.end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """Tokens of each example's prompt and target (0 where it has none)."""
+        prompts = self.prompts([e.prompt for e in examples])
+        answers = self.completions([e.completion or "" for e in examples])
+        return [
+            Lengths(len(p), len(a) if e.completion is not None else 0)
+            for e, p, a in zip(examples, prompts, answers, strict=True)
+        ]
+
+    def _end_token(self) -> int:
+        # What the template writes after an answer: the token that ends a turn, which need not be the tokenizer's own.
+        mark = "adapters end mark"
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, **self.template)
+        tail = self.tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        return int(tail[0] if tail and tail[0] in special else self.tokenizer.eos_token_id)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,328 @@
+"""SFT and GRPO through TRL's trainers, on the one adapter that is carried through the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl.trainer.utils as trl_utils
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from adapters.backends.local.base_model import Base
+from adapters.backends.local.model import Encoder, mismatch, on_gpu, precision
+from adapters.backends.local.rewards import TrlReward
+from adapters.plan import Job
+from adapters.recipe import Grpo, Recipe, Sft
+from adapters.recipe_file import KeyPath, hint
+from adapters.types import Progress, UserError
+
+_on_triton = trl_utils._use_triton
+
+
+def _score_targets_only(device: torch.device) -> bool:
+    # TRL's fused head skips prompt positions on Triton devices and projects every position elsewhere, because some
+    # compilers want static shapes. Eager CPU code does not; with short targets this saves a fifth of the step.
+    return device.type == "cpu" or bool(_on_triton(device))
+
+
+trl_utils._use_triton = _score_targets_only
+
+CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig}
+# TRL options that a recipe key already decides; two spellings of one thing could contradict each other.
+OWNED = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "per_device_train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "generation_batch_size": "batch_size",
+    "steps_per_generation": "batch_size",
+    "num_generations": "group_size",
+    "temperature": "temperature",
+    "beta": "beta",
+    "scale_rewards": "advantage",
+    "max_length": "max_length",
+    "max_completion_length": "max_completion_length",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+    "save_steps": "save_every",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "reward_weights": "rewards[].weight",
+    "train_sampling_strategy": "group_by_length",
+}
+ELSEWHERE = {
+    "seed": "the recipe's seed",
+    "bf16": "model.precision",
+    "fp16": "model.precision",
+    "output_dir": "run_dir",
+    "report_to": "report_to",
+    "chat_template_kwargs": "model.thinking",
+    "push_to_hub": "adapters publish",
+    "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
+}
+
+
+def check_options(stage: Sft | Grpo, at: KeyPath) -> None:
+    """Check a stage's `trl:` section against TRL's own config class: names, types, and keys the recipe owns."""
+    config = CONFIGS[stage.kind]
+    fields = {f.name: f for f in dataclasses.fields(config) if f.init}
+    hints = typing.get_type_hints(config)
+    for name, value in stage.trl.items():
+        key = (*at, "trl", name)
+        if name in OWNED:
+            raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
+        if name in ELSEWHERE:
+            raise UserError(f"this is decided by {ELSEWHERE[name]}.", at=key)
+        if name not in fields:
+            raise UserError(f"{config.__name__} has no such option.{hint(name, list(fields))}", at=key)
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
+        except ValidationError as error:
+            raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
+    micro_batch(stage, at)
+
+
+def micro_batch(stage: Sft | Grpo, at: KeyPath = ()) -> tuple[int, int]:
+    """Rows per process and forward pass, and how many such passes make the global batch of one step."""
+    world = PartialState().num_processes
+    rows = stage.batch_size * (stage.group_size if isinstance(stage, Grpo) else 1)
+    if rows % world:
+        raise UserError(f"a global batch of {rows} rows cannot be shared by {world} processes.", at=(*at, "batch_size"))
+    share = rows // world
+    micro = stage.micro_batch_size or max(m for m in range(1, min(8, share) + 1) if share % m == 0)
+    if share % micro:
+        raise UserError(f"{micro} does not divide the {share} rows of a process.", at=(*at, "micro_batch_size"))
+    return micro, share // micro
+
+
+def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, steps: int) -> dict[str, Any]:
+    """Arguments that both trainers share."""
+    micro, accumulate = micro_batch(stage)
+    kind = precision(recipe.model)
+    checkpointing = on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulate,
+        "num_train_epochs": stage.epochs,
+        "max_steps": stage.max_steps or -1,
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler_type": stage.schedule,
+        "warmup_steps": math.ceil(stage.warmup * steps),
+        "weight_decay": stage.weight_decay,
+        "seed": recipe.seed,
+        "bf16": kind == "bf16",
+        "fp16": kind == "fp16",
+        "use_cpu": not on_gpu(),
+        "gradient_checkpointing": checkpointing,
+        "logging_steps": 1 if stage.kind == "grpo" else max(1, steps // 100),
+        "save_steps": stage.save_every or max(1, steps // 10),
+        "save_total_limit": 2,
+        "report_to": list(recipe.report_to) or "none",
+        "run_name": f"{recipe.name}-{stage.kind}",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu(),
+        "ddp_find_unused_parameters": False,
+        "push_to_hub": False,
+        **stage.trl,
+    }
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Progress, the metrics log, and the checks that need a number from inside the training."""
+
+    def __init__(self, job: Job, log: Path, progress: Progress) -> None:
+        self.job, self.log, self.progress = job, log, progress
+        self.first_kl: float | None = None
+        self.last: dict[str, float] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the progress bar."""
+        self.progress(state.global_step, state.max_steps, self.last)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Append the figures to the stage's log; stop on a reference that is not what the recipe says."""
+        figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if state.is_world_process_zero:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+        self.last.update(figures)
+        if "kl" in figures and self.first_kl is None:
+            self.first_kl = figures["kl"]
+            stage = self.job.stage
+            if isinstance(stage, Grpo) and stage.reference == "start" and state.global_step == 1:
+                # Policy and reference are the same weights before the first update.
+                if not abs(self.first_kl) < 1e-3:
+                    raise RuntimeError(
+                        f"the reference is not the starting adapter: first KL is {self.first_kl:g}, not 0"
+                    )
+
+
+def train_sft(
+    model: PeftModel, encoder: Encoder, job: Job, recipe: Recipe, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
+    assert isinstance(job.stage, Sft)
+    args = SFTConfig(
+        **options(job.stage, recipe, folder, job.steps),
+        max_length=None,  # over-long rows were dropped and counted by the plan; nothing is cut here
+        train_sampling_strategy="group_by_length" if job.stage.group_by_length else "random",
+        length_column_name="length",
+    )
+    watch = Watch(job, folder.parent / "log.jsonl", progress)
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=_tokens(encoder, job.examples),
+        processing_class=encoder.tokenizer,
+        callbacks=[watch],
+    )
+    _only_our_progress(trainer)
+    held_out = _tokens(encoder, job.validation) if job.validation else None
+    resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    before = nll(trainer, held_out) if held_out and not resume else None
+    if before is not None:
+        (folder.parent / "nll_before.json").write_text(json.dumps(before))
+    result = trainer.train(resume_from_checkpoint=resume)
+    stored = folder.parent / "nll_before.json"
+    figures: dict[str, Any] = {"train_loss": result.training_loss, "steps": result.global_step}
+    if held_out:
+        figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
+        figures["nll_after"] = nll(trainer, held_out)
+    _release(trainer)
+    return figures
+
+
+def train_grpo(
+    model: PeftModel, encoder: Encoder, job: Job, recipe: Recipe, folder: Path, progress: Progress, base: Base
+) -> dict[str, Any]:
+    """One GRPO stage. The KL reference is the start, the base or a path: asserted, never implied."""
+    stage = job.stage
+    assert isinstance(stage, Grpo)
+    shared = options(stage, recipe, folder, job.steps)
+    args = GRPOConfig(
+        **shared,
+        steps_per_generation=shared["gradient_accumulation_steps"],
+        num_generations=stage.group_size,
+        max_completion_length=stage.max_completion_length,
+        temperature=stage.temperature,
+        beta=stage.beta,
+        scale_rewards=stage.advantage,
+        reward_weights=[r.weight for r in job.rewards],
+        chat_template_kwargs=encoder.template,
+    )
+    watch = Watch(job, folder.parent / "log.jsonl", progress)
+    rollouts = folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
+    # Gold goes by row number: Arrow would rewrite nested labels (missing keys come back as null).
+    rows = Dataset.from_list([{"prompt": list(e.prompt), "row": n} for n, e in enumerate(job.examples)])
+    trainer = GRPOTrainer(
+        model=model,
+        args=args,
+        reward_funcs=[TrlReward(r, job.examples, rollouts) for r in job.rewards],
+        train_dataset=rows,
+        processing_class=encoder.tokenizer,
+        callbacks=[watch],
+    )
+    _only_our_progress(trainer)
+    if stage.beta:
+        _set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference, base)
+    resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    result = trainer.train(resume_from_checkpoint=resume)
+    log = [entry for entry in trainer.state.log_history if "reward" in entry]
+    figures = {"train_loss": result.training_loss, "steps": result.global_step, "first_kl": watch.first_kl}
+    if log:
+        figures |= {"reward_first": log[0]["reward"], "reward_last": log[-1]["reward"]}
+        figures["zero_variance_share"] = sum(e.get("frac_reward_zero_std", 0.0) for e in log) / len(log)
+    if "ref" in model.peft_config:
+        model.delete_adapter("ref")
+    _release(trainer)
+    return figures
+
+
+def _set_reference(model: PeftModel, reference: str, base: Base) -> None:
+    """TRL copied the starting adapter into "ref"; make it what the recipe names."""
+    if reference == "start":
+        return
+    if reference == "base":
+        for name, parameter in model.named_parameters():
+            if ".lora_B.ref." in name:
+                parameter.data.zero_()  # a zero B makes the adapter the base itself
+        return
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(Path(reference) / "adapter_model.safetensors"), adapter_name="ref")
+    if problem := mismatch(model, Path(reference), "ref"):
+        raise UserError(f"the reference {reference} does not fit this adapter: {problem}")
+
+
+def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
+    """Ready tokens: the trainer's own preparation is skipped, so prompt and mask are exactly inference's."""
+    prompts = encoder.prompts([e.prompt for e in examples])
+    answers = encoder.completions([e.completion for e in examples])
+    return Dataset.from_dict(
+        {
+            "input_ids": [p + a for p, a in zip(prompts, answers, strict=True)],
+            "labels": [[-100] * len(p) + a for p, a in zip(prompts, answers, strict=True)],
+            "length": [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)],
+        }
+    )
+
+
+def nll(trainer: SFTTrainer, rows: Dataset) -> float:
+    """Mean negative log-likelihood per target token (nats) over all rows, whatever the batching."""
+    accelerator = trainer.accelerator
+    model = trainer.model_wrapped if trainer.model_wrapped is not trainer.model else trainer.model
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["length"])
+    size = trainer.args.per_device_eval_batch_size
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    total = torch.zeros(2, dtype=torch.float64)
+    model.eval()
+    with torch.no_grad():
+        # Every process runs the same number of forwards, which sharded models need; the padding ones count nothing.
+        for n in range(math.ceil(len(batches) / accelerator.num_processes)):
+            mine = n * accelerator.num_processes + accelerator.process_index
+            batch = trainer.data_collator(
+                [{k: rows[i][k] for k in ("input_ids", "labels")} for i in batches[min(mine, len(batches) - 1)]]
+            )
+            batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+            with accelerator.autocast():
+                out = model(**batch, fused_lm_head=True)
+            if mine < len(batches):
+                total += torch.tensor([-out.log_probs.double().sum().item(), float(out.label_mask.sum().item())])
+    model.train()
+    total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").cpu()
+    return float(total[0] / total[1])
+
+
+def _only_our_progress(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+
+
+def _release(trainer: Any) -> None:
+    """Give the stage's memory back before the next one starts."""
+    trainer.accelerator.free_memory()
+    trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
+    AcceleratorState._reset_state(reset_partial_state=False)
+    gc.collect()
+    if on_gpu():
+        torch.accelerator.empty_cache()

@@ -1,0 +1,250 @@
+"""Sources to examples: reading, column mapping, filters, seeded subsets and caps, and the ledger of what became of it.
+
+Order of operations on a source: read, rename columns, `where`, `subset`, `cap`, `repeat`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.recipe import HubSource, PathSource, Source, Subset, SynthesizedSource
+from adapters.recipe_file import KeyPath, hint
+from adapters.types import Example, Row, Task, UserError
+
+READERS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that could not become an example."""
+
+    source: str
+    row: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Loaded:
+    """Examples of one `data:` list with their ledger: one dict a source, and the rows that were rejected."""
+
+    examples: list[Example] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over everything a trainer or a scorer can see of the examples, in order."""
+        digest = hashlib.sha256()
+        for e in self.examples:
+            row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
+            digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
+
+
+def load(
+    sources: Sequence[Source], task: Task, *, root: Path, seed: int, max_rejected: float = 0.01, at: KeyPath = ()
+) -> Loaded:
+    """Read every source of a `data:` list into examples.
+
+    Raises UserError when a source is missing, empty after filtering, or has more than `max_rejected` bad rows.
+    """
+    out = Loaded()
+    for n, source in enumerate(sources):
+        key = (*at, n)
+        rows = _select(source, read(source, root, at=key), seed, key)
+        name = source.name or default_name(source)
+        examples: list[Example] = []
+        bad: list[Rejected] = []
+        for number, row in rows:
+            try:
+                examples.append(task.example(row, source=name, id=str(row.get("id", f"{name}:{number}"))))
+            except ValueError as error:
+                bad.append(Rejected(name, number, str(error)))
+        if len(bad) > max_rejected * len(rows):
+            first = "".join(f"\n  row {b.row}: {b.reason}" for b in bad[:5])
+            raise UserError(
+                f"{len(bad)} of {len(rows)} rows cannot be used (max_rejected allows {max_rejected:.0%}):{first}",
+                at=key,
+            )
+        out.examples += examples * source.repeat
+        out.rejected += bad
+        out.ledger.append(
+            {
+                "source": name,
+                "rows": len(examples),
+                "repeat": source.repeat,
+                "used": len(examples) * source.repeat,
+                "rejected": len(bad),
+                "empty_gold": sum(1 for e in examples if not e.gold),
+            }
+        )
+    return out
+
+
+def default_name(source: Source) -> str:
+    """What a source is called in ledgers and reports when the recipe gives it no name."""
+    if isinstance(source, PathSource):
+        return Path(source.path).stem
+    if isinstance(source, HubSource):
+        return f"{source.hub.rstrip('/').rsplit('/', 1)[-1]}:{source.split}"
+    return f"synthetic-{source.synthesize}"
+
+
+def read(source: Source, root: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
+    """All rows of a source with their 1-based numbers, before any selection."""
+    if isinstance(source, SynthesizedSource):
+        return list(enumerate(_synthesize(source, (*at, "synthesize")), 1))
+    if isinstance(source, HubSource):
+        return list(enumerate(_read_hub(source, root, (*at, "hub")), 1))
+    return read_file(root / Path(source.path).expanduser(), at=(*at, "path"))
+
+
+def read_file(path: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
+    """Rows of a .jsonl, .json, .csv or .parquet file with their 1-based row (for .jsonl: line) numbers."""
+    if not path.is_file():
+        near = [p.name for p in path.parent.iterdir() if p.suffix in READERS] if path.parent.is_dir() else []
+        raise UserError(
+            f"there is no file {path}.{hint(path.name, sorted(near)[:30])} Relative paths start from data_root.", at=at
+        )
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise UserError(f"{path.name}: a data file ends in {', '.join(READERS)}.", at=at)
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return list(enumerate(pq.read_table(path).to_pylist(), 1))
+        if suffix == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                return [(n, _cells(row)) for n, row in enumerate(csv.DictReader(file), 1)]
+        if suffix == ".json":
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(value, list):
+                raise UserError(f"{path}: a .json data file holds one list of records.", at=at)
+            return [(n, _record(row)) for n, row in enumerate(value, 1)]
+        out: list[tuple[int, Row]] = []
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    out.append((number, _json_line(line)))
+        return out
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read: {error}", at=at) from None
+
+
+BAD_ROW = "__unreadable__"
+"""Column that marks a line which is no record; the reason is its value, and the row is counted as rejected."""
+
+
+def _json_line(line: str) -> Row:
+    try:
+        return _record(json.loads(line))
+    except (json.JSONDecodeError, RecursionError) as error:
+        return {BAD_ROW: f"not valid JSON: {error}"}
+
+
+def _record(value: Any) -> Row:
+    return value if isinstance(value, dict) else {BAD_ROW: f"a record is an object, not {type(value).__name__}"}
+
+
+def _cells(row: dict[str, Any]) -> Row:
+    # Structured cells of a CSV are JSON; anything that does not parse is the text it looks like.
+    out = {}
+    for key, value in row.items():
+        out[key] = value
+        if isinstance(value, str) and value[:1] in ("[", "{"):
+            try:
+                out[key] = json.loads(value)
+            except json.JSONDecodeError:
+                pass
+    return out
+
+
+def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
+    import datasets
+
+    local = root / Path(source.hub).expanduser()
+    path = str(local) if local.is_dir() else source.hub
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(path, source.config, split=source.split, revision=source.revision)
+    except Exception as error:  # the library raises many kinds, all of which mean the same to the person
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the dataset {source.hub!r} (config {source.config}, split {source.split!r}) cannot be loaded: {first}",
+            at=at,
+        ) from error
+    return (dict(row) for row in table)
+
+
+def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:
+    if source.synthesize != "funding":
+        raise UserError(f"no generator is called {source.synthesize!r}.{hint(source.synthesize, ['funding'])}", at=at)
+    from data_aug.funding_statements import synthesize
+
+    return synthesize(source.n, source.seed)
+
+
+def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath) -> list[tuple[int, Row]]:
+    good = [row for _, row in rows if BAD_ROW not in row]
+    for wanted, column in source.columns.items():
+        if good and not any(column in row for row in good):
+            raise UserError(
+                f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=(*at, "columns", wanted)
+            )
+    renames = {column: wanted for wanted, column in source.columns.items()}
+    rows = [(n, {renames.get(k, k): v for k, v in row.items()}) for n, row in rows] if renames else rows
+    for column, wanted in source.where.items():
+        if good and not any(column in row for _, row in rows):
+            raise UserError(
+                f"no row has the column {column!r}.{hint(column, list(rows[0][1]))}", at=(*at, "where", column)
+            )
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
+    if source.subset is not None:
+        keys = split_keys([str(row.get(source.subset.by)) for _, row in rows if BAD_ROW not in row], source.subset)
+        if good and not any(source.subset.by in row for _, row in rows):
+            raise UserError(f"no row has the column {source.subset.by!r}.", at=(*at, "subset", "by"))
+        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.subset.by)) in keys]
+    if source.cap is not None and len(rows) > source.cap:
+        keep = sorted(random.Random(seed).sample(range(len(rows)), source.cap))
+        rows = [rows[i] for i in keep]
+    if not rows:
+        raise UserError("no row is left of this source after its filters.", at=at)
+    return rows
+
+
+def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
+    """The keys of one part: distinct keys sorted, shuffled with the seed, cut at int(fraction * n); the last part
+    takes the rest. This reproduces the published 70/20/10 split by id with seed 42.
+    """
+    ordered = sorted(set(keys))
+    random.Random(subset.seed).shuffle(ordered)
+    start = 0
+    parts = list(subset.of.items())
+    for n, (name, fraction) in enumerate(parts):
+        stop = len(ordered) if n == len(parts) - 1 else start + int(fraction * len(ordered))
+        if name == subset.take:
+            return set(ordered[start:stop])
+        start = stop
+    raise KeyError(subset.take)  # the recipe's validation excludes it
+
+
+def prompt_key(example: Example) -> str:
+    """What two examples share when they show a model the same text, up to case, spacing and punctuation."""
+    text = " ".join(m["content"] for m in example.prompt)
+    return re.sub(r"\W+", " ", text.casefold()).strip()
+
+
+def overlap(train: Iterable[Example], test: Iterable[Example]) -> int:
+    """How many test examples also stand in the training data (leakage)."""
+    seen = {prompt_key(e) for e in train}
+    return sum(1 for e in test if prompt_key(e) in seen)

@@ -1,0 +1,188 @@
+"""What a person sees: the plan before, the progress during, the results after. And where other libraries' talk goes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from adapters.plan import Job, Plan
+from adapters.recipe import Grpo
+from adapters.types import Progress as Report
+
+LIVE_FIGURES = ("loss", "reward", "kl", "frac_reward_zero_std", "completions/clipped_ratio")
+
+
+def is_main() -> bool:
+    """Whether this process speaks and writes for the run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print; silent on every process but the first."""
+    return Console(stderr=stderr, quiet=not is_main(), highlight=False)
+
+
+@contextmanager
+def quiet(log: Path | None) -> Iterator[None]:
+    """Send warnings and logs of other libraries to a file instead of the screen."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    handler: logging.Handler = logging.NullHandler()
+    if log is not None and is_main():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(log, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def quiet_libraries() -> None:
+    """Route the Hugging Face libraries' own handlers and progress bars away from the screen. Imports them."""
+    import datasets
+    import huggingface_hub.utils
+    import transformers
+
+    datasets.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("transformers", "datasets", "accelerate", "trl", "peft", "huggingface_hub", "torch.distributed"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def plan_table(plan: Plan) -> Table:
+    """What will run, what is skipped, on how many rows and tokens, against which reference."""
+    recipe = plan.recipe
+    table = Table(title=f"{recipe.name}: {recipe.model.base}", title_justify="left", caption_justify="left")
+    table.add_column("job", no_wrap=True)
+    table.add_column("on")
+    table.add_column("status")
+    fresh = True  # a stage after one that runs will run too, whatever its folder holds
+    for job in plan.jobs:
+        fresh = fresh and job.done
+        status = "continues" if job.folder.with_name(job.name + ".partial").is_dir() else "runs"
+        table.add_row(job.name, f"{_rows(job)}\n{_settings(job)}", "done, skipped" if fresh else status)
+    models = [job.name for job in plan.jobs]
+    for e in plan.evaluations:
+        table.add_row(
+            f"evaluate {e.name}",
+            f"{len(e.examples):,} rows, up to {e.max_new_tokens} new tokens",
+            ", ".join(["base", *models] if recipe.evaluate_base else models),
+        )
+    if plan.notes:
+        table.caption = "\n".join(plan.notes)
+    return table
+
+
+def _rows(job: Job) -> str:
+    parts = " + ".join(f"{entry['used']:,} {entry['source']}" for entry in job.ledger)
+    extra = [f"{len(job.validation)} held out"] if job.validation else []
+    extra += [f"{job.too_long} dropped as too long"] if job.too_long else []
+    extra += [f"{len(job.rejected)} unreadable"] if job.rejected else []
+    tokens = f", {job.tokens['total']:,.0f} tokens" if job.tokens else ""
+    return f"{len(job.examples):,} rows{tokens} ({'; '.join([parts, *extra])})"
+
+
+def _settings(job: Job) -> str:
+    stage = job.stage
+    if not isinstance(stage, Grpo):
+        return f"{job.steps} steps of {stage.batch_size}, lr {stage.learning_rate:g}"
+    kl = f"KL {stage.beta:g} to {_reference(job)}" if stage.beta else "no KL"
+    return f"{job.steps} steps of {stage.batch_size} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
+
+
+def _reference(job: Job) -> str:
+    stage = job.stage
+    assert isinstance(stage, Grpo)
+    if stage.reference != "start":
+        return stage.reference
+    return "the base (a new adapter)" if job.index == 0 else f"the adapter of stage {job.index}"
+
+
+def result_tables(report: Mapping[str, Any], mode: str | None = None) -> Iterator[Table]:
+    """One table a test set and matching mode: fields by P, R, F1, F0.5, F1.5, every model side by side."""
+    for set_name, models in report["sets"].items():
+        first = next(iter(models.values()))
+        for m in first["metrics"]:
+            if mode not in (None, m):
+                continue
+            table = Table(title=f"{set_name} ({first['n']} examples), {m}", title_justify="left")
+            for column in ("field", "model"):
+                table.add_column(column, no_wrap=True)
+            for column in ("P", "R", "F1", "F1 95 %", "F0.5", "F1.5", "gold", "pred", "matched"):
+                table.add_column(column, justify="right")
+            for field in first["metrics"][m]:
+                for n, (label, result) in enumerate(models.items()):
+                    f = result["metrics"][m][field]
+                    table.add_row(
+                        field if n == 0 else "",
+                        label,
+                        *(f"{f[k]:.3f}" for k in ("precision", "recall", "f1")),
+                        "{:.2f}-{:.2f}".format(*f["f1_ci"]) if "f1_ci" in f else "",
+                        *(f"{f[k]:.3f}" for k in ("f0.5", "f1.5")),
+                        *(f"{f[k]:g}" for k in ("gold", "pred", "matched")),
+                        end_section=n == len(models) - 1,
+                    )
+            yield table
+        yield _outputs(set_name, models)
+
+
+def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{set_name}, outputs", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for column in ("valid", "truncated", "tokens", *next(iter(models.values()))["rewards"]):
+        table.add_column(column if column in ("valid", "truncated", "tokens") else f"reward {column}", justify="right")
+    for label, result in models.items():
+        rewards = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
+        table.add_row(label, f"{result['valid']:.1%}", str(result["truncated"]), f"{result['tokens']:,}", *rewards)
+    return table
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """A progress bar with time left and the latest figures; yields the function that moves it."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, figures="")
+
+        def move(done: int, total: int, figures: Mapping[str, float]) -> None:
+            shown = "  ".join(f"{k.split('/')[-1]} {figures[k]:.3g}" for k in LIVE_FIGURES if k in figures)
+            bar.update(task, completed=done, total=total, figures=shown)
+
+        yield move

@@ -1,0 +1,278 @@
+"""Recipe to jobs: everything resolved, hashed and tried before the first optimizer step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters import adapter, data
+from adapters.plugins import resolve
+from adapters.recipe import EvalSet, Grpo, Recipe, Sft, Source
+from adapters.recipe_file import KeyPath, RecipeFile
+from adapters.rewarding import NamedReward, probe, resolve_all
+from adapters.types import Backend, Example, Lengths, Task, UserError
+
+VALIDATION_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage with everything resolved. `fingerprint` covers what it would learn from, chained to the stage before."""
+
+    index: int
+    stage: Sft | Grpo
+    folder: Path
+    examples: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    rewards: tuple[NamedReward, ...]
+    fingerprint: str
+    steps: int
+    ledger: list[dict[str, Any]]
+    rejected: list[data.Rejected]
+    too_long: int = 0
+    tokens: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Folder name and label in reports: 1-sft, 2-grpo …"""
+        return self.folder.name
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder holds this very job's finished adapter."""
+        held = adapter.manifest(self.folder)
+        return held is not None and held.get("fingerprint") == self.fingerprint and not adapter.problems(self.folder)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A test set with everything resolved."""
+
+    name: str
+    examples: tuple[Example, ...]
+    max_new_tokens: int
+    batch_size: int | None
+    fingerprint: str
+    leaked: int
+    beyond: int = 0
+    """Gold answers longer than max_new_tokens: no model can score on them in full."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    file: RecipeFile
+    task: Task
+    jobs: tuple[Job, ...]
+    evaluations: tuple[Evaluation, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe behind the plan."""
+        return self.file.recipe
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return run_folder(self.recipe)
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """`<run_dir>/<name>`, relative to the working directory."""
+    return Path(recipe.run_dir).expanduser() / recipe.name
+
+
+def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -> Plan:
+    """Resolve a recipe against its backend.
+
+    With `tokenizer_needed` off, a base model that cannot be had is a note instead of an error, and lengths are not
+    audited (for a dry run elsewhere). Raises UserError for every mistake that can be found without training.
+    """
+    recipe = file.recipe
+    task: Task = resolve("tasks", recipe.task, folder=file.path.parent, at=("task",))
+    rewards = stage_rewards(file)
+    notes = backend.check(recipe.stages)
+    jobs: list[Job] = []
+    for n in range(len(recipe.stages)):
+        job = _job(file, backend, task, n, rewards[n], jobs[-1].fingerprint if jobs else "", tokenizer_needed, notes)
+        jobs.append(job)
+    trained = [e for job in jobs for e in (*job.examples, *job.validation)]
+    tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed)
+    for test in tests:
+        if test.leaked:
+            share = f"{test.leaked} of {len(test.examples)} texts"
+            notes.append(f"test set {test.name}: {share} also stand in the training data")
+        if test.beyond:
+            notes.append(
+                f"test set {test.name}: {test.beyond} gold answers are longer than {test.max_new_tokens} tokens"
+            )
+    return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+
+
+def stage_rewards(file: RecipeFile) -> list[tuple[NamedReward, ...]]:
+    """Each stage's rewards, resolved; empty for stages without."""
+    return [
+        resolve_all(stage.rewards, folder=file.path.parent, at=("stages", n, "rewards"))
+        if isinstance(stage, Grpo)
+        else ()
+        for n, stage in enumerate(file.recipe.stages)
+    ]
+
+
+def evaluations(
+    file: RecipeFile, backend: Backend, task: Task, trained: Sequence[Example] = (), *, tokenizer_needed: bool = True
+) -> tuple[Evaluation, ...]:
+    """The recipe's test sets, resolved. `trained` is what leakage is counted against."""
+    return tuple(
+        _evaluation(file, backend, task, n, spec, trained, tokenizer_needed)
+        for n, spec in enumerate(file.recipe.evaluate)
+    )
+
+
+def _rows(file: RecipeFile, task: Task, sources: Sequence[Source], at: KeyPath) -> data.Loaded:
+    recipe = file.recipe
+    return data.load(
+        sources, task, root=file.data_root, seed=recipe.seed, max_rejected=recipe.max_rejected, at=(*at, "data")
+    )
+
+
+def _job(
+    file: RecipeFile,
+    backend: Backend,
+    task: Task,
+    n: int,
+    rewards: tuple[NamedReward, ...],
+    previous: str,
+    tokenizer_needed: bool,
+    notes: list[str],
+) -> Job:
+    recipe = file.recipe
+    stage, at = recipe.stages[n], ("stages", n)
+    loaded = _rows(file, task, stage.data, at)
+    for i, reward in enumerate(rewards):
+        probe(reward, loaded.examples, (*at, "rewards", i))
+    lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
+    examples, too_long = list(loaded.examples), 0
+    if lengths is not None:
+        fits = [_fits(stage, length) for length in lengths]
+        examples = [e for e, fit in zip(examples, fits, strict=True) if fit]
+        lengths = [length for length, fit in zip(lengths, fits, strict=True) if fit]
+        too_long = fits.count(False)
+        if not examples:
+            raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
+    validation: list[Example] = []
+    if isinstance(stage, Sft):
+        examples, validation = _hold_out(examples, stage.validation, recipe.seed)
+    if isinstance(stage, Grpo):
+        if stage.reference not in ("start", "base") and adapter.problems(Path(stage.reference)):
+            raise UserError(
+                adapter.problems(Path(stage.reference))[0] + "; say start, base or a folder.", at=(*at, "reference")
+            )
+        if len(examples) < stage.batch_size:
+            raise UserError(
+                f"a batch of {stage.batch_size} prompts needs at least as many rows, and {len(examples)} are left.",
+                at=(*at, "batch_size"),
+            )
+    per_epoch = (
+        len(examples) // stage.batch_size if isinstance(stage, Grpo) else math.ceil(len(examples) / stage.batch_size)
+    )
+    steps = stage.max_steps or math.ceil(per_epoch * stage.epochs)
+    what = {
+        "stage": stage.model_dump(exclude={"data"}),
+        "task": recipe.task.model_dump(),
+        "model": recipe.model.model_dump(),
+        "lora": recipe.lora.model_dump(),
+        "seed": recipe.seed,
+        "trainer": recipe.trainer,
+        "rows": loaded.fingerprint,
+        "previous": previous,
+    }
+    return Job(
+        index=n,
+        stage=stage,
+        folder=run_folder(recipe) / f"{n + 1}-{stage.kind}",
+        examples=tuple(examples),
+        validation=tuple(validation),
+        rewards=rewards,
+        fingerprint=_hash(what),
+        steps=steps,
+        ledger=loaded.ledger,
+        rejected=loaded.rejected,
+        too_long=too_long,
+        tokens=_token_figures(lengths) if lengths else {},
+    )
+
+
+def _evaluation(
+    file: RecipeFile,
+    backend: Backend,
+    task: Task,
+    n: int,
+    spec: EvalSet,
+    trained: Sequence[Example],
+    tokenizer_needed: bool,
+) -> Evaluation:
+    recipe = file.recipe
+    examples = _rows(file, task, spec.data, ("evaluate", n)).examples
+    lengths = _lengths(backend, examples, tokenizer_needed, [])
+    answers = [length.completion for length in lengths or ()]
+    limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
+    rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
+    what = {"rows": rows, "task": recipe.task.model_dump(), "model": recipe.model.model_dump(), "limit": limit}
+    return Evaluation(
+        spec.name,
+        tuple(examples),
+        limit,
+        spec.batch_size,
+        _hash(what),
+        data.overlap(trained, examples),
+        sum(a > limit for a in answers),
+    )
+
+
+def _lengths(backend: Backend, examples: Sequence[Example], needed: bool, notes: list[str]) -> list[Lengths] | None:
+    try:
+        return backend.lengths(examples)
+    except UserError as error:
+        if needed:
+            raise
+        notes.append(f"lengths not audited: {error}")
+        return None
+
+
+def _fits(stage: Sft | Grpo, length: Lengths) -> bool:
+    if isinstance(stage, Sft):
+        return length.prompt + length.completion <= stage.max_length
+    return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
+
+
+def _hold_out(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
+    ids = sorted({e.id for e in examples}, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
+    held = set(ids[: min(VALIDATION_ROWS, int(share * len(ids)))])
+    first = {e.id: e for e in reversed(examples) if e.id in held}
+    return [e for e in examples if e.id not in held], list(first.values())
+
+
+def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
+    prompts, answers = (sorted(column) for column in zip(*lengths, strict=True))
+    middle, high = len(prompts) // 2, int(0.99 * (len(prompts) - 1))
+    return {
+        "total": sum(prompts) + sum(answers),
+        "prompt_p50": prompts[middle],
+        "prompt_p99": prompts[high],
+        "completion_p50": answers[middle],
+        "completion_p99": answers[high],
+        "completion_max": answers[-1],
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()

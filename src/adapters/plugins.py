@@ -1,0 +1,126 @@
+"""One rule for every kind of plug-in: `name`, `module:Class` or `./file.py:Class` becomes a configured instance.
+
+A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
+Names come from the entry-point groups `adapters.tasks` and `adapters.rewards` of any installed package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import sys
+import typing
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from adapters.recipe import Plug
+from adapters.recipe_file import hint
+from adapters.types import UserError
+
+Kind = Literal["tasks", "rewards"]
+
+
+def names(kind: Kind) -> dict[str, str]:
+    """Installed plug-ins of a kind: name -> module:Class."""
+    return {point.name: point.value for point in sorted(entry_points(group=f"adapters.{kind}"), key=lambda p: p.name)}
+
+
+def resolve(kind: Kind, plug: Plug, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
+    """The plug-in's instance, configured with the recipe's parameters.
+
+    `folder` is where `./file.py` paths start. Raises UserError, naming the key under `at`, for everything that can
+    be wrong: no such name, module, file or class; unknown or ill-typed parameters; values the plug-in refuses.
+    """
+    target = _target(kind, plug.use, folder, (*at, "use"))
+    if not isinstance(target, type):
+        if plug.params:
+            raise UserError(f"{plug.use} is a function and takes no parameters.", at=(*at, next(iter(plug.params))))
+        return target
+    if not dataclasses.is_dataclass(target):
+        if plug.params:
+            raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
+        return target()
+    return _configure(target, plug, at)
+
+
+def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> Any:
+    module_name, colon, attribute = use.rpartition(":")
+    if not colon:
+        known = names(kind)
+        if use not in known:
+            raise UserError(
+                f"no {kind[:-1]} is called {use!r}.{hint(use, list(known))} "
+                "A plug-in of your own is written module:Class or ./file.py:Class.",
+                at=at,
+            )
+        module_name, _, attribute = known[use].partition(":")
+    module = _module(module_name, folder, at)
+    target: Any = module
+    for part in attribute.split("."):
+        target = getattr(target, part, None)
+        if target is None:
+            public = [name for name in vars(module) if not name.startswith("_")]
+            raise UserError(f"{module_name} has no {attribute}.{hint(attribute, public)}", at=at)
+    if not callable(target):
+        raise UserError(f"{use} is not a class or function.", at=at)
+    return target
+
+
+def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        path = (folder / name).resolve()
+        if not path.is_file():
+            near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+            raise UserError(f"there is no file {path}.{hint(path.name, near)}", at=at)
+        # A stable importable name, so that instances pickle within the run and its worker processes.
+        alias = f"adapters_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if alias in sys.modules:
+            return sys.modules[alias]
+        spec = importlib.util.spec_from_file_location(alias, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} cannot be imported as Python.", at=at)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[alias]
+            raise
+        return module
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
+
+
+def _configure(cls: type, plug: Plug, at: tuple[str | int, ...]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in plug.params.items():
+        if name not in fields:
+            raise UserError(f"{plug.use} has no such parameter.{hint(name, list(fields))}", at=(*at, name))
+        try:
+            # YAML has lists only, so a tuple field takes a list; everything else is strict.
+            values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UserError(f"{first['msg'].lower()}, not {first['input']!r}.", at=(*at, name)) from None
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{plug.use} needs the parameter {missing[0]}.", at=at)
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{plug.use}: {error}", at=at) from None

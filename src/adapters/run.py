@@ -1,0 +1,210 @@
+"""The loop: jobs in order, what is done is skipped, the adapter is handed on, every stage is evaluated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from adapters import adapter, display
+from adapters.evaluate import evaluate
+from adapters.plan import Evaluation, Job, Plan
+from adapters.rewarding import NamedReward
+from adapters.types import Backend, Task, UserError
+
+VERSIONS = ("extraction-adapters", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Keys that may change between two starts of one run: they alter no trained weight.
+FREE = ("evaluate", "evaluate_base", "report_to", "data_root", "run_dir", 'if __name__ == "__main__"')
+
+
+def run(plan: Plan, backend: Backend) -> dict[str, Any]:
+    """Train what is not yet trained, evaluate what is not yet evaluated; returns the report.
+
+    Started again with the same recipe it continues where it stopped. Raises UserError when the run's folder belongs
+    to another recipe.
+    """
+    folder = plan.folder
+    if display.is_main():
+        claim(plan)
+        _write_ledger(plan)
+    backend.barrier()
+    start: Path | None = None
+    for job in plan.jobs:
+        if not job.done:
+            _train(plan, job, start, backend)
+        start = job.folder
+    report: dict[str, Any] = {"name": plan.recipe.name, "sets": {}, "stages": {}}
+    for job in plan.jobs:
+        held = adapter.manifest(job.folder) or {}
+        report["stages"][job.name] = {k: held.get(k) for k in ("figures", "seconds", "peak_memory_gb", "steps")}
+    if plan.evaluations:
+        models: list[tuple[str, Path | None]] = [(job.name, job.folder) for job in plan.jobs]
+        if plan.recipe.evaluate_base:
+            models.insert(0, ("base", None))
+        rewards = {r.name: r for job in plan.jobs for r in job.rewards}
+        report["sets"] = evaluate_all(models, plan.evaluations, plan.task, list(rewards.values()), folder, backend)
+    if display.is_main():
+        adapter.write_json(folder / "report.json", report)
+    backend.barrier()
+    return report
+
+
+def claim(plan: Plan) -> None:
+    """Make the run folder this recipe's, or refuse one that holds another recipe's work."""
+    path = plan.folder / "recipe.json"
+    if path.is_file():
+        changed = _changes(json.loads(path.read_text(encoding="utf-8")), plan.file.tree)
+        stale = [job.name for job in plan.jobs if job.folder.is_dir() and not job.done]
+        if stale and not changed:
+            changed = ["the training data (its content, not its path)"]
+        if changed and any(job.folder.is_dir() or adapter.partial(job.folder).is_dir() for job in plan.jobs):
+            raise UserError(
+                f"{plan.folder} holds a run of another recipe. Changed: {'; '.join(changed)}.\n"
+                "Add --fresh to start over (the old folder is kept under another name), or give this run its own name "
+                "with name=…"
+            )
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    adapter.write_json(path, plan.file.tree)
+    shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Keep an old run folder under a free name (`<name>.1`, `.2` …); None when there is none."""
+    if not folder.is_dir():
+        return None
+    n = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+    return folder.rename(folder.with_name(f"{folder.name}.{n}"))
+
+
+def _changes(old: Any, new: Any, at: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [k for k in {**old, **new} if at or k not in FREE]
+        return [c for k in keys for c in _changes(old.get(k), new.get(k), f"{at}.{k}" if at else k)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [c for n, pair in enumerate(zip(old, new, strict=True)) for c in _changes(*pair, f"{at}.{n}")]
+    return [] if old == new else [f"{at} was {json.dumps(old)[:80]}, is {json.dumps(new)[:80]}"]
+
+
+def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
+    work = adapter.partial(job.folder)
+    mark = work / "fingerprint"
+    if display.is_main():
+        if work.is_dir() and (not mark.is_file() or mark.read_text() != job.fingerprint):
+            shutil.rmtree(work)
+        shutil.rmtree(job.folder, ignore_errors=True)  # `claim` has made sure that it is not another recipe's
+        work.mkdir(parents=True, exist_ok=True)
+        mark.write_text(job.fingerprint)
+    backend.barrier()
+    began = time.time()
+    with display.progress(job.name) as progress:
+        figures = backend.train(job, start, work, progress)
+    if display.is_main():
+        mark.unlink()
+        describe = getattr(backend, "describe", dict)
+        adapter.seal(
+            job.folder,
+            {
+                "fingerprint": job.fingerprint,
+                "stage": job.stage.model_dump(exclude={"data"}),
+                "data": job.ledger,
+                "too_long": job.too_long,
+                "start": start.name if start else None,
+                "reference": getattr(job.stage, "reference", None),
+                "model": describe(),
+                "task": plan.recipe.task.model_dump(),
+                "thinking": plan.recipe.model.thinking,
+                "figures": dict(figures),
+                "steps": job.steps,
+                "seconds": round(time.time() - began, 1),
+                "peak_memory_gb": peak_memory_gb(),
+                "versions": versions(),
+            },
+        )
+    backend.barrier()
+
+
+def evaluate_all(
+    models: Sequence[tuple[str, Path | None]],
+    evaluations: Sequence[Evaluation],
+    task: Task,
+    rewards: Sequence[NamedReward],
+    folder: Path,
+    backend: Backend,
+) -> dict[str, Any]:
+    """Every model (label, adapter directory or None for the base) on every test set; results that still hold are reused.
+
+    Returns test set -> label -> figures, as in `report.json`.
+    """
+    sets: dict[str, Any] = {e.name: {} for e in evaluations}
+    for label, adapter_folder in models:
+        sampler = None
+        for evaluation in evaluations:
+            out = folder / "eval" / label / evaluation.name
+            key = _evaluation_key(evaluation, adapter_folder, rewards)
+            held = _read(out / "metrics.json")
+            if held.get("key") != key:
+                sampler = sampler or backend.sampler(adapter_folder)
+                with display.progress(f"evaluate {label} on {evaluation.name}") as progress:
+                    held = evaluate(sampler, evaluation, task, rewards, out, progress, write=display.is_main())
+                held = {"key": key, **held}
+                backend.barrier()
+                if display.is_main():
+                    adapter.write_json(out / "metrics.json", held)
+            sets[evaluation.name][label] = held
+        del sampler
+    return sets
+
+
+def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequence[NamedReward]) -> str:
+    trained = (adapter.manifest(folder) or {}).get("fingerprint") if folder else "base"
+    return f"{evaluation.fingerprint}:{trained}:{','.join(repr(r) for r in rewards)}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_ledger(plan: Plan) -> None:
+    stages: Mapping[str, Any] = {
+        job.name: {"sources": job.ledger, "rows": len(job.examples), "too_long": job.too_long, "tokens": job.tokens}
+        for job in plan.jobs
+    }
+    tests = {e.name: {"rows": len(e.examples), "also_in_training": e.leaked} for e in plan.evaluations}
+    adapter.write_json(plan.folder / "ledger.json", {"stages": stages, "tests": tests})
+    rejected = [
+        {"stage": job.name, "source": r.source, "row": r.row, "reason": r.reason}
+        for job in plan.jobs
+        for r in job.rejected
+    ]
+    if rejected:
+        (plan.folder / "rejected.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejected), encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made an adapter."""
+    out = {}
+    for name in VERSIONS:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def peak_memory_gb() -> float | None:
+    """Highest resident memory of this process so far, in GB (10^9 bytes); None where the system does not tell."""
+    try:
+        import resource
+        import sys
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e9 if sys.platform == "darwin" else 1e6), 2)

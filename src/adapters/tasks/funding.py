@@ -1,0 +1,101 @@
+"""Funders and their awards from the funding statement of a paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adapters.types import Counts, Example, Message, Row
+from rewards.funding_matching import MODES, Funder, Reading, counts, parse, read_funders
+
+# The prompt of the published adapter; it must match to the letter for its weights to be of use.
+SYSTEM = (
+    "You are an expert at extracting structured funding metadata from academic papers. "
+    "Given a funding statement, extract all funders and their associated awards. "
+    "Return a JSON array of funder objects. Each funder has:\n"
+    '- "funder_name": string or null\n'
+    '- "awards": array of objects with "award_ids" (array of strings), "funding_scheme" (array of strings), '
+    'and "award_title" (array of strings)\n'
+    "Return ONLY the JSON array, no other text."
+)
+USER = "Extract funding information from the following statement:\n\n{statement}"
+AWARD_FIELDS = ("funding_scheme", "award_ids", "award_title")
+
+
+@dataclass(frozen=True)
+class FundingTask:
+    """Rows have a statement and its `funders`; the answer is a JSON array of funders.
+
+    `target` is the form of the answer: `nested` is the published one (indented, every field present), `compact` says
+    the same in about a third of the tokens, for small models: no white space, empty fields left out, a funder's
+    awards in one. The scorer reads both alike. `reading` is the scorer's: `compatible` with the published harness or
+    `fixed` (see `rewards.funding_matching`).
+    """
+
+    target: Literal["nested", "compact"] = "nested"
+    system: str = SYSTEM
+    user: str = USER
+    reading: Reading = "compatible"
+    text_field: str = "funding_statement"
+
+    def __post_init__(self) -> None:
+        if "{statement}" not in self.user:
+            raise ValueError("user must contain {statement}, where the text goes")
+
+    def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
+        """One row with its gold funders. Raises ValueError for a row without text or with unreadable labels."""
+        text, funders = row.get(self.text_field), row.get("funders")
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{self.text_field} is missing or empty")
+        if isinstance(funders, str):
+            try:
+                funders = json.loads(funders)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"funders is text, but not JSON: {error}") from None
+        if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
+            raise ValueError("funders must be a list of objects (an empty list when there are none)")
+        gold = [_record(funder) for funder in read_funders(funders)]
+        return Example(
+            id=id,
+            source=source,
+            prompt=self.prompt(text),
+            completion=self.answer(gold),
+            gold=gold,
+            meta={"text": text},
+        )
+
+    def prompt(self, text: str) -> tuple[Message, ...]:
+        """The messages that ask for the funders of a text."""
+        user: Message = {"role": "user", "content": self.user.replace("{statement}", text)}
+        return ({"role": "system", "content": self.system}, user) if self.system else (user,)
+
+    def answer(self, gold: list[dict[str, Any]]) -> str:
+        """The target text for gold funders."""
+        if self.target == "nested":
+            return json.dumps(gold, indent=2, ensure_ascii=False)
+        return json.dumps([_compact(funder) for funder in gold], ensure_ascii=False, separators=(",", ":"))
+
+    def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
+        """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
+        prediction = parse(completion).funders
+        return {mode: counts(read_funders(gold), prediction, mode, self.reading) for mode in MODES}
+
+    def valid(self, completion: str) -> bool:
+        """Whether the text is JSON of an accepted shape."""
+        return parse(completion).valid
+
+
+def _record(funder: Funder) -> dict[str, Any]:
+    # A funder without awards still carries one empty award, as in the published data. Key order is the data's.
+    awards = [{name: list(getattr(award, name)) for name in AWARD_FIELDS} for award in funder.awards]
+    return {"funder_name": funder.funder_name, "awards": awards or [{name: [] for name in AWARD_FIELDS}]}
+
+
+def _compact(funder: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {"funder_name": funder["funder_name"]}
+    for name in AWARD_FIELDS:
+        if values := [value for award in funder["awards"] for value in award[name]]:
+            out[name] = values
+    return out

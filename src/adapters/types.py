@@ -1,0 +1,173 @@
+"""The nouns. Everything else in the package is made of these; read this file first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+
+if TYPE_CHECKING:
+    from adapters.plan import Job
+
+Row = Mapping[str, Any]
+"""One record of a data source, as read: column name -> JSON value."""
+
+
+class UserError(Exception):
+    """The person's input is wrong. The message says what is wrong and what to do; the command exits with 2.
+
+    `at` is the recipe key the message is about, from which file and line are found.
+    """
+
+    def __init__(self, message: str, *, at: Sequence[str | int] = ()) -> None:
+        super().__init__(message)
+        self.at = tuple(at)
+
+
+class Message(TypedDict):
+    """One turn of a chat prompt, in the field's usual form."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row ready for a trainer.
+
+    Only `prompt` is ever shown to a model. `completion` is the target text of SFT (and the chosen text of DPO),
+    `rejected` the other side of a DPO pair, `gold` whatever the task's scorer compares a prediction with.
+    """
+
+    id: str
+    source: str
+    prompt: tuple[Message, ...]
+    completion: str | None = None
+    rejected: str | None = None
+    gold: Any = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scored(NamedTuple):
+    """A reward with its named parts. `score` is in [0, 1], or None when the reward does not apply to this example."""
+
+    score: float | None
+    parts: Mapping[str, float] = {}
+
+
+class Counts(NamedTuple):
+    """What a field of one example, or of a corpus, adds to precision and recall.
+
+    `matched` may be fractional where partial credit is given. Counts add up, which is what makes micro averages
+    and bootstrap resampling one matrix product.
+    """
+
+    gold: float
+    pred: float
+    matched: float
+
+    def __add__(self, other: object) -> Counts:
+        """Sum of two counts, field by field."""
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return Counts(self.gold + other.gold, self.pred + other.pred, self.matched + other.matched)
+
+    @property
+    def precision(self) -> float:
+        """Matched / pred, 0 when nothing was predicted."""
+        return self.matched / self.pred if self.pred else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Matched / gold, 0 when there is nothing to find."""
+        return self.matched / self.gold if self.gold else 0.0
+
+    def f(self, beta: float = 1.0) -> float:
+        """F-beta: (1 + b^2) P R / (b^2 P + R), 0 when both are 0 (van Rijsbergen 1979)."""
+        p, r, b2 = self.precision, self.recall, beta * beta
+        return (1 + b2) * p * r / (b2 * p + r) if p or r else 0.0
+
+
+ModeCounts = Mapping[str, Mapping[str, Counts]]
+"""matching mode -> field -> counts."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
+
+    An implementation is a frozen dataclass whose fields are its YAML parameters.
+    """
+
+    def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
+        """Turn one row into an example. Raises ValueError with a reason a person can act on when the row is bad."""
+
+    def counts(self, gold: Any, completion: str) -> ModeCounts:
+        """Count one completion against one gold, per matching mode and field. Never raises, whatever the text."""
+
+    def valid(self, completion: str) -> bool:
+        """Whether the text has the form the task asks for (well-formed JSON of the right shape, say)."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Grades one completion. Picklable, pure, never raises on any text."""
+
+    def __call__(self, completion: str, example: Example) -> float | Scored | None:
+        """A score in [0, 1], or None when the reward does not apply to this example."""
+        ...
+
+
+class Sample(NamedTuple):
+    """One greedy completion: its text, its length in tokens, and whether it was cut at `max_new_tokens`."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+class Lengths(NamedTuple):
+    """Tokens of an example as the trainer and inference see it, end token included in the completion."""
+
+    prompt: int
+    completion: int
+
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (done, total, figures) as work goes on."""
+
+
+class Sampler(Protocol):
+    """A loaded model, ready to answer."""
+
+    def __call__(
+        self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
+    ) -> list[Sample]:
+        """Greedy completions in the order of the prompts, complete on every process."""
+        ...
+
+
+class Backend(Protocol):
+    """Where training and sampling happen."""
+
+    def check(self, stages: Sequence[Any]) -> list[str]:
+        """Everything knowable about the stages' options without loading weights.
+
+        Returns notes worth showing; raises UserError for what cannot work.
+        """
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """Tokens of each example. Raises UserError when the tokenizer cannot be had."""
+
+    def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
+        """Train one job from the adapter in `start` (None: a new one) and write the adapter into `folder`.
+
+        Continues from the folder's own checkpoints if it has any. Returns figures for the manifest.
+        """
+
+    def sampler(self, adapter: Path | None) -> Sampler:
+        """Load the base model with an adapter, or alone."""
+
+    def barrier(self) -> None:
+        """Wait for the other processes of this run."""
