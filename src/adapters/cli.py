@@ -189,6 +189,30 @@ def synthesize(
 
 
 @app.command()
+def noise(
+    file: Annotated[Path, typer.Argument(help="A data file: .jsonl, .json, .csv or .parquet.")],
+    use: Annotated[str, typer.Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
+    level: Annotated[str, typer.Option("--level", help="light, medium or heavy.")] = "medium",
+    policy: Annotated[str, typer.Option("--policy", help="protect, follow or clean.")] = "protect",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")] = 5,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write noised rows here instead.")] = None,
+    variants: Annotated[int, typer.Option("--variants", min=1, help="Noisy variants of each row in the file.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same noise.")] = 0,
+    task: Annotated[str, typer.Option("--task", help="The task whose labels are respected.")] = "funding",
+) -> None:
+    """Show what noise does to texts, or build a degraded test set."""
+    from adapters import display, noisy_files
+
+    with _errors():
+        rows = noisy_files.noised(file, use=use, level=level, policy=policy, seed=seed, task=task, variants=variants)
+        if out is not None:
+            _write_lines((result.row for result in rows), out)
+            return
+        for result, _ in zip(rows, range(n), strict=False):
+            display.console().print(noisy_files.before_and_after(result), end="\n\n")
+
+
+@app.command()
 def new(
     name: Annotated[str, typer.Argument(help="Name of your recipe; the file is NAME.yaml.")],
     source: Annotated[str, typer.Option("--from", help="A shipped recipe.")] = "quickstart",
@@ -286,10 +310,9 @@ def _launch(config: Path, recipe: Path, overrides: list[str], *, fresh: bool, as
     if not config.is_file():
         raise UserError(f"{config}: no such accelerate config file; see recipes/accelerate/.")
     flags = (["--fresh"] if fresh else []) + (["--json"] if as_json else [])
-    command = ["accelerate", "launch", "--quiet", "--config_file", str(config), "-m", "adapters", str(recipe)]
-    os.execvp(
-        sys.executable, [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command[1:], *overrides, *flags]
-    )
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
+    command = [*launcher, "--config_file", str(config), "-m", "adapters", str(recipe), *overrides, *flags]
+    os.execv(sys.executable, command)  # noqa: S606 - arguments are passed as a list, no shell reads them
 
 
 def _as_overrides(tree: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ Order of operations on a source: read, rename columns, `where`, `subset`, `cap`,
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapters.noising import Noising, Touched
 from adapters.recipe import HubSource, PathSource, Source, Subset, SynthesizedSource
 from adapters.recipe_file import KeyPath, hint
 from adapters.types import Example, Row, Task, UserError
@@ -50,11 +52,21 @@ class Loaded:
 
 
 def load(
-    sources: Sequence[Source], task: Task, *, root: Path, seed: int, max_rejected: float = 0.01, at: KeyPath = ()
+    sources: Sequence[Source],
+    task: Task,
+    *,
+    root: Path,
+    seed: int,
+    max_rejected: float = 0.01,
+    noising: Noising | None = None,
+    epochs: int = 1,
+    at: KeyPath = (),
 ) -> Loaded:
     """Read every source of a `data:` list into examples.
 
-    Raises UserError when a source is missing, empty after filtering, or has more than `max_rejected` bad rows.
+    With `noising`, the rows are laid out for `epochs` epochs, each (and each repeat) with noise of its own; without,
+    one epoch serves for all. Raises UserError when a source is missing, empty after filtering, or has more than
+    `max_rejected` bad rows.
     """
     out = Loaded()
     for n, source in enumerate(sources):
@@ -63,30 +75,46 @@ def load(
         name = source.name or default_name(source)
         examples: list[Example] = []
         bad: list[Rejected] = []
+        touched = Touched()
+        copies = [(epoch, copy) for epoch in range(epochs if noising else 1) for copy in range(source.repeat)]
         for number, row in rows:
-            try:
-                examples.append(task.example(row, source=name, id=str(row.get("id", f"{name}:{number}"))))
-            except ValueError as error:
-                bad.append(Rejected(name, number, str(error)))
+            # A row is refused on its clean text, once, whatever noise would make of it.
+            example, reason = _example(task, row, name, number)
+            if example is None:
+                bad.append(Rejected(name, number, reason))
+            elif noising is None:
+                examples += [example] * source.repeat
+            else:
+                for epoch, copy in copies:
+                    noisy = noising.apply(row, task, epoch=epoch, variant=copy, touched=touched)
+                    examples.append(task.example(noisy, source=name, id=example.id))
         if len(bad) > max_rejected * len(rows):
             first = "".join(f"\n  row {b.row}: {b.reason}" for b in bad[:5])
             raise UserError(
                 f"{len(bad)} of {len(rows)} rows cannot be used (max_rejected allows {max_rejected:.0%}):{first}",
                 at=key,
             )
-        out.examples += examples * source.repeat
+        out.examples += examples
         out.rejected += bad
-        out.ledger.append(
-            {
-                "source": name,
-                "rows": len(examples),
-                "repeat": source.repeat,
-                "used": len(examples) * source.repeat,
-                "rejected": len(bad),
-                "empty_gold": sum(1 for e in examples if not e.gold),
-            }
-        )
+        entry = {
+            "source": name,
+            "rows": len(rows) - len(bad),
+            "repeat": source.repeat,
+            "used": len(examples),
+            "rejected": len(bad),
+            "empty_gold": sum(1 for e in examples if not e.gold) // len(copies),
+        }
+        out.ledger.append(entry | ({"noise": touched.shares()} if noising else {}))
     return out
+
+
+def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
+    if BAD_ROW in row:
+        return None, row[BAD_ROW]
+    try:
+        return task.example(row, source=source, id=str(row.get("id", f"{source}:{number}"))), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def default_name(source: Source) -> str:
@@ -161,10 +189,8 @@ def _cells(row: dict[str, Any]) -> Row:
     for key, value in row.items():
         out[key] = value
         if isinstance(value, str) and value[:1] in ("[", "{"):
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 out[key] = json.loads(value)
-            except json.JSONDecodeError:
-                pass
     return out
 
 
@@ -202,12 +228,12 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
             )
     renames = {column: wanted for wanted, column in source.columns.items()}
     rows = [(n, {renames.get(k, k): v for k, v in row.items()}) for n, row in rows] if renames else rows
-    for column, wanted in source.where.items():
+    for column, value in source.where.items():
         if good and not any(column in row for _, row in rows):
             raise UserError(
                 f"no row has the column {column!r}.{hint(column, list(rows[0][1]))}", at=(*at, "where", column)
             )
-        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        allowed = value if isinstance(value, tuple) else (value,)
         rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
     if source.subset is not None:
         keys = split_keys([str(row.get(source.subset.by)) for _, row in rows if BAD_ROW not in row], source.subset)

@@ -65,11 +65,11 @@ def quiet(log: Path | None) -> Iterator[None]:
 def quiet_libraries() -> None:
     """Route the Hugging Face libraries' own handlers and progress bars away from the screen. Imports them."""
     import datasets
-    import huggingface_hub.utils
     import transformers
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     datasets.disable_progress_bars()
-    huggingface_hub.utils.disable_progress_bars()
+    disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     for name in ("transformers", "datasets", "accelerate", "trl", "peft", "huggingface_hub", "torch.distributed"):
         logger = logging.getLogger(name)
@@ -106,6 +106,9 @@ def _rows(job: Job) -> str:
     extra = [f"{len(job.validation)} held out"] if job.validation else []
     extra += [f"{job.too_long} dropped as too long"] if job.too_long else []
     extra += [f"{len(job.rejected)} unreadable"] if job.rejected else []
+    if job.stage.noise is not None:
+        noisy = sum(entry["noise"]["rows"] * entry["used"] for entry in job.ledger) / sum(e["used"] for e in job.ledger)
+        extra.append(f"{noisy:.0%} noised by {job.stage.noise.use}")
     tokens = f", {job.tokens['total']:,.0f} tokens" if job.tokens else ""
     return f"{len(job.examples):,} rows{tokens} ({'; '.join([parts, *extra])})"
 
@@ -114,16 +117,9 @@ def _settings(job: Job) -> str:
     stage = job.stage
     if not isinstance(stage, Grpo):
         return f"{job.steps} steps of {stage.batch_size}, lr {stage.learning_rate:g}"
-    kl = f"KL {stage.beta:g} to {_reference(job)}" if stage.beta else "no KL"
+    start = f"the adapter of stage {job.index}" if job.index else "the base (a new adapter)"
+    kl = f"KL {stage.beta:g} to {start if stage.reference == 'start' else stage.reference}" if stage.beta else "no KL"
     return f"{job.steps} steps of {stage.batch_size} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
-
-
-def _reference(job: Job) -> str:
-    stage = job.stage
-    assert isinstance(stage, Grpo)
-    if stage.reference != "start":
-        return stage.reference
-    return "the base (a new adapter)" if job.index == 0 else f"the adapter of stage {job.index}"
 
 
 def result_tables(report: Mapping[str, Any], mode: str | None = None) -> Iterator[Table]:

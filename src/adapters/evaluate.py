@@ -1,4 +1,4 @@
-"""A model on a test set: completions, counts, figures with intervals, every sample on disk. And tables without a model."""
+"""A model on a test set: completions, counts, figures with intervals, every sample on disk."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def summary(
     scored: Sequence[_Score],
     rewards: Sequence[NamedReward] = (),
 ) -> dict[str, Any]:
-    """Figures of a test set: n, valid share, truncated outputs, metrics per mode and field, mean rewards, per source."""
+    """Figures of a test set: n, valid share, truncated outputs, metrics per mode and field, rewards, per source."""
     counts: list[ModeCounts] = [s["counts"] for s in scored]
     by_source: dict[str, list[ModeCounts]] = defaultdict(list)
     for example, count in zip(examples, counts, strict=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import adapter, data
+from adapters.noising import Noising, resolve_noise
 from adapters.plugins import resolve
 from adapters.recipe import EvalSet, Grpo, Recipe, Sft, Source
 from adapters.recipe_file import KeyPath, RecipeFile
@@ -34,6 +35,8 @@ class Job:
     steps: int
     ledger: list[dict[str, Any]]
     rejected: list[data.Rejected]
+    epochs: float
+    """Passes over `examples`; with noise they hold every epoch already, so this is below the recipe's number."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
 
@@ -136,10 +139,23 @@ def evaluations(
     )
 
 
-def _rows(file: RecipeFile, task: Task, sources: Sequence[Source], at: KeyPath) -> data.Loaded:
-    recipe = file.recipe
+def _rows(
+    file: RecipeFile,
+    task: Task,
+    sources: Sequence[Source],
+    at: KeyPath,
+    noising: Noising | None = None,
+    epochs: int = 1,
+) -> data.Loaded:
     return data.load(
-        sources, task, root=file.data_root, seed=recipe.seed, max_rejected=recipe.max_rejected, at=(*at, "data")
+        sources,
+        task,
+        root=file.data_root,
+        seed=file.recipe.seed,
+        max_rejected=file.recipe.max_rejected,
+        noising=noising,
+        epochs=epochs,
+        at=(*at, "data"),
     )
 
 
@@ -155,7 +171,12 @@ def _job(
 ) -> Job:
     recipe = file.recipe
     stage, at = recipe.stages[n], ("stages", n)
-    loaded = _rows(file, task, stage.data, at)
+    noising, laid_out = None, 1
+    if stage.noise is not None:
+        noising = resolve_noise(stage.noise, seed=recipe.seed, folder=file.path.parent, at=(*at, "noise"))
+        laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
+    loaded = _rows(file, task, stage.data, at, noising, laid_out)
+    epochs = stage.epochs / laid_out
     for i, reward in enumerate(rewards):
         probe(reward, loaded.examples, (*at, "rewards", i))
     lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
@@ -183,7 +204,7 @@ def _job(
     per_epoch = (
         len(examples) // stage.batch_size if isinstance(stage, Grpo) else math.ceil(len(examples) / stage.batch_size)
     )
-    steps = stage.max_steps or math.ceil(per_epoch * stage.epochs)
+    steps = stage.max_steps or math.ceil(per_epoch * epochs)
     what = {
         "stage": stage.model_dump(exclude={"data"}),
         "task": recipe.task.model_dump(),
@@ -203,6 +224,7 @@ def _job(
         rewards=rewards,
         fingerprint=_hash(what),
         steps=steps,
+        epochs=epochs,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         too_long=too_long,

@@ -1,7 +1,8 @@
 """One rule for every kind of plug-in: `name`, `module:Class` or `./file.py:Class` becomes a configured instance.
 
 A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
-Names come from the entry-point groups `adapters.tasks` and `adapters.rewards` of any installed package.
+Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
+package; the noise families of `data_aug` are known without.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from adapters.recipe import Plug
 from adapters.recipe_file import hint
 from adapters.types import UserError
 
-Kind = Literal["tasks", "rewards"]
+Kind = Literal["tasks", "rewards", "noise"]
 
 
 def names(kind: Kind) -> dict[str, str]:
     """Installed plug-ins of a kind: name -> module:Class."""
-    return {point.name: point.value for point in sorted(entry_points(group=f"adapters.{kind}"), key=lambda p: p.name)}
+    found = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
+    if kind == "noise":
+        from data_aug.noise import FAMILIES
+
+        found |= {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
+    return dict(sorted(found.items()))
 
 
 def resolve(kind: Kind, plug: Plug, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
@@ -54,7 +60,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
         known = names(kind)
         if use not in known:
             raise UserError(
-                f"no {kind[:-1]} is called {use!r}.{hint(use, list(known))} "
+                f"no {kind.removesuffix('s')} is called {use!r}.{hint(use, list(known))} "
                 "A plug-in of your own is written module:Class or ./file.py:Class.",
                 at=at,
             )

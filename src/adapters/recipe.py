@@ -6,7 +6,7 @@ Unknown keys, duplicate keys and wrong types are errors that name the key's path
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 # YAML has lists only; the tuple keeps the model immutable while its items stay strictly typed.
 Seq = Annotated[tuple[T, ...], Field(strict=False)]
 
-HEADER = 'if __name__ == "__main__"'
+HEADER: Final = 'if __name__ == "__main__"'
 """The YAML key that the first line of a runnable recipe makes (to Python it is an `if`)."""
 
 
@@ -39,15 +39,24 @@ class Plug(BaseModel):
     @property
     def params(self) -> dict[str, Any]:
         """The plug-in's own parameters."""
-        return {k: v for k, v in (self.model_extra or {}).items() if k not in self.reserved}
-
-    reserved: ClassVar[frozenset[str]] = frozenset()
+        return dict(self.model_extra or {})
 
 
 class RewardPlug(Plug):
     """A reward with its weight in the sum. The reward itself is in [0, 1]; sign and size belong here."""
 
     weight: float = Field(default=1.0, description="Factor in the weighted sum of rewards; negative punishes.")
+
+
+class NoisePlug(Plug):
+    """Noise on the training texts: a preset (ocr, latex, html, pdf, document), a family, or a plug-in."""
+
+    level: Literal["light", "medium", "heavy"] = Field(default="medium", description="Strength of a preset.")
+    share: float = Field(default=0.5, ge=0, le=1, description="Share of the rows that are noised.")
+    policy: Literal["protect", "follow", "clean"] = Field(
+        default="protect",
+        description="protect: a label keeps what scoring compares; follow: it becomes the noisy text; clean: it stays.",
+    )
 
 
 class Model(Strict):
@@ -169,6 +178,7 @@ Sources = Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
 
 class _Stage(Strict):
     data: Sources
+    noise: NoisePlug | None = Field(default=None, description="Fresh in every epoch of SFT, fixed per row in GRPO.")
     batch_size: int = Field(default=16, ge=1, description="Global batch of one optimizer step, over all processes.")
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="Rows per process and forward pass; default: the largest sensible divisor."

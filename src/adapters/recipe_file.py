@@ -123,19 +123,19 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     lines: dict[KeyPath, int] = {}
     try:
         tree = _plain(node, (), lines, set())
-    except (_Cyclic, RecursionError):
+    except (_CyclicError, RecursionError):
         raise UserError(f"{path}: an alias refers to its own anchor.") from None
     return tree, lines
 
 
-class _Cyclic(Exception):
+class _CyclicError(Exception):
     pass
 
 
 def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], open_nodes: set[int]) -> Any:
     if isinstance(node, CommentedMap | CommentedSeq):
         if id(node) in open_nodes:
-            raise _Cyclic
+            raise _CyclicError
         open_nodes.add(id(node))
         mapping = isinstance(node, CommentedMap)
         out: dict[Any, Any] = {}
@@ -164,13 +164,14 @@ def _override(tree: dict[str, Any], lines: dict[KeyPath, int], override: str) ->
     *parents, last = key.split(".")
     node: Any = tree
     for depth, part in enumerate(parents):
-        if isinstance(node, list):
-            node = node[_index(node, part, override)]
-        elif isinstance(node, dict):
-            # `task: funding` is short for `task: {use: funding}`; an override may go inside.
-            if isinstance(node.get(part), str) and (part == "task" or parents[:depth][-2:-1] == ["rewards"]):
-                node[part] = {"use": node[part]}
-            node = node.setdefault(part, {})
+        inside = _index(node, part, override) if isinstance(node, list) else part
+        # A plug-in given by its name alone is short for {use: name}; an override may go inside.
+        named = part == "task" if depth == 0 else parents[depth - 1] == "rewards"
+        if isinstance(node, dict):
+            node.setdefault(part, {})
+        if named and isinstance(node[inside], str):
+            node[inside] = {"use": node[inside]}
+        node = node[inside]
         if not isinstance(node, dict | list):
             raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section.")
     if isinstance(node, list):
@@ -280,7 +281,7 @@ def _number(text: str) -> bool:
 
 
 def hint(given: str, known: Sequence[str]) -> str:
-    """ " Did you mean …?" for a mistyped name, or the known names when there are few; empty when neither helps."""
+    """A sentence that suggests the known name nearest to a mistyped one, or lists them all when they are few."""
     if SYNONYMS.get(given) in known:
         return f" Did you mean {SYNONYMS[given]}?"
     if near := difflib.get_close_matches(given, known, 1, 0.6):

@@ -135,7 +135,7 @@ def evaluate_all(
     folder: Path,
     backend: Backend,
 ) -> dict[str, Any]:
-    """Every model (label, adapter directory or None for the base) on every test set; results that still hold are reused.
+    """Every model (label, adapter directory or None for the base) on every test set; what still holds is reused.
 
     Returns test set -> label -> figures, as in `report.json`.
     """

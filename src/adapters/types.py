@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from adapters.plan import Job
+    from data_aug.noise import Label
 
 Row = Mapping[str, Any]
 """One record of a data source, as read: column name -> JSON value."""
@@ -97,8 +98,14 @@ ModeCounts = Mapping[str, Mapping[str, Counts]]
 class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
 
-    An implementation is a frozen dataclass whose fields are its YAML parameters.
+    An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
+    noise may touch.
     """
+
+    text_field: str
+
+    def labels(self, row: Row) -> Iterable[Label]:
+        """The labelled values of a row, with their paths and kinds, that noise must respect."""
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """Turn one row into an example. Raises ValueError with a reason a person can act on when the row is bad."""

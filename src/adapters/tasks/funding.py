@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from adapters.types import Counts, Example, Message, Row
+from data_aug.noise import Label, funding_labels
 from rewards.funding_matching import MODES, Funder, Reading, counts, parse, read_funders
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
@@ -65,6 +66,10 @@ class FundingTask:
             gold=gold,
             meta={"text": text},
         )
+
+    def labels(self, row: Row) -> Iterator[Label]:
+        """Names, ids, schemes and titles, for noise to respect."""
+        return funding_labels(row)
 
     def prompt(self, text: str) -> tuple[Message, ...]:
         """The messages that ask for the funders of a text."""

@@ -79,10 +79,11 @@ class LocalBackend:
         else:
             adapter = load_adapter(model, start, self.base, trainable=True, autocast=not zero3)
         work = folder / "trainer"
-        if isinstance(job.stage, Grpo):
-            figures = training.train_grpo(adapter, self.encoder, job, self.recipe, work, progress, self.base)
+        stage = job.stage
+        if isinstance(stage, Grpo):
+            figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
         else:
-            figures = training.train_sft(adapter, self.encoder, job, self.recipe, work, progress)
+            figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
         if self.state.is_main_process:
             _prove(adapter)
             adapter.save_pretrained(str(folder), selected_adapters=["default"])

@@ -158,7 +158,7 @@ class Encoder:
         """Token ids of each answer, closed by the end token."""
         if not texts:
             return []
-        return [ids + [self.end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [[*ids, self.end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target (0 where it has none)."""

@@ -22,7 +22,6 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import Encoder, mismatch, on_gpu, precision
 from adapters.backends.local.rewards import TrlReward
 from adapters.plan import Job
@@ -110,9 +109,10 @@ def micro_batch(stage: Sft | Grpo, at: KeyPath = ()) -> tuple[int, int]:
     return micro, share // micro
 
 
-def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, steps: int) -> dict[str, Any]:
+def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[str, Any]:
     """Arguments that both trainers share."""
     micro, accumulate = micro_batch(stage)
+    steps = job.steps
     kind = precision(recipe.model)
     checkpointing = on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing
     return {
@@ -120,7 +120,7 @@ def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, steps: int) -> dict
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulate,
-        "num_train_epochs": stage.epochs,
+        "num_train_epochs": job.epochs,
         "max_steps": stage.max_steps or -1,
         "learning_rate": stage.learning_rate,
         "lr_scheduler_type": stage.schedule,
@@ -165,24 +165,20 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.last.update(figures)
         if "kl" in figures and self.first_kl is None:
             self.first_kl = figures["kl"]
-            stage = self.job.stage
-            if isinstance(stage, Grpo) and stage.reference == "start" and state.global_step == 1:
-                # Policy and reference are the same weights before the first update.
-                if not abs(self.first_kl) < 1e-3:
-                    raise RuntimeError(
-                        f"the reference is not the starting adapter: first KL is {self.first_kl:g}, not 0"
-                    )
+            start = isinstance(self.job.stage, Grpo) and self.job.stage.reference == "start"
+            # Policy and reference are the same weights before the first update.
+            if start and state.global_step == 1 and not abs(self.first_kl) < 1e-3:
+                raise RuntimeError(f"the reference is not the starting adapter: first KL is {self.first_kl:g}, not 0")
 
 
 def train_sft(
-    model: PeftModel, encoder: Encoder, job: Job, recipe: Recipe, folder: Path, progress: Progress
+    model: PeftModel, encoder: Encoder, job: Job, stage: Sft, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
-    assert isinstance(job.stage, Sft)
     args = SFTConfig(
-        **options(job.stage, recipe, folder, job.steps),
+        **options(stage, recipe, folder, job),
         max_length=None,  # over-long rows were dropped and counted by the plan; nothing is cut here
-        train_sampling_strategy="group_by_length" if job.stage.group_by_length else "random",
+        train_sampling_strategy="group_by_length" if stage.group_by_length else "random",
         length_column_name="length",
     )
     watch = Watch(job, folder.parent / "log.jsonl", progress)
@@ -210,12 +206,10 @@ def train_sft(
 
 
 def train_grpo(
-    model: PeftModel, encoder: Encoder, job: Job, recipe: Recipe, folder: Path, progress: Progress, base: Base
+    model: PeftModel, encoder: Encoder, job: Job, stage: Grpo, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """One GRPO stage. The KL reference is the start, the base or a path: asserted, never implied."""
-    stage = job.stage
-    assert isinstance(stage, Grpo)
-    shared = options(stage, recipe, folder, job.steps)
+    shared = options(stage, recipe, folder, job)
     args = GRPOConfig(
         **shared,
         steps_per_generation=shared["gradient_accumulation_steps"],
@@ -241,7 +235,7 @@ def train_grpo(
     )
     _only_our_progress(trainer)
     if stage.beta:
-        _set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference, base)
+        _set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
     resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     result = trainer.train(resume_from_checkpoint=resume)
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
@@ -255,7 +249,7 @@ def train_grpo(
     return figures
 
 
-def _set_reference(model: PeftModel, reference: str, base: Base) -> None:
+def _set_reference(model: PeftModel, reference: str) -> None:
     """TRL copied the starting adapter into "ref"; make it what the recipe names."""
     if reference == "start":
         return

@@ -1,0 +1,150 @@
+"""Sources, selections and the splits that keep variants of a statement on one side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+from conftest import funding_rows, write_jsonl
+
+from adapters import data
+from adapters.recipe import HubSource, PathSource, Subset, SynthesizedSource
+from adapters.tasks.funding import FundingTask
+from adapters.types import UserError
+
+TASK = FundingTask()
+
+
+def load(*sources, root: Path, **options):  # type: ignore[no-untyped-def]
+    return data.load(sources, TASK, root=root, seed=1, **options)
+
+
+def test_every_format_gives_the_same_examples(tmp_path: Path) -> None:
+    rows = funding_rows(12)
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "funders": json.dumps(row["funders"])} for row in rows)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "funders": json.dumps(row["funders"])} for row in rows]), tmp_path / "a.parquet"
+    )
+    loaded = [load(PathSource(path=f"a.{end}"), root=tmp_path).examples for end in ("jsonl", "json", "csv", "parquet")]
+    assert all(examples == loaded[0] for examples in loaded)
+    assert len(loaded[0]) == 12
+
+
+def test_hub_dataset_from_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_jsonl(tmp_path / "set" / "train.jsonl", funding_rows(5))
+    write_jsonl(tmp_path / "set" / "test.jsonl", funding_rows(3, "t"))
+    loaded = load(HubSource(hub="set", split="test"), root=tmp_path)
+    assert [e.id for e in loaded.examples] == ["t0", "t1", "t2"]
+    assert loaded.ledger[0]["source"] == "set:test"
+    assert loaded.examples[0].gold == load(PathSource(path="set/test.jsonl"), root=tmp_path).examples[0].gold
+    with pytest.raises(UserError, match="split 'nope'"):
+        load(HubSource(hub="set", split="nope"), root=tmp_path)
+
+
+def test_selection_in_the_documented_order(tmp_path: Path) -> None:
+    rows = [
+        {**row, "lang": "en" if n % 2 else "de", "text": row["funding_statement"]}
+        for n, row in enumerate(funding_rows(20))
+    ]
+    write_jsonl(tmp_path / "a.jsonl", [{k: v for k, v in row.items() if k != "funding_statement"} for row in rows])
+    source = PathSource(
+        path="a.jsonl",
+        name="mine",
+        columns={"funding_statement": "text"},
+        where={"lang": ("en", "fr")},
+        cap=4,
+        repeat=3,
+    )
+    loaded = load(source, root=tmp_path)
+    assert len(loaded.examples) == 12
+    assert len({e.id for e in loaded.examples}) == 4
+    assert {e.source for e in loaded.examples} == {"mine"}
+    assert loaded.ledger[0] | {"rows": 4, "repeat": 3, "used": 12} == loaded.ledger[0]
+    assert load(source, root=tmp_path).fingerprint == loaded.fingerprint
+
+
+def test_published_split_by_id() -> None:
+    ids = [f"s{i}" for i in range(3847)]
+    parts = {"sft": 0.7, "rl": 0.2, "eval": 0.1}
+    found = {take: data.split_keys(ids, Subset(take=take, of=parts)) for take in parts}
+    assert {k: len(v) for k, v in found.items()} == {"sft": 2692, "rl": 769, "eval": 386}
+    ordered = sorted(ids)
+    random.Random(42).shuffle(ordered)
+    assert found["sft"] == set(ordered[:2692])
+    assert set.union(*found.values()) == set(ids)
+
+
+def test_variants_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [
+        {**row, "funding_statement": row["funding_statement"] + "!" * v} for row in funding_rows(30) for v in range(4)
+    ]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    of = {"train": 0.8, "test": 0.2}
+    sides = [load(PathSource(path="a.jsonl", subset=Subset(take=t, of=of)), root=tmp_path).examples for t in of]
+    assert [len(s) for s in sides] == [96, 24]
+    assert not {e.id for e in sides[0]} & {e.id for e in sides[1]}
+
+
+def test_bad_rows_are_counted_and_bounded(tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in funding_rows(8)]
+    lines += ["{broken", "[1]", json.dumps({"id": "x", "funding_statement": "", "funders": []})]
+    lines += [
+        json.dumps({"id": "y", "funding_statement": "text"}),
+        "",
+        json.dumps({"id": "z", "funding_statement": "t", "funders": ["a"]}),
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"5 of 13 rows cannot be used.*\n  row 9: not valid JSON"):
+        load(PathSource(path="a.jsonl"), root=tmp_path)
+    loaded = load(PathSource(path="a.jsonl"), root=tmp_path, max_rejected=0.5)
+    assert len(loaded.examples) == 8
+    assert [r.row for r in loaded.rejected] == [9, 10, 11, 12, 14]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (PathSource(path="b.jsonl"), "no file .*Did you mean a.jsonl"),
+        (PathSource(path="a.txt"), "ends in .jsonl"),
+        (PathSource(path="a.jsonl", columns={"funding_statement": "statement"}), "no row has the column 'statement'"),
+        (PathSource(path="a.jsonl", where={"langauge": "en"}), "no row has the column 'langauge'"),
+        (PathSource(path="a.jsonl", where={"id": "nobody"}), "no row is left"),
+        (PathSource(path="a.jsonl", subset=Subset(take="a", of={"a": 1.0}, by="doi")), "no row has the column 'doi'"),
+        (SynthesizedSource(synthesize="fundign", n=1), "Did you mean funding"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, source, text: str) -> None:  # type: ignore[no-untyped-def]
+    write_jsonl(tmp_path / "a.jsonl", funding_rows(4))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=text):
+        load(source, root=tmp_path)
+
+
+def test_synthesized_source() -> None:
+    loaded = load(SynthesizedSource(synthesize="funding", n=5, seed=3), root=Path())
+    assert len(loaded.examples) == 5
+    assert loaded.ledger[0]["source"] == "synthetic-funding"
+
+
+def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
+    rows = funding_rows(6)
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl(
+        tmp_path / "b.jsonl",
+        [{**rows[0], "id": "other", "funding_statement": rows[0]["funding_statement"].upper() + "  "}],
+    )
+    train, test = (load(PathSource(path=f"{n}.jsonl"), root=tmp_path).examples for n in "ab")
+    assert data.overlap(train, test) == 1
+    assert data.overlap(train[1:], test) == 0

@@ -1,0 +1,210 @@
+"""Every shipped recipe is read and planned, and a person's mistakes get one clear message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import funding_rows, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters import plan, recipe_file
+from adapters.backends.echo import EchoBackend
+from adapters.recipe import Recipe
+from adapters.types import UserError
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def test_the_shipped_recipes_are_all_here() -> None:
+    assert [p.stem for p in SHIPPED] == ["funding_grpo", "funding_grpo_llama", "funding_smollm2", "quickstart"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
+    for name in ("real", "synthetic", "grobid_train", "grobid_test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", funding_rows(120, name))
+    file = recipe_file.load(path, [f"data_root={tmp_path}", f"run_dir={tmp_path}/runs"])
+    made = plan.make(file, EchoBackend(file.recipe))
+    assert [job.name for job in made.jobs] == ["1-sft", "2-grpo"]
+    assert all(job.examples and job.steps for job in made.jobs)
+    assert file.recipe.name == path.stem
+    assert path.read_text().splitlines()[1] == "# yaml-language-server: $schema=schema.json"
+    assert f"recipes/{path.name}" in path.read_text(), "the comment on top shows the command"
+
+
+def test_the_published_constants() -> None:
+    recipe = recipe_file.load(ROOT / "recipes/funding_grpo.yaml").recipe
+    sft, grpo = recipe.stages
+    assert (recipe.lora.rank, sft.epochs, sft.batch_size, sft.data[1].repeat) == (128, 2, 128, 2)
+    assert (grpo.batch_size, grpo.group_size, grpo.temperature, grpo.learning_rate, grpo.beta) == (
+        16,
+        8,
+        0.8,
+        3e-5,
+        0.03,
+    )
+
+
+def test_the_editor_schema_is_up_to_date() -> None:
+    assert json.loads((ROOT / "recipes/schema.json").read_text()) == Recipe.model_json_schema(), "run: make schema"
+
+
+BASE = """name: mine
+task: funding
+model: {base: tiny}
+trainer: echo
+stages:
+  - kind: sft
+    data: [{path: train.jsonl}]
+    learning_rate: 1e-4
+  - kind: grpo
+    data: [{path: train.jsonl}]
+    learning_rate: 1e-5
+    rewards: [funding]
+evaluate:
+  - {name: test, data: [{path: train.jsonl}]}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "train.jsonl", funding_rows(40))
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def complaint(path: Path, *overrides: str) -> str:
+    file = None
+    try:
+        file = recipe_file.load(path, overrides)
+        plan.make(file, EchoBackend(file.recipe))
+    except UserError as error:
+        return file.locate(error) if file else str(error)
+    raise AssertionError("no complaint")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("learning_rate: 1e-4", "learnin_rate: 1e-4", ["mine.yaml:8", "stages.0.learnin_rate", "mean learning_rate"]),
+        ("learning_rate: 1e-4", "lr: 1e-4", ["stages.0.lr", "mean learning_rate", "required"]),
+        ("learning_rate: 1e-4", "learning_rate: '1e-4'", ["mine.yaml:8", "valid number", "Remove the quotes?"]),
+        ("learning_rate: 1e-4", "kind: sft", ["mine.yaml:8", "kind", "once"]),
+        ("kind: sft", "kind: stf", ["mine.yaml:6", "stages.0.kind", "sft or grpo"]),
+        ("[{path: train.jsonl}]\n    learning_rate: 1e-4", "[]\n    learning_rate: 1", ["data", "at least one"]),
+        ("train.jsonl}]", "trian.jsonl}]", ["mine.yaml:7", "train.jsonl?"]),
+        ("rewards: [funding]", "rewards: [fundign]", ["mine.yaml:12", "stages.1.rewards.0.use", "mean funding"]),
+        ("rewards: [funding]", "rewards: [{use: funding, sof_ids: true}]", ["rewards.0.sof_ids", "mean soft_ids"]),
+        ("rewards: [funding]", "rewards: [{use: funding, soft_ids: 3}]", ["rewards.0.soft_ids", "boolean"]),
+        ("rewards: [funding]", "rewards: [./nowhere.py:A]", ["no file", "nowhere.py"]),
+        ("rewards: [funding]", "rewards: [json:nope]", ["json has no nope"]),
+        ("rewards: [funding]", "rewards: [funding]\n    group_size: 1", ["group_size", "greater than or equal to 2"]),
+        ("task: funding", "task: {use: funding, target: flat}", ["task.target", "'nested' or 'compact'"]),
+        ("name: mine", "name: ../up", ["mine.yaml:1", "name"]),
+        ("evaluate:", "evalaute:", ["evalaute", "mean evaluate"]),
+        ("stages:", "stages: [\n", ["mine.yaml", "YAML"]),
+        ("{base: tiny}", "&a {base: *a}", ["model.base"]),
+        (BASE, "- a list", ["mapping"]),
+        (BASE, "", ["mapping"]),
+        ("name: mine", "\ufeffname: mine", ["byte-order mark"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(mine: Path, old: str, new: str, wanted: list[str]) -> None:
+    assert old in BASE
+    mine.write_text(BASE.replace(old, new, 1))
+    text = complaint(mine)
+    for part in wanted:
+        assert part in text, text
+
+
+def test_override_mistakes_are_named(mine: Path) -> None:
+    assert "key.path=value" in complaint(mine, "nonsense")
+    assert "index" in complaint(mine, "stages.7.beta=1")
+    assert "stages.1.beta" in complaint(mine, "stages.1.beta=high")
+    assert "stages.0.group_size" in complaint(mine, "stages.0.group_size=4")
+
+
+def test_overrides_reach_everywhere(mine: Path) -> None:
+    recipe = recipe_file.load(
+        mine,
+        [
+            "stages.1.beta=1e-2",
+            "lora.rank=4",
+            "task.target=compact",
+            "stages.1.rewards.0.soft_ids=false",
+            "evaluate=[]",
+        ],
+    ).recipe
+    assert (recipe.stages[1].beta, recipe.lora.rank, recipe.task.params) == (0.01, 4, {"target": "compact"})
+    assert recipe.stages[1].rewards[0].params == {"soft_ids": False}
+    assert recipe.evaluate == ()
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.name = "other"
+
+
+def test_yaml_follows_1_2(mine: Path) -> None:
+    mine.write_text(BASE.replace("name: mine", "name: no"))
+    assert recipe_file.load(mine).recipe.name == "no"
+    assert recipe_file.load(mine).recipe.stages[0].learning_rate == 1e-4
+
+
+def test_header_limits_are_named(mine: Path) -> None:
+    header = 'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
+    mine.write_text(header + BASE)
+    assert 'must end with the line # """' in complaint(mine)
+    mine.write_text(header + BASE + '# a """ quote\n# """\n')
+    assert "ends it for Python" in complaint(mine)
+    mine.write_text(header + BASE + '---\n# """\n')
+    assert "--- line" in complaint(mine)
+    mine.write_text(header + BASE + '# """\n')
+    assert recipe_file.load(mine).recipe.name == "mine"
+
+
+def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:
+    (mine.parent / "odd.py").write_text("def length(completion, example):\n    return 1 / (1 + len(completion))\n")
+    text = complaint(mine, "stages.1.rewards=[./odd.py:length]")
+    assert "prefers empty or broken text" in text
+    assert "stages.1.rewards" in text
+    (mine.parent / "bad.py").write_text("def crash(completion, example):\n    return {}['x']\n")
+    assert "failed on row" in complaint(mine, "stages.1.rewards=[./bad.py:crash]")
+    (mine.parent / "high.py").write_text("def high(completion, example):\n    return 7\n")
+    assert "outside [0, 1]" in complaint(mine, "stages.1.rewards=[./high.py:high]")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mutated_recipes_end_in_a_recipe_or_one_message(data: st.DataObject) -> None:
+    text = (ROOT / "recipes/quickstart.yaml").read_text()
+    cut = data.draw(st.integers(0, len(text)))
+    junk = data.draw(
+        st.text(max_size=8) | st.sampled_from(["{", "]", ": ", "\t", "- ", "&a ", "*a", "!!python/object:os.system "])
+    )
+    path = Path("mutant.yaml")
+    keep = data.draw(st.integers(0, 12))
+    mutant = text[:cut] + junk + text[cut + keep :]
+    real_read = Path.read_text
+    try:
+        Path.read_text = lambda self, **k: mutant if self == path else real_read(self, **k)  # type: ignore[method-assign]
+        assert isinstance(recipe_file.load(path).recipe, Recipe)
+    except UserError as error:
+        assert str(error).startswith("mutant.yaml")
+    finally:
+        Path.read_text = real_read  # type: ignore[method-assign]
+
+
+def test_the_command_exits_with_2_and_one_message(mine: Path) -> None:
+    mine.write_text(BASE.replace("task: funding", "tsak: funding"))
+    done = subprocess.run(
+        [sys.executable, "-m", "adapters", str(mine)], capture_output=True, text=True, check=False, cwd=mine.parent
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "tsak: unknown key. Did you mean task?" in done.stderr
+    assert not (mine.parent / "runs").exists()
