@@ -19,7 +19,7 @@ quickstart: install
 	$(BIN)/accelerate launch recipes/quickstart.yaml $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)

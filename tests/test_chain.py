@@ -61,37 +61,56 @@ def test_one_process_by_the_two_line_header(recipe: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_adapter(recipe: Path, tmp_path: Path) -> None:
-    options = (
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    )
-    # Length groups depend on the number of processes; Adam turns rounding near zero into steps of full size.
-    same = (
-        "model.precision=fp32",
-        "stages.0.group_by_length=false",
-        "stages.0.trl.optim=sgd",
-        "stages.0.learning_rate=0.5",
-    )
-    # 24 rows in batches of 8: an uneven last batch is filled up by accelerate, differently for each process count
-    same += ("stages.0.validation=0",)
-    one = launch(
-        [sys.executable, str(recipe), *same, "name=one"],
-        tmp_path,
-    )
+    # Length groups depend on the number of processes; Adam turns rounding near zero into steps of full size; an uneven
+    # last batch is filled up by accelerate, differently for each number (24 rows make batches of 8).
+    same = ["model.precision=fp32", "stages.0.group_by_length=false", "stages.0.trl.optim=sgd", "stages.0.validation=0"]
+    same += ["stages.0.learning_rate=0.5"]
+    one = launch([sys.executable, str(recipe), *same, "name=one"], tmp_path)
     assert one.returncode == 0, one.stderr[-3000:]
-    two = launch(accelerate(*options, "-m", "adapters", str(recipe), *same, "name=two"), tmp_path)
+    config = Path(__file__).parents[1] / "recipes" / "accelerate" / "ddp.yaml"
+    command = [sys.executable, "-m", "adapters", "run", str(recipe), "--launch", str(config), *same, "name=two"]
+    two = launch(command, tmp_path)
     assert two.returncode == 0, two.stderr[-3000:]
+    assert "2 processes on cpu" in two.stdout
+    assert two.stdout.count("1-sft") == one.stdout.count("1-sft"), "only the first process speaks"
     a, b = (weights(tmp_path / "runs" / name / "1-sft") for name in ("one", "two"))
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
     assert figures(tmp_path / "runs" / "two")["first_kl"] == pytest.approx(0, abs=1e-6)
     samples = (tmp_path / "runs" / "two" / "eval" / "2-grpo" / "test" / "samples.jsonl").read_text().splitlines()
     assert [json.loads(s)["id"] for s in samples] == [f"t{i}" for i in range(6)]
     rollouts = [p.read_text().splitlines() for p in (tmp_path / "runs" / "two" / "2-grpo").glob("rollouts-*.jsonl")]
-    assert sorted(map(len, rollouts)) == [16, 16], "each rollout is graded once, by one process"
+    assert sorted(map(len, rollouts)) == [16, 16], "each rollout is graded once by each reward, by one process"
+
+
+@pytest.mark.slow
+def test_a_killed_stage_continues_from_its_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    """The reference stays the SFT adapter, and the policy goes on from the checkpoint."""
+    (tmp_path / "dying.py").write_text(
+        "import os\n"
+        "class Dying:\n"
+        "    calls = 0\n"
+        "    def __call__(self, completion, example):\n"
+        "        Dying.calls += 1\n"
+        f"        if Dying.calls > 80 and not os.path.exists({str(tmp_path / 'died')!r}):\n"
+        f"            open({str(tmp_path / 'died')!r}, 'w').close()\n"
+        "            os._exit(9)\n"
+        "        return 1.0 if completion == example.completion else (len(completion) % 7) / 8\n"
+    )
+    command = [
+        sys.executable,
+        str(recipe),
+        "stages.1.rewards=[./dying.py:Dying]",
+        "stages.1.max_steps=4",
+        "evaluate=[]",
+    ]
+    command.append("stages.1.save_every=1")
+    first = launch(command, tmp_path)
+    assert first.returncode != 0
+    assert (tmp_path / "runs/chain/2-grpo.partial/trainer").is_dir()
+    second = launch(command, tmp_path)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert "done, skipped" in second.stdout
+    assert "continues" in second.stdout
+    steps = [json.loads(x)["step"] for x in (tmp_path / "runs/chain/2-grpo/log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 4
+    assert len(steps) < 8, "it did not start over"

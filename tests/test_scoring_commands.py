@@ -91,6 +91,15 @@ def test_rewards_score(tmp_path: Path) -> None:
     assert "mean 0.8333 over 6 rows" in result.stderr
 
 
+def test_gold_without_its_text_scores_all_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "funding_statement"} for row in funding_rows(10)]
+    bare = write_jsonl(tmp_path / "bare.jsonl", rows)
+    assert score(files[0], bare) == score(*files)
+    completed = write_jsonl(tmp_path / "completed.jsonl", [{**row, "completion": "[]"} for row in rows])
+    result = runner.invoke(app, ["rewards", "score", "funding", str(completed)])
+    assert [json.loads(line)["reward"] for line in result.stdout.splitlines()].count(1) == 2
+
+
 def test_rewards_list_and_synthesize(tmp_path: Path) -> None:
     assert "funding" in runner.invoke(app, ["rewards", "list"]).stdout
     lines = runner.invoke(app, ["synthesize", "funding", "-n", "3", "--seed", "5"]).stdout.splitlines()

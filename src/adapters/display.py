@@ -45,6 +45,7 @@ def quiet(log: Path | None) -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported; the bars here are rich's
     handler: logging.Handler = logging.NullHandler()
     if log is not None and is_main():
         log.parent.mkdir(parents=True, exist_ok=True)

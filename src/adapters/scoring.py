@@ -14,7 +14,7 @@ from adapters.plugins import resolve
 from adapters.recipe import Plug
 from adapters.recipe_file import hint
 from adapters.rewarding import NamedReward, grade
-from adapters.types import ModeCounts, Row, Task, UserError
+from adapters.types import Example, ModeCounts, Row, Task, UserError
 
 
 def score_files(
@@ -56,10 +56,9 @@ def score_rewards(name: str, file: Path, *, task: str = "funding") -> list[dict[
     out = []
     for n, row in read_file(file):
         completion = _completion(row, n, file)
-        try:
-            example = reader.example(row, id=str(row.get("id", n)))
-        except ValueError as error:
-            raise UserError(f"{file}, row {n}: {error}.") from None
+        # Rewards compare with the gold; a file of bare structures need not repeat the texts.
+        bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
+        example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
         scored = grade(reward, completion, example)
         out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})
     return out
@@ -96,7 +95,7 @@ def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
 
 def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
     try:
-        return task.example(row).gold
+        return task.gold(row)
     except ValueError as error:
         raise UserError(f"{path}, line {n}: {error}.") from None
 

@@ -110,6 +110,9 @@ class Task(Protocol):
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """Turn one row into an example. Raises ValueError with a reason a person can act on when the row is bad."""
 
+    def gold(self, row: Row) -> Any:
+        """The labels alone, as `Example.gold` holds them; for rows that may lack the text. Raises ValueError too."""
+
     def counts(self, gold: Any, completion: str) -> ModeCounts:
         """Count one completion against one gold, per matching mode and field. Never raises, whatever the text."""
 

@@ -47,17 +47,10 @@ class FundingTask:
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """One row with its gold funders. Raises ValueError for a row without text or with unreadable labels."""
-        text, funders = row.get(self.text_field), row.get("funders")
+        text = row.get(self.text_field)
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{self.text_field} is missing or empty")
-        if isinstance(funders, str):
-            try:
-                funders = json.loads(funders)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"funders is text, but not JSON: {error}") from None
-        if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
-            raise ValueError("funders must be a list of objects (an empty list when there are none)")
-        gold = [_record(funder) for funder in read_funders(funders)]
+        gold = self.gold(row)
         return Example(
             id=id,
             source=source,
@@ -66,6 +59,18 @@ class FundingTask:
             gold=gold,
             meta={"text": text},
         )
+
+    def gold(self, row: Row) -> list[dict[str, Any]]:
+        """The labels of a row, with or without its text. Raises ValueError when they cannot be read."""
+        funders = row.get("funders")
+        if isinstance(funders, str):
+            try:
+                funders = json.loads(funders)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"funders is text, but not JSON: {error}") from None
+        if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
+            raise ValueError("funders must be a list of objects (an empty list when there are none)")
+        return [_record(funder) for funder in read_funders(funders)]
 
     def labels(self, row: Row) -> Iterator[Label]:
         """Names, ids, schemes and titles, for noise to respect."""

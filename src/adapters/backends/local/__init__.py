@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 
-from adapters.backends.local import base_model, training
+from adapters.backends.local import base_model, options, training
 from adapters.backends.local.model import (
     Encoder,
     load_adapter,
@@ -26,7 +27,7 @@ from adapters.backends.local.model import (
 from adapters.backends.local.sampling import LocalSampler
 from adapters.plan import Job
 from adapters.recipe import Grpo, Recipe
-from adapters.types import Example, Lengths, Progress, Sampler
+from adapters.types import Example, Lengths, Progress, Sampler, UserError
 
 
 class LocalBackend:
@@ -57,7 +58,11 @@ class LocalBackend:
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check every stage's options against TRL's config classes and the number of processes."""
         for n, stage in enumerate(stages):
-            training.check_options(stage, ("stages", n))
+            options.check_options(stage, ("stages", n))
+        try:
+            get_reporting_integration_callbacks(list(self.recipe.report_to))
+        except (ValueError, ImportError, RuntimeError) as error:
+            raise UserError(f"{error}", at=("report_to",)) from None
         world, device = self.state.num_processes, self.state.device
         return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}"]
 
@@ -86,7 +91,8 @@ class LocalBackend:
             figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
         if self.state.is_main_process:
             _prove(adapter)
-            adapter.save_pretrained(str(folder), selected_adapters=["default"])
+            # False: the check of "auto" would ask the Hub about the base model's vocabulary, which no stage changes.
+            adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
             self.encoder.tokenizer.save_pretrained(str(folder))
         del model, adapter

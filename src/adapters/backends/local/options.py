@@ -1,0 +1,125 @@
+"""A stage's settings as TRL's config arguments, and the check of what a recipe passes through to TRL."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import typing
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from pydantic import TypeAdapter, ValidationError
+from trl import GRPOConfig, SFTConfig
+
+from adapters.backends.local.model import on_gpu, precision
+from adapters.plan import Job
+from adapters.recipe import Grpo, Recipe, Sft
+from adapters.recipe_file import KeyPath, hint
+from adapters.types import UserError
+
+CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig}
+# TRL options that a recipe key already decides; two spellings of one thing could contradict each other.
+OWNED = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "per_device_train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "generation_batch_size": "batch_size",
+    "steps_per_generation": "batch_size",
+    "num_generations": "group_size",
+    "temperature": "temperature",
+    "beta": "beta",
+    "scale_rewards": "advantage",
+    "max_length": "max_length",
+    "max_completion_length": "max_completion_length",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+    "save_steps": "save_every",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "reward_weights": "rewards[].weight",
+    "train_sampling_strategy": "group_by_length",
+}
+ELSEWHERE = {
+    "seed": "the recipe's seed",
+    "bf16": "model.precision",
+    "fp16": "model.precision",
+    "output_dir": "run_dir",
+    "report_to": "report_to",
+    "chat_template_kwargs": "model.thinking",
+    "push_to_hub": "adapters publish",
+    "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
+}
+
+
+def check_options(stage: Sft | Grpo, at: KeyPath) -> None:
+    """Check a stage's `trl:` section against TRL's own config class: names, types, and keys the recipe owns."""
+    config = CONFIGS[stage.kind]
+    fields = {f.name: f for f in dataclasses.fields(config) if f.init}
+    hints = typing.get_type_hints(config)
+    for name, value in stage.trl.items():
+        key = (*at, "trl", name)
+        if name in OWNED:
+            raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
+        if name in ELSEWHERE:
+            raise UserError(f"this is decided by {ELSEWHERE[name]}.", at=key)
+        if name not in fields:
+            raise UserError(f"{config.__name__} has no such option.{hint(name, list(fields))}", at=key)
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
+        except ValidationError as error:
+            raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
+    micro_batch(stage, at)
+
+
+def micro_batch(stage: Sft | Grpo, at: KeyPath = ()) -> tuple[int, int]:
+    """Rows per process and forward pass, and how many such passes make the global batch of one step."""
+    world = PartialState().num_processes
+    rows = stage.batch_size * (stage.group_size if isinstance(stage, Grpo) else 1)
+    if rows % world:
+        raise UserError(f"a global batch of {rows} rows cannot be shared by {world} processes.", at=(*at, "batch_size"))
+    share = rows // world
+    micro = stage.micro_batch_size or max(m for m in range(1, min(8, share) + 1) if share % m == 0)
+    if share % micro:
+        raise UserError(f"{micro} does not divide the {share} rows of a process.", at=(*at, "micro_batch_size"))
+    return micro, share // micro
+
+
+def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[str, Any]:
+    """Arguments that both trainers share."""
+    micro, accumulate = micro_batch(stage)
+    steps = job.steps
+    kind = precision(recipe.model)
+    # A launcher's config file may have put another precision here, and it would win over the arguments below.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if kind == "fp32" else kind
+    checkpointing = on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulate,
+        "num_train_epochs": job.epochs,
+        "max_steps": stage.max_steps or -1,
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler_type": stage.schedule,
+        "warmup_steps": math.ceil(stage.warmup * steps),
+        "weight_decay": stage.weight_decay,
+        "seed": recipe.seed,
+        "bf16": kind == "bf16",
+        "fp16": kind == "fp16",
+        "use_cpu": not on_gpu(),
+        "gradient_checkpointing": checkpointing,
+        "logging_steps": 1 if stage.kind == "grpo" else max(1, steps // 100),
+        "save_steps": stage.save_every or max(1, steps // 10),
+        "save_total_limit": 2,
+        "report_to": list(recipe.report_to) or "none",
+        "run_name": f"{recipe.name}-{stage.kind}",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu(),
+        "ddp_find_unused_parameters": False,
+        "push_to_hub": False,
+        **stage.trl,
+    }
