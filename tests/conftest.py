@@ -93,7 +93,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe_text(tmp_path: Path, tiny_model: Path) -> str:
     """A full SFT -> GRPO -> evaluate recipe over the tiny model, with its data beside it."""
-    write_jsonl(tmp_path / "train.jsonl", funding_rows(24))
+    write_jsonl(tmp_path / "train.jsonl", funding_rows(26))
     write_jsonl(tmp_path / "test.jsonl", funding_rows(6, "t"))
     (tmp_path / "vowels.py").write_text(VOWELS)
     return f'''if __name__ == "__main__": from adapters import main; main(__file__); r"""

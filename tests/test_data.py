@@ -97,6 +97,41 @@ def test_variants_stay_on_one_side(tmp_path: Path) -> None:
     assert not {e.id for e in sides[0]} & {e.id for e in sides[1]}
 
 
+def test_subsets_of_one_file_agree_whatever_the_filter(tmp_path: Path) -> None:
+    rows = [{**row, "origin": "real" if n % 3 else "made"} for n, row in enumerate(funding_rows(50))]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    of = {"train": 0.6, "test": 0.4}
+    ids = {
+        (origin, take): {
+            e.id
+            for e in load(
+                PathSource(path="a.jsonl", where={"origin": origin} if origin else {}, subset=Subset(take=take, of=of)),
+                root=tmp_path,
+            ).examples
+        }
+        for origin in ("real", "made", None)
+        for take in of
+    }
+    for take in of:
+        assert ids["real", take] | ids["made", take] == ids[None, take]
+
+
+def test_a_mapped_column_wins_over_its_namesake(tmp_path: Path) -> None:
+    row = funding_rows(1)[0]
+    for order in (["text", "funding_statement"], ["funding_statement", "text"]):
+        both = {"funding_statement": "wrong", "text": row["funding_statement"]}
+        write_jsonl(tmp_path / "a.jsonl", [{**{k: both[k] for k in order}, "funders": row["funders"]}])
+        source = PathSource(path="a.jsonl", columns={"funding_statement": "text"})
+        assert load(source, root=tmp_path).examples[0].meta["text"] == row["funding_statement"]
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.json"):
+        (tmp_path / name).write_bytes(b"PAR1 nothing \xff")
+        with pytest.raises(UserError, match="cannot be read"):
+            load(PathSource(path=name), root=tmp_path)
+
+
 def test_bad_rows_are_counted_and_bounded(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in funding_rows(8)]
     lines += ["{broken", "[1]", json.dumps({"id": "x", "funding_statement": "", "funders": []})]
@@ -146,5 +181,5 @@ def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
         [{**rows[0], "id": "other", "funding_statement": rows[0]["funding_statement"].upper() + "  "}],
     )
     train, test = (load(PathSource(path=f"{n}.jsonl"), root=tmp_path).examples for n in "ab")
-    assert data.overlap(train, test) == 1
-    assert data.overlap(train[1:], test) == 0
+    assert data.overlap({data.prompt_key(e) for e in train}, test) == 1
+    assert data.overlap({data.prompt_key(e) for e in train[1:]}, test) == 0

@@ -75,6 +75,8 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: mod
         ({"use_vllm": "yes"}, "valid boolean"),
         ({"loss_type": 3}, "valid string"),
         ({"top_kk": 3}, "Did you mean top_k"),
+        ({"logging_steps": 5}, "decided by the run itself"),
+        ({"packing": True}, "decided by the run itself"),
     ],
 )
 def test_trl_options_are_checked_against_trl(tiny_model: Path, option: dict, text: str) -> None:
@@ -86,12 +88,22 @@ def test_trl_options_are_checked_against_trl(tiny_model: Path, option: dict, tex
 
 
 def test_good_trl_options_pass(tiny_model: Path) -> None:
-    stage = (
-        recipe(tiny_model)
-        .stages[0]
-        .model_copy(update={"trl": {"use_vllm": True, "loss_type": "dr_grpo", "epsilon": 0.3}})
-    )
+    stage = recipe(tiny_model).stages[0].model_copy(update={"trl": {"loss_type": "dr_grpo", "epsilon": 0.3}})
     options.check_options(stage, ("stages", 0))
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"loss_type": "dr-grpo"}, "Did you mean dr_grpo"),
+        ({"optim": "adamw_torhc"}, "adamw_torhc"),
+        ({"use_vllm": True}, "vLLM is not installed"),
+    ],
+)
+def test_trl_values_are_tried_before_the_run(tiny_model: Path, option: dict, text: str) -> None:
+    stage = recipe(tiny_model).stages[0].model_copy(update={"trl": option})
+    with pytest.raises(UserError, match=text):
+        options.check_options(stage, ("stages", 0))
 
 
 def test_global_batch_is_shared_out(tiny_model: Path) -> None:

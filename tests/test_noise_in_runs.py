@@ -50,7 +50,7 @@ def test_every_epoch_and_repeat_has_noise_of_its_own(path: Path) -> None:
     assert (len(sft.examples), sft.epochs, sft.steps) == (240, 1.0, 15)
     texts = [e.prompt[-1]["content"] for e in sft.examples if e.id == "r1"]
     assert len(texts) == 4
-    assert len({t for e in sft.examples if e.id == e.id for t in [e.prompt[-1]["content"]]}) > 120
+    assert len({e.prompt[-1]["content"] for e in sft.examples}) > 120, "60 rows, noised four times each"
     entry = sft.ledger[0]["noise"]
     assert 0.35 < entry["rows"] < 0.65
     assert sum(f["rows"] for f in entry["by_family"].values()) >= entry["rows"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from conftest import funding_rows, write_jsonl
 from hypothesis import given, settings
@@ -27,8 +28,10 @@ def test_the_shipped_recipes_are_all_here() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
-    for name in ("real", "synthetic", "grobid_train", "grobid_test"):
-        write_jsonl(tmp_path / f"{name}.jsonl", funding_rows(120, name))
+    for name in ("statements", "grobid_train", "grobid_test"):
+        rows = funding_rows(240, name)
+        rows = [{**row, "origin": "real" if n % 2 else "synthetic"} for n, row in enumerate(rows)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
     file = recipe_file.load(path, [f"data_root={tmp_path}", f"run_dir={tmp_path}/runs"])
     made = plan.make(file, EchoBackend(file.recipe))
     assert [job.name for job in made.jobs] == ["1-sft", "2-grpo"]
@@ -36,6 +39,14 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
     assert file.recipe.name == path.stem
     assert path.read_text().splitlines()[1] == "# yaml-language-server: $schema=schema.json"
     assert f"recipes/{path.name}" in path.read_text(), "the comment on top shows the command"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_editors_accept_the_shipped_recipes(path: Path) -> None:
+    tree = recipe_file.load(path).tree
+    jsonschema.validate(tree, json.loads((ROOT / "recipes/schema.json").read_text()))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**tree, "stagse": []}, json.loads((ROOT / "recipes/schema.json").read_text()))
 
 
 def test_the_published_constants() -> None:
@@ -165,6 +176,15 @@ def test_header_limits_are_named(mine: Path) -> None:
     assert "--- line" in complaint(mine)
     mine.write_text(header + BASE + '# """\n')
     assert recipe_file.load(mine).recipe.name == "mine"
+
+
+def test_a_reward_that_pays_broken_text_is_noted(mine: Path) -> None:
+    def notes(*overrides: str) -> tuple[str, ...]:
+        file = recipe_file.load(mine, overrides)
+        return plan.make(file, EchoBackend(file.recipe)).notes
+
+    assert any("pays broken text as much as gold on 4 of 20 rows" in note for note in notes())
+    assert not any("broken" in note for note in notes("stages.1.rewards=[{use: funding, reading: fixed}]"))
 
 
 def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:

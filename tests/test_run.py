@@ -72,19 +72,31 @@ def test_report_has_every_model_set_and_source(mine: Path) -> None:
     assert any("30 of 40 texts also stand in the training data" in note for note in made.notes)
 
 
+def kept(made: plan.Plan) -> list[bool]:
+    starts = [None, *(job.folder for job in made.jobs)]
+    return [job.done_from(start) for job, start in zip(made.jobs, starts, strict=False)]
+
+
+def replan(path: Path, *overrides: str) -> plan.Plan:
+    file = recipe_file.load(path, overrides)
+    return plan.make(file, EchoBackend(file.recipe))
+
+
 def test_the_same_command_skips_what_is_done(mine: Path) -> None:
     made, report = start(mine)
-    before = {p: p.stat().st_mtime_ns for p in made.folder.rglob("adapter_model.safetensors")}
+    before = {p: p.stat().st_mtime_ns for p in made.folder.rglob("*.safetensors")}
     again, second = start(mine)
-    assert all(job.done for job in again.jobs)
+    assert kept(again) == [True, True]
     assert second["sets"] == report["sets"]
-    assert before == {p: p.stat().st_mtime_ns for p in made.folder.rglob("adapter_model.safetensors")}
+    assert before == {p: p.stat().st_mtime_ns for p in made.folder.rglob("*.safetensors")}
 
 
 def test_a_changed_recipe_is_refused_by_the_key(mine: Path) -> None:
     made, _ = start(mine)
-    with pytest.raises(UserError, match=r"stages.0.learning_rate was 0.0001, is 0.0002.*\n.*--fresh"):
+    with pytest.raises(UserError, match=r"from 1-sft on.*rate was 0.0001, is 0.0002.\n.*--fresh"):
         start(mine, "stages.0.learning_rate=2e-4")
+    with pytest.raises(UserError, match=r"from 2-grpo on. Changed: stages.1.beta was 0.1, is 0.2"):
+        start(mine, "stages.1.beta=0.2")
     write_jsonl(mine.parent / "train.jsonl", funding_rows(29))
     with pytest.raises(UserError, match="the training data"):
         start(mine)
@@ -92,31 +104,85 @@ def test_a_changed_recipe_is_refused_by_the_key(mine: Path) -> None:
     start(mine, "stages.0.learning_rate=2e-4")
 
 
-def test_changed_test_sets_only_evaluate_again(mine: Path) -> None:
+def test_what_changes_no_weight_may_change(mine: Path) -> None:
     start(mine)
-    made, report = start(mine, "evaluate.0.name=other")
+    made, report = start(mine, "evaluate.0.name=other", "stages.0.micro_batch_size=4", "stages.1.save_every=7")
     assert list(report["sets"]) == ["other"]
-    assert all(job.done for job in made.jobs)
+    assert kept(made) == [True, True]
 
 
-def test_a_damaged_adapter_is_trained_again(mine: Path) -> None:
+def test_a_later_stage_can_be_trained_again_alone(mine: Path) -> None:
+    import shutil
+
+    made, _ = start(mine)
+    first = (made.jobs[0].folder / "manifest.json").read_text()
+    shutil.rmtree(made.jobs[1].folder)
+    start(mine, "stages.1.beta=0.2")
+    assert (made.jobs[0].folder / "manifest.json").read_text() == first
+
+
+def test_what_follows_a_retrained_stage_is_retrained(mine: Path) -> None:
+    import shutil
+
+    made, _ = start(mine)
+    manifest = made.jobs[1].folder / "manifest.json"
+    changed = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**changed, "start_hash": "another adapter"}))
+    assert kept(replan(mine)) == [True, False]
+    shutil.rmtree(made.jobs[0].folder)
+    assert kept(replan(mine)) == [False, False]
+    start(mine)
+    assert kept(replan(mine)) == [True, True]
+
+
+def test_an_edited_plugin_file_is_another_recipe(mine: Path) -> None:
+    plugin = mine.parent / "mine.py"
+    plugin.write_text("def same(completion, example):\n    return float(completion == example.completion)\n")
+    start(mine, "stages.1.rewards=[./mine.py:same]")
+    plugin.write_text(plugin.read_text() + "# edited\n")
+    with pytest.raises(UserError, match="the training data or a plug-in file"):
+        start(mine, "stages.1.rewards=[./mine.py:same]")
+
+
+def test_a_damaged_adapter_is_named(mine: Path) -> None:
     made, _ = start(mine)
     weights = made.jobs[1].folder / "adapter_model.safetensors"
     weights.write_bytes(b"{}")
     assert adapter.problems(made.jobs[1].folder) == [f"{weights} was changed after training"]
-    file = recipe_file.load(mine)
-    assert [job.done for job in plan.make(file, EchoBackend(file.recipe)).jobs] == [True, False]
+    with pytest.raises(UserError, match=r"was changed after training. Delete .*2-grpo to train that stage again"):
+        start(mine)
 
 
-def test_leftovers_of_another_job_are_not_continued(mine: Path) -> None:
-    file = recipe_file.load(mine)
-    made = plan.make(file, EchoBackend(file.recipe))
-    work = adapter.partial(made.jobs[0].folder)
+def test_unfinished_work_of_another_recipe_is_refused_not_deleted(mine: Path) -> None:
+    work = adapter.partial(replan(mine).jobs[0].folder)
     work.mkdir(parents=True)
-    (work / "fingerprint").write_text("another")
-    (work / "stale").write_text("x")
-    start(mine)
-    assert not (made.jobs[0].folder / "stale").exists()
+    (work / adapter.MARK).write_text("another")
+    (work / "checkpoint").write_text("hours of work")
+    with pytest.raises(UserError, match="another recipe, from 1-sft on"):
+        start(mine)
+    assert (work / "checkpoint").is_file()
+
+
+def test_death_while_sealing_loses_nothing(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter, "tidy", die)
+    with pytest.raises(KeyboardInterrupt):
+        start(mine)
+    monkeypatch.undo()
+    assert kept(replan(mine))[0]
+    made, _ = start(mine)
+    assert not (made.jobs[0].folder / adapter.MARK).exists()
+
+
+def test_bad_rows_of_a_test_set_are_on_record(mine: Path) -> None:
+    with (mine.parent / "new.jsonl").open("a") as file:
+        file.write("{broken\n")
+    made, report = start(mine, "max_rejected=0.2")
+    assert report["sets"]["seen"]["base"]["n"] == 40
+    [rejected] = [json.loads(line) for line in (made.folder / "rejected.jsonl").read_text().splitlines()]
+    assert (rejected["for"], rejected["row"]) == ("seen", 11)
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -149,9 +215,32 @@ def test_the_command_line_shows_plan_and_results(mine: Path) -> None:
     assert (mine.parent / "runs" / "mine.1").is_dir()
 
 
+def test_the_eval_command(mine: Path) -> None:
+    assert command("run", str(mine), cwd=mine.parent).returncode == 0
+    run = mine.parent / "runs" / "mine"
+    done = command("eval", str(run), "--json", cwd=mine.parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["sets"]["seen"]) == ["base", "2-grpo"]
+    stage = command("eval", str(run / "1-sft"), "--data", str(mine.parent / "new.jsonl"), "--json", cwd=mine.parent)
+    assert json.loads(stage.stdout)["sets"]["new"]["1-sft"]["n"] == 10
+    nothing = command("eval", str(mine.parent), cwd=mine.parent)
+    assert nothing.returncode == 2
+    assert "no run folder" in nothing.stderr
+
+
+def test_a_run_can_be_started_from_its_own_copy(mine: Path) -> None:
+    start(mine)
+    copy = mine.parent / "runs" / "mine" / "recipe.yaml"
+    done = command("run", str(copy), f"data_root={mine.parent}", cwd=mine.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done, skipped") == 2
+
+
 def test_a_dry_run_writes_nothing(mine: Path) -> None:
     before = sorted(mine.parent.rglob("*"))
     assert command("run", str(mine), "--dry-run", cwd=mine.parent).returncode == 0
+    config = str(Path(__file__).parents[1] / "recipes/accelerate/ddp.yaml")
+    assert command("run", str(mine), "--dry-run", "--launch", config, cwd=mine.parent).returncode == 0
     assert sorted(mine.parent.rglob("*")) == before
 
 

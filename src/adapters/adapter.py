@@ -13,8 +13,9 @@ from typing import Any
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
-KEEP_OUT = ("trainer",)
-"""Working folders of a trainer (checkpoints, a second copy of the reference) that are no part of an adapter."""
+MARK = "fingerprint"
+WORKING = ("trainer", MARK)
+"""What is no part of an adapter: a trainer's checkpoints with their copy of the reference, and whose work this is."""
 
 
 def partial(folder: Path) -> Path:
@@ -23,13 +24,19 @@ def partial(folder: Path) -> Path:
 
 
 def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Turn `<folder>.partial` into the adapter directory: drop working files, hash the rest, manifest last, rename."""
+    """Turn `<folder>.partial` into the adapter directory: hash, manifest, rename, and only then drop working files."""
     work = partial(folder)
-    for name in KEEP_OUT:
-        shutil.rmtree(work / name, ignore_errors=True)
-    files = {str(p.relative_to(work)): sha256(p) for p in sorted(work.rglob("*")) if p.is_file() and p.name != MANIFEST}
+    kept = [p for p in sorted(work.rglob("*")) if p.is_file() and p.relative_to(work).parts[0] not in WORKING]
+    files = {str(p.relative_to(work)): sha256(p) for p in kept if p.name != MANIFEST}
     write_json(work / MANIFEST, {**manifest, "files": files})
     os.replace(work, folder)
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Drop what only the making of an adapter needed."""
+    (folder / MARK).unlink(missing_ok=True)
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
@@ -56,6 +63,13 @@ def problems(folder: Path) -> list[str]:
         elif (name in (WEIGHTS, CONFIG)) and sha256(folder / name) != digest:
             out.append(f"{folder / name} was changed after training")
     return out
+
+
+def weights_hash(folder: Path | None) -> str | None:
+    """Hash of a finished adapter's weights, from its manifest; None for the base or an unfinished one."""
+    held = manifest(folder) if folder is not None else None
+    found = (held or {}).get("files", {}).get(WEIGHTS)
+    return found if isinstance(found, str) else None
 
 
 def sha256(path: Path) -> str:

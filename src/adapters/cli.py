@@ -66,30 +66,31 @@ def run(
 
     with errors() as state:
         state.file = file = recipe_file.load(recipe, overrides or [])
-        if launch is not None:
+        if launch is not None and not dry_run:
             _launch(launch, recipe, overrides or [], fresh=fresh, as_json=as_json)
         from adapters import plan as planning
         from adapters import run as running
         from adapters.backends import backend as make_backend
 
         folder = planning.run_folder(file.recipe)
-        state.log = None if dry_run else folder / "run.log"
-        if fresh and not dry_run and display.is_main() and (kept := running.set_aside(folder)):
-            display.console().print(f"The old run is kept in {kept}.")
-        with display.quiet(state.log):
-            screen = display.console(stderr=as_json)
+        screen = display.console(stderr=as_json)
+        with display.quiet(None):
             with screen.status("reading data and checking the recipe"):
                 backend = make_backend(file.recipe)
-                if file.recipe.trainer == "local":
-                    display.quiet_libraries()
                 plan = planning.make(file, backend, tokenizer_needed=not dry_run)
+            if fresh and not dry_run and display.is_main() and (kept := running.set_aside(folder)):
+                screen.print(f"The old run is kept in {kept}.")
             screen.print(display.plan_table(plan))
-            if dry_run:
-                return
+        if dry_run:
+            return
+        if display.is_main():
+            running.claim(plan)
+        state.log = folder / "run.log"
+        with display.quiet(state.log):
             report = running.run(plan, backend)
-            for table in display.result_tables(report, mode=None):
-                screen.print(table)
-            screen.print(f"Adapter: {plan.jobs[-1].folder}   report: {folder / 'report.json'}")
+        for table in display.result_tables(report):
+            screen.print(table)
+        screen.print(f"Adapter: {plan.jobs[-1].folder}   report: {folder / 'report.json'}")
         if as_json and display.is_main():
             print(json.dumps(report))
 
@@ -108,32 +109,30 @@ def evaluate(
         run_folder = run_folder.parent if stage else run_folder
         if not (run_folder / "recipe.yaml").is_file():
             raise UserError(f"{run_folder} is no run folder: it holds no recipe.yaml.")
-        tree = json.loads((run_folder / "recipe.json").read_text(encoding="utf-8"))
-        chosen = (
-            [f"evaluate={json.dumps([{'name': p.stem, 'data': [{'path': str(p.resolve())}]} for p in data])}"]
-            if data
-            else []
-        )
-        root = [] if data or tree.get("data_root") else [f"data_root={tree.get('data_root') or '.'}"]
-        file = recipe_file.load(run_folder / "recipe.yaml", [*_as_overrides(tree), *root, *chosen])
-        state.file = file
+        tree, origin = (_held(run_folder / name) for name in ("recipe.json", "origin.json"))
+        sets = [{"name": p.stem, "data": [{"path": str(p.resolve())}]} for p in data or ()]
+        overrides = [*_as_overrides(tree), *([f"evaluate={json.dumps(sets)}"] if sets else [])]
+        state.file = file = recipe_file.load(run_folder / "recipe.yaml", overrides, origin=Path(origin["folder"]))
         from adapters import plan as planning
         from adapters import run as running
         from adapters.backends import backend as make_backend
         from adapters.plugins import resolve
 
-        with display.quiet(run_folder / "run.log"):
+        finished = [stage] if stage else sorted(p.parent for p in run_folder.glob("*-*/manifest.json"))
+        if not finished:
+            raise UserError(f"{run_folder} holds no finished stage yet.")
+        if not file.recipe.evaluate:
+            raise UserError("the recipe names no test sets; give one with --data FILE.")
+        state.log = run_folder / "run.log"
+        with display.quiet(state.log):
             backend = make_backend(file.recipe)
-            display.quiet_libraries()
-            finished = [stage] if stage else sorted(p.parent for p in run_folder.glob("*-*/manifest.json"))
-            if not finished:
-                raise UserError(f"{run_folder} holds no finished stage yet.")
-            task = resolve("tasks", file.recipe.task, folder=run_folder, at=("task",))
+            task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
             tests = planning.evaluations(file, backend, task)
             rewards = {r.name: r for stage in planning.stage_rewards(file) for r in stage}
-            models = [("base", None), (finished[-1].name, finished[-1])]
-            sets = running.evaluate_all(models, tests, task, list(rewards.values()), run_folder, backend)
-        report = {"name": file.recipe.name, "sets": sets}
+            models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
+            models.append((finished[-1].name, finished[-1]))
+            measured = running.evaluate_all(models, tests, task, list(rewards.values()), run_folder, backend)
+        report = {"name": file.recipe.name, "sets": measured}
         for table in [] if as_json else display.result_tables(report):
             display.console().print(table)
         if as_json and display.is_main():
@@ -175,6 +174,14 @@ def _launch(config: Path, recipe: Path, overrides: list[str], *, fresh: bool, as
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
     command = [*launcher, "--config_file", str(config), "-m", "adapters", str(recipe), *overrides, *flags]
     os.execv(sys.executable, command)  # noqa: S606 - arguments are passed as a list, no shell reads them
+
+
+def _held(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path} is missing or damaged, so {path.parent} cannot be read as a run.") from None
+    return value
 
 
 def _as_overrides(tree: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
-"""Sources to examples: reading, column mapping, filters, seeded subsets and caps, and the ledger of what became of it.
+"""Sources to examples: reading, columns, filters, seeded subsets and caps, and a ledger of what became of it.
 
-Order of operations on a source: read, rename columns, `where`, `subset`, `cap`, `repeat`.
+Order of operations on a source: read, rename columns, `subset`, `where`, `cap`, `repeat`. A subset is cut before any
+row is filtered, so that two uses of one file with different filters agree on who is on which side.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Loaded:
     examples: list[Example] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    texts: set[str] = field(default_factory=set)
+    """What the clean rows show a model (`prompt_key`), whatever noise made of them: for counting leakage."""
 
     @property
     def fingerprint(self) -> str:
@@ -82,7 +85,9 @@ def load(
             example, reason = _example(task, row, name, number)
             if example is None:
                 bad.append(Rejected(name, number, reason))
-            elif noising is None:
+                continue
+            out.texts.add(prompt_key(example))
+            if noising is None:
                 examples += [example] * source.repeat
             else:
                 for epoch, copy in copies:
@@ -164,7 +169,7 @@ def read_file(path: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
                 if line.strip():
                     out.append((number, _json_line(line)))
         return out
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: bad UTF-8, JSON or Parquet
         raise UserError(f"{path}: cannot be read: {error}", at=at) from None
 
 
@@ -226,8 +231,12 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
             raise UserError(
                 f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=(*at, "columns", wanted)
             )
-    renames = {column: wanted for wanted, column in source.columns.items()}
-    rows = [(n, {renames.get(k, k): v for k, v in row.items()}) for n, row in rows] if renames else rows
+    rows = [(n, _renamed(row, source.columns)) for n, row in rows]
+    if source.subset is not None:
+        keys = split_keys([str(row.get(source.subset.by)) for _, row in rows if BAD_ROW not in row], source.subset)
+        if good and not any(source.subset.by in row for _, row in rows):
+            raise UserError(f"no row has the column {source.subset.by!r}.", at=(*at, "subset", "by"))
+        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.subset.by)) in keys]
     for column, value in source.where.items():
         if good and not any(column in row for _, row in rows):
             raise UserError(
@@ -235,17 +244,20 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
             )
         allowed = value if isinstance(value, tuple) else (value,)
         rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
-    if source.subset is not None:
-        keys = split_keys([str(row.get(source.subset.by)) for _, row in rows if BAD_ROW not in row], source.subset)
-        if good and not any(source.subset.by in row for _, row in rows):
-            raise UserError(f"no row has the column {source.subset.by!r}.", at=(*at, "subset", "by"))
-        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.subset.by)) in keys]
     if source.cap is not None and len(rows) > source.cap:
         keep = sorted(random.Random(seed).sample(range(len(rows)), source.cap))
         rows = [rows[i] for i in keep]
     if not rows:
         raise UserError("no row is left of this source after its filters.", at=at)
     return rows
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    # The named column wins over one that happens to have the wanted name already.
+    if not columns or BAD_ROW in row:
+        return row
+    kept = {k: v for k, v in row.items() if k not in columns and k not in columns.values()}
+    return kept | {wanted: row[column] for wanted, column in columns.items() if column in row}
 
 
 def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
@@ -270,7 +282,6 @@ def prompt_key(example: Example) -> str:
     return re.sub(r"\W+", " ", text.casefold()).strip()
 
 
-def overlap(train: Iterable[Example], test: Iterable[Example]) -> int:
-    """How many test examples also stand in the training data (leakage)."""
-    seen = {prompt_key(e) for e in train}
+def overlap(seen: Set[str], test: Iterable[Example]) -> int:
+    """How many test examples also stand in the training data, of which `seen` are the texts (leakage)."""
     return sum(1 for e in test if prompt_key(e) in seen)

@@ -22,7 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from adapters.plan import Job, Plan
+from adapters.jobs import Job
+from adapters.plan import Plan
 from adapters.recipe import Grpo
 from adapters.types import Progress as Report
 
@@ -85,11 +86,12 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("job", no_wrap=True)
     table.add_column("on")
     table.add_column("status")
-    fresh = True  # a stage after one that runs will run too, whatever its folder holds
+    start, kept = None, True  # a stage after one that runs will run too, whatever its folder holds
     for job in plan.jobs:
-        fresh = fresh and job.done
+        kept = kept and job.done_from(start)
+        start = job.folder
         status = "continues" if job.folder.with_name(job.name + ".partial").is_dir() else "runs"
-        table.add_row(job.name, f"{_rows(job)}\n{_settings(job)}", "done, skipped" if fresh else status)
+        table.add_row(job.name, f"{_rows(job)}\n{_settings(job)}", "done, skipped" if kept else status)
     models = [job.name for job in plan.jobs]
     for e in plan.evaluations:
         table.add_row(
@@ -123,13 +125,13 @@ def _settings(job: Job) -> str:
     return f"{job.steps} steps of {stage.batch_size} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
 
 
-def result_tables(report: Mapping[str, Any], mode: str | None = None) -> Iterator[Table]:
-    """One table a test set and matching mode: fields by P, R, F1, F0.5, F1.5, every model side by side."""
+def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """How the stages went; then a table a test set and matching mode: fields by P, R, F, every model side by side."""
+    if report.get("stages"):
+        yield _stages(report["stages"])
     for set_name, models in report["sets"].items():
         first = next(iter(models.values()))
         for m in first["metrics"]:
-            if mode not in (None, m):
-                continue
             table = Table(title=f"{set_name} ({first['n']} examples), {m}", title_justify="left")
             for column in ("field", "model"):
                 table.add_column(column, no_wrap=True)
@@ -149,6 +151,25 @@ def result_tables(report: Mapping[str, Any], mode: str | None = None) -> Iterato
                     )
             yield table
         yield _outputs(set_name, models)
+
+
+def _stages(stages: Mapping[str, Any]) -> Table:
+    table = Table(title="stages", title_justify="left")
+    for column in ("stage", "steps", "minutes", "peak GB", "NLL", "reward", "groups without variance"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, stage in stages.items():
+        f = stage.get("figures") or {}
+        nll = [f.get("nll_before"), f.get("nll_after")]
+        reward = [f.get("reward_first"), f.get("reward_last")]
+        table.add_row(
+            name,
+            str(f.get("steps", "")),
+            f"{(stage.get('seconds') or 0) / 60:.1f}",
+            f"{stage['peak_memory_gb']:.1f}" if stage.get("peak_memory_gb") else "",
+            *(" -> ".join(f"{v:.3f}" for v in pair if v is not None) for pair in (nll, reward)),
+            f"{f['zero_variance_share']:.0%}" if "zero_variance_share" in f else "",
+        )
+    return table
 
 
 def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters import adapter, metrics
-from adapters.plan import Evaluation
+from adapters import metrics
+from adapters.jobs import Evaluation
 from adapters.rewarding import NamedReward, grade
 from adapters.types import Example, ModeCounts, Progress, Sample, Sampler, Task
 
@@ -24,9 +24,9 @@ def evaluate(
     *,
     write: bool = True,
 ) -> dict[str, Any]:
-    """Sample greedily on a test set, score, and store `samples.jsonl` and `metrics.json` in `folder`.
+    """Sample greedily on a test set, score, and store `samples.jsonl` in `folder`. Returns the figures.
 
-    Returns the content of `metrics.json`. Processes that do not `write` take part in the sampling only.
+    Processes that do not `write` take part in the sampling only.
     """
     samples = sampler(
         [e.prompt for e in evaluation.examples],
@@ -42,7 +42,6 @@ def evaluate(
         with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
             for example, sample, score in zip(evaluation.examples, samples, scored, strict=True):
                 file.write(json.dumps(_record(example, sample, score), ensure_ascii=False) + "\n")
-        adapter.write_json(folder / "metrics.json", result)
     return result
 
 

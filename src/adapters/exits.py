@@ -32,7 +32,8 @@ def errors() -> Iterator[State]:
     try:
         yield state
     except UserError as error:
-        complain(state.file.locate(error) if state.file else str(error))
+        # All processes make the same plan; what happens after it need not be the same.
+        complain(state.file.locate(error) if state.file else str(error), everywhere=state.log is not None)
         raise typer.Exit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,7 +52,8 @@ def errors() -> Iterator[State]:
         raise typer.Exit(1) from None
 
 
-def complain(message: str) -> None:
-    """Say a message once, whatever the number of processes."""
-    if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr)
+def complain(message: str, *, everywhere: bool = False) -> None:
+    """Say a message once, or from every process where each may have an error of its own."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or everywhere:
+        print(message if rank == "0" else f"process {rank}: {message}", file=sys.stderr)

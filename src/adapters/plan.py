@@ -5,65 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters import adapter, data
+from adapters.jobs import Evaluation, Job
 from adapters.noising import Noising, resolve_noise
-from adapters.plugins import resolve
+from adapters.plugins import identity, resolve
 from adapters.recipe import EvalSet, Grpo, Recipe, Sft, Source
 from adapters.recipe_file import KeyPath, RecipeFile
 from adapters.rewarding import NamedReward, probe, resolve_all
 from adapters.types import Backend, Example, Lengths, Task, UserError
 
 VALIDATION_ROWS = 200
-
-
-@dataclass(frozen=True)
-class Job:
-    """A stage with everything resolved. `fingerprint` covers what it would learn from, chained to the stage before."""
-
-    index: int
-    stage: Sft | Grpo
-    folder: Path
-    examples: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    rewards: tuple[NamedReward, ...]
-    fingerprint: str
-    steps: int
-    ledger: list[dict[str, Any]]
-    rejected: list[data.Rejected]
-    epochs: float
-    """Passes over `examples`; with noise they hold every epoch already, so this is below the recipe's number."""
-    too_long: int = 0
-    tokens: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Folder name and label in reports: 1-sft, 2-grpo …"""
-        return self.folder.name
-
-    @property
-    def done(self) -> bool:
-        """Whether the folder holds this very job's finished adapter."""
-        held = adapter.manifest(self.folder)
-        return held is not None and held.get("fingerprint") == self.fingerprint and not adapter.problems(self.folder)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A test set with everything resolved."""
-
-    name: str
-    examples: tuple[Example, ...]
-    max_new_tokens: int
-    batch_size: int | None
-    fingerprint: str
-    leaked: int
-    beyond: int = 0
-    """Gold answers longer than max_new_tokens: no model can score on them in full."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +55,14 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
     audited (for a dry run elsewhere). Raises UserError for every mistake that can be found without training.
     """
     recipe = file.recipe
-    task: Task = resolve("tasks", recipe.task, folder=file.path.parent, at=("task",))
+    task: Task = resolve("tasks", recipe.task, folder=file.folder, at=("task",))
     rewards = stage_rewards(file)
     notes = backend.check(recipe.stages)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
         job = _job(file, backend, task, n, rewards[n], jobs[-1].fingerprint if jobs else "", tokenizer_needed, notes)
         jobs.append(job)
-    trained = [e for job in jobs for e in (*job.examples, *job.validation)]
+    trained = set().union(*(job.texts for job in jobs))
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed)
     for test in tests:
         if test.leaked:
@@ -122,17 +78,15 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
 def stage_rewards(file: RecipeFile) -> list[tuple[NamedReward, ...]]:
     """Each stage's rewards, resolved; empty for stages without."""
     return [
-        resolve_all(stage.rewards, folder=file.path.parent, at=("stages", n, "rewards"))
-        if isinstance(stage, Grpo)
-        else ()
+        resolve_all(stage.rewards, folder=file.folder, at=("stages", n, "rewards")) if isinstance(stage, Grpo) else ()
         for n, stage in enumerate(file.recipe.stages)
     ]
 
 
 def evaluations(
-    file: RecipeFile, backend: Backend, task: Task, trained: Sequence[Example] = (), *, tokenizer_needed: bool = True
+    file: RecipeFile, backend: Backend, task: Task, trained: Set[str] = frozenset(), *, tokenizer_needed: bool = True
 ) -> tuple[Evaluation, ...]:
-    """The recipe's test sets, resolved. `trained` is what leakage is counted against."""
+    """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
     return tuple(
         _evaluation(file, backend, task, n, spec, trained, tokenizer_needed)
         for n, spec in enumerate(file.recipe.evaluate)
@@ -173,12 +127,12 @@ def _job(
     stage, at = recipe.stages[n], ("stages", n)
     noising, laid_out = None, 1
     if stage.noise is not None:
-        noising = resolve_noise(stage.noise, seed=recipe.seed, folder=file.path.parent, at=(*at, "noise"))
+        noising = resolve_noise(stage.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
         laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
     loaded = _rows(file, task, stage.data, at, noising, laid_out)
     epochs = stage.epochs / laid_out
     for i, reward in enumerate(rewards):
-        probe(reward, loaded.examples, (*at, "rewards", i))
+        notes += probe(reward, loaded.examples, (*at, "rewards", i))
     lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
     examples, too_long = list(loaded.examples), 0
     if lengths is not None:
@@ -192,10 +146,7 @@ def _job(
     if isinstance(stage, Sft):
         examples, validation = _hold_out(examples, stage.validation, recipe.seed)
     if isinstance(stage, Grpo):
-        if stage.reference not in ("start", "base") and adapter.problems(Path(stage.reference)):
-            raise UserError(
-                adapter.problems(Path(stage.reference))[0] + "; say start, base or a folder.", at=(*at, "reference")
-            )
+        _check_reference(stage.reference, recipe, (*at, "reference"))
         if len(examples) < stage.batch_size:
             raise UserError(
                 f"a batch of {stage.batch_size} prompts needs at least as many rows, and {len(examples)} are left.",
@@ -206,8 +157,9 @@ def _job(
     )
     steps = stage.max_steps or math.ceil(per_epoch * epochs)
     what = {
-        "stage": stage.model_dump(exclude={"data"}),
-        "task": recipe.task.model_dump(),
+        "stage": stage.model_dump(exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing"}),
+        "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],
+        "reference": adapter.weights_hash(Path(stage.reference)) if isinstance(stage, Grpo) else None,
         "model": recipe.model.model_dump(),
         "lora": recipe.lora.model_dump(),
         "seed": recipe.seed,
@@ -224,6 +176,7 @@ def _job(
         rewards=rewards,
         fingerprint=_hash(what),
         steps=steps,
+        texts=loaded.texts,
         epochs=epochs,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
@@ -232,30 +185,45 @@ def _job(
     )
 
 
+def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
+    if reference in ("start", "base"):
+        return
+    if problems := adapter.problems(Path(reference)):
+        raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
+    held = json.loads((Path(reference) / adapter.CONFIG).read_text(encoding="utf-8"))
+    # Its tensors take the place of a copy of this adapter, whose scale they would get.
+    ours = {"r": recipe.lora.rank, "lora_alpha": recipe.lora.alpha, "use_rslora": recipe.lora.rslora}
+    if odd := [f"{k} {held.get(k)} (here {v})" for k, v in ours.items() if held.get(k, v) != v]:
+        raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(odd)}.", at=at)
+
+
 def _evaluation(
     file: RecipeFile,
     backend: Backend,
     task: Task,
     n: int,
     spec: EvalSet,
-    trained: Sequence[Example],
+    trained: Set[str],
     tokenizer_needed: bool,
 ) -> Evaluation:
     recipe = file.recipe
-    examples = _rows(file, task, spec.data, ("evaluate", n)).examples
+    loaded = _rows(file, task, spec.data, ("evaluate", n))
+    examples = loaded.examples
     lengths = _lengths(backend, examples, tokenizer_needed, [])
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
     what = {"rows": rows, "task": recipe.task.model_dump(), "model": recipe.model.model_dump(), "limit": limit}
     return Evaluation(
-        spec.name,
-        tuple(examples),
-        limit,
-        spec.batch_size,
-        _hash(what),
-        data.overlap(trained, examples),
-        sum(a > limit for a in answers),
+        name=spec.name,
+        examples=tuple(examples),
+        max_new_tokens=limit,
+        batch_size=spec.batch_size,
+        fingerprint=_hash(what),
+        leaked=data.overlap(trained, examples),
+        ledger=loaded.ledger,
+        rejected=loaded.rejected,
+        beyond=sum(a > limit for a in answers),
     )
 
 

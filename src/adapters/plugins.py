@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import json
 import sys
 import typing
 from importlib.metadata import entry_points
@@ -52,6 +53,15 @@ def resolve(kind: Kind, plug: Plug, *, folder: Path = Path(), at: tuple[str | in
             raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
         return target()
     return _configure(target, plug, at)
+
+
+def identity(plug: Plug, folder: Path) -> str:
+    """What makes two uses of a plug-in the same: its name, parameters and, for a `./file.py`, the file's content."""
+    text = json.dumps(plug.model_dump(), sort_keys=True, default=str)
+    path = folder / plug.use.rpartition(":")[0]
+    return (
+        f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.suffix == ".py" and path.is_file() else text
+    )
 
 
 def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> Any:

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 T = TypeVar("T")
 # YAML has lists only; the tuple keeps the model immutable while its items stay strictly typed.
@@ -30,6 +41,11 @@ class Plug(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     use: str = Field(description="Name of a built-in or installed plug-in, `module:Class`, or `./file.py:Class`.")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The short form, a name alone, is right in editors too."""
+        return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
 
     @model_validator(mode="before")
     @classmethod

@@ -52,6 +52,13 @@ class RecipeFile:
     tree: dict[str, Any]
     lines: Mapping[KeyPath, int]
     overrides: tuple[str, ...] = ()
+    origin: Path | None = None
+    """Folder of the recipe that this file is a run's copy of."""
+
+    @property
+    def folder(self) -> Path:
+        """Where `./plugin.py` and, without a data_root, data paths start."""
+        return self.origin or self.path.parent
 
     def locate(self, error: UserError) -> str:
         """The error's text, led by `file:line: key.path:` when the error knows its key."""
@@ -61,10 +68,10 @@ class RecipeFile:
     def data_root(self) -> Path:
         """Folder that relative data paths start from."""
         root = self.recipe.data_root
-        return Path(root).expanduser() if root else self.path.parent
+        return Path(root).expanduser() if root else self.folder
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> RecipeFile:
+def load(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None = None) -> RecipeFile:
     """Read a recipe file and apply `key.path=value` overrides.
 
     Raises UserError, in one message, for everything that can be wrong with the text.
@@ -87,7 +94,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RecipeFile:
         raise UserError("\n".join(_sentences(path, tree, lines, error))) from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a recipe.") from None
-    return RecipeFile(path, recipe, tree, lines, tuple(overrides))
+    return RecipeFile(path, recipe, tree, lines, tuple(overrides), origin)
 
 
 def _check_header(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.plugins import resolve
+from adapters.plugins import identity, resolve
 from adapters.recipe import RewardPlug
 from adapters.recipe_file import KeyPath
 from adapters.types import Example, Reward, Scored, UserError
@@ -23,6 +23,8 @@ class NamedReward:
     name: str
     reward: Reward
     weight: float = 1.0
+    identity: str = ""
+    """What it is, across processes and restarts: the plug-in, its parameters and the hash of its file."""
 
 
 def resolve_all(plugs: Sequence[RewardPlug], *, folder: Path, at: KeyPath) -> tuple[NamedReward, ...]:
@@ -32,7 +34,7 @@ def resolve_all(plugs: Sequence[RewardPlug], *, folder: Path, at: KeyPath) -> tu
         reward = resolve("rewards", plug, folder=folder, at=(*at, n))
         name = plug.use.rpartition(":")[2]
         taken = sum(1 for other in out if other.name.rpartition("#")[0] == name or other.name == name)
-        out.append(NamedReward(f"{name}#{taken + 1}" if taken else name, reward, plug.weight))
+        out.append(NamedReward(f"{name}#{taken + 1}" if taken else name, reward, plug.weight, identity(plug, folder)))
     return tuple(out)
 
 
@@ -56,11 +58,13 @@ def grade(named: NamedReward, completion: str, example: Example) -> Scored:
     return scored
 
 
-def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> None:
+def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[str]:
     """Try a reward on gold, empty and garbage text of a few rows before any model is loaded.
 
-    Raises UserError when it fails, leaves [0, 1], or prefers garbage to gold.
+    Raises UserError when it fails, leaves [0, 1], or prefers garbage to gold. Returns a note when it pays garbage as
+    much as gold.
     """
+    bought = 0
     for example in list(examples)[:20]:
         if example.completion is None:
             continue
@@ -74,3 +78,5 @@ def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> None:
                 f"({gold:.3f}) on row {example.id!r}; a policy would learn that.",
                 at=at,
             )
+        bought += gold is not None and garbage == gold > 0
+    return [f"the reward {named.name} pays broken text as much as gold on {bought} of 20 rows tried"] if bought else []

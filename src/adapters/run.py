@@ -12,7 +12,8 @@ from typing import Any
 
 from adapters import adapter, display
 from adapters.evaluate import evaluate
-from adapters.plan import Evaluation, Job, Plan
+from adapters.jobs import Evaluation, Job
+from adapters.plan import Plan
 from adapters.rewarding import NamedReward
 from adapters.types import Backend, Task, UserError
 
@@ -34,8 +35,10 @@ def run(plan: Plan, backend: Backend) -> dict[str, Any]:
     backend.barrier()
     start: Path | None = None
     for job in plan.jobs:
-        if not job.done:
+        if not job.done_from(start):
             _train(plan, job, start, backend)
+        elif display.is_main():
+            adapter.tidy(job.folder)
         start = job.folder
     report: dict[str, Any] = {"name": plan.recipe.name, "sets": {}, "stages": {}}
     for job in plan.jobs:
@@ -54,22 +57,31 @@ def run(plan: Plan, backend: Backend) -> dict[str, Any]:
 
 
 def claim(plan: Plan) -> None:
-    """Make the run folder this recipe's, or refuse one that holds another recipe's work."""
+    """Make the run folder this recipe's, or refuse one that holds another recipe's work.
+
+    Work belongs to this recipe when its fingerprint is the job's; what does not bear on trained weights may change.
+    """
     path = plan.folder / "recipe.json"
-    if path.is_file():
-        changed = _changes(json.loads(path.read_text(encoding="utf-8")), plan.file.tree)
-        stale = [job.name for job in plan.jobs if job.folder.is_dir() and not job.done]
-        if stale and not changed:
-            changed = ["the training data (its content, not its path)"]
-        if changed and any(job.folder.is_dir() or adapter.partial(job.folder).is_dir() for job in plan.jobs):
+    for job in plan.jobs:
+        mark = adapter.partial(job.folder) / adapter.MARK
+        held = adapter.manifest(job.folder) or {}
+        if held.get("fingerprint") == job.fingerprint and (problems := adapter.problems(job.folder)):
+            raise UserError(f"{problems[0]}. Delete {job.folder} to train that stage again.")
+        strange = job.folder.is_dir() and held.get("fingerprint") != job.fingerprint
+        if strange or (mark.is_file() and mark.read_text() != job.fingerprint):
+            old = _read(path)
+            changed = _changes(old, plan.file.tree) if old else []
             raise UserError(
-                f"{plan.folder} holds a run of another recipe. Changed: {'; '.join(changed)}.\n"
-                "Add --fresh to start over (the old folder is kept under another name), or give this run its own name "
-                "with name=…"
+                f"{plan.folder} holds a run of another recipe, from {job.name} on. "
+                f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (content, not path)'}.\n"
+                f"Delete {job.name} and the stages after it to train again from there, add --fresh to start over (the "
+                "old folder is kept under another name), or give this run its own name with name=…"
             )
     plan.folder.mkdir(parents=True, exist_ok=True)
     adapter.write_json(path, plan.file.tree)
-    shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
+    adapter.write_json(plan.folder / "origin.json", {"folder": str(plan.file.folder.resolve())})
+    if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
+        shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -91,19 +103,16 @@ def _changes(old: Any, new: Any, at: str = "") -> list[str]:
 
 def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     work = adapter.partial(job.folder)
-    mark = work / "fingerprint"
     if display.is_main():
-        if work.is_dir() and (not mark.is_file() or mark.read_text() != job.fingerprint):
-            shutil.rmtree(work)
-        shutil.rmtree(job.folder, ignore_errors=True)  # `claim` has made sure that it is not another recipe's
+        # `claim` has made sure that neither folder is another recipe's work.
+        shutil.rmtree(job.folder, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
-        mark.write_text(job.fingerprint)
+        (work / adapter.MARK).write_text(job.fingerprint)
     backend.barrier()
     began = time.time()
     with display.progress(job.name) as progress:
         figures = backend.train(job, start, work, progress)
     if display.is_main():
-        mark.unlink()
         describe = getattr(backend, "describe", dict)
         adapter.seal(
             job.folder,
@@ -113,6 +122,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
                 "data": job.ledger,
                 "too_long": job.too_long,
                 "start": start.name if start else None,
+                "start_hash": adapter.weights_hash(start),
                 "reference": getattr(job.stage, "reference", None),
                 "model": describe(),
                 "task": plan.recipe.task.model_dump(),
@@ -160,8 +170,7 @@ def evaluate_all(
 
 
 def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequence[NamedReward]) -> str:
-    trained = (adapter.manifest(folder) or {}).get("fingerprint") if folder else "base"
-    return f"{evaluation.fingerprint}:{trained}:{','.join(repr(r) for r in rewards)}"
+    return f"{evaluation.fingerprint}:{adapter.weights_hash(folder) or 'base'}:{','.join(r.identity for r in rewards)}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -177,15 +186,17 @@ def _write_ledger(plan: Plan) -> None:
         job.name: {"sources": job.ledger, "rows": len(job.examples), "too_long": job.too_long, "tokens": job.tokens}
         for job in plan.jobs
     }
-    tests = {e.name: {"rows": len(e.examples), "also_in_training": e.leaked} for e in plan.evaluations}
+    tests = {
+        e.name: {"sources": e.ledger, "rows": len(e.examples), "also_in_training": e.leaked} for e in plan.evaluations
+    }
     adapter.write_json(plan.folder / "ledger.json", {"stages": stages, "tests": tests})
+    places = [(job.name, job.rejected) for job in plan.jobs] + [(e.name, e.rejected) for e in plan.evaluations]
     rejected = [
-        {"stage": job.name, "source": r.source, "row": r.row, "reason": r.reason}
-        for job in plan.jobs
-        for r in job.rejected
+        {"for": name, "source": r.source, "row": r.row, "reason": r.reason} for name, rows in places for r in rows
     ]
     if rejected:
-        (plan.folder / "rejected.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejected), encoding="utf-8")
+        text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected)
+        (plan.folder / "rejected.jsonl").write_text(text, encoding="utf-8", errors="replace")
 
 
 def versions() -> dict[str, str]:

@@ -59,7 +59,10 @@ def score_rewards(name: str, file: Path, *, task: str = "funding") -> list[dict[
         # Rewards compare with the gold; a file of bare structures need not repeat the texts.
         bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
         example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
-        scored = grade(reward, completion, example)
+        try:
+            scored = grade(reward, completion, example)
+        except RuntimeError as error:
+            raise UserError(f"{file}, row {n}: {error}") from error
         out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})
     return out
 

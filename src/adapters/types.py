@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
-    from adapters.plan import Job
+    from adapters.jobs import Job
     from data_aug.noise import Label
 
 Row = Mapping[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.adapter import CONFIG, WEIGHTS
 from adapters.data import prompt_key
-from adapters.plan import Job
+from adapters.jobs import Job
 from adapters.recipe import Recipe
 from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 
+from adapters import display
 from adapters.backends.local import base_model, options, training
 from adapters.backends.local.model import (
     Encoder,
@@ -25,7 +27,7 @@ from adapters.backends.local.model import (
     prepare_cpu,
 )
 from adapters.backends.local.sampling import LocalSampler
-from adapters.plan import Job
+from adapters.jobs import Job
 from adapters.recipe import Grpo, Recipe
 from adapters.types import Example, Lengths, Progress, Sampler, UserError
 
@@ -35,6 +37,7 @@ class LocalBackend:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        display.quiet_libraries()
         prepare_cpu()
         # Evaluation on rank 0's share can outlast the default; a dead rank is noticed by the launcher, not by this.
         self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
@@ -57,6 +60,8 @@ class LocalBackend:
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check every stage's options against TRL's config classes and the number of processes."""
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true" or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+            raise UserError("ZeRO-3 and FSDP are not supported yet; recipes/accelerate/zero2.yaml is.")
         for n, stage in enumerate(stages):
             options.check_options(stage, ("stages", n))
         try:
@@ -78,11 +83,10 @@ class LocalBackend:
         """Train one stage; rank 0 writes the adapter, its tokenizer and nothing else into `folder`."""
         set_seed(self.recipe.seed)
         model = load_base(self.base, self.recipe.model)
-        zero3 = _zero3()
         if start is None:
-            adapter = new_adapter(model, self.recipe.lora, self.base, autocast=not zero3)
+            adapter = new_adapter(model, self.recipe.lora, self.base)
         else:
-            adapter = load_adapter(model, start, self.base, trainable=True, autocast=not zero3)
+            adapter = load_adapter(model, start, self.base, trainable=True)
         work = folder / "trainer"
         stage = job.stage
         if isinstance(stage, Grpo):
@@ -118,12 +122,6 @@ class LocalBackend:
         gc.collect()
         if on_gpu():
             torch.accelerator.empty_cache()
-
-
-def _zero3() -> bool:
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    return bool(is_deepspeed_zero3_enabled())
 
 
 def _prove(adapter: Any) -> None:

@@ -29,7 +29,8 @@ def precision(model: Model) -> str:
     if model.precision != "auto":
         return model.precision
     if on_gpu():
-        return "bf16" if torch.cuda.is_bf16_supported() or not torch.cuda.is_available() else "fp16"
+        native = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp16"
     # On CPUs without these instructions bf16 is emulated and slower than fp32.
     probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return "bf16" if any(probe is not None and probe() for probe in probes) else "fp32"
@@ -57,7 +58,7 @@ def load_tokenizer(base: Base) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.load, revision=base.revision)
-    except Exception as error:  # transformers raises OSError, ValueError, HTTP errors … for the same thing
+    except (OSError, ValueError, ImportError) as error:  # not found, no access, unknown architecture
         raise UserError(f"the tokenizer of {base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
     if tokenizer.chat_template is None:
         raise UserError(f"{base.load!r} has no chat template; use an instruct model.", at=AT)
@@ -75,17 +76,18 @@ def load_tokenizer(base: Base) -> Any:
 
 def load_base(base: Base, config: Model) -> Any:
     """The base model on the CPU, in the recipe's dtype (bfloat16 on GPU, float32 on CPU by default)."""
-    dtype = DTYPES.get(config.dtype, torch.bfloat16 if on_gpu() else torch.float32)
+    on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
+    dtype = DTYPES.get(config.dtype, on_device if on_gpu() else torch.float32)
     options = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     try:
         model = AutoModelForCausalLM.from_pretrained(base.load, revision=base.revision, dtype=dtype, **options)
-    except Exception as error:  # as above
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
     model.config.use_cache = True
     return model
 
 
-def new_adapter(model: Any, lora: Lora, base: Base, *, autocast: bool = True) -> PeftModel:
+def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
     """Wrap the base in a fresh adapter, equal to the base until it is trained (B = 0)."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     config = LoraConfig(
@@ -97,16 +99,16 @@ def new_adapter(model: Any, lora: Lora, base: Base, *, autocast: bool = True) ->
         use_rslora=lora.rslora,
     )
     try:
-        peft = get_peft_model(model, config, autocast_adapter_dtype=autocast)
+        peft = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(_first_line(error), at=("lora", "target_modules")) from error
     _name_base(peft, base)
     return peft
 
 
-def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool, autocast: bool = True) -> PeftModel:
+def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> PeftModel:
     """Put a saved adapter on the base, and prove that every tensor of the file arrived."""
-    peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, autocast_adapter_dtype=autocast)
+    peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     _name_base(peft, base)
     problem = mismatch(peft, folder)
     if problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import typing
@@ -14,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from trl import GRPOConfig, SFTConfig
 
 from adapters.backends.local.model import on_gpu, precision
-from adapters.plan import Job
+from adapters.jobs import Job
 from adapters.recipe import Grpo, Recipe, Sft
 from adapters.recipe_file import KeyPath, hint
 from adapters.types import UserError
 
 CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig}
+LOSSES = {"sft": ("nll", "dft"), "grpo": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")}
 # TRL options that a recipe key already decides; two spellings of one thing could contradict each other.
 OWNED = {
     "learning_rate": "learning_rate",
@@ -42,6 +44,7 @@ OWNED = {
     "gradient_checkpointing": "gradient_checkpointing",
     "reward_weights": "rewards[].weight",
     "train_sampling_strategy": "group_by_length",
+    "length_column_name": "group_by_length",
 }
 ELSEWHERE = {
     "seed": "the recipe's seed",
@@ -51,6 +54,13 @@ ELSEWHERE = {
     "report_to": "report_to",
     "chat_template_kwargs": "model.thinking",
     "push_to_hub": "adapters publish",
+    "logging_steps": "the run itself: GRPO logs every step, SFT about a hundred times",
+    "save_strategy": "save_every",
+    "save_total_limit": "the run itself: two checkpoints are kept",
+    "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
+    "packing": "the run itself: each row is a sequence of its own",
+    "dataset_kwargs": "the run itself: the trainer gets ready tokens",
+    "disable_dropout": "the run itself: GRPO's policy and reference must agree at the start",
     "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
 }
 
@@ -72,7 +82,18 @@ def check_options(stage: Sft | Grpo, at: KeyPath) -> None:
             TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
         except ValidationError as error:
             raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
+    choices = LOSSES[stage.kind]
+    loss = stage.trl.get("loss_type", choices[0])
+    if loss not in choices:
+        raise UserError(f"TRL has no such loss.{hint(loss, choices)}", at=(*at, "trl", "loss_type"))
+    if stage.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise UserError("vLLM is not installed: pip install 'extraction-adapters[vllm]'.", at=(*at, "trl", "use_vllm"))
     micro_batch(stage, at)
+    try:  # the config class's own checks, which would otherwise run after the stages before this one
+        rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.kind == "grpo" else {}
+        config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **stage.trl)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
 
 
 def micro_batch(stage: Sft | Grpo, at: KeyPath = ()) -> tuple[int, int]:
@@ -104,7 +125,9 @@ def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[s
         "num_train_epochs": job.epochs,
         "max_steps": stage.max_steps or -1,
         "learning_rate": stage.learning_rate,
-        "lr_scheduler_type": stage.schedule,
+        "lr_scheduler_type": "constant_with_warmup"
+        if stage.schedule == "constant" and stage.warmup
+        else stage.schedule,
         "warmup_steps": math.ceil(stage.warmup * steps),
         "weight_decay": stage.weight_decay,
         "seed": recipe.seed,

@@ -16,16 +16,16 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.options import options
 from adapters.backends.local.rewards import TrlReward
-from adapters.plan import Job
+from adapters.jobs import Job
 from adapters.recipe import Grpo, Recipe, Sft
 from adapters.types import Progress, UserError
 
+# The name is TRL's own business, which is why the supported TRL is one minor version (pyproject.toml).
 _on_triton = trl_utils._use_triton
 
 
@@ -57,11 +57,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
         self.last.update(figures)
-        if "kl" in figures and self.first_kl is None:
+        if "kl" in figures and state.global_step == 1:
             self.first_kl = figures["kl"]
             start = isinstance(self.job.stage, Grpo) and self.job.stage.reference == "start"
             # Policy and reference are the same weights before the first update.
-            if start and state.global_step == 1 and not abs(self.first_kl) < 1e-3:
+            if start and not abs(self.first_kl) < 1e-3:
                 raise RuntimeError(f"the reference is not the starting adapter: first KL is {self.first_kl:g}, not 0")
 
 
@@ -85,7 +85,7 @@ def train_sft(
     )
     _only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
-    resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    resume = _last_checkpoint(folder)
     before = nll(trainer, held_out) if held_out and not resume else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
@@ -114,6 +114,7 @@ def train_grpo(
         scale_rewards=stage.advantage,
         reward_weights=[r.weight for r in job.rewards],
         chat_template_kwargs=encoder.template,
+        disable_dropout=True,  # with it, policy and reference would differ before the first update
     )
     watch = Watch(job, folder.parent / "log.jsonl", progress)
     rollouts = folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
@@ -130,8 +131,7 @@ def train_grpo(
     _only_our_progress(trainer)
     if stage.beta:
         _set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    resume = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    result = trainer.train(resume_from_checkpoint=resume)
+    result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
     figures = {"train_loss": result.training_loss, "steps": result.global_step, "first_kl": watch.first_kl}
     if log:
@@ -160,6 +160,12 @@ def _set_reference(model: PeftModel, reference: str) -> None:
         raise UserError(f"the reference {reference} does not fit this adapter: {problem}")
 
 
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: the trainer's state is the last file of one."""
+    found = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(found, key=lambda p: int(p.name.rpartition("-")[2]))) if found else None
+
+
 def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
     """Ready tokens: the trainer's own preparation is skipped, so prompt and mask are exactly inference's."""
     prompts = encoder.prompts([e.prompt for e in examples])
@@ -181,7 +187,7 @@ def nll(trainer: SFTTrainer, rows: Dataset) -> float:
     size = trainer.args.per_device_eval_batch_size
     batches = [order[i : i + size] for i in range(0, len(order), size)]
     total = torch.zeros(2, dtype=torch.float64)
-    model.eval()
+    model.to(accelerator.device).eval()  # under DeepSpeed nothing has moved the model before the training starts
     with torch.no_grad():
         # Every process runs the same number of forwards, which sharded models need; the padding ones count nothing.
         for n in range(math.ceil(len(batches) / accelerator.num_processes)):

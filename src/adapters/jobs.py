@@ -1,0 +1,63 @@
+"""What a plan is made of: stages and test sets with everything resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters import adapter, data
+from adapters.recipe import Grpo, Sft
+from adapters.rewarding import NamedReward
+from adapters.types import Example
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage with everything resolved. `fingerprint` covers what it would learn from, chained to the stage before."""
+
+    index: int
+    stage: Sft | Grpo
+    folder: Path
+    examples: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    rewards: tuple[NamedReward, ...]
+    fingerprint: str
+    steps: int
+    ledger: list[dict[str, Any]]
+    rejected: list[data.Rejected]
+    texts: Set[str]
+    """What the clean rows show (`data.prompt_key`)."""
+    epochs: float
+    """Passes over `examples`; with noise they hold every epoch already, so this is below the recipe's number."""
+    too_long: int = 0
+    tokens: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Folder name and label in reports: 1-sft, 2-grpo …"""
+        return self.folder.name
+
+    def done_from(self, start: Path | None) -> bool:
+        """Whether the folder holds this very job's finished adapter, trained from what `start` holds now."""
+        held = adapter.manifest(self.folder)
+        if held is None or held.get("fingerprint") != self.fingerprint or adapter.problems(self.folder):
+            return False
+        return bool(held.get("start_hash") == adapter.weights_hash(start))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A test set with everything resolved."""
+
+    name: str
+    examples: tuple[Example, ...]
+    max_new_tokens: int
+    batch_size: int | None
+    fingerprint: str
+    leaked: int
+    ledger: list[dict[str, Any]]
+    rejected: list[data.Rejected]
+    beyond: int = 0
+    """Gold answers longer than max_new_tokens: no model can score on them in full."""
