@@ -14,8 +14,9 @@ import trl.trainer.utils as trl_utils
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from peft import PeftModel
-from transformers import TrainerCallback
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainerState
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
@@ -43,7 +44,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, job: Job, log: Path, progress: Progress) -> None:
         self.job, self.log, self.progress = job, log, progress
-        self.first_kl: float | None = None
         self.last: dict[str, float] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -58,11 +58,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
         self.last.update(figures)
         if "kl" in figures and state.global_step == 1:
-            self.first_kl = figures["kl"]
             start = isinstance(self.job.stage, Grpo) and self.job.stage.reference == "start"
             # Policy and reference are the same weights before the first update.
-            if start and not abs(self.first_kl) < 1e-3:
-                raise RuntimeError(f"the reference is not the starting adapter: first KL is {self.first_kl:g}, not 0")
+            if start and not abs(figures["kl"]) < 1e-3:
+                raise RuntimeError(f"the reference is not the starting adapter: first KL is {figures['kl']:g}, not 0")
 
 
 def train_sft(
@@ -75,23 +74,21 @@ def train_sft(
         train_sampling_strategy="group_by_length" if stage.group_by_length else "random",
         length_column_name="length",
     )
-    watch = Watch(job, folder.parent / "log.jsonl", progress)
     trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=_tokens(encoder, job.examples),
         processing_class=encoder.tokenizer,
-        callbacks=[watch],
+        callbacks=[Watch(job, folder.parent / "log.jsonl", progress)],
     )
     _only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
-    resume = _last_checkpoint(folder)
-    before = nll(trainer, held_out) if held_out and not resume else None
+    before = nll(trainer, held_out) if held_out and not _last_checkpoint(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
-    result = trainer.train(resume_from_checkpoint=resume)
+    state = _train(trainer, folder, job.steps)
     stored = folder.parent / "nll_before.json"
-    figures: dict[str, Any] = {"train_loss": result.training_loss, "steps": result.global_step}
+    figures: dict[str, Any] = {"steps": state.global_step}
     if held_out:
         figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
         figures["nll_after"] = nll(trainer, held_out)
@@ -116,7 +113,6 @@ def train_grpo(
         chat_template_kwargs=encoder.template,
         disable_dropout=True,  # with it, policy and reference would differ before the first update
     )
-    watch = Watch(job, folder.parent / "log.jsonl", progress)
     rollouts = folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
     # Gold goes by row number: Arrow would rewrite nested labels (missing keys come back as null).
     rows = Dataset.from_list([{"prompt": list(e.prompt), "row": n} for n, e in enumerate(job.examples)])
@@ -126,15 +122,16 @@ def train_grpo(
         reward_funcs=[TrlReward(r, job.examples, rollouts) for r in job.rewards],
         train_dataset=rows,
         processing_class=encoder.tokenizer,
-        callbacks=[watch],
+        callbacks=[Watch(job, folder.parent / "log.jsonl", progress)],
     )
     _only_our_progress(trainer)
     if stage.beta:
         _set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    log = [entry for entry in trainer.state.log_history if "reward" in entry]
-    figures = {"train_loss": result.training_loss, "steps": result.global_step, "first_kl": watch.first_kl}
+    state = _train(trainer, folder, job.steps)
+    log = [entry for entry in state.log_history if "reward" in entry]
+    figures: dict[str, Any] = {"steps": state.global_step}
     if log:
+        figures["first_kl"] = log[0].get("kl")
         figures |= {"reward_first": log[0]["reward"], "reward_last": log[-1]["reward"]}
         figures["zero_variance_share"] = sum(e.get("frac_reward_zero_std", 0.0) for e in log) / len(log)
     if "ref" in model.peft_config:
@@ -152,12 +149,21 @@ def _set_reference(model: PeftModel, reference: str) -> None:
             if ".lora_B.ref." in name:
                 parameter.data.zero_()  # a zero B makes the adapter the base itself
         return
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
     set_peft_model_state_dict(model, load_file(Path(reference) / "adapter_model.safetensors"), adapter_name="ref")
     if problem := mismatch(model, Path(reference), "ref"):
         raise UserError(f"the reference {reference} does not fit this adapter: {problem}")
+
+
+def _train(trainer: Any, folder: Path, steps: int) -> TrainerState:
+    """Train to the end, from the last complete checkpoint if there is one."""
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint and int(checkpoint.rpartition("-")[2]) >= steps:
+        # Died after the last step: the trainer itself would take one more before it notices.
+        weights = load_file(Path(checkpoint) / "adapter_model.safetensors")
+        set_peft_model_state_dict(trainer.accelerator.unwrap_model(trainer.model), weights, adapter_name="default")
+        return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer.state
 
 
 def _last_checkpoint(folder: Path) -> str | None:
