@@ -61,11 +61,9 @@ def test_one_process_by_the_two_line_header(recipe: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_adapter(recipe: Path, tmp_path: Path) -> None:
-    # Length groups depend on the number of processes; Adam turns rounding near zero into steps of full size; an uneven
-    # last batch is filled up by accelerate, by process (24 rows, without those held out, make batches of 8).
+    # Adam turns rounding near zero into steps of full size.
     same = [
         "model.precision=fp32",
-        "stages.0.group_by_length=false",
         "stages.0.trl.optim=sgd",
         "stages.0.validation=0.1",
     ]

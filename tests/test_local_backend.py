@@ -252,3 +252,16 @@ def test_the_real_wheel_becomes_a_model(tmp_path: Path) -> None:
         progress=lambda *_: None,
     )
     assert "Paris" in answer.text
+
+
+def test_batches_are_random_and_sorted_only_inside() -> None:
+    lengths = [n % 17 for n in range(40)]
+    order = training.layout(lengths, batch=8, steps=12, seed=3, by_length=True)
+    plain = training.layout(lengths, batch=8, steps=12, seed=3, by_length=False)
+    assert len(order) == 96
+    for n in range(12):
+        rows = order[n * 8 : n * 8 + 8]
+        assert sorted(rows) == sorted(plain[n * 8 : n * 8 + 8]), "the same batches either way"
+        assert [lengths[i] for i in rows] == sorted((lengths[i] for i in rows), reverse=True)
+    assert sorted(order[:40]) == list(range(40)), "an epoch is complete before the next begins"
+    assert order != training.layout(lengths, batch=8, steps=12, seed=4, by_length=True)

@@ -201,6 +201,7 @@ def test_the_command_line_shows_plan_and_results(mine: Path) -> None:
         "KL 0.1 to the adapter of stage 1",
         "30 real + 5 synthetic",
         "award_id",
+        "minutes",
         "valid",
     ):
         assert text in done.stdout, done.stdout

@@ -152,10 +152,8 @@ def _job(
                 f"a batch of {stage.batch_size} prompts needs at least as many rows, and {len(examples)} are left.",
                 at=(*at, "batch_size"),
             )
-    per_epoch = (
-        len(examples) // stage.batch_size if isinstance(stage, Grpo) else math.ceil(len(examples) / stage.batch_size)
-    )
-    steps = stage.max_steps or math.ceil(per_epoch * epochs)
+    # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
+    steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
     what = {
         "stage": stage.model_dump(exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing"}),
         "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],

@@ -217,7 +217,9 @@ class Sft(_Stage):
     max_length: int = Field(
         default=2048, ge=8, description="Rows longer than this many tokens are dropped, and counted."
     )
-    group_by_length: bool = Field(default=True, description="Batches of similar length: less padding, same loss.")
+    group_by_length: bool = Field(
+        default=True, description="Sort the rows inside each (random) batch, so that its forward passes pad little."
+    )
     validation: float = Field(
         default=0.05,
         ge=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,17 @@ def train_sft(
     model: PeftModel, encoder: Encoder, job: Job, stage: Sft, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
+    rows = _tokens(encoder, job.examples)
+    order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=stage.group_by_length)
     args = SFTConfig(
-        **options(stage, recipe, folder, job),
+        **options(stage, recipe, folder, job) | {"max_steps": job.steps},
         max_length=None,  # over-long rows were dropped and counted by the plan; nothing is cut here
-        train_sampling_strategy="group_by_length" if stage.group_by_length else "random",
-        length_column_name="length",
+        train_sampling_strategy="sequential",
     )
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=_tokens(encoder, job.examples),
+        train_dataset=rows.select(order),
         processing_class=encoder.tokenizer,
         callbacks=[Watch(job, folder.parent / "log.jsonl", progress)],
     )
@@ -183,6 +185,23 @@ def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
             "length": [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)],
         }
     )
+
+
+def layout(lengths: Sequence[int], batch: int, steps: int, seed: int, *, by_length: bool) -> list[int]:
+    """Row indices in the order they are trained on: `steps` full batches, as many shuffled epochs as that takes.
+
+    The rows of a batch are random; only inside it are they sorted, so that the forward passes it is cut into pad
+    little. Drawing whole batches of one length, as samplers do that group the data by length, makes batches of short
+    targets, whose mean over few tokens weighs each of them many times over: a model then learns the empty answer.
+    """
+    rng = random.Random(seed)
+    order: list[int] = []
+    while len(order) < batch * steps:
+        epoch = list(range(len(lengths)))
+        rng.shuffle(epoch)
+        order += epoch
+    batches = [order[n * batch : (n + 1) * batch] for n in range(steps)]
+    return [i for rows in batches for i in (sorted(rows, key=lambda i: -lengths[i]) if by_length else rows)]
 
 
 def nll(trainer: SFTTrainer, rows: Dataset) -> float:
