@@ -27,7 +27,7 @@ from adapters.plan import Plan
 from adapters.recipe import Grpo
 from adapters.types import Progress as Report
 
-LIVE_FIGURES = ("loss", "reward", "kl", "frac_reward_zero_std", "completions/clipped_ratio")
+LIVE_FIGURES = ("reward", "kl", "loss")
 
 
 def is_main() -> bool:
@@ -154,7 +154,7 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
 
 def _stages(stages: Mapping[str, Any]) -> Table:
     table = Table(title="stages", title_justify="left")
-    for column in ("stage", "steps", "minutes", "peak GB", "NLL", "reward", "groups without variance"):
+    for column in ("stage", "steps", "minutes", "peak GB", "NLL", "reward", "zero var."):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for name, stage in stages.items():
         f = stage.get("figures") or {}
@@ -188,7 +188,7 @@ def progress(title: str) -> Iterator[Report]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -199,7 +199,8 @@ def progress(title: str) -> Iterator[Report]:
         task = bar.add_task(title, total=None, figures="")
 
         def move(done: int, total: int, figures: Mapping[str, float]) -> None:
-            shown = "  ".join(f"{k.split('/')[-1]} {figures[k]:.3g}" for k in LIVE_FIGURES if k in figures)
+            known = [k for k in LIVE_FIGURES if k in figures][:2]
+            shown = "  ".join(f"{k} {figures[k]:.3g}" for k in known)
             bar.update(task, completed=done, total=total, figures=shown)
 
         yield move
