@@ -29,8 +29,6 @@ class Job:
     rejected: list[data.Rejected]
     texts: Set[str]
     """What the clean rows show (`data.prompt_key`)."""
-    epochs: float
-    """Passes over `examples`; with noise they hold every epoch already, so this is below the recipe's number."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
 

@@ -175,7 +175,6 @@ def _job(
         fingerprint=_hash(what),
         steps=steps,
         texts=loaded.texts,
-        epochs=epochs,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         too_long=too_long,

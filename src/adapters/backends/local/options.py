@@ -122,8 +122,7 @@ def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[s
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulate,
-        "num_train_epochs": job.epochs,
-        "max_steps": stage.max_steps or -1,
+        "max_steps": steps,
         "learning_rate": stage.learning_rate,
         "lr_scheduler_type": "constant_with_warmup"
         if stage.schedule == "constant" and stage.warmup

@@ -72,7 +72,7 @@ def train_sft(
     rows = _tokens(encoder, job.examples)
     order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=stage.group_by_length)
     args = SFTConfig(
-        **options(stage, recipe, folder, job) | {"max_steps": job.steps},
+        **options(stage, recipe, folder, job),
         max_length=None,  # over-long rows were dropped and counted by the plan; nothing is cut here
         train_sampling_strategy="sequential",
     )
