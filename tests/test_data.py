@@ -11,7 +11,7 @@ import pytest
 from conftest import funding_rows, write_jsonl
 
 from adapters import data
-from adapters.recipe import HubSource, PathSource, Subset, SynthesizedSource
+from adapters.schema import HubSource, PathSource, Subset, SynthesizedSource
 from adapters.tasks.funding import FundingTask
 from adapters.types import UserError
 

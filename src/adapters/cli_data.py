@@ -53,7 +53,7 @@ def synthesize(
 ) -> None:
     """Make labelled training rows."""
     from adapters import data
-    from adapters.recipe import SynthesizedSource
+    from adapters.schema import SynthesizedSource
 
     with errors():
         rows = data.read(SynthesizedSource(synthesize=task, n=n, seed=seed), Path())

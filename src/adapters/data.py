@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.noising import Noising, Touched
-from adapters.recipe import HubSource, PathSource, Source, Subset, SynthesizedSource
 from adapters.recipe_file import KeyPath, hint
+from adapters.schema import HubSource, PathSource, Source, Subset, SynthesizedSource
 from adapters.types import Example, Row, Task, UserError
 
 READERS = (".jsonl", ".json", ".csv", ".parquet")

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from adapters.jobs import Job
 from adapters.plan import Plan
-from adapters.recipe import Grpo
+from adapters.stages import Grpo
 from adapters.types import Progress as Report
 
 LIVE_FIGURES = ("reward", "kl", "loss")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters import adapter, data
-from adapters.recipe import Grpo, Sft
 from adapters.rewarding import NamedReward
+from adapters.stages import Grpo, Sft
 from adapters.types import Example
 
 

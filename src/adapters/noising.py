@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.plugins import resolve
-from adapters.recipe import NoisePlug
 from adapters.recipe_file import KeyPath
+from adapters.schema import NoisePlug
 from adapters.types import Row, Task, UserError
 from data_aug.noise import PRESETS, Edit, Noise, NoisedRow, Span, find_spans, noise_row, preset
 from data_aug.noise.edits import forward

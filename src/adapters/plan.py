@@ -14,9 +14,11 @@ from adapters import adapter, data
 from adapters.jobs import Evaluation, Job
 from adapters.noising import Noising, resolve_noise
 from adapters.plugins import identity, resolve
-from adapters.recipe import EvalSet, Grpo, Recipe, Sft, Source
+from adapters.recipe import EvalSet, Recipe
 from adapters.recipe_file import KeyPath, RecipeFile
 from adapters.rewarding import NamedReward, probe, resolve_all
+from adapters.schema import Source
+from adapters.stages import Grpo, Sft
 from adapters.types import Backend, Example, Lengths, Task, UserError
 
 VALIDATION_ROWS = 200

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from adapters.recipe import Plug
 from adapters.recipe_file import hint
+from adapters.schema import Plug
 from adapters.types import UserError
 
 Kind = Literal["tasks", "rewards", "noise"]

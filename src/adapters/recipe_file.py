@@ -17,7 +17,9 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from adapters.recipe import HEADER, Grpo, HubSource, PathSource, Recipe, Sft, SynthesizedSource
+from adapters.recipe import HEADER, Recipe
+from adapters.schema import HubSource, PathSource, SynthesizedSource
+from adapters.stages import Grpo, Sft
 from adapters.types import UserError
 
 KeyPath = tuple[str | int, ...]

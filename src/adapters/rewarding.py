@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.plugins import identity, resolve
-from adapters.recipe import RewardPlug
 from adapters.recipe_file import KeyPath
+from adapters.schema import RewardPlug
 from adapters.types import Example, Reward, Scored, UserError
 
 GARBAGE = "]]} this is not an answer {{["

@@ -28,7 +28,8 @@ from adapters.backends.local.model import (
 )
 from adapters.backends.local.sampling import LocalSampler
 from adapters.jobs import Job
-from adapters.recipe import Grpo, Recipe
+from adapters.recipe import Recipe
+from adapters.stages import Grpo
 from adapters.types import Example, Lengths, Progress, Sampler, UserError
 
 

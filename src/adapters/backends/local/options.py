@@ -16,8 +16,9 @@ from trl import GRPOConfig, SFTConfig
 
 from adapters.backends.local.model import on_gpu, precision
 from adapters.jobs import Job
-from adapters.recipe import Grpo, Recipe, Sft
+from adapters.recipe import Recipe
 from adapters.recipe_file import KeyPath, hint
+from adapters.stages import Grpo, Sft
 from adapters.types import UserError
 
 CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig}

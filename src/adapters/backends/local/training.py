@@ -24,7 +24,8 @@ from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.options import options
 from adapters.backends.local.rewards import TrlReward
 from adapters.jobs import Job
-from adapters.recipe import Grpo, Recipe, Sft
+from adapters.recipe import Recipe
+from adapters.stages import Grpo, Sft
 from adapters.types import Progress, UserError
 
 # The name is TRL's own business, which is why the supported TRL is one minor version (pyproject.toml).
