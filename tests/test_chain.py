@@ -86,7 +86,8 @@ def test_two_processes_make_the_same_adapter(recipe: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_killed_stage_continues_from_its_checkpoint(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_killed_stage_continues_from_its_checkpoint(recipe: Path, tmp_path: Path, damaged: bool) -> None:
     """The reference stays the SFT adapter, and the policy goes on from the checkpoint."""
     (tmp_path / "dying.py").write_text(
         "import os\n"
@@ -107,13 +108,23 @@ def test_a_killed_stage_continues_from_its_checkpoint(recipe: Path, tmp_path: Pa
         "evaluate=[]",
     ]
     command.append("stages.1.save_every=1")
-    first = launch(command, tmp_path)
+    first = launch([*command, "name=died"], tmp_path)
     assert first.returncode != 0
-    assert (tmp_path / "runs/chain/2-grpo.partial/trainer").is_dir()
-    second = launch(command, tmp_path)
+    died = tmp_path / "runs/died"
+    assert (died / "2-grpo.partial/trainer").is_dir()
+    if damaged:  # the newest checkpoint cannot be read: the one before it is good enough
+        newest = max((died / "2-grpo.partial/trainer").glob("checkpoint-*"))
+        (newest / "optimizer.pt").write_bytes(b"half")
+    second = launch([*command, "name=died"], tmp_path)
     assert second.returncode == 0, second.stderr[-3000:]
     assert "done, skipped" in second.stdout
     assert "continues" in second.stdout
-    steps = [json.loads(x)["step"] for x in (tmp_path / "runs/chain/2-grpo/log.jsonl").read_text().splitlines()]
-    assert steps[-1] == 4
-    assert len(steps) < 8, "it did not start over"
+    straight = launch([*command, "name=straight"], tmp_path)
+    assert straight.returncode == 0, straight.stderr[-3000:]
+    a, b = (weights(tmp_path / "runs" / name / "2-grpo") for name in ("died", "straight"))
+    assert all(a[k].equal(b[k]) for k in a), "the same weights, to the last bit, as without the death"
+    for file, times in (("log.jsonl", 1), ("rollouts-0.jsonl", 8)):
+        steps = [json.loads(x)["step"] for x in (died / "2-grpo" / file).read_text().splitlines()]
+        whole = (tmp_path / "runs/straight/2-grpo" / file).read_text().splitlines()
+        assert steps == [json.loads(x)["step"] for x in whole], "no record is lost or doubled"
+        assert steps.count(2) == times

@@ -259,3 +259,57 @@ def test_failed_work_exits_with_1_and_keeps_the_details(mine: Path) -> None:
     assert "grader gone" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Traceback" in (mine.parent / "runs/mine/run.log").read_text()
+
+
+def test_two_processes_never_share_a_run_folder(mine: Path) -> None:
+    holder = "import sys, pathlib\nfrom adapters.run import lock\n"
+    holder += "with lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    runs = mine.parent / "runs"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(runs / "mine")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    refused = command("run", str(mine), cwd=mine.parent)
+    assert refused.returncode == 2
+    assert "another process is working on" in refused.stderr
+    assert not (runs / "mine").exists()
+    other.kill()
+    other.wait()
+    assert command("run", str(mine), cwd=mine.parent).returncode == 0, "the lock ends with its process"
+
+
+def test_a_place_that_cannot_be_written_is_named(mine: Path) -> None:
+    (mine.parent / "file").write_text("")
+    done = command("run", str(mine), f"run_dir={mine.parent / 'file' / 'runs'}", cwd=mine.parent)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fork_keeps_what_the_recipe_still_describes(mine: Path) -> None:
+    assert command("run", str(mine), cwd=mine.parent).returncode == 0
+    first = (mine.parent / "runs/mine/1-sft/manifest.json").read_text()
+    refused = command("run", str(mine), "stages.1.beta=0.2", cwd=mine.parent)
+    assert refused.returncode == 2
+    assert "stages.1.beta was 0.1, is 0.2" in refused.stderr
+    done = command("run", str(mine), "--fork", "stages.1.beta=0.2", cwd=mine.parent)
+    assert done.returncode == 0, done.stderr
+    assert "Taken over from it: 1-sft" in done.stdout
+    assert (mine.parent / "runs/mine/1-sft/manifest.json").read_text() == first
+    kept, new = (
+        json.loads((mine.parent / f"runs/{name}/2-grpo/manifest.json").read_text()) for name in ("mine.1", "mine")
+    )
+    assert (kept["stage"]["beta"], new["stage"]["beta"]) == (0.1, 0.2)
+
+
+def test_checkpoints_from_other_starting_weights_are_not_continued(mine: Path) -> None:
+    made, _ = start(mine)
+    work = adapter.partial(made.jobs[1].folder)
+    made.jobs[1].folder.rename(work)
+    (work / "trainer").mkdir()
+    (work / "trainer" / "old").touch()
+    (work / adapter.MARK).write_text(f"{made.jobs[1].fingerprint} from other weights")
+    start(mine)
+    assert made.jobs[1].done_from(made.jobs[0].folder)
+    assert not work.exists()

@@ -23,6 +23,11 @@ def partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
+def mark(fingerprint: str, start: Path | None) -> str:
+    """Whose work an unfinished folder holds: a job's, trained from one set of weights."""
+    return f"{fingerprint} from {weights_hash(start) or 'base'}"
+
+
 def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Turn `<folder>.partial` into the adapter directory: hash, manifest, rename, and only then drop working files."""
     work = partial(folder)
@@ -80,7 +85,15 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, also when the process or the machine dies meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    with temporary.open("w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

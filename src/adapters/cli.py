@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +57,9 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old run folder is kept as NAME.1 …")] = False,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Like --fresh, but keep the stages that the recipe still describes.")
+    ] = False,
     launch: Annotated[
         Path | None, typer.Option("--launch", help="Start several processes with this accelerate config file.")
     ] = None,
@@ -67,27 +71,33 @@ def run(
     with errors() as state:
         state.file = file = recipe_file.load(recipe, overrides or [])
         if launch is not None and not dry_run:
-            _launch(launch, recipe, overrides or [], fresh=fresh, as_json=as_json)
+            flags = {"--fresh": fresh, "--fork": fork, "--json": as_json}
+            _launch(launch, recipe, overrides or [], [flag for flag, given in flags.items() if given])
         from adapters import plan as planning
         from adapters import run as running
         from adapters.backends import backend as make_backend
 
         folder = planning.run_folder(file.recipe)
         screen = display.console(stderr=as_json)
-        with display.quiet(None):
-            with screen.status("reading data and checking the recipe"):
-                backend = make_backend(file.recipe)
-                plan = planning.make(file, backend, tokenizer_needed=not dry_run)
-            if fresh and not dry_run and display.is_main() and (kept := running.set_aside(folder)):
-                screen.print(f"The old run is kept in {kept}.")
+        with display.quiet(None), screen.status("reading data and checking the recipe"):
+            backend = make_backend(file.recipe)
+            plan = planning.make(file, backend, tokenizer_needed=not dry_run)
+        with ExitStack() as held:
+            if display.is_main() and not dry_run:
+                held.enter_context(running.lock(folder))
+                if (fresh or fork) and (old := running.set_aside(folder)):
+                    screen.print(f"The old run is kept in {old}.")
+                    if fork:
+                        kept = running.fork(plan, old)
+                        screen.print(f"Taken over from it: {', '.join(kept) or 'nothing, the first stage differs'}.")
             screen.print(display.plan_table(plan))
-        if dry_run:
-            return
-        if display.is_main():
-            running.claim(plan)
-        state.log = folder / "run.log"
-        with display.quiet(state.log):
-            report = running.run(plan, backend)
+            if dry_run:
+                return
+            if display.is_main():
+                running.claim(plan)
+            state.log = folder / "run.log"
+            with display.quiet(state.log):
+                report = running.run(plan, backend)
         for table in display.result_tables(report):
             screen.print(table)
         screen.print(f"Adapter: {plan.jobs[-1].folder}   report: {folder / 'report.json'}")
@@ -167,10 +177,9 @@ def schema() -> None:
     print(json.dumps(Recipe.model_json_schema(), indent=2, ensure_ascii=False))
 
 
-def _launch(config: Path, recipe: Path, overrides: list[str], *, fresh: bool, as_json: bool) -> None:
+def _launch(config: Path, recipe: Path, overrides: list[str], flags: list[str]) -> None:
     if not config.is_file():
         raise UserError(f"{config}: no such accelerate config file; see recipes/accelerate/.")
-    flags = (["--fresh"] if fresh else []) + (["--json"] if as_json else [])
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
     command = [*launcher, "--config_file", str(config), "-m", "adapters", str(recipe), *overrides, *flags]
     os.execv(sys.executable, command)  # noqa: S606 - arguments are passed as a list, no shell reads them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ from adapters.types import UserError
 
 if TYPE_CHECKING:
     from adapters.recipe_file import RecipeFile
+
+
+FULL = 16 * 2**20
+"""Free bytes below which a failure is most likely the disk's; libraries word that error in many ways."""
 
 
 class State:
@@ -43,11 +48,17 @@ def errors() -> Iterator[State]:
     except Exception as error:
         if state.log is None or not state.log.parent.is_dir():
             raise
-        with state.log.open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
         rank = os.environ.get("RANK")
         who = f"process {rank}: " if rank else ""
-        print(f"{who}the run failed: {type(error).__name__}: {error}\nDetails: {state.log}", file=sys.stderr)
+        print(f"{who}the run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        if "No space left" in str(error) or shutil.disk_usage(state.log.parent).free < FULL:
+            print(f"The disk of {state.log.parent} is full: make room there.", file=sys.stderr)
+        try:
+            with state.log.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            print(f"Details: {state.log}", file=sys.stderr)
+        except OSError:
+            traceback.print_exc()
         print("What is finished is kept; the same command continues from there.", file=sys.stderr)
         raise typer.Exit(1) from None
 

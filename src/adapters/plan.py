@@ -157,7 +157,9 @@ def _job(
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
     steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
     what = {
-        "stage": stage.model_dump(exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing"}),
+        "stage": stage.model_dump(
+            exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing", "health"}
+        ),
         "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],
         "reference": adapter.weights_hash(Path(stage.reference)) if isinstance(stage, Grpo) else None,
         "model": recipe.model.model_dump(),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from adapters import adapter, display
 from adapters.evaluate import evaluate
@@ -68,20 +71,40 @@ def claim(plan: Plan) -> None:
         if held.get("fingerprint") == job.fingerprint and (problems := adapter.problems(job.folder)):
             raise UserError(f"{problems[0]}. Delete {job.folder} to train that stage again.")
         strange = job.folder.is_dir() and held.get("fingerprint") != job.fingerprint
-        if strange or (mark.is_file() and mark.read_text() != job.fingerprint):
+        if strange or (mark.is_file() and mark.read_text().partition(" ")[0] != job.fingerprint):
             old = _read(path)
             changed = _changes(old, plan.file.tree) if old else []
             raise UserError(
                 f"{plan.folder} holds a run of another recipe, from {job.name} on. "
                 f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (content, not path)'}.\n"
-                f"Delete {job.name} and the stages after it to train again from there, add --fresh to start over (the "
-                "old folder is kept under another name), or give this run its own name with name=…"
+                "Add --fork to keep the stages before it and train again from there, --fresh to start over (both keep "
+                "the old folder under another name), or give this run its own name with name=…"
             )
-    plan.folder.mkdir(parents=True, exist_ok=True)
     adapter.write_json(path, plan.file.tree)
     adapter.write_json(plan.folder / "origin.json", {"folder": str(plan.file.folder.resolve())})
     if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
         shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process. The lock ends with its process, however that ends.
+
+    Raises UserError when another process holds it, or when the folder cannot be written.
+    """
+    path = folder.parent / f".{folder.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path, timeout=0)
+        held.acquire()
+    except Timeout:
+        raise UserError(f"another process is working on {folder} (it holds {path}); wait for it, or stop it.") from None
+    except OSError as error:
+        raise UserError(f"{folder.parent} cannot be written: {error.strerror or error}. Set run_dir=…") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -90,6 +113,21 @@ def set_aside(folder: Path) -> Path | None:
         return None
     n = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
     return folder.rename(folder.with_name(f"{folder.name}.{n}"))
+
+
+def fork(plan: Plan, old: Path) -> list[str]:
+    """Copy from an old run what this plan would make again just so; returns the stages' names."""
+    kept: list[str] = []
+    for job in plan.jobs:
+        held = adapter.manifest(old / job.name) or {}
+        if held.get("fingerprint") != job.fingerprint or adapter.problems(old / job.name):
+            break
+        shutil.copytree(old / job.name, job.folder)
+        kept.append(job.name)
+    for label in ["base", *kept]:
+        if (old / "eval" / label).is_dir():
+            shutil.copytree(old / "eval" / label, plan.folder / "eval" / label)
+    return kept
 
 
 def _changes(old: Any, new: Any, at: str = "") -> list[str]:
@@ -106,8 +144,11 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     if display.is_main():
         # `claim` has made sure that neither folder is another recipe's work.
         shutil.rmtree(job.folder, ignore_errors=True)
+        mark = adapter.mark(job.fingerprint, start)
+        if work.is_dir() and _text(work / adapter.MARK) != mark:
+            shutil.rmtree(work)  # checkpoints that grew from other weights than the stage before has now
         work.mkdir(parents=True, exist_ok=True)
-        (work / adapter.MARK).write_text(job.fingerprint)
+        adapter.write_text(work / adapter.MARK, mark)
     backend.barrier()
     began = time.time()
     with display.progress(job.name) as progress:
@@ -171,6 +212,13 @@ def evaluate_all(
 
 def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequence[NamedReward]) -> str:
     return f"{evaluation.fingerprint}:{adapter.weights_hash(folder) or 'base'}:{','.join(r.identity for r in rewards)}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> dict[str, Any]:

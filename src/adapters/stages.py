@@ -9,6 +9,17 @@ from pydantic import Discriminator, Field
 from adapters.schema import NoisePlug, RewardPlug, Sources, Strict
 
 
+class Health(Strict):
+    """When a training that goes wrong is stopped. A loss or gradient that is not finite always stops it."""
+
+    max_kl: float | None = Field(default=10.0, gt=0, description="Mean KL per token to the reference; null: no limit.")
+    stuck_steps: int | None = Field(
+        default=20,
+        ge=2,
+        description="Steps in a row without any difference in reward, or with every completion cut; null: no limit.",
+    )
+
+
 class _Stage(Strict):
     data: Sources
     noise: NoisePlug | None = Field(default=None, description="Fresh in every epoch of SFT, fixed per row in GRPO.")
@@ -24,6 +35,7 @@ class _Stage(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     save_every: int | None = Field(default=None, ge=1, description="Checkpoint interval in steps; default: a tenth.")
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
+    health: Health = Health()
     trl: dict[str, Any] = Field(default_factory=dict, description="Passed to TRL's config, checked against its fields.")
 
 

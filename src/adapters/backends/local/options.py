@@ -58,6 +58,7 @@ ELSEWHERE = {
     "logging_steps": "the run itself: GRPO logs every step, SFT about a hundred times",
     "save_strategy": "save_every",
     "save_total_limit": "the run itself: two checkpoints are kept",
+    "logging_nan_inf_filter": "the run itself: a loss that is not finite stops it",
     "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
     "packing": "the run itself: each row is a sequence of its own",
     "dataset_kwargs": "the run itself: the trainer gets ready tokens",
@@ -137,7 +138,8 @@ def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[s
         "gradient_checkpointing": checkpointing,
         "logging_steps": 1 if stage.kind == "grpo" else max(1, steps // 100),
         "save_steps": stage.save_every or max(1, steps // 10),
-        "save_total_limit": 2,
+        "save_total_limit": None,  # checkpoints.py drops the old ones
+        "logging_nan_inf_filter": False,  # it would hide a loss that is not finite
         "report_to": list(recipe.report_to) or "none",
         "run_name": f"{recipe.name}-{stage.kind}",
         "disable_tqdm": True,

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
+from adapters.backends.local.health import HealthWatch
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.options import options
 from adapters.backends.local.rewards import TrlReward
@@ -82,11 +84,11 @@ def train_sft(
         args=args,
         train_dataset=rows.select(order),
         processing_class=encoder.tokenizer,
-        callbacks=[Watch(job, folder.parent / "log.jsonl", progress)],
+        callbacks=_callbacks(job, folder, progress),
     )
     _only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
-    before = nll(trainer, held_out) if held_out and not _last_checkpoint(folder) else None
+    before = nll(trainer, held_out) if held_out and not last_good(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
     state = _train(trainer, folder, job.steps)
@@ -125,7 +127,7 @@ def train_grpo(
         reward_funcs=[TrlReward(r, job.examples, rollouts) for r in job.rewards],
         train_dataset=rows,
         processing_class=encoder.tokenizer,
-        callbacks=[Watch(job, folder.parent / "log.jsonl", progress)],
+        callbacks=_callbacks(job, folder, progress),
     )
     _only_our_progress(trainer)
     if stage.beta:
@@ -157,22 +159,25 @@ def _set_reference(model: PeftModel, reference: str) -> None:
         raise UserError(f"the reference {reference} does not fit this adapter: {problem}")
 
 
+def _callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
+    return [Watch(job, folder.parent / "log.jsonl", progress), HealthWatch(job.stage.health), Checkpoints()]
+
+
 def _train(trainer: Any, folder: Path, steps: int) -> TrainerState:
-    """Train to the end, from the last complete checkpoint if there is one."""
-    checkpoint = _last_checkpoint(folder)
-    if checkpoint and int(checkpoint.rpartition("-")[2]) >= steps:
+    """Train to the end, from the last sound checkpoint if there is one."""
+    checkpoint = last_good(folder)
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    # A record of step n is logged at its end, and its rollouts are written while n - 1 steps are done.
+    rewind(folder.parent / f"rollouts-{PartialState().process_index}.jsonl", step)
+    if PartialState().is_main_process:
+        rewind(folder.parent / "log.jsonl", step + 1)
+    if checkpoint and step >= steps:
         # Died after the last step: the trainer itself would take one more before it notices.
-        weights = load_file(Path(checkpoint) / "adapter_model.safetensors")
+        weights = load_file(checkpoint / "adapter_model.safetensors")
         set_peft_model_state_dict(trainer.accelerator.unwrap_model(trainer.model), weights, adapter_name="default")
-        return TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    trainer.train(resume_from_checkpoint=checkpoint)
+        return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.state
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the trainer's state is the last file of one."""
-    found = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(found, key=lambda p: int(p.name.rpartition("-")[2]))) if found else None
 
 
 def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
