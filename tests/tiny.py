@@ -1,0 +1,114 @@
+"""A tiny random model with a real tokenizer, and rows and a recipe to train it on: for tests and scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+# A random model earns nothing from `funding`; this gives its groups something to differ in.
+VOWELS = """
+class Vowels:
+    def __call__(self, completion, example):
+        if completion == example.completion:
+            return 1.0
+        return sum(c in "aeiou" for c in completion) / (len(completion) + 1)
+"""
+FUNDERS = ("National Science Foundation", "Wellcome Trust", "European Research Council", "Simons Foundation")
+
+
+def funding_rows(n: int, prefix: str = "r") -> list[dict]:
+    rows = []
+    for i in range(n):
+        name, award = FUNDERS[i % len(FUNDERS)], f"AB-{1000 + i}"
+        ids = [award] if i % 3 else []
+        text = f"Supported by the {name}{f' under grant {award}' if ids else ''}, case {prefix}{i}."
+        awards = [{"funding_scheme": [], "award_ids": ids, "award_title": []}]
+        funders = [{"funder_name": name, "awards": awards}]
+        if i % 5 == 4:
+            text, funders = f"We thank colleague number {prefix}{i} for advice.", []
+        rows.append({"id": f"{prefix}{i}", "funding_statement": text, "funders": funders})
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def save_tiny_model(folder: Path) -> Path:
+    """A random two-layer Llama with a byte-level tokenizer and a thinking template, saved as a local folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    texts = [json.dumps(row) for row in funding_rows(50)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHATML
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chain_recipe(folder: Path, model: Path) -> str:
+    """A full SFT -> GRPO -> evaluate recipe over the tiny model; its data and reward are written into `folder`."""
+    write_jsonl(folder / "train.jsonl", funding_rows(26))
+    write_jsonl(folder / "test.jsonl", funding_rows(6, "t"))
+    (folder / "vowels.py").write_text(VOWELS)
+    return f'''if __name__ == "__main__": from adapters import main; main(__file__); r"""
+name: chain
+task: {{use: funding, target: compact, system: Extract., user: "{{statement}}"}}
+model: {{base: {model}}}
+lora: {{rank: 4, alpha: 8}}
+run_dir: {folder / "runs"}
+stages:
+  - kind: sft
+    data: [{{path: train.jsonl}}]
+    batch_size: 8
+    max_steps: 3
+    learning_rate: 1e-2
+    validation: 0.1
+  - kind: grpo
+    data: [{{path: train.jsonl}}]
+    batch_size: 2
+    group_size: 4
+    max_steps: 2
+    learning_rate: 1e-3
+    beta: 0.05
+    rewards: [funding, {{use: ./vowels.py:Vowels, weight: 0.5}}]
+    max_completion_length: 160
+    trl: {{generation_kwargs: {{max_new_tokens: 8}}}}
+evaluate:
+  - {{name: test, data: [{{path: test.jsonl}}], max_new_tokens: 8}}
+# """
+'''
