@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from tiny import chain_recipe, save_tiny_model
+from tiny import funding_rows as funding_rows
+from tiny import write_jsonl as write_jsonl
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -183,3 +183,30 @@ def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
     train, test = (load(PathSource(path=f"{n}.jsonl"), root=tmp_path).examples for n in "ab")
     assert data.overlap({data.prompt_key(e) for e in train}, test) == 1
     assert data.overlap({data.prompt_key(e) for e in train[1:]}, test) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"id": "x", "funding_statement": "cut', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("7", "a record is an object, not int"),
+        ('{"id": "x", "funding_statement": "", "funders": []}', "funding_statement is missing or empty"),
+        ('{"id": "x", "funding_statement": 5, "funders": []}', "funding_statement is missing or empty"),
+        ('{"id": ["x"], "funding_statement": "We thank A.", "funders": []}', "id must be text"),
+        ('{"id": "x", "funding_statement": "a\\u0000b", "funders": []}', "holds NUL"),
+        ('{"id": "x", "funding_statement": "a\\ud800b", "funders": []}', "lone surrogate"),
+        ('{"id": "x", "funding_statement": "' + "long " * 200_000 + '", "funders": []}', "1,000,000 characters"),
+        (json.dumps(funding_rows(1)[0]), "the same as row 1"),
+    ],
+)
+def test_every_bad_row_has_its_reason(tmp_path: Path, line: str, reason: str) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(20))
+    path.write_text(path.read_text() + line + "\n")
+    loaded = data.load([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_rejected=0.1)
+    assert len(loaded.examples) == 20
+    (bad,) = loaded.rejected
+    assert (bad.source, bad.row) == ("rows", 21)
+    assert reason in bad.reason
+    with pytest.raises(UserError, match="1 of 21 rows cannot be used"):
+        data.load([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_rejected=0.01)

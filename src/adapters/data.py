@@ -78,15 +78,22 @@ def load(
         name = source.name or default_name(source)
         examples: list[Example] = []
         bad: list[Rejected] = []
+        seen: dict[tuple[str, str, str], int] = {}
         touched = Touched()
         copies = [(epoch, copy) for epoch in range(epochs if noising else 1) for copy in range(source.repeat)]
         for number, row in rows:
             # A row is refused on its clean text, once, whatever noise would make of it.
             example, reason = _example(task, row, name, number)
+            if example is not None:
+                # Variants of one text may share its id; the very same row twice is a mistake of whoever made the file.
+                text = prompt_key(example)
+                first = seen.setdefault((example.id, text, repr(example.gold)), number)
+                if first != number:
+                    example, reason = None, f"the same as row {first}; to use rows more than once there is repeat"
             if example is None:
                 bad.append(Rejected(name, number, reason))
                 continue
-            out.texts.add(prompt_key(example))
+            out.texts.add(text)
             if noising is None:
                 examples += [example] * source.repeat
             else:
@@ -116,8 +123,16 @@ def load(
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
     if BAD_ROW in row:
         return None, row[BAD_ROW]
+    if not isinstance(row_id := row.get("id", f"{source}:{number}"), str | int):
+        return None, f"id must be text or a whole number, not {type(row_id).__name__}"
+    text = row.get(task.text_field)
+    if isinstance(text, str):
+        if len(text) > LONGEST:
+            return None, f"{task.text_field} has {len(text):,} characters; it should be a passage, not a book"
+        if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            return None, f"{task.text_field} holds NUL or half of a character pair (a lone surrogate): broken decoding"
     try:
-        return task.example(row, source=source, id=str(row.get("id", f"{source}:{number}"))), ""
+        return task.example(row, source=source, id=str(row_id)), ""
     except ValueError as error:
         return None, str(error)
 
@@ -173,6 +188,8 @@ def read_file(path: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
         raise UserError(f"{path}: cannot be read: {error}", at=at) from None
 
 
+LONGEST = 500_000
+"""Characters of a row's text above which something else than a text stands there."""
 BAD_ROW = "__unreadable__"
 """Column that marks a line which is no record; the reason is its value, and the row is counted as rejected."""
 
