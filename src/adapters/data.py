@@ -78,7 +78,7 @@ def load(
         name = source.name or default_name(source)
         examples: list[Example] = []
         bad: list[Rejected] = []
-        seen: dict[tuple[str, str, str], int] = {}
+        seen: dict[str, int] = {}
         touched = Touched()
         copies = [(epoch, copy) for epoch in range(epochs if noising else 1) for copy in range(source.repeat)]
         for number, row in rows:
@@ -86,14 +86,13 @@ def load(
             example, reason = _example(task, row, name, number)
             if example is not None:
                 # Variants of one text may share its id; the very same row twice is a mistake of whoever made the file.
-                text = prompt_key(example)
-                first = seen.setdefault((example.id, text, repr(example.gold)), number)
+                first = seen.setdefault(repr((example.id, example.prompt, example.gold)), number)
                 if first != number:
                     example, reason = None, f"the same as row {first}; to use rows more than once there is repeat"
             if example is None:
                 bad.append(Rejected(name, number, reason))
                 continue
-            out.texts.add(text)
+            out.texts.add(prompt_key(example))
             if noising is None:
                 examples += [example] * source.repeat
             else:
@@ -129,7 +128,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     if isinstance(text, str):
         if len(text) > LONGEST:
             return None, f"{task.text_field} has {len(text):,} characters; it should be a passage, not a book"
-        if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
             return None, f"{task.text_field} holds NUL or half of a character pair (a lone surrogate): broken decoding"
     try:
         return task.example(row, source=source, id=str(row_id)), ""
