@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapters import pairs
 from adapters.noising import Noising, Touched
 from adapters.recipe_file import KeyPath, hint
 from adapters.schema import HubSource, PathSource, Source, Subset, SynthesizedSource
@@ -92,7 +93,7 @@ def load(
             else:
                 for epoch, copy in copies:
                     noisy = noising.apply(row, task, epoch=epoch, variant=copy, touched=touched)
-                    examples.append(task.example(noisy, source=name, id=example.id))
+                    examples.append(pairs.example(task, noisy, source=name, id=example.id))
         if len(bad) > max_rejected * len(rows):
             first = "".join(f"\n  row {b.row}: {b.reason}" for b in bad[:5])
             raise UserError(
@@ -117,7 +118,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     if BAD_ROW in row:
         return None, row[BAD_ROW]
     try:
-        return task.example(row, source=source, id=str(row.get("id", f"{source}:{number}"))), ""
+        return pairs.example(task, row, source=source, id=str(row.get("id", f"{source}:{number}"))), ""
     except ValueError as error:
         return None, str(error)
 
