@@ -141,7 +141,7 @@ def test_the_reference_is_what_the_recipe_says(tiny_model: Path, reference: str,
     for name, parameter in peft.named_parameters():
         if ".default." in name:
             peft.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
-    training._set_reference(peft, reference)
+    training.set_reference(peft, reference)
     tokens = torch.tensor([[5, 6, 7]])
     peft.eval()
     peft.set_adapter("ref")
@@ -162,7 +162,7 @@ def test_a_path_reference_is_loaded_and_compared(tiny_model: Path, tmp_path: Pat
     peft.save_pretrained(tmp_path / "saved")
     other = model.new_adapter(model.load_base(base, spec.model), spec.lora, base)
     other.add_adapter("ref", other.peft_config["default"])
-    training._set_reference(other, str(tmp_path / "saved"))
+    training.set_reference(other, str(tmp_path / "saved"))
     assert model.mismatch(other, tmp_path / "saved", "ref") is None
     assert model.mismatch(other, tmp_path / "saved", "default") is not None
 

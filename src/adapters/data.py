@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapters import pairs
 from adapters.noising import Noising, Touched
 from adapters.recipe_file import KeyPath, hint
 from adapters.schema import HubSource, PathSource, Source, Subset, SynthesizedSource
@@ -98,7 +99,7 @@ def load(
             else:
                 for epoch, copy in copies:
                     noisy = noising.apply(row, task, epoch=epoch, variant=copy, touched=touched)
-                    examples.append(task.example(noisy, source=name, id=example.id))
+                    examples.append(pairs.example(task, noisy, source=name, id=example.id))
         if len(bad) > max_rejected * len(rows):
             first = "".join(f"\n  row {b.row}: {b.reason}" for b in bad[:5])
             raise UserError(
@@ -131,7 +132,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
             return None, f"{task.text_field} holds NUL or half of a character pair (a lone surrogate): broken decoding"
     try:
-        return task.example(row, source=source, id=str(row_id)), ""
+        return pairs.example(task, row, source=source, id=str(row_id)), ""
     except ValueError as error:
         return None, str(error)
 

@@ -24,10 +24,10 @@ from rich.table import Table
 
 from adapters.jobs import Job
 from adapters.plan import Plan
-from adapters.stages import Grpo
+from adapters.stages import Grpo, Sft
 from adapters.types import Progress as Report
 
-LIVE_FIGURES = ("reward", "kl", "loss")
+LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss")
 
 
 def is_main() -> bool:
@@ -118,10 +118,14 @@ def _rows(job: Job) -> str:
 
 def _settings(job: Job) -> str:
     stage = job.stage
-    if not isinstance(stage, Grpo):
+    if isinstance(stage, Sft):
         return f"{job.steps} steps of {stage.batch_size}, lr {stage.learning_rate:g}"
     start = f"the adapter of stage {job.index}" if job.index else "the base (a new adapter)"
-    kl = f"KL {stage.beta:g} to {start if stage.reference == 'start' else stage.reference}" if stage.beta else "no KL"
+    reference = start if stage.reference == "start" else stage.reference
+    if not isinstance(stage, Grpo):
+        steps = f"{job.steps} steps of {stage.batch_size} pairs"
+        return f"{steps}, lr {stage.learning_rate:g}, beta {stage.beta:g} to {reference}"
+    kl = f"KL {stage.beta:g} to {reference}" if stage.beta else "no KL"
     return f"{job.steps} steps of {stage.batch_size} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
 
 
@@ -154,7 +158,7 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
 
 def _stages(stages: Mapping[str, Any]) -> Table:
     table = Table(title="stages", title_justify="left")
-    for column in ("stage", "steps", "minutes", "peak GB", "NLL", "reward", "zero var."):
+    for column in ("stage", "steps", "minutes", "peak GB", "NLL", "reward", "zero var.", "margin"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for name, stage in stages.items():
         f = stage.get("figures") or {}
@@ -167,6 +171,7 @@ def _stages(stages: Mapping[str, Any]) -> Table:
             f"{stage['peak_memory_gb']:.1f}" if stage.get("peak_memory_gb") else "",
             *(" -> ".join(f"{v:.3f}" for v in pair if v is not None) for pair in (nll, reward)),
             f"{f['zero_variance_share']:.0%}" if "zero_variance_share" in f else "",
+            f"{f['margin_first']:.2f} -> {f['margin_last']:.2f}" if "margin_first" in f else "",
         )
     return table
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters import adapter, data
 from adapters.rewarding import NamedReward
-from adapters.stages import Grpo, Sft
+from adapters.stages import Stage
 from adapters.types import Example
 
 
@@ -18,7 +18,7 @@ class Job:
     """A stage with everything resolved. `fingerprint` covers what it would learn from, chained to the stage before."""
 
     index: int
-    stage: Sft | Grpo
+    stage: Stage
     folder: Path
     examples: tuple[Example, ...]
     validation: tuple[Example, ...]

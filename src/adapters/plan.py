@@ -18,7 +18,7 @@ from adapters.recipe import EvalSet, Recipe
 from adapters.recipe_file import KeyPath, RecipeFile
 from adapters.rewarding import NamedReward, probe, resolve_all
 from adapters.schema import Source
-from adapters.stages import Grpo, Sft
+from adapters.stages import Dpo, Grpo, Sft, Stage
 from adapters.types import Backend, Example, Lengths, Task, UserError
 
 VALIDATION_ROWS = 200
@@ -135,6 +135,8 @@ def _job(
     epochs = stage.epochs / laid_out
     for i, reward in enumerate(rewards):
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
+    if isinstance(stage, Dpo):
+        _check_pairs(loaded.examples, (*at, "data"))
     lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
     examples, too_long = list(loaded.examples), 0
     if lengths is not None:
@@ -145,15 +147,15 @@ def _job(
         if not examples:
             raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
     validation: list[Example] = []
-    if isinstance(stage, Sft):
+    if not isinstance(stage, Grpo):
         examples, validation = _hold_out(examples, stage.validation, recipe.seed)
-    if isinstance(stage, Grpo):
+    if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
-        if len(examples) < stage.batch_size:
-            raise UserError(
-                f"a batch of {stage.batch_size} prompts needs at least as many rows, and {len(examples)} are left.",
-                at=(*at, "batch_size"),
-            )
+    if isinstance(stage, Grpo) and len(examples) < stage.batch_size:
+        raise UserError(
+            f"a batch of {stage.batch_size} prompts needs at least as many rows, and {len(examples)} are left.",
+            at=(*at, "batch_size"),
+        )
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
     steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
     what = {
@@ -161,7 +163,7 @@ def _job(
             exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing", "health"}
         ),
         "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],
-        "reference": adapter.weights_hash(Path(stage.reference)) if isinstance(stage, Grpo) else None,
+        "reference": None if isinstance(stage, Sft) else adapter.weights_hash(Path(stage.reference)),
         "model": recipe.model.model_dump(),
         "lora": recipe.lora.model_dump(),
         "seed": recipe.seed,
@@ -184,6 +186,18 @@ def _job(
         too_long=too_long,
         tokens=_token_figures(lengths) if lengths else {},
     )
+
+
+def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
+    for e in examples:
+        if e.completion is None or e.rejected is None:
+            raise UserError(
+                f"DPO learns from pairs, and row {e.id!r} has no {'chosen' if e.completion is None else 'rejected'} "
+                "side; a pair is a row with prompt, chosen and rejected (see: adapters pairs).",
+                at=at,
+            )
+        if e.completion == e.rejected:
+            raise UserError(f"the chosen and the rejected side of row {e.id!r} are the same text.", at=at)
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
@@ -238,10 +252,10 @@ def _lengths(backend: Backend, examples: Sequence[Example], needed: bool, notes:
         return None
 
 
-def _fits(stage: Sft | Grpo, length: Lengths) -> bool:
-    if isinstance(stage, Sft):
-        return length.prompt + length.completion <= stage.max_length
-    return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
+def _fits(stage: Stage, length: Lengths) -> bool:
+    if isinstance(stage, Grpo):
+        return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
+    return length.prompt + max(length.completion, length.rejected) <= stage.max_length
 
 
 def _hold_out(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -253,9 +267,9 @@ def _hold_out(examples: list[Example], share: float, seed: int) -> tuple[list[Ex
 
 
 def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
-    prompts, answers = (sorted(column) for column in zip(*lengths, strict=True))
+    prompts, answers, rejected = (sorted(column) for column in zip(*lengths, strict=True))
     middle, high = len(prompts) // 2, int(0.99 * (len(prompts) - 1))
-    return {
+    figures: dict[str, float] = {
         "total": sum(prompts) + sum(answers),
         "prompt_p50": prompts[middle],
         "prompt_p99": prompts[high],
@@ -263,6 +277,10 @@ def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
         "completion_p99": answers[high],
         "completion_max": answers[-1],
     }
+    if not any(rejected):
+        return figures
+    sides = {"rejected_p50": rejected[middle], "rejected_p99": rejected[high], "rejected_max": rejected[-1]}
+    return figures | sides | {"total": 2 * sum(prompts) + sum(answers) + sum(rejected)}
 
 
 def _hash(value: Any) -> str:

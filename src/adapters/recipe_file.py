@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from adapters.recipe import HEADER, Recipe
 from adapters.schema import HubSource, PathSource, SynthesizedSource
-from adapters.stages import Grpo, Sft
+from adapters.stages import Dpo, Grpo, Sft
 from adapters.types import UserError
 
 KeyPath = tuple[str | int, ...]
@@ -220,7 +220,7 @@ def _sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: Valid
         elif kind in ("union_tag_not_found", "union_tag_invalid"):
             at = (*at, "kind")
             given = item.get("ctx", {}).get("tag")
-            text = f"a stage's kind is sft or grpo{f', not {given!r}' if given else ''}."
+            text = f"a stage's kind is sft, grpo or dpo{f', not {given!r}' if given else ''}."
         elif kind == "too_short":
             text = "needs at least one entry."
         elif kind == "value_error":
@@ -262,7 +262,7 @@ def _real_path(tree: Any, loc: Sequence[str | int]) -> KeyPath:
 def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:
     """The model that validated the mapping at a location, tags of unions included."""
     tags: dict[str, type[BaseModel]] = {
-        "sft": Sft, "grpo": Grpo, "path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource,
+        "sft": Sft, "grpo": Grpo, "dpo": Dpo, "path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource,
     }  # fmt: skip
     model: type[BaseModel] = Recipe
     for part in loc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import Discriminator, Field, model_validator
 
 from adapters.schema import NoisePlug, RewardPlug, Sources, Strict
 
@@ -22,7 +22,9 @@ class Health(Strict):
 
 class _Stage(Strict):
     data: Sources
-    noise: NoisePlug | None = Field(default=None, description="Fresh in every epoch of SFT, fixed per row in GRPO.")
+    noise: NoisePlug | None = Field(
+        default=None, description="Fresh in every epoch of SFT, fixed per row in GRPO and DPO."
+    )
     batch_size: int = Field(default=16, ge=1, description="Global batch of one optimizer step, over all processes.")
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="Rows per process and forward pass; default: the largest sensible divisor."
@@ -78,4 +80,29 @@ class Grpo(_Stage):
     )
 
 
-Stage = Annotated[Sft | Grpo, Discriminator("kind")]
+class Dpo(_Stage):
+    """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion."""
+
+    kind: Literal["dpo"]
+    batch_size: int = Field(default=16, ge=1, description="Pairs of one optimizer step, over all processes.")
+    beta: float = Field(default=0.1, gt=0, description="How firmly the policy is held to the reference.")
+    reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
+    max_length: int = Field(
+        default=2048, ge=8, description="Pairs whose prompt and longer side exceed it are dropped, and counted."
+    )
+    group_by_length: bool = Field(default=True, description="As in SFT: sort the pairs inside each (random) batch.")
+    validation: float = Field(
+        default=0.05,
+        ge=0,
+        lt=0.5,
+        description="Share of pair ids held out for the accuracy and margin at the end (at most 200 pairs).",
+    )
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> Dpo:
+        if self.noise is not None and self.noise.policy == "follow":
+            raise ValueError("noise with policy follow rewrites the chosen side only; use protect or clean")
+        return self
+
+
+Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]

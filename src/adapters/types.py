@@ -138,10 +138,11 @@ class Sample(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Tokens of an example as the trainer and inference see it, end token included in the completion."""
+    """Tokens of an example as the trainer and inference see it, end token included in both completions."""
 
     prompt: int
     completion: int
+    rejected: int = 0
 
 
 Progress = Callable[[int, int, Mapping[str, float]], None]

@@ -30,7 +30,11 @@ class EchoBackend:
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """White-space separated words."""
         return [
-            Lengths(sum(len(m["content"].split()) for m in e.prompt), len((e.completion or "").split()) + 1)
+            Lengths(
+                sum(len(m["content"].split()) for m in e.prompt),
+                len((e.completion or "").split()) + 1,
+                len(e.rejected.split()) + 1 if e.rejected is not None else 0,
+            )
             for e in examples
         ]
 

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 
 from adapters import display
-from adapters.backends.local import base_model, options, training
+from adapters.backends.local import base_model, options, preference, training
 from adapters.backends.local.model import (
     Encoder,
     load_adapter,
@@ -29,7 +29,7 @@ from adapters.backends.local.model import (
 from adapters.backends.local.sampling import LocalSampler
 from adapters.jobs import Job
 from adapters.recipe import Recipe
-from adapters.stages import Grpo
+from adapters.stages import Dpo, Grpo
 from adapters.types import Example, Lengths, Progress, Sampler, UserError
 
 
@@ -92,6 +92,8 @@ class LocalBackend:
         stage = job.stage
         if isinstance(stage, Grpo):
             figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
+        elif isinstance(stage, Dpo):
+            figures = preference.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
         else:
             figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
         if self.state.is_main_process:

@@ -140,7 +140,7 @@ def _name_base(peft: PeftModel, base: Base) -> None:
 
 
 class Encoder:
-    """Prompts and targets to token ids: the same for SFT, GRPO, evaluation and the card's usage snippet."""
+    """Prompts and targets to token ids: the same for SFT, GRPO, DPO, evaluation and the card's usage snippet."""
 
     def __init__(self, tokenizer: Any, thinking: bool) -> None:
         self.tokenizer = tokenizer
@@ -163,12 +163,13 @@ class Encoder:
         return [[*ids, self.end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example's prompt and target (0 where it has none)."""
+        """Tokens of each example's prompt, target and rejected side (0 where it has none)."""
         prompts = self.prompts([e.prompt for e in examples])
-        answers = self.completions([e.completion or "" for e in examples])
+        sides = [[e.completion for e in examples], [e.rejected for e in examples]]
+        answers, rejected = (self.completions([text or "" for text in texts]) for texts in sides)
         return [
-            Lengths(len(p), len(a) if e.completion is not None else 0)
-            for e, p, a in zip(examples, prompts, answers, strict=True)
+            Lengths(len(p), len(a) if e.completion is not None else 0, len(r) if e.rejected is not None else 0)
+            for e, p, a, r in zip(examples, prompts, answers, rejected, strict=True)
         ]
 
     def _end_token(self) -> int:

@@ -7,22 +7,32 @@ import importlib.util
 import math
 import os
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from pydantic import TypeAdapter, ValidationError
-from trl import GRPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.local.model import on_gpu, precision
 from adapters.jobs import Job
 from adapters.recipe import Recipe
 from adapters.recipe_file import KeyPath, hint
-from adapters.stages import Grpo, Sft
+from adapters.stages import Dpo, Grpo, Stage
 from adapters.types import UserError
 
-CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig}
-LOSSES = {"sft": ("nll", "dft"), "grpo": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")}
+CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig}
+LOSSES = {
+    "sft": ("nll", "dft"),
+    "grpo": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "dpo": (
+        *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"),
+        *("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"),
+    ),
+}
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+DIVERGENCE_LOSSES = LOSSES["dpo"][:8]  # the losses that TRL computes with another divergence than reverse_kl
 # TRL options that a recipe key already decides; two spellings of one thing could contradict each other.
 OWNED = {
     "learning_rate": "learning_rate",
@@ -55,19 +65,23 @@ ELSEWHERE = {
     "report_to": "report_to",
     "chat_template_kwargs": "model.thinking",
     "push_to_hub": "adapters publish",
-    "logging_steps": "the run itself: GRPO logs every step, SFT about a hundred times",
+    "logging_steps": "the run itself: GRPO and DPO log every step, SFT about a hundred times",
     "save_strategy": "save_every",
     "save_total_limit": "the run itself: two checkpoints are kept",
     "logging_nan_inf_filter": "the run itself: a loss that is not finite stops it",
     "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
     "packing": "the run itself: each row is a sequence of its own",
     "dataset_kwargs": "the run itself: the trainer gets ready tokens",
-    "disable_dropout": "the run itself: GRPO's policy and reference must agree at the start",
+    "disable_dropout": "the run itself: policy and reference must agree at the start",
+    "precompute_ref_log_probs": "the run itself: DPO's reference is computed once, before the first step",
+    "precompute_ref_batch_size": "micro_batch_size",
+    "sync_ref_model": "reference: it stays what the recipe names",
+    "truncation_mode": "max_length: nothing is cut, pairs that are longer are dropped and counted",
     "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
 }
 
 
-def check_options(stage: Sft | Grpo, at: KeyPath) -> None:
+def check_options(stage: Stage, at: KeyPath) -> None:
     """Check a stage's `trl:` section against TRL's own config class: names, types, and keys the recipe owns."""
     config = CONFIGS[stage.kind]
     fields = {f.name: f for f in dataclasses.fields(config) if f.init}
@@ -80,14 +94,19 @@ def check_options(stage: Sft | Grpo, at: KeyPath) -> None:
             raise UserError(f"this is decided by {ELSEWHERE[name]}.", at=key)
         if name not in fields:
             raise UserError(f"{config.__name__} has no such option.{hint(name, list(fields))}", at=key)
+        if name == "loss_type" and isinstance(stage, Dpo) and isinstance(value, str):
+            value = [value]  # as DPOConfig itself takes it
         try:
             TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
         except ValidationError as error:
             raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
     choices = LOSSES[stage.kind]
-    loss = stage.trl.get("loss_type", choices[0])
-    if loss not in choices:
-        raise UserError(f"TRL has no such loss.{hint(loss, choices)}", at=(*at, "trl", "loss_type"))
+    given = stage.trl.get("loss_type", choices[0])
+    losses = given if isinstance(given, list) else [given]
+    if unknown := [loss for loss in losses if loss not in choices]:
+        raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
+    if isinstance(stage, Dpo):
+        _check_preference(stage.trl, losses, (*at, "trl"))
     if stage.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
         raise UserError("vLLM is not installed: pip install 'extraction-adapters[vllm]'.", at=(*at, "trl", "use_vllm"))
     micro_batch(stage, at)
@@ -98,21 +117,38 @@ def check_options(stage: Sft | Grpo, at: KeyPath) -> None:
         raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
 
 
-def micro_batch(stage: Sft | Grpo, at: KeyPath = ()) -> tuple[int, int]:
-    """Rows per process and forward pass, and how many such passes make the global batch of one step."""
+def _check_preference(trl: Mapping[str, Any], losses: Sequence[str], at: KeyPath) -> None:
+    """What DPOTrainer itself would refuse only after the stages before this one have run."""
+    divergence = trl.get("f_divergence_type", DIVERGENCES[0])
+    if divergence not in DIVERGENCES:
+        raise UserError(f"TRL has no such divergence.{hint(divergence, DIVERGENCES)}", at=(*at, "f_divergence_type"))
+    if divergence != DIVERGENCES[0] and (odd := set(losses) - set(DIVERGENCE_LOSSES)):
+        raise UserError(f"the loss {min(odd)} has no form with {divergence}.", at=(*at, "f_divergence_type"))
+    if "exo_pair" in losses and not trl.get("label_smoothing"):
+        raise UserError("exo_pair needs label_smoothing above 0, such as 1e-3.", at=(*at, "loss_type"))
+    if trl.get("use_weighting") and {"aot", "aot_unpaired"} & set(losses):
+        raise UserError("use_weighting does not go with the aot losses.", at=(*at, "use_weighting"))
+
+
+def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
+    """Rows per process and forward pass, and how many such passes make the global batch of one step.
+
+    A row of DPO is a pair, two sequences.
+    """
     world = PartialState().num_processes
     rows = stage.batch_size * (stage.group_size if isinstance(stage, Grpo) else 1)
     if rows % world:
         raise UserError(f"a global batch of {rows} rows cannot be shared by {world} processes.", at=(*at, "batch_size"))
     share = rows // world
-    micro = stage.micro_batch_size or max(m for m in range(1, min(8, share) + 1) if share % m == 0)
+    most = 4 if isinstance(stage, Dpo) else 8
+    micro = stage.micro_batch_size or max(m for m in range(1, min(most, share) + 1) if share % m == 0)
     if share % micro:
         raise UserError(f"{micro} does not divide the {share} rows of a process.", at=(*at, "micro_batch_size"))
     return micro, share // micro
 
 
-def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[str, Any]:
-    """Arguments that both trainers share."""
+def options(stage: Stage, recipe: Recipe, folder: Path, job: Job) -> dict[str, Any]:
+    """Arguments that the trainers share."""
     micro, accumulate = micro_batch(stage)
     steps = job.steps
     kind = precision(recipe.model)
@@ -136,7 +172,7 @@ def options(stage: Sft | Grpo, recipe: Recipe, folder: Path, job: Job) -> dict[s
         "fp16": kind == "fp16",
         "use_cpu": not on_gpu(),
         "gradient_checkpointing": checkpointing,
-        "logging_steps": 1 if stage.kind == "grpo" else max(1, steps // 100),
+        "logging_steps": max(1, steps // 100) if stage.kind == "sft" else 1,
         "save_steps": stage.save_every or max(1, steps // 10),
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite

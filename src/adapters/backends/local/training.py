@@ -61,11 +61,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
         self.last.update(figures)
-        if "kl" in figures and state.global_step == 1:
-            start = isinstance(self.job.stage, Grpo) and self.job.stage.reference == "start"
-            # Policy and reference are the same weights before the first update.
-            if start and not abs(figures["kl"]) < 1e-3:
-                raise RuntimeError(f"the reference is not the starting adapter: first KL is {figures['kl']:g}, not 0")
+        stage = self.job.stage
+        if state.global_step == 1 and not isinstance(stage, Sft) and stage.reference == "start":
+            # Policy and reference are the same weights before the first update. Half a nat is what bf16 may make of
+            # the sums over a completion when the two were computed in batches of different widths.
+            zero = {"rewards/margins": 0.5 * stage.beta, "rewards/chosen": 0.5 * stage.beta} | {"kl": 1e-3}
+            for name in zero.keys() & figures.keys():
+                if not abs(figures[name]) < zero[name]:
+                    what = "KL" if name == "kl" else name
+                    raise RuntimeError(
+                        f"the reference is not the starting adapter: first {what} is {figures[name]:g}, not 0"
+                    )
 
 
 def train_sft(
@@ -84,20 +90,20 @@ def train_sft(
         args=args,
         train_dataset=rows.select(order),
         processing_class=encoder.tokenizer,
-        callbacks=_callbacks(job, folder, progress),
+        callbacks=callbacks(job, folder, progress),
     )
-    _only_our_progress(trainer)
+    only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
     before = nll(trainer, held_out) if held_out and not last_good(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
-    state = _train(trainer, folder, job.steps)
+    state = train_to_the_end(trainer, folder, job.steps)
     stored = folder.parent / "nll_before.json"
     figures: dict[str, Any] = {"steps": state.global_step}
     if held_out:
         figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
         figures["nll_after"] = nll(trainer, held_out)
-    _release(trainer)
+    release(trainer)
     return figures
 
 
@@ -127,12 +133,12 @@ def train_grpo(
         reward_funcs=[TrlReward(r, job.examples, rollouts) for r in job.rewards],
         train_dataset=rows,
         processing_class=encoder.tokenizer,
-        callbacks=_callbacks(job, folder, progress),
+        callbacks=callbacks(job, folder, progress),
     )
-    _only_our_progress(trainer)
+    only_our_progress(trainer)
     if stage.beta:
-        _set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    state = _train(trainer, folder, job.steps)
+        set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
+    state = train_to_the_end(trainer, folder, job.steps)
     log = [entry for entry in state.log_history if "reward" in entry]
     figures: dict[str, Any] = {"steps": state.global_step}
     if log:
@@ -141,11 +147,11 @@ def train_grpo(
         figures["zero_variance_share"] = sum(e.get("frac_reward_zero_std", 0.0) for e in log) / len(log)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
-    _release(trainer)
+    release(trainer)
     return figures
 
 
-def _set_reference(model: PeftModel, reference: str) -> None:
+def set_reference(model: PeftModel, reference: str) -> None:
     """TRL copied the starting adapter into "ref"; make it what the recipe names."""
     if reference == "start":
         return
@@ -159,11 +165,11 @@ def _set_reference(model: PeftModel, reference: str) -> None:
         raise UserError(f"the reference {reference} does not fit this adapter: {problem}")
 
 
-def _callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
+def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
     return [Watch(job, folder.parent / "log.jsonl", progress), HealthWatch(job.stage.health), Checkpoints()]
 
 
-def _train(trainer: Any, folder: Path, steps: int) -> TrainerState:
+def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
     """Train to the end, from the last sound checkpoint if there is one."""
     checkpoint = last_good(folder)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -236,14 +242,15 @@ def nll(trainer: SFTTrainer, rows: Dataset) -> float:
     return float(total[0] / total[1])
 
 
-def _only_our_progress(trainer: Any) -> None:
+def only_our_progress(trainer: Any) -> None:
+    """Drop the trainer's own progress bar and printing."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
 
 
-def _release(trainer: Any) -> None:
+def release(trainer: Any) -> None:
     """Give the stage's memory back before the next one starts."""
     trainer.accelerator.free_memory()
     trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
