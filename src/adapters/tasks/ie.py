@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
 from adapters.types import Counts, Example, Message, Row
@@ -45,8 +45,8 @@ class IeTask(Reading):
     empty. `target` is the form of the answer to learn: `tagged` is the published one (the thought is the row's
     `reasoning`, or empty), `bare` its JSON alone, `compact` that without absent labels and white space, for small
     models. For the last two, `no_answer: whole` makes the scorer read text without tags. The templates hold {labels},
-    the JSON list of the schema, and {text}. `order` permutes each row's schema by this seed; None leaves it alone.
-    The other fields are the scorer's (`rewards.ie_records.Reading`).
+    the JSON list of the schema, and {text}. `order` is the seed of another label order, one for all rows of a schema;
+    None keeps the rows' own. The other fields are the scorer's (`rewards.ie_records.Reading`).
     """
 
     target: Literal["tagged", "bare", "compact"] = "tagged"
@@ -72,7 +72,7 @@ class IeTask(Reading):
             raise ValueError(f"{self.text_field} is missing or empty")
         gold = self.gold(row)
         if self.order is not None:
-            gold = _permuted(gold, self.order, text)
+            gold = _permuted(gold, self.order)
         return Example(
             id=id,
             source=source,
@@ -127,13 +127,12 @@ class IeTask(Reading):
         return text if self.target == "bare" else f"<think>\n{reasoning}\n</think>\n<answer>\n{text}\n</answer>"
 
     def nothing(self, example: Example) -> str:
-        """The answer that finds nothing, the baseline of every figure."""
+        """The answer that finds nothing, the baseline of every reward."""
         return self.answer(dict.fromkeys(example.gold, ()))
 
-    def variant(self, row: Row, n: int) -> Row:
-        """The row with its schema in the n-th order; 0 is its own."""
-        gold = self.gold(row)
-        return {**row, "schema": list(_permuted(gold, n, str(row.get(self.text_field))))} if n else row
+    def rephrase(self, n: int) -> IeTask:
+        """The same task with the labels of every schema in another order."""
+        return replace(self, order=n if self.order is None else self.order + n)
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Sets of entities and of relations, with their labels and without. Never raises, whatever the text."""
@@ -187,6 +186,8 @@ def _entry(label: str, entry: object) -> str | dict[str, str]:
     raise ValueError(f"gold of {label!r} must be texts or objects with head and tail, not {entry!r}")
 
 
-def _permuted(gold: dict[str, list[Any]], seed: int, text: str) -> dict[str, list[Any]]:
-    order = random.Random(f"{seed}:{text}".encode("utf-8", "surrogatepass")).sample(list(gold), len(gold))
+def _permuted(gold: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
+    # All rows of one schema get one order: orders of their own would average out what they are to show.
+    names = sorted(gold)
+    order = random.Random(json.dumps([seed, names])).sample(names, len(names))
     return {label: gold[label] for label in order}
