@@ -181,8 +181,8 @@ def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
         [{**rows[0], "id": "other", "funding_statement": rows[0]["funding_statement"].upper() + "  "}],
     )
     train, test = (load(PathSource(path=f"{n}.jsonl"), root=tmp_path).examples for n in "ab")
-    assert data.overlap({data.prompt_key(e) for e in train}, test) == 1
-    assert data.overlap({data.prompt_key(e) for e in train[1:]}, test) == 0
+    assert data.overlap({data.text_key(e) for e in train}, test) == 1
+    assert data.overlap({data.text_key(e) for e in train[1:]}, test) == 0
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,12 @@ def score(
     gold: Annotated[Path, typer.Argument(help="JSONL: gold rows with the same ids.")],
     task: Annotated[str, typer.Option("--task", help="The task that counts.")] = "funding",
     mode: Annotated[
-        str | None, typer.Option("--mode", help="One matching mode: permissive, balanced or strict.")
+        str | None, typer.Option("--mode", help="One matching mode of the task: permissive, balanced, strict …")
     ] = None,
     reading: Annotated[
-        str, typer.Option("--reading", help="compatible (as the published harness) or fixed.")
-    ] = "compatible",
+        str | None,
+        typer.Option("--reading", help="funding: compatible (as the published harness; the default) or fixed."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a file of completions against a file of gold, without a model."""

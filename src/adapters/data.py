@@ -13,7 +13,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Loaded:
     ledger: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     texts: set[str] = field(default_factory=set)
-    """What the clean rows show a model (`prompt_key`), whatever noise made of them: for counting leakage."""
+    """The texts of the clean rows (`text_key`), whatever noise made of them: for counting leakage."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,13 +87,13 @@ def load(
             example, reason = _example(task, row, name, number)
             if example is not None:
                 # Variants of one text may share its id; the very same row twice is a mistake of whoever made the file.
-                first = seen.setdefault(repr((example.id, example.prompt, example.gold)), number)
-                if first != number:
-                    example, reason = None, f"the same as row {first}; to use rows more than once there is repeat"
+                same = seen.setdefault(repr(replace(example, meta={})), number)
+                if same != number:
+                    example, reason = None, f"the same as row {same}; to use rows more than once there is repeat"
             if example is None:
                 bad.append(Rejected(name, number, reason))
                 continue
-            out.texts.add(prompt_key(example))
+            out.texts.add(text_key(example))
             if noising is None:
                 examples += [example] * source.repeat
             else:
@@ -114,7 +114,7 @@ def load(
             "repeat": source.repeat,
             "used": len(examples),
             "rejected": len(bad),
-            "empty_gold": sum(1 for e in examples if not e.gold) // len(copies),
+            "empty_gold": sum(1 for e in examples if _is_empty(e.gold)) // len(copies),
         }
         out.ledger.append(entry | ({"noise": touched.shares()} if noising else {}))
     return out
@@ -293,12 +293,25 @@ def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
     raise KeyError(subset.take)  # the recipe's validation excludes it
 
 
+def _is_empty(gold: Any) -> bool:
+    return not any(gold.values()) if isinstance(gold, Mapping) else not gold
+
+
 def prompt_key(example: Example) -> str:
-    """What two examples share when they show a model the same text, up to case, spacing and punctuation."""
-    text = " ".join(m["content"] for m in example.prompt)
+    """What two examples share when they show a model the same prompt, up to case, spacing and punctuation."""
+    return _key(" ".join(m["content"] for m in example.prompt))
+
+
+def text_key(example: Example) -> str:
+    """What two examples share when they are about the same text, whatever is asked about it."""
+    text = example.meta.get("text")
+    return _key(text) if isinstance(text, str) else prompt_key(example)
+
+
+def _key(text: str) -> str:
     return re.sub(r"\W+", " ", text.casefold()).strip()
 
 
 def overlap(seen: Set[str], test: Iterable[Example]) -> int:
     """How many test examples also stand in the training data, of which `seen` are the texts (leakage)."""
-    return sum(1 for e in test if prompt_key(e) in seen)
+    return sum(1 for e in test if text_key(e) in seen)

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from adapters import comparison
 from adapters.jobs import Job
 from adapters.plan import Plan
 from adapters.stages import Grpo, Sft
@@ -96,7 +97,8 @@ def plan_table(plan: Plan) -> Table:
     for e in plan.evaluations:
         table.add_row(
             f"evaluate {e.name}",
-            f"{len(e.examples):,} rows, up to {e.max_new_tokens} new tokens",
+            f"{len(e.examples) // e.variants:,} rows{f' x {e.variants} variants' if e.variants > 1 else ''}, "
+            f"up to {e.max_new_tokens} new tokens",
             ", ".join(["base", *models] if recipe.evaluate_base else models),
         )
     if plan.notes:
@@ -142,6 +144,8 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
             for column in ("P", "R", "F1", "95 %", "F0.5", "F1.5"):  # fits 80 columns; the counts are in report.json
                 table.add_column(column, justify="right", no_wrap=True)
             for field in first["metrics"][m]:
+                if not any(r["metrics"][m][field][k] for r in models.values() for k in ("gold", "pred")):
+                    continue  # nothing to find, and nobody claims to have found it
                 for n, (label, result) in enumerate(models.items()):
                     f = result["metrics"][m][field]
                     table.add_row(
@@ -153,7 +157,11 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
                         end_section=n == len(models) - 1,
                     )
             yield table
+        if "variants" in first:
+            yield _spread(set_name, models)
         yield _outputs(set_name, models)
+    if lines := comparison.deltas(report["sets"]):
+        yield comparison.table(lines)
 
 
 def _stages(stages: Mapping[str, Any]) -> Table:
@@ -179,11 +187,32 @@ def _stages(stages: Mapping[str, Any]) -> Table:
 def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:
     table = Table(title=f"{set_name}, outputs", title_justify="left")
     table.add_column("model", no_wrap=True)
-    for column in ("valid", "truncated", "tokens", *next(iter(models.values()))["rewards"]):
-        table.add_column(column if column in ("valid", "truncated", "tokens") else f"reward {column}", justify="right")
+    first = next(iter(models.values()))
+    fixed = ("valid", "empty", "truncated", "tokens")
+    for column in (*fixed, *first["rewards"]):
+        table.add_column(column if column in fixed else f"reward {column}", justify="right")
     for label, result in models.items():
         rewards = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
-        table.add_row(label, f"{result['valid']:.1%}", str(result["truncated"]), f"{result['tokens']:,}", *rewards)
+        shares = [f"{result[k]:.1%}" if k in result else "" for k in ("valid", "says_nothing")]
+        table.add_row(label, *shares, str(result["truncated"]), f"{result['tokens']:,}", *rewards)
+    if baseline := first.get("always_empty"):
+        scores = [f"{baseline[name]:.3f}" if name in baseline else "" for name in first["rewards"]]
+        table.add_row("always empty", "", "100.0%", "", "", *scores)
+    return table
+
+
+def _spread(set_name: str, models: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{set_name}, F1 over variants of the prompt", title_justify="left")
+    for column in ("mode", "field", "model"):
+        table.add_column(column, no_wrap=True)
+    for column in ("variants", "mean", "sd", "min", "max"):
+        table.add_column(column, justify="right")
+    for label, result in models.items():
+        for mode, fields in result["variants"].items():
+            for field, f in fields.items():
+                if result["metrics"][mode][field]["gold"]:
+                    figures = [f"{f[k]:.3f}" for k in ("mean", "sd", "min", "max")]
+                    table.add_row(mode, field, label, str(f["n"]), *figures)
     return table
 
 

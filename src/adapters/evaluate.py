@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adapters import metrics
 from adapters.jobs import Evaluation
 from adapters.rewarding import NamedReward, grade
-from adapters.types import Example, ModeCounts, Progress, Sample, Sampler, Task
+from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Task
 
 
 def evaluate(
@@ -35,8 +37,15 @@ def evaluate(
         progress=progress,
     )
     scored = [_score(task, rewards, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
-    result = summary(evaluation.examples, samples, scored, rewards)
+    result = summary(evaluation.examples, samples, scored, rewards, evaluation.variants)
     result |= {"max_new_tokens": evaluation.max_new_tokens}
+    if nothing := getattr(task, "nothing", None):
+        once = evaluation.examples[: len(evaluation.examples) // evaluation.variants]
+        result["always_empty"] = {
+            r.name: float(np.mean(scores))
+            for r in rewards
+            if (scores := [s for e in once if (s := grade(r, nothing(e), e).score) is not None])
+        }
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
@@ -64,29 +73,73 @@ def summary(
     samples: Sequence[Sample],
     scored: Sequence[_Score],
     rewards: Sequence[NamedReward] = (),
+    variants: int = 1,
 ) -> dict[str, Any]:
-    """Figures of a test set: n, valid share, truncated outputs, metrics per mode and field, rewards, per source."""
-    counts: list[ModeCounts] = [s["counts"] for s in scored]
+    """Figures of a test set: n, valid share, truncated outputs, metrics per mode and field, rewards, per source.
+
+    With several variants of each row, one whole set after the other, a row counts with the mean over its variants,
+    and `variants` holds the spread of F1 over them. `parse_errors`, `truncated` and `tokens` count every output.
+    """
+    n = len(examples) // variants
+    asked: list[ModeCounts] = [s["counts"] for s in scored]
+    counts = [_mean_counts(asked[i::n]) for i in range(n)] if variants > 1 else asked
     by_source: dict[str, list[ModeCounts]] = defaultdict(list)
-    for example, count in zip(examples, counts, strict=True):
+    for example, count in zip(examples[:n], counts, strict=True):
         by_source[example.source].append(count)
+    empty_gold = [not _total(c).gold for c in asked]
     result: dict[str, Any] = {
-        "n": len(examples),
+        "n": n,
         "valid": sum(s["valid"] for s in scored) / len(scored),
+        "parse_errors": sum(not s["valid"] for s in scored),
         "truncated": sum(s.truncated for s in samples),
         "tokens": sum(s.tokens for s in samples),
+        "empty_gold": float(np.mean(empty_gold)),
+        "says_nothing": float(np.mean([not _total(c).pred for c in asked])),
         "metrics": metrics.corpus(counts),
         "rewards": {},
     }
     for reward in rewards:
-        values = [s["rewards"][reward.name] for s in scored if reward.name in s["rewards"]]
-        if values:
-            result["rewards"][reward.name] = metrics.mean_with_interval(values)
+        values = [[s["rewards"].get(reward.name) for s in scored[i::n]] for i in range(n)]
+        means = [float(np.mean(known)) for row in values if (known := [v for v in row if v is not None])]
+        if not means:
+            continue
+        result["rewards"][reward.name] = metrics.mean_with_interval(means)
+        for name, wanted in (("on_empty_gold", True), ("on_some_gold", False)):
+            part = [s["rewards"].get(reward.name) for s, e in zip(scored, empty_gold, strict=True) if e is wanted]
+            if known := [v for v in part if v is not None]:
+                result["rewards"][reward.name][name] = float(np.mean(known))
     if len(by_source) > 1:
         result["by_source"] = {
             name: {"n": len(part), "metrics": metrics.corpus(part, intervals=False)} for name, part in by_source.items()
         }
+    if variants > 1:
+        result["variants"] = _spread(
+            [metrics.corpus(asked[v * n : (v + 1) * n], intervals=False) for v in range(variants)]
+        )
     return result
+
+
+def _total(counts: ModeCounts) -> Counts:
+    """Counts of all fields in the first matching mode."""
+    return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
+
+
+def _mean_counts(several: Sequence[ModeCounts]) -> ModeCounts:
+    return {
+        mode: {field: Counts(*np.mean([c[mode][field] for c in several], axis=0).tolist()) for field in fields}
+        for mode, fields in several[0].items()
+    }
+
+
+def _spread(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """F1 over variants: mode -> field -> {n, mean, sd, min, max}; sd is the sample's (n - 1)."""
+    out: dict[str, Any] = {}
+    for mode, fields in several[0].items():
+        for field in fields:
+            f1 = [one[mode][field]["f1"] for one in several]
+            figures = {"mean": float(np.mean(f1)), "sd": float(np.std(f1, ddof=1)), "min": min(f1), "max": max(f1)}
+            out.setdefault(mode, {})[field] = {"n": len(f1), **figures}
+    return out
 
 
 def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Job:
     ledger: list[dict[str, Any]]
     rejected: list[data.Rejected]
     texts: Set[str]
-    """What the clean rows show (`data.prompt_key`)."""
+    """The texts of the clean rows (`data.text_key`)."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
 
@@ -57,5 +57,7 @@ class Evaluation:
     leaked: int
     ledger: list[dict[str, Any]]
     rejected: list[data.Rejected]
+    variants: int = 1
+    """How many times each row stands among the examples, one whole set of rows after the other."""
     beyond: int = 0
     """Gold answers longer than max_new_tokens: no model can score on them in full."""

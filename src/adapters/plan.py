@@ -68,7 +68,7 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed)
     for test in tests:
         if test.leaked:
-            share = f"{test.leaked} of {len(test.examples)} texts"
+            share = f"{test.leaked} of {len(test.examples) // test.variants} texts"
             notes.append(f"test set {test.name}: {share} also stand in the training data")
         if test.beyond:
             notes.append(
@@ -223,7 +223,16 @@ def _evaluation(
 ) -> Evaluation:
     recipe = file.recipe
     loaded = _rows(file, task, spec.data, ("evaluate", n))
-    examples = loaded.examples
+    examples = list(loaded.examples)
+    if spec.variants > 1:
+        rephrase = getattr(task, "rephrase", None)
+        if rephrase is None:
+            raise UserError(
+                f"the task {recipe.task.use} asks in one form only (it has no rephrase method).",
+                at=("evaluate", n, "variants"),
+            )
+        for variant in range(1, spec.variants):
+            examples += _rows(file, rephrase(variant), spec.data, ("evaluate", n)).examples
     lengths = _lengths(backend, examples, tokenizer_needed, [])
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
@@ -235,7 +244,8 @@ def _evaluation(
         max_new_tokens=limit,
         batch_size=spec.batch_size,
         fingerprint=_hash(what),
-        leaked=data.overlap(trained, examples),
+        leaked=data.overlap(trained, loaded.examples),
+        variants=spec.variants,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         beyond=sum(a > limit for a in answers),

@@ -65,6 +65,11 @@ class EvalSet(Strict):
         default=None, ge=1, description="Default: 1.5 times the longest gold target, so that no gold answer is cut."
     )
     batch_size: int | None = Field(default=None, ge=1)
+    variants: int = Field(
+        default=1,
+        ge=1,
+        description="Ask every row in this many forms of the prompt (label orders, for ie); figures are their means.",
+    )
 
 
 class Recipe(Strict):

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from adapters import adapter, display
+from adapters import adapter, comparison, display
 from adapters.evaluate import evaluate
 from adapters.jobs import Evaluation, Job
 from adapters.plan import Plan
@@ -53,6 +53,7 @@ def run(plan: Plan, backend: Backend) -> dict[str, Any]:
             models.insert(0, ("base", None))
         rewards = {r.name: r for job in plan.jobs for r in job.rewards}
         report["sets"] = evaluate_all(models, plan.evaluations, plan.task, list(rewards.values()), folder, backend)
+        report["deltas"] = comparison.deltas(report["sets"])
     if display.is_main():
         adapter.write_json(folder / "report.json", report)
     backend.barrier()

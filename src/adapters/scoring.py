@@ -18,15 +18,17 @@ from adapters.types import Example, ModeCounts, Row, Task, UserError
 
 
 def score_files(
-    predictions: Path, gold: Path, *, task: str = "funding", mode: str | None = None, reading: str = "compatible"
+    predictions: Path, gold: Path, *, task: str = "funding", mode: str | None = None, reading: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Metrics of a prediction file, mode -> field -> figures, and warnings.
 
     Rows are joined by `id`; the first of a repeated id wins. A prediction without gold is all false positives. A gold
-    row without a prediction is missed in the `fixed` reading and left out, as the published harness does, in the
-    `compatible` one. Raises UserError for unreadable files and unknown names.
+    row without a prediction is missed, or left out, as the published harness does, by a task in the `compatible`
+    reading. `reading` None is the task's own. Raises UserError for unreadable files and unknown names.
     """
-    counter: Task = resolve("tasks", Plug.model_validate({"use": task, "reading": reading}))
+    chosen = {} if reading is None else {"reading": reading}
+    counter: Task = resolve("tasks", Plug.model_validate({"use": task, **chosen}))
+    leave_out = getattr(counter, "reading", None) == "compatible"
     warnings: list[str] = []
     golden = {i: _gold(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
     answers = {i: _completion(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
@@ -35,10 +37,10 @@ def score_files(
     if without:
         warnings.append(f"{len(without)} predictions have no gold row (such as {without[0]!r}): all false positives")
     if missing:
-        fate = "counted as missed" if reading == "fixed" else "left out, as the published harness does (see --reading)"
+        fate = "left out, as the published harness does (see --reading)" if leave_out else "counted as missed"
         warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
     counts: list[ModeCounts] = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
-    if reading == "fixed":
+    if not leave_out:
         counts += [counter.counts(golden[i], "") for i in missing]
     result = metrics.corpus(counts, intervals=False)
     if mode is not None:

@@ -99,7 +99,9 @@ class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
 
     An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
-    noise may touch.
+    noise may touch. Two more methods are used where a task has them: `nothing(example) -> str`, the answer that finds
+    nothing, whose reward stands beside the models'; and `rephrase(n) -> Task`, the same task asking in its n-th other
+    form, for test sets with `variants`.
     """
 
     text_field: str

@@ -87,6 +87,10 @@ class FundingTask:
             return json.dumps(gold, indent=2, ensure_ascii=False)
         return json.dumps([_compact(funder) for funder in gold], ensure_ascii=False, separators=(",", ":"))
 
+    def nothing(self, example: Example) -> str:
+        """The answer that finds nothing, the baseline of every reward."""
+        return self.answer([])
+
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
         prediction = parse(completion).funders

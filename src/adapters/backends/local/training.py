@@ -166,6 +166,7 @@ def set_reference(model: PeftModel, reference: str) -> None:
 
 
 def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
+    """What every stage's trainer is given. `folder` is the trainer's, inside the stage's."""
     return [Watch(job, folder.parent / "log.jsonl", progress), HealthWatch(job.stage.health), Checkpoints()]
 
 

@@ -1,0 +1,193 @@
+"""Named entities and relations: a schema of labels and a text in, a JSON object of what the text holds out."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeGuard
+
+from adapters.types import Counts, Example, Message, Row
+from data_aug.noise import Label
+from rewards.ie_records import Reading, entities, overlap, relations, unlabelled
+
+# The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
+# relation template; this one is its entity template with IEPile's instruction for relations.
+SYSTEM = (
+    "You are an expert in information extraction. Given a task instruction with schema definitions and input text, "
+    "extract the required information.\n\n"
+    "You should think step by step about the extraction task, then provide your answer in JSON format.\n\n"
+    "Format your response as:\n<think>\nYour step-by-step reasoning...\n</think>\n"
+    "<answer>\nYour JSON extraction result here\n</answer>"
+)
+_REPLY = (
+    "Please think step by step and respond in the following format:\n"
+    "<think>\nYour reasoning process...\n</think>\n<answer>\nYour JSON extraction result\n</answer>"
+)
+NER_USER = (
+    "You are an expert in named entity recognition. Please extract entities that match the schema definition from the "
+    "input. Return an empty list if the entity type does not exist. Please respond in the format of a JSON "
+    "dictionary.\n\nEntity types to extract: {labels}\n\nInput text: {text}\n\n" + _REPLY
+)
+RE_USER = (
+    "You are an expert in relationship extraction. Please extract relationship triples that match the schema "
+    "definition from the input. Return an empty list for relationships that do not exist. Please respond in the "
+    "format of a JSON dictionary.\n\nRelation types to extract: {labels}\n\nInput text: {text}\n\n" + _REPLY
+)
+
+
+@dataclass(frozen=True)
+class IeTask(Reading):
+    """Rows have a `text`, a `schema` (label names), a `task` (NER or RE) and `gold`.
+
+    `gold` is {type: [text, …]} or {relation: [{"head", "tail"}, …]}; labels of the schema that it leaves out are
+    empty. `target` is the form of the answer to learn: `tagged` is the published one (the thought is the row's
+    `reasoning`, or empty), `bare` its JSON alone, `compact` that without absent labels and white space, for small
+    models. For the last two, `no_answer: whole` makes the scorer read text without tags. The templates hold {labels},
+    the JSON list of the schema, and {text}. `order` is the seed of another label order, one for all rows of a schema;
+    None keeps the rows' own. The other fields are the scorer's (`rewards.ie_records.Reading`).
+    """
+
+    target: Literal["tagged", "bare", "compact"] = "tagged"
+    system: str = SYSTEM
+    ner_user: str = NER_USER
+    re_user: str = RE_USER
+    order: int | None = None
+    text_field: str = "text"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the parameter and what it must be."""
+        super().__post_init__()
+        for name in ("ner_user", "re_user"):
+            if missing := [part for part in ("{labels}", "{text}") if part not in getattr(self, name)]:
+                raise ValueError(f"{name} must contain {missing[0]}")
+        if self.target != "tagged" and self.no_answer != "whole":
+            raise ValueError(f"target {self.target} writes no <answer> tags, so it needs no_answer: whole")
+
+    def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
+        """One row with its gold. Raises ValueError for a row without text, schema or readable labels."""
+        text = row.get(self.text_field)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{self.text_field} is missing or empty")
+        gold = self.gold(row)
+        if self.order is not None:
+            gold = _permuted(gold, self.order)
+        return Example(
+            id=id,
+            source=source,
+            prompt=self.prompt(text, gold, _kind(row, gold)),
+            completion=self.answer(gold, str(row.get("reasoning") or "")),
+            gold=gold,
+            meta={"text": text},
+        )
+
+    def gold(self, row: Row) -> dict[str, list[Any]]:
+        """The labels of a row in the order of its schema, an empty list for each label that is absent."""
+        gold, schema = (_from_json(row, name) for name in ("gold", "schema"))
+        if not isinstance(gold, Mapping) or not all(isinstance(label, str) for label in gold):
+            raise ValueError("gold must be an object from labels to lists")
+        if schema is None:
+            schema = list(gold)
+        if not isinstance(schema, list | tuple) or not schema or not all(isinstance(s, str) for s in schema):
+            raise ValueError("schema must be a list of label names with at least one")
+        if len(set(schema)) < len(schema):
+            raise ValueError(f"schema names a label twice: {', '.join(schema)}")
+        if strange := [label for label, found in gold.items() if found and label not in schema]:
+            raise ValueError(f"gold has the label {strange[0]!r}, which is not in the schema")
+        return {label: [_entry(label, entry) for entry in gold.get(label) or ()] for label in schema}
+
+    def labels(self, row: Row) -> Iterator[Label]:
+        """Mentions, and the ends of relations, for noise to respect. JSON text in the place of gold has none."""
+        gold = row.get("gold")
+        for label, found in gold.items() if isinstance(gold, Mapping) else ():
+            for n, entry in enumerate(found or ()):
+                if isinstance(entry, str):
+                    yield Label(("gold", label, n), "mention", entry)
+                elif isinstance(entry, Mapping):
+                    for end, text in entry.items():
+                        if isinstance(text, str):
+                            yield Label(("gold", label, n, end), "mention", text)
+
+    def prompt(self, text: str, schema: Mapping[str, Any], kind: Literal["NER", "RE"]) -> tuple[Message, ...]:
+        """The messages that ask for a schema's labels in a text."""
+        template = self.ner_user if kind == "NER" else self.re_user
+        labels = json.dumps(list(schema), ensure_ascii=False)
+        # Cut at the text's place first: a text may hold "{labels}", and a label "{text}".
+        before, after = (part.replace("{labels}", labels) for part in template.split("{text}", 1))
+        user: Message = {"role": "user", "content": before + text + after}
+        return ({"role": "system", "content": self.system}, user) if self.system else (user,)
+
+    def answer(self, gold: Mapping[str, Any], reasoning: str = "") -> str:
+        """The target text for gold."""
+        if self.target == "compact":
+            present = {label: found for label, found in gold.items() if found}
+            return json.dumps(present, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(gold, ensure_ascii=False)
+        return text if self.target == "bare" else f"<think>\n{reasoning}\n</think>\n<answer>\n{text}\n</answer>"
+
+    def nothing(self, example: Example) -> str:
+        """The answer that finds nothing, the baseline of every reward."""
+        return self.answer(dict.fromkeys(example.gold, ()))
+
+    def rephrase(self, n: int) -> IeTask:
+        """The same task with the labels of every schema in another order."""
+        return replace(self, order=n if self.order is None else self.order + n)
+
+    def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
+        """Sets of entities and of relations, with their labels and without. Never raises, whatever the text."""
+        # A prediction without gold comes with an empty list.
+        labels: Mapping[str, Any] = gold if isinstance(gold, Mapping) else {}
+        wanted, said = self.items(labels), self.read(completion, labels).items
+        kinds = {"entity": entities, "relation": relations}
+        return {
+            "labelled": {name: overlap(only(wanted), only(said)) for name, only in kinds.items()},
+            "unlabelled": {
+                name: overlap(unlabelled(only(wanted)), unlabelled(only(said))) for name, only in kinds.items()
+            },
+        }
+
+    def valid(self, completion: str) -> bool:
+        """Whether the text is an answer with a JSON object; what is not counts as a parse error."""
+        return self.read(completion).json == "object"
+
+
+def _kind(row: Row, gold: Mapping[str, Any]) -> Literal["NER", "RE"]:
+    kind = row.get("task")
+    if kind is None and (first := next((entry for found in gold.values() for entry in found), None)):
+        kind = "NER" if isinstance(first, str) else "RE"
+    if not _is_kind(kind):
+        raise ValueError(f"task must be NER or RE, not {kind!r}")
+    return kind
+
+
+def _is_kind(value: object) -> TypeGuard[Literal["NER", "RE"]]:
+    return value in ("NER", "RE")
+
+
+def _from_json(row: Row, name: str) -> Any:
+    value = row.get(name)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is text, but not JSON: {error}") from None
+
+
+def _entry(label: str, entry: object) -> str | dict[str, str]:
+    if isinstance(entry, str) and entry.strip():
+        return entry
+    if isinstance(entry, Mapping):
+        for head, tail in (("head", "tail"), ("subject", "object")):
+            ends = entry.get(head), entry.get(tail)
+            if all(isinstance(end, str) and end.strip() for end in ends):
+                return {"head": str(ends[0]), "tail": str(ends[1])}
+    raise ValueError(f"gold of {label!r} must be texts or objects with head and tail, not {entry!r}")
+
+
+def _permuted(gold: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
+    # All rows of one schema get one order: orders of their own would average out what they are to show.
+    names = sorted(gold)
+    order = random.Random(json.dumps([seed, names])).sample(names, len(names))
+    return {label: gold[label] for label in order}
