@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters import metrics
 from adapters.jobs import Evaluation
-from adapters.rewarding import NamedReward, grade
+from adapters.rewarding import Grader, NamedReward
 from adapters.types import Example, ModeCounts, Progress, Sample, Sampler, Task
 
 
@@ -34,9 +34,14 @@ def evaluate(
         batch_size=evaluation.batch_size,
         progress=progress,
     )
-    scored = [_score(task, rewards, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
+    graders = [Grader(reward) for reward in rewards]
+    scored = [_score(task, graders, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
     result = summary(evaluation.examples, samples, scored, rewards)
     result |= {"max_new_tokens": evaluation.max_new_tokens}
+    for grader in graders:
+        grader.close()
+        if grader.failures:
+            result.setdefault("reward_errors", {})[grader.named.name] = grader.failures
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
@@ -49,8 +54,8 @@ class _Score(dict[str, Any]):
     """What one completion earned: `counts`, `valid`, `rewards` (name -> score) and their `parts`."""
 
 
-def _score(task: Task, rewards: Sequence[NamedReward], example: Example, sample: Sample) -> _Score:
-    graded = {r.name: grade(r, sample.text, example) for r in rewards}
+def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Sample) -> _Score:
+    graded = {g.named.name: g(sample.text, example) for g in graders}
     return _Score(
         counts=task.counts(example.gold, sample.text),
         valid=task.valid(sample.text),

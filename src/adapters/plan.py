@@ -17,8 +17,8 @@ from adapters.plugins import identity, resolve
 from adapters.recipe import EvalSet, Recipe
 from adapters.recipe_file import KeyPath, RecipeFile
 from adapters.rewarding import NamedReward, probe, resolve_all
-from adapters.schema import Source
-from adapters.stages import Grpo, Sft
+from adapters.schema import FAULT_KEYS, Source
+from adapters.stages import Grpo, Sft, Stage
 from adapters.types import Backend, Example, Lengths, Task, UserError
 
 VALIDATION_ROWS = 200
@@ -157,7 +157,7 @@ def _job(
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
     steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
     what = {
-        "stage": stage.model_dump(exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing"}),
+        "stage": _learned_from(stage),
         "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],
         "reference": adapter.weights_hash(Path(stage.reference)) if isinstance(stage, Grpo) else None,
         "model": recipe.model.model_dump(),
@@ -182,6 +182,15 @@ def _job(
         too_long=too_long,
         tokens=_token_figures(lengths) if lengths else {},
     )
+
+
+def _learned_from(stage: Stage) -> dict[str, Any]:
+    """The settings that bear on the trained weights."""
+    dump = stage.model_dump(exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing", "max_dropped"})
+    for reward in dump.get("rewards", ()):
+        for key in FAULT_KEYS:
+            del reward[key]
+    return dump
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
