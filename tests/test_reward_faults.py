@@ -18,7 +18,7 @@ from adapters.plan import _learned_from
 from adapters.rewarding import Grader, NamedReward, RewardError, probe, resolve_all
 from adapters.schema import RewardPlug
 from adapters.tasks.funding import FundingTask
-from adapters.types import UserError
+from adapters.types import Scored, UserError
 
 EXAMPLE = FundingTask().example(funding_rows(1)[0], id="r0")
 FAULTY = '''
@@ -63,7 +63,7 @@ BAD = ["crash", "exit", "nan", "inf", "high", "text", "true"]
 
 @pytest.mark.parametrize("text", BAD)
 def test_the_policies(make, text: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(RewardError, match="the reward Faulty .* row 'r0'"):
+    with pytest.raises(RewardError, match=r"the reward Faulty .* row 'r0'"):
         Grader(make())(text, EXAMPLE)
     zero, skip = Grader(make(on_error="zero")), Grader(make(on_error="skip"))
     assert zero(text, EXAMPLE).score == 0
@@ -141,7 +141,7 @@ def test_a_reward_that_hangs_is_found_by_the_plan(tmp_path: Path) -> None:
     )
     [named] = resolve_all([RewardPlug(use="./slow.py:slow", timeout=0.5)], folder=tmp_path, at=("rewards",))
     began = time.monotonic()
-    with pytest.raises(UserError, match="longer than 0.5 s"):
+    with pytest.raises(UserError, match=r"longer than 0\.5 s"):
         probe(named, [EXAMPLE], ("rewards", 0))
     assert time.monotonic() - began < 60
     [named] = resolve_all(

@@ -94,10 +94,11 @@ def grade(named: NamedReward, completion: str, example: Example) -> Scored:
         raise RewardError(
             f"the reward {named.name} failed on row {example.id!r}: {type(error).__name__}: {error}"
         ) from error
-    return _checked(named.name, value, example)
+    return checked(named.name, value, example)
 
 
-def _checked(name: str, value: Any, example: Example) -> Scored:
+def checked(name: str, value: Any, example: Example) -> Scored:
+    """What a reward returned, as a score. Raises RewardError for what is none."""
     scored = value if isinstance(value, Scored) else Scored(value)
     for part in scored.parts.values():
         if not isinstance(part, int | float):
@@ -153,7 +154,7 @@ class Grader:
             value = self._worker(completion, example)
         except (RuntimeError, TimeoutError) as error:
             raise RewardError(f"the reward {self.named.name} failed on row {example.id!r}: {error}") from error
-        return _checked(self.named.name, value, example)
+        return checked(self.named.name, value, example)
 
     def close(self) -> None:
         """End the reward's process, if it has one."""

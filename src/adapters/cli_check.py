@@ -1,0 +1,3 @@
+"""`adapters check`."""
+import typer
+app = typer.Typer()
