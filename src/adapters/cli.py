@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters import cli_data
+from adapters import cli_check, cli_data, cli_rewards
 from adapters.exits import complain, errors
 from adapters.types import UserError
 
@@ -24,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_data.app)
+app.add_typer(cli_check.app)
+app.add_typer(cli_rewards.app, name="rewards")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

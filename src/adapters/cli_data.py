@@ -1,4 +1,4 @@
-"""The verbs that need no model: scoring files, making data, the reward workshop."""
+"""The verbs that need no model: scoring files and making data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from adapters.types import UserError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 app = typer.Typer()
-rewards_app = typer.Typer(help="The reward workshop.", no_args_is_help=True)
-app.add_typer(rewards_app, name="rewards")
 
 
 @app.command()
@@ -58,7 +56,7 @@ def synthesize(
 
     with errors():
         rows = data.read(SynthesizedSource(synthesize=task, n=n, seed=seed), Path())
-        _write_lines((row for _, row in rows), out)
+        write_lines((row for _, row in rows), out)
 
 
 @app.command()
@@ -79,40 +77,14 @@ def noise(
     with errors():
         rows = noisy_files.noised(file, use=use, level=level, policy=policy, seed=seed, task=task, variants=variants)
         if out is not None:
-            _write_lines((result.row for result in rows), out)
+            write_lines((result.row for result in rows), out)
             return
         for result, _ in zip(rows, range(n), strict=False):
             display.console().print(noisy_files.before_and_after(result), end="\n\n")
 
 
-@rewards_app.command("list")
-def rewards_list(as_json: AsJson = False) -> None:
-    """Installed rewards, and where they come from."""
-    from adapters.plugins import names
-
-    known = names("rewards")
-    print(json.dumps(known) if as_json else "\n".join(f"{name:<20} {where}" for name, where in known.items()))
-
-
-@rewards_app.command("score")
-def rewards_score(
-    name: Annotated[str, typer.Argument(help="A reward's name, module:Class or ./file.py:Class.")],
-    file: Annotated[Path, typer.Argument(help="JSONL: gold rows with a `completion` each.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
-    task: Annotated[str, typer.Option("--task", help="The task that reads the gold.")] = "funding",
-) -> None:
-    """Score each row's completion against its own gold: reward and named parts."""
-    from adapters import display, scoring
-
-    with errors():
-        rows = scoring.score_rewards(name, file, task=task)
-        _write_lines(rows, out)
-        scores = [row["reward"] for row in rows if row["reward"] is not None]
-        if scores:
-            display.console(stderr=True).print(f"{name}: mean {sum(scores) / len(scores):.4f} over {len(scores)} rows")
-
-
-def _write_lines(rows: Any, out: Path | None) -> None:
+def write_lines(rows: Any, out: Path | None) -> None:
+    """Rows as JSON lines to standard output, or to a file that appears whole or not at all."""
     if out is None:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))

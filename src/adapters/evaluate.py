@@ -12,7 +12,7 @@ import numpy as np
 
 from adapters import metrics
 from adapters.jobs import Evaluation
-from adapters.rewarding import NamedReward, grade
+from adapters.rewarding import Grader, NamedReward
 from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Task
 
 
@@ -36,16 +36,21 @@ def evaluate(
         batch_size=evaluation.batch_size,
         progress=progress,
     )
-    scored = [_score(task, rewards, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
+    graders = [Grader(reward) for reward in rewards]
+    scored = [_score(task, graders, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
     result = summary(evaluation.examples, samples, scored, rewards, evaluation.variants)
     result |= {"max_new_tokens": evaluation.max_new_tokens}
     if nothing := getattr(task, "nothing", None):
         once = evaluation.examples[: len(evaluation.examples) // evaluation.variants]
         result["always_empty"] = {
-            r.name: float(np.mean(scores))
-            for r in rewards
-            if (scores := [s for e in once if (s := grade(r, nothing(e), e).score) is not None])
+            grader.named.name: float(np.mean(scores))
+            for grader in graders
+            if (scores := [s for e in once if (s := grader(nothing(e), e).score) is not None])
         }
+    for grader in graders:
+        grader.close()
+        if grader.failures:
+            result.setdefault("reward_errors", {})[grader.named.name] = grader.failures
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
@@ -58,8 +63,8 @@ class _Score(dict[str, Any]):
     """What one completion earned: `counts`, `valid`, `rewards` (name -> score) and their `parts`."""
 
 
-def _score(task: Task, rewards: Sequence[NamedReward], example: Example, sample: Sample) -> _Score:
-    graded = {r.name: grade(r, sample.text, example) for r in rewards}
+def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Sample) -> _Score:
+    graded = {g.named.name: g(sample.text, example) for g in graders}
     return _Score(
         counts=task.counts(example.gold, sample.text),
         valid=task.valid(sample.text),

@@ -17,11 +17,13 @@ from adapters.plugins import identity, resolve
 from adapters.recipe import EvalSet, Recipe
 from adapters.recipe_file import KeyPath, RecipeFile
 from adapters.rewarding import NamedReward, probe, resolve_all
-from adapters.schema import Source
+from adapters.schema import FAULT_KEYS, Source
 from adapters.stages import Dpo, Grpo, Sft, Stage
 from adapters.types import Backend, Example, Lengths, Task, UserError
 
 VALIDATION_ROWS = 200
+FREE = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_dropped")
+"""Settings of a stage that alter no trained weight."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,7 @@ def _job(
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
     steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
     what = {
-        "stage": stage.model_dump(
-            exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing", "health"}
-        ),
+        "stage": _learned_from(stage),
         "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],
         "reference": None if isinstance(stage, Sft) else adapter.weights_hash(Path(stage.reference)),
         "model": recipe.model.model_dump(),
@@ -198,6 +198,17 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
             )
         if e.completion == e.rejected:
             raise UserError(f"the chosen and the rejected side of row {e.id!r} are the same text.", at=at)
+
+
+def _learned_from(stage: Stage) -> dict[str, Any]:
+    """The settings that bear on the trained weights."""
+    dump = stage.model_dump(
+        exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_dropped"}
+    )
+    for reward in dump.get("rewards", ()):
+        for key in FAULT_KEYS:
+            del reward[key]
+    return dump
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:

@@ -21,10 +21,12 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.recipe_file import hint
-from adapters.schema import Plug
+from adapters.schema import FAULT_KEYS, Plug
 from adapters.types import UserError
 
 Kind = Literal["tasks", "rewards", "noise"]
+FILE_MODULE = "adapters_plugin_"
+"""Start of the module name under which a `./file.py` is imported."""
 
 
 def names(kind: Kind) -> dict[str, str]:
@@ -56,8 +58,11 @@ def resolve(kind: Kind, plug: Plug, *, folder: Path = Path(), at: tuple[str | in
 
 
 def identity(plug: Plug, folder: Path) -> str:
-    """What makes two uses of a plug-in the same: its name, parameters and, for a `./file.py`, the file's content."""
-    text = json.dumps(plug.model_dump(), sort_keys=True, default=str)
+    """What makes two uses of a plug-in the same: its name, parameters and, for a `./file.py`, the file's content.
+
+    What is to happen when it fails is no part of it: a run may continue under another policy.
+    """
+    text = json.dumps(plug.model_dump(exclude=set(FAULT_KEYS)), sort_keys=True, default=str)
     path = folder / plug.use.rpartition(":")[0]
     return (
         f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.suffix == ".py" and path.is_file() else text
@@ -87,6 +92,11 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
     return target
 
 
+def load_file(path: Path) -> Any:
+    """The module of a plug-in file, under the name its instances are pickled by. Raises UserError as `resolve`."""
+    return _module(str(path), path.parent, ())
+
+
 def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
     try:
         if not name.endswith(".py"):
@@ -96,7 +106,7 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise UserError(f"there is no file {path}.{hint(path.name, near)}", at=at)
         # A stable importable name, so that instances pickle within the run and its worker processes.
-        alias = f"adapters_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if alias in sys.modules:
             return sys.modules[alias]
         spec = importlib.util.spec_from_file_location(alias, path)

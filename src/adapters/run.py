@@ -161,6 +161,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             {
                 "fingerprint": job.fingerprint,
                 "stage": job.stage.model_dump(exclude={"data"}),
+                "scoring": [reward.record for reward in job.rewards],
                 "data": job.ledger,
                 "too_long": job.too_long,
                 "start": start.name if start else None,

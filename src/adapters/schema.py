@@ -46,6 +46,21 @@ class RewardPlug(Plug):
     """A reward with its weight in the sum. The reward itself is in [0, 1]; sign and size belong here."""
 
     weight: float = Field(default=1.0, description="Factor in the weighted sum of rewards; negative punishes.")
+    on_error: Literal["raise", "zero", "skip"] = Field(
+        default="raise",
+        description="A call that fails stops the run, scores 0, or is left out as a reward that does not apply.",
+    )
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds a call may take. With it the reward runs in a process of its own, which is then killed.",
+    )
+    max_errors: float = Field(
+        default=0.02, ge=0, le=1, description="Share of failed calls above which the run stops, under zero and skip."
+    )
+
+
+FAULT_KEYS = ("on_error", "timeout", "max_errors")
 
 
 class NoisePlug(Plug):
@@ -92,6 +107,9 @@ class _Source(Strict):
         default_factory=dict, description="name the task reads: name of the source's column"
     )
     subset: Subset | None = None
+    license: str | None = Field(
+        default=None, description="Licence of the rows, for the data ledger: cc0-1.0, cc-by-4.0 …"
+    )
 
 
 class PathSource(_Source):

@@ -51,9 +51,8 @@ def score_files(
     return result, warnings
 
 
-def score_rewards(name: str, file: Path, *, task: str = "funding") -> list[dict[str, Any]]:
+def score_rewards(reward: NamedReward, file: Path, *, task: str = "funding") -> list[dict[str, Any]]:
     """Reward and named parts of each row's completion against the row's own gold."""
-    reward = NamedReward(name, resolve("rewards", Plug(use=name)))
     reader: Task = resolve("tasks", Plug(use=task))
     out = []
     for n, row in read_file(file):

@@ -35,6 +35,12 @@ class _Stage(Strict):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the steps spent warming up.")
     weight_decay: float = Field(default=0.0, ge=0)
+    max_dropped: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of the rows that the length limits may cost; above it nothing starts.",
+    )
     save_every: int | None = Field(default=None, ge=1, description="Checkpoint interval in steps; default: a tenth.")
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
     health: Health = Health()

@@ -91,6 +91,22 @@ class FundingTask:
         """The answer that finds nothing, the baseline of every reward."""
         return self.answer([])
 
+    def adversarial(self, example: Example) -> dict[str, str]:
+        """Wrong answers that look right, for testing rewards; only those that this example's gold allows."""
+        gold: list[dict[str, Any]] = example.gold
+        out = {"invented funder": [*gold, {"funder_name": "Agency for Unfounded Claims", "awards": []}]}
+        if any(_ids(funder) for funder in gold):
+            out["right id, wrong funder"] = [
+                {**f, "funder_name": "Agency for Unfounded Claims"} if _ids(f) else f for f in gold
+            ]
+            out["right funder, wrong id"] = [
+                {**f, "awards": [{**a, "award_ids": [f"ZZ {i[::-1]} 00" for i in a["award_ids"]]} for a in f["awards"]]}
+                for f in gold
+            ]
+        if len(gold) > 1:
+            out["one funder missing"] = gold[1:]
+        return {name: self.answer(funders) for name, funders in out.items()}
+
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
         prediction = parse(completion).funders
@@ -105,6 +121,10 @@ def _record(funder: Funder) -> dict[str, Any]:
     # A funder without awards still carries one empty award, as in the published data. Key order is the data's.
     awards = [{name: list(getattr(award, name)) for name in AWARD_FIELDS} for award in funder.awards]
     return {"funder_name": funder.funder_name, "awards": awards or [{name: [] for name in AWARD_FIELDS}]}
+
+
+def _ids(funder: dict[str, Any]) -> list[str]:
+    return [i for award in funder["awards"] for i in award["award_ids"]]
 
 
 def _compact(funder: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.rewarding import NamedReward, grade
+from adapters.rewarding import Grader, NamedReward
 from adapters.types import Example
 
 
@@ -19,7 +19,7 @@ class TrlReward:
     """
 
     def __init__(self, reward: NamedReward, examples: Sequence[Example], rollouts: Path) -> None:
-        self.reward, self.examples, self.rollouts = reward, examples, rollouts
+        self.grader, self.examples, self.rollouts = Grader(reward), examples, rollouts
         self.__name__ = reward.name  # TRL logs under this; two instances of one class must not share it
 
     def __call__(
@@ -32,20 +32,26 @@ class TrlReward:
         **_: Any,
     ) -> list[float | None]:
         """Scores of a batch; None where the reward does not apply."""
+        name = self.grader.named.name
         scores: list[float | None] = []
         parts: dict[str, list[float]] = {}
+        step = getattr(trainer_state, "global_step", None)
+        failures = self.grader.failures
         with self.rollouts.open("a", encoding="utf-8") as file:
             for completion, n in zip(completions, row, strict=True):
                 text = completion if isinstance(completion, str) else completion[-1]["content"]
-                scored = grade(self.reward, text, self.examples[n])
+                scored = self.grader(text, self.examples[n])
                 scores.append(scored.score)
-                for name, value in scored.parts.items():
-                    if math.isfinite(value):
-                        parts.setdefault(name, []).append(value)
-                step = getattr(trainer_state, "global_step", None)
-                entry = {"step": step, "id": self.examples[n].id, "reward": self.reward.name, "score": scored.score}
-                file.write(json.dumps({**entry, "parts": dict(scored.parts), "completion": text}) + "\n")
+                finite = {part: value for part, value in scored.parts.items() if math.isfinite(value)}
+                for part, value in finite.items():
+                    parts.setdefault(part, []).append(value)
+                entry = {"step": step, "id": self.examples[n].id, "reward": name, "score": scored.score}
+                if self.grader.last_error:
+                    entry["error"] = self.grader.last_error
+                file.write(json.dumps({**entry, "parts": finite, "completion": text}) + "\n")
         if log_metric is not None:
-            for name, values in parts.items():
-                log_metric(f"parts/{self.reward.name}/{name}", sum(values) / len(values))
+            for part, values in parts.items():
+                log_metric(f"parts/{name}/{part}", sum(values) / len(values))
+            if self.grader.named.faults.on_error != "raise":
+                log_metric(f"errors/{name}", (self.grader.failures - failures) / len(scores))
         return scores

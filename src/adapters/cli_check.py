@@ -1,0 +1,5 @@
+"""`adapters check`."""
+
+import typer
+
+app = typer.Typer()

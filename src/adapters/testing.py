@@ -1,0 +1,73 @@
+"""What a plug-in's author uses in their own tests; the same code as `adapters rewards test`.
+
+from adapters.testing import check_reward, examples
+
+def test_my_reward():
+check_reward(MyReward(), examples("funding"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapters.data import load
+from adapters.plugins import names, resolve
+from adapters.recipe_file import hint
+from adapters.reward_bench import Bench, bench
+from adapters.rewarding import NamedReward
+from adapters.schema import PathSource, Plug, Source, SynthesizedSource
+from adapters.types import Example, Reward, Task, UserError
+
+__all__ = ["check_reward", "examples", "reward_task"]
+
+ROWS = 60
+
+
+def examples(task: str | Task, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
+    """Examples to try a reward on: the first `n` of a data file, or rows the project makes for the task.
+
+    Raises UserError when the file cannot be read, or when no generator makes rows for the task.
+    """
+    reader: Task = resolve("tasks", Plug(use=task)) if isinstance(task, str) else task
+    if file is not None:
+        source: Source = PathSource(path=str(Path(file).resolve()))
+    else:
+        name = task if isinstance(task, str) else next((k for k in names("tasks") if reader == _plain(k)), "")
+        source = SynthesizedSource(synthesize=name, n=n, seed=0)
+    try:
+        return load([source], reader, root=Path(), seed=0).examples[:n]
+    except UserError as error:
+        if file is None:
+            raise UserError(f"{error} Give the reward rows of your own (--data FILE).") from None
+        raise
+
+
+def reward_task(reward: Reward, name: str = "", given: str | None = None) -> str:
+    """The task whose rows a reward is tried on: the given one, the reward's `task` attribute, its namesake, funding."""
+    known = names("tasks")
+    task = given or getattr(reward, "task", None) or (name if name in known else "funding")
+    if task not in known:
+        raise UserError(f"no task is called {task!r}.{hint(str(task), list(known))}")
+    return str(task)
+
+
+def check_reward(
+    reward: Reward, rows: Sequence[Example], task: str | Task | None = None, *, limit: float = 10.0
+) -> Bench:
+    """Assert that a reward is fit to train on: right order, range, determinism, picklability.
+
+    `task` adds the task's own wrong answers. Raises AssertionError that lists every promise broken; what a policy may
+    exploit is in the result's `warnings`.
+    """
+    plug = resolve("tasks", Plug(use=task)) if isinstance(task, str) else task
+    name = getattr(reward, "__name__", type(reward).__name__)
+    result = bench(NamedReward(name, reward), rows, plug, limit=limit)
+    if result.errors:
+        raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))
+    return result
+
+
+def _plain(task: str) -> Task:
+    found: Task = resolve("tasks", Plug(use=task))
+    return found
