@@ -122,6 +122,36 @@ class Task(Protocol):
         """Whether the text has the form the task asks for (well-formed JSON of the right shape, say)."""
 
 
+class Normaliser(Protocol):
+    """Cleans records up after extraction."""
+
+    def __call__(self, records: Sequence[Any]) -> list[Any]:
+        """Normalised copies, in order."""
+        ...
+
+
+@runtime_checkable
+class Extracting(Protocol):
+    """What a task has besides when it can be run over a corpus without labels (`adapters extract`).
+
+    A `normaliser(registry)` is optional.
+    """
+
+    text_field: str
+
+    def request(self, row: Row) -> tuple[Message, ...]:
+        """The prompt for a row without labels. Raises ValueError, led by a short kind and a colon, for a bad row."""
+
+    def record(self, answer: Any) -> Any:
+        """The decoded JSON of an answer as a record of the task's schema. Raises ValueError in the same way."""
+
+    def answer_schema(self) -> dict[str, Any]:
+        """JSON schema of what the model writes, for engines that can constrain their output."""
+
+    def record_schema(self) -> dict[str, Any]:
+        """JSON schema of what `record` returns; decides the column types of Parquet files."""
+
+
 @runtime_checkable
 class Reward(Protocol):
     """Grades one completion. Picklable, pure, never raises on any text."""

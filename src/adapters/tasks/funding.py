@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from adapters.types import Counts, Example, Message, Row
+from adapters.tasks import funding_answer
+from adapters.types import Counts, Example, Message, Normaliser, Row
 from data_aug.noise import Label, funding_labels
 from rewards.funding_matching import MODES, Funder, Reading, counts, parse, read_funders
 
@@ -115,6 +117,31 @@ class FundingTask:
     def valid(self, completion: str) -> bool:
         """Whether the text is JSON of an accepted shape."""
         return parse(completion).valid
+
+    def request(self, row: Row) -> tuple[Message, ...]:
+        """The prompt for a row without labels. Raises ValueError for a row without text."""
+        text = row.get(self.text_field)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"no text: {self.text_field} is missing or empty")
+        return self.prompt(text)
+
+    def record(self, answer: Any) -> list[dict[str, Any]]:
+        """Funders in the nested form from a decoded answer. Raises ValueError when it has another shape."""
+        return funding_answer.read(answer)
+
+    def answer_schema(self) -> dict[str, Any]:
+        """What a model should write."""
+        return funding_answer.schema(self.target)
+
+    def record_schema(self) -> dict[str, Any]:
+        """What `record` returns."""
+        return funding_answer.RECORD
+
+    def normaliser(self, registry: Path | None) -> Normaliser:
+        """Clean-up of names and ids, with a match in a funder registry."""
+        from adapters.tasks.funding_registry import FundingNormaliser
+
+        return FundingNormaliser(registry)
 
 
 def _record(funder: Funder) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Statements a second on one core: this package beside nlpaug, textnoisr and AugLy where they can be imported.
 
-    python scripts/benchmark_noise.py [FILE.jsonl] [--seconds 20]
+    python scripts/bench_noise.py [FILE.jsonl] [--seconds 20]
 
 Without a file it writes its own 350 statements. Only this package keeps the labelled spans; its figure includes
 finding them. The others are set to change about as many characters as document/medium does; the table shows how many.

@@ -1,0 +1,167 @@
+"""Greedy decoding of a batch, faster than `generate` where the model allows it and token for token the same.
+
+Two things are saved. Prompts of one task share their beginning (system prompt, instructions): its keys and values are
+computed once and copied to every row. And a row that has ended leaves the batch, so that one answer that never ends
+does not keep the others' rows busy. A row can end before its end token when `ended` says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence, Set
+from typing import Any
+
+import torch
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer
+
+Ended = Callable[[int], bool]
+"""Told each token of one row; True when the row's answer is complete."""
+
+# Options of a generation config that say nothing about which token is chosen greedily.
+_HARMLESS = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
+    *("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length", "max_new_tokens"),
+    *("output_attentions", "output_hidden_states", "return_dict", "cache_implementation"),
+}
+
+
+def can_share(model: Any) -> bool:
+    """Whether every layer keeps plain keys and values, which may be copied and have padding in their middle.
+
+    Sliding windows and recurrent states may not; those models, and configs with rules about tokens, use `generate`.
+    """
+    config = model.config.get_text_config(decoder=True)
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    rules = set(model.generation_config.to_diff_dict()) - _HARMLESS
+    return plain and not rules and model.config._attn_implementation in ("sdpa", "eager") and not _reorders(config)
+
+
+def _reorders(config: Any) -> bool:
+    # Positions of these are not the running number of the token.
+    return bool((getattr(config, "rope_parameters", None) or {}).get("mrope_section"))
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with; at least one is left to each row."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(prompts), max(prompts)
+    same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return min(same, min(map(len, prompts)) - 1)
+
+
+@torch.inference_mode()
+def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
+    """Keys and values of a prefix, for one row; None for an empty prefix."""
+    if not prefix:
+        return None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    tokens = torch.tensor([list(prefix)], device=model.device)
+    model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+@torch.inference_mode()
+def greedy(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stops: Set[int],
+    pad: int,
+    prefix: DynamicCache | None = None,
+    ended: Sequence[Ended] | None = None,
+) -> list[list[int]]:
+    """The tokens of each row's answer, its end token included.
+
+    `prefix` holds the keys and values of the tokens that all prompts begin with.
+    """
+    shared = prefix.get_seq_length() if prefix is not None else 0
+    rest = [list(p[shared:]) for p in prompts]
+    width = max(map(len, rest))
+    device = model.device
+    tokens = torch.tensor([[pad] * (width - len(r)) + r for r in rest], device=device)
+    # Padding stands between the shared prefix and the rest of a row; positions count what is not padding.
+    mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    cache = copy.deepcopy(prefix) or DynamicCache(config=model.config.get_text_config(decoder=True))
+    if shared:
+        cache.batch_repeat_interleave(len(rest))
+    answers: list[list[int]] = [[] for _ in rest]
+    alive = list(range(len(rest)))
+    for _ in range(max_new_tokens):
+        out = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        chosen = out.logits[:, -1].float().argmax(-1)
+        keep = []
+        for place, token in enumerate(chosen.tolist()):
+            row = alive[place]
+            answers[row].append(token)
+            if token not in stops and not (ended and ended[row](token)):
+                keep.append(place)
+        if not keep:
+            break
+        if len(keep) < len(alive):
+            index = torch.tensor(keep, device=device)
+            cache.batch_select_indices(index)
+            mask, positions, chosen = mask[index], positions[index], chosen[index]
+            alive = [alive[place] for place in keep]
+        tokens = chosen[:, None]
+        positions = positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
+    return answers
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stops: Set[int],
+    pad: int,
+    ended: Sequence[Ended] | None = None,
+) -> list[list[int]]:
+    """The same through transformers' `generate`, for any model."""
+    width = max(map(len, prompts))
+    rules = [_EachRow(ended, width)] if ended else []
+    out = model.generate(
+        input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
+        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=None,
+        eos_token_id=sorted(stops),
+        pad_token_id=pad,
+        stopping_criteria=StoppingCriteriaList(rules),
+    )[:, width:].tolist()
+    lengths = rules[0].lengths if rules else {}
+    answers = []
+    for n, row in enumerate(out):
+        end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
+        answers.append(row[: min(end, lengths.get(n, end))])
+    return answers
+
+
+class _EachRow(StoppingCriteria):  # type: ignore[misc]
+    """Ends single rows of a batch; `lengths` holds how many tokens an ended row has."""
+
+    def __init__(self, ended: Sequence[Ended], width: int) -> None:
+        self.ended, self.width = ended, width
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        for n, token in enumerate(input_ids[:, -1].tolist()):
+            if n not in self.lengths and self.ended[n](token):
+                self.lengths[n] = input_ids.shape[1] - self.width
+        return torch.tensor([n in self.lengths for n in range(len(input_ids))], device=input_ids.device)

@@ -1,0 +1,71 @@
+"""Where the JSON of an answer ends: for stopping a model there, and for reading no further."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_FENCE = "```json"
+_OPENING = re.compile(r"\s*(?:```json\s*)?(?=[\[{])")
+_DECODER = json.JSONDecoder()
+
+
+class JsonEnd:
+    """Sees an answer's text piece by piece, and says when its JSON array or object has been closed.
+
+    Only an answer that begins with the JSON, or with a ```json fence around it, is ever ended: brackets inside prose
+    or a chain of thought mean nothing.
+    """
+
+    def __init__(self) -> None:
+        self._head: str | None = ""
+        self._prose = False
+        self._depth = 0
+        self._in_string = self._escaped = False
+
+    def closed_by(self, piece: str) -> bool:
+        """Whether the answer's JSON is complete once this piece is added. Nothing may follow a True."""
+        if self._prose:
+            return False
+        if self._head is not None:
+            self._head += piece
+            opening = _OPENING.match(self._head)
+            if opening is None:
+                begun = self._head.strip()
+                self._prose = not (_FENCE.startswith(begun) or begun == _FENCE)
+                return False
+            piece, self._head = self._head[opening.end() :], None
+        for character in piece:
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "[{":
+                self._depth += 1
+            elif character in "]}":
+                self._depth -= 1
+                if self._depth <= 0:
+                    return True
+        return False
+
+
+def first_value(text: str) -> Any:
+    """The JSON value that an answer begins with, after a chain of thought and a fence if it has them.
+
+    What follows the value is not read. Raises ValueError, led by "not JSON:".
+    """
+    text = text.rpartition("</think>")[2].strip()
+    if text.startswith(_FENCE):
+        text = text[len(_FENCE) :].lstrip()
+    try:
+        return _DECODER.raw_decode(text)[0]
+    except RecursionError:
+        raise ValueError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
