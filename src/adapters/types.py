@@ -90,6 +90,20 @@ class Counts(NamedTuple):
         return (1 + b2) * p * r / (b2 * p + r) if p or r else 0.0
 
 
+class Aligned(NamedTuple):
+    """A labelled value beside the predicted one it was compared with, for people to look at.
+
+    `gold` None: predicted, not labelled. `pred` None: labelled, not predicted. Both, but not `matched`: near, and no
+    match to the scorer. `depth` indents what belongs to the value above it.
+    """
+
+    field: str
+    gold: str | None
+    pred: str | None
+    matched: bool = False
+    depth: int = 0
+
+
 ModeCounts = Mapping[str, Mapping[str, Counts]]
 """matching mode -> field -> counts."""
 
@@ -99,7 +113,9 @@ class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
 
     An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
-    noise may touch.
+    noise may touch. It may also have `align(gold, completion) -> list[Aligned]`, which shows people what its scorer
+    compared with what; without it reports compare JSON values by their keys. The labelled values come in one order,
+    whatever the completion.
     """
 
     text_field: str
