@@ -77,6 +77,9 @@ def _leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, s
             yield from _leaves(item, path, depth + 1)
     elif value is not None and value != "":
         try:
-            yield path or "answer", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield (
+                path or "answer",
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
+            )
         except RecursionError:
             yield path or "answer", "(nested too deeply)"

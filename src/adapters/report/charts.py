@@ -32,13 +32,16 @@ def line_chart(panel: Panel) -> Markup:
 
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(summary(panel))}" '
-        f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r}">'
+        f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r}" data-frame="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}">',
+        f'<text x="{LEFT - 6}" y="{HEIGHT - 7}" text-anchor="end">step</text>',
     ]
     for tick in y_ticks:
         at = place(x0, tick).split(",")[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{short(tick)}</text>')
     for tick in x_ticks:
+        if tick == x0:
+            continue  # there the axis says what it counts
         at = place(tick, y0).split(",")[0]
         parts.append(f'<text x="{at}" y="{HEIGHT - 7}" text-anchor="middle">{short(tick)}</text>')
     for n, line in enumerate(panel.lines):
@@ -53,7 +56,10 @@ def line_chart(panel: Panel) -> Markup:
             average = " ".join(place(x, y) for x, y in _thinned(moving_average(line.points)))
             parts.append(f'<polyline class="line c{n} average" points="{average}"/>')
         elif len(line.points) <= 20:
-            parts += [f'<circle class="dot c{n}" r="2.5" cx="{a}" cy="{b}"/>' for a, b in (p.split(",") for p in shown.split())]
+            parts += [
+                f'<circle class="dot c{n}" r="2.5" cx="{a}" cy="{b}"/>'
+                for a, b in (p.split(",") for p in shown.split())
+            ]
     parts.append("</svg>")
     return Markup("".join(parts))  # noqa: S704 - numbers, fixed words, and one escaped label
 
@@ -96,8 +102,8 @@ def moving_average(points: Points) -> Points:
 
 def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) -> tuple[list[float], float, float]:
     """Ticks at 1, 2 or 5 times a power of ten, and the ends of the axis; the ends are ticks unless `tight`."""
-    if not high > low:
-        pad = 1.0 if whole else abs(low) * 0.1 or 0.1
+    if high - low <= max(abs(low), abs(high)) * 1e-9 or high - low < 1e-30:
+        pad = 1.0 if whole else abs(low) * 0.1 if abs(low) > 1e-9 else 0.1
         low, high = low - pad, high + pad
     raw = (high - low) / (5 if tight else 4)
     power = 10.0 ** math.floor(math.log10(raw))

@@ -37,8 +37,14 @@ FIRST = {
     "kl": ("KL to the reference", "nats per token; 0 at the first step when the reference is the start"),
     "completions/mean_length": ("Completion length", "tokens; band: shortest to longest"),
     "completions/clipped_ratio": ("Completions cut at the limit", "share"),
-    "frac_reward_zero_std": ("Groups without variance", "share of the groups whose rewards are all equal: they teach nothing"),
-    "rewards/accuracies": ("Preference accuracy", "share of the pairs whose chosen answer has the higher implicit reward"),
+    "frac_reward_zero_std": (
+        "Groups without variance",
+        "share of the groups whose rewards are all equal: they teach nothing",
+    ),
+    "rewards/accuracies": (
+        "Preference accuracy",
+        "share of the pairs whose chosen answer has the higher implicit reward",
+    ),
     "rewards/margins": ("Preference margin", "implicit reward of chosen minus rejected"),
     "entropy": ("Entropy", "nats per token"),
     "mean_token_accuracy": ("Token accuracy", "share of the target tokens that are the most likely"),

@@ -41,12 +41,13 @@ document.querySelectorAll(".tabs").forEach((tabs, group) => {
     buttons[n].tabIndex = n === chosen ? 0 : -1;
   });
   tabs.prepend(list);
+  tabs.classList.add("tabbed");
   choose(0);
 });
 
 document.querySelectorAll("figure svg").forEach((svg) => {
   const [x0, x1, y0, y1] = svg.dataset.scale.split(" ").map(Number);
-  const [left, right, top, bottom] = [46, 350, 10, 156];
+  const [left, right, top, bottom] = svg.dataset.frame.split(" ").map(Number);
   const now = svg.parentElement.querySelector(".now");
   const rest = now.textContent;
   const lines = [...svg.querySelectorAll("polyline:not(.average)")].map((l) => [...l.points]);
@@ -57,7 +58,7 @@ document.querySelectorAll("figure svg").forEach((svg) => {
   const digits = (v) => Number(v.toPrecision(3)).toString();
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    const x = (event.clientX - box.left) / box.width * 360;
+    const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
     const found = lines.map((points) => points.reduce((a, b) => Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a));
     const step = Math.round(x0 + (found[0].x - left) / (right - left) * (x1 - x0));
     const values = found.map((p) => digits(y0 + (bottom - p.y) / (bottom - top) * (y1 - y0)));

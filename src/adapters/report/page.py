@@ -27,7 +27,9 @@ NAME = "report.html"
 MOST_TEXT = 3000
 """Characters of a model's output that are shown; a looping model writes thousands."""
 # Controls, and the marks that reorder or hide text: hostile output must not pass for something else.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -51,7 +53,11 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 def render(run: Run) -> str:
     """The page's HTML."""
     env = Environment(
-        loader=PackageLoader("adapters.report", "."), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("adapters.report", "."),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     env.filters |= {
         "seen": seen,

@@ -54,7 +54,9 @@ def steps(run: Run) -> list[Step]:
         out.append(
             Step(
                 stage=stage,
-                constants=tuple((word, plain(v)) for k, word in SHOWN.items() if (v := stage.settings.get(k)) is not None)
+                constants=tuple(
+                    (word, plain(v)) for k, word in SHOWN.items() if (v := stage.settings.get(k)) is not None
+                )
                 + tuple((f"trl.{k}", plain(v)) for k, v in _dict(stage.settings.get("trl")).items()),
                 rewards=tuple(_plug(r) for r in stage.settings.get("rewards") or ()),
                 noise=_plug(stage.settings["noise"]) if stage.settings.get("noise") else None,

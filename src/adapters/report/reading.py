@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +73,9 @@ def read_run(folder: Path) -> Run:
         folder = folder.parent  # a stage folder stands for its run
     recipe = read_json(folder / "recipe.json")
     if not recipe:
-        raise UserError(f"{folder} is no run folder: it holds no readable recipe.json. Give a folder such as runs/NAME.")
+        raise UserError(
+            f"{folder} is no run folder: it holds no readable recipe.json. Give a folder such as runs/NAME."
+        )
     wanted = recipe.get("stages")
     stages = [_stage(folder, n, settings) for n, settings in enumerate(wanted if isinstance(wanted, list) else (), 1)]
     try:
@@ -119,13 +120,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None for everything else."""
+    """A number that can be shown, so finite and below 1e100; None for everything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if -1e100 < value < 1e100 else None
 
 
 def _stage(run: Path, n: int, settings: Any) -> Stage:

@@ -81,7 +81,7 @@ def changes(models: Sequence[Evaluated], mode: str) -> list[Change]:
     for before, after in zip(models, models[1:], strict=False):
         one, two = ({s.get("id"): s for s in m.samples} for m in (before, after))
         ids = [i for i in one if i in two]
-        fields = [r.field for r in rows([before, after], mode) if r.model == after.model]
+        fields = [r.field for r in rows([before, after], mode) if r.model == after.model and r.counts[0]]
         draws = resamples(len(ids)) if ids and fields else None
         for field in fields if draws is not None else ():
             tables = [_table([side[i] for i in ids], mode, field) for side in (one, two)]

@@ -30,7 +30,7 @@ class Group:
 
     step: int
     answers: tuple[Answer, ...]
-    mean: float | None
+    mean: float
     spread: float
 
 

@@ -34,6 +34,7 @@ class TrlReward:
         """Scores of a batch; None where the reward does not apply."""
         scores: list[float | None] = []
         parts: dict[str, list[float]] = {}
+        before = None
         with self.rollouts.open("a", encoding="utf-8") as file:
             for completion, n in zip(completions, row, strict=True):
                 text = completion if isinstance(completion, str) else completion[-1]["content"]
@@ -43,8 +44,14 @@ class TrlReward:
                     if math.isfinite(value):
                         parts.setdefault(name, []).append(value)
                 step = getattr(trainer_state, "global_step", None)
-                entry = {"step": step, "id": self.examples[n].id, "reward": self.reward.name, "score": scored.score}
-                file.write(json.dumps({**entry, "parts": dict(scored.parts), "completion": text}) + "\n")
+                example = self.examples[n]
+                entry = {"step": step, "id": example.id, "reward": self.reward.name, "score": scored.score}
+                entry |= {"parts": dict(scored.parts), "completion": text}
+                if n != before:  # once a group: a report shows them, and noise has made the text this run's own
+                    shown = example.meta.get("text") or (example.prompt[-1]["content"] if example.prompt else "")
+                    entry |= {"text": shown, "gold": example.gold}
+                before = n
+                file.write(json.dumps(entry, default=str) + "\n")
         if log_metric is not None:
             for name, values in parts.items():
                 log_metric(f"parts/{self.reward.name}/{name}", sum(values) / len(values))
