@@ -88,6 +88,6 @@ def _ids(gold: list[tuple[str, str]], pred: list[tuple[str, str]], depth: int) -
                 taken[i] = found
                 spare.remove(found)
     for i, (key, written) in enumerate(gold):
-        other = taken.get(i)
-        yield Aligned("award_id", written, other[1] if other else None, bool(other) and key == other[0], depth)
+        other = taken.get(i, (None, None))
+        yield Aligned("award_id", written, other[1], key == other[0], depth)
     yield from (Aligned("award_id", None, written, False, depth) for _, written in spare)

@@ -9,12 +9,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, ChainableUndefined
+from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from adapters.plugins import resolve
@@ -75,7 +75,7 @@ def render(run: Run) -> str:
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=digest,
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
-        made=datetime.now(timezone.utc),
+        made=datetime.now(UTC),
         steps=pipeline.steps(run),
         sets=[_set(name, models, task) for name, models in run.sets.items()],
         curves=[(s, curves.panels(s.log)) for s in run.stages],
@@ -85,6 +85,7 @@ def render(run: Run) -> str:
         tests=_ledger(run, "tests"),
         versions=_versions(run),
         number=number,
+        task_found=task is not None,
         side_by_side=side_by_side,
         marked=marked,
         figures=results.FIGURES,
@@ -112,8 +113,8 @@ def _task(run: Run) -> Any:
     folder = Path(str(read_json(run.folder / "origin.json").get("folder") or run.folder))
     try:
         return resolve("tasks", Plug.model_validate(run.recipe.get("task")), folder=folder)
-    except Exception:  # noqa: BLE001 - plug-in code of a run that may come from elsewhere
-        return None
+    except Exception:
+        return None  # plug-in code, of a run that may come from elsewhere
 
 
 def _ledger(run: Run, part: str) -> dict[str, Mapping[str, Any]]:
@@ -145,7 +146,7 @@ def side_by_side(gold: str, pred: str) -> Markup:
         if kind != "equal" and i < j:
             out.append(Markup("<del>{}</del>").format(gold[i:j]))
         if k < m:
-            out.append(Markup("{}" if kind == "equal" else "<ins>{}</ins>").format(pred[k:m]))
+            out.append(escape(pred[k:m]) if kind == "equal" else Markup("<ins>{}</ins>").format(pred[k:m]))
     return Markup("").join(out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """What lies between two models on the same samples: the difference of F1 with its 95 % paired bootstrap interval."""
+    """Two models on the same samples: the difference of F1 with its 95 % paired bootstrap interval."""
 
     before: str
     after: str
@@ -78,7 +79,7 @@ def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float
 def changes(models: Sequence[Evaluated], mode: str) -> list[Change]:
     """Every model against the one before it, on the samples both answered. Empty with one model."""
     out = []
-    for before, after in zip(models, models[1:], strict=False):
+    for before, after in pairwise(models):
         one, two = ({s.get("id"): s for s in m.samples} for m in (before, after))
         ids = [i for i in one if i in two]
         fields = [r.field for r in rows([before, after], mode) if r.model == after.model and r.counts[0]]
@@ -104,4 +105,5 @@ def _table(samples: Sequence[Mapping[str, Any]], mode: str, field: str) -> np.nd
 
 def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     gold, pred, matched = sums.T
-    return np.divide(2 * matched, gold + pred, out=np.zeros_like(matched), where=gold + pred > 0)
+    f1: np.ndarray[Any, Any] = np.divide(2 * matched, gold + pred, out=np.zeros_like(matched), where=gold + pred > 0)
+    return f1
