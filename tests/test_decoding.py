@@ -66,7 +66,9 @@ def test_shared_prefix_leaves_every_row_a_token(prompts: list[list[int]]) -> Non
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_decoding_with_a_shared_prefix_is_generate(sampler: LocalSampler, prompts: list[list[int]], share: bool) -> None:
+def test_decoding_with_a_shared_prefix_is_generate(
+    sampler: LocalSampler, prompts: list[list[int]], share: bool
+) -> None:
     assert sampler.shares
     prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)]) if share else None
     expected = plain(sampler, prompts, 40, {2})
@@ -104,7 +106,9 @@ def test_both_ways_end_a_row_where_it_is_told_to(sampler: LocalSampler, prompts:
 
 def test_the_sampler_answers_alike_in_any_batching(sampler: LocalSampler, prompts: list[list[int]]) -> None:
     whole = dict(sampler.answers(prompts, max_new_tokens=24, batch_size=8))
-    single = {n: next(s for _, s in sampler.answers([p], max_new_tokens=24, batch_size=1)) for n, p in enumerate(prompts)}
+    single = {
+        n: next(s for _, s in sampler.answers([p], max_new_tokens=24, batch_size=1)) for n, p in enumerate(prompts)
+    }
     assert whole == single
     assert all(s.truncated == (s.tokens == 24) for s in whole.values())
 

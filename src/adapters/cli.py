@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters import cli_check, cli_data, cli_rewards
+from adapters import cli_check, cli_data, cli_report, cli_rewards
 from adapters.exits import complain, errors
 from adapters.types import UserError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app)
 app.add_typer(cli_check.app)
 app.add_typer(cli_rewards.app, name="rewards")
+app.add_typer(cli_report.app)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -100,9 +101,10 @@ def run(
             state.log = folder / "run.log"
             with display.quiet(state.log):
                 report = running.run(plan, backend)
+                page = cli_report.after_run(folder) if display.is_main() else ""
         for table in display.result_tables(report):
             screen.print(table)
-        screen.print(f"Adapter: {plan.jobs[-1].folder}   report: {folder / 'report.json'}")
+        screen.print(f"Adapter: {plan.jobs[-1].folder}   report: {page}")
         if as_json and display.is_main():
             print(json.dumps(report))
 

@@ -90,6 +90,20 @@ class Counts(NamedTuple):
         return (1 + b2) * p * r / (b2 * p + r) if p or r else 0.0
 
 
+class Aligned(NamedTuple):
+    """A labelled value beside the predicted one it was compared with, for people to look at.
+
+    `gold` None: predicted, not labelled. `pred` None: labelled, not predicted. Both, but not `matched`: near, and no
+    match to the scorer. `depth` indents what belongs to the value above it.
+    """
+
+    field: str
+    gold: str | None
+    pred: str | None
+    matched: bool = False
+    depth: int = 0
+
+
 ModeCounts = Mapping[str, Mapping[str, Counts]]
 """matching mode -> field -> counts."""
 
@@ -99,9 +113,11 @@ class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
 
     An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
-    noise may touch. Two more methods are used where a task has them: `nothing(example) -> str`, the answer that finds
-    nothing, whose reward stands beside the models'; and `rephrase(n) -> Task`, the same task asking in its n-th other
-    form, for test sets with `variants`.
+    noise may touch. More methods are used where a task has them: `nothing(example) -> str`, the answer that finds
+    nothing, whose reward stands beside the models'; `rephrase(n) -> Task`, the same task asking in its n-th other form,
+    for test sets with `variants`; and `align(gold, completion) -> list[Aligned]`, which shows people what its scorer
+    compared with what (the labelled values in one order, whatever the completion), without which reports compare JSON
+    values by their keys.
     """
 
     text_field: str

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adapters.tasks import funding_answer
-from adapters.types import Counts, Example, Message, Normaliser, Row
+from adapters.types import Aligned, Counts, Example, Message, Normaliser, Row
 from data_aug.noise import Label, funding_labels
+from rewards.funding_alignment import align
 from rewards.funding_matching import MODES, Funder, Reading, counts, parse, read_funders
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
@@ -113,6 +114,10 @@ class FundingTask:
         """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
         prediction = parse(completion).funders
         return {mode: counts(read_funders(gold), prediction, mode, self.reading) for mode in MODES}
+
+    def align(self, gold: Any, completion: str) -> list[Aligned]:
+        """Funders, and below each its ids, schemes and titles, paired as the balanced mode pairs them."""
+        return align(read_funders(gold), parse(completion).funders, "balanced", self.reading)
 
     def valid(self, completion: str) -> bool:
         """Whether the text is JSON of an accepted shape."""

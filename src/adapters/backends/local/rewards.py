@@ -37,6 +37,7 @@ class TrlReward:
         parts: dict[str, list[float]] = {}
         step = getattr(trainer_state, "global_step", None)
         failures = self.grader.failures
+        before = None
         with self.rollouts.open("a", encoding="utf-8") as file:
             for completion, n in zip(completions, row, strict=True):
                 text = completion if isinstance(completion, str) else completion[-1]["content"]
@@ -45,10 +46,16 @@ class TrlReward:
                 finite = {part: value for part, value in scored.parts.items() if math.isfinite(value)}
                 for part, value in finite.items():
                     parts.setdefault(part, []).append(value)
-                entry = {"step": step, "id": self.examples[n].id, "reward": name, "score": scored.score}
+                example = self.examples[n]
+                entry = {"step": step, "id": example.id, "reward": name, "score": scored.score}
                 if self.grader.last_error:
                     entry["error"] = self.grader.last_error
-                file.write(json.dumps({**entry, "parts": finite, "completion": text}) + "\n")
+                entry |= {"parts": finite, "completion": text}
+                if n != before:  # once a group: a report shows them, and noise has made the text this run's own
+                    shown = example.meta.get("text") or (example.prompt[-1]["content"] if example.prompt else "")
+                    entry |= {"text": shown, "gold": example.gold}
+                before = n
+                file.write(json.dumps(entry, default=str) + "\n")
         if log_metric is not None:
             for part, values in parts.items():
                 log_metric(f"parts/{name}/{part}", sum(values) / len(values))

@@ -1,0 +1,122 @@
+"""Line charts as SVG text: no library in the page, colours from its style sheet, every number also in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+from markupsafe import Markup, escape
+
+from adapters.report.curves import Panel, Points
+
+T = TypeVar("T")
+WIDTH, HEIGHT = 360, 180
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
+MOST_POINTS = 400
+"""A curve with more is thinned: the chart is 300 pixels wide."""
+SMOOTHED_FROM = 40
+
+
+def line_chart(panel: Panel) -> Markup:
+    """The SVG of a panel: axes, bands, curves (long ones with their moving average)."""
+    xs = [x for line in panel.lines for x, _ in line.points]
+    ys = [y for line in panel.lines for _, y in line.points]
+    ys += [edge for line in panel.lines for _, low, high in line.band for edge in (low, high)]
+    x_ticks, x0, x1 = _axis(min(xs), max(xs), whole=True, tight=True)
+    y_ticks, y0, y1 = _axis(*((0.0, 1.0) if panel.share else (min(ys), max(ys))))
+
+    def place(x: float, y: float) -> str:
+        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
+        return f"{across:.1f},{HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM):.1f}"
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(summary(panel))}" '
+        f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r}" data-frame="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}">',
+        f'<text x="{LEFT - 6}" y="{HEIGHT - 7}" text-anchor="end">step</text>',
+    ]
+    for tick in y_ticks:
+        at = place(x0, tick).split(",")[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{short(tick)}</text>')
+    for tick in x_ticks:
+        if tick == x0:
+            continue  # there the axis says what it counts
+        at = place(tick, y0).split(",")[0]
+        parts.append(f'<text x="{at}" y="{HEIGHT - 7}" text-anchor="middle">{short(tick)}</text>')
+    for n, line in enumerate(panel.lines):
+        if line.band:
+            band = _thinned(line.band)
+            edge = [place(x, high) for x, _, high in band] + [place(x, low) for x, low, _ in reversed(band)]
+            parts.append(f'<polygon class="band c{n}" points="{" ".join(edge)}"/>')
+        smooth = len(line.points) >= SMOOTHED_FROM
+        shown = " ".join(place(x, y) for x, y in _thinned(line.points))
+        parts.append(f'<polyline class="line c{n}{" faint" if smooth else ""}" points="{shown}"/>')
+        if smooth:
+            average = " ".join(place(x, y) for x, y in _thinned(moving_average(line.points)))
+            parts.append(f'<polyline class="line c{n} average" points="{average}"/>')
+        elif len(line.points) <= 20:
+            parts += [
+                f'<circle class="dot c{n}" r="2.5" cx="{a}" cy="{b}"/>'
+                for a, b in (p.split(",") for p in shown.split())
+            ]
+    parts.append("</svg>")
+    return Markup("".join(parts))  # noqa: S704 - numbers, fixed words, and one escaped label
+
+
+def summary(panel: Panel) -> str:
+    """The panel in a sentence, for those who do not see it."""
+    said = []
+    for line in panel.lines:
+        (x0, first), (x1, last) = line.points[0], line.points[-1]
+        values = [y for _, y in line.points]
+        spread = f"lowest {short(min(values))}, highest {short(max(values))}"
+        said.append(f"{line.name}: {short(first)} at step {short(x0)}, {short(last)} at step {short(x1)}, {spread}")
+    return f"{panel.title}. {'; '.join(said)}."
+
+
+def short(value: float) -> str:
+    """A number in few characters, with three digits that count."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def moving_average(points: Points) -> Points:
+    """Centred mean over a twentieth of the points, narrower at the ends."""
+    half = max(1, len(points) // 40)
+    total = [0.0]
+    for _, y in points:
+        total.append(total[-1] + y)
+    out = []
+    for n, (x, _) in enumerate(points):
+        reach = min(half, n, len(points) - 1 - n)
+        out.append((x, (total[n + reach + 1] - total[n - reach]) / (2 * reach + 1)))
+    return out
+
+
+def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) -> tuple[list[float], float, float]:
+    """Ticks at 1, 2 or 5 times a power of ten, and the ends of the axis; the ends are ticks unless `tight`."""
+    if high - low <= max(abs(low), abs(high)) * 1e-9 or high - low < 1e-30:
+        pad = 1.0 if whole else abs(low) * 0.1 if abs(low) > 1e-9 else 0.1
+        low, high = low - pad, high + pad
+    raw = (high - low) / (5 if tight else 4)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = max(step, 1.0) if whole else step
+    first, last = math.floor(low / step), math.ceil(high / step)
+    ticks = [n * step for n in range(first, last + 1)]
+    if tight:
+        return [t for t in ticks if low <= t <= high], low, high
+    return ticks, ticks[0], ticks[-1]
+
+
+def _thinned(points: Sequence[T]) -> Sequence[T]:
+    stride = math.ceil(len(points) / MOST_POINTS)
+    kept = points[::stride]
+    return kept if stride == 1 or kept[-1] == points[-1] else [*kept, points[-1]]

@@ -1,0 +1,101 @@
+"""The log of a stage as panels of curves. Known figures come first, under a plain name; nothing is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Log = Sequence[Mapping[str, float]]
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve, with the range around it if the log has one: (step, low, high)."""
+
+    name: str
+    points: Points
+    band: list[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share an axis."""
+
+    title: str
+    lines: tuple[Line, ...]
+    note: str = ""
+    share: bool = False
+    """A share: drawn from 0 to 1."""
+    main: bool = True
+
+
+FIRST = {
+    "loss": ("Loss", ""),
+    "eval_loss": ("Loss, held-out rows", ""),
+    "reward": ("Reward", "weighted sum; band: one standard deviation of the batch"),
+    "kl": ("KL to the reference", "nats per token; 0 at the first step when the reference is the start"),
+    "completions/mean_length": ("Completion length", "tokens; band: shortest to longest"),
+    "completions/clipped_ratio": ("Completions cut at the limit", "share"),
+    "frac_reward_zero_std": (
+        "Groups without variance",
+        "share of the groups whose rewards are all equal: they teach nothing",
+    ),
+    "rewards/accuracies": (
+        "Preference accuracy",
+        "share of the pairs whose chosen answer has the higher implicit reward",
+    ),
+    "rewards/margins": ("Preference margin", "implicit reward of chosen minus rejected"),
+    "entropy": ("Entropy", "nats per token"),
+    "mean_token_accuracy": ("Token accuracy", "share of the target tokens that are the most likely"),
+}
+SHARES = {"completions/clipped_ratio", "frac_reward_zero_std", "rewards/accuracies", "mean_token_accuracy"}
+ELSEWHERE = {"step", "epoch", "total_flos", "reward_std", "completions/min_length", "completions/max_length"}
+
+
+def panels(log: Log) -> list[Panel]:
+    """All panels of a stage's log, the main ones first; empty for an empty log."""
+    keys = list(dict.fromkeys(key for entry in log for key in entry))
+    taken = set(ELSEWHERE)
+    out = []
+    for key, (title, note) in FIRST.items():
+        if key in keys:
+            taken.add(key)
+            out.append(Panel(title, (_line(log, key, title),), note, key in SHARES))
+    for key in keys:
+        stem, _, last = key.rpartition("/")
+        if key in taken or (last == "std" and f"{stem}/mean" in keys):
+            continue
+        taken.add(key)
+        main = key.startswith(("rewards/", "parts/"))
+        if last == "chosen" and f"{stem}/rejected" in keys:
+            taken.add(f"{stem}/rejected")
+            pair = (_line(log, key, "chosen"), _line(log, f"{stem}/rejected", "rejected"))
+            out.append(Panel(f"{stem}: chosen and rejected", pair, main=main))
+        elif key.startswith("rewards/") and last == "mean":
+            line = _line(log, key, "mean")
+            if [y for _, y in line.points] != [y for _, y in points(log, "reward")]:
+                title = f"Reward {stem.removeprefix('rewards/')}"
+                out.append(Panel(title, (line,), "unweighted; band: one standard deviation of the batch"))
+        elif key.startswith("parts/"):
+            name = stem.removeprefix("parts/")
+            out.append(Panel(f"{last.replace('_', ' ')}", (_line(log, key, last),), f"part of the reward {name}"))
+        else:
+            out.append(Panel(key.replace("_", " "), (_line(log, key, key),), main=main))
+    return [panel for panel in out if any(line.points for line in panel.lines)]
+
+
+def points(log: Log, key: str) -> Points:
+    """(step, value) where the log has one."""
+    return [(entry["step"], entry[key]) for entry in log if key in entry]
+
+
+def _line(log: Log, key: str, name: str) -> Line:
+    stem, _, last = key.rpartition("/")
+    if key == "completions/mean_length":
+        low, high = "completions/min_length", "completions/max_length"
+        band = [(e["step"], e[low], e[high]) for e in log if low in e and high in e]
+    else:
+        std = "reward_std" if key == "reward" else f"{stem}/std" if last == "mean" else ""
+        band = [(e["step"], e[key] - e[std], e[key] + e[std]) for e in log if key in e and std in e]
+    return Line(name, points(log, key), band)

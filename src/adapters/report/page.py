@@ -1,0 +1,179 @@
+"""The page: what the other modules found, through one template that escapes everything."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+from markupsafe import Markup, escape
+
+from adapters.plugins import resolve
+from adapters.report import charts, curves, pipeline, results, rollouts, samples
+from adapters.report.reading import Run, number, read_json, read_run
+from adapters.schema import Plug
+from adapters.types import Aligned, UserError
+
+NAME = "report.html"
+MOST_TEXT = 3000
+"""Characters of a model's output that are shown; a looping model writes thousands."""
+# Controls, and the marks that reorder or hide text: hostile output must not pass for something else.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of a run, finished or not, to `out` (default: report.html in the run's folder).
+
+    Raises UserError when the folder is no run, or the file cannot be written.
+    """
+    run = read_run(folder)
+    path = out or run.folder / NAME
+    text = render(run)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        raise UserError(f"{path} cannot be written: {error.strerror}. Give another file with -o FILE.") from None
+    return path
+
+
+def render(run: Run) -> str:
+    """The page's HTML."""
+    env = Environment(
+        loader=PackageLoader("adapters.report", "."),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "seen": seen,
+        "cut": cut,
+        "short": charts.short,
+        "plain": pipeline.plain,
+        "minutes": pipeline.minutes,
+        "json": partial(json.dumps, ensure_ascii=False, indent=2, default=str),
+    }
+    task = _task(run)
+    script = env.get_template("page.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return env.get_template("page.html.j2").render(
+        run=run,
+        script=Markup(script),  # noqa: S704 - our own file
+        script_hash=digest,
+        style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
+        made=datetime.now(UTC),
+        steps=pipeline.steps(run),
+        sets=[_set(name, models, task) for name, models in run.sets.items()],
+        curves=[(s, curves.panels(s.log)) for s in run.stages],
+        chart=charts.line_chart,
+        rollouts=[(s, rollouts.prompts(s.folder)) for s in run.stages if s.folder],
+        stages=_ledger(run, "stages"),
+        tests=_ledger(run, "tests"),
+        versions=_versions(run),
+        number=number,
+        task_found=task is not None,
+        side_by_side=side_by_side,
+        marked=marked,
+        figures=results.FIGURES,
+    )
+
+
+def _set(name: str, models: Any, task: Any) -> dict[str, Any]:
+    found = results.modes(models)
+    lost, gained = samples.most_changed(models, task)
+    return {
+        "name": name,
+        "models": models,
+        "rewards": list(dict.fromkeys(str(r) for m in models for r in m.figures.get("rewards") or {})),
+        "modes": [(mode, results.rows(models, mode), results.changes(models, mode)) for mode in found],
+        "interval": results.interval,
+        "worst": samples.worst(models, task),
+        "lost": lost,
+        "gained": gained,
+        "moved": samples.moved(models),
+    }
+
+
+def _task(run: Run) -> Any:
+    """The run's task, or None where it cannot be had here: then values are compared without it."""
+    folder = Path(str(read_json(run.folder / "origin.json").get("folder") or run.folder))
+    try:
+        return resolve("tasks", Plug.model_validate(run.recipe.get("task")), folder=folder)
+    except Exception:
+        return None  # plug-in code, of a run that may come from elsewhere
+
+
+def _ledger(run: Run, part: str) -> dict[str, Mapping[str, Any]]:
+    held = run.ledger.get(part)
+    return {k: v for k, v in held.items() if isinstance(v, dict)} if isinstance(held, dict) else {}
+
+
+def _versions(run: Run) -> dict[str, list[str | None]]:
+    held = [s.manifest.get("versions") or {} for s in run.stages]
+    names = dict.fromkeys(str(name) for versions in held for name in versions)
+    return {name: [versions.get(name) for versions in held] for name in names}
+
+
+def seen(text: object) -> str:
+    """Text with its invisible and reordering characters spelt out."""
+    return _UNSEEN.sub(lambda m: f"\u27e8{ord(m[0]):04X}\u27e9", str(text))
+
+
+def cut(text: str, most: int = MOST_TEXT) -> str:
+    """The beginning of a long text, and how much is missing."""
+    return text if len(text) <= most else f"{text[:most]} \u2026 ({len(text) - most:,} more characters)"
+
+
+def side_by_side(gold: str, pred: str) -> Markup:
+    """The predicted text with what differs from the gold marked."""
+    gold, pred = seen(gold[:500]), seen(pred[:500])
+    out = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, gold, pred, autojunk=False).get_opcodes():
+        if kind != "equal" and i < j:
+            out.append(Markup("<del>{}</del>").format(gold[i:j]))
+        if k < m:
+            out.append(escape(pred[k:m]) if kind == "equal" else Markup("<ins>{}</ins>").format(pred[k:m]))
+    return Markup("").join(out)
+
+
+def marked(card: samples.Card) -> Markup:
+    """The sample's text with the labelled values marked as the last model found or missed them, and what it added."""
+    text = cut(card.text)
+    spans: list[tuple[int, int, str]] = []
+    for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):
+        at = text.find(value)
+        while at >= 0:
+            end = at + len(value)
+            if all(end <= a or at >= b for a, b, _ in spans):
+                spans.append((at, end, kind))
+            at = text.find(value, end)
+    out, done = [], 0
+    for a, b, kind in sorted(spans):
+        out += [escape(seen(text[done:a])), Markup('<mark class="{}">{}</mark>').format(kind, seen(text[a:b]))]
+        done = b
+    return Markup("").join([*out, escape(seen(text[done:]))])
+
+
+def _values(card: samples.Card) -> set[tuple[str, str]]:
+    out = {}
+    for line in card.lines:
+        last: Aligned | None = line.preds[-1]
+        if line.gold is not None:
+            out[line.gold] = "hit" if last is not None and last.matched else "miss"
+        elif last is not None and last.pred is not None:
+            out.setdefault(last.pred, "extra")
+    return {(value, kind) for value, kind in out.items() if len(value) > 1}

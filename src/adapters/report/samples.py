@@ -1,0 +1,171 @@
+"""Which samples to look at, and how: the worst, the most changed, every model's answer beside the gold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.report.alignment import align
+from adapters.report.reading import Evaluated, number
+from adapters.types import Aligned, Counts
+
+WORST, CHANGED = 12, 8
+MOST_ROWS = 60
+"""Rows of one comparison; a model that repeats itself fills pages otherwise."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One labelled value with what each model said, or one value that only models have."""
+
+    field: str
+    depth: int
+    gold: str | None
+    preds: tuple[Aligned | None, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One sample under all models."""
+
+    id: str
+    source: str
+    text: str
+    scores: tuple[float | None, ...]
+    answers: tuple[Mapping[str, Any], ...]
+    lines: tuple[Line, ...]
+    left_out: int
+    gold: Any
+
+    @property
+    def change(self) -> float | None:
+        """Score of the last model minus that of the one before."""
+        last = self.scores[-2:]
+        return last[1] - last[0] if len(last) == 2 and None not in last else None  # type: ignore[operator]
+
+
+def score(sample: Mapping[str, Any]) -> float | None:
+    """What a sample is ranked by: the mean of its rewards, else the F1 over all fields in the headline mode."""
+    rewards = sample.get("rewards")
+    values = [v for r in (rewards.values() if isinstance(rewards, dict) else ()) if (v := number(r)) is not None]
+    if values:
+        return sum(values) / len(values)
+    total = _total(sample)
+    if total is None:
+        return None
+    return total.f() if total.gold or total.pred else 1.0
+
+
+def worst(models: Sequence[Evaluated], task: Any) -> list[Card]:
+    """The last model's samples of lowest score, more errors first."""
+    ranked = [(s, _errors(s), n) for n, s in enumerate(models[-1].samples) if (score(s) or 0.0) < 1]
+    ranked.sort(key=lambda r: (score(r[0]) or 0.0, -r[1], r[2]))
+    return _cards(models, [s for s, _, _ in ranked[:WORST]], task)
+
+
+def most_changed(models: Sequence[Evaluated], task: Any) -> tuple[list[Card], list[Card]]:
+    """The samples that lost most and that gained most between the last two models."""
+    if len(models) < 2:
+        return [], []
+    before = {s.get("id"): score(s) for s in models[-2].samples}
+    moved = []
+    for sample in models[-1].samples:
+        now, then = score(sample), before.get(sample.get("id"))
+        if now is not None and then is not None and abs(now - then) > 1e-9:
+            moved.append((now - then, sample))
+    moved.sort(key=lambda m: m[0])
+    lost = [s for change, s in moved if change < 0][:CHANGED]
+    gained = [s for change, s in reversed(moved) if change > 0][:CHANGED]
+    return _cards(models, lost, task), _cards(models, gained, task)
+
+
+def moved(models: Sequence[Evaluated]) -> tuple[int, int, int] | None:
+    """How many samples the last model answers worse, equally well and better than the one before; None without one."""
+    if len(models) < 2:
+        return None
+    before = {s.get("id"): score(s) for s in models[-2].samples}
+    pairs = [(before.get(s.get("id")), score(s)) for s in models[-1].samples]
+    known = [now - then for then, now in pairs if then is not None and now is not None]
+    worse, better = sum(d < -1e-9 for d in known), sum(d > 1e-9 for d in known)
+    return worse, len(known) - worse - better, better
+
+
+def _cards(models: Sequence[Evaluated], chosen: Iterable[Mapping[str, Any]], task: Any) -> list[Card]:
+    by_id = [{s.get("id"): s for s in m.samples} for m in models]
+    out = []
+    for sample in chosen:
+        answers = tuple(side.get(sample.get("id"), {}) for side in by_id)
+        compared = [
+            align(task, sample.get("gold"), str(a.get("completion", ""))) if a and "gold" in sample else None
+            for a in answers
+        ]
+        lines = merge(compared)
+        out.append(
+            Card(
+                id=str(sample.get("id")),
+                source=str(sample.get("source") or ""),
+                text=sample["text"] if isinstance(sample.get("text"), str) else "",
+                scores=tuple(score(a) if a else None for a in answers),
+                answers=answers,
+                lines=tuple(lines[:MOST_ROWS]),
+                left_out=max(0, len(lines) - MOST_ROWS),
+                gold=sample.get("gold"),
+            )
+        )
+    return out
+
+
+def merge(compared: Sequence[Sequence[Aligned] | None]) -> list[Line]:
+    """One table from each model's comparison with the same gold.
+
+    Gold values stand in the same order in all of them; what only models said follows the gold value it came after, and
+    shares a row when several models said the same.
+    """
+    golds = [[(r.field, r.depth, r.gold) for r in rows if r.gold is not None] for rows in compared if rows is not None]
+    if not golds:
+        return []
+    slots: list[list[Line]] = [[] for _ in range(len(golds[0]) + 1)]
+    for n, (field, depth, gold) in enumerate(golds[0], 1):
+        slots[n].append(Line(field, depth, gold, (None,) * len(compared)))
+    for m, rows in enumerate(compared):
+        at = 0
+        for row in rows or ():
+            if row.gold is not None and at + 1 < len(slots):
+                at += 1
+                slots[at][0] = _with(slots[at][0], m, row)
+            elif row.gold is None:
+                same = (k for k, line in enumerate(slots[at]) if _same_extra(line, m, row))
+                if (k := next(same, None)) is not None:
+                    slots[at][k] = _with(slots[at][k], m, row)
+                else:
+                    empty = Line(row.field, row.depth, None, (None,) * len(compared))
+                    slots[at].append(_with(empty, m, row))
+    return [line for slot in slots for line in slot]
+
+
+def _with(line: Line, model: int, row: Aligned) -> Line:
+    preds = tuple(row if n == model else p for n, p in enumerate(line.preds))
+    return Line(line.field, line.depth, line.gold, preds)
+
+
+def _same_extra(line: Line, model: int, row: Aligned) -> bool:
+    said = {p.pred for p in line.preds if p is not None}
+    free = line.gold is None and line.preds[model] is None
+    return free and (line.field, line.depth) == (row.field, row.depth) and said == {row.pred}
+
+
+def _total(sample: Mapping[str, Any]) -> Counts | None:
+    counts = sample.get("counts")
+    if not isinstance(counts, dict) or not counts:
+        return None
+    fields = counts.get("balanced") or next(iter(counts.values()))
+    try:
+        return sum((Counts(*map(float, c)) for c in fields.values()), Counts(0, 0, 0))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _errors(sample: Mapping[str, Any]) -> float:
+    total = _total(sample)
+    return total.gold + total.pred - 2 * total.matched if total else 0.0
