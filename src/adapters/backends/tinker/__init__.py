@@ -144,12 +144,12 @@ class TinkerBackend:
                 session, self.account, self.encoder, job, self.recipe, self.served_base, start, folder, progress
             )
             try:
-                figures = self._learn(run)
+                figures = self._learn(run) | {"idle_share": session.idle.share()}
                 figures |= self._bring_home(run, folder)
             except Refused as refusal:
                 raise Refused(self._stop(run, refusal)) from None
             status = "success"
-            return figures | {"idle_share": session.idle.share(), **self.account.figures(job.name)}
+            return figures | self.account.figures(job.name)
         except KeyboardInterrupt:
             status = "interrupted"
             raise

@@ -6,6 +6,7 @@ a config that names none, or too few, makes it drop the other tensors with no mo
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -128,9 +129,11 @@ def _prove(tensors: Mapping[str, torch.Tensor]) -> None:
 def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) -> str | None:
     """What PEFT would not find, or find too much of, putting these tensors on the base; None when all is in place."""
     architecture = AutoConfig.from_pretrained(base.load, revision=base.revision)
+    trial = copy.deepcopy(config)  # PEFT writes the model's path into the config it is given
+    trial.base_model_name_or_path = base.load
     try:
         with torch.device("meta"):
-            model = get_peft_model(AutoModelForCausalLM.from_config(architecture), config)
+            model = get_peft_model(AutoModelForCausalLM.from_config(architecture), trial)
     except ValueError as error:
         return str(error).splitlines()[0]
     wanted = {n: tuple(t.shape) for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}

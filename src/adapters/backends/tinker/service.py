@@ -128,9 +128,10 @@ class Pending:
     def result(self) -> Any:
         """Wait for the answer. Raises ServiceError when it fails or the service stays silent beyond patience."""
         silent: float | None = None
+        patience = 60 * self.service.hosted.patience
         while True:
             try:
-                return self.future.result(timeout=LOOK_AFTER)
+                return self.future.result(timeout=min(LOOK_AFTER, patience / 2))
             except SDK_ERRORS as error:
                 if not isinstance(error, TimeoutError) or self.future.done():
                     log.error("%s: %s: %s", self.doing, type(error).__name__, redact(str(error)))
@@ -144,7 +145,7 @@ class Pending:
                 display.console(stderr=True).print(
                     f"{base_url()} does not answer; waiting up to {self.service.hosted.patience:g} minutes"
                 )
-            if now - silent > 60 * self.service.hosted.patience:
+            if now - silent > patience:
                 raise ServiceError(
                     f"{base_url()} has not answered for {self.service.hosted.patience:g} minutes {self.doing}"
                 )
@@ -166,7 +167,7 @@ def models() -> dict[str, int | None]:
     """
     try:
         tinker.auth.raise_if_tinker_not_accessible()
-        known = tinker.RestClient().get_server_capabilities().result().supported_models
+        known = tinker.RestClient(base_url=base_url()).get_server_capabilities().result().supported_models
     except SDK_ERRORS as error:
         found = explain(error, "when asked for its models")
         if isinstance(found, ServiceError):
@@ -182,7 +183,6 @@ class Service:
         self.hosted, self.idle = hosted, Idle()
         try:
             self.client = tinker.ServiceClient(user_metadata={"run": name}, display_name=name)
-            self.rest = tinker.RestClient()
         except SDK_ERRORS as error:
             raise explain(error, "at the start") from None
 
@@ -234,8 +234,12 @@ class Service:
         """Fetch the files of external weights into `folder`, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         doing = "while the adapter was downloaded"
+        try:
+            rest = tinker.RestClient(base_url=base_url())
+        except SDK_ERRORS as error:
+            raise explain(error, doing) from None
         for attempt in range(3):
-            urls = self.ask(self.rest.get_external_weights_urls, path, doing=doing).result().urls
+            urls = self.ask(rest.get_external_weights_urls, path, doing=doing).result().urls
             if missing := set(FILES) - set(urls):
                 raise ServiceError(f"the service's adapter holds no {sorted(missing)[0]}")
             try:
