@@ -29,6 +29,8 @@ from adapters.stages import Grpo, Sft
 from adapters.types import Progress as Report
 
 LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss")
+SPENT_FIGURES = ("ktok", "usd")
+"""What a hosted run has used so far: thousands of tokens, dollars where prices are known."""
 
 
 def is_main() -> bool:
@@ -57,6 +59,7 @@ def quiet(log: Path | None) -> Iterator[None]:
     root.addHandler(handler)
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+    warnings.simplefilter("ignore", ResourceWarning)  # connections that end with the process
     try:
         yield
     finally:
@@ -234,6 +237,7 @@ def progress(title: str) -> Iterator[Report]:
 
         def move(done: int, total: int, figures: Mapping[str, float]) -> None:
             known = [k for k in LIVE_FIGURES if k in figures][:2]
+            known += [k for k in SPENT_FIGURES if k in figures]
             shown = "  ".join(f"{k} {figures[k]:.3g}" for k in known)
             bar.update(task, completed=done, total=total, figures=shown)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from adapters.types import UserError
+from adapters.types import Refused, UserError
 
 if TYPE_CHECKING:
     from adapters.recipe_file import RecipeFile
@@ -32,7 +32,7 @@ class State:
 
 @contextmanager
 def errors() -> Iterator[State]:
-    """One message and the right exit code, whatever goes wrong: 2 for the person's input, 1 for failed work."""
+    """One message and the right exit code, whatever goes wrong: 2 the person's input, 1 failed work, 3 a refusal."""
     state = State()
     try:
         yield state
@@ -40,6 +40,9 @@ def errors() -> Iterator[State]:
         # All processes make the same plan; what happens after it need not be the same.
         complain(state.file.locate(error) if state.file else str(error), everywhere=state.log is not None)
         raise typer.Exit(2) from None
+    except Refused as refusal:
+        complain(str(refusal), everywhere=state.log is not None)
+        raise typer.Exit(3) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None

@@ -76,6 +76,8 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
             notes.append(
                 f"test set {test.name}: {test.beyond} gold answers are longer than {test.max_new_tokens} tokens"
             )
+    if foresee := getattr(backend, "foresee", None):
+        notes += foresee(jobs, tests, certain=tokenizer_needed)
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
 
 
@@ -167,7 +169,9 @@ def _job(
         "model": recipe.model.model_dump(),
         "lora": recipe.lora.model_dump(),
         "seed": recipe.seed,
-        "trainer": recipe.trainer,
+        "trainer": [recipe.trainer, recipe.tinker.loss, recipe.tinker.bounds]
+        if recipe.trainer == "tinker"
+        else recipe.trainer,
         "rows": loaded.fingerprint,
         "previous": previous,
     }

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
+from adapters.hosted import Hosted
 from adapters.schema import Plug, Seq, Sources, Strict
 from adapters.stages import Stage
 
@@ -80,7 +81,10 @@ class Recipe(Strict):
     task: Plug
     model: Model
     lora: Lora = Lora()
-    trainer: Literal["local", "echo"] = "local"
+    trainer: Literal["local", "tinker", "echo"] = Field(
+        default="local", description="local: this machine's devices; tinker: the Tinker API's (docs/hosted.md)."
+    )
+    tinker: Hosted = Hosted()
     seed: int = 42
     data_root: str | None = Field(
         default=None, description="Prefix of relative data paths; default: the recipe's folder."

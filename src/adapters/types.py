@@ -26,6 +26,10 @@ class UserError(Exception):
         self.at = tuple(at)
 
 
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
+    """A budget is used up, or a gate is not passed: the command exits with 3. The message says what to do to go on."""
+
+
 class Message(TypedDict):
     """One turn of a chat prompt, in the field's usual form."""
 

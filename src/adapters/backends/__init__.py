@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from adapters.recipe import Recipe
-from adapters.types import Backend
+from adapters.types import Backend, UserError
 
 
 def backend(recipe: Recipe) -> Backend:
@@ -12,6 +14,14 @@ def backend(recipe: Recipe) -> Backend:
         from adapters.backends.echo import EchoBackend
 
         return EchoBackend(recipe)
+    if recipe.trainer == "tinker":
+        if importlib.util.find_spec("tinker") is None:
+            raise UserError(
+                "the hosted trainer needs its SDK: pip install 'extraction-adapters[tinker]'.", at=("trainer",)
+            )
+        from adapters.backends.tinker import TinkerBackend
+
+        return TinkerBackend(recipe)
     from adapters.backends.local import LocalBackend
 
     return LocalBackend(recipe)

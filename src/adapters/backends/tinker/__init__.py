@@ -1,0 +1,233 @@
+"""Training on the Tinker API: the same recipe, data and rewards here, weights and GPUs there, the same adapter home."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from adapters import display
+from adapters.adapter import write_json
+from adapters.backends.local import base_model
+from adapters.backends.local.model import Encoder, load_tokenizer
+from adapters.backends.tinker import home, service
+from adapters.backends.tinker.account import Account, Tokens
+from adapters.backends.tinker.dpo import train_dpo
+from adapters.backends.tinker.estimate import estimate
+from adapters.backends.tinker.grpo import train_grpo
+from adapters.backends.tinker.parity import check_recipe, notes
+from adapters.backends.tinker.sampling import HostedSampler
+from adapters.backends.tinker.service import Service
+from adapters.backends.tinker.sft import train_sft
+from adapters.backends.tinker.stage_run import HOSTED, StageRun, held
+from adapters.jobs import Evaluation, Job
+from adapters.plan import run_folder
+from adapters.recipe import Recipe
+from adapters.recipe_file import hint
+from adapters.types import Example, Lengths, Progress, Refused, UserError
+from adapters.types import Sampler as AnySampler
+
+COMPARED = 8
+"""Texts on which an adapter here is compared with the service's."""
+
+
+class TinkerBackend:
+    """See `adapters.types.Backend`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("the hosted trainer is one process; start it with adapters run, without a launcher.")
+        self.recipe = recipe
+        display.quiet_libraries()
+        self.account = Account(recipe.tinker, run_folder(recipe))
+        self._resolved: base_model.Base | None = None
+        self._encoder: Encoder | None = None
+        self._sampling: Service | None = None
+
+    @property
+    def base(self) -> base_model.Base:
+        """The base model as it is known here: its tokenizer, config and, perhaps, weights."""
+        if self._resolved is None:
+            self._resolved = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
+        return self._resolved
+
+    @property
+    def served_base(self) -> str:
+        """The base model as the service calls it."""
+        return self.recipe.tinker.base or self.base.hub_id
+
+    @property
+    def encoder(self) -> Encoder:
+        """The tokenizer with the recipe's prompt rules: the local trainer's own."""
+        if self._encoder is None:
+            self._encoder = Encoder(load_tokenizer(self.base), self.recipe.model.thinking)
+        return self._encoder
+
+    def check(self, stages: Sequence[Any]) -> list[str]:
+        """Refuse what the service cannot express; note what it does otherwise."""
+        check_recipe(self.recipe)
+        for n, stage in enumerate(stages):
+            reference = getattr(stage, "reference", "start")
+            if reference not in ("start", "base"):
+                try:
+                    held(Path(reference))
+                except UserError as error:
+                    raise UserError(str(error), at=("stages", n, "reference")) from None
+        return [f"hosted at {service.base_url()}", *notes(self.recipe)]
+
+    def foresee(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
+        """What the run will use, and whether the service is there, takes our key and knows the base model.
+
+        With `certain` off (a dry run) what is wrong with the service is a note. Raises UserError and Refused.
+        """
+        out = estimate(jobs, self.encoder.prompts, tests, self.recipe.tinker) if certain or jobs[0].tokens else []
+        try:
+            self._check_service(jobs)
+        except (UserError, Refused) as error:
+            if certain:
+                raise
+            out.append(f"the service was not asked: {error}" if isinstance(error, Refused) else str(error))
+        return out
+
+    def _check_service(self, jobs: Sequence[Job]) -> None:
+        models = service.models()
+        if self.served_base not in models:
+            known = sorted(models)
+            raise UserError(
+                f"the service has no base model {self.served_base!r}.{hint(self.served_base, known)} It has: "
+                f"{', '.join(known)}. tinker.base names one that is called otherwise there.",
+                at=("model", "base"),
+            )
+        context = models[self.served_base]
+        for job in jobs if context else ():
+            longest, key = self._longest(job)
+            if longest > context:
+                raise UserError(
+                    f"rows of up to {longest:,} tokens do not fit the {context:,} that {self.served_base} reads on the "
+                    f"service; lower {key}.",
+                    at=("stages", job.index, key),
+                )
+
+    def _longest(self, job: Job) -> tuple[int, str]:
+        """Tokens of the longest sequence of a stage, and the key that limits it."""
+        lengths = self.lengths([*job.examples, *job.validation])
+        if job.stage.kind == "grpo":
+            return max(n.prompt for n in lengths) + job.stage.max_completion_length, "max_completion_length"
+        return max(n[0] + max(n[1:]) for n in lengths), "max_length"
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest records about the base model and where it was trained."""
+        return {
+            "base": self.recipe.model.base,
+            "hub_id": self.base.hub_id,
+            "revision": self.base.revision,
+            "service": {"url": service.base_url(), "base": self.served_base},
+        }
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """Tokens of each example's prompt and target."""
+        return self.encoder.lengths(examples)
+
+    def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
+        """Train one stage on the service and bring its adapter home into `folder`.
+
+        Raises Refused when the budget is used up; the adapter as it stands then is in `folder`/trainer/stopped.
+        """
+        session = Service(self.recipe.tinker, f"{self.recipe.name}-{job.name}")
+        status = "errored"
+        try:
+            run = StageRun(
+                session, self.account, self.encoder, job, self.recipe, self.served_base, start, folder, progress
+            )
+            try:
+                figures = self._learn(run) | {"idle_share": session.idle.share()}
+                figures |= self._bring_home(run, folder)
+            except Refused as refusal:
+                raise Refused(self._stop(run, refusal)) from None
+            status = "success"
+            return figures | self.account.figures(job.name)
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            session.close(status)
+
+    def _learn(self, run: StageRun) -> dict[str, Any]:
+        stage: Any = run.job.stage
+        train: dict[str, Callable[[StageRun, Any], dict[str, Any]]]
+        train = {"sft": train_sft, "grpo": train_grpo, "dpo": train_dpo}
+        return train[stage.kind](run, stage)
+
+    def _stop(self, run: StageRun, refusal: Refused) -> str:
+        run.settle()
+        if not run.done:
+            return f"{refusal}. Nothing was trained yet."
+        run.checkpoint()
+        stopped = run.work / "stopped"
+        self._fetch(run, stopped)
+        return (
+            f"{refusal}. Stopped after step {run.done} of {run.job.steps}, from where the same command continues; the "
+            f"adapter so far is in {stopped}"
+        )
+
+    def _fetch(self, run: StageRun, folder: Path) -> dict[str, Any]:
+        """Download what is trained so far and write it as an adapter directory."""
+        raw, days = run.work / "download", self.recipe.tinker.keep_days
+        shutil.rmtree(raw, ignore_errors=True)
+        stored = run.run.save_external(f"step-{run.done}", days).result().path
+        run.service.download(stored, raw)
+        shape = home.write_adapter(raw, folder, self.base)
+        self.encoder.tokenizer.save_pretrained(str(folder))
+        return shape
+
+    def _bring_home(self, run: StageRun, folder: Path) -> dict[str, Any]:
+        days = self.recipe.tinker.keep_days
+        state = run.run.save("final", days)
+        sampling = run.run.save_for_sampling("final", days)
+        figures = self._fetch(run, folder)
+        where = {
+            "run": run.run.id,
+            "base": self.served_base,
+            "state": state.result().path,
+            "sampler": sampling.result().path,
+            "kept_until": (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="seconds"),
+        }
+        write_json(folder / HOSTED, where)
+        verify = self.recipe.tinker.verify
+        if verify == "numbers" or (verify == "auto" and home.weights_fit_here(self.base)):
+            some = run.job.examples[:COMPARED]
+            prompts = self.encoder.prompts([e.prompt for e in some])
+            answers = self.encoder.completions([e.completion or "" for e in some])
+            texts = [p + a for p, a in zip(prompts, answers, strict=True)]
+            run.spend(Tokens(prefill=sum(map(len, texts))))
+            sampler = run.service.sampler(path=where["sampler"])
+            figures |= home.compare(folder, self.base, self.recipe.model, sampler, texts)
+        return figures
+
+    def sampler(self, adapter: Path | None) -> AnySampler:
+        """The base model, or the weights that the service keeps of an adapter."""
+        if self._sampling is None:
+            self._sampling = Service(self.recipe.tinker, f"{self.recipe.name}-evaluation")
+            atexit.register(self._sampling.close, "success")
+        weights = (
+            self._sampling.sampler(base=self.served_base)
+            if adapter is None
+            else self._sampling.sampler(path=self._kept(adapter))
+        )
+        return HostedSampler(weights, self.encoder, self.account, "evaluation")
+
+    def _kept(self, adapter: Path) -> str:
+        where = held(adapter)
+        if datetime.fromisoformat(where["kept_until"]) < datetime.now(UTC):
+            raise UserError(
+                f"the service kept the weights of {adapter} until {where['kept_until']}; the adapter itself is here, "
+                "and trainer=local evaluates it."
+            )
+        return str(where["sampler"])
+
+    def barrier(self) -> None:
+        """One process only."""

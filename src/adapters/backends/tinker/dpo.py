@@ -1,0 +1,139 @@
+"""DPO on the service: its log-probabilities there, the loss here, one custom-loss call a batch of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapters.backends.local.training import layout
+from adapters.backends.tinker.account import Tokens
+from adapters.backends.tinker.objectives import TrainRow, answer_logprobs, answer_row, dpo_loss
+from adapters.backends.tinker.service import Pending, Sampler, logprobs_of
+from adapters.backends.tinker.stage_run import StageRun
+from adapters.types import Example
+
+LOGGED = {
+    "margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+}
+
+
+class Pairs:
+    """Tokens of preference pairs: prompt, chosen side, rejected side."""
+
+    def __init__(self, run: StageRun, examples: Sequence[Example]) -> None:
+        self.prompts = run.encoder.prompts([e.prompt for e in examples])
+        self.sides = list(
+            zip(
+                run.encoder.completions([e.completion or "" for e in examples]),
+                run.encoder.completions([e.rejected or "" for e in examples]),
+                strict=True,
+            )
+        )
+
+    def tokens(self, batch: Sequence[int]) -> int:
+        """Tokens of both sides with their prompts."""
+        return sum(2 * len(self.prompts[i]) + sum(map(len, self.sides[i])) for i in batch)
+
+    def rows(self, batch: Sequence[int]) -> list[TrainRow]:
+        """Chosen and rejected side of each pair in turn; weights mark the answer."""
+        return [
+            answer_row(self.prompts[i], side, {"weights": [1] * len(side)}) for i in batch for side in self.sides[i]
+        ]
+
+    def ask(self, reference: Sampler, batch: Sequence[int]) -> list[Pending]:
+        """Ask the reference for the log-probabilities of both sides of each pair."""
+        return [reference.logprobs(self.prompts[i] + side) for i in batch for side in self.sides[i]]
+
+    def sums(self, asked: Sequence[Pending], batch: Sequence[int]) -> list[float]:
+        """The reference's log-probability of each side, summed over the answer's tokens."""
+        lengths = [len(self.prompts[i]) for i in batch for _ in self.sides[i]]
+        return [sum(answer_logprobs(p.result()[1:], n)) for p, n in zip(asked, lengths, strict=True)]
+
+
+def train_dpo(run: StageRun, stage: Any) -> dict[str, Any]:
+    """One DPO stage against a reference that is found once. Returns its figures, of first and last steps, held out."""
+    job = run.job
+    pairs = Pairs(run, job.examples)
+    lengths = [len(p) + max(map(len, s)) for p, s in zip(pairs.prompts, pairs.sides, strict=True)]
+    order = layout(lengths, stage.batch_size, job.steps, run.recipe.seed, by_length=stage.group_by_length)
+    reference = run.reference(stage.reference)
+    batches = [order[n * stage.batch_size : (n + 1) * stage.batch_size] for n in range(job.steps)]
+
+    def ask(step: int) -> list[Pending]:
+        run.spend(Tokens(prefill=pairs.tokens(batches[step - 1])))
+        return pairs.ask(reference, batches[step - 1])
+
+    asked: list[Pending] | None = None
+    for step in range(run.done + 1, job.steps + 1):
+        batch = batches[step - 1]
+        # The custom loss costs a forward pass besides the one of training.
+        need = pairs.tokens(batch)
+        run.account.allow(Tokens(prefill=2 * need, train=need))
+        sums = pairs.sums(asked or ask(step), batch)
+        run.spend(Tokens(prefill=need, train=need))
+        size = stage.micro_batch_size or len(batch)
+        passes, measures = [], []
+        for first in range(0, len(batch), size):
+            part = batch[first : first + size]
+            loss, measure = _loss(sums[2 * first : 2 * (first + size)], stage.beta, len(part) / len(batch), pairs, part)
+            passes.append(run.run.learn_custom(pairs.rows(part), loss))
+            measures.append(measure)
+        run.submit(step, passes, _together(measures))
+        asked = ask(step + 1) if step < job.steps else None
+        run.settle(keep=1)
+    run.settle()
+    return _summary(run, stage, reference)
+
+
+def _loss(
+    reference: Sequence[float], beta: float, share: float, pairs: Pairs, batch: Sequence[int]
+) -> tuple[Any, dict[str, float]]:
+    """The loss of one pass as the SDK calls it, and the figures that the call fills in."""
+    figures: dict[str, float] = {}
+    starts = [len(pairs.prompts[i]) for i in batch for _ in pairs.sides[i]]
+
+    def loss(logprobs: list[Any]) -> Any:
+        import torch
+
+        sums = torch.stack([lp[n - 1 :].sum() for lp, n in zip(logprobs, starts, strict=True)])
+        held = torch.tensor(reference, dtype=sums.dtype)
+        value, measured = dpo_loss(sums[::2], sums[1::2], held[::2], held[1::2], beta)
+        figures.update({"loss": float(value.detach()), **measured})
+        return share * value
+
+    figures["share"] = share
+    return loss, figures
+
+
+def _together(measures: Sequence[Mapping[str, float]]) -> Any:
+    def measure(_: list[Any]) -> Mapping[str, float]:
+        names = {"loss": "loss", **LOGGED}
+        return {shown: sum(m["share"] * m[name] for m in measures) for name, shown in names.items()}
+
+    return measure
+
+
+def _summary(run: StageRun, stage: Any, reference: Sampler) -> dict[str, Any]:
+    log = [entry for entry in run.logged() if LOGGED["margin"] in entry]
+    figures: dict[str, Any] = {"steps": run.done}
+    if log:
+        last = log[-max(1, len(log) // 10) :]
+        for name, key in {"loss": "loss", **LOGGED}.items():
+            figures |= {f"{name}_first": log[0][key], f"{name}_last": sum(e[key] for e in last) / len(last)}
+    if run.job.validation:
+        import torch
+
+        pairs = Pairs(run, run.job.validation)
+        everyone = range(len(run.job.validation))
+        run.spend(Tokens(prefill=2 * pairs.tokens(everyone)))
+        asked, own = pairs.ask(reference, everyone), run.run.forward(pairs.rows(everyone))
+        held = torch.tensor(pairs.sums(asked, everyone))
+        starts = [len(pairs.prompts[i]) for i in everyone for _ in pairs.sides[i]]
+        rows = zip(logprobs_of(own.result()), starts, strict=True)
+        sums = torch.tensor([sum(answer_logprobs(lp, n)) for lp, n in rows])
+        value, measured = dpo_loss(sums[::2], sums[1::2], held[::2], held[1::2], stage.beta)
+        figures |= {f"{name}_held_out": v for name, v in {"loss": float(value), **measured}.items()}
+    return figures

@@ -1,0 +1,139 @@
+"""What the service can do of a recipe, what it cannot, and what it does otherwise than the local trainer: stated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from adapters.backends.tinker.stage_run import ATTENTION, MLP
+from adapters.recipe import Recipe
+from adapters.recipe_file import KeyPath
+from adapters.types import UserError
+
+SERVICE_ALPHA = 32
+"""LoRA alpha of the public service; it is not a parameter of its API."""
+
+
+class Difference(NamedTuple):
+    """One line of the table: what, as the local trainer has it, as the service has it, and whether they are equal."""
+
+    what: str
+    local: str
+    hosted: str
+    same: bool
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what the service cannot express, with the nearest thing that works. Raises UserError."""
+    lora, model = recipe.lora, recipe.model
+    if lora.rank & (lora.rank - 1):
+        low = 1 << (lora.rank.bit_length() - 1)
+        raise UserError(
+            f"the service takes ranks that are powers of two; {low} and {2 * low} are nearest to {lora.rank}.",
+            at=("lora", "rank"),
+        )
+    if "alpha" in lora.model_fields_set and lora.alpha != SERVICE_ALPHA:
+        raise UserError(
+            f"the service trains with its own alpha of {SERVICE_ALPHA}; write {SERVICE_ALPHA} or leave it out (and "
+            f"scale the learning rate: alpha {lora.alpha:g} makes every update {lora.alpha / SERVICE_ALPHA:g} times as "
+            "large).",
+            at=("lora", "alpha"),
+        )
+    if lora.dropout:
+        raise UserError("the service has no LoRA dropout; 0 works.", at=("lora", "dropout"))
+    if lora.rslora:
+        raise UserError("the service scales by alpha / rank; rslora: false works.", at=("lora", "rslora"))
+    if lora.target_modules != "all-linear" and set(lora.target_modules) not in (ATTENTION, MLP, ATTENTION | MLP):
+        raise UserError(
+            "the service adapts all attention layers, all MLP layers, or both; all-linear, "
+            f"[{', '.join(sorted(ATTENTION))}] and [{', '.join(sorted(MLP))}] work.",
+            at=("lora", "target_modules"),
+        )
+    for name in ("dtype", "precision", "attention"):
+        if getattr(model, name) != "auto":
+            raise UserError("the service decides this for its own devices; auto works.", at=("model", name))
+    if recipe.report_to:
+        raise UserError("the hosted trainer writes log.jsonl in the stage's folder; leave this out.", at=("report_to",))
+    for n, stage in enumerate(recipe.stages):
+        _check_stage(stage, ("stages", n))
+
+
+def _check_stage(stage: Any, at: KeyPath) -> None:
+    if stage.trl:
+        first = next(iter(stage.trl))
+        nearest = {"loss_type": "tinker.loss", "epsilon": "tinker.clip", "epsilon_high": "tinker.clip"}.get(first)
+        raise UserError(
+            "TRL's options do not reach the service, and are not ignored. "
+            + (f"The nearest is {nearest}." if nearest else "Remove the section; other recipe keys work on both."),
+            at=(*at, "trl", first),
+        )
+    if stage.gradient_checkpointing is not None:
+        raise UserError("the service decides this itself; leave it out.", at=(*at, "gradient_checkpointing"))
+
+
+def parity(recipe: Recipe) -> list[Difference]:
+    """Where a hosted run of this recipe differs from a local one, and where the two are made to agree."""
+    return list(_lora(recipe)) + [
+        d for n, s in enumerate(recipe.stages) for d in _stage(recipe, s, f"{n + 1}-{s.kind}")
+    ]
+
+
+def _lora(recipe: Recipe) -> Iterator[Difference]:
+    lora = recipe.lora
+    yield Difference("LoRA alpha", f"{lora.alpha:g}", f"{SERVICE_ALPHA} (the service's)", lora.alpha == SERVICE_ALPHA)
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    hosted = "attention and MLP layers, no LM head" if targets == "all-linear" else targets
+    yield Difference("LoRA targets", targets, hosted, True)
+    yield Difference("prompts, targets, order of rows", "model.thinking, the template, the seed", "the same code", True)
+    yield Difference("optimizer", "AdamW 0.9 0.999 1e-8, clip 1", "the same constants", True)
+    yield Difference("initial A matrices", "the recipe's seed", "the service's generator", False)
+    yield Difference(
+        "base weights", recipe.model.revision or "the Hub's newest", "the revision the service serves", False
+    )
+    yield Difference("precision", recipe.model.precision, "the service's", False)
+
+
+def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
+    if stage.kind == "sft":
+        yield Difference(f"{name} loss", "mean NLL per target token of a step", "the same, by weights", True)
+    if stage.kind == "dpo":
+        yield Difference(f"{name} loss", "sigmoid", "the same, computed here", True)
+    if stage.kind in ("dpo", "grpo"):
+        yield Difference(f"{name} reference", stage.reference, f"{stage.reference}, stored on the service", True)
+    if stage.kind != "grpo":
+        return
+    scaled = {"group": "by the group's deviation", "batch": "by the batch's deviation", "none": "not scaled"}
+    yield Difference(f"{name} advantages", scaled[stage.advantage], "the same, computed here", True)
+    yield Difference(f"{name} normalisation", "answer tokens of a step (dapo)", "the same, by advantages", True)
+    bounds = recipe.tinker.bounds
+    loss = recipe.tinker.loss + (f", ratio in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ", not clipped")
+    # One optimizer step per sampling: the first and only ratio is 1 up to arithmetic, and clipping has nothing to do.
+    yield Difference(f"{name} loss", "clipped ratio in [0.8, 1.2], 1 when on-policy", f"{loss}; on-policy", True)
+    if stage.beta:
+        yield Difference(
+            f"{name} KL",
+            f"{stage.beta:g} x k3 in the loss, ratio-corrected",
+            f"{stage.beta:g} x k1 in the advantages; the same gradient on-policy",
+            True,
+        )
+    if stage.temperature != 1:
+        yield Difference(
+            f"{name} temperature {stage.temperature:g}",
+            "policy and reference are tempered",
+            "trained and compared at 1; answers drawn at the temperature are "
+            + ("taken as they are" if bounds else "reweighted"),
+            False,
+        )
+
+
+def notes(recipe: Recipe) -> list[str]:
+    """The table in a line, and the warning that temperature and KL deserve together."""
+    odd = [f"{d.what}: {d.hosted} (local: {d.local})" for d in parity(recipe) if not d.same]
+    out = [f"hosted differs from local in {'; '.join(odd)}"]
+    for n, stage in enumerate(recipe.stages):
+        if stage.kind == "grpo" and stage.temperature != 1 and stage.beta:
+            out.append(
+                f"stages.{n}: at temperature {stage.temperature:g} the service's own log-probabilities are tempered, "
+                "the reference's are not; for the KL each answer's are computed again at 1, which costs tokens"
+            )
+    return out

@@ -1,0 +1,358 @@
+"""The service behind one object, and the only module that imports the SDK: waiting, errors, downloads.
+
+Everything that comes out of here is plain Python; everything that goes wrong is one sentence without secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+# Read when the SDK is first used. Its telemetry would send exception texts and, with some errors, request headers.
+os.environ.setdefault("TINKER_TELEMETRY", "0")
+
+import httpx
+import tinker
+
+from adapters import display
+from adapters.backends.tinker.objectives import TrainRow
+from adapters.hosted import Hosted
+from adapters.types import Refused, UserError
+
+log = logging.getLogger(__name__)
+LOOK_AFTER = 15.0
+"""Seconds without a result after which the service is asked whether it is still there."""
+CONSOLE = "https://tinker-console.thinkingmachines.ai"
+SAMPLED_AT_ONCE = 512
+FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+class ServiceError(RuntimeError):
+    """The service failed, in one sentence. What was stored before is kept, and the run continues from there."""
+
+
+def redact(text: str) -> str:
+    """The text without keys and signatures."""
+    for name in ("TINKER_API_KEY", "CLOUDFLARE_ACCESS_CLIENT_SECRET"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    text = re.sub(r"\b(tml-|eyJ)[\w.-]{4,}", r"\1***", text)
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
+
+
+def base_url() -> str:
+    """The service's address: TINKER_BASE_URL, or the public one."""
+    from tinker.lib.base_url import resolve_base_url
+
+    return str(resolve_base_url())
+
+
+def explain(error: BaseException, doing: str) -> Exception:
+    """One sentence for what the SDK raised: whose matter it is, and what to do. `doing` reads "while …"."""
+    text = redact(str(error)).strip() or type(error).__name__
+    first = text.splitlines()[0]
+    if isinstance(error, tinker.AuthenticationError | tinker.PermissionDeniedError):
+        return UserError(
+            f"{base_url()} refuses the API key ({first}). Set TINKER_API_KEY to a valid one ({CONSOLE}), or run: "
+            "tinker auth login"
+        )
+    if isinstance(error, tinker.BillingError):
+        return Refused(f"the service refuses for want of payment {doing}: {first} Set up billing at {CONSOLE}")
+    if isinstance(error, tinker.APIConnectionError):
+        return ServiceError(f"{base_url()} cannot be reached {doing}: {first}")
+    if "must start with the 'tml-'" in text:
+        return UserError("the API key in TINKER_API_KEY is malformed: a key starts with tml-.")
+    if "api_key client option must be set" in text:
+        return UserError(f"no API key: set TINKER_API_KEY (keys: {CONSOLE}), or run: tinker auth login")
+    cause = error.__cause__ or error.__context__
+    if "poisoned" in text:
+        why = f" ({redact(str(cause)).splitlines()[0]})" if cause and str(cause) else ""
+        return ServiceError(f"the training run on the service is unusable after a failed request{why} {doing}")
+    if isinstance(error, tinker.NotFoundError) or "status 404" in text or " 404" in text:
+        return ServiceError(f"the service does not know what it was asked for {doing}: {first}")
+    return ServiceError(f"the service failed {doing}: {first}")
+
+
+SDK_ERRORS = (tinker.TinkerError, ValueError, RuntimeError, OSError, CancelledError, httpx.HTTPError)
+"""What the SDK raises; retrieval of a result gives plain ValueError, a poisoned client RuntimeError."""
+
+
+class Idle:
+    """Measures the share of wall time in which the service has nothing of ours to do."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.open = 0
+        self.idle = 0.0
+        self.first = self.free_since = 0.0
+
+    def sent(self) -> None:
+        """A request is on its way."""
+        with self.lock:
+            now = time.monotonic()
+            if not self.first:
+                self.first = now
+            elif self.open == 0:
+                self.idle += now - self.free_since
+            self.open += 1
+
+    def answered(self, _: Any = None) -> None:
+        """A request is answered."""
+        with self.lock:
+            self.open -= 1
+            self.free_since = time.monotonic()
+
+    def share(self) -> float:
+        """Idle seconds over seconds between the first request and the last answer."""
+        with self.lock:
+            wall = self.free_since - self.first
+            return self.idle / wall if wall > 0 else 0.0
+
+
+class Pending:
+    """A submitted request."""
+
+    def __init__(self, service: Service, future: Any, doing: str) -> None:
+        self.service, self.doing = service, doing
+        service.idle.sent()
+        self.future = future.future() if hasattr(future, "future") else future
+        self.future.add_done_callback(service.idle.answered)
+
+    def result(self) -> Any:
+        """Wait for the answer. Raises ServiceError when it fails or the service stays silent beyond patience."""
+        silent: float | None = None
+        patience = 60 * self.service.hosted.patience
+        while True:
+            try:
+                return self.future.result(timeout=min(LOOK_AFTER, patience / 2))
+            except SDK_ERRORS as error:
+                if not isinstance(error, TimeoutError) or self.future.done():
+                    log.error("%s: %s: %s", self.doing, type(error).__name__, redact(str(error)))
+                    raise explain(error, self.doing) from None
+            if alive():
+                silent = None
+                continue
+            now = time.monotonic()
+            if silent is None:
+                silent = now
+                display.console(stderr=True).print(
+                    f"{base_url()} does not answer; waiting up to {self.service.hosted.patience:g} minutes"
+                )
+            if now - silent > patience:
+                raise ServiceError(
+                    f"{base_url()} has not answered for {self.service.hosted.patience:g} minutes {self.doing}"
+                )
+
+
+def alive() -> bool:
+    """Whether anything answers at the service's address, be it an error."""
+    try:
+        httpx.get(f"{base_url()}/api/v1/healthz", timeout=10)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def models() -> dict[str, int | None]:
+    """Base models of the service with their context lengths.
+
+    Raises UserError for a key that is missing or refused and a service that does not answer, Refused for billing.
+    """
+    try:
+        tinker.auth.raise_if_tinker_not_accessible()
+        known = tinker.RestClient(base_url=base_url()).get_server_capabilities().result().supported_models
+    except SDK_ERRORS as error:
+        found = explain(error, "when asked for its models")
+        if isinstance(found, ServiceError):
+            raise UserError(f"{found}. Is TINKER_BASE_URL right, and the service up?") from None
+        raise found from None
+    return {m.model_name: getattr(m, "max_context_length", None) for m in known if m.model_name}
+
+
+class Service:
+    """A session with the service."""
+
+    def __init__(self, hosted: Hosted, name: str) -> None:
+        self.hosted, self.idle = hosted, Idle()
+        try:
+            self.client = tinker.ServiceClient(user_metadata={"run": name}, display_name=name)
+        except SDK_ERRORS as error:
+            raise explain(error, "at the start") from None
+
+    def close(self, status: Any) -> None:
+        """End the session; a service that does not answer is not waited for."""
+        try:
+            self.client.close(status).result(timeout=10)
+        except SDK_ERRORS as error:
+            log.info("the session was not closed: %s", redact(str(error)))
+
+    def ask(self, call: Callable[..., Any], *arguments: Any, doing: str, **options: Any) -> Pending:
+        """Submit a request; refusals that come at once are explained like the others."""
+        try:
+            return Pending(self, call(*arguments, **options), doing)
+        except SDK_ERRORS as error:
+            raise explain(error, doing) from None
+
+    def new_run(self, base: str, rank: int, seed: int, *, attention: bool, mlp: bool) -> Run:
+        """A fresh adapter on a base model of the service."""
+        doing = f"while it made a new adapter on {base}"
+        made = self.ask(
+            self.client.create_lora_training_client,
+            base,
+            rank,
+            seed,
+            mlp,
+            attention,
+            False,  # the LM head: TRL's losses never train it and vLLM cannot serve it
+            doing=doing,
+        )
+        return Run(self, made.result())
+
+    def run_from(self, path: str, *, optimizer: bool) -> Run:
+        """The adapter of a stored state, with or without the state of its optimizer."""
+        create = (
+            self.client.create_training_client_from_state_with_optimizer
+            if optimizer
+            else self.client.create_training_client_from_state
+        )
+        return Run(self, self.ask(create, path, doing="while it loaded a stored adapter").result())
+
+    def sampler(self, *, path: str | None = None, base: str | None = None) -> Sampler:
+        """Sample from stored weights, or from a base model."""
+        options = {"model_path": path} if path else {"base_model": base}
+        doing = "while it loaded weights to sample from"
+        return Sampler(self, self.ask(self.client.create_sampling_client, doing=doing, **options).result())
+
+    def download(self, path: str, folder: Path) -> None:
+        """Fetch the files of external weights into `folder`, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        doing = "while the adapter was downloaded"
+        try:
+            rest = tinker.RestClient(base_url=base_url())
+        except SDK_ERRORS as error:
+            raise explain(error, doing) from None
+        for attempt in range(3):
+            urls = self.ask(rest.get_external_weights_urls, path, doing=doing).result().urls
+            if missing := set(FILES) - set(urls):
+                raise ServiceError(f"the service's adapter holds no {sorted(missing)[0]}")
+            try:
+                for name in FILES:  # by our names: a server's own could lead out of the folder
+                    self._fetch(urls[name], folder / name)
+                return
+            except httpx.HTTPError as error:  # an expired signature, a broken connection: sign and fetch again
+                log.warning("download, attempt %d: %s", attempt + 1, redact(str(error)))
+                if attempt == 2:
+                    raise explain(error, doing) from None
+                time.sleep(2**attempt)
+
+    def _fetch(self, url: str, target: Path) -> None:
+        half = target.with_name(target.name + ".half")
+        with httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer, half.open("wb") as file:
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
+        os.replace(half, target)
+
+
+def datum(row: TrainRow) -> Any:
+    """A row in the SDK's form."""
+    columns: dict[str, Any] = {"target_tokens": list(row.targets)}
+    columns |= {name: list(values) for name, values in row.columns.items()}
+    return tinker.Datum(model_input=tinker.ModelInput.from_ints(list(row.tokens)), loss_fn_inputs=columns)
+
+
+class Run:
+    """An adapter in training on the service. Requests are carried out in the order of submission."""
+
+    def __init__(self, service: Service, client: Any) -> None:
+        self.service, self.client = service, client
+
+    @property
+    def id(self) -> str:
+        """The service's name for this training run."""
+        return str(self.client.model_id)
+
+    def forward(self, rows: Sequence[TrainRow]) -> Pending:
+        """Log-probabilities of each row's targets (`logprobs_of`), no gradient."""
+        data = [datum(r) for r in rows]
+        return self.service.ask(self.client.forward, data, "cross_entropy", doing="while it computed a loss")
+
+    def learn(self, rows: Sequence[TrainRow], loss: str, config: Mapping[str, float] | None = None) -> Pending:
+        """Add the gradient of a built-in loss, summed over tokens and rows."""
+        data = [datum(r) for r in rows]
+        return self.service.ask(
+            self.client.forward_backward, data, loss, dict(config) if config else None, doing="while it trained"
+        )
+
+    def learn_custom(self, rows: Sequence[TrainRow], loss: Callable[[list[Any]], Any]) -> Pending:
+        """Add the gradient of a loss of our own on the rows' log-probabilities (a 1-D tensor a row)."""
+        data = [datum(r) for r in rows]
+
+        def wrapped(_: Any, logprobs: list[Any]) -> tuple[Any, dict[str, float]]:
+            return loss(logprobs), {}
+
+        return self.service.ask(self.client.forward_backward_custom, data, wrapped, doing="while it trained")
+
+    def step(self, learning_rate: float, weight_decay: float) -> Pending:
+        """One AdamW step on the added-up gradients, with the local trainer's constants."""
+        adam = tinker.AdamParams(
+            learning_rate=learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=weight_decay,
+            grad_clip_norm=1.0,
+        )
+        return self.service.ask(self.client.optim_step, adam, doing="while it took an optimizer step")
+
+    def save(self, name: str, days: int) -> Pending:
+        """Store weights and optimizer; the answer's `path` loads them again."""
+        return self.service.ask(self.client.save_state, name, days * 86400, True, doing="while it stored a checkpoint")
+
+    def save_for_sampling(self, name: str, days: int) -> Pending:
+        """Store weights to sample from."""
+        return self.service.ask(
+            self.client.save_weights_for_sampler, name, days * 86400, doing="while it stored weights to sample from"
+        )
+
+    def save_external(self, name: str, days: int) -> Pending:
+        """Store weights to download."""
+        return self.service.ask(
+            self.client.save_weights_external, name, days * 86400, doing="while it stored weights to download"
+        )
+
+    def snapshot(self) -> Pending:
+        """The weights as they are now, to sample from (`Sampler(service, answer)`)."""
+        return self.service.ask(
+            self.client.save_weights_and_get_sampling_client, doing="while it made its weights ready to sample from"
+        )
+
+
+class Sampler:
+    """Weights to sample from."""
+
+    def __init__(self, service: Service, client: Any) -> None:
+        self.service, self.client = service, client
+
+    def sample(self, prompt: Sequence[int], n: int, *, max_tokens: int, temperature: float, stop: list[int]) -> Pending:
+        """`n` answers to one prompt. No seed: with one, the answers of a group would be copies of each other."""
+        params = tinker.SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
+        text = tinker.ModelInput.from_ints(list(prompt))
+        return self.service.ask(self.client.sample, text, n, params, doing="while it sampled")
+
+    def logprobs(self, tokens: Sequence[int]) -> Pending:
+        """Log-probability of each token given those before it, at temperature 1; the first has none."""
+        text = tinker.ModelInput.from_ints(list(tokens))
+        return self.service.ask(self.client.compute_logprobs, text, doing="while it computed log-probabilities")
+
+
+def logprobs_of(answer: Any) -> list[list[float]]:
+    """Log-probabilities of each row's targets out of a training answer."""
+    return [[float(v) for v in out["logprobs"].tolist()] for out in answer.loss_fn_outputs]

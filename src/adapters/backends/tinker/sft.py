@@ -1,0 +1,65 @@
+"""SFT on the service: the next step is on its way before the last one is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapters.backends.local.training import layout
+from adapters.backends.tinker.account import Tokens
+from adapters.backends.tinker.objectives import TrainRow, parts, sft_rows
+from adapters.backends.tinker.service import logprobs_of
+from adapters.backends.tinker.stage_run import StageRun
+from adapters.stages import Sft
+from adapters.types import Example
+
+EVALUATED_AT_ONCE = 64
+
+
+def train_sft(run: StageRun, stage: Sft) -> dict[str, Any]:
+    """One SFT stage: same batches, same normalisation and same optimizer as the local trainer. Returns its figures."""
+    encoder, job = run.encoder, run.job
+    prompts = encoder.prompts([e.prompt for e in job.examples])
+    answers = encoder.completions([e.completion or "" for e in job.examples])
+    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    order = layout(lengths, stage.batch_size, job.steps, run.recipe.seed, by_length=stage.group_by_length)
+    figures: dict[str, Any] = {}
+    if job.validation:
+        figures["nll_before"] = run.once("nll_before", lambda: nll(run, job.validation)) if not run.done else None
+    for step in range(run.done + 1, job.steps + 1):
+        batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
+        rows = sft_rows([prompts[i] for i in batch], [answers[i] for i in batch])
+        tokens = Tokens(train=sum(lengths[i] for i in batch))
+        run.account.allow(tokens)
+        run.spend(tokens)
+        sent = list(parts(rows, stage.micro_batch_size))
+        run.submit(step, [run.run.learn(part, "cross_entropy") for part in sent], _measure(sent))
+        run.settle(keep=1)
+    run.settle()
+    figures["steps"] = run.done
+    if job.validation:
+        figures["nll_before"] = run.once("nll_before", lambda: None)
+        figures["nll_after"] = nll(run, job.validation)
+    return figures
+
+
+def _measure(sent: Sequence[Sequence[TrainRow]]) -> Any:
+    def measure(answers: list[Any]) -> Mapping[str, float]:
+        loss = 0.0
+        for rows, answer in zip(sent, answers, strict=True):
+            for row, logprobs in zip(rows, logprobs_of(answer), strict=True):
+                loss -= sum(w * lp for w, lp in zip(row.columns["weights"], logprobs, strict=True))
+        return {"loss": loss}
+
+    return measure
+
+
+def nll(run: StageRun, examples: Sequence[Example]) -> float:
+    """Mean negative log-likelihood per target token (nats) of the current weights."""
+    prompts = run.encoder.prompts([e.prompt for e in examples])
+    answers = run.encoder.completions([e.completion or "" for e in examples])
+    run.spend(Tokens(prefill=sum(map(len, prompts)) + sum(map(len, answers))))
+    rows = sft_rows(prompts, answers)
+    sent = list(parts(rows, EVALUATED_AT_ONCE))
+    pending = [run.run.forward(part) for part in sent]
+    return float(_measure(sent)([p.result() for p in pending])["loss"])

@@ -1,0 +1,503 @@
+"""The hosted trainer against a real Tinker-compatible server on this machine's CPU, through the command line.
+
+The server is TuFT (scripts/install_tuft.sh) behind tests/hosted_server.py. It draws a new adapter's first weights
+itself, so two runs are alike and not equal: trends are asserted, and exact numbers where both sides hold one adapter.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import VOWELS, funding_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+
+if missing := [name for name in ("tinker", "tuft") if importlib.util.find_spec(name) is None]:
+    if os.environ.get("ADAPTERS_REQUIRE_HOSTED"):
+        raise RuntimeError(f"{missing[0]} is not installed: scripts/install_tuft.sh")
+    pytest.skip(f"needs {missing[0]}: scripts/install_tuft.sh", allow_module_level=True)
+
+KEY = "tml-for-tests-only"
+
+
+class Server:
+    """A server process on a port of its own; it can be killed and started again on the same records."""
+
+    def __init__(self, model: Path, root: Path) -> None:
+        self.model, self.root = model, root
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = root / "server.log"
+        root.mkdir(parents=True)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("hosted_server.py")), "--name", "tiny-llama"]
+        command += ["--model", str(self.model), "--root", str(self.root), "--port", str(self.port), "--key", KEY]
+        command += ["--alpha-ratio", "8"]  # rank 4 with the public service's alpha of 32
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        until = time.monotonic() + 180
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.url}/api/v1/healthz", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.3)
+        self.kill()
+        pytest.fail(f"the server did not start:\n{self.log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tiny_model, tmp_path_factory.mktemp("hosted") / "server")
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """This process talks to the server."""
+    monkeypatch.setenv("TINKER_BASE_URL", server.url)
+    monkeypatch.setenv("TINKER_API_KEY", KEY)
+    return server
+
+
+SFT = """
+  - kind: sft
+    data: [{path: train.jsonl}]
+    batch_size: 8
+    max_steps: 12
+    learning_rate: 1e-2
+    max_length: 512
+    validation: 0.1
+    save_every: 2
+"""
+GRPO = """
+  - kind: grpo
+    data: [{path: train.jsonl}]
+    batch_size: 2
+    group_size: 4
+    max_steps: 3
+    learning_rate: 1e-3
+    beta: 0.05
+    rewards: [funding, {use: ./vowels.py:Vowels, weight: 0.5}]
+    max_prompt_length: 512
+    max_completion_length: 200
+"""
+
+
+def write_recipe(folder: Path, model: Path, stages: str, *, evaluate: bool = False) -> Path:
+    write_jsonl(folder / "train.jsonl", funding_rows(40))
+    write_jsonl(folder / "test.jsonl", funding_rows(6, "t"))
+    (folder / "vowels.py").write_text(VOWELS)
+    text = f"""
+name: chain
+task: {{use: funding, target: compact, system: Extract., user: "{{statement}}"}}
+model: {{base: {model}}}
+lora: {{rank: 4, alpha: 32}}
+run_dir: {folder / "runs"}
+stages:{stages}
+"""
+    if evaluate:
+        text += "evaluate:\n  - {name: test, data: [{path: test.jsonl}], max_new_tokens: 8}\n"
+    path = folder / "chain.yaml"
+    path.write_text(text)
+    return path
+
+
+def command(recipe: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "adapters", "run", str(recipe), *overrides]
+
+
+def environment(url: str, **changes: str) -> dict[str, str]:
+    return {**os.environ, "TINKER_BASE_URL": url, "TINKER_API_KEY": KEY, "COLUMNS": "250", **changes}
+
+
+def run(recipe: Path, server: Server, *overrides: str, **changes: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(recipe, *overrides),
+        cwd=recipe.parent,
+        env=environment(server.url, **changes),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def run_here(recipe: Path, *overrides: str) -> Path:
+    """The same run in this process, which saves the start of another; returns the run's folder."""
+    from adapters import plan, recipe_file
+    from adapters import run as running
+    from adapters.backends import backend
+
+    file = recipe_file.load(recipe, ["trainer=tinker", *overrides])
+    made = backend(file.recipe)
+    planned = plan.make(file, made)
+    running.run(planned, made)
+    return planned.folder
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def figures(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())["figures"]
+
+
+def wait_for_step(process: subprocess.Popen, log: Path, step: int) -> None:
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            pytest.fail(f"the run ended before step {step}: {process.communicate()[1][-2000:]}")
+        if log.is_file() and f'"step": {step},' in log.read_text():
+            return
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was never reached")
+
+
+# --- one recipe, two trainers -----------------------------------------------------------------------------------
+
+
+def test_one_recipe_trains_on_both_sides(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+    from safetensors.torch import load_file
+
+    recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO, evaluate=True)
+    reports, folders = {}, {}
+    for trainer in ("local", "tinker"):
+        # A random model does not stop by itself; what it may write is kept short by the rows that fit.
+        done = run(recipe, server, f"trainer={trainer}", f"name={trainer}", "stages.1.max_completion_length=64")
+        assert done.returncode == 0, done.stderr[-3000:]
+        folders[trainer] = tmp_path / "runs" / trainer
+        reports[trainer] = json.loads((folders[trainer] / "report.json").read_text())
+    for trainer, report in reports.items():
+        sft, grpo = (report["stages"][name]["figures"] for name in ("1-sft", "2-grpo"))
+        assert sft["nll_after"] < sft["nll_before"] - 0.1, trainer
+        assert grpo["first_kl"] == pytest.approx(0, abs=1e-5), trainer
+        assert set(report["sets"]["test"]) == {"base", "1-sft", "2-grpo"}
+        print(trainer, json.dumps({"sft": sft, "grpo": grpo}))
+    ours, theirs = (reports[t]["stages"]["1-sft"]["figures"] for t in ("tinker", "local"))
+    assert ours["nll_before"] == pytest.approx(theirs["nll_before"], abs=1e-4), "same rows, same prompts, same mask"
+    assert ours["nll_after"] == pytest.approx(theirs["nll_after"], abs=0.2), "same optimizer, same normalisation"
+    base = [reports[t]["sets"]["test"]["base"] for t in reports]
+    assert base[0]["tokens"] == base[1]["tokens"], "greedy answers of the base are the same on both sides"
+    for stage in ("1-sft", "2-grpo"):
+        hosted, local = folders["tinker"] / stage, folders["local"] / stage
+        assert figures(hosted)["home_difference_max"] < 1e-3, "the adapter here is the service's"
+        assert figures(hosted)["base_difference"] > 10 * figures(hosted)["home_difference"]
+        shapes = [
+            {k: tuple(v.shape) for k, v in load_file(f / "adapter_model.safetensors").items()} for f in (hosted, local)
+        ]
+        assert shapes[0] == shapes[1], "the same adapter directory from both"
+        config = json.loads((hosted / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "tiny-llama"
+        assert not (hosted / "trainer").exists()
+    spent = json.loads((folders["tinker"] / "spent.json").read_text())
+    assert spent["2-grpo"]["sample"] > 0
+    assert spent["evaluation"]["sample"] > 0
+    assert spent["1-sft"]["train"] == figures(folders["tinker"] / "1-sft")["tokens_train"]
+    again = run(recipe, server, "trainer=tinker", "name=tinker")
+    assert "another recipe" in again.stderr, "an override changed what is trained"
+
+
+def test_a_dry_run_counts_tokens_and_starts_nothing(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO, evaluate=True)
+    prices = "tinker.prices={prefill: 1.0, sample: 3.0, train: 2.0}"
+    done = run(recipe, server, "trainer=tinker", "--dry-run", prices, "tinker.max_cost=5.0")
+    assert done.returncode == 0, done.stderr
+    assert "1-sft: about" in done.stdout
+    assert "trained ($0." in done.stdout
+    assert "the run stops at $5" in done.stdout
+    assert "hosted differs from local in" in done.stdout
+    assert not (tmp_path / "runs").exists()
+    offline = run(recipe, server, "trainer=tinker", "--dry-run", TINKER_API_KEY="")
+    assert offline.returncode == 0
+    assert "no API key" in offline.stdout
+
+
+# --- kills ------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_client_continues_without_replaying_or_skipping(
+    tiny_model: Path, tmp_path: Path, server: Server
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO)
+    whole = run(recipe, server, "trainer=tinker", "name=whole", "stages.1.max_completion_length=64")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    arguments = ("trainer=tinker", "stages.1.max_completion_length=64", "stages.1.save_every=1")
+    for stage, step in (("1-sft", 5), ("2-grpo", 2)):
+        process = subprocess.Popen(
+            command(recipe, *arguments),
+            cwd=tmp_path,
+            env=environment(server.url),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        partial = tmp_path / "runs" / "chain" / f"{stage}.partial"
+        wait_for_step(process, partial / "log.jsonl", step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        stored = [row["step"] for row in lines(partial / "trainer" / "checkpoints.jsonl")]
+        assert stored, "a checkpoint was confirmed before the kill"
+    done = run(recipe, server, *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for stage, steps in (("1-sft", 12), ("2-grpo", 3)):
+        log = lines(tmp_path / "runs" / "chain" / stage / "log.jsonl")
+        assert [row["step"] for row in log] == list(range(1, steps + 1)), "every step once"
+    rollouts = lines(tmp_path / "runs" / "chain" / "2-grpo" / "rollouts-0.jsonl")
+    assert [sum(r["step"] == n for r in rollouts) for n in (1, 2, 3)] == [16, 16, 16]
+    killed, straight = (figures(tmp_path / "runs" / name / "1-sft") for name in ("chain", "whole"))
+    assert killed["nll_before"] == pytest.approx(straight["nll_before"], abs=1e-4)
+    assert killed["nll_after"] == pytest.approx(straight["nll_after"], abs=0.2), "the uninterrupted trend"
+    losses = [[r["loss"] for r in lines(tmp_path / "runs" / n / "1-sft" / "log.jsonl")] for n in ("chain", "whole")]
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 0.3
+    assert killed["tokens_train"] > straight["tokens_train"], "lost work was paid for, and is counted"
+
+
+def test_a_resumed_step_starts_from_the_very_weights(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    """Weights and optimizer of a checkpoint: the loss of the next step is the one an unbroken run would see."""
+    from adapters.backends.tinker import objectives
+    from adapters.backends.tinker.service import Service, logprobs_of
+    from adapters.hosted import Hosted
+
+    session = Service(Hosted(), "resume")
+    rows = objectives.sft_rows([[5, 6, 7], [8, 9]], [[10, 11, 2], [12, 2]])
+    unbroken = session.new_run("tiny-llama", 4, 1, attention=True, mlp=True)
+
+    def step(run: object) -> None:
+        run.learn(rows, "cross_entropy")
+        run.step(1e-2, 0.0).result()
+
+    step(unbroken)
+    path = unbroken.save("one", 1).result().path
+    step(unbroken)
+    resumed = session.run_from(path, optimizer=True)
+    step(resumed)
+    there, here = (logprobs_of(r.forward(rows).result()) for r in (unbroken, resumed))
+    assert [v for row in here for v in row] == pytest.approx([v for row in there for v in row], abs=1e-5)
+    session.close("success")
+
+
+def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    own = Server(tiny_model, tmp_path / "server")
+    try:
+        recipe = write_recipe(tmp_path, tiny_model, SFT)
+        arguments = ("trainer=tinker", "tinker.patience=0.05")
+        process = subprocess.Popen(
+            command(recipe, *arguments),
+            cwd=tmp_path,
+            env=environment(own.url),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        partial = tmp_path / "runs" / "chain" / "1-sft.partial"
+        wait_for_step(process, partial / "log.jsonl", 5)
+        own.kill()
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 1, error
+        assert "has not answered for 0.05 minutes" in error
+        assert "the same command continues from there" in error
+        assert "Traceback" not in error
+        own.start()
+        done = run(recipe, own, *arguments)
+        assert done.returncode == 0, done.stderr[-2000:]
+        log = lines(tmp_path / "runs" / "chain" / "1-sft" / "log.jsonl")
+        assert [row["step"] for row in log] == list(range(1, 13))
+        assert log[-1]["loss"] < log[0]["loss"]
+    finally:
+        own.kill()
+
+
+# --- learning ---------------------------------------------------------------------------------------------------
+
+
+def test_a_learnable_reward_moves(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, GRPO)
+    short = ["stages.0.max_completion_length=64", "stages.0.rewards=[./vowels.py:Vowels]", "stages.0.max_steps=25"]
+    folder = run_here(recipe, *short, "stages.0.learning_rate=1e-2", "stages.0.beta=0", "stages.0.schedule=constant")
+    rewards = [row["reward"] for row in lines(folder / "1-grpo" / "log.jsonl")]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.05, rewards
+    made = figures(folder / "1-grpo")
+    assert made["sampling_logp_difference"] < 1e-4, "sampler and trainer hold the same weights"
+    assert 0 <= made["idle_share"] < 1
+
+
+@pytest.mark.parametrize("loss", ["ppo", "cispo", "importance_sampling"])
+def test_other_temperatures_and_losses(loss: str, tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, GRPO)
+    short = ["stages.0.max_completion_length=64", "stages.0.max_steps=2", "stages.0.temperature=0.8"]
+    folder = run_here(recipe, *short, f"tinker.loss={loss}", "stages.0.micro_batch_size=3")
+    log = lines(folder / "1-grpo" / "log.jsonl")
+    assert log[0]["kl"] == pytest.approx(0, abs=1e-6), "log-probabilities are compared at one temperature"
+    assert log[1]["kl"] > 0
+
+
+def pair_job(job: object, folder: Path) -> object:
+    """The job as DPO: the gold answer against the empty one."""
+    import dataclasses
+
+    pairs = tuple(dataclasses.replace(e, rejected="[]") for e in job.examples if e.completion != "[]")
+    stage = SimpleNamespace(
+        **{**job.stage.model_dump(), "kind": "dpo", "beta": 0.5, "reference": "start", "learning_rate": 5e-3},
+    )
+    return dataclasses.replace(job, stage=stage, examples=pairs, validation=pairs[:4], steps=6, folder=folder)
+
+
+def test_dpo_widens_the_margin_and_survives_a_stop(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    from adapters import plan, recipe_file
+    from adapters.backends import backend
+
+    file = recipe_file.load(write_recipe(tmp_path, tiny_model, SFT), ["trainer=tinker"])
+    made = backend(file.recipe)
+    job = pair_job(plan.make(file, made).jobs[0], tmp_path / "1-dpo")
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(step: int, steps: int, _: object) -> None:
+        if step == 3:
+            raise Stop
+
+    work = tmp_path / "1-dpo.partial"
+    work.mkdir()
+    with pytest.raises(Stop):
+        made.train(job, None, work, interrupt)
+    stored = json.loads((work / "trainer" / "reference.json").read_text())
+    result = made.train(job, None, work, lambda *_: None)
+    assert json.loads((work / "trainer" / "reference.json").read_text()) == stored, "found once"
+    assert result["margin_first"] == pytest.approx(0, abs=1e-4), "policy and reference start as one"
+    assert result["loss_first"] == pytest.approx(0.6931, abs=1e-3)
+    assert result["margin_last"] > 0
+    assert result["margin_held_out"] > 0
+    assert result["accuracy_held_out"] > 0.5
+    assert result["home_difference_max"] < 1e-3
+    assert [row["step"] for row in lines(work / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+# --- budget and errors ------------------------------------------------------------------------------------------
+
+
+def test_a_budget_stops_cleanly_and_keeps_the_adapter(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, SFT)
+    done = run(recipe, server, "trainer=tinker", "tinker.max_tokens=5000")
+    assert done.returncode == 3, done.stderr
+    assert "the budget of 5,000 tokens is used up" in done.stderr
+    assert "the adapter so far is in" in done.stderr
+    stopped = tmp_path / "runs/chain/1-sft.partial/trainer/stopped"
+    assert (stopped / "adapter_model.safetensors").is_file()
+    assert json.loads((stopped / "adapter_config.json").read_text())["target_modules"]
+    steps = lines(tmp_path / "runs/chain/1-sft.partial/log.jsonl")
+    more = run(recipe, server, "trainer=tinker", "tinker.max_tokens=500000")
+    assert more.returncode == 0, more.stderr
+    log = lines(tmp_path / "runs/chain/1-sft/log.jsonl")
+    assert [row["step"] for row in log] == list(range(1, 13))
+    assert log[: len(steps)] == steps, "it went on from where it had stopped"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"TINKER_API_KEY": "", "HOME": "/nonexistent"}, "no API key: set TINKER_API_KEY"),
+        ({"TINKER_API_KEY": "sk-wrong-form"}, "malformed"),
+        ({"TINKER_API_KEY": "tml-unknown-to-it"}, "refuses the API key"),
+        ({"TINKER_BASE_URL": "http://127.0.0.1:9"}, "cannot be reached"),
+    ],
+)
+def test_the_service_is_asked_before_anything_starts(
+    changes: dict, text: str, tiny_model: Path, tmp_path: Path, client: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.backends.tinker import service
+    from adapters.types import UserError
+
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=text) as raised:
+        service.models()
+    assert not any(
+        value and value.startswith(("tml-", "sk-")) and value in str(raised.value) for value in changes.values()
+    )
+
+
+def test_an_unknown_base_model_is_named_with_those_there_are(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, SFT)
+    done = run(recipe, server, "trainer=tinker", "tinker.base=tiny-lama")
+    assert done.returncode == 2
+    assert "has no base model 'tiny-lama'. Did you mean tiny-llama? It has: tiny-llama." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_longer_than_the_models_context_are_refused(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    from adapters.types import UserError
+
+    recipe = write_recipe(tmp_path, tiny_model, GRPO)
+    with pytest.raises(UserError, match=r"do not fit the 1,024 that tiny-llama reads") as raised:
+        run_here(recipe, "stages.0.max_completion_length=1000")
+    assert raised.value.at == ("stages", 0, "max_completion_length")
+
+
+def test_a_refused_request_is_one_message_and_a_poisoned_run_says_so(tiny_model: Path, client: Server) -> None:
+    from adapters.backends.tinker import objectives
+    from adapters.backends.tinker.service import Service, ServiceError
+    from adapters.hosted import Hosted
+
+    session = Service(Hosted(), "errors")
+    run = session.new_run("tiny-llama", 4, 1, attention=True, mlp=True)
+    row = objectives.answer_row([5, 6], [7], {"weights": [1.0]})
+    with pytest.raises(ServiceError, match="the service failed while it trained"):
+        run.learn([row], "no_such_loss").result()
+    run.learn([row], "cross_entropy")
+    run.step(1e-3, 0.0).result()
+
+    def broken(_: list) -> None:
+        raise ZeroDivisionError("in our own loss")
+
+    with pytest.raises(ZeroDivisionError):
+        run.learn_custom([row], broken).result()
+    with pytest.raises(ServiceError, match="unusable after a failed request"):
+        run.learn([row], "cross_entropy").result()
+    with pytest.raises(ServiceError, match="does not know"):
+        session.run_from("tinker://nobody/weights/nothing", optimizer=True)
+    session.close("errored")
+
+
+def test_evaluation_says_when_the_service_no_longer_has_the_weights(
+    tiny_model: Path, tmp_path: Path, client: Server
+) -> None:
+    from adapters import recipe_file
+    from adapters.backends import backend
+    from adapters.types import UserError
+
+    made = backend(recipe_file.load(write_recipe(tmp_path, tiny_model, SFT), ["trainer=tinker"]).recipe)
+    (tmp_path / "hosted.json").write_text(
+        json.dumps({"sampler": "tinker://a/sampler_weights/b", "kept_until": "2020-01-01T00:00:00+00:00"})
+    )
+    with pytest.raises(UserError, match="trainer=local evaluates it"):
+        made.sampler(tmp_path)
