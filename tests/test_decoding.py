@@ -52,7 +52,7 @@ def prompts(sampler: LocalSampler) -> list[list[int]]:
 
 
 def plain(sampler: LocalSampler, prompts: list[list[int]], tokens: int, stops: set[int]) -> list[list[int]]:
-    return decoding.generate(sampler.model, prompts, max_new_tokens=tokens, stops=stops, pad=0)
+    return decoding.generate(sampler.model, prompts, limits=[tokens] * len(prompts), stops=stops, pad=0)
 
 
 def test_shared_prefix_leaves_every_row_a_token(prompts: list[list[int]]) -> None:
@@ -73,7 +73,7 @@ def test_decoding_with_a_shared_prefix_is_generate(
     prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)]) if share else None
     expected = plain(sampler, prompts, 40, {2})
     assert len({tuple(row) for row in expected}) > 1, "rows that differ"
-    assert decoding.greedy(sampler.model, prompts, max_new_tokens=40, stops={2}, pad=0, prefix=prefix) == expected
+    assert decoding.greedy(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, prefix=prefix) == expected
 
 
 def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: list[list[int]]) -> None:
@@ -83,7 +83,7 @@ def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: lis
     expected = plain(sampler, prompts, 40, stops)
     assert len({len(row) for row in expected}) > 1
     prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)])
-    assert decoding.greedy(sampler.model, prompts, max_new_tokens=40, stops=stops, pad=0, prefix=prefix) == expected
+    assert decoding.greedy(sampler.model, prompts, limits=[40] * 5, stops=stops, pad=0, prefix=prefix) == expected
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -100,8 +100,26 @@ def test_both_ways_end_a_row_where_it_is_told_to(sampler: LocalSampler, prompts:
         return [lambda token, row=row: one(row, token) for row in range(len(prompts))]
 
     way = decoding.greedy if shares else decoding.generate
-    rows = way(sampler.model, prompts, max_new_tokens=40, stops={2}, pad=0, ended=ended())
+    rows = way(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, ended=ended())
     assert rows == [row[: 4 + 7 * n] for n, row in enumerate(free)]
+
+
+@pytest.mark.parametrize("way", [decoding.greedy, decoding.generate])
+def test_every_row_has_a_limit_of_its_own(sampler: LocalSampler, prompts: list[list[int]], way) -> None:
+    limits = [3, 9, 1, 20, 9]
+    rows = way(sampler.model, prompts, limits=limits, stops={2}, pad=0)
+    free = plain(sampler, prompts, 20, {2})
+    assert rows == [row[:limit] for row, limit in zip(free, limits, strict=True)]
+
+
+def test_the_context_limits_the_answer(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    context = len(prompts[2]) + 4
+    bounded = LocalSampler(sampler.model, sampler.encoder, context=context)
+    answers = dict(bounded.answers(prompts, max_new_tokens=30, batch_size=8))
+    free = dict(sampler.answers(prompts, max_new_tokens=30, batch_size=8))
+    assert answers[2].tokens == 4
+    assert answers[2].truncated
+    assert answers[1] == free[1]
 
 
 def test_the_sampler_answers_alike_in_any_batching(sampler: LocalSampler, prompts: list[list[int]]) -> None:
@@ -180,7 +198,7 @@ def test_brackets_in_prose_end_nothing(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2", "[}", "", "no", '[{"a": "b]}'])
 def test_broken_answers_are_refused_in_words(text: str) -> None:
-    with pytest.raises(ValueError, match="^not JSON: "):
+    with pytest.raises(ValueError, match=r"^not JSON: "):
         first_value(text)
 
 

@@ -143,7 +143,9 @@ class Task(Protocol):
 
 
 class Normaliser(Protocol):
-    """Cleans records up after extraction."""
+    """Cleans records up after extraction. `schema` is the JSON schema of what it returns."""
+
+    schema: Mapping[str, Any]
 
     def __call__(self, records: Sequence[Any]) -> list[Any]:
         """Normalised copies, in order."""

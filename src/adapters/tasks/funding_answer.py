@@ -1,4 +1,4 @@
-"""A funding model's answer as a record: the shapes that are accepted, and their JSON schema for constrained decoding."""
+"""A funding model's answer as a record: the shapes that are accepted, and their JSON schema."""
 
 from __future__ import annotations
 
@@ -62,10 +62,11 @@ def read(value: Any) -> list[dict[str, Any]]:
 
 
 def _with_awards(funder: dict[str, Any]) -> dict[str, Any]:
+    # A funder without awards carries one empty award, as in the published data.
     if "awards" in funder:
-        return funder
+        return {**funder, "awards": [{}]} if funder["awards"] in ([], None) else funder
     award = {name: funder[name] for name in Award.model_fields if name in funder}
-    return {k: v for k, v in funder.items() if k == "funder_name"} | {"awards": [award] if award else []}
+    return {k: v for k, v in funder.items() if k == "funder_name"} | {"awards": [award]}
 
 
 def schema(target: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from adapters.backends.local.model import (
     Encoder,
     load_adapter,
     load_base,
+    load_merged,
     load_tokenizer,
     new_adapter,
     on_gpu,
@@ -109,12 +110,7 @@ class LocalBackend:
     def sampler(self, adapter: Path | None) -> Sampler:
         """The base, or the base with the adapter merged in memory, on this process's device."""
         self._free()
-        model = load_base(self.base, self.recipe.model)
-        if adapter is not None:
-            model = load_adapter(model, adapter, self.base, trainable=False).merge_and_unload()
-        if precision(self.recipe.model) == "bf16" and not on_gpu():
-            model = model.to(torch.bfloat16)  # half the memory traffic, which is what a CPU's decoding waits for
-        model = model.to(self.state.device).eval()
+        model = load_merged(self.base, self.recipe.model, adapter).to(self.state.device)
         return LocalSampler(model, self.encoder, self.state.process_index, self.state.num_processes)
 
     def barrier(self) -> None:

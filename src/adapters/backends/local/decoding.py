@@ -42,7 +42,7 @@ def _reorders(config: Any) -> bool:
     return bool((getattr(config, "rope_parameters", None) or {}).get("mrope_section"))
 
 
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def shared_prefix(prompts: Sequence[list[int]]) -> int:
     """Tokens that all prompts begin with; at least one is left to each row."""
     if len(prompts) < 2:
         return 0
@@ -65,15 +65,15 @@ def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
 @torch.inference_mode()
 def greedy(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     *,
-    max_new_tokens: int,
+    limits: Sequence[int],
     stops: Set[int],
     pad: int,
     prefix: DynamicCache | None = None,
     ended: Sequence[Ended] | None = None,
 ) -> list[list[int]]:
-    """The tokens of each row's answer, its end token included.
+    """The tokens of each row's answer, its end token included; `limits` is the most that a row may have.
 
     `prefix` holds the keys and values of the tokens that all prompts begin with.
     """
@@ -90,7 +90,7 @@ def greedy(
         cache.batch_repeat_interleave(len(rest))
     answers: list[list[int]] = [[] for _ in rest]
     alive = list(range(len(rest)))
-    for _ in range(max_new_tokens):
+    while True:
         out = model(
             input_ids=tokens,
             attention_mask=mask,
@@ -104,27 +104,26 @@ def greedy(
         for place, token in enumerate(chosen.tolist()):
             row = alive[place]
             answers[row].append(token)
-            if token not in stops and not (ended and ended[row](token)):
+            if token not in stops and not (ended and ended[row](token)) and len(answers[row]) < limits[row]:
                 keep.append(place)
         if not keep:
-            break
+            return answers
         if len(keep) < len(alive):
             index = torch.tensor(keep, device=device)
             cache.batch_select_indices(index)
             mask, positions, chosen = mask[index], positions[index], chosen[index]
-            alive = [alive[place] for place in keep]
+        alive = [alive[place] for place in keep]
         tokens = chosen[:, None]
         positions = positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
-    return answers
 
 
 @torch.inference_mode()
 def generate(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     *,
-    max_new_tokens: int,
+    limits: Sequence[int],
     stops: Set[int],
     pad: int,
     ended: Sequence[Ended] | None = None,
@@ -135,7 +134,7 @@ def generate(
     out = model.generate(
         input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
         attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max(limits),
         do_sample=False,
         temperature=None,
         top_p=None,
@@ -149,7 +148,7 @@ def generate(
     answers = []
     for n, row in enumerate(out):
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-        answers.append(row[: min(end, lengths.get(n, end))])
+        answers.append(row[: min(end, lengths.get(n, end), limits[n])])
     return answers
 
 

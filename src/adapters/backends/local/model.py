@@ -116,6 +116,16 @@ def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> Pe
     return peft
 
 
+def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
+    """The base, or the base with an adapter merged in memory, for sampling on the CPU or to be moved to a device."""
+    model = load_base(base, config)
+    if adapter is not None:
+        model = load_adapter(model, adapter, base, trainable=False).merge_and_unload()
+    if precision(config) == "bf16" and not on_gpu():
+        model = model.to(torch.bfloat16)  # half the memory traffic, which is what a CPU's decoding waits for
+    return model.eval()
+
+
 def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | None:
     """What differs between an adapter in memory and its file: missing tensors, other shapes, other values."""
     from peft import get_peft_model_state_dict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,17 +19,24 @@ class LocalSampler:
     """A loaded model with the tokenizer's rules. See `adapters.types.Sampler`.
 
     `stop_at_json` ends an answer where its JSON is complete. Evaluation leaves it off: what a model writes behind its
-    JSON must count.
+    JSON must count. `context` is the longest sequence the model may see, prompt and answer together.
     """
 
     def __init__(
-        self, model: Any, encoder: Encoder, rank: int = 0, world: int = 1, *, stop_at_json: bool = False
+        self,
+        model: Any,
+        encoder: Encoder,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        stop_at_json: bool = False,
+        context: int | None = None,
     ) -> None:
         self.model, self.encoder, self.rank, self.world = model, encoder, rank, world
         stop = model.generation_config.eos_token_id
         stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
         self.stops = {*stops, encoder.end}
-        self.stop_at_json = stop_at_json
+        self.stop_at_json, self.context = stop_at_json, context
         self.shares = decoding.can_share(model)
         self._pieces: dict[int, str] = {}
 
@@ -45,26 +53,27 @@ class LocalSampler:
         return [sample for _, sample in sorted(everyone)]
 
     def answers(
-        self, ids: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int | None
+        self, ids: Sequence[list[int]], *, max_new_tokens: int, batch_size: int | None
     ) -> Iterator[tuple[int, Sample]]:
-        """This process's share of the answers as (index, sample), a batch at a time, longest prompts first."""
+        """Answers as (index, sample), this process's share of them, a batch at a time, longest prompts first."""
         size = batch_size or (64 if on_gpu() else 32)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # longest first: memory fails at once or never
         prefix = self._prefix(ids)
         for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
             yield from zip(batch, self._batch([ids[i] for i in batch], max_new_tokens, prefix), strict=True)
 
-    def _prefix(self, ids: Sequence[Sequence[int]]) -> Any:
+    def _prefix(self, ids: Sequence[list[int]]) -> Any:
         return decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
 
-    def _batch(self, ids: Sequence[Sequence[int]], max_new_tokens: int, prefix: Any) -> list[Sample]:
+    def _batch(self, ids: Sequence[list[int]], max_new_tokens: int, prefix: Any) -> list[Sample]:
+        limits = [min(max_new_tokens, (self.context or sys.maxsize) - len(prompt)) for prompt in ids]
         shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
         decode = decoding.greedy if self.shares else decoding.generate
         try:
             rows = decode(
                 self.model,
                 ids,
-                max_new_tokens=max_new_tokens,
+                limits=limits,
                 stops=self.stops,
                 pad=self.encoder.tokenizer.pad_token_id,
                 ended=[self._json_end() for _ in ids] if self.stop_at_json else None,
@@ -78,13 +87,13 @@ class LocalSampler:
             torch.accelerator.empty_cache()
             half = len(ids) // 2
             return [s for part in (ids[:half], ids[half:]) for s in self._batch(part, max_new_tokens, prefix)]
-        return [self._sample(row, max_new_tokens) for row in rows]
+        return [self._sample(row, limit) for row, limit in zip(rows, limits, strict=True)]
 
-    def _sample(self, row: list[int], max_new_tokens: int) -> Sample:
+    def _sample(self, row: list[int], limit: int) -> Sample:
         ended = row[-1] in self.stops
         answer = row[:-1] if ended else row
         text = self.encoder.tokenizer.decode(answer, skip_special_tokens=True)
-        return Sample(text, len(answer), not ended and len(row) >= max_new_tokens)
+        return Sample(text, len(answer), not ended and len(row) >= limit)
 
     def _json_end(self) -> decoding.Ended:
         end = JsonEnd()
