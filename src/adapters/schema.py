@@ -92,6 +92,10 @@ class _Source(Strict):
         default_factory=dict, description="name the task reads: name of the source's column"
     )
     subset: Subset | None = None
+    license: str | None = Field(
+        default=None,
+        description="Licence of the rows, such as cc-by-4.0; the model card repeats it, with what it asks.",
+    )
 
 
 class PathSource(_Source):
