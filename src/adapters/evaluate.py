@@ -151,6 +151,7 @@ def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
     return {
         "id": example.id,
         "source": example.source,
+        "prompt": list(example.prompt),
         "text": example.meta.get("text"),
         "gold": example.gold,
         "completion": sample.text,

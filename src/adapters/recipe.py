@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator
 
 from adapters.hosted import Hosted
+from adapters.publish.settings import Publish
 from adapters.schema import Plug, Seq, Sources, Strict
 from adapters.stages import Stage
 
@@ -96,6 +97,7 @@ class Recipe(Strict):
     max_rejected: float = Field(
         default=0.01, ge=0, le=1, description="Share of unreadable rows of a source above which the run stops."
     )
+    publish: Publish | None = Field(default=None, description="The model card and the Hub repository.")
     report_to: Seq[str] = Field(default=(), description="trackio, wandb, tensorboard … passed to the trainer.")
 
     @field_validator("evaluate")

@@ -22,7 +22,7 @@ from adapters.types import Backend, Task, UserError
 
 VERSIONS = ("extraction-adapters", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # Keys that may change between two starts of one run: they alter no trained weight.
-FREE = ("evaluate", "evaluate_base", "report_to", "data_root", "run_dir", 'if __name__ == "__main__"')
+FREE = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", 'if __name__ == "__main__"')
 
 
 def run(plan: Plan, backend: Backend) -> dict[str, Any]:

@@ -108,7 +108,8 @@ class _Source(Strict):
     )
     subset: Subset | None = None
     license: str | None = Field(
-        default=None, description="Licence of the rows, for the data ledger: cc0-1.0, cc-by-4.0 …"
+        default=None,
+        description="Licence of the rows, such as cc-by-4.0: the ledger and the model card say it, and what it asks.",
     )
 
 

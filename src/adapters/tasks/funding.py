@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from adapters.tasks import funding_answer
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, Row
@@ -25,6 +25,14 @@ SYSTEM = (
     "Return ONLY the JSON array, no other text."
 )
 USER = "Extract funding information from the following statement:\n\n{statement}"
+EXAMPLE = {
+    "funding_statement": "This work was supported by the Example Science Foundation under grant ESF-2041-77 and by the "
+    "Institute for Sample Studies (S 17/302).",
+    "funders": [
+        {"funder_name": "Example Science Foundation", "awards": [{"award_ids": ["ESF-2041-77"]}]},
+        {"funder_name": "Institute for Sample Studies", "awards": [{"award_ids": ["S 17/302"]}]},
+    ],
+}
 AWARD_FIELDS = ("funding_scheme", "award_ids", "award_title")
 
 
@@ -43,6 +51,8 @@ class FundingTask:
     user: str = USER
     reading: Reading = "compatible"
     text_field: str = "funding_statement"
+    example_row: ClassVar[Row] = EXAMPLE
+    """A made-up row, for the usage section of a model card."""
 
     def __post_init__(self) -> None:
         if "{statement}" not in self.user:

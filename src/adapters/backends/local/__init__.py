@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
 
 from adapters import display
@@ -75,7 +76,10 @@ class LocalBackend:
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""
-        return {"base": self.recipe.model.base, "hub_id": self.base.hub_id, "revision": self.base.revision}
+        base = self.base
+        # The commit a branch or tag stood for when this ran; a published adapter names it. None for local files.
+        commit = getattr(AutoConfig.from_pretrained(base.load, revision=base.revision), "_commit_hash", None)
+        return {"base": self.recipe.model.base, "hub_id": base.hub_id, "revision": base.revision, "commit": commit}
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target."""

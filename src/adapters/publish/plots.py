@@ -1,0 +1,96 @@
+"""The card's pictures: loss, reward and KL over the steps, and the base beside the stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.publish.finished import Finished
+
+CURVES = {"loss": "loss", "reward": "reward", "kl": "KL to the reference"}
+# One colour a stage, told apart by people who see no difference between red and green (Okabe and Ito 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
+    """PNG files in `folder`; returns their names. Drawn alike on every machine with the same versions."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = {s.name: _log(s.folder / "log.jsonl") for s in finished.stages}
+    drawn = []
+    for key, label in CURVES.items():
+        # GRPO's loss is near 0 by construction and says nothing.
+        series = {
+            name: points
+            for name, log in logs.items()
+            if not (key == "loss" and any("reward" in row for row in log))
+            and len(points := [(row["step"], row[key]) for row in log if key in row]) > 1
+        }
+        if series:
+            _curves(series, label, folder / f"{key}.png")
+            drawn.append(f"{key}.png")
+    if mode is not None:
+        for name, models in finished.figures.items():
+            labels = [m for m in ("base", *logs) if m in models]
+            _bars({m: models[m]["metrics"][mode] for m in labels}, f"{name}, {mode}", folder / f"{name}.png")
+            drawn.append(f"{name}.png")
+    return drawn
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _curves(series: dict[str, Sequence[tuple[int, float]]], label: str, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, points) in zip(_cycle(len(series)), series.items(), strict=True):
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.4 if len(points) > 20 else 1)
+        if len(points) > 20:
+            axes.plot(steps, _smooth(values), color=colour, linewidth=1.6)
+        axes.plot([], [], color=colour, label=name)
+    axes.set(xlabel="optimizer step", ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _bars(models: dict[str, dict[str, Any]], title: str, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    fields = list(next(iter(models.values())))
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(models)
+    for n, (colour, (name, metrics)) in enumerate(zip(_cycle(len(models)), models.items(), strict=True)):
+        places = [i + (n - (len(models) - 1) / 2) * width for i in range(len(fields))]
+        f1 = [metrics[f]["f1"] for f in fields]
+        low = [max(0.0, v - metrics[f]["f1_ci"][0]) for f, v in zip(fields, f1, strict=True)]
+        high = [max(0.0, metrics[f]["f1_ci"][1] - v) for f, v in zip(fields, f1, strict=True)]
+        axes.bar(places, f1, width, yerr=(low, high), capsize=2, color=colour, label=name, error_kw={"linewidth": 0.8})
+    axes.set_xticks(range(len(fields)), [f.replace("_", " ") for f in fields])
+    axes.set(ylabel="F1, 95 % interval", ylim=(0, 1), title=title)
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _smooth(values: Iterable[float], weight: float = 0.9) -> list[float]:
+    """Exponential mean, corrected for its start (Kingma and Ba 2015, section 3)."""
+    out, mean, seen = [], 0.0, 1.0
+    for value in values:
+        mean, seen = weight * mean + (1 - weight) * value, seen * weight
+        out.append(mean / (1 - seen))
+    return out
+
+
+def _cycle(n: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
