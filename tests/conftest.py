@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny import chain_recipe, save_tiny_model
+from tiny import VOWELS as VOWELS
 from tiny import funding_rows as funding_rows
 from tiny import write_jsonl as write_jsonl
 
