@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ie_rows, write_jsonl
+from conftest import VOWELS, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters import comparison, plan, recipe_file
@@ -159,7 +159,8 @@ def test_completions_are_scored_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", ["sft", "grpo"])
 def test_on_a_real_trainer(mine: Path, tiny_model: Path, first: str) -> None:
     """SFT then GRPO, and GRPO straight from the base."""
-    reward = "{use: ie, no_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}"
+    (mine.parent / "vowels.py").write_text(VOWELS)
+    reward = "{use: ie, no_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}, ./vowels.py:Vowels"
     text = RECIPE.replace("TASK", COMPACT).replace("REWARD", reward).replace("TRAINER", "local")
     text = text.replace("BASE", str(tiny_model)).replace("RUNS", str(mine.parent / "runs"))
     text = text.replace("data: [{path: new.jsonl}], variants: 3", "data: [{path: new.jsonl, cap: 2}], variants: 2")
