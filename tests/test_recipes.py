@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import funding_rows, write_jsonl
+from conftest import funding_rows, ie_rows, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,14 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def test_the_shipped_recipes_are_all_here() -> None:
-    assert [p.stem for p in SHIPPED] == ["funding_grpo", "funding_grpo_llama", "funding_smollm2", "quickstart"]
+    assert [p.stem for p in SHIPPED] == [
+        "funding_grpo",
+        "funding_grpo_llama",
+        "funding_smollm2",
+        "ie_grpo",
+        "ie_smollm2",
+        "quickstart",
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -33,8 +41,12 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         rows = [{**row, "origin": "real" if n % 2 else "synthetic"} for n, row in enumerate(rows)]
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     file = recipe_file.load(path, [f"data_root={tmp_path}", f"run_dir={tmp_path}/runs"])
+    if file.recipe.task.use == "ie":
+        stages = [stage.data for stage in file.recipe.stages]
+        for source in itertools.chain(*stages, *(test.data for test in file.recipe.evaluate)):
+            write_jsonl(tmp_path / source.path, ie_rows(90, source.path))
     made = plan.make(file, EchoBackend(file.recipe))
-    assert [job.name for job in made.jobs] == ["1-sft", "2-grpo"]
+    assert [job.stage.kind for job in made.jobs] == (["grpo"] if path.stem == "ie_grpo" else ["sft", "grpo"])
     assert all(job.examples and job.steps for job in made.jobs)
     assert file.recipe.name == path.stem
     assert path.read_text().splitlines()[1] == "# yaml-language-server: $schema=schema.json"

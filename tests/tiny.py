@@ -35,6 +35,19 @@ def funding_rows(n: int, prefix: str = "r") -> list[dict]:
     return rows
 
 
+def ie_rows(n: int, prefix: str = "r") -> list[dict]:
+    rows = []
+    for i in range(n):
+        person, place = f"Ada {prefix}{i}", f"Town {i}"
+        gold = {"person": [person], "place": [place] if i % 2 else []}
+        text = f"{person} came{f' to {place}' if i % 2 else ''} ."
+        if i % 5 == 4:
+            text, gold = f"Nobody came on day {prefix}{i} .", {"person": [], "place": []}
+        row = {"id": f"{prefix}{i}", "task": "NER", "source": "made", "schema": ["person", "place", "thing"]}
+        rows.append({**row, "text": text, "gold": gold})
+    return rows
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -27,13 +27,17 @@ def score(
         str | None,
         typer.Option("--reading", help="funding: compatible (as the published harness; the default) or fixed."),
     ] = None,
+    params: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task, as in a recipe.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a file of completions against a file of gold, without a model."""
-    from adapters import display, scoring
+    from adapters import display, recipe_file, scoring
 
     with errors():
-        result, warnings = scoring.score_files(predictions, gold, task=task, mode=mode, reading=reading)
+        chosen = recipe_file.settings(params or [])
+        result, warnings = scoring.score_files(predictions, gold, task=task, mode=mode, reading=reading, params=chosen)
         for warning in warnings:
             display.console(stderr=True).print(f"warning: {warning}", style="yellow")
         if as_json:

@@ -162,6 +162,14 @@ def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], open_nodes: set[
     return node if node is None else str(node)
 
 
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """A plug-in's parameters from `key=value` words, the values read as YAML."""
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        _override(tree, {}, pair)
+    return tree
+
+
 def _override(tree: dict[str, Any], lines: dict[KeyPath, int], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,22 @@ from adapters.types import Example, ModeCounts, Row, Task, UserError
 
 
 def score_files(
-    predictions: Path, gold: Path, *, task: str = "funding", mode: str | None = None, reading: str | None = None
+    predictions: Path,
+    gold: Path,
+    *,
+    task: str = "funding",
+    mode: str | None = None,
+    reading: str | None = None,
+    params: Mapping[str, Any] = {},
 ) -> tuple[dict[str, Any], list[str]]:
     """Metrics of a prediction file, mode -> field -> figures, and warnings.
 
     Rows are joined by `id`; the first of a repeated id wins. A prediction without gold is all false positives. A gold
     row without a prediction is missed, or left out, as the published harness does, by a task in the `compatible`
-    reading. `reading` None is the task's own. Raises UserError for unreadable files and unknown names.
+    reading. `reading` None is the task's own, `params` are its other parameters. Raises UserError for unreadable files
+    and unknown names.
     """
-    chosen = {} if reading is None else {"reading": reading}
+    chosen = dict(params) if reading is None else {**params, "reading": reading}
     counter: Task = resolve("tasks", Plug.model_validate({"use": task, **chosen}))
     leave_out = getattr(counter, "reading", None) == "compatible"
     warnings: list[str] = []

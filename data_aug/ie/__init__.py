@@ -1,0 +1,12 @@
+"""Corpora of entities and relations: reading other people's formats, and mixing them for training.
+
+A row is `{"id", "task": NER or RE, "source", "schema": [label, …], "text", "gold"}`; gold is {type: [text, …]} or
+{relation: [{"head", "tail"}, …]} with every label of the schema, `id` the SHA-256 of the text. Rows with character
+offsets also have `spans`: [[start, end, type], …].
+"""
+
+from data_aug.ie.corpora import READERS, Corpus, Options
+from data_aug.ie.mix import CARD_SOURCES, Mix, Mixed, mix
+from data_aug.ie.records import from_iepile, is_iepile, row_id
+
+__all__ = ["CARD_SOURCES", "READERS", "Corpus", "Mix", "Mixed", "Options", "from_iepile", "is_iepile", "mix", "row_id"]

@@ -1,0 +1,296 @@
+"""Annotated corpora in the field's file formats, as plain rows: CoNLL columns, SpERT's JSON, brat's standoff files.
+
+Every reader yields `Sentence`s with character offsets; `Corpus` turns them into rows with one schema, the union of the
+corpus's labels or the one that is given.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_aug.ie.records import Row, from_iepile, row_id
+
+
+class Entity(NamedTuple):
+    """A mention. `parts` are character ranges of the sentence's text: one, or several when it is discontinuous."""
+
+    label: str
+    parts: tuple[tuple[int, int], ...]
+
+    def surface(self, text: str) -> str:
+        """What the text says there."""
+        return " ".join(text[start:end] for start, end in self.parts)
+
+
+class Relation(NamedTuple):
+    """A directed relation between two mentions."""
+
+    label: str
+    head: Entity
+    tail: Entity
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A text with its mentions and relations."""
+
+    text: str
+    entities: Sequence[Entity] = ()
+    relations: Sequence[Relation] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a corpus becomes rows.
+
+    `source` names it in ledgers. `labels` renames: {"PER": "person"}; a label renamed to "" is dropped. `schema` (after
+    renaming) fixes order and membership; without it, it is the union of the labels in their order of appearance.
+    `tasks` are the rows to make, of those that the format knows; a schema is one task's.
+    `drop_empty` leaves out texts without labels, as IEPile does for relations. Of texts that come twice only the first
+    is kept (IEPile's evaluation knows a text by its hash), unless `keep_doubles`. `token_column` and `tag_column` are
+    CoNLL's, counted from 0, from the end when negative.
+    """
+
+    source: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    schema: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("NER", "RE")
+    drop_empty: bool = False
+    keep_doubles: bool = False
+    token_column: int = 0
+    tag_column: int = -1
+
+
+@dataclass
+class Corpus:
+    """Rows of a corpus, and what was left out: reason -> number."""
+
+    rows: list[Row]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def read_conll(path: Path, options: Options) -> Corpus:
+    """One token a line, blank lines between sentences, columns split at white space; tags in any BIO dialect.
+
+    As conlleval reads them, an I- tag after another type starts a mention; E-, L-, S- and U- are known too. Raises
+    ValueError for a line without the columns and for tags without a type.
+    """
+    sentences: list[Sentence] = []
+    tokens: list[tuple[str, str]] = []
+    for number, line in enumerate([*_lines(path), ""], 1):
+        columns = line.split()
+        if not columns or columns[0] == "-DOCSTART-":
+            if tokens:
+                sentences.append(_tagged(tokens))
+            tokens = []
+            continue
+        if line.startswith("# ") and " = " in line and not tokens:  # metadata as in CoNLL-U
+            continue
+        try:
+            token, tag = columns[options.token_column], columns[options.tag_column]
+        except IndexError:
+            raise ValueError(f"line {number} has {len(columns)} columns: {line.strip()[:60]!r}") from None
+        if len(columns) < 2 or not re.fullmatch("O|[BIESLU]-.+", tag):
+            raise ValueError(
+                f"line {number}: {tag!r} is no tag such as B-person, I-person or O (column {options.tag_column})"
+            )
+        tokens.append((token, tag))
+    return _rows(sentences, options, ("NER",))
+
+
+def _tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
+    entities: list[Entity] = []
+    at, open_label, start, end = 0, "", 0, 0
+    for token, tag in tokens:
+        prefix, _, label = tag.partition("-")
+        if open_label and (prefix in "OBSU" or label != open_label):
+            entities.append(Entity(open_label, ((start, end),)))
+            open_label = ""
+        if label and not open_label:
+            open_label, start = label, at
+        end = at + len(token)
+        if open_label and prefix in "ELSU":
+            entities.append(Entity(open_label, ((start, end),)))
+            open_label = ""
+        at = end + 1
+    if open_label:
+        entities.append(Entity(open_label, ((start, end),)))
+    return Sentence(" ".join(token for token, _ in tokens), entities)
+
+
+def read_spert(path: Path, options: Options) -> Corpus:
+    """A JSON list of `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`.
+
+    Entities are token ranges, relations indices into them; both tasks get rows. Raises ValueError for other JSON.
+    """
+    try:
+        documents = json.loads("\n".join(_lines(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(documents, list):
+        raise ValueError("is no list of sentences")
+    sentences = []
+    for number, one in enumerate(documents, 1):
+        try:
+            starts = [0]
+            for token in one["tokens"]:
+                starts.append(starts[-1] + len(token) + 1)
+            entities = [Entity(e["type"], ((starts[e["start"]], starts[e["end"]] - 1),)) for e in one["entities"]]
+            relations = [
+                Relation(r["type"], entities[r["head"]], entities[r["tail"]]) for r in one.get("relations", ())
+            ]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
+        sentences.append(Sentence(" ".join(one["tokens"]), entities, relations))
+    return _rows(sentences, options, ("NER", "RE"))
+
+
+def read_brat(path: Path, options: Options) -> Corpus:
+    """A folder of NAME.txt and NAME.ann, a sentence a line of the text. Only T and R annotations are read.
+
+    A relation's first argument is its head. Mentions that cross a line, and relations with an end in another line,
+    are counted as left out. Raises ValueError for a folder without such pairs and for broken lines.
+    """
+    texts = sorted(p for p in path.rglob("*.txt") if p.with_suffix(".ann").is_file()) if path.is_dir() else []
+    if not texts:
+        raise ValueError("is no folder with pairs of .txt and .ann files")
+    sentences: list[Sentence] = []
+    left_out = {"mentions across lines": 0, "relations across lines": 0}
+    for text_file in texts:
+        # newline="": brat's offsets count a carriage return as a character of its own.
+        with text_file.open(encoding="utf-8", newline="") as file:
+            text = file.read()
+        mentions, relations = _standoff(text_file.with_suffix(".ann"))
+        placed: dict[str, tuple[int, Entity]] = {}
+        by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
+        lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n]+", text)]
+        for name, entity in mentions.items():
+            inside = [n for n, (a, b) in enumerate(lines) if a <= entity.parts[0][0] and entity.parts[-1][1] <= b]
+            if not inside:
+                left_out["mentions across lines"] += 1
+                continue
+            begin = lines[inside[0]][0]
+            moved = Entity(entity.label, tuple((a - begin, b - begin) for a, b in entity.parts))
+            placed[name] = inside[0], moved
+            by_line.setdefault(inside[0], ([], []))[0].append(moved)
+        for label, head, tail in relations:
+            if head in placed and tail in placed and placed[head][0] == placed[tail][0]:
+                line, first = placed[head]
+                by_line[line][1].append(Relation(label, first, placed[tail][1]))
+            else:
+                left_out["relations across lines"] += 1
+        sentences += [Sentence(text[a:b], *by_line.get(n, ((), ()))) for n, (a, b) in enumerate(lines)]
+    return _rows(sentences, options, ("NER", "RE"), left_out)
+
+
+_MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t.*)?")
+_RELATION = re.compile(r"R\S+\t(\S+) \S+?:(T\S+) \S+?:(T\S+)\s*")
+
+
+def _standoff(path: Path) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+    mentions: dict[str, Entity] = {}
+    relations: list[tuple[str, str, str]] = []
+    for number, line in enumerate(_lines(path), 1):
+        if line.startswith("T") and (found := _MENTION.fullmatch(line)):
+            ranges = [tuple(map(int, part.split())) for part in found[3].split(";")]
+            mentions[found[1]] = Entity(found[2], tuple((a, b) for a, b in ranges))
+        elif line.startswith("R") and (found := _RELATION.fullmatch(line)):
+            relations.append((found[1], found[2], found[3]))
+        elif line.startswith(("T", "R")):
+            raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
+    return mentions, relations
+
+
+def read_iepile(path: Path, options: Options) -> Corpus:
+    """A JSONL file of IEPile records, each a text with a batch of the schema. Renaming and schema do not apply."""
+    rows: list[Row] = []
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            try:
+                rows.append(from_iepile(json.loads(line)))
+            except (ValueError, RecursionError, AttributeError) as error:
+                raise ValueError(f"line {number}: {error}") from None
+    if options.drop_empty:
+        rows = [row for row in rows if any(row["gold"].values())]
+    return Corpus([{**row, "source": options.source or row["source"]} for row in rows])
+
+
+READERS: dict[str, Callable[[Path, Options], Corpus]] = {
+    "conll": read_conll,
+    "spert": read_spert,
+    "brat": read_brat,
+    "iepile": read_iepile,
+}
+"""Format -> reader. Each raises ValueError that says what in the file is wrong."""
+
+
+def _rows(
+    sentences: Iterable[Sentence], options: Options, tasks: Sequence[str], left_out: Mapping[str, int] | None = None
+) -> Corpus:
+    """Rows of every task of which the corpus has labels."""
+    renamed = [_renamed(sentence, options.labels) for sentence in sentences]
+    corpus = Corpus([], {reason: n for reason, n in (left_out or {}).items() if n})
+    wanted = [task for task in tasks if task in options.tasks]
+    labels = {t: dict.fromkeys(label for sentence in renamed for label, _ in _found(sentence, t)) for t in wanted}
+    labels = {task: seen for task, seen in labels.items() if seen or (options.schema and len(wanted) == 1)}
+    if not labels:
+        raise ValueError(f"has no labels for {' or '.join(options.tasks)}")
+    if options.schema and len(labels) > 1:
+        raise ValueError("has entities and relations; a schema is one task's, so choose the task too")
+    for task, seen_labels in labels.items():
+        if strange := [label for label in seen_labels if options.schema and label not in options.schema]:
+            raise ValueError(f"has the label {strange[0]!r}, which the given schema lacks; rename it, or to nothing")
+        seen: set[str] = set()
+        for sentence in renamed:
+            row = _row(sentence, task, options.schema or list(seen_labels), options.source)
+            reason = "without labels" if options.drop_empty and not any(row["gold"].values()) else ""
+            if sentence.text in seen and not options.keep_doubles:
+                reason = "texts that came before"
+            seen.add(sentence.text)
+            if reason:
+                corpus.left_out[reason] = corpus.left_out.get(reason, 0) + 1
+            else:
+                corpus.rows.append(row)
+    return corpus
+
+
+def _renamed(sentence: Sentence, labels: Mapping[str, str]) -> Sentence:
+    if not labels:
+        return sentence
+    return Sentence(
+        sentence.text,
+        [e._replace(label=new) for e in sentence.entities if (new := labels.get(e.label, e.label))],
+        [r._replace(label=new) for r in sentence.relations if (new := labels.get(r.label, r.label))],
+    )
+
+
+def _found(sentence: Sentence, task: str) -> Iterator[tuple[str, str | dict[str, str]]]:
+    if task == "NER":
+        yield from ((e.label, e.surface(sentence.text)) for e in sentence.entities)
+    else:
+        for r in sentence.relations:
+            yield r.label, {"head": r.head.surface(sentence.text), "tail": r.tail.surface(sentence.text)}
+
+
+def _row(sentence: Sentence, task: str, schema: Sequence[str], source: str) -> Row:
+    gold: dict[str, list[Any]] = {label: [] for label in schema}
+    for label, entry in _found(sentence, task):
+        if entry not in gold[label]:
+            gold[label].append(entry)
+    row: Row = {"id": row_id(sentence.text), "task": task, "source": source, "schema": list(schema)}
+    row |= {"text": sentence.text, "gold": gold}
+    if task == "NER":
+        row["spans"] = sorted([*e.parts[0], e.label] for e in sentence.entities if len(e.parts) == 1)
+    return row
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error}") from None
