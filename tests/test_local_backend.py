@@ -62,7 +62,7 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: mod
     assert not encoder.tokenizer.decode(thinking.prompts([examples[0].prompt])[0]).endswith("</think>\n\n")
     lengths = encoder.lengths(examples)
     rows = training._tokens(encoder, examples)
-    assert [p + c for p, c in lengths] == rows["length"]
+    assert [n.prompt + n.completion for n in lengths] == rows["length"]
 
 
 @pytest.mark.parametrize(
