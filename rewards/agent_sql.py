@@ -20,14 +20,14 @@ PAGES: Final = 2_000
 ROWS: Final = 1_000
 
 
-class SqlFailed(Exception):
+class SqlError(Exception):
     """The statement could not be run; the message is the database's."""
 
 
 def execute(table: Mapping[str, Any], sql: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Run one statement on `{name, columns, rows}`: the rows it returns, and the table's rows afterwards.
 
-    Raises SqlFailed for an error, a second statement, forbidden commands, and work beyond the bounds.
+    Raises SqlError for an error, a second statement, forbidden commands, and work beyond the bounds.
     """
     name = _quoted(table["name"])
     connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -46,7 +46,7 @@ def execute(table: Mapping[str, Any], sql: str) -> tuple[list[tuple[Any, ...]], 
         connection.set_authorizer(None)
         return returned, connection.execute(f"SELECT * FROM {name}").fetchmany(ROWS)  # noqa: S608
     except (sqlite3.Error, sqlite3.Warning, UnicodeError, OverflowError) as error:
-        raise SqlFailed(str(error)) from None
+        raise SqlError(str(error)) from None
     finally:
         connection.close()
 
@@ -55,7 +55,7 @@ def same_effect(table: Mapping[str, Any], gold: str, sql: str) -> bool:
     """Whether two statements return the same rows, in any order, and leave the same table."""
     try:
         (a, left_a), (b, left_b) = execute(table, gold), execute(table, sql)
-    except SqlFailed:
+    except SqlError:
         return False
     return sorted(map(repr, a)) == sorted(map(repr, b)) and sorted(map(repr, left_a)) == sorted(map(repr, left_b))
 

@@ -19,7 +19,7 @@ CARD: Final = 157
 CONTROL: Final = ("wrong_format", "no_action", "loop")
 
 
-class PairsRefused(ValueError):
+class PairsError(ValueError):
     """The set of pairs would teach something else than discipline; the message says what, and what to do."""
 
 
@@ -113,9 +113,9 @@ def pair(row: Row, kind: str, rng: random.Random, *, control: bool = False) -> R
 
 
 def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
-    """Figures of a set of pairs. Raises PairsRefused when it breaks a rule (None: only the figures are wanted)."""
+    """Figures of a set of pairs. Raises PairsError when it breaks a rule (None: only the figures are wanted)."""
     if not pairs:
-        raise PairsRefused("no pair could be made; see the counts of what was left out")
+        raise PairsError("no pair could be made; see the counts of what was left out")
     sides = [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in pairs]
     metas: list[Mapping[str, Any]] = [p.get("meta") or {} for p in pairs]
     plain = [n for n, m in enumerate(metas) if not m.get("control")]
@@ -139,14 +139,30 @@ def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
     if rules is None:
         return figures
     biggest, count = domains.most_common(1)[0]
+    same, unreadable = figures["same_action"], figures["unreadable"]
     checks = [
-        (longer > rules.longer, f"{longer:.0%} of the chosen sides are no shorter than the rejected (at most {rules.longer:.0%}); leave out kinds such as no_action and loop, or shorten the thoughts"),
-        (count / n > rules.domain, f"{count / n:.0%} of the pairs are {biggest} (at most {rules.domain:.0%}); give rows of the other environment"),
-        (figures["same_action"] < rules.same_action, f"only {figures['same_action']:.0%} of the rejected sides keep the action (at least {rules.same_action:.0%}), so the model would learn content; add kinds such as filler and delayed"),
-        (figures["unreadable"] < rules.unreadable, f"only {figures['unreadable']:.0%} of the rejected sides cannot be read by the environment (at least {rules.unreadable:.0%}); add wrong_format and no_action"),
-    ]  # fmt: skip
+        (
+            longer > rules.longer,
+            f"{longer:.0%} of the chosen sides are no shorter than the rejected (at most {rules.longer:.0%}); "
+            "leave out kinds such as no_action and loop, or shorten the thoughts",
+        ),
+        (
+            count / n > rules.domain,
+            f"{count / n:.0%} of the pairs are {biggest} (at most {rules.domain:.0%}); give rows of another environment",
+        ),
+        (
+            same < rules.same_action,
+            f"only {same:.0%} of the rejected sides keep the action (at least {rules.same_action:.0%}), so a model "
+            "would learn content; add kinds such as filler and delayed",
+        ),
+        (
+            unreadable < rules.unreadable,
+            f"only {unreadable:.0%} of the rejected sides cannot be read by the environment (at least "
+            f"{rules.unreadable:.0%}); add wrong_format and no_action",
+        ),
+    ]
     if broken := [text for refused, text in checks if refused]:
-        raise PairsRefused("; ".join(broken))
+        raise PairsError("; ".join(broken))
     return figures
 
 

@@ -4,6 +4,7 @@ Every statement runs in SQLite while the trajectory is made, and the answer is w
 SQL and answer cannot be written down.
 """
 
+# ruff: noqa: S608 - the statements are made of this file's own words and numbers
 from __future__ import annotations
 
 import json
@@ -15,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from rewards.agent_formats import write
-from rewards.agent_sql import SqlFailed, execute
+from rewards.agent_sql import SqlError, execute
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,12 @@ def domains() -> dict[str, tuple[Domain, ...]]:
     for line in resources.files("data_aug.agent").joinpath("tables.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue
-        side, table, noun, *columns = (part.strip() for part in line.split("|"))
+        side, table, nouns, *columns = (part.strip() for part in line.split("|"))
         (key, names), (word, words), *numbers = (column.split(": ") for column in columns)
-        ranges = [(name, *map(int, span.split())) for name, span in numbers]
-        made = Domain(
-            table, *noun.split("/"), key, tuple(names.split(", ")), word, tuple(words.split(", ")), tuple(ranges)
-        )
-        out[side].append(made)
+        noun, plural = nouns.split("/")
+        ranges = tuple((name, int(span.split()[0]), int(span.split()[1])) for name, span in numbers)
+        values = tuple(names.split(", ")), tuple(words.split(", "))
+        out[side].append(Domain(table, noun, plural, key, values[0], word, values[1], ranges))
     return {side: tuple(held) for side, held in out.items()}
 
 
@@ -174,7 +174,7 @@ def _conclusion(found: Sequence[str], changed: bool, rng: random.Random) -> str:
 def _failure(table: dict[str, Any], sql: str) -> str:
     try:
         execute(table, sql)
-    except SqlFailed as error:
+    except SqlError as error:
         return str(error)
     raise AssertionError(f"this statement was meant to fail: {sql}")
 

@@ -13,8 +13,8 @@ from data_aug.noise import Label
 from rewards.agent import CHECKS, FILLER, THOUGHT, check_settings, examine, same_action
 from rewards.agent_formats import Env, available, env_of, read
 
-DBBENCH: Final = """You answer questions about one table of a MySQL database. In every turn, say in a sentence or two what \
-you do and why, then do exactly one of two things.
+DBBENCH: Final = """You answer questions about one table of a MySQL database.
+In every turn, say in a sentence or two what you do and why, then do exactly one of two things.
 To run one SQL statement, write
 Action: Operation
 ```sql
@@ -24,14 +24,14 @@ with the statement on one line; the database's reply is the next message. To giv
 Action: Answer
 Final Answer: ["first", "second"]
 with the answer as a list of strings. After changing data any answer will do. Write nothing after the action."""
-ALFWORLD: Final = """You act in a household to fulfil a task. Every message describes what you see and lists the \
-AVAILABLE ACTIONS. Choose one of them in each turn and answer in this form:
+ALFWORLD: Final = """You act in a household to fulfil a task.
+Every message describes what you see and lists the AVAILABLE ACTIONS. Choose one of them and answer in this form:
 THOUGHT: why, in a sentence
  ACTION: the action, as it is listed
 Only a listed action counts. Write nothing after it."""
-REACT: Final = """Solve the task step by step. In each turn write a line that starts with "Thought:", then either a line \
-that starts with "Action:", or, when you are done, one that starts with "Final Answer:". Write nothing after that line; \
-the environment's reply comes in the next message."""
+REACT: Final = """Solve the task step by step.
+In each turn write a line that starts with "Thought:", then either a line that starts with "Action:", or, when you are
+done, one that starts with "Final Answer:". Write nothing after it; the environment replies in the next message."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ def _table(row: Row) -> Mapping[str, Any] | None:
     table = row.get("table")
     if table is None:
         return None
-    columns, rows = (table.get("columns"), table.get("rows")) if isinstance(table, Mapping) else (None, None)
-    lists = isinstance(columns, list) and isinstance(rows, list)
-    if not lists or not isinstance(table.get("name"), str) or any(len(r) != len(columns) for r in rows):
+    held = dict(table) if isinstance(table, Mapping) else {}
+    columns, rows = held.get("columns"), held.get("rows")
+    lists = isinstance(held.get("name"), str) and isinstance(columns, list) and isinstance(rows, list)
+    if not lists or any(len(row) != len(columns or ()) for row in rows or ()):
         raise ValueError("table must have a name, columns, and rows as long as the columns")
-    return dict(table)
+    return held
