@@ -13,7 +13,7 @@ from typing import Any
 from data_aug.agent import households, tables
 from rewards.agent_formats import available, env_of, read, without_actions
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 SOURCES = (tables, households)
 
 
@@ -27,7 +27,7 @@ def synthesize(n: int, seed: int = 0, *, unseen: bool = False) -> Iterator[Row]:
     """One turn each of n trajectories, as rows of the `agent` task."""
     for i in range(n):
         rows = turns(trajectory(seed, i, unseen=unseen))
-        yield random.Random(f"turn:{seed}:{i}").choice(rows) | {"id": f"agent-{'unseen-' if unseen else ''}{seed}-{i}"}
+        yield {**random.Random(f"turn:{seed}:{i}").choice(rows), "id": f"agent-{'unseen-' if unseen else ''}{seed}-{i}"}
 
 
 def synthesize_unseen(n: int, seed: int = 0) -> Iterator[Row]:
@@ -56,7 +56,7 @@ def turns(held: Mapping[str, Any], *, prompt: str = "messages") -> list[Row]:
         for earlier in said[:-1] if env == "alfworld" else ():
             if earlier["role"] == "user":
                 earlier["content"] = without_actions(earlier["content"])
-        row: Row = {"id": f"{held.get('id', 'trajectory')}-{n}", "env": env, prompt: said}
+        row: dict[str, Any] = {"id": f"{held.get('id', 'trajectory')}-{n}", "env": env, prompt: said}
         row["completion"] = message["content"]
         if env == "alfworld" and (listed := available(messages[n - 1]["content"])):
             row["actions"] = listed

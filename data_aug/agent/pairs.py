@@ -47,7 +47,7 @@ def synthesize(n: int = CARD, seed: int = 0, *, unseen: bool = False, control: b
         rows = rng.sample(found := turns(held), len(found))
         order = [kinds[(i // 2 + k) % len(kinds)] for k in range(len(kinds))]
         tries = (pair(row, kind, rng, control=control) for kind in order for row in rows)
-        yield next(p for p in tries if p is not None) | {"id": f"{held['id']}-pair"}
+        yield {**next(p for p in tries if p is not None), "id": f"{held['id']}-pair"}
 
 
 def synthesize_unseen(n: int, seed: int = 0) -> Iterator[Row]:
@@ -148,7 +148,7 @@ def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
         ),
         (
             count / n > rules.domain,
-            f"{count / n:.0%} of the pairs are {biggest} (at most {rules.domain:.0%}); give rows of another environment",
+            f"{count / n:.0%} of the pairs are {biggest} (at most {rules.domain:.0%}); add rows of another",
         ),
         (
             same < rules.same_action,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters import cli_data
+from adapters import cli_data, cli_pairs
 from adapters.exits import complain, errors
 from adapters.types import UserError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_data.app)
+app.add_typer(cli_pairs.app, name="pairs")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
