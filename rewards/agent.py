@@ -78,7 +78,7 @@ class Agent:
         one = held["exactly_one_action"] and held["action_is_last"]
         clean = held["no_filler"] and held["no_invented_observation"]
         short = max(0.0, 1 - max(0, length - self.thought) / self.thought)
-        score = float(held["parse_ok"] or 0) * (0.5 + 0.2 * bool(one) + 0.2 * bool(clean) + 0.1 * short)
+        score = float(held["parse_ok"] or 0) * (5 + 2 * bool(one) + 2 * bool(clean) + short) / 10
         parts = {name: float(value) for name, value in held.items() if value is not None}
         parts |= {"thought_tokens": float(length), "response_tokens": float(tokens(completion))}
         right = same_action(turn, gold)

@@ -115,7 +115,7 @@ def pair(row: Row, kind: str, rng: random.Random, *, control: bool = False) -> R
 def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
     """Figures of a set of pairs. Raises PairsError when it breaks a rule (None: only the figures are wanted)."""
     if not pairs:
-        raise PairsError("no pair could be made; see the counts of what was left out")
+        raise PairsError("no pair is left")
     sides = [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in pairs]
     metas: list[Mapping[str, Any]] = [p.get("meta") or {} for p in pairs]
     plain = [n for n, m in enumerate(metas) if not m.get("control")]

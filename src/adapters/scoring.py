@@ -26,7 +26,9 @@ def score_files(
     row without a prediction is missed in the `fixed` reading and left out, as the published harness does, in the
     `compatible` one. Raises UserError for unreadable files and unknown names.
     """
-    counter: Task = resolve("tasks", Plug.model_validate({"use": task, "reading": reading}))
+    # Not every task has readings; the default is left to the task.
+    chosen = {"reading": reading} if reading != "compatible" else {}
+    counter: Task = resolve("tasks", Plug.model_validate({"use": task, **chosen}))
     warnings: list[str] = []
     golden = {i: _gold(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
     answers = {i: _completion(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
