@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters import cli_check, cli_data, cli_extract, cli_ie, cli_publish, cli_report, cli_rewards
+from adapters import cli_check, cli_data, cli_extract, cli_ie, cli_pairs, cli_publish, cli_report, cli_rewards
 from adapters.exits import complain, errors
 from adapters.types import UserError
 
@@ -30,6 +30,7 @@ app.add_typer(cli_report.app)
 app.add_typer(cli_extract.app)
 app.add_typer(cli_publish.app)
 app.add_typer(cli_ie.app)
+app.add_typer(cli_pairs.app, name="pairs")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

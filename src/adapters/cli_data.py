@@ -49,7 +49,7 @@ def score(
 
 @app.command()
 def synthesize(
-    task: Annotated[str, typer.Argument(help="funding")],
+    task: Annotated[str, typer.Argument(help="funding, agent, agent_pairs …")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same rows.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from adapters.cli_data import AsJson, _write_lines
+from adapters.cli_data import AsJson, write_lines
 from adapters.exits import errors
 from adapters.types import UserError
 
@@ -71,7 +71,7 @@ def convert(
             raise UserError(f"{source} cannot be read: {error.strerror}.") from None
         if not corpus.rows:
             raise UserError(f"{source}: no row is left; left out: {corpus.left_out or 'nothing'}.")
-        _write_lines(corpus.rows, out)
+        write_lines(corpus.rows, out)
         counts = Counter(row["task"] for row in corpus.rows)
         empty = Counter(row["task"] for row in corpus.rows if not any(row["gold"].values()))
         if as_json:
@@ -134,9 +134,9 @@ def build(
         except ValueError as error:
             raise UserError(f"{error}.") from None
         out.mkdir(parents=True, exist_ok=True)
-        _write_lines(mixed.validation, out / "validation.jsonl")
-        _write_lines(mixed.train, out / "train.jsonl")
-        _write_lines([{"source": name, **counts} for name, counts in mixed.ledger.items()], out / "ledger.jsonl")
+        write_lines(mixed.validation, out / "validation.jsonl")
+        write_lines(mixed.train, out / "train.jsonl")
+        write_lines([{"source": name, **counts} for name, counts in mixed.ledger.items()], out / "ledger.jsonl")
         figures = {"train": len(mixed.train), "validation": len(mixed.validation), "ledger": mixed.ledger}
         if as_json:
             print(json.dumps({**figures, "notes": mixed.notes}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import importlib
 import json
 import random
 import re
@@ -23,6 +24,15 @@ from adapters.recipe_file import KeyPath, hint
 from adapters.schema import HubSource, PathSource, Source, Subset, SynthesizedSource
 from adapters.types import Example, Row, Task, UserError
 
+GENERATORS = {
+    "funding": "data_aug.funding_statements:synthesize",
+    "agent": "data_aug.agent:synthesize",
+    "agent_unseen": "data_aug.agent:synthesize_unseen",
+    "agent_pairs": "data_aug.agent.pairs:synthesize",
+    "agent_pairs_unseen": "data_aug.agent.pairs:synthesize_unseen",
+    "agent_control": "data_aug.agent.pairs:synthesize_control",
+}
+"""What `synthesize:` may name: functions of (n, seed) that yield rows, imported when they are used."""
 READERS = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -235,11 +245,11 @@ def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
 
 
 def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:
-    if source.synthesize != "funding":
-        raise UserError(f"no generator is called {source.synthesize!r}.{hint(source.synthesize, ['funding'])}", at=at)
-    from data_aug.funding_statements import synthesize
-
-    return synthesize(source.n, source.seed)
+    if source.synthesize not in GENERATORS:
+        raise UserError(f"no generator is called {source.synthesize!r}.{hint(source.synthesize, [*GENERATORS])}", at=at)
+    module, _, function = GENERATORS[source.synthesize].partition(":")
+    rows: Iterable[Row] = getattr(importlib.import_module(module), function)(source.n, source.seed)
+    return rows
 
 
 def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath) -> list[tuple[int, Row]]:

@@ -1,0 +1,200 @@
+"""ALFWorld-style trajectories in small invented households: a scene, a task, and a plan that works.
+
+The scene is simulated: every turn's list of available actions and every observation follow from its state, and a plan
+that takes an action which is not available cannot be written down.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rewards.agent_formats import write
+
+# Room -> receptacles ("+" opens and closes) and what may lie in them.
+ROOMS: Final = {
+    "kitchen": (
+        "cabinet+ cabinet+ drawer+ fridge+ microwave+ countertop sinkbasin diningtable",
+        "apple tomato potato mug cup plate knife spoon egg bowl",
+    ),
+    "bathroom": (
+        "cabinet+ drawer+ shelf shelf sinkbasin toilet countertop garbagecan",
+        "soapbar cloth towel candle spraybottle toiletpaper sponge",
+    ),
+    "bedroom": (
+        "bed desk drawer+ drawer+ shelf sidetable dresser lamp",
+        "book pillow pen alarmclock cellphone keychain laptop watch",
+    ),
+    "living room": (
+        "sofa armchair coffeetable shelf cabinet+ tvstand sidetable lamp",
+        "newspaper remotecontrol vase magazine creditcard box statue",
+    ),
+}
+UNSEEN: Final = {
+    "workshop": (
+        "workbench toolbox+ locker+ rack shelf stool basket lamp",
+        "hammer wrench tape screwdriver gloves paintbrush nail",
+    ),
+    "laundry": (
+        "washer+ dryer+ basket shelf sinkbasin hamper ironingboard closet+",
+        "sock shirt detergent hanger peg brush scarf",
+    ),
+}
+CHANGES: Final = {"clean": ("sinkbasin", "cleaned"), "heat": ("microwave", "hot"), "cool": ("fridge", "cooled")}
+
+
+@dataclass
+class Scene:
+    """A room's state. Receptacles are named with their number; `inside` says what lies where."""
+
+    receptacles: list[str]
+    closed: set[str]
+    inside: dict[str, list[str]]
+    at: str | None = None
+    held: str | None = None
+    states: dict[str, str] = field(default_factory=dict)
+
+    def actions(self) -> list[str]:
+        """What can be done now, in a fixed order."""
+        out = [f"go to {r}" for r in self.receptacles if r != self.at]
+        if self.at is not None:
+            here = self.at
+            if here in self.openable:
+                out.append(f"{'open' if here in self.closed else 'close'} {here}")
+            if here not in self.closed:
+                out += [f"take {o} from {here}" for o in self.inside[here] if self.held is None]
+                out += [f"put {self.held} in/on {here}"] if self.held else []
+            out += [
+                f"{verb} {self.held} with {here}"
+                for verb, (kind, _) in CHANGES.items()
+                if self.held and here.startswith(f"{kind} ")
+            ]
+            out += [f"use {here}"] if here.startswith("lamp ") else []
+        return [*out, "inventory", "look"]
+
+    @property
+    def openable(self) -> set[str]:
+        """Receptacles with a door, open or closed."""
+        return self.closed | {r for r in self.receptacles if r in self._doors}
+
+    def __post_init__(self) -> None:
+        self._doors = set(self.closed)
+
+    def do(self, action: str) -> str:
+        """Take one available action; returns the observation. Raises ValueError for any other."""
+        if action not in self.actions():
+            raise ValueError(f"{action!r} is not available")
+        verb, _, rest = action.partition(" ")
+        if verb == "go":
+            self.at = rest.removeprefix("to ")
+            return self._look()
+        if self.at is None:
+            return "You stand in the middle of the room."
+        if verb in ("open", "close"):
+            (self.closed.discard if verb == "open" else self.closed.add)(self.at)
+            return self._look()
+        if verb == "take":
+            self.held = rest.partition(" from ")[0]
+            self.inside[self.at].remove(self.held)
+            return f"You now hold the {self.held}."
+        if verb == "put":
+            thing, self.held = str(self.held), None
+            self.inside[self.at].append(thing)
+            return f"The {thing} is now in/on the {self.at}."
+        if verb in CHANGES:
+            self.states[str(self.held)] = CHANGES[verb][1]
+            return f"The {self.held} is {CHANGES[verb][1]} now."
+        if verb == "use":
+            return f"The {self.at} is on. You see the {self.held or 'room'} in its light."
+        return f"You hold the {self.held}." if self.held else "Your hands are empty."
+
+    def _look(self) -> str:
+        if self.at in self.closed:
+            return f"The {self.at} is closed."
+        things = self.inside[str(self.at)]
+        seen = ", ".join(f"a {thing}" for thing in things) if things else "nothing"
+        return f"At the {self.at} you see {seen}."
+
+
+def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
+    """One trajectory: `env` and `messages`, each turn of the user with its available actions."""
+    rooms = UNSEEN if unseen else ROOMS
+    room = rng.choice(sorted(rooms))
+    scene = _scene(room, *rooms[room], rng)
+    goal, steps = _plan(scene, rng)
+    listed = ", ".join(f"a {r}" for r in scene.receptacles)
+    opening = rng.choice(
+        (f"You are in the {room}. Around you there are {listed}.", f"This is a {room}. You see {listed}.")
+    )
+    messages = [{"role": "user", "content": _with_actions(f"{opening}\nYour task is to: {goal}.", scene)}]
+    for n, (thought, action) in enumerate(steps):
+        messages.append({"role": "assistant", "content": write("alfworld", thought, "act", action)})
+        observation = scene.do(action)
+        if n < len(steps) - 1:
+            messages.append({"role": "user", "content": _with_actions(observation, scene)})
+    return {"env": "alfworld", "messages": messages}
+
+
+def _with_actions(observation: str, scene: Scene) -> str:
+    return "\n".join([f"{observation} AVAILABLE ACTIONS: {scene.actions()[0]}", *scene.actions()[1:]])
+
+
+def _scene(room: str, places: str, things: str, rng: random.Random) -> Scene:
+    kinds: dict[str, int] = {}
+    receptacles, doors = [], set()
+    for place in places.split():
+        kind = place.removesuffix("+")
+        kinds[kind] = kinds.get(kind, 0) + 1
+        receptacles.append(f"{kind} {kinds[kind]}")
+        doors |= {receptacles[-1]} if place.endswith("+") else set()
+    rng.shuffle(receptacles)
+    inside: dict[str, list[str]] = {r: [] for r in receptacles}
+    roomy = [r for r in receptacles if not r.startswith(("lamp", "microwave", "sinkbasin", "toilet "))]
+    for thing in rng.sample(things.split(), 5):
+        inside[rng.choice(roomy)].append(f"{thing} {rng.randint(1, 3)}")
+    return Scene(receptacles, doors, inside)
+
+
+def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
+    """A goal and the (thought, action) steps that reach it, a wrong place or two first."""
+    home, thing = rng.choice([(r, o) for r, found in scene.inside.items() for o in found])
+    name = thing.split()[0]
+    places = [r for r in scene.receptacles if r != home]
+    verbs = [verb for verb, (kind, _) in CHANGES.items() if any(r.startswith(f"{kind} ") for r in places)]
+    lamps = [r for r in places if r.startswith("lamp ")]
+    steps: list[tuple[str, str]] = []
+    for r in rng.sample([p for p in places if p not in lamps], rng.randint(0, 2)):
+        steps.append((_say(rng, f"The {name} may be at the {r}.", f"I check the {r} for the {name}."), f"go to {r}"))
+        if r in scene.closed:
+            steps.append((_say(rng, f"The {r} is closed; I open it.", f"I look inside the {r}."), f"open {r}"))
+    next_place = f"No {name} yet; I try the {home}." if steps else f"The {home} is a likely place."
+    steps.append((_say(rng, next_place, f"I look for the {name} at the {home}."), f"go to {home}"))
+    if home in scene.closed:
+        steps.append((_say(rng, f"The {home} is closed, so I open it.", "It may be inside."), f"open {home}"))
+    steps.append((_say(rng, f"Here is the {thing}; I take it.", f"I found the {thing}."), f"take {thing} from {home}"))
+    if lamps and rng.random() < 0.4:
+        steps.append((_say(rng, f"I hold the {thing}; now to the lamp.", "The lamp comes next."), f"go to {lamps[0]}"))
+        steps.append((_say(rng, f"I look at the {thing} under the light.", "I switch it on."), f"use {lamps[0]}"))
+        return f"look at the {name} under the lamp", steps
+    adjective = ""
+    if verbs and rng.random() < 0.6:
+        verb = rng.choice(verbs)
+        tool = next(r for r in places if r.startswith(f"{CHANGES[verb][0]} "))
+        adjective = f"{CHANGES[verb][1]} "
+        steps.append((_say(rng, f"To {verb} it I need the {tool}.", f"Now I go to the {tool}."), f"go to {tool}"))
+        steps.append(
+            (_say(rng, f"I {verb} the {thing} here.", "This is the place for it."), f"{verb} {thing} with {tool}")
+        )
+        places = [p for p in places if p != tool]
+    goal = rng.choice([p for p in places if p not in lamps])
+    kind = goal.split()[0]
+    steps.append((_say(rng, f"The {name} belongs at the {goal}.", f"I bring it to the {goal}."), f"go to {goal}"))
+    if goal in scene.closed and not any(action == f"open {goal}" for _, action in steps):
+        steps.append((_say(rng, f"The {goal} is closed; I open it.", "It has to be open first."), f"open {goal}"))
+    steps.append((_say(rng, f"I put the {thing} down to finish.", "One step is left."), f"put {thing} in/on {goal}"))
+    return f"put a {adjective}{name} in/on the {kind}", steps
+
+
+def _say(rng: random.Random, *texts: str) -> str:
+    return rng.choice(texts)

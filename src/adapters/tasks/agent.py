@@ -1,0 +1,138 @@
+"""One turn of an agent: a thought and an action in the very form that its environment reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from adapters.pairs import messages as read_messages
+from adapters.pairs import side
+from adapters.types import Counts, Example, Message, Row
+from data_aug.noise import Label
+from rewards.agent import CHECKS, FILLER, THOUGHT, check_settings, examine, same_action
+from rewards.agent_formats import Env, available, env_of, read
+
+DBBENCH: Final = """You answer questions about one table of a MySQL database.
+In every turn, say in a sentence or two what you do and why, then do exactly one of two things.
+To run one SQL statement, write
+Action: Operation
+```sql
+SELECT ...;
+```
+with the statement on one line; the database's reply is the next message. To give the answer, write
+Action: Answer
+Final Answer: ["first", "second"]
+with the answer as a list of strings. After changing data any answer will do. Write nothing after the action."""
+ALFWORLD: Final = """You act in a household to fulfil a task.
+Every message describes what you see and lists the AVAILABLE ACTIONS. Choose one of them and answer in this form:
+THOUGHT: why, in a sentence
+ ACTION: the action, as it is listed
+Only a listed action counts. Write nothing after it."""
+REACT: Final = """Solve the task step by step.
+In each turn write a line that starts with "Thought:", then either a line that starts with "Action:", or, when you are
+done, one that starts with "Final Answer:". Write nothing after it; the environment replies in the next message."""
+
+
+@dataclass(frozen=True)
+class AgentTask:
+    """Rows hold a conversation up to the agent's turn, and that turn as `completion`.
+
+    The conversation is either `prompt`, complete, or `messages`, which the environment's instructions (`dbbench`,
+    `alfworld` and `react` below) and a short assent are put in front of. `env` is the environment's profile, here or
+    in the row. A row may also have `actions` (those available; read from the last message of the user when it lists
+    them) and `table` (`{name, columns, rows}`, on which SQL is compared by what it does).
+
+    `thought` and `filler` are the limits of the discipline metric, as in the reward.
+    """
+
+    env: Env | None = None
+    dbbench: str = DBBENCH
+    alfworld: str = ALFWORLD
+    react: str = REACT
+    thought: int = THOUGHT
+    filler: tuple[str, ...] = FILLER
+    text_field: str = "prompt"
+
+    def __post_init__(self) -> None:
+        check_settings(self.thought, self.filler)
+
+    def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
+        """One turn. Raises ValueError for a bad row, such as one whose target the environment could not read."""
+        prompt = self._prompt(row)
+        completion = self._completion(row)
+        gold = self.gold(row)
+        if completion is not None and gold["action"] is None:
+            raise ValueError(f"the {gold['env']} environment finds no action in the target: {completion[-80:]!r}")
+        meta = {**(row.get("meta") or {}), "text": prompt[-1]["content"]}
+        return Example(id=id, source=source, prompt=prompt, completion=completion, gold=gold, meta=meta)
+
+    def gold(self, row: Row) -> dict[str, Any]:
+        """What a response is judged by: env, available actions, previous responses, and the action of the target."""
+        env = env_of(row.get("env") or self.env)
+        actions, history = row.get("actions"), self._conversation(row)
+        if actions is None and env == "alfworld" and history:
+            actions = available(history[-1]["content"])
+        if actions is not None and not (isinstance(actions, list) and all(isinstance(a, str) for a in actions)):
+            raise ValueError("actions must be a list of texts")
+        turn = read(env, self._completion(row) or "")
+        action = {"kind": turn.kind, "argument": turn.argument} if turn.kind else None
+        previous = [m["content"] for m in history if m["role"] == "assistant"][-2:]
+        return {"env": env, "actions": actions, "previous": previous, "action": action, "table": _table(row)}
+
+    def labels(self, row: Row) -> Iterator[Label]:
+        """None: noise does not touch an agent's turns."""
+        return iter(())
+
+    def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
+        """Each check as 1 of 1 where it holds, 0 of 1 where not, 0 of 0 where it does not apply.
+
+        `discipline` is 1 where every check that applies holds; `same_action` compares with the reference's action.
+        """
+        judged = gold if isinstance(gold, Mapping) and gold.get("env") else None
+        if judged is None:
+            return {"turn": dict.fromkeys(("discipline", *CHECKS, "same_action"), Counts(0, 0, 0))}
+        turn = read(judged["env"], completion)
+        held = examine(completion, turn, judged, thought=self.thought, filler=self.filler)
+        shown: dict[str, bool | None] = {"discipline": all(value is not False for value in held.values()), **held}
+        shown["same_action"] = same_action(turn, judged)
+        return {"turn": {name: _count(value) for name, value in shown.items()}}
+
+    def valid(self, completion: str) -> bool:
+        """Whether any of the profiles (the task's own, if it has one) reads an action."""
+        return any(read(env, completion).kind for env in ([self.env] if self.env else ("dbbench", "alfworld", "react")))
+
+    def _conversation(self, row: Row) -> tuple[Message, ...]:
+        value = row.get("prompt", row.get("messages"))
+        return () if value is None else read_messages(value)
+
+    def _prompt(self, row: Row) -> tuple[Message, ...]:
+        held = self._conversation(row)
+        if not held:
+            raise ValueError("a row needs its conversation as prompt (complete) or messages (without instructions)")
+        if "prompt" in row:
+            return held
+        instructions = {"dbbench": self.dbbench, "alfworld": self.alfworld, "react": self.react}
+        said = instructions[env_of(row.get("env") or self.env)]
+        return ({"role": "user", "content": said}, {"role": "assistant", "content": "OK."}, *held)
+
+    def _completion(self, row: Row) -> str | None:
+        if row.get("completion") is not None:
+            return side(row, "completion")
+        return side(row, "chosen") if row.get("chosen") is not None else None
+
+
+def _count(value: bool | None) -> Counts:
+    return Counts(0, 0, 0) if value is None else Counts(1, 1, int(value))
+
+
+def _table(row: Row) -> Mapping[str, Any] | None:
+    table = row.get("table")
+    if table is None:
+        return None
+    held = dict(table) if isinstance(table, Mapping) else {}
+    columns, rows = held.get("columns"), held.get("rows")
+    lists = isinstance(held.get("name"), str) and isinstance(columns, list) and isinstance(rows, list)
+    if not lists or any(len(row) != len(columns or ()) for row in rows or ()):
+        raise ValueError("table must have a name, columns, and rows as long as the columns")
+    return held
