@@ -338,12 +338,41 @@ def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path) -> None
 # --- learning ---------------------------------------------------------------------------------------------------
 
 
-def test_a_learnable_reward_moves(tiny_model: Path, tmp_path: Path, client: Server) -> None:
-    recipe = write_recipe(tmp_path, tiny_model, GRPO)
-    short = ["stages.0.max_completion_length=64", "stages.0.rewards=[./vowels.py:Vowels]", "stages.0.max_steps=25"]
-    folder = run_here(recipe, *short, "stages.0.learning_rate=1e-2", "stages.0.beta=0", "stages.0.schedule=constant")
+LETTERS = """
+class Letters:
+    def __call__(self, completion, example):
+        if completion == example.completion:
+            return 1.0
+        return sum(c.isascii() and c.isalpha() for c in completion) / (len(completion) + 1)
+"""
+
+
+def lively(model: Path, folder: Path) -> Path:
+    """The tiny model with longer embeddings: its own are so short that no adapter can move it far from uniform."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made = AutoModelForCausalLM.from_pretrained(model)
+    made.get_input_embeddings().weight.data *= 10
+    made.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+def test_a_learnable_reward_moves(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(tiny_model, tmp_path / "tiny-llama")
+    own = Server(model, tmp_path / "server")
+    monkeypatch.setenv("TINKER_BASE_URL", own.url)
+    monkeypatch.setenv("TINKER_API_KEY", KEY)
+    recipe = write_recipe(tmp_path, model, GRPO)
+    (tmp_path / "letters.py").write_text(LETTERS)
+    changes = ["rewards=[./letters.py:Letters]", "max_steps=30", "max_completion_length=12", "group_size=16"]
+    changes += ["learning_rate=1e-2", "beta=0", "schedule=constant"]
+    try:
+        folder = run_here(recipe, *(f"stages.0.{change}" for change in changes))
+    finally:
+        own.kill()
     rewards = [row["reward"] for row in lines(folder / "1-grpo" / "log.jsonl")]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.05, rewards
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1, rewards
     made = figures(folder / "1-grpo")
     assert made["sampling_logp_difference"] < 1e-4, "sampler and trainer hold the same weights"
     assert 0 <= made["idle_share"] < 1
@@ -473,6 +502,7 @@ def test_a_refused_request_is_one_message_and_a_poisoned_run_says_so(tiny_model:
     row = objectives.answer_row([5, 6], [7], {"weights": [1.0]})
     with pytest.raises(ServiceError, match="the service failed while it trained"):
         run.learn([row], "no_such_loss").result()
+    run = session.new_run("tiny-llama", 4, 1, attention=True, mlp=True)
     run.learn([row], "cross_entropy")
     run.step(1e-3, 0.0).result()
 
