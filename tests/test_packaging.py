@@ -45,6 +45,8 @@ def test_the_wheel_works_on_its_own(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
         "adapters/cli.py",
+        "adapters/report/page.html.j2",
+        "adapters/report/page.css",
         "rewards/funding.py",
         "data_aug/noise/__init__.py",
         "adapters/recipes/quickstart.yaml",

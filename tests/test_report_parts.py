@@ -156,6 +156,14 @@ def test_any_curve_can_be_drawn(ys: list[float], share: bool) -> None:
     assert 'role="img"' in svg
 
 
+def test_ticks_can_be_told_apart() -> None:
+    for low, high in ((5.981, 5.984), (0, 1), (-1e-7, 3e-7), (1500.0, 1500.4), (123456.0, 123459.0)):
+        line = curves.Line("y", [(1, low), (2, high)], [])
+        labels = re.findall(r'text-anchor="end">([^<]+)<', str(charts.line_chart(curves.Panel("y", (line,)))))
+        assert labels.pop(0) == "step"
+        assert len(set(labels)) == len(labels) >= 3
+
+
 def test_a_chart_says_its_numbers_in_words() -> None:
     line = curves.Line("Loss", [(1, 2.0), (2, 0.25), (3, 0.5)], [])
     said = charts.summary(curves.Panel("Loss", (line,)))
@@ -175,7 +183,15 @@ def test_long_curves_are_thinned_and_averaged() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.12345, "0.123"), (8e-5, "8e-5"), (1234567, "1.23e6"), (12345, "12,345"), (-2.5, "-2.5")],
+    [
+        (0, "0"),
+        (0.12345, "0.123"),
+        (8e-5, "8e-5"),
+        (1234567, "1.23e6"),
+        (12345, "12,345"),
+        (1500, "1,500"),
+        (-2.5, "-2.5"),
+    ],
 )
 def test_short_numbers(value: float, text: str) -> None:
     assert charts.short(value) == text

@@ -38,7 +38,7 @@ def line_chart(panel: Panel) -> Markup:
     for tick in y_ticks:
         at = place(x0, tick).split(",")[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{short(tick)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{_label(tick, y_ticks)}</text>')
     for tick in x_ticks:
         if tick == x0:
             continue  # there the axis says what it counts
@@ -75,29 +75,35 @@ def summary(panel: Panel) -> str:
     return f"{panel.title}. {'; '.join(said)}."
 
 
-def short(value: float) -> str:
-    """A number in few characters, with three digits that count."""
+def short(value: float, digits: int = 3) -> str:
+    """A number in few characters, with three digits that count, or so many."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if abs(value) >= 1000:
+    if abs(value) >= 10**digits - 0.5:  # what rounds to a power of ten is written out, too
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
 
 
 def moving_average(points: Points) -> Points:
-    """Centred mean over a twentieth of the points, narrower at the ends."""
+    """Centred mean over a twentieth of the points; at the ends, of what there is of them."""
     half = max(1, len(points) // 40)
     total = [0.0]
     for _, y in points:
         total.append(total[-1] + y)
     out = []
     for n, (x, _) in enumerate(points):
-        reach = min(half, n, len(points) - 1 - n)
-        out.append((x, (total[n + reach + 1] - total[n - reach]) / (2 * reach + 1)))
+        first, end = max(0, n - half), min(len(points), n + half + 1)
+        out.append((x, (total[end] - total[first]) / (end - first)))
     return out
+
+
+def _label(tick: float, ticks: Sequence[float]) -> str:
+    """A tick's number with as many digits as tell it from the next."""
+    widest = max(map(abs, ticks)) / (ticks[1] - ticks[0])
+    return short(tick, max(3, math.ceil(math.log10(widest)) + 1))
 
 
 def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) -> tuple[list[float], float, float]:
