@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapters.cli_data import _write_lines
+from adapters.cli_data import write_lines
 from adapters.exits import complain, errors
 from adapters.types import Row, Task, UserError
 
@@ -158,7 +158,7 @@ def _finish(made: Sequence[Row], task: Task, limit: Limit, out: Path, rules: Rul
     except PairsError as error:
         complain(f"refused: {error}. Nothing was written.")
         raise typer.Exit(3) from None
-    _write_lines(rows, out)
+    write_lines(rows, out)
     if as_json:
         print(json.dumps(figures))
     else:
