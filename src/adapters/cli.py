@@ -83,6 +83,7 @@ def run(
             if fresh and not dry_run and display.is_main() and (kept := running.set_aside(folder)):
                 screen.print(f"The old run is kept in {kept}.")
             screen.print(display.plan_table(plan))
+        planning.refuse_losses(plan)
         if dry_run:
             return
         if display.is_main():

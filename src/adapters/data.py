@@ -43,6 +43,8 @@ class Loaded:
     rejected: list[Rejected] = field(default_factory=list)
     texts: set[str] = field(default_factory=set)
     """What the clean rows show a model (`prompt_key`), whatever noise made of them: for counting leakage."""
+    by_source: dict[str, list[str]] = field(default_factory=dict)
+    """The same, row by row, by source."""
 
     @property
     def fingerprint(self) -> str:
@@ -86,7 +88,9 @@ def load(
             if example is None:
                 bad.append(Rejected(name, number, reason))
                 continue
-            out.texts.add(prompt_key(example))
+            key_text = prompt_key(example)
+            out.texts.add(key_text)
+            out.by_source.setdefault(name, []).append(key_text)
             if noising is None:
                 examples += [example] * source.repeat
             else:
@@ -108,6 +112,8 @@ def load(
             "used": len(examples),
             "rejected": len(bad),
             "empty_gold": sum(1 for e in examples if not e.gold) // len(copies),
+            "license": source.license,
+            "generated": isinstance(source, SynthesizedSource),
         }
         out.ledger.append(entry | ({"noise": touched.shares()} if noising else {}))
     return out
@@ -278,7 +284,11 @@ def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
 
 def prompt_key(example: Example) -> str:
     """What two examples share when they show a model the same text, up to case, spacing and punctuation."""
-    text = " ".join(m["content"] for m in example.prompt)
+    return fold(" ".join(m["content"] for m in example.prompt))
+
+
+def fold(text: str) -> str:
+    """A text without case, spacing and punctuation."""
     return re.sub(r"\W+", " ", text.casefold()).strip()
 
 

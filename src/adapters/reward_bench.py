@@ -60,7 +60,9 @@ def bench(named: NamedReward, examples: Sequence[Example], task: Task | None = N
     if not rows:
         raise ValueError("no example has a gold answer and a target text")
     result = Bench(named.name, named.score_hash, len(rows))
-    trials = [(n, name, text) for n, e in enumerate(rows) for name, text in answers(e, task, long=n < LONG_ROWS).items()]
+    trials = [
+        (n, name, text) for n, e in enumerate(rows) for name, text in answers(e, task, long=n < LONG_ROWS).items()
+    ]
     constants = baselines(rows)
     trials += [(n, f"={name}", make(n)) for name, make in constants.items() for n in range(len(rows))]
     try:
@@ -172,11 +174,15 @@ def _here(
             "long_ms": round(1000 * max(long), 3),
         }
         if max(long) > 1:
-            result.warnings.append(f"an output of 100 kB takes {max(long):.1f} s; a `timeout` in the recipe bounds that")
+            result.warnings.append(
+                f"an output of 100 kB takes {max(long):.1f} s; a `timeout` in the recipe bounds that"
+            )
     return out
 
 
-def _rank(scores: Mapping[str, Mapping[int, float]], rows: Sequence[Example], exempt: frozenset[str], out: Bench) -> None:
+def _rank(
+    scores: Mapping[str, Mapping[int, float]], rows: Sequence[Example], exempt: frozenset[str], out: Bench
+) -> None:
     gold = scores.get("gold", {})
     if not gold:
         out.errors.append("gives no score to any gold answer")
@@ -199,7 +205,9 @@ def _rank(scores: Mapping[str, Mapping[int, float]], rows: Sequence[Example], ex
                 out.errors.append(f"gold earns less than 1 on {_rows(low, shared, rows)}: {gold[low[0]]:.3f}")
         elif higher := [n for n in shared if earned[n] > gold[n] + TOLERANCE]:
             n = higher[0]
-            out.errors.append(f"prefers {name} to gold on {_rows(higher, shared, rows)}: {earned[n]:.3f}, {gold[n]:.3f}")
+            out.errors.append(
+                f"prefers {name} to gold on {_rows(higher, shared, rows)}: {earned[n]:.3f}, {gold[n]:.3f}"
+            )
         elif equal and name not in AT_MOST_GOLD:
             kind = out.errors if len(equal) == len(shared) else out.warnings
             kind.append(f"{name} earns as much as gold on {_rows(equal, shared, rows)}")

@@ -1,9 +1,9 @@
 """What a plug-in's author uses in their own tests; the same code as `adapters rewards test`.
 
-    from adapters.testing import check_reward, examples
+from adapters.testing import check_reward, examples
 
-    def test_my_reward():
-        check_reward(MyReward(), examples("funding"))
+def test_my_reward():
+    check_reward(MyReward(), examples("funding"))
 """
 
 from __future__ import annotations
