@@ -40,12 +40,14 @@ class Checked:
     rewards: dict[str, Bench] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {
             "errors": self.errors,
             "warnings": self.warnings,
+            "notes": self.notes,
             "plugins": [p.as_json() for p in self.plugins],
             "lengths": self.lengths,
             "prompts": self.prompts,
@@ -63,12 +65,10 @@ def check(file: RecipeFile, backend: Backend, plugins: list[plugin_files.PluginF
     except UserError as error:
         out.errors.append(file.locate(error))
         return out
-    out.warnings += made.notes
+    out.notes = [note for note in made.notes if "also stand in the training data" not in note]  # the ledger's, below
     out.lengths = {part.name: part.lengths for part in (*made.jobs, *made.evaluations) if part.lengths}
     _try(out, file, lambda: plan.refuse_losses(made))
     out.ledger = ledger.of_plan(made)
-    # The ledger says it of leaked texts too, and more closely.
-    out.warnings = [w for w in out.warnings if "also stand in the training data" not in w]
     out.warnings += ledger.findings(out.ledger)
     _try(out, file, lambda: _prompts(out, backend, made))
     _try(out, file, lambda: _memory(out, backend, made, hardware))

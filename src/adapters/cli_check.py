@@ -111,14 +111,14 @@ def report(checked: Checked) -> Iterator[RenderableType]:
 
 def lengths_table(checked: Checked) -> Table:
     """Tokens of prompts and targets, and rows lost to the limits. Of a test set, "dropped" rows are cut answers."""
-    table = _table("lengths in tokens (p50 / p95 / p99 / max)", "where", "source")
+    table = _table("lengths in tokens (p50/p95/p99/max)", "where", "source")
     for column in ("rows", "kept", "dropped"):
         table.add_column(column, justify="right")
     for column in ("prompt", "target"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, sources in checked.lengths.items():
         for n, s in enumerate(sources):
-            spread = (" / ".join(str(v) for v in s[column].values()) for column in ("prompt", "target"))
+            spread = ("/".join(str(v) for v in s[column].values()) for column in ("prompt", "target"))
             counts = (f"{s[key]:,}" for key in ("rows", "kept", "dropped"))
             table.add_row(name if n == 0 else "", s["source"], *counts, *spread)
     return table
@@ -150,9 +150,9 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
-    """Sources by stage and test set: share of the mix, empty gold, repeated texts, licence."""
-    table = _table("data", "where", "source")
-    for column in ("rows", "used", "share", "empty gold", "repeated", "nearly", "licence"):
+    """Sources by stage and test set: share of the mix, empty gold, exactly and nearly repeated texts, licence."""
+    table = _table("data (empty: no gold; twice, nearly: repeats another text)", "where", "source")
+    for column in ("rows", "used", "share", "empty", "twice", "nearly", "licence"):
         table.add_column(column, justify="left" if column == "licence" else "right")
     for name, part in {**ledger["stages"], **ledger["tests"]}.items():
         for n, s in enumerate(part["sources"]):
@@ -205,5 +205,5 @@ def _table(title: str, *columns: str) -> Table:
 
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     return table

@@ -1,9 +1,9 @@
 """Exact and near duplicates of texts, inside a set and across sets, by MinHash (Broder 1997) with banding.
 
-Texts are compared by the set of their 5-grams (of UTF-8 bytes), after case, spacing and punctuation are folded. Two texts
-are near duplicates when the estimated Jaccard similarity of these sets is at least 0.8. The estimate is the share of
-equal values among 100 minima (standard error 0.04 at 0.8); candidates share one of 20 bands of 5 values, which pairs
-at 0.8 miss with probability 0.0004. In a bucket each text is compared with its eight neighbours only, so that a
+Texts are compared by the set of their 5-grams (of UTF-8 bytes), after case, spacing and punctuation are folded. Two
+texts are near duplicates when the estimated Jaccard similarity of these sets is at least 0.8. The estimate is the
+share of equal values among 100 minima (standard error 0.04 at 0.8); candidates share one of 20 bands of 5 values, which
+pairs at 0.8 miss with probability 0.0004. In a bucket each text is compared with its eight neighbours only, so that a
 thousand variants of one text cost no million comparisons: the share of rows *with* a duplicate stays right, pairs are
 not counted.
 """

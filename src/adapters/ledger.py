@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -96,13 +95,19 @@ class _Bare:
     """A prompt without the instructions around its text: what all prompts start and end with."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        unique: Sequence[str] = list(dict.fromkeys(texts))
-        many = len(unique) > 1
-        start = os.path.commonprefix(unique) if many else ""
-        end = os.path.commonprefix([t[: len(start) - 1 if start else None : -1] for t in unique]) if many else ""
+        unique = list(dict.fromkeys(texts))
+        start = _common(unique)
+        end = _common([text[len(start) :][::-1] for text in unique])
         # Cut at a word, so that texts that happen to start alike keep their first word whole.
-        self.start = start.rfind(" ") + 1
-        self.end = max(0, end.rfind(" "))
+        self.start, self.end = start.rfind(" ") + 1, max(0, end.rfind(" "))
 
     def __call__(self, text: str) -> str:
         return text[self.start : len(text) - self.end]
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all texts start with; nothing when there is only one."""
+    if len(texts) < 2:
+        return ""
+    first, last = min(texts), max(texts)
+    return first[: next((n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]
