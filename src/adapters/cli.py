@@ -98,6 +98,7 @@ def run(
                         kept = running.fork(plan, old)
                         screen.print(f"Taken over from it: {', '.join(kept) or 'nothing, the first stage differs'}.")
             screen.print(display.plan_table(plan))
+            planning.refuse_losses(plan)
             if dry_run:
                 return
             if display.is_main():

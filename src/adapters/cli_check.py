@@ -1,5 +1,209 @@
-"""`adapters check`."""
+"""`adapters check`: a recipe's audit before GPU time is spent on it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adapters.exits import errors
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from adapters.check import Checked
+    from adapters.plugin_files import PluginFiles
+
 app = typer.Typer()
+SHOWN_TOKENS = 800
+
+
+@app.command()
+def check(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")] = None,
+    no_import: Annotated[bool, typer.Option("--no-import", help="List the plug-ins' files and stop.")] = False,
+    device: Annotated[str | None, typer.Option("--device", help="Plan memory for a GPU of this size: 80GB.")] = None,
+    launch: Annotated[
+        Path | None, typer.Option("--launch", help="Plan memory for this accelerate config file's processes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Everything knowable before spending GPU time: plug-ins, lengths, masks, prompts, data, memory, rewards.
+
+    Exits with 2 when something would go wrong.
+    """
+    from adapters import plugin_files, recipe_file
+
+    with errors() as state:
+        state.file = file = recipe_file.load(recipe, overrides or [])
+        plugins = plugin_files.of_recipe(file.recipe, file.folder)
+        if not as_json:
+            for line in plugin_lines(plugins):
+                print(line)
+        if no_import:
+            if as_json:
+                print(json.dumps({"plugins": [p.as_json() for p in plugins]}))
+            return
+        from adapters import check as checking
+        from adapters import display
+        from adapters.backends import backend as make_backend
+
+        hardware = checking.hardware_of(device, launch)
+        with display.quiet(None), display.console(stderr=True).status("reading data, prompts and rewards"):
+            checked = checking.check(file, make_backend(file.recipe), plugins, hardware)
+        if as_json:
+            print(json.dumps(checked.as_json(), default=str))
+        else:
+            for part in report(checked):
+                display.console().print(part)
+    if checked.errors:
+        raise typer.Exit(2)
+
+
+def plugin_lines(plugins: Sequence[PluginFiles]) -> Iterator[str]:
+    """Which code a recipe runs: of ours by name, of others file by file."""
+    for p in plugins:
+        where = ".".join(map(str, p.at))
+        if not p.found:
+            yield f"{where}: {p.use}: not found"
+        elif p.ours:
+            yield f"{where}: {p.use}, built in"
+        else:
+            yield f"{where}: {p.use} imports"
+            yield from (f"  {file}" for file in p.files)
+            if p.libraries:
+                yield f"  and the packages {', '.join(p.libraries)}"
+
+
+def report(checked: Checked) -> Iterator[RenderableType]:
+    """What a person sees, the verdict last."""
+    from rich.markup import escape
+
+    from adapters import display
+
+    if checked.plan is not None:
+        yield display.plan_table(checked.plan)
+    if checked.lengths:
+        yield lengths_table(checked)
+    if checked.prompts:
+        yield from prompts_shown(checked.prompts)
+    if checked.ledger:
+        yield ledger_table(checked.ledger)
+    if checked.memory:
+        yield memory_table(checked)
+    if checked.rewards:
+        yield rewards_table(checked)
+    for warning in checked.warnings:
+        yield f"[yellow]warning:[/] {escape(warning)}"
+    for error in checked.errors:
+        yield f"[red]error:[/] {escape(error)}"
+    if checked.errors:
+        yield f"[red]{len(checked.errors)} error{'s' if len(checked.errors) > 1 else ''}: this would not go well.[/]"
+    else:
+        yield "[green]Ready to run.[/]"
+
+
+def lengths_table(checked: Checked) -> Table:
+    """Tokens of prompts and targets, and rows lost to the limits. Of a test set, "dropped" rows are cut answers."""
+    table = _table("lengths in tokens (p50/p95/p99/max)", "where", "source")
+    for column in ("rows", "kept", "dropped"):
+        table.add_column(column, justify="right")
+    for column in ("prompt", "target"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, sources in checked.lengths.items():
+        for n, s in enumerate(sources):
+            spread = ("/".join(str(v) for v in s[column].values()) for column in ("prompt", "target"))
+            counts = (f"{s[key]:,}" for key in ("rows", "kept", "dropped"))
+            table.add_row(name if n == 0 else "", s["source"], *counts, *spread)
+    return table
+
+
+def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
+    """The first example, token by token: masked in grey, learned in green; and where two views of it differ."""
+    from rich.text import Text
+
+    text = Text()
+    for pieces, styles in ((prompts["prompt"], ("grey62", "grey42")), (prompts["learned"], ("green", "bright_green"))):
+        cut = len(pieces) > SHOWN_TOKENS
+        shown = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]] if cut else pieces
+        for n, piece in enumerate(shown):
+            text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
+    yield (
+        f"row {prompts['id']}: {len(prompts['prompt'])} tokens masked (grey), {len(prompts['learned'])} learned (green); "
+        f"the end token is {prompts['end_token']!r}; checked on {prompts['looked_at']} rows"
+    )
+    yield text
+    reference = "".join(prompts["prompt"])
+    for name in prompts["different"]:
+        lines = difflib.unified_diff(
+            reference.splitlines(), prompts["views"][name].splitlines(), "the prompt", name, lineterm="", n=1
+        )
+        yield Text("\n".join(lines))
+    if not prompts["different"]:
+        yield f"{', '.join(prompts['views'])}: the same prompt"
+
+
+def ledger_table(ledger: dict[str, Any]) -> Table:
+    """Sources by stage and test set: share of the mix, empty gold, exactly and nearly repeated texts, licence."""
+    table = _table("data (empty: no gold; twice, nearly: repeats another text)", "where", "source")
+    for column in ("rows", "used", "share", "empty", "twice", "nearly", "licence"):
+        table.add_column(column, justify="left" if column == "licence" else "right")
+    for name, part in {**ledger["stages"], **ledger["tests"]}.items():
+        for n, s in enumerate(part["sources"]):
+            shares = (f"{v:.1%}" for v in (s["share"], s["empty_gold_share"], *s["duplicates"].values()))
+            licence = s["license"] or ("generated" if s["generated"] else "?")
+            table.add_row(name if n == 0 else "", s["source"], f"{s['rows']:,}", f"{s['used']:,}", *shares, licence)
+    return table
+
+
+def memory_table(checked: Checked) -> Table:
+    """Gigabytes by component, and what there is."""
+    from adapters.memory import GB
+
+    known = list(dict.fromkeys(part for stage in checked.memory for part in stage.parts))
+    table = _table("memory of one process in GB", "part")
+    for stage in checked.memory:
+        table.add_column(stage.name, justify="right")
+    for part in known:
+        table.add_row(part, *(f"{s.parts[part] / GB:.2f}" if part in s.parts else "" for s in checked.memory))
+    table.add_section()
+    table.add_row("peak", *(f"[{'green' if s.fits else 'red'}]{s.peak / GB:.2f}[/]" for s in checked.memory))
+    table.add_row("available", *(f"{s.available / GB:.2f}" if s.available else "?" for s in checked.memory))
+    return table
+
+
+def rewards_table(checked: Checked) -> Table:
+    """Mean reward by kind of answer, and how fast."""
+    table = _table("rewards on the training rows: mean by answer", "answer")
+    benches = list(checked.rewards.values())
+    for name in checked.rewards:
+        table.add_column(name, justify="right")
+    variants = list(dict.fromkeys(v for b in benches for v in b.variants))
+    for variant in sorted(variants, key=lambda v: -max(b.variants.get(v, {"mean": 0})["mean"] for b in benches)):
+        table.add_row(
+            variant, *(f"{b.variants[variant]['mean']:.3f}" if variant in b.variants else "" for b in benches)
+        )
+    table.add_section()
+    for baseline in dict.fromkeys(v for b in benches for v in b.baselines):
+        table.add_row(
+            f"always: {baseline}", *(f"{b.baselines[baseline]:.3f}" if baseline in b.baselines else "" for b in benches)
+        )
+    table.add_section()
+    table.add_row("calls/s", *(f"{b.speed.get('calls_per_second', 0):,.0f}" for b in benches))
+    table.add_row("p99 ms", *(f"{b.speed.get('p99_ms', 0):g}" for b in benches))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table

@@ -62,8 +62,8 @@ def show(name: RewardName, as_json: AsJson = False) -> None:
         screen.print(f"score hash: {made.score_hash}  (code and parameters)", soft_wrap=True)
 
 
-@app.command()
-def test(
+@app.command("test")
+def try_out(
     name: RewardName,
     parameters: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="reading=fixed …")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Rows with gold; default: rows made up.")] = None,

@@ -54,6 +54,8 @@ class Loaded:
     rejected: list[Rejected] = field(default_factory=list)
     texts: set[str] = field(default_factory=set)
     """The texts of the clean rows (`text_key`), whatever noise made of them: for counting leakage."""
+    by_source: dict[str, list[str]] = field(default_factory=dict)
+    """The same, row by row, by source."""
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +105,9 @@ def load(
             if example is None:
                 bad.append(Rejected(name, number, reason))
                 continue
-            out.texts.add(text_key(example))
+            key_text = text_key(example)
+            out.texts.add(key_text)
+            out.by_source.setdefault(name, []).append(key_text)
             if noising is None:
                 examples += [example] * source.repeat
             else:
@@ -126,6 +130,8 @@ def load(
             "used": len(examples),
             "rejected": len(bad),
             "empty_gold": sum(1 for e in examples if _is_empty(e.gold)) // len(copies),
+            "license": source.license,
+            "generated": isinstance(source, SynthesizedSource),
         }
         out.ledger.append(entry | ({"noise": touched.shares()} if noising else {}))
     return out
@@ -310,16 +316,17 @@ def _is_empty(gold: Any) -> bool:
 
 def prompt_key(example: Example) -> str:
     """What two examples share when they show a model the same prompt, up to case, spacing and punctuation."""
-    return _key(" ".join(m["content"] for m in example.prompt))
+    return fold(" ".join(m["content"] for m in example.prompt))
 
 
 def text_key(example: Example) -> str:
     """What two examples share when they are about the same text, whatever is asked about it."""
     text = example.meta.get("text")
-    return _key(text) if isinstance(text, str) else prompt_key(example)
+    return fold(text) if isinstance(text, str) else prompt_key(example)
 
 
-def _key(text: str) -> str:
+def fold(text: str) -> str:
+    """A text without case, spacing and punctuation."""
     return re.sub(r"\W+", " ", text.casefold()).strip()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ class Job:
     rejected: list[data.Rejected]
     texts: Set[str]
     """The texts of the clean rows (`data.text_key`)."""
+    by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The same, row by row, by source."""
+    lengths: list[dict[str, Any]] = field(default_factory=list)
+    """What the length limits cost, by source (`adapters.lengths`); empty when there is no tokenizer."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
 
@@ -59,5 +63,7 @@ class Evaluation:
     rejected: list[data.Rejected]
     variants: int = 1
     """How many times each row stands among the examples, one whole set of rows after the other."""
+    by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lengths: list[dict[str, Any]] = field(default_factory=list)
     beyond: int = 0
     """Gold answers longer than max_new_tokens: no model can score on them in full."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from adapters import adapter, data
 from adapters.jobs import Evaluation, Job
+from adapters.lengths import by_source
 from adapters.noising import Noising, resolve_noise
 from adapters.plugins import identity, resolve
 from adapters.recipe import EvalSet, Recipe
@@ -81,6 +82,19 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
 
 
+def refuse_losses(plan: Plan) -> None:
+    """Raise UserError when length limits cost a stage more rows than its recipe allows."""
+    for job in plan.jobs:
+        rows = len(job.examples) + len(job.validation) + job.too_long
+        if job.too_long > job.stage.max_dropped * rows:
+            limits = [k for k in ("max_length", "max_prompt_length", "max_completion_length") if hasattr(job.stage, k)]
+            raise UserError(
+                f"{job.too_long} of {rows} rows are longer than {' and '.join(limits)} and would be dropped; "
+                f"max_dropped allows {job.stage.max_dropped:.0%}. Raise the limits, or max_dropped if that is meant.",
+                at=("stages", job.index, "max_dropped"),
+            )
+
+
 def stage_rewards(file: RecipeFile) -> list[tuple[NamedReward, ...]]:
     """Each stage's rewards, resolved; empty for stages without."""
     return [
@@ -143,8 +157,10 @@ def _job(
         _check_pairs(loaded.examples, (*at, "data"))
     lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
     examples, too_long = list(loaded.examples), 0
+    audit: list[dict[str, Any]] = []
     if lengths is not None:
         fits = [_fits(stage, length) for length in lengths]
+        audit = by_source(examples, lengths, fits)
         examples = [e for e, fit in zip(examples, fits, strict=True) if fit]
         lengths = [length for length, fit in zip(lengths, fits, strict=True) if fit]
         too_long = fits.count(False)
@@ -185,6 +201,8 @@ def _job(
         fingerprint=_hash(what),
         steps=steps,
         texts=loaded.texts,
+        by_source=loaded.by_source,
+        lengths=audit,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         too_long=too_long,
@@ -263,6 +281,8 @@ def _evaluation(
         variants=spec.variants,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
+        by_source=loaded.by_source,
+        lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
         beyond=sum(a > limit for a in answers),
     )
 

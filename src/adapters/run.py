@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from adapters import adapter, comparison, display
+from adapters import adapter, comparison, display, ledger
 from adapters.evaluate import evaluate
 from adapters.jobs import Evaluation, Job
 from adapters.plan import Plan
@@ -232,14 +232,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write_ledger(plan: Plan) -> None:
-    stages: Mapping[str, Any] = {
-        job.name: {"sources": job.ledger, "rows": len(job.examples), "too_long": job.too_long, "tokens": job.tokens}
-        for job in plan.jobs
-    }
-    tests = {
-        e.name: {"sources": e.ledger, "rows": len(e.examples), "also_in_training": e.leaked} for e in plan.evaluations
-    }
-    adapter.write_json(plan.folder / "ledger.json", {"stages": stages, "tests": tests})
+    adapter.write_json(plan.folder / "ledger.json", ledger.of_plan(plan))
     places = [(job.name, job.rejected) for job in plan.jobs] + [(e.name, e.rejected) for e in plan.evaluations]
     rejected = [
         {"for": name, "source": r.source, "row": r.row, "reason": r.reason} for name, rows in places for r in rows

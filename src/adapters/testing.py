@@ -3,7 +3,7 @@
 from adapters.testing import check_reward, examples
 
 def test_my_reward():
-check_reward(MyReward(), examples("funding"))
+    check_reward(MyReward(), examples("funding"))
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ from adapters.backends.local.model import (
     prepare_cpu,
 )
 from adapters.backends.local.sampling import LocalSampler
-from adapters.jobs import Job
+from adapters.jobs import Evaluation, Job
+from adapters.memory import StagePlan
 from adapters.recipe import Recipe
 from adapters.stages import Dpo, Grpo
 from adapters.types import Example, Lengths, Progress, Sampler, UserError
@@ -84,6 +85,20 @@ class LocalBackend:
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target."""
         return self.encoder.lengths(examples)
+
+    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+        """What every user of a prompt really gets; see `adapters.backends.local.audit`."""
+        from adapters.backends.local import audit
+
+        return audit.audit(self.encoder, examples, kinds)
+
+    def memory(
+        self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, device: float | None, world: int, zero: int
+    ) -> list[StagePlan]:
+        """The memory plan; see `adapters.backends.local.memory`."""
+        from adapters.backends.local import memory
+
+        return memory.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage; rank 0 writes the adapter, its tokenizer and nothing else into `folder`."""

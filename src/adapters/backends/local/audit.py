@@ -1,0 +1,176 @@
+"""The tokens that every user of a prompt really gets, and what a chat template may do to them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from trl import GRPOTrainer
+
+from adapters.backends.local import training
+from adapters.backends.local.model import Encoder
+from adapters.backends.local.sampling import LocalSampler
+from adapters.types import Example, Message, UserError
+
+OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$", re.IGNORECASE)
+
+
+def sft(encoder: Encoder, example: Example) -> list[int]:
+    """The masked tokens of the row that SFT trains on."""
+    [row] = training._tokens(encoder, [example])
+    return [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
+
+
+def grpo(encoder: Encoder, example: Example) -> list[int]:
+    """What TRL's own trainer makes of the prompt; its method is called, not copied."""
+    trainer = SimpleNamespace(
+        processing_class=encoder.tokenizer,
+        chat_template=None,
+        chat_template_kwargs=encoder.template,
+        tools=None,
+        environment_factories=None,
+        _is_vlm=False,
+    )
+    ids: list[int] = list(GRPOTrainer._tokenize_prompts(trainer, [list(example.prompt)])[0][0])
+    return ids
+
+
+def evaluation(encoder: Encoder, example: Example) -> list[int]:
+    """What reaches `generate` in an evaluation, padding left out."""
+    model = _Recorder(encoder.end)
+    LocalSampler(model, encoder, 0, 1)([example.prompt], max_new_tokens=1, batch_size=1, progress=lambda *_: None)
+    return model.ids
+
+
+def usage(encoder: Encoder, example: Example) -> list[int]:
+    """What somebody gets who loads the tokenizer from the published folder, as the model card shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.tokenizer.save_pretrained(folder)
+        published = AutoTokenizer.from_pretrained(folder)
+    return _rendered(published, example.prompt, **encoder.template)
+
+
+VIEWS: dict[str, Callable[[Encoder, Example], list[int]]] = {
+    "sft": sft,
+    "grpo": grpo,
+    "evaluation": evaluation,
+    "model card": usage,
+}
+
+
+class _Recorder:
+    """A model that remembers what it is asked."""
+
+    def __init__(self, end: int) -> None:
+        self.generation_config = SimpleNamespace(eos_token_id=end)
+        self.device, self.end = torch.device("cpu"), end
+        self.ids: list[int] = []
+
+    def generate(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.ids = input_ids[0][attention_mask[0].bool()].tolist()
+        return torch.cat([input_ids, torch.tensor([[self.end]])], dim=1)
+
+
+def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+    """The first example as the trainer sees it, every view of its prompt, and what is wrong with them.
+
+    `examples` are of all stages; `kinds` are the recipe's stage kinds, of which only those named in `VIEWS` are
+    compared, beside evaluation and the card. Raises UserError when the template refuses the prompt.
+    """
+    first = next((e for e in examples if e.completion is not None), examples[0])
+    try:
+        prompt = encoder.prompts([first.prompt])[0]
+    except Exception as error:  # a template may raise anything
+        raise UserError(
+            f"the chat template refuses the prompt of row {first.id!r}: {error}", at=("model", "base")
+        ) from error
+    names = [name for name in VIEWS if name not in ("sft", "grpo") or name in kinds]
+    views = {name: VIEWS[name](encoder, first) for name in names}
+    errors, warnings = _problems(encoder, first, prompt)
+    odd = [name for name, ids in views.items() if ids != prompt]
+    if odd:
+        errors.append(f"{', '.join(odd)} would not get the prompt that the others get; the difference is shown above")
+    learned = encoder.completions([first.completion or ""])[0] if first.completion is not None else []
+    return {
+        "id": first.id,
+        "prompt": _pieces(encoder, prompt),
+        "learned": _pieces(encoder, learned),
+        "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
+        "different": odd,
+        "end_token": encoder.tokenizer.decode([encoder.end]),
+        "errors": errors,
+        "warnings": warnings,
+        **_masks(encoder, examples),
+    }
+
+
+def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[list[str], list[str]]:
+    errors, warnings = [], []
+    tokenizer, messages = encoder.tokenizer, example.prompt
+    text = tokenizer.decode(prompt)
+    thinking = encoder.template["enable_thinking"]
+    answer = example.completion or ""
+    if opened := OPEN_THOUGHT.search(text):
+        where = f"the prompt ends with {opened.group().strip()!r}"
+        if not thinking:
+            errors.append(
+                f"model.thinking is false, but {where}: this template has no such switch, and answers would be trained "
+                "inside a thought. Use an instruct model that does not think, or set model.thinking: true"
+            )
+        elif f"</{opened.group(1)}>" not in answer:
+            warnings.append(f"model.thinking is true and {where}, but the targets hold no thought and do not close it")
+    bare = _rendered(tokenizer, messages, add_generation_prompt=False, **encoder.template)
+    if bare == prompt:
+        errors.append("the chat template ignores add_generation_prompt: the prompt does not say that an answer follows")
+    plain = _rendered(tokenizer, messages)
+    if plain != prompt:
+        warnings.append(
+            "without the template's switch (enable_thinking: "
+            f"{str(thinking).lower()}) a user gets another prompt, which ends with {tokenizer.decode(plain)[-40:]!r}; "
+            "the card's snippet passes it, and servers must too"
+        )
+    written = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, tokenize=False, **encoder.template
+    )
+    if tokenizer(written)["input_ids"] != prompt:
+        warnings.append(
+            "the rendered prompt, tokenized as plain text, gets other tokens (a second start token, mostly)"
+        )
+    if "strftime_now" in str(tokenizer.chat_template):
+        warnings.append("the chat template writes today's date into the prompt: it will differ from the one trained on")
+    return errors, warnings
+
+
+def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
+    """Rows whose target would end without, or before, its end token."""
+    some = [e for e in examples if e.completion is not None][:sample]
+    rows = training._tokens(encoder, some) if some else []
+    lost = sum(row["labels"][-1] != encoder.end for row in rows)
+    specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
+    pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
+    texts = [(e.completion or "", e.prompt[-1]["content"] if e.prompt else "") for e in examples]
+    found = [[bool(pattern and pattern.search(text)) for text in pair] for pair in texts]
+    return {
+        "looked_at": len(some),
+        "end_token_lost": lost,
+        "special_in_target": sum(target for target, _ in found),
+        "special_in_prompt": sum(prompt for _, prompt in found),
+    }
+
+
+def _pieces(encoder: Encoder, ids: Sequence[int]) -> list[str]:
+    return [encoder.tokenizer.decode([i]) for i in ids]
+
+
+def _rendered(
+    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True, **template: Any
+) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True, **template
+    )["input_ids"]
+    return ids

@@ -1,0 +1,168 @@
+"""Everything that can be known about a recipe before GPU time is spent on it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters import data, ledger, plan, plugin_files
+from adapters.memory import GB, StagePlan
+from adapters.plan import Plan
+from adapters.recipe_file import RecipeFile
+from adapters.reward_bench import Bench, bench
+from adapters.types import Backend, Example, UserError
+
+BENCH_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What to plan memory for. `device` is the bytes of a GPU that is not here; None: what is found."""
+
+    device: float | None = None
+    world: int = 1
+    zero: int = 0
+
+
+@dataclass
+class Checked:
+    """What a check found. `errors` keep a run from being started; `warnings` are for a person to weigh."""
+
+    plugins: list[plugin_files.PluginFiles]
+    plan: Plan | None = None
+    lengths: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    ledger: dict[str, Any] = field(default_factory=dict)
+    memory: list[StagePlan] = field(default_factory=list)
+    rewards: dict[str, Bench] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "notes": self.notes,
+            "plugins": [p.as_json() for p in self.plugins],
+            "lengths": self.lengths,
+            "prompts": self.prompts,
+            "ledger": self.ledger,
+            "memory": [m.as_json() for m in self.memory],
+            "rewards": {name: asdict(b) for name, b in self.rewards.items()},
+        }
+
+
+def check(file: RecipeFile, backend: Backend, plugins: list[plugin_files.PluginFiles], hardware: Hardware) -> Checked:
+    """Plan the recipe and audit what the plan holds. What the recipe itself gets wrong is among the errors too."""
+    out = Checked(plugins)
+    try:
+        out.plan = made = plan.make(file, backend)
+    except UserError as error:
+        out.errors.append(file.locate(error))
+        return out
+    out.notes = [note for note in made.notes if "also stand in the training data" not in note]  # the ledger's, below
+    out.lengths = {part.name: part.lengths for part in (*made.jobs, *made.evaluations) if part.lengths}
+    _try(out, file, lambda: plan.refuse_losses(made))
+    out.ledger = ledger.of_plan(made)
+    out.warnings += ledger.findings(out.ledger)
+    _try(out, file, lambda: _prompts(out, backend, made))
+    _try(out, file, lambda: _memory(out, backend, made, hardware))
+    _rewards(out, made)
+    out.errors += _hub(file)
+    out.warnings = list(dict.fromkeys(out.warnings))
+    return out
+
+
+def _try(out: Checked, file: RecipeFile, part: Any) -> None:
+    try:
+        part()
+    except UserError as error:
+        out.errors.append(file.locate(error))
+
+
+def _prompts(out: Checked, backend: Backend, made: Plan) -> None:
+    # Backends that render elsewhere have nothing to audit here.
+    audit = getattr(backend, "audit", None)
+    if audit is None:
+        return
+    examples: list[Example] = [e for job in made.jobs for e in job.examples]
+    out.prompts = found = audit(examples, [job.stage.kind for job in made.jobs])
+    out.errors += found["errors"]
+    out.warnings += found["warnings"]
+    if found["end_token_lost"]:
+        out.errors.append(f"{found['end_token_lost']} of {found['looked_at']} targets lose their end token")
+    if found["special_in_target"]:
+        out.errors.append(
+            f"{found['special_in_target']} targets contain a special token as text; it would end the answer"
+        )
+    if found["special_in_prompt"]:
+        out.warnings.append(
+            f"{found['special_in_prompt']} texts contain a special token, which the model reads as such"
+        )
+
+
+def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> None:
+    memory = getattr(backend, "memory", None)
+    if memory is None:
+        return
+    try:
+        out.memory = memory(made.jobs, made.evaluations, **asdict(hardware))
+    except UserError as error:
+        out.warnings.append(f"memory not planned: {error}")
+        return
+    for stage in out.memory:
+        if not stage.fits:
+            have = (stage.available or 0) / GB
+            out.errors.append(f"{stage.name} needs {stage.peak / GB:.1f} GB of {have:.1f} GB: {stage.advice}")
+
+
+def _rewards(out: Checked, made: Plan) -> None:
+    for job in made.jobs:
+        rows = _spread(job.examples)
+        for reward in job.rewards:
+            name = f"{job.name}/{reward.name}"
+            try:
+                out.rewards[name] = result = bench(reward, rows, made.task, limit=reward.faults.timeout or 10.0)
+            except ValueError as error:
+                out.warnings.append(f"{name} not tried: {error}")
+                continue
+            out.errors += [f"{name}: {e}" for e in result.errors]
+            out.warnings += [f"{name}: {w}" for w in result.warnings]
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    """Some rows from everywhere, each text once."""
+    unique = list({data.prompt_key(e): e for e in examples}.values())
+    return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
+
+
+def _hub(file: RecipeFile) -> list[str]:
+    """Whether the push at the end will be allowed, asked before the run."""
+    publish = getattr(file.recipe, "publish", None)
+    if publish is None:
+        return []
+    rights = importlib.import_module("adapters.publish.hub").rights
+    return [f"publish.repo: {problem}" for problem in rights(publish.repo)]
+
+
+def hardware_of(device: str | None, launch: Path | None) -> Hardware:
+    """What `--device` and `--launch` say. Raises UserError."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    from adapters.memory import parse_size
+
+    world, zero = 1, 0
+    if launch is not None:
+        try:
+            config = YAML(typ="safe", pure=True).load(launch.read_text(encoding="utf-8")) or {}
+            world = int(config.get("num_processes", 1))
+            zero = int((config.get("deepspeed_config") or {}).get("zero_stage", 0))
+        except (OSError, YAMLError, ValueError, AttributeError) as error:
+            raise UserError(f"{launch}: cannot be read as an accelerate config file: {error}") from None
+    return Hardware(parse_size(device, UserError) if device else None, world, zero)

@@ -1,0 +1,137 @@
+"""Exact and near duplicates of texts, inside a set and across sets, by MinHash (Broder 1997) with banding.
+
+Texts are compared by the set of their 5-grams (of UTF-8 bytes), after case, spacing and punctuation are folded. Two
+texts are near duplicates when the estimated Jaccard similarity of these sets is at least 0.8. The estimate is the
+share of equal values among 100 minima (standard error 0.04 at 0.8); candidates share one of 20 bands of 5 values, which
+pairs at 0.8 miss with probability 0.0004. In a bucket each text is compared with its eight neighbours only, so that a
+thousand variants of one text cost no million comparisons: the share of rows *with* a duplicate stays right, pairs are
+not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHINGLE = 5
+HASHES, BANDS = 100, 20
+THRESHOLD = 0.8
+NEIGHBOURS = 8
+_CHUNK = 4_000_000
+
+Sketch = NDArray[np.uint32]
+
+
+def sketch(texts: Sequence[str]) -> Sketch:
+    """MinHash signatures of folded texts, shape (texts, 100). About 10,000 statements a second on one core."""
+    out = np.empty((len(texts), HASHES), dtype=np.uint32)
+    rng = np.random.default_rng(1)
+    factors = rng.integers(1, 2**63, HASHES, dtype=np.uint64) | np.uint64(1)
+    offsets = rng.integers(0, 2**63, HASHES, dtype=np.uint64)
+    encoded = [text.encode() for text in texts]
+    start = 0
+    while start < len(texts):
+        stop, size = start, 0
+        while stop < len(texts) and (size == 0 or size + len(encoded[stop]) < _CHUNK):
+            size += len(encoded[stop]) + SHINGLE
+            stop += 1
+        out[start:stop] = _minima(encoded[start:stop], factors, offsets)
+        start = stop
+    return out
+
+
+def _minima(texts: Sequence[bytes], factors: NDArray[np.uint64], offsets: NDArray[np.uint64]) -> Sketch:
+    # Padding gives every text, the empty one too, at least one shingle, and keeps shingles from spanning two texts.
+    padded = [text.ljust(SHINGLE, b"\0") for text in texts]
+    sizes = np.array([len(text) for text in padded])
+    letters = np.frombuffer(b"".join(padded), dtype=np.uint8).astype(np.uint64)
+    codes = np.zeros(len(letters) - SHINGLE + 1, dtype=np.uint64)
+    for n in range(SHINGLE):
+        codes = codes * np.uint64(257) + letters[n : n + len(codes)]
+    ends = np.cumsum(sizes)
+    inside = np.ones(len(codes), dtype=bool)
+    for n in range(1, SHINGLE):
+        inside[(ends - n)[ends - n < len(codes)]] = False
+    codes = codes[inside]
+    starts = np.concatenate([[0], np.cumsum(sizes - SHINGLE + 1)[:-1]])
+    out = np.empty((len(texts), HASHES), dtype=np.uint32)
+    for n in range(HASHES):
+        # Multiply-shift hashing: the upper half of an odd multiple (Dietzfelbinger et al. 1997).
+        mixed = ((codes * factors[n] + offsets[n]) >> np.uint64(32)).astype(np.uint32)
+        out[:, n] = np.minimum.reduceat(mixed, starts)
+    return out
+
+
+def repeats(signatures: Sketch) -> NDArray[np.bool_]:
+    """Which texts are near duplicates of an earlier one."""
+    found = np.zeros(len(signatures), dtype=bool)
+    for keys in _bands(signatures):
+        order = np.argsort(keys, kind="stable")
+        for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
+            earlier, later = order[:-step], order[step:]
+            same = keys[earlier] == keys[later]
+            if not same.any():
+                break
+            a, b = earlier[same], later[same]
+            found[b[_similar(signatures[a], signatures[b])]] = True
+    return found
+
+
+def matches(signatures: Sketch, others: Sketch) -> NDArray[np.bool_]:
+    """Which texts have a near duplicate among other texts."""
+    found = np.zeros(len(signatures), dtype=bool)
+    if not len(others):
+        return found
+    for mine, theirs in zip(_bands(signatures), _bands(others), strict=True):
+        order = np.argsort(theirs, kind="stable")
+        ordered = theirs[order]
+        low, high = np.searchsorted(ordered, mine, "left"), np.searchsorted(ordered, mine, "right")
+        for step in range(NEIGHBOURS):
+            here = np.nonzero((low + step < high) & ~found)[0]
+            if not len(here):
+                break
+            found[here[_similar(signatures[here], others[order[low[here] + step]])]] = True
+    return found
+
+
+def _similar(a: Sketch, b: Sketch) -> NDArray[np.bool_]:
+    return np.asarray((a == b).mean(axis=1) >= THRESHOLD)
+
+
+def _bands(signatures: Sketch) -> list[NDArray[np.uint64]]:
+    width = HASHES // BANDS
+    out = []
+    for band in range(BANDS):
+        key = np.zeros(len(signatures), dtype=np.uint64)
+        for column in range(band * width, (band + 1) * width):
+            key = (key ^ signatures[:, column]) * np.uint64(0x100000001B3)  # FNV-1a
+        out.append(key)
+    return out
+
+
+def inside(texts: Sequence[str]) -> dict[str, Any]:
+    """Shares of a set's (folded) texts that repeat an earlier one: `exact`, and `near` (exact ones included)."""
+    if not texts:
+        return {"exact": 0.0, "near": 0.0}
+    unique = list(dict.fromkeys(texts))
+    exact = len(texts) - len(unique)
+    return {"exact": exact / len(texts), "near": (exact + int(repeats(sketch(unique)).sum())) / len(texts)}
+
+
+def across(texts: Sequence[str], others: Sequence[str], known: Sketch | None = None) -> dict[str, int]:
+    """How many of a set's (folded) texts stand in another set too: `exact`, and `near` (exact ones included).
+
+    `known` are the signatures of `others`, if they are at hand.
+    """
+    seen = set(others)
+    strange = [text for text in texts if text not in seen]
+    exact = len(texts) - len(strange)
+    if not strange or not others:
+        return {"exact": exact, "near": exact}
+    return {
+        "exact": exact,
+        "near": exact + int(matches(sketch(strange), sketch(others) if known is None else known).sum()),
+    }

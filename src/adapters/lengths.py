@@ -1,0 +1,37 @@
+"""How long prompts and targets are, by source, and what the length limits cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from adapters.types import Example, Lengths
+
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
+
+
+def by_source(examples: Sequence[Example], lengths: Sequence[Lengths], kept: Sequence[bool]) -> list[dict[str, Any]]:
+    """One entry a source: rows, kept, dropped, and the tokens of prompts and targets (end token included), before
+    anything was dropped.
+    """
+    out = []
+    for source in dict.fromkeys(e.source for e in examples):
+        rows = [n for n, e in enumerate(examples) if e.source == source]
+        fits = sum(kept[n] for n in rows)
+        out.append(
+            {
+                "source": source,
+                "rows": len(rows),
+                "kept": fits,
+                "dropped": len(rows) - fits,
+                "prompt": quantiles([lengths[n].prompt for n in rows]),
+                "target": quantiles([lengths[n].completion for n in rows]),
+            }
+        )
+    return out
+
+
+def quantiles(values: Sequence[int]) -> dict[str, int]:
+    """Nearest-rank quantiles."""
+    ordered = sorted(values)
+    return {name: ordered[round(q * (len(ordered) - 1))] for name, q in QUANTILES.items()}

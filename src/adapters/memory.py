@@ -1,0 +1,196 @@
+"""How much memory a stage takes, from the model's shape alone: arithmetic, no weights, no device.
+
+All figures are bytes of one process. What is counted and what not: docs/checking.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+GB = 1e9
+CPU_PROCESS, GPU_PROCESS = 0.95 * GB, 1.0 * GB
+"""Libraries and code of a training process on a CPU; context, kernels and workspaces on a GPU (not measured by us)."""
+FRAGMENTATION = 1.08
+"""Share of a GPU's allocations that its allocator holds beyond what is in use."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's configuration says. `linear` and `other` are parameters of the base; `lora` of the adapter."""
+
+    linear: int
+    other: int
+    lora: int
+    layers: int
+    hidden: int
+    intermediate: int
+    attention: int
+    """Width of all query heads together."""
+    kv: int
+    """Width of all key heads together."""
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a stage does with it."""
+
+    tokens: int
+    """Longest sequence, prompt and completion."""
+    micro_batch: int
+    checkpointing: bool
+    weight_bits: float
+    """Of the frozen linear layers; embeddings and norms are at least 16."""
+    compute_bytes: int
+    """Of activations: 2 under bf16 or fp16, 4 under fp32."""
+    reference: bool = False
+    """A second, frozen copy of the adapter for the KL."""
+    generated: int = 0
+    """Sequences generated at once."""
+    optimizer_bytes: float = 8.0
+    """Per trained parameter: 8 for AdamW in fp32."""
+    trains: bool = True
+    world: int = 1
+    zero: int = 0
+    gpu: bool = True
+
+
+def parts(shape: Shape, use: Use) -> dict[str, float]:
+    """Bytes by component. Training and generation take turns: the larger of them is the peak."""
+    c = use.compute_bytes
+    other_bits = max(16.0, use.weight_bits)
+    weights = shape.linear * use.weight_bits / 8 + shape.other * other_bits / 8
+    shared = use.world if use.zero >= 3 else 1
+    out = {"process": GPU_PROCESS if use.gpu else CPU_PROCESS, "weights": weights / shared}
+    # Adapters are held and trained in fp32, whatever the base is in (PEFT's autocast_adapter_dtype).
+    out["adapter"] = 4.0 * shape.lora / shared
+    if use.trains:
+        gradients = 4.0 * shape.lora / (use.world if use.zero >= 2 else 1)
+        buckets = 4.0 * shape.lora if use.world > 1 and use.zero == 0 else 0.0
+        out["gradients"] = gradients + buckets
+        out["optimizer"] = use.optimizer_bytes * shape.lora / (use.world if use.zero >= 1 else 1)
+        if use.reference:
+            out["reference"] = 4.0 * shape.lora / shared
+        out["activations"] = _activations(shape, use)
+        out["logits"] = _logits(shape, use)
+    if use.generated:
+        out["generation cache"] = 2.0 * use.generated * use.tokens * shape.kv * shape.layers * c
+        # The last position's logits of every sequence, in fp32, with the copies that sampling makes.
+        out["generation cache"] += 3 * 4.0 * use.generated * shape.vocabulary
+    return out
+
+
+def peak(by_part: Mapping[str, float], *, gpu: bool) -> float:
+    """Bytes at the highest moment: all of it, but of training and generation only the larger."""
+    training = sum(by_part.get(k, 0.0) for k in ("activations", "logits"))
+    generation = by_part.get("generation cache", 0.0)
+    rest = sum(v for k, v in by_part.items() if k not in ("activations", "logits", "generation cache", "process"))
+    used = rest + max(training, generation)
+    return by_part["process"] + used * (FRAGMENTATION if gpu else 1.0)
+
+
+def _activations(shape: Shape, use: Use) -> float:
+    """What a backward pass keeps: of all layers, or with checkpointing of one layer and every layer's input."""
+    c, tokens = use.compute_bytes, use.tokens * use.micro_batch
+    h, i, a, kv = shape.hidden, shape.intermediate, shape.attention, shape.kv
+    # Two norms in fp32 (input and normalised), their outputs; q, k, v before and after rotation, the attention's
+    # output; gate, its activation, up, their product.
+    layer = tokens * (2 * (2 * 4 * h + c * h) + c * (3 * a + 4 * kv) + c * 4 * i)
+    weights = use.weight_bits / 8
+    if weights != c:
+        # Mixed precision: each adapted layer keeps a cast copy of its input, and of its weights until its backward.
+        layer += tokens * c * (5 * h + a + i) + c * shape.linear / shape.layers
+    if use.checkpointing:
+        return float(layer + c * tokens * h * shape.layers)
+    return float(layer * shape.layers)
+
+
+def _logits(shape: Shape, use: Use) -> float:
+    # TRL's fused head folds tiles of 4,096 tokens; three tiles of fp32 are alive at once, over the whole vocabulary
+    # in the worst case. The head's own input is small.
+    return 3 * 4.0 * min(4096, use.tokens * use.micro_batch) * min(shape.vocabulary, 8192)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A recipe key that lowers the need."""
+
+    key: str
+    value: Any
+    use: Use
+
+
+def knobs(use: Use, at: str, batch_rows: int) -> Iterator[Knob]:
+    """Settings to try when a stage does not fit, the cheapest for the result first."""
+    micro = use.micro_batch
+    while use.trains and micro > 1:
+        micro = next(m for m in range(micro - 1, 0, -1) if batch_rows % m == 0)
+        yield Knob(f"{at}.micro_batch_size", micro, replace(use, micro_batch=micro))
+    lean = replace(use, micro_batch=micro)
+    if use.trains and not use.checkpointing:
+        lean = replace(lean, checkpointing=True)
+        yield Knob(f"{at}.gradient_checkpointing", True, lean)
+    if use.generated > 1:
+        for generated in (use.generated // 2, use.generated // 4):
+            if generated:
+                key = f"{at}.batch_size" if use.trains else f"{at}.batch_size (of evaluation)"
+                yield Knob(key, f"{generated / use.generated:g} of it", replace(lean, generated=generated))
+    if use.weight_bits > 16:
+        lean = replace(lean, weight_bits=16.0)
+        yield Knob("model.dtype", "bfloat16", lean)
+    for tokens in (use.tokens // 2, use.tokens // 4):
+        yield Knob(f"{at}'s length limits", tokens, replace(lean, tokens=tokens))
+
+
+def advise(shape: Shape, use: Use, available: float, at: str, batch_rows: int) -> str:
+    """The first setting that makes a stage fit, in words; all settings before it stay at their leanest."""
+    tried: dict[str, Any] = {}
+    for knob in knobs(use, at, batch_rows):
+        tried[knob.key] = knob.value
+        need = peak(parts(shape, knob.use), gpu=use.gpu)
+        if need <= available:
+            return f"{', '.join(f'{k}={v}' for k, v in tried.items())} needs {need / GB:.1f} GB and fits"
+    largest = max((k for k in parts(shape, use) if k != "process"), key=lambda k: parts(shape, use)[k])
+    return f"no setting of this recipe makes it fit; the largest part is {largest}: take a smaller base model or rank"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The memory of one stage or test set."""
+
+    name: str
+    parts: Mapping[str, float]
+    peak: float
+    available: float | None
+    advice: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that much; True when no device is known."""
+        return self.available is None or self.peak <= self.available
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; bytes."""
+        return {**asdict(self), "fits": self.fits}
+
+
+def plan_stage(name: str, shape: Shape, use: Use, available: float | None, at: str, batch_rows: int) -> StagePlan:
+    """The plan of one stage, with advice when it does not fit."""
+    by_part = parts(shape, use)
+    need = peak(by_part, gpu=use.gpu)
+    fits = available is None or need <= available
+    return StagePlan(name, by_part, need, available, "" if fits else advise(shape, use, available or 0, at, batch_rows))
+
+
+def parse_size(text: str, fail: Callable[[str], Exception]) -> float:
+    """`80GB`, `24 GiB`, `8e9` to bytes."""
+    units = {"gib": 2.0**30, "mib": 2.0**20, "gb": 1e9, "mb": 1e6, "g": 1e9, "b": 1.0, "": 1.0}
+    lowered = text.strip().lower()
+    number = lowered.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = lowered[len(number) :].strip()
+    try:
+        return float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise fail(f"{text!r} is no amount of memory; write 80GB or 24GiB.") from None
