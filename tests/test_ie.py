@@ -17,6 +17,7 @@ from adapters import metrics
 from adapters.rewarding import NamedReward, probe
 from adapters.tasks.ie import NER_USER, SYSTEM, IeTask
 from adapters.types import Counts, Example, Reward, Scored, Task
+from data_aug.noise import PRESETS, noise_row, preset
 from rewards.ie import InformationExtraction
 from rewards.ie_records import MAX_TEXT, Reading
 
@@ -148,6 +149,22 @@ def test_a_text_with_placeholders_stays_as_it_is() -> None:
     with pytest.raises(ValueError, match="must contain"):
         IeTask(ner_user="{text}")
     assert NER_USER.count("{text}") == 1
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_protected_mentions_can_still_be_found_in_the_noisy_text(name: str) -> None:
+    text = "The \"fi nal\" offi ce of O'Neill & Sons , the final office and Zürich's *star* <b> ."
+    gold = {"a": ['"fi nal" offi ce', "O'Neill & Sons"], "b": ["final office", "Zürich's *star* <b>"]}
+    row = {"task": "NER", "schema": ["a", "b"], "text": text, "gold": gold}
+    noisy, task = preset(name, "heavy"), IeTask()
+    changed = 0
+    for seed in range(200):
+        result = noise_row(row, noisy, seed=seed, policy="protect", field="text", labels=task.labels)
+        assert result.row["gold"] == gold
+        shown = " ".join(result.row["text"].split())
+        changed += shown != text
+        assert all(mention in shown for found in gold.values() for mention in found)
+    assert changed > 20
 
 
 def test_noise_finds_the_labels() -> None:

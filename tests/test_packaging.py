@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_importing_the_package_imports_no_training_library() -> None:
-    code = "import sys, adapters, adapters.plan, adapters.cli, rewards.funding, data_aug.noise; print(*sys.modules)"
+    modules = "adapters, adapters.plan, adapters.cli, rewards.funding, rewards.ie, data_aug.noise, data_aug.ie"
+    code = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "trl", "peft", "transformers", "datasets", "tinker"} & set(done.stdout.split())
 

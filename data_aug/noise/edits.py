@@ -16,7 +16,7 @@ Path = tuple[str | int, ...]
 
 
 class Span(NamedTuple):
-    """A labelled stretch of a text. `kind` says what is harmless inside: "id", "fixed" (nothing), any other (text)."""
+    """A labelled stretch of a text. `kind` says what is harmless inside: see `policy`."""
 
     start: int
     end: int

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 class Label(NamedTuple):
-    """A labelled value: its path in the row, the kind of span it is, and the value."""
+    """A labelled value: its path in the row, the kind of span it is (see `policy`), and the value."""
 
     path: Path
     kind: str

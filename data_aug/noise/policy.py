@@ -4,8 +4,9 @@ protect  The label stays. Inside a span only such edits are made as a scorer's o
 follow   The label is rewritten to what the noisy text says, so everything is allowed inside a span.
 clean    The label stays and the text breaks: a model learns to repair. Everything is allowed inside a span.
 
-Under each of them an edit lies wholly inside or wholly outside a span, and never strips the span's edge; a span of
-kind "fixed" is left alone.
+What a scorer undoes depends on the span's kind: case and separators of an "id"; white space alone of what is compared
+letter by letter ("exact"); of other kinds also quotes, entities and ligatures. Under each policy an edit lies wholly
+inside or wholly outside a span, and never strips the span's edge; a span of kind "fixed" is left alone.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def harmless(text: str, edit: Edit, span: Span) -> bool:
     """Whether a label survives an edit inside its span once both are normalised for scoring."""
     if span.kind == "id":
         return _id_form(edit.before) == _id_form(edit.after)
+    if span.kind == "exact":
+        return _SPACES.sub(" ", edit.before) == _SPACES.sub(" ", edit.after)
     return _same_text(text, edit, span)
 
 

@@ -79,10 +79,12 @@ def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
     """One table a matching mode."""
     for mode, fields in result.items():
         table = Table(title=f"{title}, {mode}", title_justify="left")
-        table.add_column("field")
+        table.add_column("field", no_wrap=True)
         for column in ("P", "R", "F1", "F0.5", "F1.5", "gold", "pred", "matched"):
             table.add_column(column, justify="right")
         for name, f in fields.items():
+            if not f["gold"] and not f["pred"]:
+                continue  # nothing to find, and nothing claimed
             figures = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
             table.add_row(name, *figures, *(f"{f[k]:g}" for k in ("gold", "pred", "matched")))
         yield table

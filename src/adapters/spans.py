@@ -50,7 +50,7 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
             raise UserError(f"{gold}, row {number}: no spans; `adapters data convert` keeps them.")
         true.append([_mention(label, start, end) for start, end, label in row["spans"]])
-        items = [Label((item[0],), "mention", item[1]) for item in sorted(said[str(row["id"])]) if len(item) == 2]
+        items = [Label((item[0],), "exact", item[1]) for item in sorted(said[str(row["id"])]) if len(item) == 2]
         pred.append([_mention(str(s.path[0]), s.start, s.end) for s in find_spans(row["text"], items) if s.path])
     if not true:
         raise UserError(f"no id of {predictions} stands in {gold}.")

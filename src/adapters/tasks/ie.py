@@ -103,11 +103,11 @@ class IeTask(Reading):
         for label, found in gold.items() if isinstance(gold, Mapping) else ():
             for n, entry in enumerate(found or ()):
                 if isinstance(entry, str):
-                    yield Label(("gold", label, n), "mention", entry)
+                    yield Label(("gold", label, n), "exact", entry)
                 elif isinstance(entry, Mapping):
                     for end, text in entry.items():
                         if isinstance(text, str):
-                            yield Label(("gold", label, n, end), "mention", text)
+                            yield Label(("gold", label, n, end), "exact", text)
 
     def prompt(self, text: str, schema: Mapping[str, Any], kind: Literal["NER", "RE"]) -> tuple[Message, ...]:
         """The messages that ask for a schema's labels in a text."""
