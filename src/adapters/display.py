@@ -179,11 +179,14 @@ def _stages(stages: Mapping[str, Any]) -> Table:
 def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:
     table = Table(title=f"{set_name}, outputs", title_justify="left")
     table.add_column("model", no_wrap=True)
-    for column in ("valid", "truncated", "tokens", *next(iter(models.values()))["rewards"]):
-        table.add_column(column if column in ("valid", "truncated", "tokens") else f"reward {column}", justify="right")
+    for column in ("valid", "truncated", "tokens", "each"):
+        table.add_column(column, justify="right")
+    for reward in next(iter(models.values()))["rewards"]:
+        table.add_column(f"reward {reward}", justify="right")
     for label, result in models.items():
         rewards = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
-        table.add_row(label, f"{result['valid']:.1%}", str(result["truncated"]), f"{result['tokens']:,}", *rewards)
+        lengths = [f"{result['tokens']:,}", f"{result['tokens'] / result['n']:.1f}"]
+        table.add_row(label, f"{result['valid']:.1%}", str(result["truncated"]), *lengths, *rewards)
     return table
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adapters import metrics
 from adapters.jobs import Evaluation
@@ -65,7 +67,9 @@ def summary(
     scored: Sequence[_Score],
     rewards: Sequence[NamedReward] = (),
 ) -> dict[str, Any]:
-    """Figures of a test set: n, valid share, truncated outputs, metrics per mode and field, rewards, per source."""
+    """Figures of a test set: n, valid share, truncated outputs, lengths, metrics per mode and field, rewards and the
+    means of their parts, per source.
+    """
     counts: list[ModeCounts] = [s["counts"] for s in scored]
     by_source: dict[str, list[ModeCounts]] = defaultdict(list)
     for example, count in zip(examples, counts, strict=True):
@@ -75,18 +79,31 @@ def summary(
         "valid": sum(s["valid"] for s in scored) / len(scored),
         "truncated": sum(s.truncated for s in samples),
         "tokens": sum(s.tokens for s in samples),
+        # Beside every other figure: a model that is only shorter is not better.
+        "length": {f"p{q}": float(np.percentile([s.tokens for s in samples], q)) for q in (10, 50, 90)},
         "metrics": metrics.corpus(counts),
         "rewards": {},
+        "parts": {},
     }
     for reward in rewards:
         values = [s["rewards"][reward.name] for s in scored if reward.name in s["rewards"]]
         if values:
             result["rewards"][reward.name] = metrics.mean_with_interval(values)
+        result["parts"][reward.name] = _part_means([s["parts"][reward.name] for s in scored])
     if len(by_source) > 1:
         result["by_source"] = {
             name: {"n": len(part), "metrics": metrics.corpus(part, intervals=False)} for name, part in by_source.items()
         }
     return result
+
+
+def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each named part over the completions that have it."""
+    held: dict[str, list[float]] = defaultdict(list)
+    for named in parts:
+        for name, value in named.items():
+            held[name].append(value)
+    return {name: sum(values) / len(values) for name, values in held.items()}
 
 
 def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
