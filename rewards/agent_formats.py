@@ -138,14 +138,14 @@ def _dbbench(text: str) -> Turn:
         turn = _turn(text, "operate", min(first, opened), (opened + 7, closed), closed + 4)
         sql = turn.argument.replace("\n", " ")
         marks, finals = len(_MARK.findall(turn.prose)), len(_FINAL.findall(turn.prose))
-        return turn._replace(argument=sql, actions=max(marks, blocks, statements(sql)) + finals)
+        return turn._replace(argument=sql, actions=max(1, marks, blocks, statements(sql)) + finals)
     answer = re.search(r"\nFinal Answer:(.*)", text)
     if not answer or not answer.group(1).strip():
         return _failed(text, max(marks, blocks) + finals)
     start = first if 0 <= first < answer.start() else answer.start()
     turn = _turn(text, "answer", start, answer.span(1), answer.end())
     marks, finals = len(_MARK.findall(turn.prose)), len(_FINAL.findall(turn.prose))
-    return turn._replace(actions=max(finals, marks) + blocks)
+    return turn._replace(actions=max(1, finals, marks) + blocks)
 
 
 def _alfworld(text: str) -> Turn:
@@ -154,7 +154,7 @@ def _alfworld(text: str) -> Turn:
     if not found or not found.group(1).strip():
         return _failed(text, marks)
     turn = _turn(text, "act", found.start(), found.span(1), found.end())
-    return turn._replace(argument=turn.argument.lower(), actions=marks)
+    return turn._replace(argument=turn.argument.lower(), actions=max(1, marks))
 
 
 def _react(text: str) -> Turn:
@@ -164,4 +164,4 @@ def _react(text: str) -> Turn:
         return _failed(text, count)
     kind: Literal["answer", "act"] = "answer" if found.group(1) == "Final Answer" else "act"
     end = found.end(3) if found.group(3) else found.end(2)
-    return _turn(text, kind, found.start(), (found.start(2), end), end)._replace(actions=count)
+    return _turn(text, kind, found.start(), (found.start(2), end), end)._replace(actions=max(1, count))

@@ -324,3 +324,26 @@ def test_grpo_then_dpo_killed_and_resumed(mine: Path, tiny_model: Path, tmp_path
     figures = json.loads((tmp_path / "runs/pref/3-dpo/manifest.json").read_text())["figures"]
     assert figures["loss_first"] == pytest.approx(math.log(2), abs=2e-2), "of the very first step, across the restart"
     assert os.path.exists(tmp_path / "runs/pref/2-grpo/adapter_model.safetensors")
+
+
+@pytest.mark.slow
+def test_the_shipped_agent_recipe_in_short(tiny_model: Path, tmp_path: Path) -> None:
+    """Own trajectories and pairs through both stages and the evaluation, on the tiny model."""
+    from test_chain import launch
+
+    recipe = Path(__file__).parents[1] / "recipes" / "agent_smollm2.yaml"
+    short = ["stages.0.data.0.n=24", "stages.0.max_steps=2", "stages.0.batch_size=4", "stages.0.max_length=4096"]
+    short += ["stages.1.data.0.n=16", "stages.1.data.1.n=4", "stages.1.max_steps=2", "stages.1.max_length=4096"]
+    short += ["stages.1.batch_size=4", "evaluate.0.data.0.n=4", "evaluate.0.max_new_tokens=8", "model.precision=fp32"]
+    done = launch([*ADAPTERS, str(recipe), f"model.base={tiny_model}", f"run_dir={tmp_path}", *short], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run_folder = tmp_path / "agent_smollm2"
+    figures = json.loads((run_folder / "2-dpo" / "manifest.json").read_text())["figures"]
+    assert figures["margin_first"] == pytest.approx(0, abs=1e-3)
+    assert figures["loss_first"] == pytest.approx(math.log(2), abs=1e-3)
+    report = json.loads((run_folder / "report.json").read_text())
+    assert set(report["sets"]["unseen"]) == {"base", "1-sft", "2-dpo"}
+    turn = report["sets"]["unseen"]["2-dpo"]["metrics"]["turn"]
+    assert turn["parse_ok"]["gold"] == 4
+    assert {"discipline", "same_action", "no_filler"} <= turn.keys()
+    assert report["sets"]["unseen"]["2-dpo"]["length"]["p50"] > 0

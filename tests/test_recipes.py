@@ -24,14 +24,8 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def test_the_shipped_recipes_are_all_here() -> None:
-    assert [p.stem for p in SHIPPED] == [
-        "funding_grpo",
-        "funding_grpo_llama",
-        "funding_smollm2",
-        "ie_grpo",
-        "ie_smollm2",
-        "quickstart",
-    ]
+    names = ["agent_dpo", "agent_smollm2", "funding_grpo", "funding_grpo_llama", "funding_smollm2", "funding_tinker"]
+    assert [p.stem for p in SHIPPED] == [*names, "ie_grpo", "ie_smollm2", "quickstart"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -46,7 +40,8 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         for source in itertools.chain(*stages, *(test.data for test in file.recipe.evaluate)):
             write_jsonl(tmp_path / source.path, ie_rows(90, source.path))
     made = plan.make(file, EchoBackend(file.recipe))
-    assert [job.stage.kind for job in made.jobs] == (["grpo"] if path.stem == "ie_grpo" else ["sft", "grpo"])
+    kinds = {"agent_dpo": ["1-dpo"], "agent_smollm2": ["1-sft", "2-dpo"], "ie_grpo": ["1-grpo"]}
+    assert [job.name for job in made.jobs] == kinds.get(path.stem, ["1-sft", "2-grpo"])
     assert all(job.examples and job.steps for job in made.jobs)
     assert file.recipe.name == path.stem
     assert path.read_text().splitlines()[1] == "# yaml-language-server: $schema=schema.json"

@@ -191,16 +191,23 @@ def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:
     table = Table(title=f"{set_name}, outputs", title_justify="left")
     table.add_column("model", no_wrap=True)
     first = next(iter(models.values()))
-    fixed = ("valid", "empty", "truncated", "tokens")
+    fixed = ("valid", "empty", "truncated", "tokens", "median")
     for column in (*fixed, *first["rewards"]):
         table.add_column(column if column in fixed else f"reward {column}", justify="right")
     for label, result in models.items():
         rewards = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
         shares = [f"{result[k]:.1%}" if k in result else "" for k in ("valid", "says_nothing")]
-        table.add_row(label, *shares, str(result["truncated"]), f"{result['tokens']:,}", *rewards)
+        table.add_row(
+            label,
+            *shares,
+            str(result["truncated"]),
+            f"{result['tokens']:,}",
+            f"{result['length']['p50']:.0f}",
+            *rewards,
+        )
     if baseline := first.get("always_empty"):
         scores = [f"{baseline[name]:.3f}" if name in baseline else "" for name in first["rewards"]]
-        table.add_row("always empty", "", "100.0%", "", "", *scores)
+        table.add_row("always empty", "", "100.0%", "", "", "", *scores)
     return table
 
 

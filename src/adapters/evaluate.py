@@ -80,7 +80,8 @@ def summary(
     rewards: Sequence[NamedReward] = (),
     variants: int = 1,
 ) -> dict[str, Any]:
-    """Figures of a test set: n, valid share, truncated outputs, metrics per mode and field, rewards, per source.
+    """Figures of a test set: n, valid share, truncated outputs, lengths, metrics per mode and field, rewards and
+    the means of their parts, per source.
 
     With several variants of each row, one whole set after the other, a row counts with the mean over its variants,
     and `variants` holds the spread of F1 over them. `parse_errors`, `truncated` and `tokens` count every output.
@@ -100,8 +101,11 @@ def summary(
         "tokens": sum(s.tokens for s in samples),
         "empty_gold": float(np.mean(empty_gold)),
         "says_nothing": float(np.mean([not _total(c).pred for c in asked])),
+        # Beside every other figure: a model that is only shorter is not better.
+        "length": {f"p{q}": float(np.percentile([s.tokens for s in samples], q)) for q in (10, 50, 90)},
         "metrics": metrics.corpus(counts),
         "rewards": {},
+        "parts": {},
     }
     for reward in rewards:
         values = [[s["rewards"].get(reward.name) for s in scored[i::n]] for i in range(n)]
@@ -113,6 +117,8 @@ def summary(
             part = [s["rewards"].get(reward.name) for s, e in zip(scored, empty_gold, strict=True) if e is wanted]
             if known := [v for v in part if v is not None]:
                 result["rewards"][reward.name][name] = float(np.mean(known))
+        named = [s["parts"][reward.name] for s in scored if reward.name in s["parts"]]
+        result["parts"][reward.name] = _part_means(named)
     if len(by_source) > 1:
         result["by_source"] = {
             name: {"n": len(part), "metrics": metrics.corpus(part, intervals=False)} for name, part in by_source.items()
@@ -145,6 +151,15 @@ def _spread(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             figures = {"mean": float(np.mean(f1)), "sd": float(np.std(f1, ddof=1)), "min": min(f1), "max": max(f1)}
             out.setdefault(mode, {})[field] = {"n": len(f1), **figures}
     return out
+
+
+def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each named part over the completions that have it."""
+    held: dict[str, list[float]] = defaultdict(list)
+    for named in parts:
+        for name, value in named.items():
+            held[name].append(value)
+    return {name: sum(values) / len(values) for name, values in held.items()}
 
 
 def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
