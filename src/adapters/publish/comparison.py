@@ -13,7 +13,7 @@ from adapters.publish.finished import Finished
 
 
 def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Test set -> a row a field: {field, n, other, mine, delta, ci}, and a sentence for each set that cannot be compared.
+    """Test set -> a row a field ({field, n, other, mine, delta, ci}), and why a set cannot be compared.
 
     The interval is the 95 % percentile interval of the difference over bootstrap resamples of the rows, the same rows
     for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).

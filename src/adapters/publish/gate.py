@@ -57,7 +57,7 @@ def max_lora_rank(rank: int) -> int | None:
 
 
 def _servable(folder: Path) -> Check:
-    """VLLM loads plain LoRA: A and B matrices of linear layers, one scale, a rank on its list."""
+    """Whether vLLM takes it: plain LoRA, A and B matrices of linear layers, one scale, a rank on its list."""
     name = "vLLM"
     config = json.loads((folder / adapter.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":

@@ -118,9 +118,10 @@ def push(
     """
     from huggingface_hub.errors import HTTPError
 
+    heads: list[str] = []
     for wait in (*WAITS, None):
         try:
-            return _push(folder, repo, private, tag, message)
+            return _push(folder, repo, private, tag, message, heads)
         except UserError:
             raise
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
@@ -132,7 +133,8 @@ def push(
     raise AssertionError("unreachable")
 
 
-def _push(folder: Path, repo: str, private: bool, tag: str, message: str) -> Pushed:
+def _push(folder: Path, repo: str, private: bool, tag: str, message: str, heads: list[str]) -> Pushed:
+    """One try. `heads` remembers the commits seen at the start of each: an answer that was lost may have made one."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -147,6 +149,7 @@ def _push(folder: Path, repo: str, private: bool, tag: str, message: str) -> Pus
     there = _tree(api, repo)
     changed = [n for n in names if there.get(n) not in _oids(folder / n)]
     head = str(before.sha)
+    heads.append(head)
     tags = {t.name: t.target_commit for t in api.list_repo_refs(repo).tags}
     if tag in tags and (changed or tags[tag] != head):
         raise UserError(f"{repo} has a tag {tag!r} already, on other content; choose another with --tag.")
@@ -160,7 +163,7 @@ def _push(folder: Path, repo: str, private: bool, tag: str, message: str) -> Pus
     if tag not in tags:
         api.create_tag(repo, tag=tag, revision=head, exist_ok=True)
     strangers = tuple(n for n in there if n not in names and n != ".gitattributes")
-    return Pushed(repo, f"{api.endpoint}/{repo}", head, tag, bool(changed), strangers)
+    return Pushed(repo, f"{api.endpoint}/{repo}", head, tag, head != heads[0], strangers)
 
 
 def _tree(api: Any, repo: str) -> dict[str, str]:

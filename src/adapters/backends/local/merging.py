@@ -58,8 +58,8 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
         allowed = TOLERANCE[stored] * max(float(w.abs().max()) for w in wanted)
         passed = difference <= allowed
         detail = (
-            f"{str(stored)[6:]}; logits differ from base + adapter by at most {difference:.2g} (allowed {allowed:.2g}), "
-            f"the adapter itself moves them by {change:.2g}"
+            f"{str(stored)[6:]}; logits differ from base + adapter by at most {difference:.2g} "
+            f"(allowed {allowed:.2g}), the adapter itself moves them by {change:.2g}"
         )
         if passed and difference > 0.5 * change:
             detail += ". Rounding is as large as what was learned: use --dtype float32"
