@@ -117,9 +117,7 @@ def groups() -> Iterator[Point]:
 def funders(*, plain: bool) -> Iterator[Point]:
     from adapters.tasks.funding import FundingTask
 
-    words = (
-        "Agency Arctic Board Bureau Centre Climate Council Data Fund Health Office Ocean Physics Science Trust Union"
-    )
+    words = "Agency Arctic Board Bureau Centre Climate Council Data Fund Health Office Ocean Physics Science Trust"
     for n in (5, 10, 20, 50, 100, 200):
         if plain and n > 50:
             return

@@ -17,7 +17,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyar
     ("arguments", "more"),
     [
         (["--help"], {"pydantic", "numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
-        (["extract", "--help"], {"pydantic", "numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
+        (["extract", "--help"], {"numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
         (["rewards", "list"], {"numpy", "rapidfuzz", "huggingface_hub"}),
     ],
 )
