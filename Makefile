@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: install quickstart test slow lint types schema clean
+.PHONY: install quickstart test slow bench lint types schema clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ test: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# What needs no model. Those that do take a recipe or an adapter: docs/benchmarks.md
+bench: install
+	@for script in rewards metrics noise startup growth; do $(BIN)/python scripts/bench_$$script.py || exit 1; done
 
 lint: install
 	$(BIN)/ruff check

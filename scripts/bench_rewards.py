@@ -12,7 +12,9 @@ import argparse
 import json
 import random
 import re
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ftfy
@@ -214,9 +216,8 @@ def _completion(rng: random.Random, gold: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Print the two speeds and check that the scores agree."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print the speeds as Markdown, and check that the scores agree."""
+    import benchmarks
 
     from adapters.types import Example
     from rewards.funding import Funding
@@ -224,29 +225,49 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--pairs", type=int, default=1000)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
     pairs = make_pairs(options.pairs, options.seed)
-    examples = [Example(str(i), "bench", (), gold=gold) for i, (_, gold) in enumerate(pairs)]
     reward = Funding()
-    seconds: dict[str, float] = {}
-    scores: dict[str, list[float]] = {}
-    for name in ("plain", "first pass", "second pass"):
-        start = time.perf_counter()
-        if name == "plain":
-            scores[name] = [plain_reward(completion, gold) for completion, gold in pairs]
-        else:
-            scores[name] = [reward(c, example).score or 0.0 for (c, _), example in zip(pairs, examples, strict=True)]
-        seconds[name] = time.perf_counter() - start
-        if scores[name] != scores["plain"]:
-            raise SystemExit(f"{name}: scores differ from the plain implementation")
+
+    def ours(some: list[tuple[str, list[dict[str, Any]]]]) -> list[float]:
+        return [reward(c, Example("", "bench", (), gold=gold)).score or 0.0 for c, gold in some]
+
+    def plain(some: list[tuple[str, list[dict[str, Any]]]]) -> list[float]:
+        return [plain_reward(completion, gold) for completion, gold in some]
+
+    start = time.perf_counter()
+    scores = ours(pairs)
+    cold = time.perf_counter() - start
+    if scores != plain(pairs):
+        raise SystemExit("the scores differ from the plain implementation")
+    # Fresh pairs in every round: in training no completion comes twice.
+    rounds = iter([make_pairs(options.pairs, options.seed + 1 + n) for n in range(options.rounds)])
+    fresh = statistics.median(_seconds(ours, next(rounds)) for _ in range(options.rounds))
+    slow = benchmarks.turns({"plain": lambda: plain(pairs), "again": lambda: ours(pairs)}, options.rounds)
+    seconds = {"plain": slow["plain"], "ours, in a new process": cold}
+    seconds |= {"ours, new completions": fresh, "ours, the same completions again": slow["again"]}
     distinct = len({(completion, json.dumps(gold)) for completion, gold in pairs})
-    table = Table(title=f"{len(pairs)} completions ({distinct} distinct), 8 per gold, one core")
-    for column in ("implementation", "completions/s", "ratio", "ms per batch of 128"):
-        table.add_column(column, justify="left" if column == "implementation" else "right")
-    for name, spent in seconds.items():
-        row = f"{len(pairs) / spent:,.0f}", f"{seconds['plain'] / spent:.1f}", f"{spent / len(pairs) * 128e3:.1f}"
-        table.add_row(name, *row)
-    Console().print(table, f"equal scores, mean {sum(scores['plain']) / len(pairs):.4f}")
+    benchmarks.markdown(
+        f"Funding reward, {len(pairs)} completions ({distinct} distinct), 8 for each gold, one core, equal scores",
+        ("implementation", "completions/s", "ratio", "ms for a group of 8", "ms for a batch of 128"),
+        [
+            (
+                name,
+                f"{len(pairs) / s:,.0f}",
+                f"{slow['plain'] / s:.1f}x",
+                *(f"{s / len(pairs) * n:.2f}" for n in (8e3, 128e3)),
+            )
+            for name, s in seconds.items()
+        ],
+    )
+    print(f"\n{benchmarks.machine()}; mean reward {sum(scores) / len(scores):.4f}")
+
+
+def _seconds(work: Callable[[Any], object], argument: object) -> float:
+    start = time.perf_counter()
+    work(argument)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

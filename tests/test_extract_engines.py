@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -356,7 +357,7 @@ def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bo
     early, whole = found
     assert [s.text for s in whole] == scripts
     assert [s.text for s in early] == [
-        *('[{"funder_name":"A ] B","award_ids":["1"]}]', "[]", fenced.removesuffix("\n```"), "no")
+        *('[{"funder_name":"A ] B","award_ids":["1"]}]', "[]", scripts[2].removesuffix("\n```"), "no")
     ]
     assert not any(s.truncated for s in early)
     for a, b in zip(early[:3], whole[:3], strict=True):
@@ -369,7 +370,7 @@ def speak(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> Non
 
     forward = model.forward
     scripts = sorted(zip(map(len, prompts), answers, strict=True), reverse=True)
-    assert all(a[0] - b[0] > 60 for a, b in zip(scripts, scripts[1:], strict=False))
+    assert all(a[0] - b[0] > 60 for a, b in itertools.pairwise(scripts))
 
     def scripted(input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
         out = forward(input_ids=input_ids, attention_mask=attention_mask, **options)

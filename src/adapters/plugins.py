@@ -16,13 +16,12 @@ import sys
 import typing
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from adapters.recipe_file import hint
-from adapters.schema import FAULT_KEYS, Plug
 from adapters.types import UserError
+
+if TYPE_CHECKING:
+    from adapters.schema import Plug
 
 Kind = Literal["tasks", "rewards", "noise"]
 FILE_MODULE = "adapters_plugin_"
@@ -62,11 +61,19 @@ def identity(plug: Plug, folder: Path) -> str:
 
     What is to happen when it fails is no part of it: a run may continue under another policy.
     """
+    from adapters.schema import FAULT_KEYS
+
     text = json.dumps(plug.model_dump(exclude=set(FAULT_KEYS)), sort_keys=True, default=str)
     path = folder / plug.use.rpartition(":")[0]
     return (
         f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.suffix == ".py" and path.is_file() else text
     )
+
+
+def _hint(given: str, known: list[str]) -> str:
+    from adapters.recipe_file import hint  # listing plug-ins needs no recipe, whose models take a tenth of a second
+
+    return hint(given, known)
 
 
 def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> Any:
@@ -75,7 +82,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
         known = names(kind)
         if use not in known:
             raise UserError(
-                f"no {kind.removesuffix('s')} is called {use!r}.{hint(use, list(known))} "
+                f"no {kind.removesuffix('s')} is called {use!r}.{_hint(use, list(known))} "
                 "A plug-in of your own is written module:Class or ./file.py:Class.",
                 at=at,
             )
@@ -86,7 +93,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
         target = getattr(target, part, None)
         if target is None:
             public = [name for name in vars(module) if not name.startswith("_")]
-            raise UserError(f"{module_name} has no {attribute}.{hint(attribute, public)}", at=at)
+            raise UserError(f"{module_name} has no {attribute}.{_hint(attribute, public)}", at=at)
     if not callable(target):
         raise UserError(f"{use} is not a class or function.", at=at)
     return target
@@ -104,7 +111,7 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         path = (folder / name).resolve()
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-            raise UserError(f"there is no file {path}.{hint(path.name, near)}", at=at)
+            raise UserError(f"there is no file {path}.{_hint(path.name, near)}", at=at)
         # A stable importable name, so that instances pickle within the run and its worker processes.
         alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if alias in sys.modules:
@@ -127,12 +134,14 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
 
 
 def _configure(cls: type, plug: Plug, at: tuple[str | int, ...]) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, value in plug.params.items():
         if name not in fields:
-            raise UserError(f"{plug.use} has no such parameter.{hint(name, list(fields))}", at=(*at, name))
+            raise UserError(f"{plug.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
         try:
             # YAML has lists only, so a tuple field takes a list; everything else is strict.
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))

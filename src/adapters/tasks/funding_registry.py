@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from adapters.types import UserError
 from rewards.funding_records import normalise_award_id
 
 CUTOFF = 0.9
-"""Likeness (token-sorted, case and punctuation aside) from which a name that is in no list is taken for one that is."""
+"""Likeness from which a name counts as a registered one: token-sorted, case, accents and punctuation aside."""
 SHORTEST = 8
 """Shorter names, which are mostly acronyms, match only when they are equal."""
 _QUERIES = 256
@@ -26,6 +27,7 @@ _REMEMBERED = 200_000
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-") | {"\u00ad": None})
 _WORDS = r"grants?|awards?|contracts?|projects?|agreements?|fellowships?|numbers?|num|nos?|nr|n[°º]|ids?|ref(?:erence)?"
 _PREFIX = re.compile(rf"^(?:(?:{_WORDS})\b[\s.:#]*|\#\s*)+(?=\S*\d)", re.IGNORECASE)
+_LAST_BRACKET = re.compile(r"\s*\([^()]*\)$")  # "National Science Foundation (NSF)"
 _AROUND = re.compile(r"\s*([-/])\s*")
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -66,36 +68,35 @@ class FundingNormaliser:
     def __call__(self, records: Sequence[Any]) -> list[Any]:
         """Normalised copies, in order."""
         names = [tidy_name(f["funder_name"]) for record in records for f in record if f["funder_name"]]
-        self._look_up({_key(name) for name in names})
+        self._look_up(set(names))
         return [[self._funder(f) for f in record] for record in records]
 
     def _funder(self, funder: dict[str, Any]) -> dict[str, Any]:
         name = tidy_name(funder["funder_name"]) if funder["funder_name"] else None
-        found = self._found.get(_key(name), _NOTHING) if name else _NOTHING
+        found = self._found.get(name, _NOTHING) if name else _NOTHING
         awards = [{**award, "award_ids": _distinct(map(tidy_id, award["award_ids"]))} for award in funder["awards"]]
         return {"funder_name": name, **found, "awards": awards}
 
-    def _look_up(self, keys: Iterable[str]) -> None:
-        if not self.funders:
+    def _look_up(self, names: set[str]) -> None:
+        if not self._keys:
             return
         if len(self._found) > _REMEMBERED:
             self._found.clear()
         unknown = []
-        for key in keys:
-            if key in self._equal:
-                self._found[key] = self._match(self._equal[key], 1.0)
-            elif key not in self._found:
-                self._found[key] = _NOTHING
-                if len(key) >= SHORTEST:
-                    unknown.append(key)
-        for start in range(0, len(unknown), _QUERIES):
-            block = unknown[start : start + _QUERIES]
+        for name in names - self._found.keys():
+            key, short = _key(name), _key(_LAST_BRACKET.sub("", name))
+            equal = self._equal.get(key) or self._equal.get(short)
+            self._found[name] = self._match(equal, 1.0) if equal else _NOTHING
+            if not equal and len(short or key) >= SHORTEST:
+                unknown.append((name, short or key))
+        for block in (unknown[start : start + _QUERIES] for start in range(0, len(unknown), _QUERIES)):
             # Keys hold their words in order, so the plain ratio of two keys is the token-sorted one.
-            scores = process.cdist(block, self._keys, scorer=fuzz.ratio, score_cutoff=100 * CUTOFF, dtype=np.float32)
-            for key, row, best in zip(block, scores, scores.max(axis=1).tolist(), strict=True):
+            queries = [key for _, key in block]
+            scores = process.cdist(queries, self._keys, scorer=fuzz.ratio, score_cutoff=100 * CUTOFF, dtype=np.float32)
+            for (name, _), row, best in zip(block, scores, scores.max(axis=1).tolist(), strict=True):
                 if best > 0:
                     like = {n: "fuzzy" for i in np.flatnonzero(row == best) for n in self._equal[self._keys[i]]}
-                    self._found[key] = self._match(like, best / 100)
+                    self._found[name] = self._match(like, best / 100)
 
     def _match(self, owners: dict[int, str], score: float) -> dict[str, Any]:
         named = [n for n, how in owners.items() if how == "name"] or list(owners)
@@ -136,7 +137,8 @@ def _distinct(ids: Iterable[str]) -> list[str]:
 
 
 def _key(name: str) -> str:
-    words = utils.default_process(name).split()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    words = utils.default_process(plain).split()
     return " ".join(sorted(words[1:] if words[:1] == ["the"] and len(words) > 1 else words))
 
 

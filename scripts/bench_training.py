@@ -1,0 +1,180 @@
+"""A training stage of a recipe beside a bare TRL script with the same model, rows, batch and LoRA.
+
+    python scripts/bench_training.py sft recipes/funding_smollm2.yaml --steps 8 data_root=FOLDER
+    python scripts/bench_training.py grpo recipes/funding_smollm2.yaml --steps 2 data_root=FOLDER [--adapter ADAPTER]
+
+Each contender has a process of its own. The stage runs as it is, and once without each thing that makes it fast, which
+tells what that thing is worth; `bare` is a script as TRL's documentation has it. Parts of a GRPO step are timed in both
+by the same clocks around TRL's methods. The recipe's first stage of that kind is taken, with `key=value` overrides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import benchmarks
+
+CLOCKS = """
+import json, time, functools
+o = json.loads(sys.argv[1])
+spent, open_clocks = {}, []
+def clocked(owner, name, label):
+    method = getattr(owner, name)
+    @functools.wraps(method)
+    def timed(*args, **kwargs):
+        start = time.perf_counter()
+        open_clocks.append(0.0)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            whole = time.perf_counter() - start
+            inner = open_clocks.pop()
+            spent[label] = spent.get(label, 0.0) + whole - inner
+            if open_clocks:
+                open_clocks[-1] += whole
+    setattr(owner, name, timed)
+from accelerate import Accelerator
+from transformers import TrainerCallback
+from trl import GRPOTrainer, SFTTrainer
+import trl.trainer.utils
+original_triton = trl.trainer.utils._use_triton
+for owner in (GRPOTrainer, SFTTrainer):
+    clocked(owner, "training_step", "other")
+    clocked(owner, "compute_loss", "forward and loss")
+clocked(Accelerator, "backward", "backward")
+clocked(GRPOTrainer, "_generate", "generation")
+clocked(GRPOTrainer, "_calculate_rewards", "reward")
+clocked(GRPOTrainer, "_get_per_token_logps_and_entropies", "log-probs")
+logged = {}
+finish = []
+log = SFTTrainer.log, GRPOTrainer.log
+def keep(cls, old):
+    def kept(self, logs, *args, **kwargs):
+        logged.update({k: v for k, v in logs.items() if k in ("num_tokens", "train_runtime", "loss", "train_loss")})
+        return old(self, logs, *args, **kwargs)
+    cls.log = kept
+keep(SFTTrainer, log[0]); keep(GRPOTrainer, log[1])
+from adapters import plan, recipe_file
+from adapters.backends import backend as make_backend
+file = recipe_file.load(o["recipe"], o["overrides"])
+backend = make_backend(file.recipe)
+job = next(j for j in plan.make(file, backend).jobs if j.stage.kind == o["kind"])
+"""
+OURS = (
+    CLOCKS
+    + """
+import adapters.backends.local as local
+from adapters.backends.local import training
+from pathlib import Path
+if o["without"] == "loss on the targets only":
+    trl.trainer.utils._use_triton = original_triton
+start = Path(o["adapter"]) if o["adapter"] else None
+folder = Path(o["folder"]); folder.mkdir(parents=True)
+job = type(job)(**{**{f: getattr(job, f) for f in job.__dataclass_fields__}, "steps": o["steps"]})
+backend.train(job, start, folder, lambda *_: None)
+result = {"spent": spent, **logged}
+"""
+)
+BARE = (
+    CLOCKS
+    + """
+import torch, trl.trainer.utils
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, SFTConfig
+from adapters.backends.local.model import precision
+from adapters.backends.local.options import micro_batch
+trl.trainer.utils._use_triton = original_triton
+stage, recipe, base = job.stage, file.recipe, backend.base
+micro, accumulate = micro_batch(stage)
+kind = precision(recipe.model)
+shared = dict(output_dir=o["folder"], per_device_train_batch_size=micro, gradient_accumulation_steps=accumulate,
+              max_steps=o["steps"], learning_rate=stage.learning_rate, bf16=kind == "bf16", fp16=kind == "fp16",
+              use_cpu=not torch.accelerator.is_available(), report_to="none", save_strategy="no", logging_steps=1,
+              gradient_checkpointing=torch.accelerator.is_available(), disable_tqdm=True)
+tokenizer = AutoTokenizer.from_pretrained(base.load)
+model = AutoModelForCausalLM.from_pretrained(base.load, dtype=torch.float32 if shared["use_cpu"] else "auto")
+lora = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora.rank, lora_alpha=recipe.lora.alpha,
+                  lora_dropout=recipe.lora.dropout, target_modules="all-linear")
+if o["adapter"]:
+    model, lora = PeftModel.from_pretrained(model, o["adapter"], is_trainable=True), None
+if o["kind"] == "sft":
+    answers = [[{"role": "assistant", "content": e.completion}] for e in job.examples]
+    rows = [{"prompt": list(e.prompt), "completion": a} for e, a in zip(job.examples, answers)]
+    trainer = SFTTrainer(model=model, args=SFTConfig(**shared, max_length=stage.max_length), peft_config=lora,
+                         train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+else:
+    examples, reward = job.examples, job.rewards[0].reward
+    def funding(completions, row, **_):
+        scored = [reward(c[-1]["content"], examples[n]) for c, n in zip(completions, row)]
+        return [s.score if hasattr(s, "score") else s for s in scored]
+    rows = [{"prompt": list(e.prompt), "row": n} for n, e in enumerate(examples)]
+    args = GRPOConfig(**shared, num_generations=stage.group_size, temperature=stage.temperature, beta=stage.beta,
+                      max_completion_length=stage.max_completion_length, scale_rewards=stage.advantage,
+                      chat_template_kwargs={"enable_thinking": recipe.model.thinking})
+    trainer = GRPOTrainer(model=model, args=args, reward_funcs=funding, train_dataset=Dataset.from_list(rows),
+                          processing_class=tokenizer, peft_config=lora)
+trainer.train()
+result = {"spent": spent, **logged}
+"""
+)
+PARTS = ("generation", "log-probs", "forward and loss", "reward", "backward", "other")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("kind", choices=("sft", "grpo"))
+    arguments.add_argument("recipe", type=Path)
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments.add_argument("--steps", type=int, default=8)
+    arguments.add_argument("--adapter", help="what a GRPO stage starts from; default: a fresh adapter")
+    options = arguments.parse_args()
+    contenders: dict[str, tuple[str, str, list[str]]] = {
+        "bare TRL script": (BARE, "", []),
+        "ours": (OURS, "", []),
+    }
+    if options.kind == "sft":
+        first = f"stages.{_index(options.recipe, options.overrides, 'sft')}"
+        contenders |= {
+            "ours without: sorting inside the batch": (OURS, "", [f"{first}.group_by_length=false"]),
+            "ours without: loss on the targets only": (OURS, "loss on the targets only", []),
+            "ours without: bf16": (OURS, "", ["model.precision=fp32"]),
+        }
+    found = {}
+    for name, (script, without, extra) in contenders.items():
+        with tempfile.TemporaryDirectory() as folder:
+            given = {"recipe": str(options.recipe), "overrides": [*options.overrides, *extra], "kind": options.kind}
+            given |= {"steps": options.steps, "adapter": options.adapter, "without": without}
+            found[name] = benchmarks.in_process(script, [json.dumps({**given, "folder": f"{folder}/x"})])
+    _print(options.kind, options.steps, found)
+
+
+def _index(recipe: Path, overrides: list[str], kind: str) -> int:
+    from adapters import recipe_file
+
+    return next(n for n, s in enumerate(recipe_file.load(recipe, overrides).recipe.stages) if s.kind == kind)
+
+
+def _print(kind: str, steps: int, found: dict[str, dict]) -> None:
+    def step(figures: dict) -> float:
+        return sum(figures["spent"].values()) / steps
+
+    bare = step(found["bare TRL script"])
+    rate = {n: f["num_tokens"] / steps / step(f) for n, f in found.items() if f.get("num_tokens")}
+    rows = []
+    for name, f in found.items():
+        parts = [f"{f['spent'].get(part, 0.0) / step(f) / steps:.1%}" for part in PARTS]
+        tokens = f"{rate[name]:,.0f}" if name in rate else "?"
+        against = rate[name] / rate["bare TRL script"] if rate else bare / step(f)
+        rows.append((name, f"{step(f):.2f}", tokens, f"{against:.2f}x", f"{f['peak_gb']:.2f}", *parts))
+    columns = ("contender", "s/step", "tokens/s", "ratio", "peak GB", *PARTS)
+    benchmarks.markdown(f"{kind.upper()}, {steps} steps (the ratio is of tokens/s)", columns, rows)
+    print(f"\n{benchmarks.machine()}")
+
+
+if __name__ == "__main__":
+    main()

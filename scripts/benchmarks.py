@@ -1,0 +1,85 @@
+"""What the bench scripts share: fair turns, Markdown rows, the machine they ran on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each contender; they take turns, so that all see the same load."""
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            start = time.perf_counter()
+            work()
+            spent[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def in_process(script: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run `script` in a Python of its own: the JSON of its last line, with `seconds` and `peak_gb` of the process."""
+    code = f"import sys; sys.argv = ['bench', *{list(arguments)!r}]\n{script}\n" + REPORT
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    if done.returncode:
+        raise SystemExit(f"a contender failed:\n{done.stderr[-3000:]}")
+    return {"seconds": time.perf_counter() - start, **json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+REPORT = """
+import json, resource, sys
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+print(json.dumps({"peak_gb": peak, **result}))
+"""
+
+
+def peak_gb() -> float:
+    """Highest resident memory of this process so far, in 10^9 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table that can be pasted into docs/benchmarks.md."""
+    print(f"\n{title}\n")
+    print(f"| {' | '.join(columns)} |")
+    print(f"|---|{'---:|' * (len(columns) - 1)}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+def machine() -> str:
+    """Processor, cores, load, versions and date, for the line under a table."""
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.split(":")[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else ())
+        if line.startswith("model name")
+    ]
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+    known = []
+    for name in ("torch", "transformers", "trl", "peft", "rapidfuzz", "numpy"):
+        try:
+            known.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    today = datetime.datetime.now(datetime.UTC).date()
+    chip = names[0] if names else platform.processor() or "unknown processor"
+    return f"{today}, {chip}, {os.cpu_count()} cores, {load}, Python {platform.python_version()}, {', '.join(known)}"

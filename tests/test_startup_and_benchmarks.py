@@ -1,0 +1,48 @@
+"""The command answers without loading what it does not need; the benchmarks compare equal results."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyarrow", "scipy", "vllm"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["--help"], {"pydantic", "numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
+        (["extract", "--help"], {"numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
+        (["rewards", "list"], {"numpy", "rapidfuzz", "huggingface_hub"}),
+    ],
+)
+def test_a_question_about_the_command_loads_no_library_it_does_not_need(arguments: list[str], more: set[str]) -> None:
+    code = (
+        "import sys\nfrom adapters.cli import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.rpartition("MODULES")[2].split()}
+    assert not (HEAVY | more) & loaded
+
+
+def test_the_plain_corpus_metrics_give_our_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    bench = importlib.import_module("bench_metrics")
+    pairs = bench.make_pairs(16, 5, group=1)
+    plain = bench.plain_corpus(pairs, bench.draws(len(pairs), 1000))
+    assert bench.difference(bench.our_corpus(pairs), plain, intervals=True) < 1e-9
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted(SCRIPTS.glob("bench_*.py"))])
+def test_every_benchmark_tells_how_it_is_run(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert f"scripts/{name}.py" in done.stdout
