@@ -23,7 +23,13 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def test_the_shipped_recipes_are_all_here() -> None:
-    assert [p.stem for p in SHIPPED] == ["funding_grpo", "funding_grpo_llama", "funding_smollm2", "quickstart"]
+    assert [p.stem for p in SHIPPED] == [
+        "funding_grpo",
+        "funding_grpo_llama",
+        "funding_smollm2",
+        "funding_tinker",
+        "quickstart",
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
