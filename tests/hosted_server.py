@@ -43,6 +43,7 @@ from tuft import server, training_controller  # noqa: E402
 from tuft.backends import base_backend  # noqa: E402
 from tuft.backends.hf_training_model import HFTrainingModel  # noqa: E402
 from tuft.config import AppConfig, ModelConfig  # noqa: E402
+from tuft.exceptions import UnknownModelException  # noqa: E402
 from tuft.persistence import PersistenceConfig  # noqa: E402
 
 V1 = "/api/v1"
@@ -190,7 +191,10 @@ def build(arguments: argparse.Namespace) -> Any:
     ) -> Any:
         if request.model_id is None:  # 0.38 creates a run by loading into one that does not exist yet
             source = types.ParsedCheckpointTinkerPath.from_tinker_path(request.path).training_run_id
-            held = st.training.get_run_record(source, who.user_id)
+            try:
+                held = st.training.get_run_record(source, who.user_id)
+            except UnknownModelException as error:  # left alone it would be a 500, which clients retry for minutes
+                raise HTTPException(404, f"no such checkpoint: {request.path}") from error
             model_id = f"{request.session_id}:train:{request.model_seq_id}"
             lora = types.LoraConfig(
                 rank=held.lora_rank,

@@ -456,7 +456,7 @@ def test_a_budget_stops_cleanly_and_keeps_the_adapter(tiny_model: Path, tmp_path
         ({"TINKER_API_KEY": "", "HOME": "/nonexistent"}, "no API key: set TINKER_API_KEY"),
         ({"TINKER_API_KEY": "sk-wrong-form"}, "malformed"),
         ({"TINKER_API_KEY": "tml-unknown-to-it"}, "refuses the API key"),
-        ({"TINKER_BASE_URL": "http://127.0.0.1:9"}, "cannot be reached"),
+        ({"TINKER_BASE_URL": "http://127.0.0.1:9"}, "nothing answers at http://127.0.0.1:9"),
     ],
 )
 def test_the_service_is_asked_before_anything_starts(

@@ -124,7 +124,6 @@ def load(
         out.rejected += bad
         entry = {
             "source": name,
-            "license": source.license,
             "rows": len(rows) - len(bad),
             "repeat": source.repeat,
             "used": len(examples),

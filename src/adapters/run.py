@@ -20,7 +20,7 @@ from adapters.plan import Plan
 from adapters.rewarding import NamedReward
 from adapters.types import Backend, Task, UserError
 
-VERSIONS = ("extraction-adapters", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+VERSIONS = ("extraction-adapters", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tinker")
 # Keys that may change between two starts of one run: they alter no trained weight.
 FREE = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", 'if __name__ == "__main__"')
 

@@ -103,9 +103,9 @@ class TinkerBackend:
                 at=("model", "base"),
             )
         context = models[self.served_base]
-        for job in jobs if context else ():
+        for job in jobs:
             longest, key = self._longest(job)
-            if longest > context:
+            if context is not None and longest > context:
                 raise UserError(
                     f"rows of up to {longest:,} tokens do not fit the {context:,} that {self.served_base} reads on the "
                     f"service; lower {key}.",

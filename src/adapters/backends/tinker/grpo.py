@@ -64,14 +64,13 @@ def train_grpo(run: StageRun, stage: Grpo) -> dict[str, Any]:
     reference = run.reference(stage.reference) if stage.beta and run.done < job.steps else None
     stops = stop_tokens(run.encoder)
     length = job.tokens.get("completion_p50") or stage.max_completion_length
-    snapshot = run.run.snapshot() if run.done < job.steps else None
+    bounds = run.recipe.tinker.bounds
+    snapshot: Pending | None = None
     for step in range(run.done + 1, job.steps + 1):
         batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
         read = sum(len(prompts[i]) for i in batch)
-        run.account.allow(_expected(stage, read, length))
-        if snapshot is None:
-            raise AssertionError("every step before this one asked for a snapshot")
-        sampler = Sampler(run.service, snapshot.result())
+        run.account.allow(_expected(run, stage, read, length))
+        sampler = Sampler(run.service, (snapshot or run.run.snapshot()).result())
         run.spend(Tokens(prefill=read))
         asked = [
             sampler.sample(
@@ -94,7 +93,6 @@ def train_grpo(run: StageRun, stage: Grpo) -> dict[str, Any]:
         length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
         rows, measured = _rows(run, stage, step, [prompts[i] for i in batch], groups, figures)
         run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
-        bounds = run.recipe.tinker.bounds
         config = {"clip_low_threshold": bounds[0], "clip_high_threshold": bounds[1]} if bounds else None
         sent = list(parts(rows, stage.micro_batch_size))
         passes = [run.run.learn(part, run.recipe.tinker.loss, config) for part in sent]
@@ -104,16 +102,17 @@ def train_grpo(run: StageRun, stage: Grpo) -> dict[str, Any]:
     return _summary(run)
 
 
-def _expected(stage: Grpo, read: int, length: float) -> Tokens:
+def _expected(run: StageRun, stage: Grpo, read: int, length: float) -> Tokens:
     """Tokens a step will use, by the length of the last answers; what is charged is counted."""
     written = int(stage.batch_size * stage.group_size * length)
     both = read * stage.group_size + written
-    compared = both * ((stage.beta > 0) + _needs_plain(stage))
+    compared = both * ((stage.beta > 0) + _needs_plain(run, stage))
     return Tokens(prefill=read + compared, sample=written, train=both)
 
 
-def _needs_plain(stage: Grpo) -> bool:
-    return stage.temperature != 1
+def _needs_plain(run: StageRun, stage: Grpo) -> bool:
+    """Whether the sampler's log-probabilities, which are tempered, have to be asked for again at temperature 1."""
+    return stage.temperature != 1 and (stage.beta > 0 or run.recipe.tinker.bounds is not None)
 
 
 def _group(answer: Any, stage: Grpo) -> list[Answer]:
@@ -132,7 +131,7 @@ def _ask_more(
 ) -> None:
     """Ask for the log-probabilities that the loss needs besides the sampler's own; charge what was written."""
     written = sum(len(a.tokens) for a in group)
-    plain = _needs_plain(stage) and (reference is not None or run.recipe.tinker.bounds is not None)
+    plain = _needs_plain(run, stage)
     compared = (len(prompt) * len(group) + written) * ((reference is not None) + plain)
     run.spend(Tokens(prefill=compared, sample=written))
     for answer in group:

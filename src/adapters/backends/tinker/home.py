@@ -63,7 +63,7 @@ def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
             raise ServiceError(f"the service's adapter has not all of {stem}q, k and v")
         pairs[f"{stem}qkv"] = {
             "A": torch.cat([t["A"] for t in thirds]),
-            "B": torch.block_diag(*(t["B"] for t in thirds)),  # type: ignore[no-untyped-call],
+            "B": torch.block_diag(*(t["B"] for t in thirds)),  # type: ignore[no-untyped-call]
         }
     names = {
         f"base_model.model.{module}.lora_{side}.weight": tensor.contiguous()

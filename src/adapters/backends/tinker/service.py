@@ -165,6 +165,8 @@ def models() -> dict[str, int | None]:
 
     Raises UserError for a key that is missing or refused and a service that does not answer, Refused for billing.
     """
+    if not alive():  # the SDK would go on trying for minutes
+        raise UserError(f"nothing answers at {base_url()}. Is TINKER_BASE_URL right, and the service up?")
     try:
         tinker.auth.raise_if_tinker_not_accessible()
         known = tinker.RestClient(base_url=base_url()).get_server_capabilities().result().supported_models
