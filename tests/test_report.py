@@ -18,6 +18,7 @@ from adapters import adapter, cli, plan, recipe_file
 from adapters import run as running
 from adapters.backends.echo import EchoBackend
 from adapters.report import page, write_report
+from adapters.report.text import seen
 from adapters.types import UserError
 
 RECIPE = """name: mine
@@ -234,7 +235,7 @@ def test_hidden_characters_are_spelt_out(run: Path) -> None:
     (run / "2-grpo/rollouts-0.jsonl").write_text(json.dumps(rollout) + "\n")
     text = write_report(run).read_text(encoding="utf-8")
     assert "a⟨202E⟩b⟨200B⟩c⟨0000⟩d⟨D800⟩e⟨001B⟩[31m" in text
-    assert not page._UNSEEN.search(text)
+    assert text == seen(text)
 
 
 def test_a_run_at_work_is_shown_so_far(run: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
 from adapters.report.alignment import align, compare_values, read_value
-from adapters.report.reading import Evaluated, read_run
+from adapters.report.reading import Evaluated, read_run, reward_weights, weighted
 from adapters.tasks.funding import FundingTask
 from adapters.types import Aligned, UserError
 from rewards import funding_alignment
@@ -215,14 +215,14 @@ def evaluated(model: str, rows: list[dict]) -> Evaluated:
 def test_the_worst_and_the_most_changed() -> None:
     before = evaluated("1", [sample("a", 1, 1, 1), sample("b", 1, 1, 0), sample("c", 4, 0, 0), sample("d", 0, 0, 0)])
     after = evaluated("2", [sample("a", 1, 1, 0), sample("b", 1, 1, 1), sample("c", 4, 0, 0), sample("d", 0, 0, 0)])
-    assert [c.id for c in samples.worst([before, after], None)] == ["c", "a"]
-    lost, gained = samples.most_changed([before, after], None)
+    assert [c.id for c in samples.worst([before, after], None, {})] == ["c", "a"]
+    lost, gained = samples.most_changed([before, after], None, {})
     assert [(c.id, c.change) for c in lost] == [("a", -1)]
     assert [(c.id, c.change) for c in gained] == [("b", 1)]
-    assert samples.moved([before, after]) == (1, 2, 1)
-    assert samples.most_changed([after], None) == ([], [])
-    assert samples.score(sample("a", 1, 1, 1, reward=0.25)) == 0.25
-    assert samples.score({"id": "a"}) is None
+    assert samples.moved([before, after], {}) == (1, 2, 1)
+    assert samples.most_changed([after], None, {}) == ([], [])
+    assert samples.score(sample("a", 1, 1, 1, reward=0.25), {}) == 0.25
+    assert samples.score({"id": "a"}, {}) is None
 
 
 def test_equal_additions_of_two_models_share_a_line() -> None:
@@ -249,6 +249,17 @@ def test_changes_are_paired() -> None:
     assert results.changes([evaluated("1", wrong), evaluated("2", other)], "balanced") == []
 
 
+def test_a_punishing_reward_punishes(tmp_path: Path) -> None:
+    plugs = ["funding", {"use": "./mine.py:Long", "weight": -0.5}, {"use": "m:funding", "weight": 2}]
+    (tmp_path / "recipe.json").write_text(json.dumps({"stages": [{"kind": "grpo", "rewards": plugs}]}))
+    weights = reward_weights(read_run(tmp_path).stages)
+    assert weights == {"funding": 1.0, "Long": -0.5, "funding#2": 2.0}
+    assert weighted({"funding": 1.0, "Long": 1.0}, weights) == pytest.approx(1 / 3)
+    assert weighted({"funding": None}, weights) is None
+    long, brief = ({"id": i, "rewards": {"Long": v}} for i, v in (("long", 1.0), ("brief", 0.0)))
+    assert [c.id for c in samples.worst([evaluated("1", [brief, long])], None, weights)] == ["long", "brief"]
+
+
 def rollout(step: int, name: str, score: float, text: str) -> str:
     entry = {"step": step, "id": name, "reward": "r", "score": score, "parts": {}, "completion": text}
     return json.dumps(entry) + "\n"
@@ -258,18 +269,18 @@ def test_rollouts_of_prompts_that_came_back(tmp_path: Path) -> None:
     lines = [rollout(step, "back", step / 20, f"v{step}") for step in range(20) for _ in range(4)]
     lines += [rollout(3, "once", 0.5, "same"), "broken\n", rollout(3, "once", 0.5, "same")]
     (tmp_path / "rollouts-0.jsonl").write_text("".join(lines))
-    first, second = rollouts.prompts(tmp_path)
+    first, second = rollouts.prompts(tmp_path, {})
     assert (first.id, first.steps) == ("back", 20)
     assert [g.step for g in first.groups][0::5] == [0, 19]
     assert len(first.groups) == rollouts.COLUMNS
     assert [(a.completion, a.times) for a in second.groups[0].answers] == [("same", 2)]
-    assert rollouts.prompts(tmp_path / "none") == []
+    assert rollouts.prompts(tmp_path / "none", {}) == []
 
 
 def test_of_prompts_drawn_once_those_that_vary_are_shown_over_time(tmp_path: Path) -> None:
     lines = [rollout(n, f"p{n}", float(k and n % 5 == 0), str(k)) for n in range(60) for k in range(2)]
     (tmp_path / "rollouts-0.jsonl").write_text("".join(lines))
-    shown = rollouts.prompts(tmp_path)
+    shown = rollouts.prompts(tmp_path, {})
     assert [p.groups[0].step for p in shown] == [0, 10, 20, 30, 40, 50]
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from markupsafe import Markup, escape
 
 from adapters.report.curves import Panel, Points
+from adapters.report.text import seen
 
 T = TypeVar("T")
 WIDTH, HEIGHT = 360, 180
@@ -31,7 +32,7 @@ def line_chart(panel: Panel) -> Markup:
         return f"{across:.1f},{HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM):.1f}"
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(summary(panel))}" '
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(seen(summary(panel)))}" '
         f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r}" data-frame="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}">',
         f'<text x="{LEFT - 6}" y="{HEIGHT - 7}" text-anchor="end">step</text>',
     ]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -19,17 +17,12 @@ from markupsafe import Markup, escape
 
 from adapters.plugins import resolve
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
-from adapters.report.reading import Run, number, read_json, read_run
+from adapters.report.reading import Run, number, read_json, read_run, reward_weights
+from adapters.report.text import cut, seen, side_by_side
 from adapters.schema import Plug
 from adapters.types import Aligned, UserError
 
 NAME = "report.html"
-MOST_TEXT = 3000
-"""Characters of a model's output that are shown; a looping model writes thousands."""
-# Controls, and the marks that reorder or hide text: hostile output must not pass for something else.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -67,7 +60,7 @@ def render(run: Run) -> str:
         "minutes": pipeline.minutes,
         "json": partial(json.dumps, ensure_ascii=False, indent=2, default=str),
     }
-    task = _task(run)
+    task, weights = _task(run), reward_weights(run.stages)
     script = env.get_template("page.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return env.get_template("page.html.j2").render(
@@ -77,10 +70,10 @@ def render(run: Run) -> str:
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
         made=datetime.now(UTC),
         steps=pipeline.steps(run),
-        sets=[_set(name, models, task) for name, models in run.sets.items()],
+        sets=[_set(name, models, task, weights) for name, models in run.sets.items()],
         curves=[(s, curves.panels(s.log)) for s in run.stages],
         chart=charts.line_chart,
-        rollouts=[(s, rollouts.prompts(s.folder)) for s in run.stages if s.folder],
+        rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
         stages=_ledger(run, "stages"),
         tests=_ledger(run, "tests"),
         versions=_versions(run),
@@ -92,19 +85,19 @@ def render(run: Run) -> str:
     )
 
 
-def _set(name: str, models: Any, task: Any) -> dict[str, Any]:
+def _set(name: str, models: Any, task: Any, weights: Mapping[str, float]) -> dict[str, Any]:
     found = results.modes(models)
-    lost, gained = samples.most_changed(models, task)
+    lost, gained = samples.most_changed(models, task, weights)
     return {
         "name": name,
         "models": models,
         "rewards": list(dict.fromkeys(str(r) for m in models for r in m.figures.get("rewards") or {})),
         "modes": [(mode, results.rows(models, mode), results.changes(models, mode)) for mode in found],
         "interval": results.interval,
-        "worst": samples.worst(models, task),
+        "worst": samples.worst(models, task, weights),
         "lost": lost,
         "gained": gained,
-        "moved": samples.moved(models),
+        "moved": samples.moved(models, weights),
     }
 
 
@@ -126,28 +119,6 @@ def _versions(run: Run) -> dict[str, list[str | None]]:
     held = [s.manifest.get("versions") or {} for s in run.stages]
     names = dict.fromkeys(str(name) for versions in held for name in versions)
     return {name: [versions.get(name) for versions in held] for name in names}
-
-
-def seen(text: object) -> str:
-    """Text with its invisible and reordering characters spelt out."""
-    return _UNSEEN.sub(lambda m: f"\u27e8{ord(m[0]):04X}\u27e9", str(text))
-
-
-def cut(text: str, most: int = MOST_TEXT) -> str:
-    """The beginning of a long text, and how much is missing."""
-    return text if len(text) <= most else f"{text[:most]} \u2026 ({len(text) - most:,} more characters)"
-
-
-def side_by_side(gold: str, pred: str) -> Markup:
-    """The predicted text with what differs from the gold marked."""
-    gold, pred = seen(gold[:500]), seen(pred[:500])
-    out = []
-    for kind, i, j, k, m in difflib.SequenceMatcher(None, gold, pred, autojunk=False).get_opcodes():
-        if kind != "equal" and i < j:
-            out.append(Markup("<del>{}</del>").format(gold[i:j]))
-        if k < m:
-            out.append(escape(pred[k:m]) if kind == "equal" else Markup("<ins>{}</ins>").format(pred[k:m]))
-    return Markup("").join(out)
 
 
 def marked(card: samples.Card) -> Markup:

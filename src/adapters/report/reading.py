@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,27 @@ def read_run(folder: Path) -> Run:
         ledger=read_json(folder / "ledger.json"),
         rejected=tuple(read_lines(folder / "rejected.jsonl")),
     )
+
+
+def reward_weights(stages: Sequence[Stage]) -> dict[str, float]:
+    """Weights of the rewards by the names their scores are recorded under, as `adapters.rewarding` gives them."""
+    out: dict[str, float] = {}
+    for stage in stages:
+        names: list[str] = []
+        for plug in stage.settings.get("rewards") or ():
+            held = plug if isinstance(plug, dict) else {"use": plug}
+            name = str(held.get("use")).rpartition(":")[2]
+            names.append(name)
+            weight = number(held.get("weight"))
+            out[name if names.count(name) == 1 else f"{name}#{names.count(name)}"] = 1.0 if weight is None else weight
+    return out
+
+
+def weighted(scores: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
+    """Sum of the scores by weight, over the weights' size, so within [-1, 1]; None when no reward applies."""
+    known = {name: v for name, value in scores.items() if (v := number(value)) is not None}
+    size = sum(abs(weights.get(name, 1.0)) for name in known)
+    return sum(weights.get(name, 1.0) * v for name, v in known.items()) / size if size else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.report.reading import number, read_lines
+from adapters.report.reading import number, read_lines, weighted
 
 PROMPTS, COLUMNS, ANSWERS = 6, 6, 8
 
@@ -30,8 +30,8 @@ class Group:
 
     step: int
     answers: tuple[Answer, ...]
-    mean: float
-    spread: float
+    mean: float | None
+    """Of the rewards by weight; None when none applies."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,15 @@ class Prompt:
     """At how many steps it was drawn; `groups` shows some of them."""
 
 
-def prompts(folder: Path) -> list[Prompt]:
+def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
     """Prompts worth looking at: drawn most often and moved most; if each was drawn once, those whose answers differ.
 
     Reads the files twice rather than holding every rollout.
     """
     steps: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in _entries(folder):
-        steps[entry["id"]][entry["step"]].append(number(entry.get("score")) or 0.0)
+        weight = weights.get(str(entry.get("reward")), 1.0)
+        steps[entry["id"]][entry["step"]].append(weight * (number(entry.get("score")) or 0.0))
     if not steps:
         return []
     if max(map(len, steps.values())) > 1:
@@ -65,7 +66,7 @@ def prompts(folder: Path) -> list[Prompt]:
     for entry in _entries(folder):
         if entry["id"] in held:
             held[entry["id"]][entry["step"]].append(entry)
-    return [_prompt(i, groups) for i, groups in held.items()]
+    return [_prompt(i, groups, weights) for i, groups in held.items()]
 
 
 def _entries(folder: Path) -> Iterator[dict[str, Any]]:
@@ -92,7 +93,7 @@ def _spread(scores: list[float]) -> float:
     return sum((s - mean) ** 2 for s in scores)
 
 
-def _prompt(name: str, groups: dict[int, list[dict[str, Any]]]) -> Prompt:
+def _prompt(name: str, groups: dict[int, list[dict[str, Any]]], weights: Mapping[str, float]) -> Prompt:
     entries = [e for step in sorted(groups) for e in groups[step]]
     drawn = sorted(groups)
     last = len(drawn) - 1
@@ -101,12 +102,12 @@ def _prompt(name: str, groups: dict[int, list[dict[str, Any]]]) -> Prompt:
         id=name,
         text=next((e["text"] for e in entries if isinstance(e.get("text"), str)), None),
         gold=next((e["gold"] for e in entries if "gold" in e), None),
-        groups=tuple(_group(step, groups[step]) for step in picked),
+        groups=tuple(_group(step, groups[step], weights) for step in picked),
         steps=len(drawn),
     )
 
 
-def _group(step: int, entries: list[dict[str, Any]]) -> Group:
+def _group(step: int, entries: list[dict[str, Any]], weights: Mapping[str, float]) -> Group:
     by_text: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in entries:
         by_text[str(entry["completion"])].append(entry)
@@ -117,11 +118,7 @@ def _group(step: int, entries: list[dict[str, Any]]) -> Group:
         # Every reward writes each completion once.
         times = max(Counter(str(e.get("reward")) for e in same).values())
         answers.append(Answer(text, times, scores, parts))
-    answers.sort(key=lambda a: (-_mean(a), -a.times))
-    values = [_mean(a) for a in answers for _ in range(a.times)]
-    return Group(step, tuple(answers[:ANSWERS]), sum(values) / len(values), _spread(values))
-
-
-def _mean(answer: Answer) -> float:
-    known = [v for v in answer.scores.values() if v is not None]
-    return sum(known) / len(known) if known else 0.0
+    marks = {a.completion: weighted(a.scores, weights) for a in answers}
+    answers.sort(key=lambda a: (-(marks[a.completion] or 0.0), -a.times))
+    known = [mark for a in answers for _ in range(a.times) if (mark := marks[a.completion]) is not None]
+    return Group(step, tuple(answers[:ANSWERS]), sum(known) / len(known) if known else None)

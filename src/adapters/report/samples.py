@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.report.alignment import align
-from adapters.report.reading import Evaluated, number
+from adapters.report.reading import Evaluated, weighted
 from adapters.types import Aligned, Counts
 
 WORST, CHANGED = 12, 8
+SAME = 1e-9
 MOST_ROWS = 60
 """Rows of one comparison; a model that repeats itself fills pages otherwise."""
 
@@ -45,53 +46,52 @@ class Card:
         return last[1] - last[0] if len(last) == 2 and None not in last else None  # type: ignore[operator]
 
 
-def score(sample: Mapping[str, Any]) -> float | None:
-    """What a sample is ranked by: the mean of its rewards, else the F1 over all fields in the headline mode."""
+def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
+    """What a sample is ranked by: its rewards by weight, else the F1 over all fields in the headline mode."""
     rewards = sample.get("rewards")
-    values = [v for r in (rewards.values() if isinstance(rewards, dict) else ()) if (v := number(r)) is not None]
-    if values:
-        return sum(values) / len(values)
+    if isinstance(rewards, dict) and (value := weighted(rewards, weights)) is not None:
+        return value
     total = _total(sample)
     if total is None:
         return None
     return total.f() if total.gold or total.pred else 1.0
 
 
-def worst(models: Sequence[Evaluated], task: Any) -> list[Card]:
+def worst(models: Sequence[Evaluated], task: Any, weights: Mapping[str, float]) -> list[Card]:
     """The last model's samples of lowest score, more errors first."""
-    ranked = [(s, _errors(s), n) for n, s in enumerate(models[-1].samples) if (score(s) or 0.0) < 1]
-    ranked.sort(key=lambda r: (score(r[0]) or 0.0, -r[1], r[2]))
-    return _cards(models, [s for s, _, _ in ranked[:WORST]], task)
+    ranked = [(score(s, weights) or 0.0, -_errors(s), n, s) for n, s in enumerate(models[-1].samples)]
+    chosen = [r[3] for r in sorted(ranked, key=lambda r: r[:3]) if r[0] < 1]
+    return _cards(models, chosen[:WORST], task, weights)
 
 
-def most_changed(models: Sequence[Evaluated], task: Any) -> tuple[list[Card], list[Card]]:
+def most_changed(models: Sequence[Evaluated], task: Any, weights: Mapping[str, float]) -> tuple[list[Card], list[Card]]:
     """The samples that lost most and that gained most between the last two models."""
-    if len(models) < 2:
-        return [], []
-    before = {s.get("id"): score(s) for s in models[-2].samples}
-    moved = []
-    for sample in models[-1].samples:
-        now, then = score(sample), before.get(sample.get("id"))
-        if now is not None and then is not None and abs(now - then) > 1e-9:
-            moved.append((now - then, sample))
-    moved.sort(key=lambda m: m[0])
-    lost = [s for change, s in moved if change < 0][:CHANGED]
-    gained = [s for change, s in reversed(moved) if change > 0][:CHANGED]
-    return _cards(models, lost, task), _cards(models, gained, task)
+    known = sorted(_changes(models, weights), key=lambda c: c[0])
+    lost = [s for change, s in known if change < -SAME][:CHANGED]
+    gained = [s for change, s in reversed(known) if change > SAME][:CHANGED]
+    return _cards(models, lost, task, weights), _cards(models, gained, task, weights)
 
 
-def moved(models: Sequence[Evaluated]) -> tuple[int, int, int] | None:
+def moved(models: Sequence[Evaluated], weights: Mapping[str, float]) -> tuple[int, int, int] | None:
     """How many samples the last model answers worse, equally well and better than the one before; None without one."""
     if len(models) < 2:
         return None
-    before = {s.get("id"): score(s) for s in models[-2].samples}
-    pairs = [(before.get(s.get("id")), score(s)) for s in models[-1].samples]
-    known = [now - then for then, now in pairs if then is not None and now is not None]
-    worse, better = sum(d < -1e-9 for d in known), sum(d > 1e-9 for d in known)
+    known = [change for change, _ in _changes(models, weights)]
+    worse, better = sum(c < -SAME for c in known), sum(c > SAME for c in known)
     return worse, len(known) - worse - better, better
 
 
-def _cards(models: Sequence[Evaluated], chosen: Iterable[Mapping[str, Any]], task: Any) -> list[Card]:
+def _changes(models: Sequence[Evaluated], weights: Mapping[str, float]) -> list[tuple[float, Mapping[str, Any]]]:
+    if len(models) < 2:
+        return []
+    before = {s.get("id"): score(s, weights) for s in models[-2].samples}
+    pairs = [(before.get(s.get("id")), score(s, weights), s) for s in models[-1].samples]
+    return [(now - then, s) for then, now, s in pairs if then is not None and now is not None]
+
+
+def _cards(
+    models: Sequence[Evaluated], chosen: Iterable[Mapping[str, Any]], task: Any, weights: Mapping[str, float]
+) -> list[Card]:
     by_id = [{s.get("id"): s for s in m.samples} for m in models]
     out = []
     for sample in chosen:
@@ -106,7 +106,7 @@ def _cards(models: Sequence[Evaluated], chosen: Iterable[Mapping[str, Any]], tas
                 id=str(sample.get("id")),
                 source=str(sample.get("source") or ""),
                 text=sample["text"] if isinstance(sample.get("text"), str) else "",
-                scores=tuple(score(a) if a else None for a in answers),
+                scores=tuple(score(a, weights) if a else None for a in answers),
                 answers=answers,
                 lines=tuple(lines[:MOST_ROWS]),
                 left_out=max(0, len(lines) - MOST_ROWS),
