@@ -144,7 +144,10 @@ def made(path: Path, *overrides: str) -> plan.Plan:
 def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
     rows = distinct_rows(30, 1)
     words = [row["funding_statement"].split() for row in rows]
-    near = [{**row, "id": f"n{n}", "funding_statement": " ".join([*w[:-1], "changed"])} for n, (row, w) in enumerate(zip(rows, words, strict=True))]  # fmt: skip
+    near = [
+        {**row, "id": f"n{n}", "funding_statement": " ".join([*w[:-1], "changed"])}
+        for n, (row, w) in enumerate(zip(rows, words, strict=True))
+    ]
     write_jsonl(mine.parent / "train.jsonl", [*rows, *rows[:10]])
     write_jsonl(mine.parent / "test.jsonl", [*distinct_rows(10, 2), rows[0], *near[1:5]])
     found = ledger.of_plan(made(mine))
@@ -163,7 +166,7 @@ def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
 
 def test_instructions_shared_by_all_prompts_do_not_make_duplicates(mine: Path) -> None:
     instructions = "please extract every funder and every award from the statement below and answer in json " * 5
-    found = ledger.of_plan(made(mine, f"task.user={instructions}: {{statement}} thank you"))
+    found = ledger.of_plan(made(mine, f"task.user='{instructions}: {{statement}} thank you'"))
     assert found["stages"]["1-sft"]["duplicates"]["near"] == 0
     assert found["tests"]["test"]["nearly_in_training"] == 0
 
