@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import funding_rows, write_jsonl
@@ -103,6 +104,18 @@ def test_a_bad_reward_is_an_error(mine: Path) -> None:
     )
     found = checked(mine, "stages.1.rewards=[./half.py:half]", code=2)
     assert any("gold earns less than 1 on" in e for e in found["errors"])
+
+
+def test_the_right_to_push_is_asked_about_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters import check
+
+    asked: list[str] = []
+    hub = SimpleNamespace(rights=lambda repo: [*asked, asked.append(repo) or f"you may not write to {repo}"])
+    monkeypatch.setitem(sys.modules, "adapters.publish", SimpleNamespace(hub=hub))
+    monkeypatch.setitem(sys.modules, "adapters.publish.hub", hub)
+    recipe = SimpleNamespace(publish=SimpleNamespace(repo="me/mine"))
+    assert check._hub(SimpleNamespace(recipe=recipe)) == ["publish.repo: you may not write to me/mine"]
+    assert check._hub(SimpleNamespace(recipe=SimpleNamespace(publish=None))) == []
 
 
 # --- plug-ins are code -------------------------------------------------------------------------------------------

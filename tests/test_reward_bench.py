@@ -219,3 +219,12 @@ def test_the_score_hash_follows_code_and_parameters(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def mine(completion, example):\n    return 0.5\n")
     assert named_reward("./mine.py:mine", folder=tmp_path).score_hash != before
     assert plain.record["reward"].startswith("Funding(funder=0.5")
+
+
+def test_the_documented_reward_is_as_documented(tmp_path: Path) -> None:
+    """The first code block of docs/rewards.md, tried as the page says."""
+    page = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "brevity.py").write_text(code)
+    done = runner.invoke(app, ["rewards", "test", f"{tmp_path}/brevity.py:Brevity", "free=100"])
+    assert done.exit_code == 0, done.output
