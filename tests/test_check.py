@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import funding_rows, write_jsonl
@@ -105,6 +106,18 @@ def test_a_bad_reward_is_an_error(mine: Path) -> None:
     assert any("gold earns less than 1 on" in e for e in found["errors"])
 
 
+def test_the_right_to_push_is_asked_about_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters import check
+
+    asked: list[str] = []
+    hub = SimpleNamespace(rights=lambda repo: [*asked, asked.append(repo) or f"you may not write to {repo}"])
+    monkeypatch.setitem(sys.modules, "adapters.publish", SimpleNamespace(hub=hub))
+    monkeypatch.setitem(sys.modules, "adapters.publish.hub", hub)
+    recipe = SimpleNamespace(publish=SimpleNamespace(repo="me/mine"))
+    assert check._hub(SimpleNamespace(recipe=recipe)) == ["publish.repo: you may not write to me/mine"]
+    assert check._hub(SimpleNamespace(recipe=SimpleNamespace(publish=None))) == []
+
+
 # --- plug-ins are code -------------------------------------------------------------------------------------------
 
 
@@ -144,7 +157,10 @@ def made(path: Path, *overrides: str) -> plan.Plan:
 def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
     rows = distinct_rows(30, 1)
     words = [row["funding_statement"].split() for row in rows]
-    near = [{**row, "id": f"n{n}", "funding_statement": " ".join([*w[:-1], "changed"])} for n, (row, w) in enumerate(zip(rows, words, strict=True))]  # fmt: skip
+    near = [
+        {**row, "id": f"n{n}", "funding_statement": " ".join([*w[:-1], "changed"])}
+        for n, (row, w) in enumerate(zip(rows, words, strict=True))
+    ]
     write_jsonl(mine.parent / "train.jsonl", [*rows, *rows[:10]])
     write_jsonl(mine.parent / "test.jsonl", [*distinct_rows(10, 2), rows[0], *near[1:5]])
     found = ledger.of_plan(made(mine))
@@ -163,7 +179,7 @@ def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
 
 def test_instructions_shared_by_all_prompts_do_not_make_duplicates(mine: Path) -> None:
     instructions = "please extract every funder and every award from the statement below and answer in json " * 5
-    found = ledger.of_plan(made(mine, f"task.user={instructions}: {{statement}} thank you"))
+    found = ledger.of_plan(made(mine, f"task.user='{instructions}: {{statement}} thank you'"))
     assert found["stages"]["1-sft"]["duplicates"]["near"] == 0
     assert found["tests"]["test"]["nearly_in_training"] == 0
 

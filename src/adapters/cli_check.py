@@ -134,9 +134,10 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
         shown = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]] if cut else pieces
         for n, piece in enumerate(shown):
             text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
-    yield (
-        f"row {prompts['id']}: {len(prompts['prompt'])} tokens masked (grey), {len(prompts['learned'])} learned (green); "
-        f"the end token is {prompts['end_token']!r}; checked on {prompts['looked_at']} rows"
+    masked, learned = len(prompts["prompt"]), len(prompts["learned"])
+    yield Text(
+        f"row {prompts['id']}: {masked} tokens masked (grey), {learned} learned (green); "
+        f"the end token is {prompts['end_token']!r}; end tokens checked on {prompts['looked_at']} rows"
     )
     yield text
     reference = "".join(prompts["prompt"])
