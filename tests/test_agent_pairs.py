@@ -250,7 +250,15 @@ def test_corrupt_reads_trajectories_and_turns(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "t.jsonl", [trajectory(2, i) for i in range(60)])
     code, shown, _ = cli("pairs", "corrupt", tmp_path / "t.jsonl", "-o", tmp_path / "p.jsonl", "-n", 80, "--json")
     assert (code, json.loads(shown)["pairs"]) == (0, 80)
-    assert lines(tmp_path / "p.jsonl")[0]["prompt"][0]["content"].startswith(("You ", "This ", "Co", "W", "H", "A"))
+    held = lines(tmp_path / "p.jsonl")
+    assert all("You answer questions" not in p["prompt"][0]["content"] for p in held), "a trajectory is complete"
+    rows = [
+        {"env": "react", "prompt": f"Find {n}.", "completion": f"Thought: hm\nAction: find[{n}]"} for n in range(20)
+    ]
+    write_jsonl(tmp_path / "t.jsonl", [*rows, *synthesize(20, 5)])
+    code, shown, said = cli("pairs", "corrupt", tmp_path / "t.jsonl", "-o", tmp_path / "p.jsonl", "--json")
+    assert code == 0, said
+    assert json.loads(shown)["domains"] == {"react": 20, "dbbench": 10, "alfworld": 10}
 
 
 def test_corrupt_refuses_and_explains(tmp_path: Path) -> None:
@@ -263,10 +271,17 @@ def test_corrupt_refuses_and_explains(tmp_path: Path) -> None:
     assert (code, "Did you mean filler?" in said) == (2, True)
     code, _, said = cli("pairs", "corrupt", "-o", out, "--preset", "crad")
     assert (code, "Did you mean card?" in said) == (2, True)
-    (tmp_path / "t.jsonl").write_text('{"env": "web", "messages": []}\n')
-    code, _, said = cli("pairs", "corrupt", tmp_path / "t.jsonl", "-o", out)
-    assert code == 2
-    assert "row 1: env must be one of" in said
+    for row, text in (
+        ({"env": "web", "messages": []}, "env must be one of"),
+        ({"env": "web", "prompt": "Go.", "completion": "ACTION: look"}, "env must be one of"),
+        ({"env": "alfworld", "completion": "ACTION: look"}, "needs its conversation"),
+        ({"env": "alfworld", "prompt": "Go.", "completion": "look"}, "finds no action"),
+    ):
+        write_jsonl(tmp_path / "t.jsonl", [row])
+        code, _, said = cli("pairs", "corrupt", tmp_path / "t.jsonl", "-o", out)
+        assert code == 2
+        assert "row 1: " in said
+        assert text in said
     assert not out.exists()
 
 

@@ -50,6 +50,7 @@ def test_the_wheel_works_on_its_own(tmp_path: Path) -> None:
         "adapters/report/page.css",
         "rewards/funding.py",
         "data_aug/noise/__init__.py",
+        "data_aug/agent/tables.txt",
         "adapters/recipes/quickstart.yaml",
     ):
         assert wanted in names

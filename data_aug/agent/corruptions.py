@@ -54,6 +54,17 @@ INTENTIONS: Final = (
     "This is what should be done.",
 )
 
+REASONS: Final = (
+    "The last message shows what is needed for it.",
+    "Nothing else has to be known or changed before that.",
+    "One step is enough for this turn.",
+    "It follows from the task and from what has been seen so far.",
+    "The names are taken as they are written above.",
+    "What comes after it depends on the reply.",
+    "No other step would bring the task further now.",
+)
+"""Sober sentences for a longer thought that is still allowed; none of them delays or doubts."""
+
 
 class Given(NamedTuple):
     """A turn to corrupt: its environment, its text and reading, what was said before it, and other possible actions."""
@@ -162,7 +173,7 @@ KINDS: Final[dict[str, Callable[[Given, random.Random], str | None]]] = {
 def fuller(g: Given, rng: random.Random, limit: int, count: Callable[[str], int]) -> str | None:
     """The turn with a longer, still allowed thought, for pairs in which the longer side is the better one."""
     thought = g.turn.thought
-    for extra in rng.sample(DELAYS, len(DELAYS)):
+    for extra in rng.sample(REASONS, len(REASONS)):
         if count(f"{thought} {extra}") <= limit:
             thought = f"{thought} {extra}"
     return _with_thought(g, thought) if thought != g.turn.thought else None

@@ -7,7 +7,7 @@ that takes an action which is not available cannot be written down.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rewards.agent_formats import write
@@ -49,70 +49,57 @@ class Scene:
     """A room's state. Receptacles are named with their number; `inside` says what lies where."""
 
     receptacles: list[str]
+    doors: frozenset[str]
     closed: set[str]
     inside: dict[str, list[str]]
     at: str | None = None
     held: str | None = None
-    states: dict[str, str] = field(default_factory=dict)
 
     def actions(self) -> list[str]:
         """What can be done now, in a fixed order."""
-        out = [f"go to {r}" for r in self.receptacles if r != self.at]
-        if self.at is not None:
-            here = self.at
-            if here in self.openable:
-                out.append(f"{'open' if here in self.closed else 'close'} {here}")
-            if here not in self.closed:
-                out += [f"take {o} from {here}" for o in self.inside[here] if self.held is None]
-                out += [f"put {self.held} in/on {here}"] if self.held else []
-            out += [
-                f"{verb} {self.held} with {here}"
-                for verb, (kind, _) in CHANGES.items()
-                if self.held and here.startswith(f"{kind} ")
-            ]
-            out += [f"use {here}"] if here.startswith("lamp ") else []
+        here, held = self.at, self.held
+        out = [f"go to {r}" for r in self.receptacles if r != here]
+        if here in self.doors:
+            out.append(f"{'open' if here in self.closed else 'close'} {here}")
+        if here is not None and here not in self.closed:
+            out += [f"put {held} in/on {here}"] if held else [f"take {o} from {here}" for o in self.inside[here]]
+        if here is not None and held:
+            tools = {verb: kind for verb, (kind, _) in CHANGES.items() if here.startswith(f"{kind} ")}
+            out += [f"{verb} {held} with {here}" for verb in tools]
+        if here is not None and here.startswith("lamp "):
+            out.append(f"use {here}")
         return [*out, "inventory", "look"]
-
-    @property
-    def openable(self) -> set[str]:
-        """Receptacles with a door, open or closed."""
-        return self.closed | {r for r in self.receptacles if r in self._doors}
-
-    def __post_init__(self) -> None:
-        self._doors = set(self.closed)
 
     def do(self, action: str) -> str:
         """Take one available action; returns the observation. Raises ValueError for any other."""
         if action not in self.actions():
             raise ValueError(f"{action!r} is not available")
         verb, _, rest = action.partition(" ")
+        if verb == "inventory":
+            return f"You hold the {self.held}." if self.held else "Your hands are empty."
         if verb == "go":
             self.at = rest.removeprefix("to ")
-            return self._look()
-        if self.at is None:
-            return "You stand in the middle of the room."
-        if verb in ("open", "close"):
-            (self.closed.discard if verb == "open" else self.closed.add)(self.at)
+        if verb in ("go", "look", "open", "close"):
+            self.closed ^= {rest} if verb in ("open", "close") else set()
             return self._look()
         if verb == "take":
             self.held = rest.partition(" from ")[0]
-            self.inside[self.at].remove(self.held)
+            self.inside[str(self.at)].remove(self.held)
             return f"You now hold the {self.held}."
         if verb == "put":
             thing, self.held = str(self.held), None
-            self.inside[self.at].append(thing)
+            self.inside[str(self.at)].append(thing)
             return f"The {thing} is now in/on the {self.at}."
-        if verb in CHANGES:
-            self.states[str(self.held)] = CHANGES[verb][1]
-            return f"The {self.held} is {CHANGES[verb][1]} now."
         if verb == "use":
             return f"The {self.at} is on. You see the {self.held or 'room'} in its light."
-        return f"You hold the {self.held}." if self.held else "Your hands are empty."
+        return f"The {self.held} is {CHANGES[verb][1]} now."
 
     def _look(self) -> str:
+        if self.at is None:
+            return "You stand in the middle of the room."
         if self.at in self.closed:
             return f"The {self.at} is closed."
-        things = self.inside[str(self.at)]
+        things = self.inside[self.at]
         seen = ", ".join(f"a {thing}" for thing in things) if things else "nothing"
         return f"At the {self.at} you see {seen}."
 
@@ -121,11 +108,11 @@ def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
     """One trajectory: `env` and `messages`, each turn of the user with its available actions."""
     rooms = UNSEEN if unseen else ROOMS
     room = rng.choice(sorted(rooms))
-    scene = _scene(room, *rooms[room], rng)
+    scene = _scene(*rooms[room], rng)
     goal, steps = _plan(scene, rng)
     listed = ", ".join(f"a {r}" for r in scene.receptacles)
-    opening = rng.choice(
-        (f"You are in the {room}. Around you there are {listed}.", f"This is a {room}. You see {listed}.")
+    opening = _say(
+        rng, f"You are in the {room}. Around you there are {listed}.", f"This is a {room}. You see {listed}."
     )
     messages = [{"role": "user", "content": _with_actions(f"{opening}\nYour task is to: {goal}.", scene)}]
     for n, (thought, action) in enumerate(steps):
@@ -140,20 +127,22 @@ def _with_actions(observation: str, scene: Scene) -> str:
     return "\n".join([f"{observation} AVAILABLE ACTIONS: {scene.actions()[0]}", *scene.actions()[1:]])
 
 
-def _scene(room: str, places: str, things: str, rng: random.Random) -> Scene:
+def _scene(places: str, things: str, rng: random.Random) -> Scene:
     kinds: dict[str, int] = {}
-    receptacles, doors = [], set()
+    receptacles: list[str] = []
+    doors: set[str] = set()
     for place in places.split():
         kind = place.removesuffix("+")
         kinds[kind] = kinds.get(kind, 0) + 1
         receptacles.append(f"{kind} {kinds[kind]}")
-        doors |= {receptacles[-1]} if place.endswith("+") else set()
+        if place.endswith("+"):
+            doors.add(receptacles[-1])
     rng.shuffle(receptacles)
     inside: dict[str, list[str]] = {r: [] for r in receptacles}
     roomy = [r for r in receptacles if not r.startswith(("lamp", "microwave", "sinkbasin", "toilet "))]
     for thing in rng.sample(things.split(), 5):
         inside[rng.choice(roomy)].append(f"{thing} {rng.randint(1, 3)}")
-    return Scene(receptacles, doors, inside)
+    return Scene(receptacles, frozenset(doors), set(doors), inside)
 
 
 def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:

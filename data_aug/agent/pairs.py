@@ -44,7 +44,8 @@ def synthesize(n: int = CARD, seed: int = 0, *, unseen: bool = False, control: b
     for i in range(n):
         held = trajectory(seed, i, unseen=unseen)
         rng = random.Random(f"pair:{seed}:{i}")
-        rows = rng.sample(found := turns(held), len(found))
+        rows = turns(held)
+        rng.shuffle(rows)
         order = [kinds[(i // 2 + k) % len(kinds)] for k in range(len(kinds))]
         tries = (pair(row, kind, rng, control=control) for kind in order for row in rows)
         yield {**next(p for p in tries if p is not None), "id": f"{held['id']}-pair"}

@@ -15,6 +15,7 @@ from adapters.data import BAD_ROW, read_file
 from adapters.plugins import resolve
 from adapters.rewarding import NamedReward
 from adapters.schema import Plug
+from adapters.tasks.agent import AgentTask
 from adapters.types import Example, Row, Task, UserError
 from data_aug.agent import pairs as building
 from data_aug.agent import synthesize, turns
@@ -130,12 +131,19 @@ def _turns(file: Path) -> list[Row]:
             if BAD_ROW in row:
                 raise ValueError(row[BAD_ROW])
             named = {**row, "id": str(row.get("id", f"{file.stem}:{number}"))}
-            out += [named] if isinstance(row.get("completion"), str) else turns(named, prompt="prompt")
+            out += [_turn(named)] if row.get("completion") is not None else turns(named, prompt="prompt")
         except ValueError as error:
             raise UserError(f"{file}, row {number}: {error}.") from None
     if not out:
         raise UserError(f"{file} holds no turn of an agent that its environment could read.")
     return out
+
+
+def _turn(row: Row) -> Row:
+    read = AgentTask().example(row)
+    place = "prompt" if "prompt" in row else "messages"
+    kept = {"id": row["id"], "env": read.gold["env"], "actions": read.gold["actions"], "table": read.gold["table"]}
+    return {**kept, place: list(pairs.messages(row[place])), "completion": read.completion}
 
 
 def _estimate(example: Example) -> int:
