@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -329,6 +330,8 @@ def test_from_a_corpus_to_span_scores(tmp_path: Path) -> None:
     cut = score([{**made[0]["gold"], "person": ["Ada", "Babbage"]}, *(row["gold"] for row in made[1:])])
     assert cut["overall"]["strict"]["correct"] == 5
     assert cut["overall"]["partial"]["partial"] == 1
+    invented = score([{**made[0]["gold"], "LOC": ["Paris", "Bath"]}, *(row["gold"] for row in made[1:])])
+    assert (invented["overall"]["strict"]["actual"], invented["overall"]["strict"]["correct"]) == (8, 6)
     assert score([{}, {"ORG": ["Nobody"]}, {}])["overall"]["strict"]["f1"] == 0.0
     assert "F1" in invoke("score-spans", tmp_path / "p.jsonl", out, "--set", "no_answer=whole").stdout
 
@@ -348,6 +351,28 @@ def test_building_the_mix(tmp_path: Path) -> None:
     table = invoke("build-ie", *arguments).stdout
     assert "records by source" in table
     assert "90 rows to train on, 10 held out" in table
+
+
+DATA = os.environ.get("ADAPTERS_DATA")
+
+
+@pytest.mark.skipif(not DATA, reason="ADAPTERS_DATA is unset: it names the folder that holds ie/ncbi.train.jsonl …")
+def test_the_published_sizes(tmp_path: Path) -> None:
+    folder = Path(DATA or "") / "ie"
+    names = ("btc", "ncbi", "bc5cdr", "conll04_re", "scierc_re", "scierc_ner")
+    arguments = [*(folder / f"{name}.train.jsonl" for name in names), "-o", tmp_path, "--json"]
+    arguments += ["--label-names", folder / "iepile_label_names.json", "--exclude", folder / "conll04_re.test.jsonl"]
+    result = invoke("build-ie", *arguments)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["train"], figures["validation"], figures["notes"]) == (14_400, 1_600, [])
+    assert sum(source["with labels"] for source in figures["ledger"].values()) == 11_200
+    assert sum(source.get("empty", 0) for source in figures["ledger"].values()) == 4_800
+    assert figures["ledger"]["conll04"]["in test sets"] > 0
+    made = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    scierc = [len(row["schema"]) for row in made if (row["source"], row["task"]) == ("SciERC", "RE")]
+    assert max(scierc) <= 5
+    assert [IeTask().example(row).gold for row in made] == [row["gold"] for row in made]
 
 
 @pytest.mark.parametrize(
