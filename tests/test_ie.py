@@ -130,6 +130,7 @@ def test_text_from_a_table_is_read_too() -> None:
         ({"text": " "}, "text is missing or empty"),
         ({"gold": None}, "object from labels to lists"),
         ({"gold": "{"}, "gold is text, but not JSON"),
+        ({"gold": {"person": "Marie"}}, "object from labels to lists"),
         ({"gold": {"person": [3]}}, "texts or objects with head and tail, not 3"),
         ({"gold": {"person": [" "]}}, "texts or objects"),
         ({"gold": {"alien": ["E.T."]}}, "'alien', which is not in the schema"),

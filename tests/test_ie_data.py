@@ -187,6 +187,7 @@ def test_iepile_records(tmp_path: Path) -> None:
         ("brat", "", "no folder with pairs"),
         ("iepile", "{}\n", "line 1: instruction holds no input text"),
         ("iepile", "[]\n", "line 1"),
+        ("iepile", json.dumps(iepile({"a": "x"}, "x")), "no object from labels to lists"),
         ("iepile", '{"instruction": "{", "output": ""}', "instruction is not JSON"),
         ("iepile", json.dumps(iepile({"a": [3]}, "x")), "3 is neither a text nor a pair"),
         ("iepile", json.dumps(iepile({"a": []}, "x", output='{"b": ["x"]}')), "'b', which is not in the schema"),
@@ -288,6 +289,7 @@ def test_filters_and_what_they_left_out() -> None:
 @pytest.mark.parametrize(
     ("records", "options", "text"),
     [
+        ([{**rows(1, "s")[0], "gold": {"type0": "x"}}], {}, "gold an object from labels to lists"),
         ([{"task": "NER", "source": "s"}], {}, r"record 1 \(s\): a plain row has a text and gold"),
         ([{**rows(1, "s")[0], "gold": {"alien": ["x"]}}], {}, "'alien', which is not in the schema"),
         (rows(3, "s"), {"tasks": ("RE",)}, "no record is left"),
@@ -385,6 +387,7 @@ def test_the_published_sizes(tmp_path: Path) -> None:
         (["build-ie", "x.jsonl", "-o", "y"], "there is no file x.jsonl"),
         (["build-ie", "x.jsonl", "-o", "y", "--empty", "1"], "empty is a share"),
         (["build-ie", "x.jsonl", "-o", "y", "--label-names", "z"], "--label-names z cannot be read"),
+        (["build-ie", "x.jsonl", "-o", "y", "--exclude", "z.jsonl"], "there is no file z.jsonl"),
         (["score-spans", "x.jsonl", "y.jsonl", "--set", "no_anser=whole"], "Did you mean no_answer?"),
     ],
 )
