@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import metrics
+from adapters.plugins import resolve
 from adapters.rewarding import NamedReward, probe
+from adapters.schema import Plug
 from adapters.tasks.ie import NER_USER, SYSTEM, IeTask
-from adapters.types import Counts, Example, Reward, Scored, Task
+from adapters.types import Counts, Example, Reward, Scored, Task, UserError
 from data_aug.noise import PRESETS, noise_row, preset
 from rewards.ie import InformationExtraction
 from rewards.ie_records import MAX_TEXT, Reading
@@ -128,6 +130,7 @@ def test_text_from_a_table_is_read_too() -> None:
         ({"text": " "}, "text is missing or empty"),
         ({"gold": None}, "object from labels to lists"),
         ({"gold": "{"}, "gold is text, but not JSON"),
+        ({"gold": {"person": "Marie"}}, "object from labels to lists"),
         ({"gold": {"person": [3]}}, "texts or objects with head and tail, not 3"),
         ({"gold": {"person": [" "]}}, "texts or objects"),
         ({"gold": {"alien": ["E.T."]}}, "'alien', which is not in the schema"),
@@ -451,7 +454,7 @@ def test_right_span_under_the_wrong_label_shows() -> None:
 DATA = os.environ.get("ADAPTERS_DATA")
 
 
-@pytest.mark.skipif(not DATA, reason="ADAPTERS_DATA is not set: the folder of the development data")
+@pytest.mark.skipif(not DATA, reason="ADAPTERS_DATA is unset: it names the folder that holds ie/ncbi.test.jsonl …")
 @pytest.mark.parametrize(
     ("name", "n", "items"),
     [
@@ -473,6 +476,15 @@ def test_the_published_sizes(name: str, n: int, items: int | None) -> None:
     assert len(perfect) == n
     assert {f["f1"] for f in fields.values() if f["gold"]} == {1.0}
     assert items is None or fields["entity"]["gold"] == items
+
+
+def test_parameters_come_from_yaml() -> None:
+    plug = Plug.model_validate({"use": "ie", "symmetric": ["compare", "conjunction"], "form": "strict", "max_tags": 8})
+    for kind in ("tasks", "rewards"):
+        made = resolve(kind, plug)
+        assert (made.symmetric, made.form, made.max_tags) == (("compare", "conjunction"), "strict", 8)
+    with pytest.raises(UserError, match="'presence' or 'strict'"):
+        resolve("rewards", Plug.model_validate({"use": "ie", "form": "loose"}))
 
 
 def test_readings_agree_by_default() -> None:

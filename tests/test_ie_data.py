@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -186,6 +187,7 @@ def test_iepile_records(tmp_path: Path) -> None:
         ("brat", "", "no folder with pairs"),
         ("iepile", "{}\n", "line 1: instruction holds no input text"),
         ("iepile", "[]\n", "line 1"),
+        ("iepile", json.dumps(iepile({"a": "x"}, "x")), "no object from labels to lists"),
         ("iepile", '{"instruction": "{", "output": ""}', "instruction is not JSON"),
         ("iepile", json.dumps(iepile({"a": [3]}, "x")), "3 is neither a text nor a pair"),
         ("iepile", json.dumps(iepile({"a": []}, "x", output='{"b": ["x"]}')), "'b', which is not in the schema"),
@@ -287,6 +289,7 @@ def test_filters_and_what_they_left_out() -> None:
 @pytest.mark.parametrize(
     ("records", "options", "text"),
     [
+        ([{**rows(1, "s")[0], "gold": {"type0": "x"}}], {}, "gold an object from labels to lists"),
         ([{"task": "NER", "source": "s"}], {}, r"record 1 \(s\): a plain row has a text and gold"),
         ([{**rows(1, "s")[0], "gold": {"alien": ["x"]}}], {}, "'alien', which is not in the schema"),
         (rows(3, "s"), {"tasks": ("RE",)}, "no record is left"),
@@ -329,6 +332,8 @@ def test_from_a_corpus_to_span_scores(tmp_path: Path) -> None:
     cut = score([{**made[0]["gold"], "person": ["Ada", "Babbage"]}, *(row["gold"] for row in made[1:])])
     assert cut["overall"]["strict"]["correct"] == 5
     assert cut["overall"]["partial"]["partial"] == 1
+    invented = score([{**made[0]["gold"], "LOC": ["Paris", "Bath"]}, *(row["gold"] for row in made[1:])])
+    assert (invented["overall"]["strict"]["actual"], invented["overall"]["strict"]["correct"]) == (8, 6)
     assert score([{}, {"ORG": ["Nobody"]}, {}])["overall"]["strict"]["f1"] == 0.0
     assert "F1" in invoke("score-spans", tmp_path / "p.jsonl", out, "--set", "no_answer=whole").stdout
 
@@ -350,6 +355,28 @@ def test_building_the_mix(tmp_path: Path) -> None:
     assert "90 rows to train on, 10 held out" in table
 
 
+DATA = os.environ.get("ADAPTERS_DATA")
+
+
+@pytest.mark.skipif(not DATA, reason="ADAPTERS_DATA is unset: it names the folder that holds ie/ncbi.train.jsonl …")
+def test_the_published_sizes(tmp_path: Path) -> None:
+    folder = Path(DATA or "") / "ie"
+    names = ("btc", "ncbi", "bc5cdr", "conll04_re", "scierc_re", "scierc_ner")
+    arguments = [*(folder / f"{name}.train.jsonl" for name in names), "-o", tmp_path, "--json"]
+    arguments += ["--label-names", folder / "iepile_label_names.json", "--exclude", folder / "conll04_re.test.jsonl"]
+    result = invoke("build-ie", *arguments)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["train"], figures["validation"], figures["notes"]) == (14_400, 1_600, [])
+    assert sum(source["with labels"] for source in figures["ledger"].values()) == 11_200
+    assert sum(source.get("empty", 0) for source in figures["ledger"].values()) == 4_800
+    assert figures["ledger"]["conll04"]["in test sets"] > 0
+    made = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    scierc = [len(row["schema"]) for row in made if (row["source"], row["task"]) == ("SciERC", "RE")]
+    assert max(scierc) <= 5
+    assert [IeTask().example(row).gold for row in made] == [row["gold"] for row in made]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -360,6 +387,7 @@ def test_building_the_mix(tmp_path: Path) -> None:
         (["build-ie", "x.jsonl", "-o", "y"], "there is no file x.jsonl"),
         (["build-ie", "x.jsonl", "-o", "y", "--empty", "1"], "empty is a share"),
         (["build-ie", "x.jsonl", "-o", "y", "--label-names", "z"], "--label-names z cannot be read"),
+        (["build-ie", "x.jsonl", "-o", "y", "--exclude", "z.jsonl"], "there is no file z.jsonl"),
         (["score-spans", "x.jsonl", "y.jsonl", "--set", "no_anser=whole"], "Did you mean no_answer?"),
     ],
 )

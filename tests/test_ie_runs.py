@@ -73,7 +73,8 @@ def test_figures_of_a_run(mine: Path) -> None:
     # Always {}: 0.3 for the form on every row, and the F1 part where there is nothing to find.
     assert tuned["always_empty"] == {"ie": pytest.approx(0.3 + 0.7 * 0.2)}
     assert (new["base"]["n"], new["base"]["parse_errors"]) == (10, 30)
-    assert len((made.folder / "eval/base/new/samples.jsonl").read_text().splitlines()) == 30
+    samples = [json.loads(line) for line in (made.folder / "eval/base/new/samples.jsonl").read_text().splitlines()]
+    assert [sample["variant"] for sample in samples] == [0] * 10 + [1] * 10 + [2] * 10
     entry = json.loads((made.folder / "ledger.json").read_text())["stages"]["1-sft"]["sources"][0]
     assert entry["empty_gold"] == 4, "labels without a list of their own are empty"
     lines = report["deltas"]

@@ -64,6 +64,8 @@ def test_report_has_every_model_set_and_source(mine: Path) -> None:
     assert seen["2-grpo"]["by_source"]["real"]["metrics"]["strict"]["funder"]["f1"] == 1
     assert seen["2-grpo"]["by_source"]["new"]["metrics"]["strict"]["funder"]["f1"] == 0
     assert seen["2-grpo"]["rewards"]["funding"]["mean"] > seen["base"]["rewards"]["funding"]["mean"]
+    nothing = seen["base"]["rewards"]["funding"]["mean"]
+    assert seen["2-grpo"]["always_empty"] == {"funding": pytest.approx(nothing)}, "what the base says is []"
     samples = (made.folder / "eval/2-grpo/seen/samples.jsonl").read_text().splitlines()
     assert len(samples) == 40
     ledger = json.loads((made.folder / "ledger.json").read_text())

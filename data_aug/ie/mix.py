@@ -141,6 +141,8 @@ def _plain(record: Mapping[str, Any]) -> Row:
     if not isinstance(text, str) or not text.strip() or not isinstance(gold, Mapping):
         raise ValueError("a plain row has a text and gold, an object from labels to lists")
     schema = record.get("schema") or list(gold)
+    if not isinstance(schema, list) or not all(isinstance(found, list | None) for found in gold.values()):
+        raise ValueError("schema must be a list, and gold an object from labels to lists")
     if strange := [label for label, found in gold.items() if found and label not in schema]:
         raise ValueError(f"gold has the label {strange[0]!r}, which is not in the schema")
     return {**record, "id": record.get("id") or row_id(text), "schema": schema, "source": str(record.get("source", ""))}

@@ -33,7 +33,7 @@ def from_iepile(record: Mapping[str, Any]) -> Row:
     if not isinstance(schema, list) or not schema or not all(isinstance(label, str) for label in schema):
         raise ValueError("instruction holds no schema of label names")
     found = _inner(record, "output") if "output" in record else _grouped(_inner(record, "label"), schema)
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(entries, list | None) for entries in found.values()):
         raise ValueError("output is no object from labels to lists")
     if strange := [label for label, entries in found.items() if entries and label not in schema]:
         raise ValueError(f"output has the label {strange[0]!r}, which is not in the schema")

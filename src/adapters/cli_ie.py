@@ -117,8 +117,8 @@ def build(
 
     with errors():
         names = {"all": (), "card": CARD_SOURCES}.get(keep, tuple(name.strip() for name in keep.split(",")))
-        excluded = [str(row.get("text") or row.get("input") or "") for row in _plain(exclude or [])]
         try:
+            excluded = [str(row.get("text") or "") for row in _plain(exclude or [])]
             options = Mix(
                 total=total,
                 empty=empty,
@@ -133,7 +133,10 @@ def build(
             mixed = mix(_read(sources), options, _confusable(label_names), [text for text in excluded if text])
         except ValueError as error:
             raise UserError(f"{error}.") from None
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be a folder: {error.strerror}.") from None
         write_lines(mixed.validation, out / "validation.jsonl")
         write_lines(mixed.train, out / "train.jsonl")
         write_lines([{"source": name, **counts} for name, counts in mixed.ledger.items()], out / "ledger.jsonl")
@@ -192,9 +195,10 @@ def _confusable(path: Path | None) -> Mapping[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--label-names {path} cannot be read: {error}") from None
-    if not isinstance(value, dict) or not all(isinstance(by_source, dict) for by_source in value.values()):
+    sources = list(value.values()) if isinstance(value, dict) else [None]
+    if not all(isinstance(s, dict) and all(isinstance(labels, dict) for labels in s.values()) for s in sources):
         raise UserError(f"--label-names {path}: an object task -> source -> label -> labels is wanted.")
-    return value
+    return dict(value)
 
 
 def _ledger(ledger: Mapping[str, Counter[str]]) -> Table:

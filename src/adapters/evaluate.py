@@ -54,8 +54,12 @@ def evaluate(
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-            for example, sample, score in zip(evaluation.examples, samples, scored, strict=True):
-                file.write(json.dumps(_record(example, sample, score), ensure_ascii=False) + "\n")
+            rows = len(evaluation.examples) // evaluation.variants
+            for i, (example, sample, score) in enumerate(zip(evaluation.examples, samples, scored, strict=True)):
+                record = _record(example, sample, score)
+                if evaluation.variants > 1:
+                    record["variant"] = i // rows
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return result
 
 

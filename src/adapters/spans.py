@@ -1,13 +1,13 @@
 """Where in the text the found entities stand, scored as spans: the figures that papers on named entities report.
 
 A model answers with strings, and a string can stand in a text several times. Every free-standing occurrence counts as
-predicted, so a model is charged for occurrences that the annotators did not mark.
+predicted, so a model is charged for occurrences that the annotators did not mark, and for strings that the text lacks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
     for number, row in _rows(predictions):
         if not isinstance(row.get("completion"), str):
             raise UserError(f"{predictions}, row {number}: completion must be the model's raw text.")
-        said[str(row.get("id"))] |= task.read(row["completion"]).items
+        if not row.get("variant"):  # samples in further label orders are answers to the same question
+            said[str(row.get("id"))] |= task.read(row["completion"]).items
     true: list[list[Mention]] = []
     pred: list[list[Mention]] = []
     for number, row in _rows(gold):
@@ -50,8 +51,7 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
             raise UserError(f"{gold}, row {number}: no spans; `adapters data convert` keeps them.")
         true.append([_mention(label, start, end) for start, end, label in row["spans"]])
-        items = [Label((item[0],), "exact", item[1]) for item in sorted(said[str(row["id"])]) if len(item) == 2]
-        pred.append([_mention(str(s.path[0]), s.start, s.end) for s in find_spans(row["text"], items) if s.path])
+        pred.append(_located(row["text"], sorted(item for item in said[str(row["id"])] if len(item) == 2)))
     if not true:
         raise UserError(f"no id of {predictions} stands in {gold}.")
     labels = sorted({mention["label"] for side in (true, pred) for text in side for mention in text})
@@ -74,6 +74,15 @@ def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
             scores = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1")]
             table.add_row(label, *scores, *(f"{f[k]:,}" for k in ("possible", "actual", "correct")))
         yield table
+
+
+def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
+    """Every occurrence of every item; one that the text does not hold stands behind it, as a false positive."""
+    places = find_spans(text, [Label((n,), "exact", item[1]) for n, item in enumerate(items)])
+    found = [(int(span.path[0]), span.start, span.end) for span in places if span.path]
+    strange = sorted(set(range(len(items))) - {n for n, _, _ in found})
+    found += [(n, len(text) + 2 * k, len(text) + 2 * k + 1) for k, n in enumerate(strange)]
+    return [_mention(items[n][0], start, end) for n, start, end in found]
 
 
 def _mention(label: str, start: int, end: int) -> Mention:

@@ -85,7 +85,7 @@ class IeTask(Reading):
     def gold(self, row: Row) -> dict[str, list[Any]]:
         """The labels of a row in the order of its schema, an empty list for each label that is absent."""
         gold, schema = (_from_json(row, name) for name in ("gold", "schema"))
-        if not isinstance(gold, Mapping) or not all(isinstance(label, str) for label in gold):
+        if not isinstance(gold, Mapping) or not all(isinstance(found, list | tuple | None) for found in gold.values()):
             raise ValueError("gold must be an object from labels to lists")
         if schema is None:
             schema = list(gold)
