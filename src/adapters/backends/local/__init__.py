@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
 
 from adapters import display
-from adapters.backends.local import base_model, options, preference, training
+from adapters.backends.local import base_model, options, preference, sharding, training
 from adapters.backends.local.model import (
     Encoder,
     load_adapter,
@@ -64,8 +63,6 @@ class LocalBackend:
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check every stage's options against TRL's config classes and the number of processes."""
-        if os.environ.get("ACCELERATE_USE_FSDP") == "true" or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-            raise UserError("ZeRO-3 and FSDP are not supported yet; recipes/accelerate/zero2.yaml is.")
         for n, stage in enumerate(stages):
             options.check_options(stage, ("stages", n))
         try:
@@ -116,12 +113,13 @@ class LocalBackend:
             figures = preference.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
         else:
             figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
-        if self.state.is_main_process:
-            _prove(adapter)
-            # False: the check of "auto" would ask the Hub about the base model's vocabulary, which no stage changes.
-            adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-            self.encoder.tokenizer.save_pretrained(str(folder))
+        with sharding.whole(adapter):
+            if self.state.is_main_process:
+                _prove(adapter)
+                # False: the check of "auto" would ask the Hub about the base's vocabulary, which no stage changes.
+                adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+                (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+                self.encoder.tokenizer.save_pretrained(str(folder))
         del model, adapter
         self._free()
         return figures

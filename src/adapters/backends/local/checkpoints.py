@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from adapters import adapter
 from adapters.backends.local.model import mismatch
+from adapters.backends.local.sharding import whole
 
 SEAL = "seal.json"
 KEPT = 2
@@ -39,7 +40,9 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         """After a checkpoint was loaded, the weights in memory are the file's; anything else stops the run."""
         if state.global_step:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if problem := mismatch(model, folder):
+            with whole(model):
+                problem = mismatch(model, folder)
+            if problem:
                 raise RuntimeError(f"{folder} was not loaded as it was saved: {problem}")
 
 
