@@ -140,13 +140,15 @@ def test_an_answer_whose_last_token_is_the_end_is_not_truncated(sampler: LocalSa
 
 
 def test_models_with_other_caches_use_generate(sampler: LocalSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import MistralConfig, MistralForCausalLM
+    from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     sliding = MistralForCausalLM(
         MistralConfig(vocab_size=32, num_key_value_heads=1, sliding_window=4, max_position_embeddings=64, **shape)
     )
     assert not decoding.can_share(sliding)
+    recurrent = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=8, num_hidden_layers=1, state_size=2))
+    assert not decoding.can_share(recurrent)
     monkeypatch.setattr(sampler.model.generation_config, "no_repeat_ngram_size", 3)
     assert not decoding.can_share(sampler.model)
 

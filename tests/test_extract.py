@@ -451,7 +451,9 @@ def test_an_adapter_says_its_task_or_is_told_it(tmp_path: Path, rows: list[dict]
         extract_source.find(str(silent))
     assert extract_source.find(str(silent), task="funding").task == FundingTask()
     (silent / "recipe.yaml").write_text(
+        'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
         "name: x\ntask: {use: funding, target: compact, system: Short.}\nmodel: {base: me/other, thinking: true}\n"
+        '# """\n'
     )
     found = extract_source.find(str(silent))
     assert found.task == FundingTask(target="compact", system="Short.")

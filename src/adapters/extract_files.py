@@ -53,7 +53,7 @@ def survey(path: Path) -> tuple[int, str]:
 
 
 def columns(path: Path) -> list[str]:
-    """Column names: of a JSONL file those of its first record."""
+    """Column names: of a JSONL file those of its first hundred records."""
     with _reading(path):
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
@@ -61,7 +61,8 @@ def columns(path: Path) -> list[str]:
             return list(pq.ParquetFile(path).schema_arrow.names)
         if path.suffix.lower() == ".csv":
             return next(_csv(path), [])
-        return next((list(row) for _, row in read(path, lambda n: True) if BAD_ROW not in row), [])
+        first = islice((row for _, row in read(path, lambda n: True) if BAD_ROW not in row), 100)
+        return list({name: None for row in first for name in row})
 
 
 def read(path: Path, wanted: Callable[[int], bool], names: Iterable[str] | None = None) -> Iterator[tuple[int, Row]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence, Set
+from inspect import signature
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ def can_share(model: Any) -> bool:
     """
     config = model.config.get_text_config(decoder=True)
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    # A recurrent model knows no positions, whatever cache its config suggests.
+    plain = (
+        plain and {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
+    )
     rules = set(model.generation_config.to_diff_dict()) - _HARMLESS
     return plain and not rules and model.config._attn_implementation in ("sdpa", "eager") and not _reorders(config)
 
