@@ -153,7 +153,8 @@ def wrapped_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     text = {
         "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
         "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
         "eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": False,
     }  # fmt: skip
