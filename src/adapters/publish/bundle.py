@@ -86,7 +86,7 @@ def shippable_recipe(finished: Finished) -> str:
         tree["model"]["base"] = finished.base_id
         if finished.base_revision:
             tree["model"]["revision"] = finished.base_revision
-    if "publish" in tree:
+    if tree.get("publish"):
         tree["publish"] = {k: v for k, v in tree["publish"].items() if k not in PUSH_KEYS}
     yaml = YAML()
     yaml.width = 120
