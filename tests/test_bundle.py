@@ -355,3 +355,7 @@ def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
     assert len(calls) == 3, "a bundle that was touched is made again"
     assert CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New"]).exit_code == 0
     assert len(calls) == 4, "another card is another bundle"
+    assert (
+        CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New", "--tag", "v2"]).exit_code == 0
+    )
+    assert len(calls) == 4, "another tag is the same bundle"

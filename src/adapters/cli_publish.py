@@ -47,7 +47,7 @@ def publish(
     flags += [f"publish.tag={json.dumps(tag)}"] if tag else []
     with errors() as state:
         done = finishing.read(run_folder, [*(overrides or []), *flags])
-        state.file = done.file
+        state.file, state.log = done.file, done.folder / "run.log"
         earlier = finishing.read(compare) if compare else None
         screen = display.console(stderr=as_json)
         if not dry_run and done.settings.repo:
@@ -96,7 +96,7 @@ def merge(
         if out.exists():
             raise UserError(f"{out} exists already; nothing was written.")
         done = finishing.read(run_folder)
-        state.file = done.file
+        state.file, state.log = done.file, done.folder / "run.log"
         screen = display.console(stderr=as_json)
         with display.quiet(done.folder / "run.log"), screen.status("merging"):
             from adapters.backends.local import merging

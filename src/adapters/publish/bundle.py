@@ -35,6 +35,8 @@ ALLOWED: Final = (
 # Where a model was loaded from is nobody's business, and is wrong everywhere else.
 DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
 LOCAL_RECIPE_KEYS: Final = ("data_root", "run_dir", "report_to")
+PUSH_KEYS: Final = ("private", "tag")
+"""Keys of `publish:` that change the push, not the bundle."""
 HEADER_LINE: Final = 'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
 
 LEAKS: Final = {
@@ -49,7 +51,7 @@ LEAKS: Final = {
 }
 # A vocabulary holds every string there is; only what is known to be secret is looked for in it.
 VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
-SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
+SECRET_NAME: Final = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
 def assemble(finished: Finished, folder: Path) -> None:
@@ -84,6 +86,8 @@ def shippable_recipe(finished: Finished) -> str:
         tree["model"]["base"] = finished.base_id
         if finished.base_revision:
             tree["model"]["revision"] = finished.base_revision
+    if tree.get("publish"):
+        tree["publish"] = {k: v for k, v in tree["publish"].items() if k not in PUSH_KEYS}
     yaml = YAML()
     yaml.width = 120
     yaml.default_flow_style = None
@@ -142,7 +146,8 @@ def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
     `machine` are further strings that must not occur, such as the run's folder. A secret is named, never shown.
     """
     out = [f"{p} does not belong in a bundle" for p in files(folder) if not _allowed(p.as_posix())]
-    known = {text: "a path of this machine" for text in (*machine, str(Path.home())) if len(text) > 3}
+    # A path of one part, such as /root, is a word of many vocabularies.
+    known = {text: "a path of this machine" for text in (*machine, str(Path.home())) if len(Path(text).parts) > 2}
     known |= {
         value: f"the value of ${name}"
         for name, value in os.environ.items()

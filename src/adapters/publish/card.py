@@ -203,7 +203,7 @@ def _reward(named: NamedReward) -> dict[str, Any]:
     module = sys.modules.get(kind.__module__)
     texts = [inspect.cleandoc(t) for t in (getattr(module, "__doc__", None), written) if t]
     reward: Any = named.reward
-    parameters = (
+    parameters: dict[str, Any] = (
         {f.name: getattr(reward, f.name) for f in dataclasses.fields(reward)} if dataclasses.is_dataclass(kind) else {}
     )
     return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": "\n\n".join(texts[:1])}

@@ -81,7 +81,8 @@ class Finished:
     def base_revision(self) -> str | None:
         """The commit of the base model that was trained on, where it is known."""
         model = self.manifest.get("model", {})
-        return model.get("commit") or model.get("revision")
+        found: str | None = model.get("commit") or model.get("revision")
+        return found
 
     @property
     def figures(self) -> dict[str, dict[str, Any]]:

@@ -86,14 +86,18 @@ def _card(folder: Path) -> Check:
         card = ModelCard(text)
     except (ValueError, TypeError) as error:
         return Check("card", False, f"the metadata cannot be read back: {error}")
-    data = card.data.to_dict()
+    data: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     absent = [k for k in ("base_model", "library_name", "pipeline_tag", "tags") if not data.get(k)]
     if absent:
         return Check("card", False, f"the metadata lack {', '.join(absent)}")
     links = re.findall(r"\]\((plots/[^)]+)\)", text)
     if dead := [link for link in links if not (folder / link).is_file()]:
         return Check("card", False, f"it links to {dead[0]}, which is not there")
-    return Check("card", True, f"{len(card.data.eval_results or [])} results in its metadata, {len(links)} plots")
+    return Check(
+        "card",
+        True,
+        f"{len(getattr(card.data, 'eval_results', None) or [])} results in its metadata, {len(links)} plots",
+    )
 
 
 def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any]]:

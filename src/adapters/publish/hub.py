@@ -48,7 +48,7 @@ def rights(repo: str) -> list[str]:
 def refusals(repo: str) -> list[str]:
     """As `rights`, but raises HubError when the Hub cannot be asked."""
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     if get_token() is None:
         return ["no Hub token was found: run `hf auth login`, or set HF_TOKEN"]
@@ -59,7 +59,7 @@ def refusals(repo: str) -> list[str]:
         if _status(error) in (401, 403):
             return ["the Hub does not accept the token: run `hf auth login`, or set a valid HF_TOKEN"]
         raise HubError(f"the Hub answers {_status(error)} to the question who we are; try again later") from error
-    except (HTTPError, OSError) as error:
+    except (_transport(), OSError) as error:
         raise _unreachable(api, error) from error
     try:
         api.auth_check(repo, write=True)
@@ -71,7 +71,7 @@ def refusals(repo: str) -> list[str]:
         raise HubError(
             f"the Hub answers {_status(error)} to the question whether we may write; try again later"
         ) from error
-    except (HTTPError, OSError) as error:
+    except (_transport(), OSError) as error:
         raise _unreachable(api, error) from error
     return _token_writes(me, repo)
 
@@ -116,7 +116,7 @@ def push(
     Files that are there already are not sent again. Raises UserError for what the person has to change (rights, a
     public repository, a taken tag), HubError when the network or the Hub failed three times.
     """
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
     heads: list[str] = []
     for wait in (*WAITS, None):
@@ -124,7 +124,7 @@ def push(
             return _push(folder, repo, private, tag, message, heads)
         except UserError:
             raise
-        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (HfHubHTTPError, _transport(), OSError, RuntimeError, ValueError) as error:
             _give_up_if_final(error, repo)
             if wait is None:
                 raise HubError(f"the push to {repo} failed: {_first_line(error)}") from error
@@ -201,6 +201,14 @@ def _give_up_if_final(error: BaseException, repo: str) -> None:
             raise UserError(f"the Hub does not accept the model card: {' '.join(str(cause).split())}") from error
         if type(cause).__name__ == "OfflineModeIsEnabled":
             raise UserError("HF_HUB_OFFLINE is set; unset it to push.") from error
+
+
+def _transport() -> type[Exception]:
+    """What the HTTP library of huggingface_hub raises, whichever it is (it has changed twice)."""
+    from huggingface_hub import errors
+
+    found: type[Exception] = getattr(errors, "HTTPError", OSError)
+    return found
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
