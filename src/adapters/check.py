@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import data, ledger, plan, plugin_files
+from adapters.jobs import Evaluation, Job
 from adapters.memory import GB, StagePlan
 from adapters.plan import Plan
 from adapters.recipe_file import RecipeFile
@@ -66,7 +67,8 @@ def check(file: RecipeFile, backend: Backend, plugins: list[plugin_files.PluginF
         out.errors.append(file.locate(error))
         return out
     out.notes = [note for note in made.notes if "also stand in the training data" not in note]  # the ledger's, below
-    out.lengths = {part.name: part.lengths for part in (*made.jobs, *made.evaluations) if part.lengths}
+    sets: list[Job | Evaluation] = [*made.jobs, *made.evaluations]
+    out.lengths = {part.name: part.lengths for part in sets if part.lengths}
     _try(out, file, lambda: plan.refuse_losses(made))
     out.ledger = ledger.of_plan(made)
     out.warnings += ledger.findings(out.ledger)
@@ -86,9 +88,9 @@ def _try(out: Checked, file: RecipeFile, part: Any) -> None:
 
 
 def _prompts(out: Checked, backend: Backend, made: Plan) -> None:
-    # Backends that render elsewhere have nothing to audit here.
     audit = getattr(backend, "audit", None)
     if audit is None:
+        out.notes.append(f"prompts and memory not audited: {made.recipe.trainer} renders and trains elsewhere")
         return
     examples: list[Example] = [e for job in made.jobs for e in job.examples]
     out.prompts = found = audit(examples, [job.stage.kind for job in made.jobs])

@@ -99,6 +99,8 @@ def report(checked: Checked) -> Iterator[RenderableType]:
         yield memory_table(checked)
     if checked.rewards:
         yield rewards_table(checked)
+    in_table = checked.plan.notes if checked.plan is not None else ()
+    yield from (escape(note) for note in checked.notes if note not in in_table)
     for warning in checked.warnings:
         yield f"[yellow]warning:[/] {escape(warning)}"
     for error in checked.errors:

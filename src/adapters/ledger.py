@@ -16,7 +16,8 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 
     Near duplicates are looked for in what is left of the prompts without the words that all of them share.
     """
-    every = [text for part in (*plan.jobs, *plan.evaluations) for rows in part.by_source.values() for text in rows]
+    sets: list[Job | Evaluation] = [*plan.jobs, *plan.evaluations]
+    every = [text for part in sets for rows in part.by_source.values() for text in rows]
     bare = _Bare(every)
     trained = sorted({bare(text) for job in plan.jobs for text in job.texts})
     known = duplicates.sketch(trained) if plan.evaluations and trained else None

@@ -97,14 +97,14 @@ def _activations(shape: Shape, use: Use) -> float:
     h, i, a, kv = shape.hidden, shape.intermediate, shape.attention, shape.kv
     # Two norms in fp32 (input and normalised), their outputs; q, k, v before and after rotation, the attention's
     # output; gate, its activation, up, their product.
-    layer = tokens * (2 * (2 * 4 * h + c * h) + c * (3 * a + 4 * kv) + c * 4 * i)
+    layer: float = tokens * (2 * (2 * 4 * h + c * h) + c * (3 * a + 4 * kv) + c * 4 * i)
     weights = use.weight_bits / 8
     if weights != c:
         # Mixed precision: each adapted layer keeps a cast copy of its input, and of its weights until its backward.
         layer += tokens * c * (5 * h + a + i) + c * shape.linear / shape.layers
     if use.checkpointing:
-        return float(layer + c * tokens * h * shape.layers)
-    return float(layer * shape.layers)
+        return layer + c * tokens * h * shape.layers
+    return layer * shape.layers
 
 
 def _logits(shape: Shape, use: Use) -> float:

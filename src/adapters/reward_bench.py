@@ -154,7 +154,8 @@ def _here(
     named: NamedReward, rows: Sequence[Example], trials: Sequence[tuple[int, str, str]], result: Bench
 ) -> list[Scored | None]:
     out: list[Scored | None] = [None] * len(trials)
-    usual, long = [], [0.0]
+    usual: list[float] = []
+    long = [0.0]
     # Backwards: a reward that remembers what it saw before would give itself away.
     for at in reversed(range(len(trials))):
         n, name, text = trials[at]

@@ -81,7 +81,7 @@ def resolve_all(plugs: Sequence[RewardPlug], *, folder: Path, at: KeyPath) -> tu
 
 def _check_names(reward: Reward, plug: RewardPlug, at: KeyPath) -> None:
     # A parameter of that name could never be set: the recipe's own key takes the value.
-    own = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
+    own: set[str] = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
     if clash := sorted(own & set(type(plug).model_fields)):
         raise UserError(f"{plug.use} has a parameter {clash[0]!r}, which is a key of every reward; rename it.", at=at)
 

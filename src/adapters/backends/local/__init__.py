@@ -95,6 +95,7 @@ class LocalBackend:
         """The memory plan; see `adapters.backends.local.memory`."""
         from adapters.backends.local import memory
 
+        world = max(world, self.state.num_processes)
         return memory.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:

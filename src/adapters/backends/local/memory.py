@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import PartialState, init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adapters.backends.local.base_model import AT, Base
@@ -93,8 +93,10 @@ def plan_memory(
     weight_bits = bits or 8.0 * held
     out = []
     for job in jobs:
-        stage = job.stage
+        stage: Any = job.stage  # kinds differ in their fields, which are asked for by name
         micro, passes = micro_batch(stage)
+        share = max(1, micro * passes * PartialState().num_processes // world)  # rows of one process and step
+        micro = min(micro, share)
         checkpointing = gpu if stage.gradient_checkpointing is None else stage.gradient_checkpointing
         longest = _longest(job)
         if hasattr(stage, "max_completion_length"):
@@ -107,13 +109,13 @@ def plan_memory(
             weight_bits=weight_bits,
             compute_bytes=compute,
             reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
-            generated=micro * passes if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
+            generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
             optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
             world=world,
             zero=zero,
             gpu=gpu,
         )
-        out.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", micro * passes))
+        out.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share))
     for n, test in enumerate(tests):
         size = min(test.batch_size or (64 if gpu else 32), len(test.examples))
         prompt = max((e["prompt"]["max"] for e in test.lengths), default=0)
