@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import threading
@@ -465,6 +466,30 @@ def test_a_server_that_is_not_there(server: Server, tmp_path: Path) -> None:
     server.url = "nonsense"
     code, _, said = teach(server, tmp_path, "-n", 1)
     assert (code, "no address" in said) == (2, True)
+
+
+def test_shares_are_one_figure_in_the_table(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from adapters import display
+
+    path = tmp_path / "g.yaml"
+    text = GRPO.replace("RUNS", str(tmp_path / "runs")).partition("  - kind: grpo")[0]
+    path.write_text(
+        text + "  - {kind: sft, data: [{synthesize: agent, n: 12, seed: 3}], batch_size: 4, learning_rate: 1e-5}\n"
+        "evaluate: [{name: seen, data: [{synthesize: agent, n: 12, seed: 3}]}]\n"
+    )
+    file = recipe_file.load(path)
+    backend = EchoBackend(file.recipe)
+    report = run.run(plan.make(file, backend), backend)
+    shown = io.StringIO()
+    for table in display.result_tables(report):
+        Console(width=80, file=shown).print(table)
+    assert "discipline" in shown.getvalue()
+    assert "1.000 (1.00-1.00)" in shown.getvalue()
+    assert "…" not in shown.getvalue()
+    assert report["sets"]["seen"]["1-sft"]["metrics"]["turn"]["same_action"]["recall"] == 1
+    assert report["sets"]["seen"]["base"]["metrics"]["turn"]["discipline"]["recall"] == 0
 
 
 # --- the task -------------------------------------------------------------------------------------------------------

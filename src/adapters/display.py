@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,9 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
     for set_name, models in report["sets"].items():
         first = next(iter(models.values()))
         for m in first["metrics"]:
+            if _are_shares([result["metrics"][m] for result in models.values()]):
+                yield _shares(f"{set_name} ({first['n']} examples), {m}", m, models)
+                continue
             table = Table(title=f"{set_name} ({first['n']} examples), {m}", title_justify="left")
             for column in ("field", "model"):
                 table.add_column(column, no_wrap=True)
@@ -165,6 +168,23 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
         yield _outputs(set_name, models)
     if lines := comparison.deltas(report["sets"]):
         yield comparison.table(lines)
+
+
+def _are_shares(metrics: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether precision, recall and F are one figure everywhere: what is counted is then a share of the examples."""
+    return all(f["precision"] == f["recall"] == f["f1"] for fields in metrics for f in fields.values())
+
+
+def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("share", no_wrap=True)
+    for label in models:
+        table.add_column(label, justify="right", no_wrap=True)
+    for field in next(iter(models.values()))["metrics"][mode]:
+        held = [result["metrics"][mode][field] for result in models.values()]
+        cells = ["{:.3f} ({:.2f}-{:.2f})".format(f["f1"], *f["f1_ci"]) if f["gold"] else "" for f in held]
+        table.add_row(field, *cells)
+    return table
 
 
 def _stages(stages: Mapping[str, Any]) -> Table:

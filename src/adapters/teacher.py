@@ -58,7 +58,7 @@ class Endpoint:
                         held.append(row)
                     file.flush()
                     progress(done, len(missing), {})
-            except UserError:
+            except BaseException:  # Ctrl-C too: what was not sent yet should not be
                 pool.shutdown(cancel_futures=True)
                 raise
         return [row for row in held if not row.get("cut")]
