@@ -161,6 +161,17 @@ def test_names_of_the_recipe_are_not_parameters(tmp_path: Path) -> None:
         resolve_all([RewardPlug(use="./judge.py:Judge")], folder=tmp_path, at=("rewards",))
 
 
+def test_a_timeout_needs_a_reward_that_pickles(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "class Odd:\n    def __init__(self): self.f = lambda: 1.0\n"
+        "    def __call__(self, completion, example): return self.f()\n"
+    )
+    resolve_all([RewardPlug(use="./odd.py:Odd")], folder=tmp_path, at=())
+    with pytest.raises(UserError, match="cannot be pickled, which running it in a process") as raised:
+        resolve_all([RewardPlug(use="./odd.py:Odd", timeout=1.0)], folder=tmp_path, at=("rewards",))
+    assert raised.value.at == ("rewards", 0, "timeout")
+
+
 def test_a_stopped_run_may_continue_under_another_policy(tmp_path: Path) -> None:
     text = (
         "name: x\ntask: funding\nmodel: {base: none}\nstages:\n"

@@ -48,7 +48,7 @@ def reward_task(reward: Reward, name: str = "", given: str | None = None) -> str
     """The task whose rows a reward is tried on: the given one, the reward's `task` attribute, its namesake, funding."""
     known = names("tasks")
     task = given or getattr(reward, "task", None) or (name if name in known else "funding")
-    if task not in known:
+    if ":" not in str(task) and task not in known:
         raise UserError(f"no task is called {task!r}.{hint(str(task), list(known))}")
     return str(task)
 
