@@ -362,7 +362,7 @@ def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str) -> None:
-    """Peak resident memory of an SFT stage on a CPU, 80 million random parameters. Within a quarter."""
+    """Peak resident memory of an SFT stage on a CPU, 69 million random parameters. Within a quarter."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)

@@ -77,6 +77,8 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: mod
         ({"top_kk": 3}, "Did you mean top_k"),
         ({"logging_steps": 5}, "decided by the run itself"),
         ({"packing": True}, "decided by the run itself"),
+        ({"chat_template_path": "other"}, "decided by the base model"),
+        ({"eos_token": "</s>"}, "decided by the chat template"),
     ],
 )
 def test_trl_options_are_checked_against_trl(tiny_model: Path, option: dict, text: str) -> None:

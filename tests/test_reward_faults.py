@@ -6,11 +6,13 @@ import json
 import math
 import os
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows
+from conftest import funding_rows, write_jsonl
 
 from adapters import recipe_file
 from adapters.outside import named_reward, trl_reward, verl_score
@@ -157,6 +159,17 @@ def test_names_of_the_recipe_are_not_parameters(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="has a parameter 'timeout', which is a key of every reward"):
         resolve_all([RewardPlug(use="./judge.py:Judge")], folder=tmp_path, at=("rewards",))
+
+
+def test_a_timeout_needs_a_reward_that_pickles(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "class Odd:\n    def __init__(self): self.f = lambda: 1.0\n"
+        "    def __call__(self, completion, example): return self.f()\n"
+    )
+    resolve_all([RewardPlug(use="./odd.py:Odd")], folder=tmp_path, at=())
+    with pytest.raises(UserError, match="cannot be pickled, which running it in a process") as raised:
+        resolve_all([RewardPlug(use="./odd.py:Odd", timeout=1.0)], folder=tmp_path, at=("rewards",))
+    assert raised.value.at == ("rewards", 0, "timeout")
 
 
 def test_a_stopped_run_may_continue_under_another_policy(tmp_path: Path) -> None:
@@ -306,3 +319,34 @@ def test_in_a_bare_grpo_trainer(tiny_model: Path, tmp_path: Path) -> None:
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     assert {"rewards/funding/mean", "rewards/funding_compatible/mean"} <= set(logs[0])
     assert any(key.startswith("parts/funding_compatible/") for key in logs[0]) or "parts/funding/funder" in logs[0]
+
+
+def test_a_worker_starts_from_a_recipe_that_is_the_program(tmp_path: Path) -> None:
+    """`python recipe.yaml`: the child process reads the recipe again as its parent's program, and must not run it."""
+    write_jsonl(tmp_path / "train.jsonl", funding_rows(12))
+    (tmp_path / "sleepy.py").write_text(
+        "import time\n"
+        "def sleepy(completion, example):\n"
+        "    if completion == '[]' and example.gold:\n"
+        "        time.sleep(60)\n"
+        "    return float(completion == example.completion)\n"
+    )
+    (tmp_path / "r.yaml").write_text(
+        'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
+        "name: r\ntask: funding\nmodel: {base: none}\ntrainer: echo\nevaluate_base: true\nstages:\n"
+        "  - kind: grpo\n    data: [{path: train.jsonl}]\n    batch_size: 2\n    learning_rate: 1\n"
+        "    rewards: [{use: ./sleepy.py:sleepy, timeout: 0.5, on_error: zero, max_errors: 0.05}]\n"
+        "evaluate:\n  - {name: seen, data: [{path: train.jsonl, cap: 4}]}\n"
+        '# """\n'
+    )
+    command = [sys.executable, "r.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    sets = json.loads((tmp_path / "runs/r/report.json").read_text())["sets"]["seen"]
+    assert sets["1-grpo"]["rewards"]["sleepy"]["mean"] == 1
+    assert 1 <= sets["base"]["reward_errors"]["sleepy"] <= 4, "the base's answer `[]` made it sleep"
+    assert "longer than 0.5 s" in (tmp_path / "runs/r/run.log").read_text()
+    strict = [*command, "stages.0.rewards.0.max_errors=0", "name=strict"]
+    stopped = subprocess.run(strict, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert stopped.returncode == 1
+    assert "calls failed, more than max_errors (0.0%)" in stopped.stderr

@@ -80,10 +80,10 @@ def try_out(
 
     with errors():
         made = _reward(name, parameters or [])
-        reader = resolve("tasks", Plug(use=testing.reward_task(made.reward, name, task)))
+        reader = testing.reward_task(made.reward, name, task)
         rows = testing.examples(reader, data, n=n)
         try:
-            result = bench(made, rows, reader, limit=limit)
+            result = bench(made, rows, resolve("tasks", Plug(use=reader)), limit=limit)
         except ValueError as error:
             raise UserError(f"{data or 'the rows'}: {error}.") from None
         if as_json:

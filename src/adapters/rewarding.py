@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ def resolve_all(plugs: Sequence[RewardPlug], *, folder: Path, at: KeyPath) -> tu
     for n, plug in enumerate(plugs):
         reward = resolve("rewards", plug, folder=folder, at=(*at, n))
         _check_names(reward, plug, (*at, n))
+        if plug.timeout is not None:
+            _check_pickles(reward, plug, (*at, n, "timeout"))
         name = plug.use.rpartition(":")[2]
         taken = sum(1 for other in out if other.name.rpartition("#")[0] == name or other.name == name)
         out.append(
@@ -84,6 +87,15 @@ def _check_names(reward: Reward, plug: RewardPlug, at: KeyPath) -> None:
     own: set[str] = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
     if clash := sorted(own & set(type(plug).model_fields)):
         raise UserError(f"{plug.use} has a parameter {clash[0]!r}, which is a key of every reward; rename it.", at=at)
+
+
+def _check_pickles(reward: Reward, plug: RewardPlug, at: KeyPath) -> None:
+    try:
+        pickle.dumps(reward)
+    except Exception as error:  # objects may raise anything here
+        raise UserError(
+            f"{plug.use} cannot be pickled, which running it in a process of its own needs: {error}", at=at
+        ) from None
 
 
 def grade(named: NamedReward, completion: str, example: Example) -> Scored:

@@ -24,17 +24,18 @@ __all__ = ["check_reward", "examples", "reward_task"]
 ROWS = 60
 
 
-def examples(task: str | Task, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
+def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
     """Examples to try a reward on: the first `n` of a data file, or rows the project makes for the task.
+
+    `task` is a task's name, `module:Class` or `./file.py:Class`, with its default parameters.
 
     Raises UserError when the file cannot be read, or when no generator makes rows for the task.
     """
-    reader: Task = resolve("tasks", Plug(use=task)) if isinstance(task, str) else task
+    reader: Task = resolve("tasks", Plug(use=task))
     if file is not None:
         source: Source = PathSource(path=str(Path(file).resolve()))
     else:
-        name = task if isinstance(task, str) else next((k for k in names("tasks") if reader == _plain(k)), "")
-        source = SynthesizedSource(synthesize=name, n=n, seed=0)
+        source = SynthesizedSource(synthesize=task, n=n, seed=0)
     try:
         return load([source], reader, root=Path(), seed=0).examples[:n]
     except UserError as error:
@@ -47,7 +48,7 @@ def reward_task(reward: Reward, name: str = "", given: str | None = None) -> str
     """The task whose rows a reward is tried on: the given one, the reward's `task` attribute, its namesake, funding."""
     known = names("tasks")
     task = given or getattr(reward, "task", None) or (name if name in known else "funding")
-    if task not in known:
+    if ":" not in str(task) and task not in known:
         raise UserError(f"no task is called {task!r}.{hint(str(task), list(known))}")
     return str(task)
 
@@ -66,8 +67,3 @@ def check_reward(
     if result.errors:
         raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))
     return result
-
-
-def _plain(task: str) -> Task:
-    found: Task = resolve("tasks", Plug(use=task))
-    return found

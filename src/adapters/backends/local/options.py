@@ -64,6 +64,8 @@ ELSEWHERE = {
     "output_dir": "run_dir",
     "report_to": "report_to",
     "chat_template_kwargs": "model.thinking",
+    "chat_template_path": "the base model: training on another template than inference renders is a trap",
+    "eos_token": "the chat template: the token that ends a turn is learned and stops generation",
     "push_to_hub": "adapters publish",
     "logging_steps": "the run itself: GRPO and DPO log every step, SFT about a hundred times",
     "save_strategy": "save_every",
