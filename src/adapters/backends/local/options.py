@@ -65,6 +65,7 @@ ELSEWHERE = {
     "report_to": "report_to",
     "chat_template_kwargs": "model.thinking",
     "push_to_hub": "adapters publish",
+    "hub_token": "the environment: HF_TOKEN, or hf auth login",
     "logging_steps": "the run itself: GRPO and DPO log every step, SFT about a hundred times",
     "save_strategy": "save_every",
     "save_total_limit": "the run itself: two checkpoints are kept",
