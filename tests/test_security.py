@@ -177,5 +177,6 @@ def test_nothing_that_a_failed_training_writes_holds_a_secret(tmp_path: Path, re
 def test_telemetry_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         monkeypatch.delenv(name, raising=False)
-    display.quiet_libraries()
+    with display.quiet(None):
+        pass
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == os.environ["DO_NOT_TRACK"] == "1"
