@@ -117,6 +117,10 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On such CPUs the first forward without gradients repacks 4-bit weights into a form that has no backward.
+            module.support_avx512bf16_for_cpu = False
     model.config.use_cache = True
     return model
 
