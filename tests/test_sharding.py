@@ -152,6 +152,15 @@ def test_an_adapter_of_a_4_bit_base_fits_the_whole_base(place: Path) -> None:
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP is refused"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "true"}, "says use_cpu"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3_save_16bit_model"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "/no/such.json"}, "cannot be read"),
+        (
+            {
+                "ACCELERATE_USE_DEEPSPEED": "true",
+                "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+                "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+            },
+            "zero3_init_flag",
+        ),
     ],
 )
 def test_launches_that_would_not_do_what_they_say(env: dict, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

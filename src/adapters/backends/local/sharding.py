@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import DistributedType
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from adapters.types import UserError
+
+SAVES = "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
 
 
 def check_launch() -> str | None:
@@ -33,11 +37,23 @@ def check_launch() -> str | None:
             "accelerate leaves DeepSpeed out without a word when the launch config says use_cpu; remove that line "
             "(and set DS_ACCELERATOR=cpu to rehearse without a GPU)."
         )
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    if stage == "3" and not _asked("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"):
-        raise UserError("ZeRO-3 needs zero3_save_16bit_model: true, or its checkpoints would hold empty tensors.")
-    if stage == "3" and _asked("ACCELERATE_DEEPSPEED_ZERO3_INIT"):
-        raise UserError("ZeRO-3 needs zero3_init_flag: false: the adapter is put on whole weights.")
+    stage, saves = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), _asked(SAVES)
+    if own := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        try:
+            zero = json.loads(Path(own).read_text(encoding="utf-8"))["zero_optimization"]
+            stage, saves = str(zero["stage"]), zero.get("stage3_gather_16bit_weights_on_model_save") is True
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{own} cannot be read as a DeepSpeed config with a zero_optimization: {error!r}") from None
+    if stage == "3" and not saves:
+        raise UserError(
+            "ZeRO-3 needs zero3_save_16bit_model: true in the launch config (in a DeepSpeed file: "
+            "stage3_gather_16bit_weights_on_model_save), or its checkpoints would hold empty tensors."
+        )
+    if stage == "3" and os.environ.get("ACCELERATE_DEEPSPEED_ZERO3_INIT", "").lower() != "false":
+        raise UserError(
+            "ZeRO-3 needs zero3_init_flag: false in the launch config: the adapter is put on whole weights, which "
+            "the trainer partitions afterwards."
+        )
     return f"zero{stage}"
 
 
