@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: install quickstart test slow bench lint types schema clean
+.PHONY: install install-slow quickstart test slow bench lint types audit schema clean
 
 install: $(VENV)/.installed
 
@@ -15,13 +15,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+install-slow: $(VENV)/.installed-slow
+
+$(VENV)/.installed-slow: $(VENV)/.installed
+	# DeepSpeed comes as source; none of its CUDA operators is compiled here, and torch stays the one that is installed
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed,quant]'
+	@touch $@
+
 quickstart: install
 	$(BIN)/accelerate launch recipes/quickstart.yaml $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
 
-slow: install
+slow: install-slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # What needs no model. Those that do take a recipe or an adapter: docs/benchmarks.md
@@ -34,6 +41,11 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+audit: install
+	# asks the advisory database about every installed version; needs the network
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 schema: install
 	$(BIN)/adapters schema > recipes/schema.json

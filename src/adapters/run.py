@@ -66,6 +66,9 @@ def claim(plan: Plan) -> None:
     Work belongs to this recipe when its fingerprint is the job's; what does not bear on trained weights may change.
     """
     path = plan.folder / "recipe.json"
+    inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
+    for link in (p for p in plan.folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
+        raise UserError(f"{link} is a link that leads out of the run folder; the run would write there. Remove it.")
     for job in plan.jobs:
         mark = adapter.partial(job.folder) / adapter.MARK
         held = adapter.manifest(job.folder) or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from adapters.backends.local.model import (
     on_gpu,
     precision,
     prepare_cpu,
+    trusts,
 )
 from adapters.backends.local.sampling import LocalSampler
 from adapters.jobs import Evaluation, Job
@@ -58,11 +60,15 @@ class LocalBackend:
     def encoder(self) -> Encoder:
         """The tokenizer with the recipe's prompt rules."""
         if self._encoder is None:
-            self._encoder = Encoder(load_tokenizer(self.base), self.recipe.model.thinking)
+            self._encoder = Encoder(load_tokenizer(self.base, self.recipe.model), self.recipe.model.thinking)
         return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check every stage's options against TRL's config classes and the number of processes."""
+        sharded = sharding.check_launch()
+        trusts(self.recipe.model)
+        if self.recipe.model.quantize:
+            _check_quantized(sharded)
         for n, stage in enumerate(stages):
             options.check_options(stage, ("stages", n))
         try:
@@ -70,7 +76,8 @@ class LocalBackend:
         except (ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"{error}", at=("report_to",)) from None
         world, device = self.state.num_processes, self.state.device
-        return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}"]
+        how = f", {sharded}" if sharded else ""
+        return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""
@@ -139,6 +146,18 @@ class LocalBackend:
         gc.collect()
         if on_gpu():
             torch.accelerator.empty_cache()
+
+
+def _check_quantized(sharded: str | None) -> None:
+    at = ("model", "quantize")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed: pip install 'extraction-adapters[quant]'.", at=at)
+    if sharded == "zero3":
+        raise UserError(
+            "ZeRO-3 cannot partition 4-bit weights that were loaded whole; use recipes/accelerate/zero2.yaml, whose "
+            "processes each hold the 4-bit base.",
+            at=at,
+        )
 
 
 def _prove(adapter: Any) -> None:

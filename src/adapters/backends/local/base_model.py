@@ -60,6 +60,14 @@ def resolve(base: str, revision: str | None = None) -> Base:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} holds no config.json, so it is no model folder.", at=AT)
+        if not any(folder.glob("*.safetensors")):
+            pickled = next((p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
+            found = f"its {pickled} is a pickle, which can run any code when it is read" if pickled else "no weights"
+            raise UserError(
+                f"{folder} holds no .safetensors file ({found}). Convert it where you trust it: load it with "
+                "transformers and call save_pretrained.",
+                at=AT,
+            )
         return Base(str(folder), _hub_id(folder))
     if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
         raise UserError(

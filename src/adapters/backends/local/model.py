@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from adapters.backends.local.base_model import AT, Base
 from adapters.recipe import Lora, Model
 from adapters.types import Example, Lengths, Message, UserError
 
+CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
+"""Environment variable that --trust-remote-code sets, also for the processes that a launcher starts."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -51,13 +53,14 @@ def prepare_cpu() -> None:
         pass  # not glibc
 
 
-def load_tokenizer(base: Base) -> Any:
+def load_tokenizer(base: Base, config: Model | None = None) -> Any:
     """The tokenizer, padded on the left, with a padding token that is not an end token.
 
     Raises UserError when it cannot be had or knows no chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.load, revision=base.revision)
+        trust = config is not None and trusts(config)
+        tokenizer = AutoTokenizer.from_pretrained(base.load, revision=base.revision, trust_remote_code=trust)
     except (OSError, ValueError, ImportError) as error:  # not found, no access, unknown architecture
         raise UserError(f"the tokenizer of {base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
     if tokenizer.chat_template is None:
@@ -74,15 +77,50 @@ def load_tokenizer(base: Base) -> Any:
     return tokenizer
 
 
-def load_base(base: Base, config: Model) -> Any:
-    """The base model on the CPU, in the recipe's dtype (bfloat16 on GPU, float32 on CPU by default)."""
+def trusts(config: Model) -> bool:
+    """Whether the model's own Python code may run: the recipe says so and so does the person who starts it."""
+    if config.trust_remote_code and os.environ.get(CONSENT) != "1":
+        raise UserError(
+            "the recipe wants to run Python code of the model's repository on this machine. If you have read that "
+            "code, pin model.revision to a commit hash and say --trust-remote-code as well.",
+            at=("model", "trust_remote_code"),
+        )
+    return config.trust_remote_code
+
+
+def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
+    """The base model in the recipe's dtype (bfloat16 on GPU, float32 on CPU by default).
+
+    On the CPU, or, quantised to 4 bits (Dettmers et al. 2023, with double quantisation), on this process's device.
+    `whole` leaves the weights unquantised, which is what an adapter may be merged into.
+    """
     on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
     dtype = DTYPES.get(config.dtype, on_device if on_gpu() else torch.float32)
-    options = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    if config.quantize and not whole:
+        # PEFT freezes the base, the trainer checkpoints, and adapter weights are float32: what else
+        # prepare_model_for_kbit_training does is to copy embeddings and LM head to float32, at twice their memory.
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=config.quantize,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=on_device,
+        )
     try:
-        model = AutoModelForCausalLM.from_pretrained(base.load, revision=base.revision, dtype=dtype, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            base.load,
+            revision=base.revision,
+            dtype=dtype,
+            use_safetensors=True,  # pickled weights can run any code when they are read
+            trust_remote_code=trusts(config),
+            **options,
+        )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On such CPUs the first forward without gradients repacks 4-bit weights into a form that has no backward.
+            module.support_avx512bf16_for_cpu = False
     model.config.use_cache = True
     return model
 
@@ -108,6 +146,8 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
 
 def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> PeftModel:
     """Put a saved adapter on the base, and prove that every tensor of the file arrived."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder} holds no adapter_model.safetensors; pickled adapters (.bin) are not read.")
     peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     _name_base(peft, base)
     problem = mismatch(peft, folder)
@@ -118,7 +158,7 @@ def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> Pe
 
 def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
     """The base, or the base with an adapter merged in memory, for sampling on the CPU or to be moved to a device."""
-    model = load_base(base, config)
+    model = load_base(base, config, whole=True)  # merging into 4-bit weights would round
     if adapter is not None:
         model = load_adapter(model, adapter, base, trainable=False).merge_and_unload()
     if precision(config) == "bf16" and not on_gpu():

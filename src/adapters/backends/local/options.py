@@ -67,6 +67,7 @@ ELSEWHERE = {
     "chat_template_path": "the base model: training on another template than inference renders is a trap",
     "eos_token": "the chat template: the token that ends a turn is learned and stops generation",
     "push_to_hub": "adapters publish",
+    "hub_token": "the environment: HF_TOKEN, or hf auth login",
     "logging_steps": "the run itself: GRPO and DPO log every step, SFT about a hundred times",
     "save_strategy": "save_every",
     "save_total_limit": "the run itself: two checkpoints are kept",

@@ -11,6 +11,7 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
+from adapters.backends.local import sharding
 from adapters.backends.local.model import Encoder
 from adapters.backends.local.options import options
 from adapters.backends.local.training import (
@@ -61,11 +62,13 @@ def train_dpo(
     )
     only_our_progress(trainer)
     set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    rows = _with_reference(trainer, _pairs(encoder, job.examples), progress)
+    with sharding.not_yet(trainer):
+        rows = _with_reference(trainer, _pairs(encoder, job.examples), progress)
     order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=stage.group_by_length)
     trainer.train_dataset = rows.select(order)
     if job.validation:
-        trainer.eval_dataset = _with_reference(trainer, _pairs(encoder, job.validation), progress)
+        with sharding.not_yet(trainer):
+            trainer.eval_dataset = _with_reference(trainer, _pairs(encoder, job.validation), progress)
     trainer.precompute_ref_logps = True
     # Its log-probabilities are all that is needed of the reference; checkpoints then hold one adapter.
     model.delete_adapter("ref")

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from adapters.backends.local import sharding
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health import HealthWatch
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
@@ -94,7 +95,8 @@ def train_sft(
     )
     only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
-    before = nll(trainer, held_out) if held_out and not last_good(folder) else None
+    with sharding.not_yet(trainer):
+        before = nll(trainer, held_out) if held_out and not last_good(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
     state = train_to_the_end(trainer, folder, job.steps)
@@ -172,6 +174,7 @@ def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallbac
 
 def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
     """Train to the end, from the last sound checkpoint if there is one."""
+    sharding.prove(trainer)
     checkpoint = last_good(folder)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     # A record of step n is logged at its end, and its rollouts are written while n - 1 steps are done.
@@ -256,6 +259,7 @@ def release(trainer: Any) -> None:
     trainer.accelerator.free_memory()
     trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
     AcceleratorState._reset_state(reset_partial_state=False)
+    sharding.forget()
     gc.collect()
     if on_gpu():
         torch.accelerator.empty_cache()
