@@ -46,3 +46,16 @@ def test_every_benchmark_tells_how_it_is_run(name: str) -> None:
         [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
     )
     assert f"scripts/{name}.py" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_a_stage_beside_a_bare_script(tmp_path: Path, recipe_text: str, kind: str) -> None:
+    """Both contenders train for real, on the tiny model."""
+    (tmp_path / "recipe.yaml").write_text(recipe_text)
+    command = [sys.executable, str(SCRIPTS / "bench_training.py"), kind, str(tmp_path / "recipe.yaml"), "--steps", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| bare", "| ours"))]
+    assert len(rows) == (5 if kind == "sft" else 2)
+    assert all(float(row[1]) > 0 and float(row[2].replace(",", "")) > 0 for row in rows), "seconds, and tokens/s"
