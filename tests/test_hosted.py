@@ -35,6 +35,7 @@ from adapters.backends import tinker as hosted
 from adapters.backends.local import base_model, model
 from adapters.backends.tinker import home, objectives, parity, service, stage_run
 from adapters.backends.tinker.account import Account, Tokens
+from adapters.backends.tinker.idle import Idle
 
 ROOT = Path(__file__).parents[1]
 
@@ -339,7 +340,7 @@ def test_telemetry_is_off_unless_asked() -> None:
 
 def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "alive", lambda: False)
-    session = SimpleNamespace(hosted=Hosted(patience=0.001), idle=service.Idle())
+    session = SimpleNamespace(hosted=Hosted(patience=0.001), idle=Idle())
     pending = service.Pending(session, Future(), "while it trained")
     with pytest.raises(service.ServiceError, match=r"not answered for 0.001 minutes while it trained"):
         pending.result()
@@ -347,7 +348,7 @@ def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_slow_service_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "alive", lambda: True)
-    session = SimpleNamespace(hosted=Hosted(patience=0.0005), idle=service.Idle())
+    session = SimpleNamespace(hosted=Hosted(patience=0.0005), idle=Idle())
     future: Future = Future()
     threading.Timer(0.2, future.set_result, ["done"]).start()
     assert service.Pending(session, future, "while it trained").result() == "done"
@@ -355,8 +356,8 @@ def test_a_slow_service_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_idle_time_is_that_without_open_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(service.time, "monotonic", lambda: now[0])
-    idle = service.Idle()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    idle = Idle()
     for at, call in ((100, idle.sent), (101, idle.sent), (104, idle.answered), (106, idle.answered), (109, idle.sent)):
         now[0] = at
         call()

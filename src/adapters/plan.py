@@ -185,7 +185,7 @@ def _job(
         "model": recipe.model.model_dump(),
         "lora": recipe.lora.model_dump(),
         "seed": recipe.seed,
-        "trainer": [recipe.trainer, recipe.tinker.loss, recipe.tinker.bounds]
+        "trainer": [recipe.trainer, recipe.tinker.base, recipe.tinker.loss, recipe.tinker.bounds]
         if recipe.trainer == "tinker"
         else recipe.trainer,
         "rows": loaded.fingerprint,

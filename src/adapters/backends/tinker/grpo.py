@@ -27,6 +27,8 @@ from adapters.rewarding import grade
 from adapters.stages import Grpo
 from adapters.types import Example
 
+NOTHING = 1e-9
+"""An advantage this small is the rounding of a mean."""
 FIRST_KL = 1e-2
 """How far the first KL to the start may be from 0: two copies of one set of weights, in the service's arithmetic."""
 
@@ -190,7 +192,7 @@ def _rows(
             # sampling weighs by what the answers were really drawn from.
             behaviour = policy if run.recipe.tinker.bounds else answer.logprobs
             row = answer_row(prompt, answer.tokens, {"logprobs": behaviour, "advantages": [a / total for a in folded]})
-            (rows if any(folded) else still).append(row)
+            (rows if any(abs(a) > NOTHING for a in folded) else still).append(row)
     kl /= total
     if stage.beta and step == 1 and stage.reference == "start" and kl > FIRST_KL:
         raise RuntimeError(f"the reference is not the starting adapter: first KL is {kl:g}, not 0")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ import httpx
 import tinker
 
 from adapters import display
+from adapters.backends.tinker.idle import Idle
 from adapters.backends.tinker.objectives import TrainRow
 from adapters.hosted import Hosted
 from adapters.types import Refused, UserError
@@ -63,7 +63,7 @@ def explain(error: BaseException, doing: str) -> Exception:
             f"{base_url()} refuses the API key ({first}). Set TINKER_API_KEY to a valid one ({CONSOLE}), or run: "
             "tinker auth login"
         )
-    if isinstance(error, tinker.BillingError):
+    if isinstance(error, tinker.BillingError) or "status 402" in text:
         return Refused(f"the service refuses for want of payment {doing}: {first} Set up billing at {CONSOLE}")
     if isinstance(error, tinker.APIConnectionError):
         return ServiceError(f"{base_url()} cannot be reached {doing}: {first}")
@@ -82,38 +82,6 @@ def explain(error: BaseException, doing: str) -> Exception:
 
 SDK_ERRORS = (tinker.TinkerError, ValueError, RuntimeError, OSError, CancelledError, httpx.HTTPError)
 """What the SDK raises; retrieval of a result gives plain ValueError, a poisoned client RuntimeError."""
-
-
-class Idle:
-    """Measures the share of wall time in which the service has nothing of ours to do."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.open = 0
-        self.idle = 0.0
-        self.first = self.free_since = 0.0
-
-    def sent(self) -> None:
-        """A request is on its way."""
-        with self.lock:
-            now = time.monotonic()
-            if not self.first:
-                self.first = now
-            elif self.open == 0:
-                self.idle += now - self.free_since
-            self.open += 1
-
-    def answered(self, _: Any = None) -> None:
-        """A request is answered."""
-        with self.lock:
-            self.open -= 1
-            self.free_since = time.monotonic()
-
-    def share(self) -> float:
-        """Idle seconds over seconds between the first request and the last answer."""
-        with self.lock:
-            wall = self.free_since - self.first
-            return self.idle / wall if wall > 0 else 0.0
 
 
 class Pending:
