@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -305,8 +306,11 @@ def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(UserError, match=r"only publish\.key=value"):
         read(run, ["seed=3"])
+    finished = read(run, ["publish.base_model=null"])
+    assert finished.base_id == "Qwen/Qwen3-0.6B"
+    local = finished.recipe.model_copy(update={"model": finished.recipe.model.model_copy(update={"base": str(run)})})
     with pytest.raises(UserError, match="Hub id"):
-        _ = read(run, ["publish.base_model=null"]).base_id
+        _ = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=local)).base_id
     with pytest.raises(UserError, match="cannot read the example row"):
         read(run, ["publish.example={a: 1}"]).example()
 

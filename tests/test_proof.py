@@ -138,15 +138,6 @@ def test_a_wrong_scale_does_not_pass(bundle: Path, tiny_model: Path) -> None:
     assert not found["answers"][0]
 
 
-def test_another_template_does_not_pass(bundle: Path, tiny_model: Path) -> None:
-    probes = answers(bundle, tiny_model)
-    template = (bundle / "chat_template.jinja").read_text()
-    assert "</think>" in template
-    template = template.replace("</think>", "")
-    (bundle / "chat_template.jinja").write_text(template)
-    assert not verdict(prove(spec(bundle, tiny_model, probes)))["answers"][0]
-
-
 @pytest.fixture(scope="module")
 def wrapped_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random vision-language model whose text part is what adapters are trained on, as Qwen3.5 is stored."""

@@ -70,7 +70,7 @@ def render(
         "output": finished.example().completion,
         "max_new_tokens": new_tokens(finished),
         "vllm_rank": max_lora_rank(recipe.lora.rank),
-        "sources": (sources := _sources(finished)),
+        "sources": (sources := training_sources(finished)),
         "license_notes": license_notes(sources),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
         "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
@@ -209,7 +209,7 @@ def _reward(named: NamedReward) -> dict[str, Any]:
     return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": "\n\n".join(texts[:1])}
 
 
-def _sources(finished: Finished) -> list[dict[str, Any]]:
+def training_sources(finished: Finished) -> list[dict[str, Any]]:
     """Every source of the training data once, with what is known of its licence."""
     out: dict[str, dict[str, Any]] = {}
     for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):

@@ -68,10 +68,11 @@ class Finished:
         """Hub id of the base model. Raises UserError when the run's base is a folder of unknown origin."""
         if self.settings.base_model:
             return self.settings.base_model
-        found = str(self.manifest.get("model", {}).get("hub_id") or "")
+        base = self.recipe.model.base
+        found = str(self.manifest.get("model", {}).get("hub_id") or ("" if Path(base).is_dir() else base))
         if not re.match(REPO, found):
             raise UserError(
-                f"the base model is the local folder {self.recipe.model.base!r}; whoever loads the adapter needs its "
+                f"the base model is the local folder {base!r}; whoever loads the adapter needs its "
                 "Hub id: set publish.base_model: owner/name.",
                 at=("publish", "base_model"),
             )

@@ -122,7 +122,7 @@ def _content(folder: Path) -> str:
 
 def _notes(finished: Finished) -> list[str]:
     """What the person should know before it is out, and can change."""
-    settings, sources = finished.settings, card._sources(finished)
+    settings, sources = finished.settings, card.training_sources(finished)
     notes = [] if settings.license else ["the card names no licence: set publish.license"]
     notes += [note.replace("`", "") for note in card.license_notes(sources)]
     free = (settings.license or "").lower()
