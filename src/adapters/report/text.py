@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 MOST = 3000
 """Characters of a model's output that are shown; a looping model writes thousands."""
-# Controls but tab and line ends, and the marks that reorder or hide text: hostile output must not pass for something else.
+# Controls but tab and line ends, and the marks that reorder or hide text: hostile output must not look like another.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
