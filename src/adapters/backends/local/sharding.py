@@ -85,9 +85,9 @@ def whole(model: Any) -> AbstractContextManager[None]:
     parts = [p for name, p in model.named_parameters() if "lora_" in name and hasattr(p, "ds_id")]
     if not parts:
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    gathered: AbstractContextManager[None] = GatheredParameters(parts)
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(parts)
     return gathered
 
 
