@@ -161,7 +161,8 @@ def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
         {**row, "id": f"n{n}", "funding_statement": " ".join([*w[:-1], "changed"])}
         for n, (row, w) in enumerate(zip(rows, words, strict=True))
     ]
-    write_jsonl(mine.parent / "train.jsonl", [*rows, *rows[:10]])
+    again = [{**row, "id": f"again{n}"} for n, row in enumerate(rows[:10])]
+    write_jsonl(mine.parent / "train.jsonl", [*rows, *again])
     write_jsonl(mine.parent / "test.jsonl", [*distinct_rows(10, 2), rows[0], *near[1:5]])
     found = ledger.of_plan(made(mine))
     train, synthetic = found["stages"]["1-sft"]["sources"]

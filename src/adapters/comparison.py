@@ -38,8 +38,8 @@ def table(lines: list[dict[str, Any]]) -> Table:
     """How `deltas` is shown. Raises IndexError for no lines."""
     head = lines[0]
     out = Table(title=f"F1, {head['from']} -> {head['to']}, {head['mode']}", title_justify="left")
-    out.add_column("set")
-    out.add_column("field")
+    for column in ("set", "field"):
+        out.add_column(column, overflow="fold")
     for column in ("n", head["from"], head["to"], "delta", "parse errors"):
         out.add_column(column, justify="right", no_wrap=True)
     for line in lines:

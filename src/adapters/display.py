@@ -172,8 +172,8 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _are_shares(metrics: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether precision, recall and F are one figure everywhere: what is counted is then a share of the examples."""
-    return all(f["precision"] == f["recall"] == f["f1"] for fields in metrics for f in fields.values())
+    """Whether gold and predicted are one number everywhere: what is counted is then a share of the examples."""
+    return all(f["gold"] == f["pred"] for fields in metrics for f in fields.values())
 
 
 def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:

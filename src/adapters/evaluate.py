@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from adapters import metrics
 from adapters.jobs import Evaluation
-from adapters.rewarding import Grader, NamedReward
+from adapters.rewarding import Grader, NamedReward, RewardError
 from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Task
 
 
@@ -42,11 +42,8 @@ def evaluate(
     result |= {"max_new_tokens": evaluation.max_new_tokens}
     if nothing := getattr(task, "nothing", None):
         once = evaluation.examples[: len(evaluation.examples) // evaluation.variants]
-        result["always_empty"] = {
-            grader.named.name: float(np.mean(scores))
-            for grader in graders
-            if (scores := [s for e in once if (s := grader(nothing(e), e).score) is not None])
-        }
+        means = {g.named.name: _baseline(g, nothing, once) for g in graders}
+        result["always_empty"] = {name: mean for name, mean in means.items() if mean is not None}
     for grader in graders:
         grader.close()
         if grader.failures:
@@ -155,6 +152,16 @@ def _spread(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             figures = {"mean": float(np.mean(f1)), "sd": float(np.std(f1, ddof=1)), "min": min(f1), "max": max(f1)}
             out.setdefault(mode, {})[field] = {"n": len(f1), **figures}
     return out
+
+
+def _baseline(grader: Grader, nothing: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
+    """Mean reward of answering nothing; None where the reward does not apply, or fails, which is no model's fault."""
+    try:
+        scores = [grader.attempt(nothing(e), e).score for e in examples]
+    except RewardError:
+        return None
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
 from trl import GRPOTrainer
 
 from adapters.backends.local import training
@@ -67,9 +67,13 @@ class _Recorder:
     """A model that remembers what it is asked."""
 
     def __init__(self, end: int) -> None:
-        self.generation_config = SimpleNamespace(eos_token_id=end)
+        self.generation_config = GenerationConfig(eos_token_id=end)
+        self.config = LlamaConfig(num_hidden_layers=1)
         self.device, self.end = torch.device("cpu"), end
         self.ids: list[int] = []
+
+    def forward(self) -> None:
+        """Takes no positions, for which the sampler leaves the decoding to `generate`, with the whole prompt."""
 
     def generate(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> torch.Tensor:
         self.ids = input_ids[0][attention_mask[0].bool()].tolist()
