@@ -152,11 +152,11 @@ def test_nothing_that_a_failed_training_writes_holds_a_secret(tmp_path: Path, re
     """With a traceback in the log, which is where an environment could come to light."""
     (tmp_path / "chain.yaml").write_text(recipe_text)
     (tmp_path / "failing.py").write_text(
+        "from pathlib import Path\n"
         "class Failing:\n"
-        "    calls = 0\n"
         "    def __call__(self, completion, example):\n"
-        "        Failing.calls += 1\n"
-        "        if Failing.calls > 30: raise ValueError('not today')\n"
+        "        if any(Path('runs').glob('*/2-grpo.partial')):  # not yet while the plan tries it\n"
+        "            raise ValueError('not today')\n"
         "        return 0.5\n"
     )
     done = subprocess.run(
