@@ -59,6 +59,7 @@ def quiet(log: Path | None) -> Iterator[None]:
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)
+    logging.getLogger("DeepSpeed").addFilter(_to_root)
     warnings.simplefilter("default")
     warnings.simplefilter("ignore", ResourceWarning)  # connections that end with the process
     try:
@@ -67,6 +68,12 @@ def quiet(log: Path | None) -> Iterator[None]:
         logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()
+
+
+def _to_root(record: logging.LogRecord) -> bool:
+    """DeepSpeed's logger writes to stdout, where only results belong."""
+    logging.getLogger().handle(record)
+    return False
 
 
 def quiet_libraries() -> None:
