@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny import VOWELS as VOWELS
 from tiny import chain_recipe, save_tiny_model
 from tiny import funding_rows as funding_rows
@@ -16,6 +17,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Tests share the cores with each other; spinning threads would slow all of them many times over.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+# A first look by default; `pytest --hypothesis-profile=thorough` looks for hours' worth of mistakes in minutes.
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

@@ -93,6 +93,7 @@ class HubServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: 40 ms a request, otherwise
     hub: HubServer
 
     def log_message(self, *_: object) -> None:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.agent_formats import ENVS, answers, available, is_json_list, read, statements, without_actions, write
@@ -115,7 +115,6 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=400)
 @given(TEXTS)
 def test_the_dbbench_parser_is_the_environment_s(text: str) -> None:
     """Against the regular expressions that the environment uses, in its order."""
@@ -132,7 +131,6 @@ def test_the_dbbench_parser_is_the_environment_s(text: str) -> None:
     assert read("dbbench", text)[:2] == (kind, argument)
 
 
-@settings(max_examples=200)
 @given(TEXTS | st.text(max_size=200), st.sampled_from(ENVS))
 def test_no_text_breaks_a_parser(text: str, env: str) -> None:
     turn = read(env, text)

@@ -403,7 +403,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(teacher.time, "sleep", lambda _: None)
     monkeypatch.setenv("TEACHER_KEY", "s3cret")
     held = Server(rows)
-    thread = threading.Thread(target=held.http.serve_forever, daemon=True)
+    thread = threading.Thread(target=held.http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield held
     held.http.shutdown()

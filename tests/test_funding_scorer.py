@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from adapters.types import Counts, Example, Scored
@@ -219,7 +219,6 @@ def funders(names, texts=APART[1:]):
     return st.lists(one, max_size=7)
 
 
-@settings(max_examples=300, deadline=None)
 @given(funders(ALIKE, ALIKE[1:]), funders(ALIKE, ALIKE[1:]))
 def test_counts_and_reward_equal_the_plain_ones(gold, pred):
     for mode in MODES:
@@ -228,7 +227,6 @@ def test_counts_and_reward_equal_the_plain_ones(gold, pred):
         assert grade(Funding(mode=mode), pred, gold).score == bench.plain_reward(json.dumps(pred), gold, mode)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.text("ab", min_size=10, max_size=11), min_size=2, max_size=8))
 def test_merging_equals_the_plain_one(names):
     merged = bench.merge([funder(name, [str(i)]) for i, name in enumerate(names)], "strict")
@@ -248,7 +246,6 @@ messy_text = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.one_of(any_text, messy_text.map("".join)), any_text)
 def test_strings_compare_as_the_plain_ones(a, b):
     assert normalise_text(a) == bench.normalise(a)
@@ -271,7 +268,6 @@ def shuffled(funders, random):
     return copy
 
 
-@settings(max_examples=150, deadline=None)
 @given(funders(APART), funders(APART), st.randoms(use_true_random=False))
 def test_order_is_irrelevant_where_names_are_equal_or_apart(gold, pred, random):
     names = [name for name in APART if name]
@@ -299,7 +295,6 @@ def test_order_decides_a_chain_of_similar_names_in_the_compatible_reading():
     assert groups((a, b, c), "fixed") == groups((a, c, b), "fixed") == 3
 
 
-@settings(max_examples=100, deadline=None)
 @given(any_text, any_text)
 def test_similarity_is_symmetric(a, b):
     assert similarity(a, b, "strict") == similarity(b, a, "strict")
@@ -308,7 +303,6 @@ def test_similarity_is_symmetric(a, b):
     assert similarity(a, b, "balanced") == similarity(b, a, "balanced")
 
 
-@settings(max_examples=150, deadline=None)
 @given(funders([name for name in ALIKE if name != "*"]))
 def test_gold_against_itself_is_perfect(gold):
     for mode, reading in (("balanced", "compatible"), ("strict", "compatible"), *((mode, "fixed") for mode in MODES)):
@@ -326,7 +320,6 @@ json_values = st.recursive(
 records = st.lists(st.dictionaries(keys, json_values, max_size=4), max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.one_of(json_values, records), st.one_of(json_values, records), any_text, st.sampled_from(READINGS))
 def test_nothing_raises_and_scores_stay_in_range(gold, pred, text, reading):
     reward = Funding(reading=reading)
@@ -364,7 +357,7 @@ ATTACKS = {
     "300 funders": json.dumps([funder(f"Fund {i:03} {i * 7919 % 1000}", [str(i)]) for i in range(300)]),
     "5,000 funders": json.dumps([funder(str(i)) for i in range(5000)]),
     "20,000 near ids": json.dumps([funder("NIH", [str(1613000 + i) for i in range(20_000)])]),
-    "300,000 empty records": "[" + ",".join(["{}"] * 300_000) + "]",
+    "100,000 empty records": "[" + ",".join(["{}"] * 100_000) + "]",
 }
 
 

@@ -108,8 +108,7 @@ def test_one_fault_is_overcome(server: HubServer, folder: Path, method: str, whe
     assert repo.files["README.md"] == CARD.encode()
 
 
-@pytest.mark.parametrize("where", [r"/repos/create", r"/commit/", r"/tag/"])
-@pytest.mark.parametrize("how", [500, CUT])
+@pytest.mark.parametrize(("where", "how"), [(r"/repos/create", CUT), (r"/commit/", 500), (r"/tag/", CUT)])
 def test_after_a_lasting_fault_a_second_call_completes(
     server: HubServer, folder: Path, where: str, how: object
 ) -> None:

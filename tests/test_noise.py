@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_aug.noise import (
@@ -110,7 +110,6 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-@settings(max_examples=300, deadline=None)
 @given(row=rows(), noise=NOISES, seed=SEEDS)
 def test_protected_labels_are_equal_for_the_scorer(row, noise, seed):
     before = json.dumps(row)
@@ -124,7 +123,6 @@ def test_protected_labels_are_equal_for_the_scorer(row, noise, seed):
         assert normalise(noisy) == normalise(clean)
 
 
-@settings(max_examples=300, deadline=None)
 @given(row=rows(), noise=NOISES, seed=SEEDS)
 def test_followed_labels_stay_verbatim(row, noise, seed):
     result = noise_row(row, noise, seed=seed, policy="follow")
@@ -142,7 +140,6 @@ def test_followed_labels_stay_verbatim(row, noise, seed):
     assert all(path[-2] == "award_ids" for path in result.touched_ids)
 
 
-@settings(max_examples=200, deadline=None)
 @given(row=rows(), noise=NOISES, seed=SEEDS, policy=st.sampled_from(POLICIES))
 def test_edits_round_trip_and_spans_translate_exactly(row, noise, seed, policy):
     result = noise_row(row, noise, seed=seed, policy=policy)
@@ -155,7 +152,6 @@ def test_edits_round_trip_and_spans_translate_exactly(row, noise, seed, policy):
         assert noised.to_source(*noised.to_noisy(span.start, span.end)) == (span.start, span.end)
 
 
-@settings(max_examples=200, deadline=None)
 @given(text=ANY_TEXT, noise=NOISES, seed=SEEDS, policy=st.sampled_from(POLICIES), data=st.data())
 def test_any_text_survives(text, noise, seed, policy, data):
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6, unique=True).map(sorted))

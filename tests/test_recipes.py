@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from conftest import funding_rows, ie_rows, write_jsonl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import plan, recipe_file
@@ -205,7 +205,6 @@ def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:
     assert "outside [0, 1]" in complaint(mine, "stages.1.rewards=[./high.py:high]")
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_mutated_recipes_end_in_a_recipe_or_one_message(data: st.DataObject) -> None:
     text = (ROOT / "recipes/quickstart.yaml").read_text()

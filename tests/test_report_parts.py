@@ -36,7 +36,6 @@ funders = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(funders, funders, st.sampled_from(MODES), st.sampled_from(READINGS))
 def test_the_funding_comparison_is_the_scorers(gold: list, pred: list, mode: str, reading: str) -> None:
     left, right = read_funders(gold), read_funders(pred)
@@ -49,7 +48,6 @@ def test_the_funding_comparison_is_the_scorers(gold: list, pred: list, mode: str
     assert not [r for r in rows if r.matched and None in (r.gold, r.pred)]
 
 
-@settings(max_examples=100, deadline=None)
 @given(funders, funders, funders)
 def test_gold_stands_in_one_order_whatever_is_predicted(gold: list, one: list, two: list) -> None:
     task = FundingTask()

@@ -190,6 +190,7 @@ def test_rewards_show() -> None:
     assert len(found["score_hash"]) == 64
 
 
+@pytest.mark.slow
 def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert runner.invoke(app, ["rewards", "new", "word_overlap"]).exit_code == 0

@@ -321,6 +321,7 @@ def test_in_a_bare_grpo_trainer(tiny_model: Path, tmp_path: Path) -> None:
     assert any(key.startswith("parts/funding_compatible/") for key in logs[0]) or "parts/funding/funder" in logs[0]
 
 
+@pytest.mark.slow
 def test_a_worker_starts_from_a_recipe_that_is_the_program(tmp_path: Path) -> None:
     """`python recipe.yaml`: the child process reads the recipe again as its parent's program, and must not run it."""
     write_jsonl(tmp_path / "train.jsonl", funding_rows(12))

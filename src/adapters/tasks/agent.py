@@ -64,7 +64,9 @@ class AgentTask:
         gold = self.gold(row)
         if completion is not None and gold["action"] is None:
             raise ValueError(f"the {gold['env']} environment finds no action in the target: {completion[-80:]!r}")
-        meta = {**(row.get("meta") or {}), "text": prompt[-1]["content"]}
+        # Not the last message alone: "[(2,)]" is what many a query returns.
+        said = "\n".join(m["content"] for m in self._conversation(row))
+        meta = {**(row.get("meta") or {}), "text": said}
         return Example(id=id, source=source, prompt=prompt, completion=completion, gold=gold, meta=meta)
 
     def gold(self, row: Row) -> dict[str, Any]:
