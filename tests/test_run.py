@@ -218,6 +218,7 @@ def test_the_command_line_shows_plan_and_results(mine: Path) -> None:
     assert (mine.parent / "runs" / "mine.1").is_dir()
 
 
+@pytest.mark.slow
 def test_the_eval_command(mine: Path) -> None:
     assert command("run", str(mine), cwd=mine.parent).returncode == 0
     run = mine.parent / "runs" / "mine"
@@ -289,6 +290,7 @@ def test_a_place_that_cannot_be_written_is_named(mine: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_fork_keeps_what_the_recipe_still_describes(mine: Path) -> None:
     assert command("run", str(mine), cwd=mine.parent).returncode == 0
     first = (mine.parent / "runs/mine/1-sft/manifest.json").read_text()

@@ -40,6 +40,7 @@ def test_the_plain_corpus_metrics_give_our_figures(monkeypatch: pytest.MonkeyPat
     assert bench.difference(bench.our_corpus(pairs), plain, intervals=True) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [p.stem for p in sorted(SCRIPTS.glob("bench_*.py"))])
 def test_every_benchmark_tells_how_it_is_run(name: str) -> None:
     done = subprocess.run(

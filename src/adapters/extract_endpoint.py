@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,7 +66,10 @@ class Endpoint:
         running: dict[Future[Answer], int] = {}
         order: deque[tuple[int, Future[Answer]]] = deque()
         sent, exhausted = 0, False
-        executor = ThreadPoolExecutor(self.options.concurrency)
+        waiting: queue.SimpleQueue[tuple[Request, Future[Answer]] | None] = queue.SimpleQueue()
+        # Daemons, not an executor's threads: whoever gives up must not wait for a request that may take minutes.
+        for _ in range(self.options.concurrency):
+            threading.Thread(target=self._work, args=(waiting,), daemon=True).start()
         try:
             while True:
                 while order and order[0][1].done():
@@ -75,7 +80,8 @@ class Endpoint:
                     if request is None:
                         exhausted = True
                         continue
-                    future = executor.submit(self._answer, request)
+                    future: Future[Answer] = Future()
+                    waiting.put((request, future))
                     running[future] = request.row
                     order.append((sent, future))
                     sent += 1
@@ -86,7 +92,20 @@ class Endpoint:
                     del running[future]
                     yield future.result()
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            for future in running:
+                future.cancel()
+            for _ in range(self.options.concurrency):
+                waiting.put(None)
+
+    def _work(self, waiting: queue.SimpleQueue[tuple[Request, Future[Answer]] | None]) -> None:
+        while (task := waiting.get()) is not None:
+            request, future = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._answer(request))
+            except Exception as error:
+                future.set_exception(error)
 
     def _answer(self, request: Request) -> Answer:
         status, value = self._post(request.prompt, self.options.max_new_tokens)
