@@ -11,6 +11,8 @@ from adapters.types import Counts, ModeCounts
 
 BETAS = {"f1": 1.0, "f0.5": 0.5, "f1.5": 1.5}
 RESAMPLES = 1000
+CELLS = 2_000_000
+"""Numbers drawn at once: bounds the memory of a bootstrap over a million rows."""
 
 
 def corpus(
@@ -23,15 +25,15 @@ def corpus(
     """
     if not examples:
         return {}
-    draws = resamples(len(examples), seed) if intervals else None
-    out: dict[str, dict[str, dict[str, Any]]] = {}
-    for mode, fields in examples[0].items():
-        out[mode] = {}
-        for name in fields:
-            table = np.array([example[mode][name] for example in examples], dtype=float)
-            out[mode][name] = figures(Counts(*table.sum(axis=0).tolist()))
-            if draws is not None:
-                out[mode][name] |= _intervals(draws @ table)
+    names = [(mode, field) for mode, fields in examples[0].items() for field in fields]
+    table = np.array([[n for m, f in names for n in example[m][f]] for example in examples], dtype=float)
+    whole, drawn = table.sum(axis=0), resampled_sums(table, seed) if intervals else None
+    out: dict[str, dict[str, dict[str, Any]]] = {mode: {} for mode in examples[0]}
+    for column, (mode, field) in enumerate(names):
+        part = slice(3 * column, 3 * column + 3)
+        out[mode][field] = figures(Counts(*whole[part].tolist()))
+        if drawn is not None:
+            out[mode][field] |= _intervals(drawn[:, part])
     return out
 
 
@@ -42,15 +44,22 @@ def figures(counts: Counts) -> dict[str, Any]:
     return {**whole, "precision": counts.precision, "recall": counts.recall, **scores}
 
 
-def resamples(n: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """How often each of n examples is drawn in each bootstrap resample: shape (1000, n), float."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float)
+def resampled_sums(table: np.ndarray[Any, Any], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Column sums of 1,000 bootstrap resamples of a table's rows: shape (1000, columns). Memory grows with the rows."""
+    n, rng = len(table), np.random.default_rng(seed)
+    at_once = max(1, min(RESAMPLES, CELLS // n))
+    sums = []
+    for start in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - start)
+        drawn = rng.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
+        sums.append(np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(float) @ table)
+    return np.concatenate(sums)
 
 
 def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """Mean of per-example values with its 95 % bootstrap interval."""
-    table = np.asarray(values, dtype=float)
-    means = resamples(len(table), seed) @ table / len(table)
+    table = np.asarray(values, dtype=float)[:, None]
+    means = resampled_sums(table, seed)[:, 0] / len(table)
     return {"mean": float(table.mean()), "mean_ci": _percentiles(means), "n": len(table)}
 
 

@@ -31,21 +31,16 @@ def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str
         if not ours or mode not in ours[0]["counts"] or mode not in theirs[0]["counts"]:
             notes.append(f"{name}: the two runs do not count alike")
             continue
-        draws = metrics.resamples(len(ours))
         fields = [f for f in ours[0]["counts"][mode] if f in theirs[0]["counts"][mode]]
-        tables[name] = [
-            _row(f, [[s["counts"][mode][f] for s in side] for side in (theirs, ours)], draws) for f in fields
-        ]
+        tables[name] = [_row(f, [[s["counts"][mode][f] for s in side] for side in (theirs, ours)]) for f in fields]
     return tables, notes
 
 
-def _row(field: str, counts: list[list[list[float]]], draws: Any) -> dict[str, Any]:
-    whole, drawn = [], []
-    for side in counts:
-        table = np.array(side, dtype=float)
-        whole.append(float(_f1(table.sum(axis=0, keepdims=True))[0]))
-        drawn.append(_f1(draws @ table))
-    ci = [float(v) for v in np.percentile(drawn[1] - drawn[0], (2.5, 97.5))]
+def _row(field: str, counts: list[list[list[float]]]) -> dict[str, Any]:
+    tables = [np.array(side, dtype=float) for side in counts]
+    whole = [float(_f1(table.sum(axis=0, keepdims=True))[0]) for table in tables]
+    drawn = metrics.resampled_sums(np.hstack(tables))
+    ci = [float(v) for v in np.percentile(_f1(drawn[:, 3:]) - _f1(drawn[:, :3]), (2.5, 97.5))]
     return {
         "field": field,
         "n": len(counts[0]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adapters.metrics import resamples
+from adapters.metrics import resampled_sums
 from adapters.report.reading import Evaluated, number
 
 FIGURES = ("precision", "recall", "f1", "f0.5", "f1.5")
@@ -83,14 +83,13 @@ def changes(models: Sequence[Evaluated], mode: str) -> list[Change]:
         one, two = ({s.get("id"): s for s in m.samples} for m in (before, after))
         ids = [i for i in one if i in two]
         fields = [r.field for r in rows([before, after], mode) if r.model == after.model and r.counts[0]]
-        draws = resamples(len(ids)) if ids and fields else None
-        for field in fields if draws is not None else ():
-            tables = [_table([side[i] for i in ids], mode, field) for side in (one, two)]
-            if any(t is None for t in tables):
+        for field in fields if ids else ():
+            tables = [t for side in (one, two) if (t := _table([side[i] for i in ids], mode, field)) is not None]
+            if len(tables) < 2:
                 continue
-            drawn = _f1(draws @ tables[1]) - _f1(draws @ tables[0])  # type: ignore[operator]
-            low, high = np.percentile(drawn, (2.5, 97.5))
-            whole = [float(_f1(t.sum(axis=0, keepdims=True))[0]) for t in tables if t is not None]
+            drawn = resampled_sums(np.hstack(tables))
+            low, high = np.percentile(_f1(drawn[:, 3:]) - _f1(drawn[:, :3]), (2.5, 97.5))
+            whole = [float(_f1(t.sum(axis=0, keepdims=True))[0]) for t in tables]
             out.append(Change(before.model, after.model, field, whole[1] - whole[0], float(low), float(high)))
     return out
 

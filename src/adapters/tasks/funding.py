@@ -122,8 +122,8 @@ class FundingTask:
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
-        prediction = parse(completion).funders
-        return {mode: counts(read_funders(gold), prediction, mode, self.reading) for mode in MODES}
+        held, prediction = read_funders(gold), parse(completion).funders
+        return {mode: counts(held, prediction, mode, self.reading) for mode in MODES}
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
         """Funders, and below each its ids, schemes and titles, paired as the balanced mode pairs them."""
