@@ -359,9 +359,9 @@ def test_tags_alone_do_not_pay_for_long() -> None:
 )
 @pytest.mark.parametrize("parsing", ["exact", "lenient"])
 def test_hostile_texts_are_answered_at_once(text: str, parsing: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert 0.0 <= (score(text, parsing=parsing) or 0.0) < 0.31
-    assert time.perf_counter() - began < 5, "a quadratic step takes minutes here"
+    assert time.process_time() - began < 5, "a quadratic step takes minutes here"
 
 
 strings = st.sampled_from(["Marie Curie", "University of Paris", "he", "", " ", "ü\u0301", "<answer>", "\ud800", '"'])
