@@ -11,8 +11,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 from conftest import funding_rows, ie_rows, write_jsonl
-from hypothesis import given
-from hypothesis import strategies as st
 
 from adapters import plan, recipe_file
 from adapters.backends.echo import EchoBackend
@@ -203,26 +201,6 @@ def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:
     assert "failed on row" in complaint(mine, "stages.1.rewards=[./bad.py:crash]")
     (mine.parent / "high.py").write_text("def high(completion, example):\n    return 7\n")
     assert "outside [0, 1]" in complaint(mine, "stages.1.rewards=[./high.py:high]")
-
-
-@given(st.data())
-def test_mutated_recipes_end_in_a_recipe_or_one_message(data: st.DataObject) -> None:
-    text = (ROOT / "recipes/quickstart.yaml").read_text()
-    cut = data.draw(st.integers(0, len(text)))
-    junk = data.draw(
-        st.text(max_size=8) | st.sampled_from(["{", "]", ": ", "\t", "- ", "&a ", "*a", "!!python/object:os.system "])
-    )
-    path = Path("mutant.yaml")
-    keep = data.draw(st.integers(0, 12))
-    mutant = text[:cut] + junk + text[cut + keep :]
-    real_read = Path.read_text
-    try:
-        Path.read_text = lambda self, **k: mutant if self == path else real_read(self, **k)  # type: ignore[method-assign]
-        assert isinstance(recipe_file.load(path).recipe, Recipe)
-    except UserError as error:
-        assert str(error).startswith("mutant.yaml")
-    finally:
-        Path.read_text = real_read  # type: ignore[method-assign]
 
 
 def test_the_command_exits_with_2_and_one_message(mine: Path) -> None:
