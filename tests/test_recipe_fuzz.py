@@ -35,12 +35,47 @@ TEXTS = {name: (RECIPES / name).read_text(encoding="utf-8") for name in SHIPPED}
 FIRST = re.compile(r"^mutant\.yaml(:\d+|: [^ ]+: |: .*(mapping|deep|alias|YAML))")
 """How a message begins: file and line, or key. A text that is no recipe at all has neither."""
 
-NUMBERS = st.sampled_from([0, -1, 1, 2, 2**31, 10**18, -(10**400), 0.0, -0.5, 1e-320, 1e308, *map(float, ("inf", "nan"))])
+NUMBERS = st.sampled_from(
+    [0, -1, 1, 2, 2**31, 10**18, -(10**400), 0.0, -0.5, 1e-320, 1e308, *map(float, ("inf", "nan"))]
+)
 WORDS = st.sampled_from(
-    ["", " ", "no", "true", "~", "1e-4", "0x1f", "2026-01-01", "../up", "/", "/dev/null", "~nobody/x", "a" * 5000, "\0", "\x07",
-     "./nowhere.py:A", "json:nope", "nowhere:A", ":", "funding", "agent_pairs", "{statement}", "{", "é\u0301", "\u202e", "\U0001f600",
-     "pypi:x", "a/b", "train.jsonl", ".jsonl", "null", '"""', "---", "# x"]
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "no",
+        "true",
+        "~",
+        "1e-4",
+        "0x1f",
+        "2026-01-01",
+        "../up",
+        "/",
+        "/dev/null",
+        "~nobody/x",
+        "a" * 5000,
+        "\0",
+        "\x07",
+        "./nowhere.py:A",
+        "json:nope",
+        "nowhere:A",
+        ":",
+        "funding",
+        "agent_pairs",
+        "{statement}",
+        "{",
+        "é\u0301",
+        "\u202e",
+        "\U0001f600",
+        "pypi:x",
+        "a/b",
+        "train.jsonl",
+        ".jsonl",
+        "null",
+        '"""',
+        "---",
+        "# x",
+    ]
+)
 SCALARS = st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=6)
 VALUES = st.recursive(
     SCALARS,
@@ -159,8 +194,10 @@ def test_mutated_text(data: Path, nowhere: Path, draws: st.DataObject) -> None:
     for _ in range(draws.draw(st.integers(1, 3))):
         cut = draws.draw(st.integers(0, len(text)))
         junk = draws.draw(
-            st.text(max_size=8) | WORDS | st.sampled_from(["{", "]", ": ", "\t", "- ", "&a ", "*a", "!!python/object:os.system ", "\n", "<<: "])
-        )  # fmt: skip
+            st.text(max_size=8)
+            | WORDS
+            | st.sampled_from(["{", "]", ": ", "\t", "- ", "&a ", "*a", "!!python/object:os.system ", "\n", "<<: "])
+        )
         text = text[:cut] + junk + text[cut + draws.draw(st.integers(0, 12)) :]
     check(outcome(text, planned=False), nowhere, data, before)
 
