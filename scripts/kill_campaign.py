@@ -3,11 +3,11 @@
     python scripts/kill_campaign.py --kills 40
 
 The chain is `adapters run` (SFT, GRPO, DPO, evaluation) and `adapters publish` (bundle, gate, push to a Hub on
-loopback) of a tiny random model on the CPU. Each round kills it three times: once at a moment of the uninterrupted
-run's wall time (the rounds share that time out), then twice while it writes a checkpoint, evaluates, makes the bundle
-or pushes, whichever was hit least. A kill is SIGKILL or SIGTERM to the whole process group. Prints what was under way
-at each kill, and exits with 1 when a weight differs in one bit, a record is lost or doubled, or the Hub has more than
-one commit.
+loopback) of a tiny random model on the CPU. Each round kills it three times: while it writes a checkpoint, evaluates,
+makes the bundle or pushes, whichever was hit least; then at a moment of the uninterrupted run's wall time (the rounds
+share that time out); then again at one of the former that still lies ahead. A kill is SIGKILL or SIGTERM to the whole
+process group. Prints what was under way at each kill, and exits with 1 when a weight differs in one bit, a record is
+lost or doubled, or the Hub has more than one commit.
 
 Starting means importing torch, which takes longer than the chain; so one process imports it once, and every start is a
 fork of it. Only the gate's processes are started anew, as they always are.
@@ -48,13 +48,16 @@ DPO = """\
 evaluate:
 """
 STAGES = ("1-sft", "2-grpo", "3-dpo")
-AIMS = ("checkpoint", "evaluation", "bundle", "push")
+AIMS = (*(f"{stage}: checkpoint" for stage in STAGES), "evaluation", "bundle", "push")
 """What kills are aimed at, in the order of the chain."""
 KILLS_A_ROUND = 3
-CHECKPOINTS = 3 + 4 + 4
+CHECKPOINTS = {"1-sft": 3, "2-grpo": 4, "3-dpo": 4}
 POLL = 0.002
 LONGEST = 1800
 """Seconds after which a start is taken to hang."""
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["adapters.cli", "adapters.backends.local", "adapters.publish.release"])
 
 
 def chain(folder: str, runs: str, publish: bool) -> None:
@@ -92,9 +95,7 @@ class Chain:
     since: int = field(default_factory=time.time_ns)
 
     def __post_init__(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["adapters.cli", "adapters.backends.local", "adapters.publish.release"])
-        self.process = context.Process(target=chain, args=(str(self.work), str(self.runs), self.publish))
+        self.process = FORKS.Process(target=chain, args=(str(self.work), str(self.runs), self.publish))
         self.process.start()
 
     def under_way(self) -> str:
@@ -120,7 +121,7 @@ class Chain:
         return path.is_file() and path.stat().st_mtime_ns >= self.since
 
     def watch(self, until: float, aim: str | None = None, delay: float = 0.0) -> dict[str, float]:
-        """Wait until it ends, until a moment, or until `delay` after a phase whose name ends with `aim` has begun.
+        """Wait until it ends, until a moment, or until `delay` after the phase `aim` has begun.
 
         Returns the seconds spent in each phase.
         """
@@ -130,7 +131,7 @@ class Chain:
             if last - began > LONGEST:
                 raise RuntimeError(f"hangs in {self.under_way()}; see {self.runs}.out")
             phase = self.under_way()
-            if aim and phase.endswith(aim):
+            if phase == aim:
                 aim, until = None, last + delay
             time.sleep(min(POLL, max(0.0, until - last)))
             now = time.monotonic()
@@ -215,8 +216,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the work folder")
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="kill-campaign-"))
-    recipe = chain_recipe(work, save_tiny_model(work / "tiny-llama"))
-    (work / "chain.yaml").write_text(recipe.replace("evaluate:\n", DPO))
+    (work / "chain.yaml").write_text(chain_recipe(work, work / "tiny-llama").replace("evaluate:\n", DPO))
     write_jsonl(work / "pairs.jsonl", [{**row, "rejected": "Sure! Here you are."} for row in funding_rows(20)])
     with HubServer() as hub:
         os.environ.pop("HF_HUB_OFFLINE", None)
@@ -226,6 +226,9 @@ def main() -> int:
             "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "COLUMNS": "120",
             "PYTHONWARNINGS": "ignore:resource_tracker",  # the killed leave semaphores behind
         }  # fmt: skip
+        model = FORKS.Process(target=save_tiny_model, args=(work / "tiny-llama",))
+        model.start()
+        model.join()
         wrong = Campaign(work, None if options.no_publish else hub, random.Random(options.seed)).run(options.kills)
     if options.keep or wrong:
         print(f"kept: {work}")
@@ -247,8 +250,7 @@ class Campaign:
         began = time.monotonic()
         spent, self.wanted = self._straight()
         self.whole = sum(spent.values())
-        self.lasts = {aim: sum(s for p, s in spent.items() if p.endswith(aim)) for aim in AIMS}
-        self.lasts["checkpoint"] /= CHECKPOINTS
+        self.lasts = {aim: spent.get(aim, 0.0) / CHECKPOINTS.get(aim.partition(":")[0], 1) for aim in AIMS}
         phases = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in spent.items())
         print(f"the run that nobody kills: {self.whole:.1f} s ({phases})", flush=True)
         planned = -(-kills // KILLS_A_ROUND)
@@ -288,7 +290,7 @@ class Campaign:
             aim = self._aim(where)
             if n == kills:
                 started.watch(float("inf"))
-            elif n == 0:
+            elif n == 1:
                 started.watch(time.monotonic() + moment)
             else:
                 started.watch(float("inf"), aim, self.rng.uniform(0, self.lasts[aim]))
@@ -311,11 +313,13 @@ class Campaign:
 
     def _aim(self, where: str) -> str:
         """What to aim at next: of what still lies ahead, what was hit least."""
-        aims = AIMS if self.hub is not None else AIMS[:2]
-        passed = next((n for n, aim in enumerate(aims) if where.endswith(aim)), 0)
-        passed = 2 if where == "report" and len(aims) > 2 else passed
-        hits = {aim: sum(n for p, n in self.hit.items() if p.endswith(aim)) for aim in aims[passed:]}
-        return self.rng.choice([aim for aim, n in hits.items() if n == min(hits.values())])
+        aims = AIMS if self.hub is not None else AIMS[:4]
+        now = (
+            len(STAGES) + 1 if where == "report" else next((n for n, aim in enumerate(aims) if where[:5] == aim[:5]), 0)
+        )
+        ahead = aims[min(now, len(aims) - 1) :]
+        fewest = min(self.hit[aim] for aim in ahead)
+        return self.rng.choice([aim for aim in ahead if self.hit[aim] == fewest])
 
     def _lost(self, run: Path) -> str:
         """Count and word what a kill costs in steps."""
