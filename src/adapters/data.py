@@ -87,6 +87,13 @@ def load(
         key = (*at, n)
         rows = _select(source, read(source, root, at=key), seed, key)
         name = source.name or default_name(source)
+        laid_out = len(rows) * source.repeat * (epochs if noising else 1)
+        if laid_out > MOST:
+            raise UserError(
+                f"{len(rows):,} rows, repeated and noised anew in every epoch, make {laid_out:,}; more than {MOST:,} "
+                "are not held in memory. Lower repeat or epochs.",
+                at=key,
+            )
         examples: list[Example] = []
         bad: list[Rejected] = []
         seen: dict[str, int] = {}
@@ -189,6 +196,8 @@ def read(source: Source, root: Path, *, at: KeyPath = ()) -> list[tuple[int, Row
 
 LONGEST = 500_000
 """Characters of a row's text above which something else than a text stands there."""
+MOST = 50_000_000
+"""Rows of a source, its repeats and noisy epochs counted."""
 DEEPEST = 100
 """Levels of brackets of a row; Python gives up near a thousand, wherever it happens to be by then."""
 
