@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from adapters.types import Example, Scored
-from rewards.agent_formats import ENVS, Turn, answers, is_json_list, read
+from rewards.agent_formats import ENVS, MAX_TEXT, Turn, answers, is_json_list, read
 from rewards.agent_sql import same_effect
 
 THOUGHT: Final = 60
@@ -80,7 +80,7 @@ class Agent:
         short = max(0.0, 1 - max(0, length - self.thought) / self.thought)
         score = float(held["parse_ok"] or 0) * (5 + 2 * bool(one) + 2 * bool(clean) + short) / 10
         parts = {name: float(value) for name, value in held.items() if value is not None}
-        parts |= {"thought_tokens": float(length), "response_tokens": float(tokens(completion))}
+        parts |= {"thought_tokens": float(length), "response_tokens": float(tokens(completion[:MAX_TEXT]))}
         right = same_action(turn, gold)
         if right is not None:
             parts["same_action"] = float(right)

@@ -28,6 +28,10 @@ _REACT = re.compile(r"^[ \t]*(Action|Final Answer):[ \t]*(\S.*)(\n[ \t]*Action I
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
 
+MAX_TEXT: Final = 1_000_000
+"""Longer responses are not read; 4,096 tokens are under 20,000 characters."""
+
+
 class Turn(NamedTuple):
     """A response as its environment reads it.
 
@@ -53,7 +57,9 @@ def env_of(value: object) -> Env:
 
 
 def read(env: Env, text: str) -> Turn:
-    """One response through its environment's parser. Never raises."""
+    """One response through its environment's parser. Never raises; one above MAX_TEXT is read as empty."""
+    if len(text) > MAX_TEXT:
+        text = ""
     return {"dbbench": _dbbench, "alfworld": _alfworld, "react": _react}[env](text)
 
 

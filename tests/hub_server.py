@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +45,12 @@ class Repo:
         return next((files for n, files in enumerate(self.commits) if self.sha(n) == revision), None)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # clients are killed, too
+            super().handle_error(request, client_address)
+
+
 class HubServer:
     def __init__(self, *, user: str = "me", token: str = "hf_" + "t" * 34) -> None:
         self.user, self.token = user, token
@@ -59,7 +66,7 @@ class HubServer:
         class Handler(_Handler):
             hub = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Server(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 

@@ -8,12 +8,17 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from conftest import funding_rows, ie_rows, write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters import data
 from adapters.schema import HubSource, PathSource, Subset, SynthesizedSource
+from adapters.tasks.agent import AgentTask
 from adapters.tasks.funding import FundingTask
+from adapters.tasks.ie import IeTask
 from adapters.types import UserError
+from data_aug.agent import synthesize
 
 TASK = FundingTask()
 
@@ -191,6 +196,14 @@ def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
         ('{"id": "x", "funding_statement": "cut', "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("7", "a record is an object, not int"),
+        ('{"id": "x", "funding_statement": "a", "funders": [], "id": "y"}', "the key 'id' stands in one object twice"),
+        ('{"id": "x", "funding_statement": "a", "funders": [{"b": 1, "b": 2}]}', "the key 'b' stands in one object"),
+        ('{"id": "x", "funding_statement": "a", "funders": [' + "9" * 5000 + "]}", "not valid JSON"),
+        ('{"id": true, "funding_statement": "a", "funders": []}', "id must be text or a whole number, not bool"),
+        ('{"id": "x", "funding_statement": "a", "funders": "' + "[" * 2000 + '"}', "funders is text, but not JSON"),
+        ('{"id": "x", "funding_statement": "a", "funders": [{"funder_name": "\\udc00"}]}', "lone surrogate"),
+        ('{"id": "x\\ud800", "funding_statement": "We thank A.", "funders": []}', "lone surrogate"),
+        ('{"id": "x", "prompt": "a", "chosen": "b", "rejected": "c", "gold": ' + "[" * 500 + "]" * 500 + "}", "deeply"),
         ('{"id": "x", "funding_statement": "", "funders": []}', "funding_statement is missing or empty"),
         ('{"id": "x", "funding_statement": 5, "funders": []}', "funding_statement is missing or empty"),
         ('{"id": ["x"], "funding_statement": "We thank A.", "funders": []}', "id must be text"),
@@ -202,7 +215,8 @@ def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
 )
 def test_every_bad_row_has_its_reason(tmp_path: Path, line: str, reason: str) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(20))
-    path.write_text(path.read_text() + line + "\n")
+    with path.open("a") as file:
+        file.write(line + "\n")
     loaded = data.load([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_rejected=0.1)
     assert len(loaded.examples) == 20
     (bad,) = loaded.rejected
@@ -210,3 +224,52 @@ def test_every_bad_row_has_its_reason(tmp_path: Path, line: str, reason: str) ->
     assert reason in bad.reason
     with pytest.raises(UserError, match="1 of 21 rows cannot be used"):
         data.load([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_rejected=0.01)
+
+
+def test_bytes_that_are_no_text_cost_one_row(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", funding_rows(4))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"id": "x", "funding_statement": "caf\xe9"}\n')
+    loaded = load(PathSource(path="a.jsonl"), root=tmp_path, max_rejected=0.5)
+    assert (len(loaded.examples), [r.reason for r in loaded.rejected]) == (4, ["not valid UTF-8"])
+
+
+def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    cell = '"[{""funder_name"": ""A"", ""funder_name"": ""B""}]"'
+    path.write_text(f"id,funding_statement,funders\n1,We thank A.,{cell}\n2,We thank A.,[],more\n3,We thank A.,[]\n")
+    loaded = load(PathSource(path="a.csv"), root=tmp_path, max_rejected=0.7)
+    assert [(r.row, r.reason) for r in loaded.rejected] == [
+        (1, "funders: the key 'funder_name' stands in one object twice"),
+        (2, "more cells than the file has columns"),
+    ]
+    path.write_text("id,funding_statement,funders,id\n1,We thank A.,[],2\n")
+    with pytest.raises(UserError, match="two columns 'id'"):
+        load(PathSource(path="a.csv"), root=tmp_path)
+    (tmp_path / "a.json").write_text('[{"id": 1, "id": 2}]')
+    with pytest.raises(UserError, match="cannot be read: the key 'id' stands in one object twice"):
+        load(PathSource(path="a.json"), root=tmp_path)
+
+
+TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask()}
+GOOD = {"funding": funding_rows(1)[0], "ie": ie_rows(1)[0], "agent": next(iter(synthesize(1, 0)))}
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(list(TASKS)), st.booleans(), st.data())
+def test_a_row_of_any_shape_is_an_example_or_a_reason(task: str, pair: bool, draw: st.DataObject) -> None:
+    row = {"meta": {}, **json.loads(json.dumps(GOOD[task]))}
+    if pair:
+        row |= {"chosen": "yes", "rejected": [{"role": "assistant", "content": "no"}]}
+    where: list = [(row, key) for key in row]
+    for node, key in where:
+        inner = node[key]
+        pairs = inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
+        where += [(inner, k) for k, _ in pairs]
+    for node, key in draw.draw(st.lists(st.sampled_from(where), min_size=1, max_size=3)):
+        node[key] = draw.draw(JUNK)
+    example, reason = data._example(TASKS[task], row, "made", 1)
+    assert (example is None) == bool(reason)

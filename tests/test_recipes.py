@@ -11,8 +11,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 from conftest import funding_rows, ie_rows, write_jsonl
-from hypothesis import given
-from hypothesis import strategies as st
 
 from adapters import plan, recipe_file
 from adapters.backends.echo import EchoBackend
@@ -125,6 +123,13 @@ def complaint(path: Path, *overrides: str) -> str:
         ("rewards: [funding]", "rewards: [json:nope]", ["json has no nope"]),
         ("rewards: [funding]", "rewards: [funding]\n    group_size: 1", ["group_size", "greater than or equal to 2"]),
         ("task: funding", "task: {use: funding, target: flat}", ["task.target", "'nested' or 'compact'"]),
+        ("learning_rate: 1e-4", "learning_rate: .inf", ["stages.0.learning_rate", "finite number"]),
+        ("learning_rate: 1e-4", "learning_rate: 1e-4\n    epochs: 1e308", ["stages.0.epochs", "or equal to 1000000"]),
+        ("learning_rate: 1e-4", "learning_rate: 1\n    batch_size: 9999999999", ["batch_size", "must be below"]),
+        ("{path: train.jsonl}", "{synthesize: funding, n: 1000000000}", ["stages.0.data.0.n", "or equal to 10000000"]),
+        ("{path: train.jsonl}", "{path: train.jsonl, repeat: 999999999}", ["stages.0.data.0", "held in memory"]),
+        ("rewards: [funding]", "rewards: [{use: funding, weight: .nan}]", ["rewards.0.weight", "finite number"]),
+        ("name: mine", "name: mine\nseed: -1", ["mine.yaml:2", "seed"]),
         ("name: mine", "name: ../up", ["mine.yaml:1", "name"]),
         ("evaluate:", "evalaute:", ["evalaute", "mean evaluate"]),
         ("stages:", "stages: [\n", ["mine.yaml", "YAML"]),
@@ -203,26 +208,6 @@ def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:
     assert "failed on row" in complaint(mine, "stages.1.rewards=[./bad.py:crash]")
     (mine.parent / "high.py").write_text("def high(completion, example):\n    return 7\n")
     assert "outside [0, 1]" in complaint(mine, "stages.1.rewards=[./high.py:high]")
-
-
-@given(st.data())
-def test_mutated_recipes_end_in_a_recipe_or_one_message(data: st.DataObject) -> None:
-    text = (ROOT / "recipes/quickstart.yaml").read_text()
-    cut = data.draw(st.integers(0, len(text)))
-    junk = data.draw(
-        st.text(max_size=8) | st.sampled_from(["{", "]", ": ", "\t", "- ", "&a ", "*a", "!!python/object:os.system "])
-    )
-    path = Path("mutant.yaml")
-    keep = data.draw(st.integers(0, 12))
-    mutant = text[:cut] + junk + text[cut + keep :]
-    real_read = Path.read_text
-    try:
-        Path.read_text = lambda self, **k: mutant if self == path else real_read(self, **k)  # type: ignore[method-assign]
-        assert isinstance(recipe_file.load(path).recipe, Recipe)
-    except UserError as error:
-        assert str(error).startswith("mutant.yaml")
-    finally:
-        Path.read_text = real_read  # type: ignore[method-assign]
 
 
 def test_the_command_exits_with_2_and_one_message(mine: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,40 @@ def test_two_processes_never_share_a_run_folder(mine: Path) -> None:
     other.kill()
     other.wait()
     assert command("run", str(mine), cwd=mine.parent).returncode == 0, "the lock ends with its process"
+
+
+def launched(mine: Path, said: str) -> tuple[str, list[int]]:
+    """Two processes as a launcher starts them: when one fails, it ends the other. Returns their stderr and codes."""
+    plugin = (
+        f"import os\nif {said}:\n    raise ImportError('only here')\ndef one(completion, example):\n    return 1.0\n"
+    )
+    (mine.parent / "one.py").write_text(plugin)
+    arguments = [sys.executable, "-m", "adapters", "run", str(mine), "stages.1.rewards=[./one.py:one]"]
+    with (mine.parent / "stderr").open("wb") as err:
+        ranks = [subprocess.Popen(arguments, env={**os.environ, "RANK": rank}, stdout=err, stderr=err) for rank in "01"]
+        deadline = time.monotonic() + 60
+        while all(process.poll() in (None, 0) for process in ranks) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for process in ranks:
+            process.terminate()
+    return (mine.parent / "stderr").read_text(), [process.wait() for process in ranks]
+
+
+@pytest.mark.slow
+def test_what_every_process_finds_is_said_once(mine: Path) -> None:
+    said, codes = launched(mine, "True")
+    assert said.count("only here") == 1
+    assert "process 1" not in said
+    assert codes[0] == 2
+
+
+@pytest.mark.slow
+def test_what_only_another_process_finds_is_said_by_it(mine: Path) -> None:
+    said, codes = launched(mine, "os.environ['RANK'] == '1'")
+    assert said.count("only here") == 1
+    assert "process 1: " in said
+    assert "stages.1.rewards.0.use" in said
+    assert codes[1] == 2
 
 
 def test_a_place_that_cannot_be_written_is_named(mine: Path) -> None:

@@ -100,11 +100,13 @@ def run(
         with ExitStack() as held:
             if display.is_main() and not dry_run:
                 held.enter_context(running.lock(folder))
-                if (fresh or fork) and (old := running.set_aside(folder)):
-                    screen.print(f"The old run is kept in {old}.")
-                    if fork:
-                        kept = running.fork(plan, old)
+                if fork:
+                    old, kept = running.fork(plan)
+                    if old:
+                        screen.print(f"The old run is kept in {old}.")
                         screen.print(f"Taken over from it: {', '.join(kept) or 'nothing, the first stage differs'}.")
+                elif fresh and (old := running.set_aside(folder)):
+                    screen.print(f"The old run is kept in {old}.")
             screen.print(display.plan_table(plan))
             planning.refuse_losses(plan)
             if dry_run:

@@ -172,7 +172,7 @@ def score_spans(
 
 
 def _read(paths: list[Path]) -> Iterator[Mapping[str, Any]]:
-    from adapters.data import BAD_ROW, read_file
+    from adapters.rows import BAD_ROW, read_file
 
     for path in paths:
         for number, row in read_file(path):

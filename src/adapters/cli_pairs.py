@@ -87,7 +87,8 @@ def mine(
     as_json: AsJson = False,
 ) -> None:
     """Pairs from completions that a run's rewards graded, or from samples of any model, graded here."""
-    from adapters import data, mining, pair_files
+    from adapters import mining, pair_files
+    from adapters.rows import read_file
 
     with errors():
         limit = pair_files.limit(recipe, max_length)
@@ -98,7 +99,7 @@ def mine(
                 raise UserError("samples need the rows they answer: add --rows FILE.")
             reader = limit.task or pair_files.task_of(task)
             examples = pair_files.examples(rows, reader)
-            found = mining.graded((row for _, row in data.read_file(source)), examples, pair_files.reward_of(reward))
+            found = mining.graded((row for _, row in read_file(source)), examples, pair_files.reward_of(reward))
         made = mining.pairs(found, reader, margin=margin, floor=floor, per_prompt=per_prompt)
         _finish(made, reader, limit, out, None, as_json)
 

@@ -6,8 +6,6 @@ row is filtered, so that two uses of one file with different filters agree on wh
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
 import importlib
 import json
@@ -21,6 +19,7 @@ from typing import Any
 from adapters import pairs
 from adapters.noising import Noising, Touched
 from adapters.recipe_file import KeyPath, hint
+from adapters.rows import BAD_ROW, read_file
 from adapters.schema import HubSource, PathSource, Source, Subset, SynthesizedSource
 from adapters.types import Example, Row, Task, UserError
 
@@ -33,7 +32,6 @@ GENERATORS = {
     "agent_control": "data_aug.agent.pairs:synthesize_control",
 }
 """What `synthesize:` may name: functions of (n, seed) that yield rows, imported when they are used."""
-READERS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,13 @@ def load(
         key = (*at, n)
         rows = _select(source, read(source, root, at=key), seed, key)
         name = source.name or default_name(source)
+        laid_out = len(rows) * source.repeat * (epochs if noising else 1)
+        if laid_out > MOST:
+            raise UserError(
+                f"{len(rows):,} rows, repeated and noised anew in every epoch, make {laid_out:,}; more than {MOST:,} "
+                "are not held in memory. Lower repeat or epochs.",
+                at=key,
+            )
         examples: list[Example] = []
         bad: list[Rejected] = []
         seen: dict[str, int] = {}
@@ -139,7 +144,8 @@ def load(
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
     if BAD_ROW in row:
         return None, row[BAD_ROW]
-    if not isinstance(row_id := row.get("id", f"{source}:{number}"), str | int):
+    row_id = row.get("id", f"{source}:{number}")
+    if not isinstance(row_id, str | int) or isinstance(row_id, bool):
         return None, f"id must be text or a whole number, not {type(row_id).__name__}"
     text = row.get(task.text_field)
     if isinstance(text, str):
@@ -148,9 +154,26 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
             return None, f"{task.text_field} holds NUL or half of a character pair (a lone surrogate): broken decoding"
     try:
-        return pairs.example(task, row, source=source, id=str(row_id)), ""
+        example = pairs.example(task, row, source=source, id=str(row_id))
+        # What could not be written as JSON in UTF-8 would fail in the tokenizer, or when the samples are stored.
+        held = [example.id, example.prompt, example.completion, example.rejected, example.gold]
+        written = json.dumps(held, ensure_ascii=False, default=str)
+        written.encode()
+        if written.count("[") + written.count("{") > DEEPEST and _deeper(held, DEEPEST):
+            return None, "nested too deeply"
+    except UnicodeEncodeError:
+        return None, "a text of it holds half of a character pair (a lone surrogate): broken decoding"
+    except RecursionError:
+        return None, "nested too deeply"
     except ValueError as error:
         return None, str(error)
+    return example, ""
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return isinstance(value, list | tuple) and (not levels or any(_deeper(inner, levels - 1) for inner in value))
 
 
 def default_name(source: Source) -> str:
@@ -171,65 +194,12 @@ def read(source: Source, root: Path, *, at: KeyPath = ()) -> list[tuple[int, Row
     return read_file(root / Path(source.path).expanduser(), at=(*at, "path"))
 
 
-def read_file(path: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
-    """Rows of a .jsonl, .json, .csv or .parquet file with their 1-based row (for .jsonl: line) numbers."""
-    if not path.is_file():
-        near = [p.name for p in path.parent.iterdir() if p.suffix in READERS] if path.parent.is_dir() else []
-        raise UserError(
-            f"there is no file {path}.{hint(path.name, sorted(near)[:30])} Relative paths start from data_root.", at=at
-        )
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise UserError(f"{path.name}: a data file ends in {', '.join(READERS)}.", at=at)
-    try:
-        if suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return list(enumerate(pq.read_table(path).to_pylist(), 1))
-        if suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return [(n, _cells(row)) for n, row in enumerate(csv.DictReader(file), 1)]
-        if suffix == ".json":
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(value, list):
-                raise UserError(f"{path}: a .json data file holds one list of records.", at=at)
-            return [(n, _record(row)) for n, row in enumerate(value, 1)]
-        out: list[tuple[int, Row]] = []
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    out.append((number, _json_line(line)))
-        return out
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: bad UTF-8, JSON or Parquet
-        raise UserError(f"{path}: cannot be read: {error}", at=at) from None
-
-
 LONGEST = 500_000
 """Characters of a row's text above which something else than a text stands there."""
-BAD_ROW = "__unreadable__"
-"""Column that marks a line which is no record; the reason is its value, and the row is counted as rejected."""
-
-
-def _json_line(line: str) -> Row:
-    try:
-        return _record(json.loads(line))
-    except (json.JSONDecodeError, RecursionError) as error:
-        return {BAD_ROW: f"not valid JSON: {error}"}
-
-
-def _record(value: Any) -> Row:
-    return value if isinstance(value, dict) else {BAD_ROW: f"a record is an object, not {type(value).__name__}"}
-
-
-def _cells(row: dict[str, Any]) -> Row:
-    # Structured cells of a CSV are JSON; anything that does not parse is the text it looks like.
-    out = {}
-    for key, value in row.items():
-        out[key] = value
-        if isinstance(value, str) and value[:1] in ("[", "{"):
-            with contextlib.suppress(json.JSONDecodeError):
-                out[key] = json.loads(value)
-    return out
+MOST = 50_000_000
+"""Rows of a source, its repeats and noisy epochs counted."""
+DEEPEST = 100
+"""Levels of brackets of a row; Python gives up near a thousand, wherever it happens to be by then."""
 
 
 def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:

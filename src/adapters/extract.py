@@ -20,13 +20,13 @@ from filelock import FileLock, Timeout
 
 from adapters import extract_files
 from adapters.adapter import sha256, write_json
-from adapters.data import BAD_ROW
 from adapters.extract_engines import Answer, Engine, Request
 from adapters.extract_files import blocks
 from adapters.extract_journal import Journal
 from adapters.extract_source import Source
 from adapters.json_end import first_value
 from adapters.recipe_file import hint
+from adapters.rows import BAD_ROW
 from adapters.run import versions
 from adapters.types import Normaliser, Row, UserError
 

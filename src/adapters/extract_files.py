@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -13,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapters.data import BAD_ROW
 from adapters.recipe_file import hint
+from adapters.rows import BAD_ROW, read_line
 from adapters.types import Row, UserError
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ def read(path: Path, wanted: Callable[[int], bool], names: Iterable[str] | None 
 
 
 def _record(line: bytes) -> Row:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
-        return {BAD_ROW: f"not valid JSON: {error}"}
-    return value if isinstance(value, dict) else {BAD_ROW: f"a record is an object, not {type(value).__name__}"}
+    return read_line(line.removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape"))
 
 
 def _csv(path: Path) -> Iterator[list[str]]:

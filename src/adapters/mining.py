@@ -12,6 +12,7 @@ from adapters import data, recipe_file
 from adapters.noising import resolve_noise
 from adapters.plugins import resolve
 from adapters.rewarding import NamedReward, grade, resolve_all
+from adapters.rows import read_file
 from adapters.stages import Grpo
 from adapters.types import Example, Row, Task, UserError
 
@@ -65,7 +66,7 @@ def _stage(file: recipe_file.RecipeFile, task: Task, folder: Path) -> list[Grade
     weights = {r.name: r.weight for r in resolve_all(stage.rewards, folder=file.folder, at=(*at, "rewards"))}
     scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for path in sorted(folder.glob("rollouts-*.jsonl")):
-        for number, entry in data.read_file(path):
+        for number, entry in read_file(path):
             if not {"id", "completion", "reward", "score"} <= entry.keys():
                 raise UserError(f"{path}, line {number}: this is no rollout.")
             if entry["score"] is not None and entry["id"] in examples and entry["reward"] in weights:

@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.text import Text
 
-from adapters.data import BAD_ROW, read_file
 from adapters.noising import resolve_noise
 from adapters.plugins import resolve
+from adapters.rows import BAD_ROW, read_file
 from adapters.schema import NoisePlug, Plug
 from adapters.types import Task, UserError
 from data_aug.noise import Noise, NoisedRow, noise_row

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters import mining, pairs
-from adapters.data import BAD_ROW, read_file
 from adapters.plugins import resolve
 from adapters.rewarding import NamedReward
+from adapters.rows import BAD_ROW, read_file
 from adapters.schema import Plug
 from adapters.tasks.agent import AgentTask
 from adapters.types import Example, Row, Task, UserError

@@ -30,7 +30,7 @@ def example(task: Task, row: Row, *, source: str, id: str) -> Example:
         completion=side(row, "chosen"),
         rejected=rejected,
         gold=row.get("gold"),
-        meta=row.get("meta") or {},
+        meta=meta(row),
     )
 
 
@@ -46,6 +46,14 @@ def messages(value: Any) -> tuple[Message, ...]:
     if turns[-1]["role"] == "assistant":
         raise ValueError("the prompt ends with the assistant's own turn; it must end where the answer starts")
     return tuple({"role": m["role"], "content": m["content"]} for m in turns)
+
+
+def meta(row: Row) -> dict[str, Any]:
+    """What a row hands on to rewards. Raises ValueError."""
+    value = row.get("meta") or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"meta must be an object, not {type(value).__name__}")
+    return value
 
 
 def side(row: Row, name: str) -> str:

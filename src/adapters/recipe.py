@@ -78,6 +78,7 @@ class EvalSet(Strict):
     variants: int = Field(
         default=1,
         ge=1,
+        le=1_000,
         description="Ask every row in this many forms of the prompt (label orders, for ie); figures are their means.",
     )
 
@@ -94,7 +95,7 @@ class Recipe(Strict):
         default="local", description="local: this machine's devices; tinker: the Tinker API's (docs/hosted.md)."
     )
     tinker: Hosted = Hosted()
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     data_root: str | None = Field(
         default=None, description="Prefix of relative data paths; default: the recipe's folder."
     )

@@ -231,7 +231,7 @@ def _sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: Valid
         elif kind in ("union_tag_not_found", "union_tag_invalid"):
             at = (*at, "kind")
             given = item.get("ctx", {}).get("tag")
-            text = f"a stage's kind is sft, grpo or dpo{f', not {given!r}' if given else ''}."
+            text = f"a stage's kind is sft, grpo or dpo{f', not {str(given)[:80]!r}' if given else ''}."
         elif kind == "too_short":
             text = "needs at least one entry."
         elif kind == "value_error":

@@ -119,19 +119,28 @@ def set_aside(folder: Path) -> Path | None:
     return folder.rename(folder.with_name(f"{folder.name}.{n}"))
 
 
-def fork(plan: Plan, old: Path) -> list[str]:
-    """Copy from an old run what this plan would make again just so; returns the stages' names."""
+def fork(plan: Plan) -> tuple[Path | None, list[str]]:
+    """Keep an old run folder as `set_aside` does, and copy from it what this plan would make again just so.
+
+    Returns where the old run is kept, and the names of the stages that were taken over. Nothing is moved before all
+    is copied, so that a full disk leaves the old run where it was.
+    """
+    old, work = plan.folder, plan.folder.with_name(f".{plan.folder.name}.fork")
+    shutil.rmtree(work, ignore_errors=True)
     kept: list[str] = []
     for job in plan.jobs:
         held = adapter.manifest(old / job.name) or {}
         if held.get("fingerprint") != job.fingerprint or adapter.problems(old / job.name):
             break
-        shutil.copytree(old / job.name, job.folder)
+        shutil.copytree(old / job.name, work / job.name)
         kept.append(job.name)
     for label in ["base", *kept]:
         if (old / "eval" / label).is_dir():
-            shutil.copytree(old / "eval" / label, plan.folder / "eval" / label)
-    return kept
+            shutil.copytree(old / "eval" / label, work / "eval" / label)
+    aside = set_aside(plan.folder)
+    if work.is_dir():
+        work.rename(plan.folder)
+    return aside, kept
 
 
 def _changes(old: Any, new: Any, at: str = "") -> list[str]:
@@ -203,6 +212,8 @@ def evaluate_all(
             key = _evaluation_key(evaluation, adapter_folder, rewards)
             held = _read(out / "metrics.json")
             if held.get("key") != key:
+                if display.is_main():
+                    (out / "metrics.json").unlink(missing_ok=True)  # it is not the coming samples' any more
                 sampler = sampler or backend.sampler(adapter_folder)
                 with display.progress(f"evaluate {label} on {evaluation.name}") as progress:
                     held = evaluate(sampler, evaluation, task, rewards, out, progress, write=display.is_main())
@@ -242,7 +253,9 @@ def _write_ledger(plan: Plan) -> None:
     ]
     if rejected:
         text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected)
-        (plan.folder / "rejected.jsonl").write_text(text, encoding="utf-8", errors="replace")
+        adapter.write_text(plan.folder / "rejected.jsonl", text)
+    else:
+        (plan.folder / "rejected.jsonl").unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

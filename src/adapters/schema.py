@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -13,16 +22,27 @@ T = TypeVar("T")
 Seq = Annotated[tuple[T, ...], Field(strict=False)]
 
 
+LARGEST = 2**32
+"""Whole numbers from here on are slips of the hand, and libraries count in 32 bits."""
+
+
 class Strict(BaseModel):
     """No unknown key, no coercion, no change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _of_this_world(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise ValueError(f"must be below {LARGEST:,}")
+        return value
 
 
 class Plug(BaseModel):
     """A plug-in by name, `module:Class` or `./file.py:Class`; its parameters sit flat beside `use`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     use: str = Field(description="Name of a built-in or installed plug-in, `module:Class`, or `./file.py:Class`.")
 
@@ -132,7 +152,7 @@ class SynthesizedSource(_Source):
     """Rows made by one of the project's generators; row i is a pure function of (seed, i)."""
 
     synthesize: str
-    n: int = Field(ge=1)
+    n: int = Field(ge=1, le=10_000_000)
     seed: int = 0
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from adapters import metrics
-from adapters.data import BAD_ROW, read_file
 from adapters.plugins import resolve
 from adapters.recipe_file import hint
 from adapters.rewarding import NamedReward, grade
+from adapters.rows import BAD_ROW, read_file
 from adapters.schema import Plug
 from adapters.types import Example, ModeCounts, Row, Task, UserError
 

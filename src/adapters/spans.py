@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters.data import BAD_ROW, read_file
 from adapters.plugins import resolve
+from adapters.rows import BAD_ROW, read_file
 from adapters.schema import Plug
 from adapters.types import Row, UserError
 from data_aug.noise import Label, find_spans

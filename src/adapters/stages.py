@@ -29,7 +29,7 @@ class _Stage(Strict):
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="Rows per process and forward pass; default: the largest sensible divisor."
     )
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, le=1_000_000)
     max_steps: int | None = Field(default=None, ge=1, description="Stop after this many optimizer steps.")
     learning_rate: float = Field(gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"

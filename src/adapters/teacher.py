@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2 as httpx
 
-from adapters.data import BAD_ROW, read_file
+from adapters.rows import BAD_ROW, read_file
 from adapters.types import Message, Progress, Row, UserError
 
 TRIES = 5

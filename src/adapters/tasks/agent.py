@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from adapters.pairs import messages as read_messages
+from adapters.pairs import meta as read_meta
 from adapters.pairs import side
 from adapters.types import Counts, Example, Message, Row
 from data_aug.noise import Label
@@ -66,7 +67,7 @@ class AgentTask:
             raise ValueError(f"the {gold['env']} environment finds no action in the target: {completion[-80:]!r}")
         # Not the last message alone: "[(2,)]" is what many a query returns.
         said = "\n".join(m["content"] for m in self._conversation(row))
-        meta = {**(row.get("meta") or {}), "text": said}
+        meta = {**read_meta(row), "text": said}
         return Example(id=id, source=source, prompt=prompt, completion=completion, gold=gold, meta=meta)
 
     def gold(self, row: Row) -> dict[str, Any]:
@@ -135,6 +136,6 @@ def _table(row: Row) -> Mapping[str, Any] | None:
     held = dict(table) if isinstance(table, Mapping) else {}
     columns, rows = held.get("columns"), held.get("rows")
     lists = isinstance(held.get("name"), str) and isinstance(columns, list) and isinstance(rows, list)
-    if not lists or any(len(row) != len(columns or ()) for row in rows or ()):
+    if not lists or any(not isinstance(row, list | tuple) or len(row) != len(columns or ()) for row in rows or ()):
         raise ValueError("table must have a name, columns, and rows as long as the columns")
     return held

@@ -79,7 +79,7 @@ class FundingTask:
         if isinstance(funders, str):
             try:
                 funders = json.loads(funders)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"funders is text, but not JSON: {error}") from None
         if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
             raise ValueError("funders must be a list of objects (an empty list when there are none)")
