@@ -6,8 +6,10 @@ import ast
 import importlib.util
 import inspect
 import json
+import logging
 import math
 import os
+import runpy
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -334,8 +336,24 @@ def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert service.redact(text) == "key ***, tml-*** and https://host/file?*** eyJ***"
 
 
-def test_telemetry_is_off_unless_asked() -> None:
-    assert os.environ["TINKER_TELEMETRY"] == "0"
+@pytest.mark.parametrize(("asked", "on"), [(None, False), ("1", True), ("0", False)])
+def test_telemetry_is_off_unless_asked(asked: str | None, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinker.lib import telemetry
+
+    monkeypatch.setattr(logging.getLogger("tinker"), "handlers", [])
+    monkeypatch.delenv("TINKER_TELEMETRY", raising=False)
+    if asked:
+        monkeypatch.setenv("TINKER_TELEMETRY", asked)
+    runpy.run_path(service.__file__)  # as when it is first imported
+    assert telemetry._is_telemetry_enabled() is on
+
+
+def test_a_pause_of_the_sdk_is_shown(capsys: pytest.CaptureFixture) -> None:
+    log = logging.getLogger("tinker.lib.internal_client_holder")
+    log.warning("The job is paused due to billing status. Error: 402 for tml-abcdef123")
+    log.warning("something else")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == "waiting for the service: The job is paused due to billing status. Error: 402 for tml-***"
 
 
 def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,15 +467,20 @@ def test_thirds_of_one_projection_become_one_adapter_that_computes_the_same() ->
     stem, rank = "base_model.model.model.layers.0.linear_attn.in_proj_", 2
     tensors = {f"{stem}{p}.lora_A.weight": torch.randn(rank, 5) for p in "qkv"}
     tensors |= {f"{stem}{p}.lora_B.weight": torch.randn(3 + n, rank) for n, p in enumerate("qkv")}
-    made, ranks = home.convert(tensors)
-    assert ranks == {"model.layers.0.linear_attn.in_proj_qkv": 6}
+    plain = "base_model.model.model.layers.1.self_attn.q_proj"
+    tensors |= {f"{plain}.lora_A.weight": torch.randn(rank, 5), f"{plain}.lora_B.weight": torch.randn(4, rank)}
+    made, modules, new_rank, grown = home.convert(tensors)
+    assert modules == ["model.layers.0.linear_attn.in_proj_qkv", "model.layers.1.self_attn.q_proj"]
     x = torch.randn(5)
     apart = torch.cat([tensors[f"{stem}{p}.lora_B.weight"] @ tensors[f"{stem}{p}.lora_A.weight"] @ x for p in "qkv"])
     assert torch.allclose(made[f"{stem}qkv.lora_B.weight"] @ made[f"{stem}qkv.lora_A.weight"] @ x, apart, atol=1e-5)
     base = base_model.Base("x", "org/x")
-    config = home.rebuild_config({"lora_alpha": 32}, {**ranks, "a.q_proj": 2}, ["q_proj"], base)
-    module = "model.layers.0.linear_attn.in_proj_qkv"
-    assert config.alpha_pattern[module] / config.rank_pattern[module] == config.lora_alpha / config.r
+    was, now = (t[f"{plain}.lora_B.weight"] @ t[f"{plain}.lora_A.weight"] @ x for t in (tensors, made))
+    assert torch.allclose(now, was, atol=1e-5), "zeros up to the one rank change nothing"
+    config = home.rebuild_config({"lora_alpha": 32}, new_rank, grown, ["q_proj"], base)
+    assert {len(t) for name, t in made.items() if "lora_A" in name} == {config.r} == {new_rank}
+    assert config.lora_alpha / config.r == 32 / rank, "the scale it was trained with"
+    assert not config.rank_pattern, "which vLLM does not serve, and the gate refuses"
 
 
 @pytest.mark.parametrize(
@@ -466,6 +489,10 @@ def test_thirds_of_one_projection_become_one_adapter_that_computes_the_same() ->
         ({"model.layers.0.experts.w1.lora_A.weight": torch.ones(2, 2, 2)}, "no LoRA pair"),
         ({"model.layers.0.mlp.up_proj.weight": torch.ones(2, 2)}, "no LoRA pair"),
         ({"model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(2, 2)}, "one half only"),
+        (
+            {f"model.layers.{n}.mlp.up_proj.lora_{s}.weight": torch.ones(2 + n, 2 + n) for n in (0, 1) for s in "AB"},
+            r"ranks \[2, 3\]; one rank was asked for",
+        ),
     ],
 )
 def test_what_is_no_adapter_of_a_linear_layer_is_refused(tensors: dict, text: str) -> None:

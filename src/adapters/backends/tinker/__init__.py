@@ -19,7 +19,7 @@ from adapters.backends.tinker.account import Account, Tokens
 from adapters.backends.tinker.dpo import train_dpo
 from adapters.backends.tinker.estimate import estimate
 from adapters.backends.tinker.grpo import train_grpo
-from adapters.backends.tinker.parity import check_recipe, notes
+from adapters.backends.tinker.parity import check_recipe, notes, parity
 from adapters.backends.tinker.sampling import HostedSampler
 from adapters.backends.tinker.service import Service
 from adapters.backends.tinker.sft import train_sft
@@ -28,7 +28,7 @@ from adapters.jobs import Evaluation, Job
 from adapters.plan import run_folder
 from adapters.recipe import Recipe
 from adapters.recipe_file import hint
-from adapters.types import Example, Lengths, Progress, Refused, UserError
+from adapters.types import Difference, Example, Lengths, Progress, Refused, UserError
 from adapters.types import Sampler as AnySampler
 
 COMPARED = 8
@@ -131,6 +131,16 @@ class TinkerBackend:
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target."""
         return self.encoder.lengths(examples)
+
+    def parity(self) -> list[Difference]:
+        """What differs between here and the service for this recipe, and what is made to agree."""
+        return parity(self.recipe)
+
+    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+        """What every user of a prompt really gets, the local trainer included; see `adapters.backends.local.audit`."""
+        from adapters.backends.local import audit
+
+        return audit.audit(self.encoder, examples, kinds)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage on the service and bring its adapter home into `folder`.

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from adapters.backends.tinker.stage_run import ATTENTION, MLP
 from adapters.recipe import Recipe
 from adapters.recipe_file import KeyPath
-from adapters.types import UserError
+from adapters.types import Difference, UserError
 
 SERVICE_ALPHA = 32
 """LoRA alpha of the public service; it is not a parameter of its API."""
-
-
-class Difference(NamedTuple):
-    """One line of the table: what, as the local trainer has it, as the service has it, and whether they are equal."""
-
-    what: str
-    local: str
-    hosted: str
-    same: bool
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -34,6 +34,18 @@ SAMPLED_AT_ONCE = 512
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
+class _Pauses(logging.Handler):
+    """Shows why the SDK waits (for payment, for capacity), which it tells its log only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message about a pause."""
+        if "paused" in (text := redact(record.getMessage())):
+            display.console(stderr=True).print(f"waiting for the service: {text}", markup=False)
+
+
+logging.getLogger("tinker").addHandler(_Pauses())
+
+
 class ServiceError(RuntimeError):
     """The service failed, in one sentence. What was stored before is kept, and the run continues from there."""
 
@@ -64,7 +76,10 @@ def explain(error: BaseException, doing: str) -> Exception:
             "tinker auth login"
         )
     if isinstance(error, tinker.BillingError) or "status 402" in text:
-        return Refused(f"the service refuses for want of payment {doing}: {first} Set up billing at {CONSOLE}")
+        return Refused(
+            f"the service refuses for want of payment {doing}: {first} Set up billing at {CONSOLE}; what is stored is "
+            "kept, and the same command goes on from there"
+        )
     if isinstance(error, tinker.APIConnectionError):
         return ServiceError(f"{base_url()} cannot be reached {doing}: {first}")
     if "must start with the 'tml-'" in text:
