@@ -18,10 +18,13 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import chain_recipe
 
 from adapters import recipe_file
+from adapters.health import HealthError, Vitals
 from adapters.hosted import Hosted
 from adapters.recipe import Recipe
+from adapters.stages import Health
 from adapters.types import Refused, UserError
 
 if importlib.util.find_spec("tinker") is None:
@@ -227,6 +230,7 @@ GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards
         ({"lora": {"rslora": True}}, ("lora", "rslora"), "false works"),
         ({"lora": {"target_modules": ["q_proj", "v_proj"]}}, ("lora", "target_modules"), "all-linear"),
         ({"model": {"base": "a/b", "dtype": "float32"}}, ("model", "dtype"), "auto works"),
+        ({"model": {"base": "a/b", "quantize": "nf4"}}, ("model", "quantize"), "leave this out"),
         ({"report_to": ["wandb"]}, ("report_to",), "log.jsonl"),
         ({"stages": [{**GRPO, "trl": {"loss_type": "dr_grpo"}}]}, ("stages", 0, "trl", "loss_type"), "tinker.loss"),
         ({"stages": [{**GRPO, "trl": {"use_vllm": True}}]}, ("stages", 0, "trl", "use_vllm"), "not ignored"),
@@ -255,7 +259,7 @@ def test_targets_the_service_knows(targets: object, trained: tuple) -> None:
 
 def test_parity_is_stated() -> None:
     made = recipe(stages=[{**GRPO, "temperature": 0.8, "beta": 0.03}])
-    table = {d.what: d for d in parity.parity(made)}
+    table = {d.what: d for d in parity.differences(made)}
     assert not table["LoRA alpha"].same
     assert table["LoRA alpha"].local == "64"
     assert "k1" in table["1-grpo KL"].hosted
@@ -265,6 +269,31 @@ def test_parity_is_stated() -> None:
     assert "LoRA alpha: 32 (the service's) (local: 64)" in said
     assert "computed again at 1" in said
     assert "computed again" not in " ".join(parity.notes(recipe()))
+
+
+def test_a_check_without_the_service_shows_all_that_can_be_known_here(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from adapters.cli import app
+
+    monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "chain.yaml").write_text(chain_recipe(tmp_path, tiny_model).replace("alpha: 8", "alpha: 32"))
+    arguments = ["check", str(tmp_path / "chain.yaml"), "trainer=tinker", "stages.1.trl={}", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    found = json.loads(done.stdout)
+    assert any("nothing answers at http://127.0.0.1:9" in e for e in found["errors"])
+    table = {d["what"]: d for d in found["parity"]}
+    assert table["LoRA alpha"]["same"]
+    assert table["2-grpo KL"]["local"] == "0.05 x k3 in the loss, ratio-corrected"
+    assert found["prompts"]["different"] == [], "the service gets the local trainer's prompts"
+    assert found["lengths"]["1-sft"]
+    refused = CliRunner().invoke(app, [*arguments[:-2]])
+    assert "TRL's options do not reach the service" in refused.stdout
+    assert "attention and MLP layers, no LM head" in refused.stdout, "the table stands beside the error"
 
 
 def test_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,6 +607,16 @@ def test_an_adapter_is_compared_with_the_service_by_numbers(trained: tuple, tmp_
 
 
 # --- state ------------------------------------------------------------------------------------------------------
+
+
+def test_a_sick_training_is_stopped_before_its_checkpoint_counts(capsys: pytest.CaptureFixture) -> None:
+    run = SimpleNamespace(vitals=Vitals(Health(stuck_steps=2)), stored=4)
+    stage_run.StageRun._judge(run, 5, {"loss": 0.1, "kl": 1.0, "frac_reward_zero_std": 1.0})
+    assert "warning: for 1 steps no group" in capsys.readouterr().err
+    with pytest.raises(HealthError, match=r"stopped at step 6: the KL .* is 11, above 10.* step 4 are kept"):
+        stage_run.StageRun._judge(run, 6, {"loss": 0.1, "kl": 11.0})
+    with pytest.raises(HealthError, match="loss is nan"):
+        stage_run.StageRun._judge(run, 6, {"loss": math.nan})
 
 
 def test_a_line_cut_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:

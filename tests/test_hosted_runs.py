@@ -10,17 +10,17 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import VOWELS, funding_rows, write_jsonl
+from hosted_process import KEY, Server
+from tiny import LETTERS, save_lively_model
 
 pytestmark = pytest.mark.slow
 
@@ -29,60 +29,11 @@ if missing := [name for name in ("tinker", "tuft") if importlib.util.find_spec(n
         raise RuntimeError(f"{missing[0]} is not installed: scripts/install_tuft.sh")
     pytest.skip(f"needs {missing[0]}: scripts/install_tuft.sh", allow_module_level=True)
 
-KEY = "tml-for-tests-only"
-
-
-class Server:
-    """A server process on a port of its own; it can be killed and started again on the same records."""
-
-    def __init__(self, models: list[Path], root: Path) -> None:
-        self.models, self.root = models, root
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = root / "server.log"
-        root.mkdir(parents=True)
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("hosted_server.py"))]
-        command += [f"--model={model.name}={model}" for model in self.models]
-        command += ["--root", str(self.root), "--port", str(self.port), "--key", KEY]
-        command += ["--alpha-ratio", "8"]  # rank 4 with the public service's alpha of 32
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        until = time.monotonic() + 180
-        while time.monotonic() < until:
-            if self.process.poll() is not None:
-                break
-            try:
-                with urllib.request.urlopen(f"{self.url}/api/v1/healthz", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.3)
-        self.kill()
-        pytest.fail(f"the server did not start:\n{self.log.read_text()[-3000:]}")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
 
 @pytest.fixture(scope="module")
 def lively_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with longer embeddings: its own are so short that no adapter can move it far from uniform."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("lively") / "lively-llama"
-    made = AutoModelForCausalLM.from_pretrained(tiny_model)
-    made.get_input_embeddings().weight.data *= 10
-    made.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    return folder
+    """See `tiny.save_lively_model`."""
+    return save_lively_model(tiny_model, tmp_path_factory.mktemp("lively") / "lively-llama")
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +225,7 @@ def test_one_recipe_trains_on_both_sides(chains: dict[str, Path], server: Server
 @pytest.mark.parametrize("trainer", ["tinker", "local"])
 def test_either_adapter_passes_the_gate(trainer: str, chains: dict[str, Path], server: Server) -> None:
     folder = chains[trainer]
-    publish = [sys.executable, "-m", "adapters", "publish", str(folder), "--dry-run"]
+    publish = [sys.executable, "-m", "adapters", "publish", str(folder), "--dry-run", "--repo", "me/tiny"]
     settings = ["publish.base_model=tests/tiny-llama", "publish.license=mit"]
     # The service is not needed any more, nor is a key.
     done = call([*publish, *settings], folder, server, TINKER_BASE_URL="http://127.0.0.1:9", TINKER_API_KEY="")
@@ -404,15 +355,6 @@ def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path, server:
 
 
 # --- learning ---------------------------------------------------------------------------------------------------
-
-
-LETTERS = """
-class Letters:
-    def __call__(self, completion, example):
-        if completion == example.completion:
-            return 1.0
-        return sum(c.isascii() and c.isalpha() for c in completion) / (len(completion) + 1)
-"""
 
 
 def test_a_learnable_reward_moves(lively_model: Path, tmp_path: Path, client: Server) -> None:

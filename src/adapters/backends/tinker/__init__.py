@@ -19,7 +19,7 @@ from adapters.backends.tinker.account import Account, Tokens
 from adapters.backends.tinker.dpo import train_dpo
 from adapters.backends.tinker.estimate import estimate
 from adapters.backends.tinker.grpo import train_grpo
-from adapters.backends.tinker.parity import check_recipe, notes, parity
+from adapters.backends.tinker.parity import check_recipe, differences, notes
 from adapters.backends.tinker.sampling import HostedSampler
 from adapters.backends.tinker.service import Service
 from adapters.backends.tinker.sft import train_sft
@@ -134,7 +134,7 @@ class TinkerBackend:
 
     def parity(self) -> list[Difference]:
         """What differs between here and the service for this recipe, and what is made to agree."""
-        return parity(self.recipe)
+        return differences(self.recipe)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
         """What every user of a prompt really gets, the local trainer included; see `adapters.backends.local.audit`."""
