@@ -72,14 +72,15 @@ def write_recipe(folder: Path, sft: int, grpo: int) -> tuple[Path, Path]:
 
 def trained(recipe: Path, name: str, overrides: list[str]) -> dict[str, float]:
     """Run the recipe, and read its figures."""
-    from adapters import plan, recipe_file
+    from adapters import display, plan, recipe_file
     from adapters import run as running
     from adapters.backends import backend
 
     file = recipe_file.load(recipe, [*overrides, f"name={name}"])
-    made = backend(file.recipe)
-    planned = plan.make(file, made)
-    report = running.run(planned, made)
+    with display.quiet(None):
+        made = backend(file.recipe)
+        planned = plan.make(file, made)
+        report = running.run(planned, made)
     sft, grpo = (report["stages"][n]["figures"] for n in ("1-sft", "2-grpo"))
     log = [json.loads(line) for line in (planned.folder / "2-grpo" / "log.jsonl").read_text().splitlines()]
     steps = [row for row in log if "reward" in row]
