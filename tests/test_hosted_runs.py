@@ -489,6 +489,10 @@ def test_rows_longer_than_the_models_context_are_refused(tiny_model: Path, tmp_p
     with pytest.raises(UserError, match=r"do not fit the 1,024 that tiny-llama reads") as raised:
         run_here(recipe, "stages.0.max_completion_length=1000")
     assert raised.value.at == ("stages", 0, "max_completion_length")
+    recipe = write_recipe(tmp_path, tiny_model, GRPO, evaluate=True)
+    with pytest.raises(UserError, match="lower max_new_tokens") as raised:
+        run_here(recipe, "evaluate.0.max_new_tokens=1000")
+    assert raised.value.at == ("evaluate", 0, "max_new_tokens"), "before anything is spent on training"
 
 
 def test_a_refused_request_is_one_message_and_a_poisoned_run_says_so(tiny_model: Path, client: Server) -> None:

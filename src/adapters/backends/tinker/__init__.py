@@ -86,14 +86,14 @@ class TinkerBackend:
         """
         out = estimate(jobs, self.encoder.prompts, tests, self.recipe.tinker) if certain or jobs[0].tokens else []
         try:
-            self._check_service(jobs)
+            self._check_service(jobs, tests)
         except (UserError, Refused) as error:
             if certain:
                 raise
             out.append(f"the service was not asked: {error}" if isinstance(error, Refused) else str(error))
         return out
 
-    def _check_service(self, jobs: Sequence[Job]) -> None:
+    def _check_service(self, jobs: Sequence[Job], tests: Sequence[Evaluation]) -> None:
         models = service.models()
         if self.served_base not in models:
             known = sorted(models)
@@ -103,13 +103,18 @@ class TinkerBackend:
                 at=("model", "base"),
             )
         context = models[self.served_base]
-        for job in jobs:
-            longest, key = self._longest(job)
-            if context is not None and longest > context:
+        if context is None:
+            return
+        longest = [("stages", job.index, *self._longest(job)) for job in jobs]
+        for n, test in enumerate(tests):
+            prompt = max(row.prompt for row in self.lengths(test.examples))
+            longest.append(("evaluate", n, prompt + test.max_new_tokens, "max_new_tokens"))
+        for section, n, tokens, key in longest:
+            if tokens > context:
                 raise UserError(
-                    f"rows of up to {longest:,} tokens do not fit the {context:,} that {self.served_base} reads on the "
+                    f"rows of up to {tokens:,} tokens do not fit the {context:,} that {self.served_base} reads on the "
                     f"service; lower {key}.",
-                    at=("stages", job.index, key),
+                    at=(section, n, key),
                 )
 
     def _longest(self, job: Job) -> tuple[int, str]:

@@ -71,7 +71,7 @@ def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
             "B": torch.block_diag(*(t["B"] for t in thirds)),  # type: ignore[no-untyped-call]
         }
     rank = max(sides["A"].shape[0] for sides in pairs.values())
-    names = {}
+    names: dict[str, torch.Tensor] = {}
     for module, sides in pairs.items():
         more = rank - sides["A"].shape[0]
         padded = {
