@@ -359,6 +359,18 @@ def test_every_failure_is_one_sentence(error: Exception, kind: type, text: str) 
     assert "\n" not in str(found)
 
 
+def test_a_refusal_for_payment_is_seen_behind_what_the_sdk_makes_of_it() -> None:
+    try:
+        try:
+            raise refused(tinker.BillingError, 402, "set up billing")
+        except tinker.BillingError:
+            raise AttributeError("'InternalClientHolder' object has no attribute '_last'")  # noqa: B904
+    except AttributeError as error:
+        found = service.explain(error, "at the start")
+    assert type(found) is Refused
+    assert "for want of payment at the start: set up billing" in str(found)
+
+
 def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "my-very-own-secret")
     text = "key my-very-own-secret, tml-abcdef123 and https://host/file?signature=abc eyJhbGciOi.x.y"

@@ -21,6 +21,9 @@ import pytest
 from conftest import VOWELS, funding_rows, write_jsonl
 from hosted_process import KEY, Server
 from tiny import LETTERS, save_lively_model
+from typer.testing import CliRunner, Result
+
+from adapters.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +157,11 @@ def run_here(recipe: Path, *overrides: str) -> Path:
     return planned.folder
 
 
+def invoke(verb: str, recipe: Path, *arguments: str) -> Result:
+    """The command in this process, which saves the start of another."""
+    return CliRunner().invoke(app, [verb, str(recipe), "trainer=tinker", *arguments], env={"COLUMNS": "250"})
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
@@ -239,17 +247,9 @@ def test_either_adapter_passes_the_gate(trainer: str, chains: dict[str, Path], s
             assert secret.encode() not in path.read_bytes(), f"{path.name} holds {secret}"
 
 
-def test_a_check_shows_what_differs(
-    tiny_model: Path, tmp_path: Path, client: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from typer.testing import CliRunner
-
-    from adapters.cli import app
-
-    monkeypatch.setenv("COLUMNS", "250")
+def test_a_check_shows_what_differs(tiny_model: Path, tmp_path: Path, client: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO + DPO)
-    arguments = ["check", str(recipe), "trainer=tinker", "stages.1.rewards=[{use: funding, reading: fixed}]"]
-    done = CliRunner().invoke(app, arguments)
+    done = invoke("check", recipe, "stages.1.rewards=[{use: funding, reading: fixed}]")
     assert done.exit_code == 0, done.output
     assert "attention and MLP layers, no LM head" in done.stdout
     assert "3-dpo reference" in done.stdout
@@ -258,18 +258,21 @@ def test_a_check_shows_what_differs(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_counts_tokens_and_starts_nothing(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+def test_a_dry_run_counts_tokens_and_starts_nothing(
+    tiny_model: Path, tmp_path: Path, client: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO, evaluate=True)
-    prices = "tinker.prices={prefill: 1.0, sample: 3.0, train: 2.0}"
-    done = run(recipe, server, "trainer=tinker", "--dry-run", prices, "tinker.max_cost=5.0")
-    assert done.returncode == 0, done.stderr
+    limits = ("tinker.prices={prefill: 1.0, sample: 3.0, train: 2.0}", "tinker.max_cost=5.0")
+    done = invoke("run", recipe, "--dry-run", *limits)
+    assert done.exit_code == 0, done.output
     assert "1-sft: about" in done.stdout
     assert "trained ($0." in done.stdout
     assert "the run stops at $5" in done.stdout
     assert "hosted differs from local in" in done.stdout
     assert not (tmp_path / "runs").exists()
-    offline = run(recipe, server, "trainer=tinker", "--dry-run", TINKER_API_KEY="")
-    assert offline.returncode == 0
+    monkeypatch.setenv("TINKER_API_KEY", "")
+    offline = invoke("run", recipe, "--dry-run")
+    assert offline.exit_code == 0
     assert "no API key" in offline.stdout
 
 
@@ -360,7 +363,7 @@ def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path, server:
 def test_a_learnable_reward_moves(lively_model: Path, tmp_path: Path, client: Server) -> None:
     recipe = write_recipe(tmp_path, lively_model, GRPO)
     (tmp_path / "letters.py").write_text(LETTERS)
-    changes = ["rewards=[./letters.py:Letters]", "max_steps=30", "max_completion_length=12", "group_size=16"]
+    changes = ["rewards=[./letters.py:Letters]", "max_steps=20", "max_completion_length=12", "group_size=16"]
     changes += ["learning_rate=1e-2", "beta=0", "schedule=constant"]
     folder = run_here(recipe, *(f"stages.0.{change}" for change in changes))
     rewards = [row["reward"] for row in lines(folder / "1-grpo" / "log.jsonl")]
@@ -473,10 +476,9 @@ def test_an_unpaid_account_waits_and_then_stops_with_everything_kept(
     assert [row["step"] for row in lines(tmp_path / "runs/chain/1-sft/log.jsonl")] == list(range(1, 13))
 
 
-def test_an_unknown_base_model_is_named_with_those_there_are(tiny_model: Path, tmp_path: Path, server: Server) -> None:
-    recipe = write_recipe(tmp_path, tiny_model, SFT)
-    done = run(recipe, server, "trainer=tinker", "tinker.base=tiny-lama")
-    assert done.returncode == 2
+def test_an_unknown_base_model_is_named_with_those_there_are(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    done = invoke("run", write_recipe(tmp_path, tiny_model, SFT), "tinker.base=tiny-lama")
+    assert done.exit_code == 2
     assert "has no base model 'tiny-lama'. Did you mean tiny-llama? It has: lively-llama, tiny-llama." in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
