@@ -1,6 +1,6 @@
 """TuFT as a Tinker-compatible server in one process on a CPU: no Ray, no vLLM, no GPU.
 
-    python tests/hosted_server.py --name NAME --model DIR --root DIR --port N [--key tml-dummy] [--alpha-ratio 1]
+    python tests/hosted_server.py --model NAME=DIR --root DIR --port N [--key tml-dummy] [--alpha-ratio 1]
 
 TuFT's own code does the protocol, the records of runs and checkpoints, LoRA training through PEFT, losses and the
 optimizer. Replaced here: the Ray actor by an object in this process; vLLM by sampling with transformers (an adapter a
@@ -38,7 +38,7 @@ if not hasattr(types, "CheckpointArchiveUrlResponse"):
 
 import uvicorn  # noqa: E402
 from fastapi import Depends, HTTPException, Request  # noqa: E402
-from fastapi.responses import FileResponse, Response  # noqa: E402
+from fastapi.responses import FileResponse, JSONResponse, Response  # noqa: E402
 from tuft import server, training_controller  # noqa: E402
 from tuft.backends import base_backend  # noqa: E402
 from tuft.backends.hf_training_model import HFTrainingModel  # noqa: E402
@@ -152,20 +152,28 @@ base_backend.BaseSamplingBackend.create_backend = classmethod(
 
 
 def build(arguments: argparse.Namespace) -> Any:
-    """TuFT's app with the routes that SDK 0.38 wants in the form it wants them."""
+    """TuFT's app with the routes that SDK 0.38 wants in the form it wants them.
+
+    While a file named `unpaid` is in the root folder, requests are refused as the public service refuses an account
+    without payment; clients are told to wait for two seconds, not for an hour. A file named `telemetry` appears when
+    one has sent some.
+    """
     root = Path(arguments.root)
-    model = ModelConfig(
-        model_name=arguments.name,
-        model_path=Path(arguments.model),
-        max_model_len=arguments.context,
-        max_lora_rank=64,
-        lora_alpha_ratio=arguments.alpha_ratio,
-    )
+    models = [
+        ModelConfig(
+            model_name=name,
+            model_path=Path(path),
+            max_model_len=arguments.context,
+            max_lora_rank=64,
+            lora_alpha_ratio=arguments.alpha_ratio,
+        )
+        for name, path in (model.split("=", 1) for model in arguments.model)
+    ]
     app = server.create_root_app(
         AppConfig(
             checkpoint_dir=root / "checkpoints",
             authorized_users={arguments.key: "default"},
-            supported_models=[model],
+            supported_models=models,
             persistence=PersistenceConfig(mode="FILE", file_path=root / "records.json"),
         )
     )
@@ -180,6 +188,18 @@ def build(arguments: argparse.Namespace) -> Any:
         ]
         app.add_api_route(path, endpoint, methods=[method])
         app.router.routes.insert(0, app.router.routes.pop())
+
+    @app.middleware("http")
+    async def bill(request: Request, answer: Any) -> Any:
+        if (root / "unpaid").exists() and not request.url.path.endswith(("healthz", "client/config")):
+            return JSONResponse({"detail": "payment failed"}, 402)
+        if request.url.path.endswith("telemetry"):
+            (root / "telemetry").touch()
+        return await answer(request)
+
+    async def client_config(request: types.ClientConfigRequest, who: Any = Depends(user)) -> Any:
+        told = await old[f"{V1}/client/config", "POST"](request, who)
+        return told.model_copy(update={"billing_exception_max_pause_duration_sec": 2})
 
     async def asample(request: types.SampleRequest, st: Any = Depends(state), who: Any = Depends(user)) -> Any:
         future = await old[f"{V1}/asample", "POST"](request, st, who)
@@ -243,6 +263,7 @@ def build(arguments: argparse.Namespace) -> Any:
     async def finish(session: str) -> Any:
         return Response(status_code=204)
 
+    replace("POST", f"{V1}/client/config", client_config)
     replace("POST", f"{V1}/asample", asample)
     replace("POST", f"{V1}/load_weights", load_weights)
     replace("POST", f"{V1}/save_weights_external", save_external)
@@ -259,8 +280,8 @@ def build(arguments: argparse.Namespace) -> Any:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
-    for flag in ("--name", "--model", "--root"):
-        parser.add_argument(flag, required=True)
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
+    parser.add_argument("--root", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--key", default="tml-dummy")
     parser.add_argument("--alpha-ratio", type=int, default=1)

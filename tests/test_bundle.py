@@ -121,6 +121,7 @@ def test_the_recipe_in_it_runs_and_names_no_place(made: tuple[Finished, Path], t
 PLANTED = {
     "an access token": ["hf_" + "aB3" * 12, "ghp_" + "x1" * 18, "AKIA" + "A1" * 8, "-----BEGIN RSA PRIVATE KEY-----"],
     "an e-mail address": ["ask jane.doe@example.org", "<a+b@sub.uni-x.de>"],
+    "a path on the hosted trainer": ["tinker://abc-def:train:0/weights/final"],
     "a path of this machine": ["/home/jane/data.jsonl", "see /Users/jane/x", "C:\\Users\\jane", "C:\\\\Users\\\\jane"],
 }
 
@@ -152,7 +153,7 @@ def test_the_values_of_secret_variables_are_found_everywhere(
 
 
 @pytest.mark.parametrize(
-    "name", ["training_args.bin", "ref/adapter_model.safetensors", "completions/1.parquet", "run.log"]
+    "name", ["training_args.bin", "hosted.json", "ref/adapter_model.safetensors", "completions/1.parquet", "run.log"]
 )
 def test_files_that_nobody_asked_for_are_refused(made: tuple[Finished, Path], name: str) -> None:
     _, folder = made

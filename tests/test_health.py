@@ -10,7 +10,8 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
-from adapters.backends.local.health import HealthError, HealthWatch
+from adapters.backends.local.health import HealthWatch
+from adapters.health import HealthError
 from adapters.stages import Health
 
 

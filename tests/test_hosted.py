@@ -6,8 +6,10 @@ import ast
 import importlib.util
 import inspect
 import json
+import logging
 import math
 import os
+import runpy
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -16,10 +18,13 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import chain_recipe
 
 from adapters import recipe_file
+from adapters.health import HealthError, Vitals
 from adapters.hosted import Hosted
 from adapters.recipe import Recipe
+from adapters.stages import Health
 from adapters.types import Refused, UserError
 
 if importlib.util.find_spec("tinker") is None:
@@ -225,6 +230,7 @@ GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards
         ({"lora": {"rslora": True}}, ("lora", "rslora"), "false works"),
         ({"lora": {"target_modules": ["q_proj", "v_proj"]}}, ("lora", "target_modules"), "all-linear"),
         ({"model": {"base": "a/b", "dtype": "float32"}}, ("model", "dtype"), "auto works"),
+        ({"model": {"base": "a/b", "quantize": "nf4"}}, ("model", "quantize"), "leave this out"),
         ({"report_to": ["wandb"]}, ("report_to",), "log.jsonl"),
         ({"stages": [{**GRPO, "trl": {"loss_type": "dr_grpo"}}]}, ("stages", 0, "trl", "loss_type"), "tinker.loss"),
         ({"stages": [{**GRPO, "trl": {"use_vllm": True}}]}, ("stages", 0, "trl", "use_vllm"), "not ignored"),
@@ -253,7 +259,7 @@ def test_targets_the_service_knows(targets: object, trained: tuple) -> None:
 
 def test_parity_is_stated() -> None:
     made = recipe(stages=[{**GRPO, "temperature": 0.8, "beta": 0.03}])
-    table = {d.what: d for d in parity.parity(made)}
+    table = {d.what: d for d in parity.differences(made)}
     assert not table["LoRA alpha"].same
     assert table["LoRA alpha"].local == "64"
     assert "k1" in table["1-grpo KL"].hosted
@@ -263,6 +269,31 @@ def test_parity_is_stated() -> None:
     assert "LoRA alpha: 32 (the service's) (local: 64)" in said
     assert "computed again at 1" in said
     assert "computed again" not in " ".join(parity.notes(recipe()))
+
+
+def test_a_check_without_the_service_shows_all_that_can_be_known_here(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from adapters.cli import app
+
+    monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "chain.yaml").write_text(chain_recipe(tmp_path, tiny_model).replace("alpha: 8", "alpha: 32"))
+    arguments = ["check", str(tmp_path / "chain.yaml"), "trainer=tinker", "stages.1.trl={}", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    found = json.loads(done.stdout)
+    assert any("nothing answers at http://127.0.0.1:9" in e for e in found["errors"])
+    table = {d["what"]: d for d in found["parity"]}
+    assert table["LoRA alpha"]["same"]
+    assert table["2-grpo KL"]["local"] == "0.05 x k3 in the loss, ratio-corrected"
+    assert found["prompts"]["different"] == [], "the service gets the local trainer's prompts"
+    assert found["lengths"]["1-sft"]
+    refused = CliRunner().invoke(app, [*arguments[:-2]])
+    assert "TRL's options do not reach the service" in refused.stdout
+    assert "attention and MLP layers, no LM head" in refused.stdout, "the table stands beside the error"
 
 
 def test_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,14 +359,42 @@ def test_every_failure_is_one_sentence(error: Exception, kind: type, text: str) 
     assert "\n" not in str(found)
 
 
+def test_a_refusal_for_payment_is_seen_behind_what_the_sdk_makes_of_it() -> None:
+    try:
+        try:
+            raise refused(tinker.BillingError, 402, "set up billing")
+        except tinker.BillingError:
+            raise AttributeError("'InternalClientHolder' object has no attribute '_last'")  # noqa: B904
+    except AttributeError as error:
+        found = service.explain(error, "at the start")
+    assert type(found) is Refused
+    assert "for want of payment at the start: set up billing" in str(found)
+
+
 def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "my-very-own-secret")
     text = "key my-very-own-secret, tml-abcdef123 and https://host/file?signature=abc eyJhbGciOi.x.y"
     assert service.redact(text) == "key ***, tml-*** and https://host/file?*** eyJ***"
 
 
-def test_telemetry_is_off_unless_asked() -> None:
-    assert os.environ["TINKER_TELEMETRY"] == "0"
+@pytest.mark.parametrize(("asked", "on"), [(None, False), ("1", True), ("0", False)])
+def test_telemetry_is_off_unless_asked(asked: str | None, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinker.lib import telemetry
+
+    monkeypatch.setattr(logging.getLogger("tinker"), "handlers", [])
+    monkeypatch.delenv("TINKER_TELEMETRY", raising=False)
+    if asked:
+        monkeypatch.setenv("TINKER_TELEMETRY", asked)
+    runpy.run_path(service.__file__)  # as when it is first imported
+    assert telemetry._is_telemetry_enabled() is on
+
+
+def test_a_pause_of_the_sdk_is_shown(capsys: pytest.CaptureFixture) -> None:
+    log = logging.getLogger("tinker.lib.internal_client_holder")
+    log.warning("The job is paused due to billing status. Error: 402 for tml-abcdef123")
+    log.warning("something else")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == "waiting for the service: The job is paused due to billing status. Error: 402 for tml-***"
 
 
 def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,15 +508,20 @@ def test_thirds_of_one_projection_become_one_adapter_that_computes_the_same() ->
     stem, rank = "base_model.model.model.layers.0.linear_attn.in_proj_", 2
     tensors = {f"{stem}{p}.lora_A.weight": torch.randn(rank, 5) for p in "qkv"}
     tensors |= {f"{stem}{p}.lora_B.weight": torch.randn(3 + n, rank) for n, p in enumerate("qkv")}
-    made, ranks = home.convert(tensors)
-    assert ranks == {"model.layers.0.linear_attn.in_proj_qkv": 6}
+    plain = "base_model.model.model.layers.1.self_attn.q_proj"
+    tensors |= {f"{plain}.lora_A.weight": torch.randn(rank, 5), f"{plain}.lora_B.weight": torch.randn(4, rank)}
+    made, modules, new_rank, grown = home.convert(tensors)
+    assert modules == ["model.layers.0.linear_attn.in_proj_qkv", "model.layers.1.self_attn.q_proj"]
     x = torch.randn(5)
     apart = torch.cat([tensors[f"{stem}{p}.lora_B.weight"] @ tensors[f"{stem}{p}.lora_A.weight"] @ x for p in "qkv"])
     assert torch.allclose(made[f"{stem}qkv.lora_B.weight"] @ made[f"{stem}qkv.lora_A.weight"] @ x, apart, atol=1e-5)
     base = base_model.Base("x", "org/x")
-    config = home.rebuild_config({"lora_alpha": 32}, {**ranks, "a.q_proj": 2}, ["q_proj"], base)
-    module = "model.layers.0.linear_attn.in_proj_qkv"
-    assert config.alpha_pattern[module] / config.rank_pattern[module] == config.lora_alpha / config.r
+    was, now = (t[f"{plain}.lora_B.weight"] @ t[f"{plain}.lora_A.weight"] @ x for t in (tensors, made))
+    assert torch.allclose(now, was, atol=1e-5), "zeros up to the one rank change nothing"
+    config = home.rebuild_config({"lora_alpha": 32}, new_rank, grown, ["q_proj"], base)
+    assert {len(t) for name, t in made.items() if "lora_A" in name} == {config.r} == {new_rank}
+    assert config.lora_alpha / config.r == 32 / rank, "the scale it was trained with"
+    assert not config.rank_pattern, "which vLLM does not serve, and the gate refuses"
 
 
 @pytest.mark.parametrize(
@@ -466,6 +530,10 @@ def test_thirds_of_one_projection_become_one_adapter_that_computes_the_same() ->
         ({"model.layers.0.experts.w1.lora_A.weight": torch.ones(2, 2, 2)}, "no LoRA pair"),
         ({"model.layers.0.mlp.up_proj.weight": torch.ones(2, 2)}, "no LoRA pair"),
         ({"model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(2, 2)}, "one half only"),
+        (
+            {f"model.layers.{n}.mlp.up_proj.lora_{s}.weight": torch.ones(2 + n, 2 + n) for n in (0, 1) for s in "AB"},
+            r"ranks \[2, 3\]; one rank was asked for",
+        ),
     ],
 )
 def test_what_is_no_adapter_of_a_linear_layer_is_refused(tensors: dict, text: str) -> None:
@@ -551,6 +619,16 @@ def test_an_adapter_is_compared_with_the_service_by_numbers(trained: tuple, tmp_
 
 
 # --- state ------------------------------------------------------------------------------------------------------
+
+
+def test_a_sick_training_is_stopped_before_its_checkpoint_counts(capsys: pytest.CaptureFixture) -> None:
+    run = SimpleNamespace(vitals=Vitals(Health(stuck_steps=2)), stored=4)
+    stage_run.StageRun._judge(run, 5, {"loss": 0.1, "kl": 1.0, "frac_reward_zero_std": 1.0})
+    assert "warning: for 1 steps no group" in capsys.readouterr().err
+    with pytest.raises(HealthError, match=r"stopped at step 6: the KL .* is 11, above 10.* step 4 are kept"):
+        stage_run.StageRun._judge(run, 6, {"loss": 0.1, "kl": 11.0})
+    with pytest.raises(HealthError, match="loss is nan"):
+        stage_run.StageRun._judge(run, 6, {"loss": math.nan})
 
 
 def test_a_line_cut_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:

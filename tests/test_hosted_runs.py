@@ -10,17 +10,20 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import VOWELS, funding_rows, write_jsonl
+from hosted_process import KEY, Server
+from tiny import LETTERS, save_lively_model
+from typer.testing import CliRunner, Result
+
+from adapters.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -29,51 +32,16 @@ if missing := [name for name in ("tinker", "tuft") if importlib.util.find_spec(n
         raise RuntimeError(f"{missing[0]} is not installed: scripts/install_tuft.sh")
     pytest.skip(f"needs {missing[0]}: scripts/install_tuft.sh", allow_module_level=True)
 
-KEY = "tml-for-tests-only"
+
+@pytest.fixture(scope="module")
+def lively_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `tiny.save_lively_model`."""
+    return save_lively_model(tiny_model, tmp_path_factory.mktemp("lively") / "lively-llama")
 
 
-class Server:
-    """A server process on a port of its own; it can be killed and started again on the same records."""
-
-    def __init__(self, model: Path, root: Path) -> None:
-        self.model, self.root = model, root
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = root / "server.log"
-        root.mkdir(parents=True)
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("hosted_server.py")), "--name", "tiny-llama"]
-        command += ["--model", str(self.model), "--root", str(self.root), "--port", str(self.port), "--key", KEY]
-        command += ["--alpha-ratio", "8"]  # rank 4 with the public service's alpha of 32
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        until = time.monotonic() + 180
-        while time.monotonic() < until:
-            if self.process.poll() is not None:
-                break
-            try:
-                with urllib.request.urlopen(f"{self.url}/api/v1/healthz", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.3)
-        self.kill()
-        pytest.fail(f"the server did not start:\n{self.log.read_text()[-3000:]}")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture(scope="session")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tiny_model, tmp_path_factory.mktemp("hosted") / "server")
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, lively_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server([tiny_model, lively_model], tmp_path_factory.mktemp("hosted") / "server")
     yield made
     made.kill()
 
@@ -106,12 +74,24 @@ GRPO = """
     beta: 0.05
     rewards: [funding, {use: ./vowels.py:Vowels, weight: 0.5}]
     max_prompt_length: 512
-    max_completion_length: 200
+    max_completion_length: 64
+"""
+DPO = """
+  - kind: dpo
+    data: [{path: pairs.jsonl}]
+    batch_size: 8
+    max_steps: 6
+    learning_rate: 5e-3
+    beta: 0.5
+    max_length: 512
+    validation: 0.2
+    save_every: 2
 """
 
 
 def write_recipe(folder: Path, model: Path, stages: str, *, evaluate: bool = False) -> Path:
     write_jsonl(folder / "train.jsonl", funding_rows(40))
+    write_jsonl(folder / "pairs.jsonl", [{**row, "rejected": "[]"} for row in funding_rows(40) if row["funders"]])
     write_jsonl(folder / "test.jsonl", funding_rows(6, "t"))
     (folder / "vowels.py").write_text(VOWELS)
     text = f"""
@@ -137,16 +117,31 @@ def environment(url: str, **changes: str) -> dict[str, str]:
     return {**os.environ, "TINKER_BASE_URL": url, "TINKER_API_KEY": KEY, "COLUMNS": "250", **changes}
 
 
+def call(arguments: list[str], folder: Path, server: Server, **changes: str) -> subprocess.CompletedProcess:
+    environ = environment(server.url, **changes)
+    return subprocess.run(arguments, cwd=folder, env=environ, capture_output=True, text=True, timeout=500, check=False)
+
+
 def run(recipe: Path, server: Server, *overrides: str, **changes: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
+    return call(command(recipe, *overrides), recipe.parent, server, **changes)
+
+
+def kill_at(recipe: Path, server: Server, stage: str, step: int, *overrides: str) -> Path:
+    """Start a run and kill -9 it once a step is logged; returns the stage's unfinished folder."""
+    process = subprocess.Popen(
         command(recipe, *overrides),
         cwd=recipe.parent,
-        env=environment(server.url, **changes),
-        capture_output=True,
+        env=environment(server.url),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
-        timeout=500,
-        check=False,
     )
+    partial = recipe.parent / "runs" / "chain" / f"{stage}.partial"
+    wait_for_step(process, partial / "log.jsonl", step)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert lines(partial / "trainer" / "checkpoints.jsonl"), "a checkpoint was confirmed before the kill"
+    return partial
 
 
 def run_here(recipe: Path, *overrides: str) -> Path:
@@ -160,6 +155,11 @@ def run_here(recipe: Path, *overrides: str) -> Path:
     planned = plan.make(file, made)
     running.run(planned, made)
     return planned.folder
+
+
+def invoke(verb: str, recipe: Path, *arguments: str) -> Result:
+    """The command in this process, which saves the start of another."""
+    return CliRunner().invoke(app, [verb, str(recipe), "trainer=tinker", *arguments], env={"COLUMNS": "250"})
 
 
 def lines(path: Path) -> list[dict]:
@@ -184,30 +184,34 @@ def wait_for_step(process: subprocess.Popen, log: Path, step: int) -> None:
 # --- one recipe, two trainers -----------------------------------------------------------------------------------
 
 
-def test_one_recipe_trains_on_both_sides(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+@pytest.fixture(scope="module")
+def chains(tiny_model: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One recipe run with either trainer, nothing else changed: trainer -> the run's folder."""
+    folder = tmp_path_factory.mktemp("chains")
+    recipe = write_recipe(folder, tiny_model, SFT + GRPO, evaluate=True)
+    for trainer in ("local", "tinker"):
+        done = run(recipe, server, f"trainer={trainer}", f"name={trainer}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert KEY not in done.stdout + done.stderr
+    return {trainer: folder / "runs" / trainer for trainer in ("local", "tinker")}
+
+
+def test_one_recipe_trains_on_both_sides(chains: dict[str, Path], server: Server) -> None:
     from safetensors.torch import load_file
 
-    recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO, evaluate=True)
-    reports, folders = {}, {}
-    for trainer in ("local", "tinker"):
-        # A random model does not stop by itself; what it may write is kept short by the rows that fit.
-        done = run(recipe, server, f"trainer={trainer}", f"name={trainer}", "stages.1.max_completion_length=64")
-        assert done.returncode == 0, done.stderr[-3000:]
-        folders[trainer] = tmp_path / "runs" / trainer
-        reports[trainer] = json.loads((folders[trainer] / "report.json").read_text())
+    reports = {trainer: json.loads((folder / "report.json").read_text()) for trainer, folder in chains.items()}
     for trainer, report in reports.items():
         sft, grpo = (report["stages"][name]["figures"] for name in ("1-sft", "2-grpo"))
         assert sft["nll_after"] < sft["nll_before"] - 0.1, trainer
         assert grpo["first_kl"] == pytest.approx(0, abs=1e-5), trainer
         assert set(report["sets"]["test"]) == {"base", "1-sft", "2-grpo"}
-        print(trainer, json.dumps({"sft": sft, "grpo": grpo}))
     ours, theirs = (reports[t]["stages"]["1-sft"]["figures"] for t in ("tinker", "local"))
     assert ours["nll_before"] == pytest.approx(theirs["nll_before"], abs=1e-4), "same rows, same prompts, same mask"
     assert ours["nll_after"] == pytest.approx(theirs["nll_after"], abs=0.2), "same optimizer, same normalisation"
     base = [reports[t]["sets"]["test"]["base"] for t in reports]
     assert base[0]["tokens"] == base[1]["tokens"], "greedy answers of the base are the same on both sides"
     for stage in ("1-sft", "2-grpo"):
-        hosted, local = folders["tinker"] / stage, folders["local"] / stage
+        hosted, local = chains["tinker"] / stage, chains["local"] / stage
         assert figures(hosted)["home_difference_max"] < 1e-3, "the adapter here is the service's"
         assert figures(hosted)["base_difference"] > 10 * figures(hosted)["home_difference"]
         shapes = [
@@ -217,26 +221,58 @@ def test_one_recipe_trains_on_both_sides(tiny_model: Path, tmp_path: Path, serve
         config = json.loads((hosted / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == "tiny-llama"
         assert not (hosted / "trainer").exists()
-    spent = json.loads((folders["tinker"] / "spent.json").read_text())
+    spent = json.loads((chains["tinker"] / "spent.json").read_text())
     assert spent["2-grpo"]["sample"] > 0
     assert spent["evaluation"]["sample"] > 0
-    assert spent["1-sft"]["train"] == figures(folders["tinker"] / "1-sft")["tokens_train"]
-    again = run(recipe, server, "trainer=tinker", "name=tinker")
-    assert "another recipe" in again.stderr, "an override changed what is trained"
+    assert spent["1-sft"]["train"] == figures(chains["tinker"] / "1-sft")["tokens_train"]
+    assert not (server.root / "telemetry").exists(), "nobody asked for telemetry"
+    holding = [p for p in chains["tinker"].rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert not holding, "the key is written nowhere"
 
 
-def test_a_dry_run_counts_tokens_and_starts_nothing(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+@pytest.mark.parametrize("trainer", ["tinker", "local"])
+def test_either_adapter_passes_the_gate(trainer: str, chains: dict[str, Path], server: Server) -> None:
+    folder = chains[trainer]
+    publish = [sys.executable, "-m", "adapters", "publish", str(folder), "--dry-run", "--repo", "me/tiny"]
+    settings = ["publish.base_model=tests/tiny-llama", "publish.license=mit"]
+    # The service is not needed any more, nor is a key.
+    done = call([*publish, *settings], folder, server, TINKER_BASE_URL="http://127.0.0.1:9", TINKER_API_KEY="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "greedy answers are the training process's to the letter" in done.stdout
+    assert "the card's code runs" in done.stdout
+    bundle = folder / "publish" / "bundle"
+    assert not {"hosted.json", "spent.json", "log.jsonl"} & {p.name for p in bundle.rglob("*")}
+    for path in (p for p in bundle.rglob("*") if p.is_file()):
+        for secret in (KEY, "tinker://", "127.0.0.1", str(folder.parent)):
+            assert secret.encode() not in path.read_bytes(), f"{path.name} holds {secret}"
+
+
+def test_a_check_shows_what_differs(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO + DPO)
+    done = invoke("check", recipe, "stages.1.rewards=[{use: funding, reading: fixed}]")
+    assert done.exit_code == 0, done.output
+    assert "attention and MLP layers, no LM head" in done.stdout
+    assert "3-dpo reference" in done.stdout
+    assert "sft, grpo, evaluation, model card: the same prompt" in done.stdout
+    assert "in all about" in done.stdout, "tokens are estimated"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_counts_tokens_and_starts_nothing(
+    tiny_model: Path, tmp_path: Path, client: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO, evaluate=True)
-    prices = "tinker.prices={prefill: 1.0, sample: 3.0, train: 2.0}"
-    done = run(recipe, server, "trainer=tinker", "--dry-run", prices, "tinker.max_cost=5.0")
-    assert done.returncode == 0, done.stderr
+    limits = ("tinker.prices={prefill: 1.0, sample: 3.0, train: 2.0}", "tinker.max_cost=5.0")
+    done = invoke("run", recipe, "--dry-run", *limits)
+    assert done.exit_code == 0, done.output
     assert "1-sft: about" in done.stdout
     assert "trained ($0." in done.stdout
     assert "the run stops at $5" in done.stdout
     assert "hosted differs from local in" in done.stdout
     assert not (tmp_path / "runs").exists()
-    offline = run(recipe, server, "trainer=tinker", "--dry-run", TINKER_API_KEY="")
-    assert offline.returncode == 0
+    monkeypatch.setenv("TINKER_API_KEY", "")
+    offline = invoke("run", recipe, "--dry-run")
+    assert offline.exit_code == 0
     assert "no API key" in offline.stdout
 
 
@@ -244,27 +280,12 @@ def test_a_dry_run_counts_tokens_and_starts_nothing(tiny_model: Path, tmp_path: 
 
 
 def test_a_killed_client_continues_without_replaying_or_skipping(
-    tiny_model: Path, tmp_path: Path, server: Server
+    tiny_model: Path, tmp_path: Path, server: Server, chains: dict[str, Path]
 ) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO)
-    whole = run(recipe, server, "trainer=tinker", "name=whole", "stages.1.max_completion_length=64")
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    arguments = ("trainer=tinker", "stages.1.max_completion_length=64", "stages.1.save_every=1")
+    arguments = ("trainer=tinker", "stages.1.save_every=1")
     for stage, step in (("1-sft", 5), ("2-grpo", 2)):
-        process = subprocess.Popen(
-            command(recipe, *arguments),
-            cwd=tmp_path,
-            env=environment(server.url),
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        partial = tmp_path / "runs" / "chain" / f"{stage}.partial"
-        wait_for_step(process, partial / "log.jsonl", step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        stored = [row["step"] for row in lines(partial / "trainer" / "checkpoints.jsonl")]
-        assert stored, "a checkpoint was confirmed before the kill"
+        kill_at(recipe, server, stage, step, *arguments)
     done = run(recipe, server, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     for stage, steps in (("1-sft", 12), ("2-grpo", 3)):
@@ -272,10 +293,11 @@ def test_a_killed_client_continues_without_replaying_or_skipping(
         assert [row["step"] for row in log] == list(range(1, steps + 1)), "every step once"
     rollouts = lines(tmp_path / "runs" / "chain" / "2-grpo" / "rollouts-0.jsonl")
     assert [sum(r["step"] == n for r in rollouts) for n in (1, 2, 3)] == [16, 16, 16]
-    killed, straight = (figures(tmp_path / "runs" / name / "1-sft") for name in ("chain", "whole"))
+    both = [tmp_path / "runs" / "chain" / "1-sft", chains["tinker"] / "1-sft"]
+    killed, straight = (figures(folder) for folder in both)
     assert killed["nll_before"] == pytest.approx(straight["nll_before"], abs=1e-4)
     assert killed["nll_after"] == pytest.approx(straight["nll_after"], abs=0.2), "the uninterrupted trend"
-    losses = [[r["loss"] for r in lines(tmp_path / "runs" / n / "1-sft" / "log.jsonl")] for n in ("chain", "whole")]
+    losses = [[r["loss"] for r in lines(folder / "log.jsonl")] for folder in both]
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 0.3
     assert killed["tokens_train"] > straight["tokens_train"], "lost work was paid for, and is counted"
 
@@ -304,73 +326,46 @@ def test_a_resumed_step_starts_from_the_very_weights(tiny_model: Path, tmp_path:
     session.close("success")
 
 
-def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    own = Server(tiny_model, tmp_path / "server")
+def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, SFT)
+    arguments = ("trainer=tinker", "tinker.patience=0.05")
+    process = subprocess.Popen(
+        command(recipe, *arguments),
+        cwd=tmp_path,
+        env=environment(server.url),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     try:
-        recipe = write_recipe(tmp_path, tiny_model, SFT)
-        arguments = ("trainer=tinker", "tinker.patience=0.05")
-        process = subprocess.Popen(
-            command(recipe, *arguments),
-            cwd=tmp_path,
-            env=environment(own.url),
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        partial = tmp_path / "runs" / "chain" / "1-sft.partial"
-        wait_for_step(process, partial / "log.jsonl", 5)
-        own.kill()
+        wait_for_step(process, tmp_path / "runs" / "chain" / "1-sft.partial" / "log.jsonl", 5)
+        server.kill()
         error = process.communicate(timeout=300)[1]
-        assert process.returncode == 1, error
-        assert "has not answered for 0.05 minutes" in error
-        assert "the same command continues from there" in error
-        assert "Traceback" not in error
-        own.start()
-        done = run(recipe, own, *arguments)
-        assert done.returncode == 0, done.stderr[-2000:]
-        log = lines(tmp_path / "runs" / "chain" / "1-sft" / "log.jsonl")
-        assert [row["step"] for row in log] == list(range(1, 13))
-        assert log[-1]["loss"] < log[0]["loss"]
     finally:
-        own.kill()
+        process.kill()
+        server.kill()
+        server.start()
+    assert process.returncode == 1, error
+    assert "has not answered for 0.05 minutes" in error
+    assert "the same command continues from there" in error
+    assert "Traceback" not in error
+    assert KEY not in error
+    done = run(recipe, server, *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    log = lines(tmp_path / "runs" / "chain" / "1-sft" / "log.jsonl")
+    assert [row["step"] for row in log] == list(range(1, 13))
+    assert log[-1]["loss"] < log[0]["loss"]
 
 
 # --- learning ---------------------------------------------------------------------------------------------------
 
 
-LETTERS = """
-class Letters:
-    def __call__(self, completion, example):
-        if completion == example.completion:
-            return 1.0
-        return sum(c.isascii() and c.isalpha() for c in completion) / (len(completion) + 1)
-"""
-
-
-def lively(model: Path, folder: Path) -> Path:
-    """The tiny model with longer embeddings: its own are so short that no adapter can move it far from uniform."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    made = AutoModelForCausalLM.from_pretrained(model)
-    made.get_input_embeddings().weight.data *= 10
-    made.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
-    return folder
-
-
-def test_a_learnable_reward_moves(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = lively(tiny_model, tmp_path / "tiny-llama")
-    own = Server(model, tmp_path / "server")
-    monkeypatch.setenv("TINKER_BASE_URL", own.url)
-    monkeypatch.setenv("TINKER_API_KEY", KEY)
-    recipe = write_recipe(tmp_path, model, GRPO)
+def test_a_learnable_reward_moves(lively_model: Path, tmp_path: Path, client: Server) -> None:
+    recipe = write_recipe(tmp_path, lively_model, GRPO)
     (tmp_path / "letters.py").write_text(LETTERS)
-    changes = ["rewards=[./letters.py:Letters]", "max_steps=30", "max_completion_length=12", "group_size=16"]
+    changes = ["rewards=[./letters.py:Letters]", "max_steps=20", "max_completion_length=12", "group_size=16"]
     changes += ["learning_rate=1e-2", "beta=0", "schedule=constant"]
-    try:
-        folder = run_here(recipe, *(f"stages.0.{change}" for change in changes))
-    finally:
-        own.kill()
+    folder = run_here(recipe, *(f"stages.0.{change}" for change in changes))
     rewards = [row["reward"] for row in lines(folder / "1-grpo" / "log.jsonl")]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1, rewards
     made = figures(folder / "1-grpo")
@@ -381,61 +376,40 @@ def test_a_learnable_reward_moves(tiny_model: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("loss", ["ppo", "cispo", "importance_sampling"])
 def test_other_temperatures_and_losses(loss: str, tiny_model: Path, tmp_path: Path, client: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, GRPO)
-    short = ["stages.0.max_completion_length=64", "stages.0.max_steps=2", "stages.0.temperature=0.8"]
+    short = ["stages.0.max_steps=2", "stages.0.temperature=0.8"]
     folder = run_here(recipe, *short, f"tinker.loss={loss}", "stages.0.micro_batch_size=3")
     log = lines(folder / "1-grpo" / "log.jsonl")
     assert log[0]["kl"] == pytest.approx(0, abs=1e-6), "log-probabilities are compared at one temperature"
     assert log[1]["kl"] > 0
 
 
-def pair_job(job: object, folder: Path) -> object:
-    """The job as DPO: the gold answer against the empty one."""
-    import dataclasses
-
-    pairs = tuple(dataclasses.replace(e, rejected="[]") for e in job.examples if e.completion != "[]")
-    stage = SimpleNamespace(
-        **{**job.stage.model_dump(), "kind": "dpo", "beta": 0.5, "reference": "start", "learning_rate": 5e-3},
-    )
-    return dataclasses.replace(job, stage=stage, examples=pairs, validation=pairs[:4], steps=6, folder=folder)
-
-
-def test_dpo_widens_the_margin_and_survives_a_stop(tiny_model: Path, tmp_path: Path, client: Server) -> None:
-    from adapters import plan, recipe_file
-    from adapters.backends import backend
-
-    file = recipe_file.load(write_recipe(tmp_path, tiny_model, SFT), ["trainer=tinker"])
-    made = backend(file.recipe)
-    job = pair_job(plan.make(file, made).jobs[0], tmp_path / "1-dpo")
-
-    class Stop(Exception):
-        pass
-
-    def interrupt(step: int, steps: int, _: object) -> None:
-        if step == 3:
-            raise Stop
-
-    work = tmp_path / "1-dpo.partial"
-    work.mkdir()
-    with pytest.raises(Stop):
-        made.train(job, None, work, interrupt)
-    stored = json.loads((work / "trainer" / "reference.json").read_text())
-    result = made.train(job, None, work, lambda *_: None)
-    assert json.loads((work / "trainer" / "reference.json").read_text()) == stored, "found once"
-    assert result["margin_first"] == pytest.approx(0, abs=1e-4), "policy and reference start as one"
-    assert result["loss_first"] == pytest.approx(0.6931, abs=1e-3)
-    assert result["margin_last"] > 0
-    assert result["margin_held_out"] > 0
-    assert result["accuracy_held_out"] > 0.5
-    assert result["home_difference_max"] < 1e-3
-    assert [row["step"] for row in lines(work / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+def test_dpo_widens_the_margin_and_survives_a_kill(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+    """After SFT, through the command line; the reference is the SFT adapter, before and after the kill."""
+    recipe = write_recipe(tmp_path, tiny_model, SFT + DPO)
+    arguments = ("trainer=tinker", "stages.0.max_steps=4")
+    partial = kill_at(recipe, server, "2-dpo", 3, *arguments)
+    reference = json.loads((partial / "trainer" / "reference.json").read_text())
+    sft = json.loads((tmp_path / "runs" / "chain" / "1-sft" / "hosted.json").read_text())
+    assert reference["path"] == sft["sampler"]
+    done = run(recipe, server, *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "runs" / "chain" / "2-dpo"
+    made = figures(folder)
+    assert made["margin_first"] == pytest.approx(0, abs=1e-4), "policy and reference start as one"
+    assert made["loss_first"] == pytest.approx(0.6931, abs=1e-3)
+    assert made["margin_last"] > 0
+    assert made["margin_held_out"] > 0
+    assert made["accuracy_held_out"] > 0.5
+    assert made["home_difference_max"] < 1e-3
+    assert [row["step"] for row in lines(folder / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
 # --- budget and errors ------------------------------------------------------------------------------------------
 
 
-def test_a_budget_stops_cleanly_and_keeps_the_adapter(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+def test_a_budget_stops_cleanly_and_keeps_the_adapter(tiny_model: Path, tmp_path: Path, client: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT)
-    done = run(recipe, server, "trainer=tinker", "tinker.max_tokens=5000")
+    done = run(recipe, client, "trainer=tinker", "tinker.max_tokens=5000")
     assert done.returncode == 3, done.stderr
     assert "the budget of 5,000 tokens is used up" in done.stderr
     assert "the adapter so far is in" in done.stderr
@@ -443,8 +417,7 @@ def test_a_budget_stops_cleanly_and_keeps_the_adapter(tiny_model: Path, tmp_path
     assert (stopped / "adapter_model.safetensors").is_file()
     assert json.loads((stopped / "adapter_config.json").read_text())["target_modules"]
     steps = lines(tmp_path / "runs/chain/1-sft.partial/log.jsonl")
-    more = run(recipe, server, "trainer=tinker", "tinker.max_tokens=500000")
-    assert more.returncode == 0, more.stderr
+    run_here(recipe, "tinker.max_tokens=500000")
     log = lines(tmp_path / "runs/chain/1-sft/log.jsonl")
     assert [row["step"] for row in log] == list(range(1, 13))
     assert log[: len(steps)] == steps, "it went on from where it had stopped"
@@ -474,11 +447,39 @@ def test_the_service_is_asked_before_anything_starts(
     )
 
 
-def test_an_unknown_base_model_is_named_with_those_there_are(tiny_model: Path, tmp_path: Path, server: Server) -> None:
+def test_an_unpaid_account_waits_and_then_stops_with_everything_kept(
+    tiny_model: Path, tmp_path: Path, client: Server, capsys: pytest.CaptureFixture
+) -> None:
+    from adapters.backends.tinker import service
+    from adapters.types import Refused
+
     recipe = write_recipe(tmp_path, tiny_model, SFT)
-    done = run(recipe, server, "trainer=tinker", "tinker.base=tiny-lama")
-    assert done.returncode == 2
-    assert "has no base model 'tiny-lama'. Did you mean tiny-llama? It has: tiny-llama." in done.stderr
+    log = tmp_path / "runs" / "chain" / "1-sft.partial" / "log.jsonl"
+    unpaid = client.root / "unpaid"
+
+    def stop_paying() -> None:
+        while len(lines(log)) < 4:
+            time.sleep(0.02)
+        unpaid.touch()
+
+    threading.Thread(target=stop_paying, daemon=True).start()
+    try:
+        with pytest.raises(Refused, match=r"want of payment while .*payment failed.*the same command goes on"):
+            run_here(recipe)
+        assert "waiting for the service: The job is paused due to billing" in capsys.readouterr().err
+        with pytest.raises(Refused, match="want of payment when asked for its models"):
+            service.models()
+    finally:
+        unpaid.unlink(missing_ok=True)
+    assert 4 <= len(lines(log)) < 12
+    run_here(recipe)
+    assert [row["step"] for row in lines(tmp_path / "runs/chain/1-sft/log.jsonl")] == list(range(1, 13))
+
+
+def test_an_unknown_base_model_is_named_with_those_there_are(tiny_model: Path, tmp_path: Path, client: Server) -> None:
+    done = invoke("run", write_recipe(tmp_path, tiny_model, SFT), "tinker.base=tiny-lama")
+    assert done.exit_code == 2
+    assert "has no base model 'tiny-lama'. Did you mean tiny-llama? It has: lively-llama, tiny-llama." in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -490,6 +491,10 @@ def test_rows_longer_than_the_models_context_are_refused(tiny_model: Path, tmp_p
     with pytest.raises(UserError, match=r"do not fit the 1,024 that tiny-llama reads") as raised:
         run_here(recipe, "stages.0.max_completion_length=1000")
     assert raised.value.at == ("stages", 0, "max_completion_length")
+    recipe = write_recipe(tmp_path, tiny_model, GRPO, evaluate=True)
+    with pytest.raises(UserError, match="lower max_new_tokens") as raised:
+        run_here(recipe, "evaluate.0.max_new_tokens=1000")
+    assert raised.value.at == ("evaluate", 0, "max_new_tokens"), "before anything is spent on training"
 
 
 def test_a_refused_request_is_one_message_and_a_poisoned_run_says_so(tiny_model: Path, client: Server) -> None:

@@ -47,7 +47,7 @@ def spec(bundle: Path, base: Path, probes: list[dict] = ()) -> dict:
     model = {"base": str(base), "precision": "fp32", "dtype": "float32"}
     return {
         "bundle": str(bundle), "base": str(base), "revision": None, "model": model, "probes": list(probes),
-        "example": PROMPTS[0], "max_new_tokens": 12,
+        "example": PROMPTS[0], "max_new_tokens": 12, "elsewhere": False,
     }  # fmt: skip
 
 
@@ -136,6 +136,19 @@ def test_a_wrong_scale_does_not_pass(bundle: Path, tiny_model: Path) -> None:
     assert found["keys"][0]
     assert found["logits"][0]
     assert not found["answers"][0]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_services_answers_may_part_at_the_ties_of_its_arithmetic(
+    elsewhere: bool, bundle: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.backends.local import proof
+
+    monkeypatch.setattr(proof, "_first_difference", lambda *_: (2, 0.02, 1.0))  # beyond float32, within bfloat16
+    probes = answers(bundle, tiny_model)
+    probes[-1]["completion"] = "something else"
+    found = verdict(prove({**spec(bundle, tiny_model, probes), "elsewhere": elsewhere}))
+    assert found["answers"][0] is elsewhere
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,14 @@ class Vowels:
             return 1.0
         return sum(c in "aeiou" for c in completion) / (len(completion) + 1)
 """
+# A reward that any model can learn in a few steps: letters, whatever they say.
+LETTERS = """
+class Letters:
+    def __call__(self, completion, example):
+        if completion == example.completion:
+            return 1.0
+        return sum(c.isascii() and c.isalpha() for c in completion) / (len(completion) + 1)
+"""
 FUNDERS = ("National Science Foundation", "Wellcome Trust", "European Research Council", "Simons Foundation")
 
 
@@ -90,6 +98,17 @@ def save_tiny_model(folder: Path) -> Path:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_lively_model(tiny: Path, folder: Path) -> Path:
+    """The tiny model with longer embeddings: its own are so short that no adapter can move it far from uniform."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made = AutoModelForCausalLM.from_pretrained(tiny)
+    made.get_input_embeddings().weight.data *= 10
+    made.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
     return folder
 
 

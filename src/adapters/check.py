@@ -14,7 +14,7 @@ from adapters.memory import GB, StagePlan
 from adapters.plan import Plan
 from adapters.recipe_file import RecipeFile
 from adapters.reward_bench import Bench, bench
-from adapters.types import Backend, Example, UserError
+from adapters.types import Backend, Difference, Example, UserError
 
 BENCH_ROWS = 60
 
@@ -36,6 +36,7 @@ class Checked:
     plan: Plan | None = None
     lengths: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     prompts: dict[str, Any] = field(default_factory=dict)
+    parity: list[Difference] = field(default_factory=list)
     ledger: dict[str, Any] = field(default_factory=dict)
     memory: list[StagePlan] = field(default_factory=list)
     rewards: dict[str, Bench] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Checked:
             "plugins": [p.as_json() for p in self.plugins],
             "lengths": self.lengths,
             "prompts": self.prompts,
+            "parity": [asdict(d) for d in self.parity],
             "ledger": self.ledger,
             "memory": [m.as_json() for m in self.memory],
             "rewards": {name: asdict(b) for name, b in self.rewards.items()},
@@ -61,8 +63,9 @@ class Checked:
 def check(file: RecipeFile, backend: Backend, plugins: list[plugin_files.PluginFiles], hardware: Hardware) -> Checked:
     """Plan the recipe and audit what the plan holds. What the recipe itself gets wrong is among the errors too."""
     out = Checked(plugins)
+    out.parity = getattr(backend, "parity", list)()
     try:
-        out.plan = made = plan.make(file, backend)
+        out.plan = made = plan.make(file, backend, foresee=False)
     except UserError as error:
         out.errors.append(file.locate(error))
         return out
@@ -70,6 +73,7 @@ def check(file: RecipeFile, backend: Backend, plugins: list[plugin_files.PluginF
     sets: list[Job | Evaluation] = [*made.jobs, *made.evaluations]
     out.lengths = {part.name: part.lengths for part in sets if part.lengths}
     _try(out, file, lambda: plan.refuse_losses(made))
+    _try(out, file, lambda: out.notes.extend(plan.foreseen(backend, made.jobs, made.evaluations, certain=True)))
     out.ledger = ledger.of_plan(made)
     out.warnings += ledger.findings(out.ledger)
     _try(out, file, lambda: _prompts(out, backend, made))

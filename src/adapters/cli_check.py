@@ -93,6 +93,8 @@ def report(checked: Checked) -> Iterator[RenderableType]:
         yield lengths_table(checked)
     if checked.prompts:
         yield from prompts_shown(checked.prompts)
+    if checked.parity:
+        yield parity_table(checked)
     if checked.ledger:
         yield ledger_table(checked.ledger)
     if checked.memory:
@@ -150,6 +152,20 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
         yield Text("\n".join(lines))
     if not prompts["different"]:
         yield f"{', '.join(prompts['views'])}: the same prompt"
+
+
+def parity_table(checked: Checked) -> Table:
+    """The recipe here and on the service: what differs first, then what is made to agree."""
+    from rich.markup import escape
+
+    table = _table("local and hosted", "what", "")
+    for column in ("local", "hosted"):
+        table.add_column(column)
+    for same in (False, True):
+        for d in (d for d in checked.parity if d.same is same):
+            table.add_row(d.what, "same" if same else "[yellow]differs[/]", escape(d.local), escape(d.hosted))
+        table.add_section()
+    return table
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:

@@ -53,11 +53,12 @@ def run_folder(recipe: Recipe) -> Path:
     return Path(recipe.run_dir).expanduser() / recipe.name
 
 
-def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -> Plan:
+def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True, foresee: bool = True) -> Plan:
     """Resolve a recipe against its backend.
 
     With `tokenizer_needed` off, a base model that cannot be had is a note instead of an error, and lengths are not
-    audited (for a dry run elsewhere). Raises UserError for every mistake that can be found without training.
+    audited (for a dry run elsewhere). With `foresee` off, a service that trains elsewhere is not asked yet. Raises
+    UserError for every mistake that can be found without training.
     """
     recipe = file.recipe
     task: Task = resolve("tasks", recipe.task, folder=file.folder, at=("task",))
@@ -77,9 +78,15 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
             notes.append(
                 f"test set {test.name}: {test.beyond} gold answers are longer than {test.max_new_tokens} tokens"
             )
-    if foresee := getattr(backend, "foresee", None):
-        notes += foresee(jobs, tests, certain=tokenizer_needed)
+    if foresee:
+        notes += foreseen(backend, jobs, tests, certain=tokenizer_needed)
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+
+
+def foreseen(backend: Backend, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
+    """What a service elsewhere says to the plan, and what the run will use of it; nothing for a local backend."""
+    ask = getattr(backend, "foresee", None)
+    return ask(jobs, tests, certain=certain) if ask else []
 
 
 def refuse_losses(plan: Plan) -> None:

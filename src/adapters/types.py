@@ -203,6 +203,16 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (done, total, figures) as work goes on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing about a recipe as the local trainer has it and as a hosted one has it, and whether that is the same."""
+
+    what: str
+    local: str
+    hosted: str
+    same: bool
+
+
 class Sampler(Protocol):
     """A loaded model, ready to answer."""
 

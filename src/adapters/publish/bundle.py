@@ -45,6 +45,7 @@ LEAKS: Final = {
         r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\btml-[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\bglpat-[\w-]{20,}"
     ),
     "an e-mail address": re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
+    "a path on the hosted trainer": re.compile(r"\btinker://"),
     "a path of this machine": re.compile(
         r"(?<![\w./:])/(?:home|root|Users|tmp|mnt|data|scratch|workspace|var|opt|srv|work|content)/[\w.-]|\b[A-Z]:\\\\?[\w.-]"
     ),

@@ -117,6 +117,7 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
             "probes": [p._asdict() for p in probes(finished, PROBES)],
             "example": finished.example().prompt,
             "max_new_tokens": PROBE_TOKENS,
+            "elsewhere": "service" in finished.manifest.get("model", {}),
         }
         adapter.write_json(Path(work) / "spec.json", spec)
         command = [sys.executable, "-m", "adapters.backends.local.proof", "spec.json", "facts.json"]

@@ -3,7 +3,8 @@
     python -m adapters.backends.local.proof SPEC.json FACTS.json
 
 SPEC: `bundle`, `base` and `revision` to load, `model` (the recipe's section), `probes` ({prompt, completion,
-truncated}, answers of the training process), `example` (a prompt) and `max_new_tokens`.
+truncated}, answers of the training process), `example` (a prompt), `max_new_tokens`, and whether the answers come from
+`elsewhere`: a hosted trainer with an arithmetic of its own.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def _answers(
             equal += 1
             continue
         step, gap, scale = _first_difference(encoder, tokens[:ended], out.logits, wanted)
-        if gap > TIES[peft.dtype] * scale:
+        if gap > TIES[torch.bfloat16 if spec["elsewhere"] else peft.dtype] * scale:
             return [
                 "answers", False,
                 f"other than the training process: {text[:80]!r} instead of {wanted[:80]!r} "

@@ -19,7 +19,7 @@ from adapters.backends.tinker.account import Account, Tokens
 from adapters.backends.tinker.dpo import train_dpo
 from adapters.backends.tinker.estimate import estimate
 from adapters.backends.tinker.grpo import train_grpo
-from adapters.backends.tinker.parity import check_recipe, notes
+from adapters.backends.tinker.parity import check_recipe, differences, notes
 from adapters.backends.tinker.sampling import HostedSampler
 from adapters.backends.tinker.service import Service
 from adapters.backends.tinker.sft import train_sft
@@ -28,7 +28,7 @@ from adapters.jobs import Evaluation, Job
 from adapters.plan import run_folder
 from adapters.recipe import Recipe
 from adapters.recipe_file import hint
-from adapters.types import Example, Lengths, Progress, Refused, UserError
+from adapters.types import Difference, Example, Lengths, Progress, Refused, UserError
 from adapters.types import Sampler as AnySampler
 
 COMPARED = 8
@@ -86,14 +86,14 @@ class TinkerBackend:
         """
         out = estimate(jobs, self.encoder.prompts, tests, self.recipe.tinker) if certain or jobs[0].tokens else []
         try:
-            self._check_service(jobs)
+            self._check_service(jobs, tests)
         except (UserError, Refused) as error:
             if certain:
                 raise
             out.append(f"the service was not asked: {error}" if isinstance(error, Refused) else str(error))
         return out
 
-    def _check_service(self, jobs: Sequence[Job]) -> None:
+    def _check_service(self, jobs: Sequence[Job], tests: Sequence[Evaluation]) -> None:
         models = service.models()
         if self.served_base not in models:
             known = sorted(models)
@@ -103,13 +103,18 @@ class TinkerBackend:
                 at=("model", "base"),
             )
         context = models[self.served_base]
-        for job in jobs:
-            longest, key = self._longest(job)
-            if context is not None and longest > context:
+        if context is None:
+            return
+        longest = [("stages", job.index, *self._longest(job)) for job in jobs]
+        for n, test in enumerate(tests):
+            prompt = max(row.prompt for row in self.lengths(test.examples))
+            longest.append(("evaluate", n, prompt + test.max_new_tokens, "max_new_tokens"))
+        for section, n, tokens, key in longest:
+            if tokens > context:
                 raise UserError(
-                    f"rows of up to {longest:,} tokens do not fit the {context:,} that {self.served_base} reads on the "
+                    f"rows of up to {tokens:,} tokens do not fit the {context:,} that {self.served_base} reads on the "
                     f"service; lower {key}.",
-                    at=("stages", job.index, key),
+                    at=(section, n, key),
                 )
 
     def _longest(self, job: Job) -> tuple[int, str]:
@@ -131,6 +136,16 @@ class TinkerBackend:
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target."""
         return self.encoder.lengths(examples)
+
+    def parity(self) -> list[Difference]:
+        """What differs between here and the service for this recipe, and what is made to agree."""
+        return differences(self.recipe)
+
+    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+        """What every user of a prompt really gets, the local trainer included; see `adapters.backends.local.audit`."""
+        from adapters.backends.local import audit
+
+        return audit.audit(self.encoder, examples, kinds)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage on the service and bring its adapter home into `folder`.

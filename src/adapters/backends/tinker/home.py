@@ -38,12 +38,14 @@ def peft_name(key: str) -> str:
     return re.sub(r"\.layers\.(\d+)\.attn\.", r".layers.\1.self_attn.", name)
 
 
-def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """The service's tensors under PEFT's names, and the rank of every adapted module (path below the base model).
+def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str], int, int]:
+    """The service's tensors under PEFT's names, the adapted modules (paths below the base model), their rank, and
+    what it has grown by: 1 or 3.
 
     Qwen3.5's linear attention has one input projection where the service adapts its query, key and value thirds each:
-    they become one adapter of three times the rank, A stacked and B block-diagonal, which computes the same. Raises
-    ServiceError for tensors that are no LoRA pair of a linear layer.
+    they become one adapter of three times the rank, A stacked and B block-diagonal, which computes the same. The other
+    modules then get zeros up to that rank, for vLLM knows one rank and one alpha for all. Raises ServiceError for
+    tensors that are no LoRA pair of a linear layer.
     """
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -56,6 +58,9 @@ def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
         pairs.setdefault(found["module"], {})[found["side"]] = tensor
     if odd := [module for module, sides in pairs.items() if sides.keys() != {"A", "B"}]:
         raise ServiceError(f"the service's adapter has one half only of {odd[0]}")
+    ranks = {sides["A"].shape[0] for sides in pairs.values()}
+    if len(ranks) != 1:
+        raise ServiceError(f"the service's adapter has modules of ranks {sorted(ranks)}; one rank was asked for")
     for module in sorted(m for m in pairs if (s := SPLIT.match(m)) and s["part"] == "q"):
         stem = module[:-1]
         thirds = [pairs.pop(stem + part) for part in "qkv" if stem + part in pairs]
@@ -65,30 +70,32 @@ def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
             "A": torch.cat([t["A"] for t in thirds]),
             "B": torch.block_diag(*(t["B"] for t in thirds)),  # type: ignore[no-untyped-call]
         }
-    names = {
-        f"base_model.model.{module}.lora_{side}.weight": tensor.contiguous()
-        for module, sides in pairs.items()
-        for side, tensor in sides.items()
-    }
-    return names, {module: sides["A"].shape[0] for module, sides in pairs.items()}
+    rank = max(sides["A"].shape[0] for sides in pairs.values())
+    names: dict[str, torch.Tensor] = {}
+    for module, sides in pairs.items():
+        more = rank - sides["A"].shape[0]
+        padded = {
+            "A": torch.nn.functional.pad(sides["A"], (0, 0, 0, more)),
+            "B": torch.nn.functional.pad(sides["B"], (0, more)),
+        }
+        names |= {f"base_model.model.{module}.lora_{side}.weight": t.contiguous() for side, t in padded.items()}
+    return names, sorted(pairs), rank, rank // ranks.pop()
 
 
-def rebuild_config(held: Mapping[str, Any], ranks: Mapping[str, int], targets: Sequence[str], base: Base) -> LoraConfig:
-    """A config that says what the tensors are, whatever the service's own says or leaves out."""
+def rebuild_config(held: Mapping[str, Any], rank: int, grown: int, targets: Sequence[str], base: Base) -> LoraConfig:
+    """A config that says what the tensors are, whatever the service's own says or leaves out.
+
+    The scale is alpha over rank: a rank that has grown takes alpha with it.
+    """
     alpha = held.get("lora_alpha")
     if not alpha:
         raise ServiceError("the service's adapter does not say its lora_alpha")
-    usual = min(ranks.values())
-    others = {module: rank for module, rank in ranks.items() if rank != usual}
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=usual,
-        lora_alpha=alpha,
+        r=rank,
+        lora_alpha=alpha * grown,
         lora_dropout=0.0,
         target_modules=list(targets),
-        rank_pattern=others,
-        # The scale of a module is its alpha over its rank; merged thirds keep the scale they were trained with.
-        alpha_pattern={module: alpha * rank / usual for module, rank in others.items()},
         inference_mode=True,
     )
     config.base_model_name_or_path, config.revision = base.hub_id, base.revision
@@ -102,12 +109,12 @@ def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
     Returns rank, alpha and target modules.
     """
     held = json.loads((raw / CONFIG).read_text(encoding="utf-8"))
-    tensors, ranks = convert(load_file(raw / WEIGHTS))
+    tensors, modules, rank, grown = convert(load_file(raw / WEIGHTS))
     _prove(tensors)
-    leaves = sorted({module.rpartition(".")[2] for module in ranks})
+    leaves = sorted({module.rpartition(".")[2] for module in modules})
     problem = None
-    for targets in (leaves, sorted(ranks)):  # short names, unless they would also match what was not trained
-        config = rebuild_config(held, ranks, targets, base)
+    for targets in (leaves, modules):  # short names, unless they would also match what was not trained
+        config = rebuild_config(held, rank, grown, targets, base)
         problem = misfit(config, tensors, base)
         if problem is None:
             break

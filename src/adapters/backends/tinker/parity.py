@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from adapters.backends.tinker.stage_run import ATTENTION, MLP
 from adapters.recipe import Recipe
 from adapters.recipe_file import KeyPath
-from adapters.types import UserError
+from adapters.types import Difference, UserError
 
 SERVICE_ALPHA = 32
 """LoRA alpha of the public service; it is not a parameter of its API."""
-
-
-class Difference(NamedTuple):
-    """One line of the table: what, as the local trainer has it, as the service has it, and whether they are equal."""
-
-    what: str
-    local: str
-    hosted: str
-    same: bool
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -52,6 +43,8 @@ def check_recipe(recipe: Recipe) -> None:
     for name in ("dtype", "precision", "attention"):
         if getattr(model, name) != "auto":
             raise UserError("the service decides this for its own devices; auto works.", at=("model", name))
+    if model.quantize is not None:
+        raise UserError("the service trains on the weights it serves; leave this out.", at=("model", "quantize"))
     if recipe.report_to:
         raise UserError("the hosted trainer writes log.jsonl in the stage's folder; leave this out.", at=("report_to",))
     for n, stage in enumerate(recipe.stages):
@@ -71,7 +64,7 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
         raise UserError("the service decides this itself; leave it out.", at=(*at, "gradient_checkpointing"))
 
 
-def parity(recipe: Recipe) -> list[Difference]:
+def differences(recipe: Recipe) -> list[Difference]:
     """Where a hosted run of this recipe differs from a local one, and where the two are made to agree."""
     return list(_lora(recipe)) + [
         d for n, s in enumerate(recipe.stages) for d in _stage(recipe, s, f"{n + 1}-{s.kind}")
@@ -128,7 +121,7 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
 
 def notes(recipe: Recipe) -> list[str]:
     """The table in a line, and the warning that temperature and KL deserve together."""
-    odd = [f"{d.what}: {d.hosted} (local: {d.local})" for d in parity(recipe) if not d.same]
+    odd = [f"{d.what}: {d.hosted} (local: {d.local})" for d in differences(recipe) if not d.same]
     out = [f"hosted differs from local in {'; '.join(odd)}"]
     for n, stage in enumerate(recipe.stages):
         if stage.kind == "grpo" and stage.temperature != 1 and stage.beta:

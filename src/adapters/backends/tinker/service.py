@@ -34,6 +34,18 @@ SAMPLED_AT_ONCE = 512
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
+class _Pauses(logging.Handler):
+    """Shows why the SDK waits (for payment, for capacity), which it tells its log only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message about a pause."""
+        if "paused" in (text := redact(record.getMessage())):
+            display.console(stderr=True).print(f"waiting for the service: {text}", markup=False)
+
+
+logging.getLogger("tinker").addHandler(_Pauses())
+
+
 class ServiceError(RuntimeError):
     """The service failed, in one sentence. What was stored before is kept, and the run continues from there."""
 
@@ -56,6 +68,11 @@ def base_url() -> str:
 
 def explain(error: BaseException, doing: str) -> Exception:
     """One sentence for what the SDK raised: whose matter it is, and what to do. `doing` reads "while …"."""
+    # SDK 0.38 stumbles over a refusal for payment while it opens a session; the refusal is behind what it raises then.
+    behind = [error]
+    while following := behind[-1].__cause__ or behind[-1].__context__:
+        behind.append(following)
+    error = next((e for e in behind if isinstance(e, tinker.BillingError)), error)
     text = redact(str(error)).strip() or type(error).__name__
     first = text.splitlines()[0]
     if isinstance(error, tinker.AuthenticationError | tinker.PermissionDeniedError):
@@ -64,7 +81,10 @@ def explain(error: BaseException, doing: str) -> Exception:
             "tinker auth login"
         )
     if isinstance(error, tinker.BillingError) or "status 402" in text:
-        return Refused(f"the service refuses for want of payment {doing}: {first} Set up billing at {CONSOLE}")
+        return Refused(
+            f"the service refuses for want of payment {doing}: {first.rstrip('.')}. Set up billing at {CONSOLE}; what "
+            "is stored is kept, and the same command goes on from there"
+        )
     if isinstance(error, tinker.APIConnectionError):
         return ServiceError(f"{base_url()} cannot be reached {doing}: {first}")
     if "must start with the 'tml-'" in text:
@@ -153,7 +173,7 @@ class Service:
         self.hosted, self.idle = hosted, Idle()
         try:
             self.client = tinker.ServiceClient(user_metadata={"run": name}, display_name=name)
-        except SDK_ERRORS as error:
+        except (*SDK_ERRORS, AttributeError) as error:  # see `explain`
             raise explain(error, "at the start") from None
 
     def close(self, status: Any) -> None:

@@ -9,7 +9,6 @@ submission: after the step it belongs to and before the next.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections import deque
@@ -18,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters import display
 from adapters.adapter import write_json
 from adapters.backends.local.model import Encoder
 from adapters.backends.tinker.account import Account, Tokens
 from adapters.backends.tinker.objectives import learning_rate
 from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError
+from adapters.health import HealthError, Vitals
 from adapters.jobs import Job
 from adapters.recipe import Recipe
 from adapters.types import Progress, UserError
@@ -61,6 +62,7 @@ class StageRun:
     ) -> None:
         self.service, self.account, self.encoder, self.job, self.recipe = service, account, encoder, job, recipe
         self.base, self.start, self.folder, self.progress = base, start, folder, progress
+        self.vitals = Vitals(job.stage.health)
         self.work = folder / "trainer"
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.work / "stopped", ignore_errors=True)
@@ -108,8 +110,7 @@ class StageRun:
             sent = self.open.popleft()
             figures = dict(sent.measure([p.result() for p in sent.passes]))
             sent.update.result()
-            if not all(math.isfinite(v) for v in figures.values()):
-                raise RuntimeError(f"step {sent.step} is not finite ({figures}); lower the learning rate")
+            self._judge(sent.step, figures)
             self.done = sent.step
             figures |= {"learning_rate": sent.rate, "idle_share": self.service.idle.share()}
             figures |= self.account.figures(self.job.name)
@@ -117,6 +118,15 @@ class StageRun:
             self.progress(sent.step, self.job.steps, {**figures, **self.account.live()})
             if sent.save is not None:
                 self._note(sent.step, sent.save)
+
+    def _judge(self, step: int, figures: Mapping[str, float]) -> None:
+        """Stop before the step is noted, let alone its checkpoint, when going on would only cost."""
+        found = self.vitals.look(figures)
+        if found is not None and found.fatal:
+            kept = f"The weights of step {self.stored} are kept there." if self.stored > 0 else "None were stored yet."
+            raise HealthError(f"stopped at step {step}: {found.what}. To do: {found.remedy}. {kept}")
+        if found is not None:
+            display.console(stderr=True).print(f"warning: {found.what}; {found.remedy}.", markup=False)
 
     def checkpoint(self) -> None:
         """Store what is trained so far, unless it is stored already."""
