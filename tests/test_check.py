@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import funding_rows, write_jsonl
@@ -106,16 +106,34 @@ def test_a_bad_reward_is_an_error(mine: Path) -> None:
     assert any("gold earns less than 1 on" in e for e in found["errors"])
 
 
-def test_the_right_to_push_is_asked_about_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters import check
+def test_the_right_to_push_is_asked_about_before_the_first_step(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.publish import hub
 
-    asked: list[str] = []
-    hub = SimpleNamespace(rights=lambda repo: [*asked, asked.append(repo) or f"you may not write to {repo}"])
-    monkeypatch.setitem(sys.modules, "adapters.publish", SimpleNamespace(hub=hub))
-    monkeypatch.setitem(sys.modules, "adapters.publish.hub", hub)
-    recipe = SimpleNamespace(publish=SimpleNamespace(repo="me/mine"))
-    assert check._hub(SimpleNamespace(recipe=recipe)) == ["publish.repo: you may not write to me/mine"]
-    assert check._hub(SimpleNamespace(recipe=SimpleNamespace(publish=None))) == []
+    answers: dict[str, Any] = {"me/mine": ["you may not write to me/mine"], "me/good": []}
+
+    def rights(repo: str) -> list[str]:
+        if repo not in answers:
+            raise hub.HubError("the Hub cannot be reached")
+        return answers[repo]
+
+    monkeypatch.setattr(hub, "rights", rights)
+    echo = ["trainer=echo", f"run_dir={tmp_path / 'runs'}"]
+    refused = checked(mine, "publish={repo: me/mine}", *echo, code=2)
+    assert "you may not write to me/mine. To train all the same: publish.repo=null" in refused["errors"][0]
+    assert not checked(mine, "publish={repo: me/good}", *echo)["errors"]
+    assert not checked(mine, "publish={license: mit}", *echo)["errors"], "without a repository nothing is asked"
+    assert any("cannot be reached" in w for w in checked(mine, "publish={repo: me/away}", *echo)["warnings"])
+
+    result = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}"])
+    assert result.exit_code == 2
+    assert "you may not write to me/mine" in result.stderr
+    assert not list((tmp_path / "runs").glob("*/1-*")), "nothing was trained"
+    assert runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}", "--dry-run"]).exit_code == 0
+    away = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/away}"])
+    assert away.exit_code == 0, away.output
+    assert "warning: whether me/away may be pushed to could not be asked" in " ".join(away.output.split())
 
 
 # --- plug-ins are code -------------------------------------------------------------------------------------------

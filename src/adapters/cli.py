@@ -88,6 +88,7 @@ def run(
         if launch is not None and not dry_run:
             flags = {"--fresh": fresh, "--fork": fork, "--json": as_json}
             _launch(launch, recipe, overrides or [], [flag for flag, given in flags.items() if given])
+        from adapters import check as checking
         from adapters import plan as planning
         from adapters import run as running
         from adapters.backends import backend as make_backend
@@ -110,6 +111,8 @@ def run(
             if dry_run:
                 return
             if display.is_main():
+                if unasked := checking.ask_hub(file):
+                    screen.print(f"[yellow]warning:[/] {unasked}", markup=True)
                 running.claim(plan)
             state.log = folder / "run.log"
             with display.quiet(state.log):
