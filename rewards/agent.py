@@ -67,6 +67,11 @@ class Agent:
         if isinstance(self.outcome, bool) or not 0 <= self.outcome <= 1:
             raise ValueError(f"outcome is a share and must lie between 0 and 1, got {self.outcome!r}")
 
+    @property
+    def exempt(self) -> tuple[str, ...]:
+        """Wrong answers that these settings are meant not to tell from gold: form says nothing of the action."""
+        return () if self.outcome else ("another action",)
+
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score one response. Never raises, whatever the text."""
         gold = example.gold

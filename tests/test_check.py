@@ -316,11 +316,12 @@ def test_all_views_of_a_prompt_agree(tiny_model: Path) -> None:
     for template in (None, SWITCHED):
         found = audited(tiny_model, template)
         assert found["errors"] == []
-        assert list(found["views"]) == ["sft", "grpo", "evaluation", "model card"]
-        assert len(set(found["views"].values())) == 1
-        assert "".join(found["prompt"]).endswith("</think>\n\n")
+        [shown] = found["shown"]
+        assert list(shown["views"]) == ["sft", "grpo", "evaluation", "model card"]
+        assert len(set(shown["views"].values())) == 1
+        assert "".join(shown["prompt"]).endswith("</think>\n\n")
         assert (
-            "".join(found["learned"])
+            "".join(shown["learned"])
             == FundingTask(target="compact").example(funding_rows(1)[0]).completion + "<|im_end|>"
         )
         assert (found["end_token_lost"], found["looked_at"]) == (0, 4)
@@ -355,7 +356,7 @@ def test_a_view_that_differs_is_an_error_with_its_difference(tiny_model: Path, m
 
     monkeypatch.setitem(audit.VIEWS, "grpo", forgetful)
     found = audited(tiny_model, SWITCHED)
-    assert found["different"] == ["grpo"]
+    assert found["shown"][0]["different"] == ["grpo"]
     assert any("grpo would not get the prompt" in e for e in found["errors"])
     shown = "\n".join(str(part) for part in prompts_shown(found))
     assert "+++ grpo" in shown
@@ -373,6 +374,35 @@ def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> Non
     encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     found = audit.audit(encoder, [task.example(row, id=row["id"]) for row in rows], ["sft"])
     assert (found["special_in_target"], found["special_in_prompt"]) == (1, 1)
+
+
+def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from adapters.backends.local import audit, base_model, model
+    from adapters.cli_check import prompts_shown
+
+    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    task = FundingTask(target="compact")
+    rows = [task.example(row, id=row["id"]) for row in funding_rows(4)]
+    pairs = [replace(e, id=f"p{e.id}", rejected="Sure! Nothing.") for e in rows]
+    found = audit.audit(encoder, [*rows, *pairs], ["sft", "dpo"])
+    assert found["errors"] == []
+    assert [one["id"] for one in found["shown"]] == ["r0", "pr0"]
+    first, pair = found["shown"]
+    assert list(first["views"]) == ["sft", "evaluation", "model card"]
+    assert first["rejected"] == []
+    assert list(pair["views"]) == ["sft", "dpo", "evaluation", "model card"]
+    assert "".join(pair["rejected"]) == "Sure! Nothing.<|im_end|>"
+    assert (found["end_token_lost"], found["looked_at"]) == (0, 8)
+    shown = [part.plain for part in prompts_shown(found) if hasattr(part, "plain")]
+    assert any("Sure! Nothing.<|im_end|>" in part for part in shown)
+
+    monkeypatch.setitem(audit.VIEWS, "dpo", lambda encoder, example: audit.dpo(encoder, example)[:-1])
+    found = audit.audit(encoder, pairs, ["dpo"])
+    assert found["shown"][0]["different"] == ["dpo"]
+    assert any("dpo would not get the prompt" in e for e in found["errors"])
+    monkeypatch.setattr(encoder, "completions", lambda texts: [[1] for _ in texts])
+    assert audit._masks(encoder, pairs)["end_token_lost"] == 4
 
 
 # --- memory, measured --------------------------------------------------------------------------------------------

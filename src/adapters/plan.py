@@ -75,7 +75,8 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True) -
             notes.append(f"test set {test.name}: {share} also stand in the training data")
         if test.beyond:
             notes.append(
-                f"test set {test.name}: {test.beyond} gold answers are longer than {test.max_new_tokens} tokens"
+                f"test set {test.name}: {test.beyond} of {len(test.examples)} gold answers longer than "
+                f"{test.max_new_tokens} tokens"
             )
     if foresee := getattr(backend, "foresee", None):
         notes += foresee(jobs, tests, certain=tokenizer_needed)
