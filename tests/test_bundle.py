@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -18,7 +19,9 @@ from adapters.cli import app
 from adapters.publish import bundle, card, comparison, gate, release
 from adapters.publish.finished import Finished, probes, read
 from adapters.publish.settings import Publish
+from adapters.rewarding import NamedReward
 from adapters.types import UserError
+from rewards.funding import Funding
 
 pytest.importorskip("huggingface_hub")
 RECIPE = """
@@ -37,6 +40,10 @@ evaluate:
 publish: {{repo: me/funding-echo, base_model: Qwen/Qwen3-0.6B, license: apache-2.0, description: Finds funders., tags: [scholarly-metadata]}}
 """  # noqa: E501
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "base_model_name_or_path": "/home/someone/model", "target_modules": ["v", "q"]}  # noqa: E501 # fmt: skip
+STRANGERS = (
+    "training_args.bin", "rollouts-0.jsonl", "run.log", "run.lock", "hosted.json", "spent.json", "origin.json",
+    "samples.jsonl", "rejected.jsonl", "nll_before.json", "optimizer.pt", "rng_state_0.pth", "report.html",
+)  # fmt: skip
 FACTS = {"parameters": 64, "class": "A", "base_class": "A", "tied": True, "dtype": "float32", "end_token": "<|im_end|>"}
 
 
@@ -60,7 +67,7 @@ def make_run(folder: Path, *overrides: str) -> Path:
         (run / stage / "tokenizer_config.json").write_text(
             json.dumps({"name_or_path": "/home/someone/model", "is_local": True, "eos_token": "<|im_end|>"})
         )
-        for name in ("training_args.bin", "rollouts-0.jsonl", "run.log"):
+        for name in STRANGERS:
             (run / stage / name).write_text("secret prompts")
         log = [
             {"step": n, "loss": 1 / n, **({"reward": n / 9, "kl": 0.1} if "grpo" in stage else {})} for n in (1, 2, 3)
@@ -152,11 +159,11 @@ def test_the_values_of_secret_variables_are_found_everywhere(
 
 
 @pytest.mark.parametrize(
-    "name", ["training_args.bin", "ref/adapter_model.safetensors", "completions/1.parquet", "run.log"]
+    "name", [*STRANGERS, "ref/adapter_model.safetensors", "completions/1.parquet", "eval/2-grpo/test/samples.jsonl"]
 )
 def test_files_that_nobody_asked_for_are_refused(made: tuple[Finished, Path], name: str) -> None:
     _, folder = made
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"x")
     assert bundle.leaks(folder)[0] == f"{name} does not belong in a bundle"
 
@@ -168,10 +175,11 @@ def test_the_cards_metadata_survive_the_hubs_library(made: tuple[Finished, Path]
     data = ModelCard((folder / "README.md").read_text()).data
     assert data.base_model == "Qwen/Qwen3-0.6B"
     assert (data.library_name, data.pipeline_tag, data.license) == ("peft", "text-generation", "apache-2.0")
-    assert data.tags == ["lora", "sft", "grpo", "trl", "funding", "scholarly-metadata"]
+    assert data.tags == ["lora", "sft", "grpo", "funding", "scholarly-metadata"]
     held = finished.figures["test"]["2-grpo"]["metrics"]["balanced"]["funder"]
     [f1] = [r for r in data.eval_results if r.metric_name == "funder f1 (balanced)"]
     assert f1.metric_value == pytest.approx(held["f1"], abs=1e-4)
+    assert not [r for r in data.eval_results if "scheme" in r.metric_name], "nothing to find and nothing found is no 0"
     assert held["f1"] > 0.5, "the echo knows the test rows: the figure is no empty 0"
 
 
@@ -183,6 +191,9 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
         "R = 1 · funding + 0.5 · Vowels", "hierarchical 0.4", "use ocr", "share 0.5", "policy protect",
         "rank 4, alpha 8", "**Seed:** 42", "| real | file `train.jsonl` | cc-by-nc-4.0 |", "allows no commercial use",
         "made by the `funding` generator: 20 rows", "#### test, strict", "base and stages",
+        "R = 0.5 F0.5(funder) + 0.4 F0.5(award id", "reference | start (the weights", "| scheme | – | – | – | – |",
+        "`funding` (target compact)", "**strict:** names match", "From file `test.jsonl`.", "last step of stage 2",
+        "3 steps of 8 rows", "2 steps of 2 prompts, 8 completions each",
         'eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>")', "--max-lora-rank 8", "Example Science Foundation",
     ):  # fmt: skip
         assert wanted in text, wanted
@@ -197,6 +208,39 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
     assert heads
     for n in heads:
         assert rows[n - 1].count("|") == rows[n].count("|") == rows[n + 1].count("|"), rows[n - 1 : n + 2]
+
+
+def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    stage = finished.stages[-1]
+    manifest = copy.deepcopy(stage.manifest)
+    manifest["stage"]["reference"] = "/home/someone/runs/old/1-sft"
+    changed = dataclasses.replace(finished, stages=(finished.stages[0], dataclasses.replace(stage, manifest=manifest)))
+    text = card.render(changed, folder, "me/funding-echo", FACTS, [])
+    assert "| reference | 1-sft |" in text
+    assert "/home/someone" not in text
+    reward = NamedReward("funding", Funding(funder=0.5, hierarchical=0.5, flat=0, soft_ids=False))
+    about = card._reward(reward)["about"]
+    assert "0.5 F0.5(funder) + 0.5 F0.5(award id, under the right funder); names" in about
+    assert "0.1" not in about
+
+
+def test_a_hosted_adapter_is_not_called_trls(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    recipe = finished.recipe.model_copy(update={"trainer": "tinker"})
+    hosted = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=recipe))
+    text = card.render(hosted, folder, "me/funding-echo", FACTS, [])
+    assert "default of TRL" not in text
+    assert "- tinker\n" in text
+    assert "- trl\n" not in text
+    assert "**Trainer:** the Tinker API" in text
+
+
+def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], run: Path) -> None:
+    finished, folder = made
+    text = card.render(finished, folder, "me/funding-echo", FACTS, [], read(run / "1-sft"))
+    assert "## Comparison with echoed, 1-sft" in text
+    assert "| field | echoed, 1-sft | this adapter |" in text
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
@@ -322,6 +366,7 @@ def test_the_command_wants_a_repository(run: Path) -> None:
 
 
 def test_without_a_token_nothing_starts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     result = CliRunner().invoke(app, ["publish", str(run)])
     assert result.exit_code == 2

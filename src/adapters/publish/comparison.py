@@ -33,9 +33,9 @@ def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str
             continue
         draws = metrics.resamples(len(ours))
         fields = [f for f in ours[0]["counts"][mode] if f in theirs[0]["counts"][mode]]
-        tables[name] = [
-            _row(f, [[s["counts"][mode][f] for s in side] for side in (theirs, ours)], draws) for f in fields
-        ]
+        counts = {f: [[s["counts"][mode][f] for s in side] for side in (theirs, ours)] for f in fields}
+        some = {f: sides for f, sides in counts.items() if any(any(row) for side in sides for row in side)}
+        tables[name] = [_row(f, sides, draws) for f, sides in some.items()]
     return tables, notes
 
 

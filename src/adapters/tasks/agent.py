@@ -55,6 +55,9 @@ class AgentTask:
     filler: tuple[str, ...] = FILLER
     text_field: str = "prompt"
     example_row: ClassVar[Row] = agent_answers.ROW
+    modes: ClassVar[dict[str, str]] = {
+        "turn": "each check holds or does not; discipline is all that apply at once, same action the reference's"
+    }
 
     def __post_init__(self) -> None:
         check_settings(self.thought, self.filler)

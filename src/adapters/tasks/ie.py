@@ -58,6 +58,10 @@ class IeTask(Reading):
     text_field: str = "text"
     example_rows: ClassVar[tuple[Row, ...]] = ie_answers.ROWS
     example_row: ClassVar[Row] = example_rows[0]
+    modes: ClassVar[dict[str, str]] = {
+        "labelled": "an item counts with its label",
+        "unlabelled": "an item counts by its text alone",
+    }
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""
