@@ -231,6 +231,38 @@ def test_folding_ignores_case_spacing_and_punctuation() -> None:
     assert fold("  The NSF,\n(USA)!") == fold("the nsf usa")
 
 
+def test_tables_fit_a_narrow_screen_and_lose_no_digit() -> None:
+    from rich.console import Console
+
+    from adapters.check import Checked
+    from adapters.cli_check import ledger_table, lengths_table, memory_table, rewards_table
+    from adapters.memory import StagePlan
+    from adapters.reward_bench import Bench
+
+    spread = {"p50": 1083, "p95": 1118, "p99": 1147, "max": 1982}
+    source = {"source": "crossner_literature.test", "rows": 112_450, "kept": 112_449, "dropped": 1}
+    checked = Checked([])
+    checked.lengths = {"crossner_literature": [{**source, "prompt": spread, "target": spread, "rejected": spread}]}
+    entry = {
+        "source": source["source"], "rows": 112_450, "used": 112_451, "share": 0.123, "empty_gold_share": 0.4,
+        "duplicates": {"exact": 0.012, "near": 1.0}, "license": "cc-by-nc-sa-4.0", "generated": False,
+    }  # fmt: skip
+    book = {"stages": {"1-sft": {"sources": [entry]}}, "tests": {}}
+    tests = [StagePlan(f"evaluate set{n}", {"process": 1e9, "weights": n * 1e9}, n * 1e9, None) for n in range(6)]
+    checked.memory = [StagePlan("1-sft", {"process": 1e9}, 1e9, 2e9), *tests]
+    checked.rewards = {"2-grpo/funding": Bench("funding", "", 3, variants={"gold": {"mean": 1.0}}, speed={})}
+    screen = Console(width=80, record=True, highlight=False, quiet=False)
+    with screen.capture() as captured:
+        for table in (lengths_table(checked), ledger_table(book), memory_table(checked), rewards_table(checked)):
+            screen.print(table)
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= 80
+    for whole in ("112,450", "112,449", "112,451", "1083/1118/1147/1982", "12%", "1.2%", "evaluate set5", "1.000"):
+        assert whole in text, text
+    assert "5 other test sets take less" in text
+    assert "…" not in text
+
+
 # --- memory ------------------------------------------------------------------------------------------------------
 
 LLAMA_8B = Shape(6_979_321_856, 1_050_939_392, 335_544_320, 32, 4096, 14336, 4096, 1024, 128_256)
@@ -274,6 +306,15 @@ def test_the_advice_fits() -> None:
     text = advise(LLAMA_8B, roomy, 40 * GB, "stages.0", 16)
     assert "stages.0.micro_batch_size=" in text
     assert "fits" in text
+    pairs = replace(roomy, sides=2)
+    assert peak(parts(LLAMA_8B, pairs), gpu=True) > peak(parts(LLAMA_8B, roomy), gpu=True)
+    need = peak(parts(LLAMA_8B, replace(pairs, micro_batch=4)), gpu=True)
+    assert advise(LLAMA_8B, pairs, need, "stages.1", 8).startswith("stages.1.micro_batch_size=4 needs"), "in pairs"
+    test = Use(
+        tokens=600, micro_batch=64, checkpointing=False, weight_bits=16, compute_bytes=2, generated=64, trains=False
+    )
+    need = peak(parts(LLAMA_8B, replace(test, generated=16)), gpu=True)
+    assert advise(LLAMA_8B, test, need, "evaluate.0", 64).startswith("evaluate.0.batch_size=16 needs")
     assert "smaller base model" in advise(LLAMA_8B, roomy, 8 * GB, "stages.0", 16)
 
 

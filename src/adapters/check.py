@@ -119,7 +119,7 @@ def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> N
     for stage in out.memory:
         if not stage.fits:
             have = (stage.available or 0) / GB
-            out.errors.append(f"{stage.name} needs {stage.peak / GB:.1f} GB of {have:.1f} GB: {stage.advice}")
+            out.errors.append(f"{stage.name} needs {stage.peak / GB:.2f} GB of {have:.2f} GB: {stage.advice}")
 
 
 def _rewards(out: Checked, made: Plan) -> None:

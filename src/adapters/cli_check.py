@@ -90,15 +90,19 @@ def report(checked: Checked) -> Iterator[RenderableType]:
     if checked.plan is not None:
         yield display.plan_table(checked.plan)
     if checked.lengths:
+        yield ""
         yield lengths_table(checked)
     if checked.prompts:
         yield from prompts_shown(checked.prompts)
     if checked.ledger:
         yield ledger_table(checked.ledger)
+        yield ""
     if checked.memory:
         yield memory_table(checked)
+        yield ""
     if checked.rewards:
         yield rewards_table(checked)
+        yield ""
     in_table = checked.plan.notes if checked.plan is not None else ()
     yield from (escape(note) for note in checked.notes if note not in in_table)
     for warning in checked.warnings:
@@ -113,16 +117,16 @@ def report(checked: Checked) -> Iterator[RenderableType]:
 
 def lengths_table(checked: Checked) -> Table:
     """Tokens of prompts and targets, and rows lost to the limits. Of a test set, "dropped" rows are cut answers."""
-    columns = ["prompt", "target"]
-    if any("rejected" in s for sources in checked.lengths.values() for s in sources):
-        columns.append("rejected")
-    table = _table("lengths in tokens (p50/p95/p99/max)", "source", "rows", "kept", "dropped", *columns)
+    columns = ("rows", "kept", "dropped", "prompt", "target")
+    table = _table("lengths in tokens (p50/p95/p99/max)", "source", *columns)
     for name, sources in checked.lengths.items():
         table.add_row(f"[bold]{name}[/]")
         for s in sources:
-            spread = ("/".join(str(v) for v in s[column].values()) if column in s else "" for column in columns)
-            counts = (f"{s[key]:,}" for key in ("rows", "kept", "dropped"))
-            table.add_row(f" {s['source']}", *counts, *spread)
+            spread = {k: "/".join(map(str, s[k].values())) for k in ("prompt", "target", "rejected") if k in s}
+            counts = (f"{s[key]:,}" for key in columns[:3])
+            table.add_row(f" {s['source']}", *counts, spread["prompt"], spread["target"])
+            if "rejected" in spread:
+                table.add_row("  rejected side", "", "", "", "", spread["rejected"])
     return table
 
 
@@ -219,7 +223,15 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column(first, overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
