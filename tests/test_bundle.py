@@ -333,7 +333,9 @@ def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path])
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({"repo": "no-owner"}, "repo"),
+        ({"repo": "no-owner"}, "'no-owner' is no Hub id; write owner/name"),
+        ({"base_model": "a/b/c"}, "no Hub id"),
+        ({"tag": "v 1"}, "'v 1' is no tag"),
         ({"license": "Apache 2.0"}, "Did you mean apache-2.0"),
         ({"license": "apache2"}, "Did you mean apache-2.0"),
         ({"language": ["English"]}, "no ISO 639 code"),
@@ -357,6 +359,23 @@ def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
         _ = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=local)).base_id
     with pytest.raises(UserError, match="cannot read the example row"):
         read(run, ["publish.example={a: 1}"]).example()
+
+
+def test_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "mine"))
+    samples = mine / "eval" / "2-grpo" / "test" / "samples.jsonl"
+    whole = samples.read_text()
+    samples.write_text("nonsense\n")
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged. Delete"):
+        probes(read(mine), 4)
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged"):
+        comparison.compare(read(run), read(mine), "balanced")
+    samples.write_text(whole)
+    (mine / "report.json").write_text("nonsense")
+    for command in (["publish", str(mine), "--dry-run"], ["merge", str(mine), "-o", str(tmp_path / "out")]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2
+        assert "report.json is missing or damaged" in result.stderr
 
 
 def test_the_command_wants_a_repository(run: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import json
+import keyword
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,6 +133,8 @@ def new(
         paths = Path(f"{name}.py"), Path(f"test_{name}.py")
         if there := [p for p in paths if p.exists()]:
             raise UserError(f"{there[0]} exists already; nothing was written.")
+        if keyword.iskeyword(name) or name in sys.stdlib_module_names or importlib.util.find_spec(name):
+            raise UserError(f"{name!r} is taken: a file {name}.py would stand in the way of Python's own or a package.")
         cls = "".join(part.capitalize() for part in name.split("_"))
         for path, text in zip(paths, (REWARD, TEST), strict=True):
             path.write_text(text.format(name=name, cls=cls, task=task), encoding="utf-8")
@@ -185,7 +190,11 @@ def _reward(name: str, parameters: list[str]) -> Any:
             values[key] = YAML(typ="safe", pure=True).load(text)
         except YAMLError:
             raise UserError(f"{parameter!r}: the value is not valid YAML; quote it if it is text.") from None
-    return named_reward(name, **values)
+    try:
+        return named_reward(name, **values)
+    except UserError as error:
+        key = error.at[-1] if error.at else ""
+        raise UserError(f"{key}: {error}" if key in values else str(error)) from None
 
 
 REWARD = '''"""A reward: what it pays for, in one sentence."""

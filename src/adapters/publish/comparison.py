@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters import metrics
-from adapters.publish.finished import Finished
+from adapters.publish.finished import Finished, read_samples
 
 
 def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -64,4 +63,4 @@ def _f1(sums: Any) -> Any:
 
 def _samples(run: Finished, name: str) -> list[dict[str, Any]]:
     path = Path(run.folder) / "eval" / run.stages[-1].name / name / "samples.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_samples(path) if path.is_file() else []
