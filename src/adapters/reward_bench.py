@@ -194,6 +194,7 @@ def _rank(
     if not gold:
         out.errors.append("gives no score to any gold answer")
         return
+    untold: list[str] = []
     for name, earned in scores.items():
         shared = [n for n in earned if n in gold]
         if name.startswith("=") or not shared:
@@ -205,8 +206,8 @@ def _rank(
             "as_gold": len(equal) / len(shared),
         }
         if name in exempt:
-            if equal:
-                out.warnings.append(f"{name} earns as much as gold on {_rows(equal, shared, rows)}, as the reward says")
+            if len(equal) == len(shared):
+                untold.append(name)
             continue
         if name == "gold":
             low = [n for n in shared if gold[n] < 1 - TOLERANCE]
@@ -220,6 +221,8 @@ def _rank(
         elif equal and name not in AT_MOST_GOLD:
             kind = out.errors if len(equal) == len(shared) else out.warnings
             kind.append(f"{name} earns as much as gold on {_rows(equal, shared, rows)}")
+    if untold:
+        out.warnings.append(f"by its own word it cannot tell from gold: {', '.join(untold)}")
 
 
 def _rows(some: Sequence[int], of: Sequence[int], rows: Sequence[Example]) -> str:
