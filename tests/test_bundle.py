@@ -20,6 +20,7 @@ from adapters.publish import bundle, card, comparison, gate, release
 from adapters.publish.finished import Finished, probes, read
 from adapters.publish.settings import Publish
 from adapters.rewarding import NamedReward
+from adapters.tasks.agent import AgentTask
 from adapters.types import UserError
 from rewards.funding import Funding
 
@@ -192,7 +193,7 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
         "rank 4, alpha 8", "**Seed:** 42", "| real | file `train.jsonl` | cc-by-nc-4.0 |", "allows no commercial use",
         "made by the `funding` generator: 20 rows", "#### test, strict", "base and stages",
         "R = 0.5 F0.5(funder) + 0.4 F0.5(award id", "reference | start (the weights", "| scheme | – | – | – | – |",
-        "`funding` (target compact)", "**strict:** names match", "From file `test.jsonl`.", "last step of stage 2",
+        "`funding` (target compact)", "**strict:** names match", "Rows: file `test.jsonl`.", "last step of stage 2",
         "3 steps of 8 rows", "2 steps of 2 prompts, 8 completions each",
         'eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>")', "--max-lora-rank 8", "Example Science Foundation",
     ):  # fmt: skip
@@ -215,14 +216,28 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     stage = finished.stages[-1]
     manifest = copy.deepcopy(stage.manifest)
     manifest["stage"]["reference"] = "/home/someone/runs/old/1-sft"
+    manifest["figures"] = {
+        "margin_first": 0.0, "margin_last": 1.25, "accuracy_first": 0.5, "accuracy_last": 0.9, "accuracy_held_out": 0.75,
+    }  # fmt: skip
     changed = dataclasses.replace(finished, stages=(finished.stages[0], dataclasses.replace(stage, manifest=manifest)))
     text = card.render(changed, folder, "me/funding-echo", FACTS, [])
     assert "| reference | 1-sft |" in text
+    assert "margin 0.0000 → 1.2500, the chosen side preferred in 50.0 % → 90.0 % of the pairs (75.0 % of held" in text
     assert "/home/someone" not in text
     reward = NamedReward("funding", Funding(funder=0.5, hierarchical=0.5, flat=0, soft_ids=False))
     about = card._reward(reward)["about"]
     assert "0.5 F0.5(funder) + 0.5 F0.5(award id, under the right funder); names" in about
     assert "0.1" not in about
+
+
+def test_blocks_inside_blocks_do_not_end_them(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    agent = dataclasses.replace(finished, task=AgentTask())
+    text = card.render(agent, folder, "me/agent", FACTS, [])
+    assert "\n````\nOne count answers this.\nAction: Operation\n```sql\n" in text
+    assert text.count("\n````\n") == 2
+    assert "\n```yaml\n" in text
+    assert gate.snippet(text).startswith("from peft")
 
 
 def test_a_hosted_adapter_is_not_called_trls(made: tuple[Finished, Path]) -> None:

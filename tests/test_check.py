@@ -133,6 +133,9 @@ def test_the_right_to_push_is_asked_about_before_the_first_step(
     assert runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}", "--dry-run"]).exit_code == 0
     away = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/away}"])
     assert away.exit_code == 0, away.output
+    again = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}", "--fresh"])
+    assert again.exit_code == 2
+    assert [p.name for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")] == ["mine"], "not set aside"
     assert "warning: whether me/away may be pushed to could not be asked" in " ".join(away.output.split())
 
 

@@ -80,6 +80,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: plan, train, evaluate. Started again, it continues where it stopped."""
+    from rich.markup import escape
+
     from adapters import display, recipe_file
 
     with errors() as state:
@@ -98,6 +100,9 @@ def run(
         with display.quiet(None), screen.status("reading data and checking the recipe"):
             backend = make_backend(file.recipe)
             plan = planning.make(file, backend, tokenizer_needed=not dry_run)
+            unasked = checking.ask_hub(file) if display.is_main() and not dry_run else None
+        if unasked:
+            screen.print(f"[yellow]warning:[/] {escape(unasked)}")
         with ExitStack() as held:
             if display.is_main() and not dry_run:
                 held.enter_context(running.lock(folder))
@@ -111,8 +116,6 @@ def run(
             if dry_run:
                 return
             if display.is_main():
-                if unasked := checking.ask_hub(file):
-                    screen.print(f"[yellow]warning:[/] {unasked}", markup=True)
                 running.claim(plan)
             state.log = folder / "run.log"
             with display.quiet(state.log):

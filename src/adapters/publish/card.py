@@ -195,6 +195,8 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     flat = {**{k: v for k, v in held.items() if k not in apart}, **held.get("trl", {})}
     if flat.pop("max_steps", None):
         flat.pop("epochs", None)  # of the two, the steps decide, which are shown
+    if flat.get("beta") == 0 and held["kind"] == "grpo":
+        del flat["reference"]  # without the KL term there is none
     if "reference" in flat:
         flat["reference"] = STARTS.get(flat["reference"], flat["reference"])
     return {
@@ -325,8 +327,14 @@ def _environment() -> Any:
     environment.filters["share"] = lambda v: f"{v:.1%}".replace("%", " %")
     environment.filters["words"] = lambda v: str(v).replace("_", " ")
     environment.filters["value"] = _value
+    environment.filters["fence"] = _fence
     environment.globals["anything"] = anything
     return environment
+
+
+def _fence(text: str) -> str:
+    """Backticks that open and close a block with this text in it, whatever blocks the text itself holds."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 
 def _value(v: Any) -> str:

@@ -56,7 +56,8 @@ class AgentTask:
     text_field: str = "prompt"
     example_row: ClassVar[Row] = agent_answers.ROW
     modes: ClassVar[dict[str, str]] = {
-        "turn": "each check holds or does not; discipline is all that apply at once, same action the reference's"
+        "turn": "P, R and F1 are all the share of turns on which a check holds, of those it applies to; discipline is "
+        "all checks at once, same action that the reference's action is taken"
     }
 
     def __post_init__(self) -> None:
