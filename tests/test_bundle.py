@@ -217,8 +217,9 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     manifest = copy.deepcopy(stage.manifest)
     manifest["stage"]["reference"] = "/home/someone/runs/old/1-sft"
     manifest["figures"] = {
-        "margin_first": 0.0, "margin_last": 1.25, "accuracy_first": 0.5, "accuracy_last": 0.9, "accuracy_held_out": 0.75,
-    }  # fmt: skip
+        **{"margin_first": 0.0, "margin_last": 1.25},
+        **{"accuracy_first": 0.5, "accuracy_last": 0.9, "accuracy_held_out": 0.75},
+    }
     changed = dataclasses.replace(finished, stages=(finished.stages[0], dataclasses.replace(stage, manifest=manifest)))
     text = card.render(changed, folder, "me/funding-echo", FACTS, [])
     assert "| reference | 1-sft |" in text
