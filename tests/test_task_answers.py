@@ -33,15 +33,15 @@ def test_a_shipped_reward_is_tried_without_data(name: str) -> None:
     assert found["variants"]["gold"]["mean"] == 1
 
 
-@pytest.mark.parametrize("name", ["ie", "agent"])
+@pytest.mark.parametrize("name", ["funding", "ie", "agent"])
 def test_a_scaffold_for_any_task_passes_its_own_bench(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert runner.invoke(app, ["rewards", "new", "mine", "--task", name]).exit_code == 0
-    result = runner.invoke(app, ["rewards", "test", "./mine.py:Mine", "--task", name])
-    assert "errors" not in result.output
-    assert "gold" in result.output
+    result = runner.invoke(app, ["rewards", "test", "./mine.py:Mine", "--task", name, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["variants"]["gold"]["mean"] == 1
 
 
 def test_a_task_without_made_up_rows_asks_for_data(tmp_path: Path) -> None:

@@ -200,15 +200,16 @@ def _reward(name: str, parameters: list[str]) -> Any:
 REWARD = '''"""A reward: what it pays for, in one sentence."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass
+
+from rapidfuzz.distance import LCSseq
 
 from adapters.types import Example, Scored
 
 
 @dataclass(frozen=True)
 class {cls}:
-    """F1 of the words and signs that the answer shares with the target. The fields are the YAML parameters."""
+    """F1 of the words and signs that answer and target share in the same order. The fields are the YAML parameters."""
 
     ignore_case: bool = False
 
@@ -217,14 +218,14 @@ class {cls}:
         if not example.completion:
             return Scored(None)  # nothing to compare with: the reward does not apply
         answer, target = self._tokens(completion), self._tokens(example.completion)
-        shared = sum((answer & target).values())
-        precision = shared / sum(answer.values()) if answer else 0.0
-        recall = shared / sum(target.values())
+        shared = LCSseq.similarity(answer, target)
+        precision = shared / len(answer) if answer else 0.0
+        recall = shared / len(target) if target else 0.0
         f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
         return Scored(f1, {{"precision": precision, "recall": recall}})
 
-    def _tokens(self, text: str) -> Counter[str]:
-        return Counter(re.findall(r"\\w+|[^\\w\\s]", text.lower() if self.ignore_case else text))
+    def _tokens(self, text: str) -> list[str]:
+        return re.findall(r"\\w+|[^\\w\\s]", text.lower() if self.ignore_case else text)
 '''
 
 TEST = '''"""Tests of the reward in {name}.py."""
