@@ -52,7 +52,7 @@ class InformationExtraction(Reading):
         """The reward with these settings, for a model card."""
         items = "items with their labels" if self.typed else "items, whatever their labels"
         return (
-            f"{self.think:g} [has <think>] + {self.answer:g} [has <answer>] + {self.json:g} [JSON object] "
+            f"{self.think:g} [has `<think>`] + {self.answer:g} [has `<answer>`] + {self.json:g} [JSON object] "
             f"({self.json_other:g} for other JSON) + {self.f1:g} F1({items})"
         )
 

@@ -133,7 +133,8 @@ def new(
         paths = Path(f"{name}.py"), Path(f"test_{name}.py")
         if there := [p for p in paths if p.exists()]:
             raise UserError(f"{there[0]} exists already; nothing was written.")
-        if keyword.iskeyword(name) or name in sys.stdlib_module_names or importlib.util.find_spec(name):
+        found = importlib.util.find_spec(name)  # a folder of that name has no origin
+        if keyword.iskeyword(name) or name in sys.stdlib_module_names or (found and found.origin):
             raise UserError(f"{name!r} is taken: a file {name}.py would stand in the way of Python's own or a package.")
         cls = "".join(part.capitalize() for part in name.split("_"))
         for path, text in zip(paths, (REWARD, TEST), strict=True):

@@ -18,6 +18,7 @@ from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe import EvalSet
 from adapters.rewarding import NamedReward
 from adapters.schema import HubSource, PathSource, Source, SynthesizedSource
+from adapters.types import UserError
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 KINDS = {
@@ -68,7 +69,7 @@ def render(
         "facts": facts,
         "checks": [c for c in checks if c.passed],
         "earlier": _name(earlier, finished) if earlier else None,
-        "earlier_base": earlier.base_id if earlier else None,
+        "earlier_base": _base(earlier) if earlier else None,
         "comparison": tables,
         "incomparable": incomparable,
         "snippet": usage(finished, repo, facts),
@@ -242,11 +243,20 @@ def _name(earlier: Finished, mine: Finished) -> str:
     return f"{earlier.recipe.name}, {earlier.stages[-1].name}" if same else earlier.recipe.name
 
 
+def _base(run: Finished) -> str | None:
+    """The Hub id of a run's base, where one is known."""
+    try:
+        return run.base_id
+    except UserError:
+        return None
+
+
 def _task(finished: Finished) -> str:
     """The task and its settings; prompts are shown by the usage."""
     plug = finished.recipe.task
     asked = "\n".join(m["content"] for m in finished.example().prompt)
-    short = {k: v for k, v in plug.params.items() if not (isinstance(v, str) and ("{" in v or v in asked))}
+    held = bundle.without_paths(plug.params)
+    short = {k: v for k, v in held.items() if not (isinstance(v, str) and ("{" in v or v in asked))}
     name = plug.use.rpartition(":")[2]
     return f"`{name}`" + (f" ({', '.join(f'{k} {_value(v)}' for k, v in short.items())})" if short else "")
 

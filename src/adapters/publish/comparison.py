@@ -34,7 +34,10 @@ def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str
         fields = [f for f in ours[0]["counts"][mode] if f in theirs[0]["counts"][mode]]
         counts = {f: [[s["counts"][mode][f] for s in side] for side in (theirs, ours)] for f in fields}
         some = {f: sides for f, sides in counts.items() if any(any(row) for side in sides for row in side)}
-        tables[name] = [_row(f, sides, draws) for f, sides in some.items()]
+        if some:
+            tables[name] = [_row(f, sides, draws) for f, sides in some.items()]
+        else:
+            notes.append(f"{name}: it holds nothing to find, and neither run found anything")
     return tables, notes
 
 
