@@ -67,6 +67,20 @@ class Agent:
         if isinstance(self.outcome, bool) or not 0 <= self.outcome <= 1:
             raise ValueError(f"outcome is a share and must lie between 0 and 1, got {self.outcome!r}")
 
+    def formula(self) -> str:
+        """The reward with these settings, for a model card."""
+        form = (
+            f"[parses] · (0.5 + 0.2 [one action, last] + 0.2 [no filler] + 0.1 [thought up to {self.thought} tokens])"
+        )
+        if not self.outcome:
+            return form
+        return f"{1 - self.outcome:g} · {form} + {self.outcome:g} [takes the reference's action]"
+
+    @property
+    def exempt(self) -> tuple[str, ...]:
+        """Wrong answers that these settings are meant not to tell from gold: form says nothing of the action."""
+        return () if self.outcome else ("another action",)
+
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score one response. Never raises, whatever the text."""
         gold = example.gold

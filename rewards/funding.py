@@ -75,6 +75,17 @@ class Funding:
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
 
+    def formula(self) -> str:
+        """The reward with these settings, for a model card."""
+        ids = "award id, one edit away for half" if self.soft_ids else "award id"
+        terms = (
+            (self.funder, "funder"),
+            (self.hierarchical, f"{ids}, under the right funder"),
+            (self.flat, f"{ids}, under any funder"),
+        )
+        shown = " + ".join(f"{weight:g} F{self.beta:g}({what})" for weight, what in terms if weight)
+        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.reading} reading"
+
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score one completion. Never raises, whatever the text."""
         if example.gold is None:

@@ -48,6 +48,20 @@ class InformationExtraction(Reading):
         if self.json_other > self.json:
             raise ValueError(f"json_other must not be above json ({self.json:g}), got {self.json_other!r}")
 
+    def formula(self) -> str:
+        """The reward with these settings, for a model card."""
+        items = "items with their labels" if self.typed else "items, whatever their labels"
+        return (
+            f"{self.think:g} [has `<think>`] + {self.answer:g} [has `<answer>`] + {self.json:g} [JSON object] "
+            f"({self.json_other:g} for other JSON) + {self.f1:g} F1({items})"
+        )
+
+    @property
+    def exempt(self) -> tuple[str, ...]:
+        """Wrong answers that these settings are meant not to tell from gold."""
+        untyped = () if self.typed else ("wrong label",)
+        return (*untyped, "ends swapped") if self.symmetric else untyped
+
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score one completion. Never raises, whatever the text."""
         if example.gold is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -18,7 +19,10 @@ from adapters.cli import app
 from adapters.publish import bundle, card, comparison, gate, release
 from adapters.publish.finished import Finished, probes, read
 from adapters.publish.settings import Publish
+from adapters.rewarding import NamedReward
+from adapters.tasks.agent import AgentTask
 from adapters.types import UserError
+from rewards.funding import Funding
 
 pytest.importorskip("huggingface_hub")
 RECIPE = """
@@ -37,6 +41,10 @@ evaluate:
 publish: {{repo: me/funding-echo, base_model: Qwen/Qwen3-0.6B, license: apache-2.0, description: Finds funders., tags: [scholarly-metadata]}}
 """  # noqa: E501
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "base_model_name_or_path": "/home/someone/model", "target_modules": ["v", "q"]}  # noqa: E501 # fmt: skip
+STRANGERS = (
+    "training_args.bin", "rollouts-0.jsonl", "run.log", "run.lock", "hosted.json", "spent.json", "origin.json",
+    "samples.jsonl", "rejected.jsonl", "nll_before.json", "optimizer.pt", "rng_state_0.pth", "report.html",
+)  # fmt: skip
 FACTS = {"parameters": 64, "class": "A", "base_class": "A", "tied": True, "dtype": "float32", "end_token": "<|im_end|>"}
 
 
@@ -60,7 +68,7 @@ def make_run(folder: Path, *overrides: str) -> Path:
         (run / stage / "tokenizer_config.json").write_text(
             json.dumps({"name_or_path": "/home/someone/model", "is_local": True, "eos_token": "<|im_end|>"})
         )
-        for name in ("training_args.bin", "rollouts-0.jsonl", "run.log"):
+        for name in STRANGERS:
             (run / stage / name).write_text("secret prompts")
         log = [
             {"step": n, "loss": 1 / n, **({"reward": n / 9, "kl": 0.1} if "grpo" in stage else {})} for n in (1, 2, 3)
@@ -153,11 +161,11 @@ def test_the_values_of_secret_variables_are_found_everywhere(
 
 
 @pytest.mark.parametrize(
-    "name", ["training_args.bin", "hosted.json", "ref/adapter_model.safetensors", "completions/1.parquet", "run.log"]
+    "name", [*STRANGERS, "ref/adapter_model.safetensors", "completions/1.parquet", "eval/2-grpo/test/samples.jsonl"]
 )
 def test_files_that_nobody_asked_for_are_refused(made: tuple[Finished, Path], name: str) -> None:
     _, folder = made
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"x")
     assert bundle.leaks(folder)[0] == f"{name} does not belong in a bundle"
 
@@ -169,10 +177,11 @@ def test_the_cards_metadata_survive_the_hubs_library(made: tuple[Finished, Path]
     data = ModelCard((folder / "README.md").read_text()).data
     assert data.base_model == "Qwen/Qwen3-0.6B"
     assert (data.library_name, data.pipeline_tag, data.license) == ("peft", "text-generation", "apache-2.0")
-    assert data.tags == ["lora", "sft", "grpo", "trl", "funding", "scholarly-metadata"]
+    assert data.tags == ["lora", "sft", "grpo", "funding", "scholarly-metadata"]
     held = finished.figures["test"]["2-grpo"]["metrics"]["balanced"]["funder"]
     [f1] = [r for r in data.eval_results if r.metric_name == "funder f1 (balanced)"]
     assert f1.metric_value == pytest.approx(held["f1"], abs=1e-4)
+    assert not [r for r in data.eval_results if "scheme" in r.metric_name], "nothing to find and nothing found is no 0"
     assert held["f1"] > 0.5, "the echo knows the test rows: the figure is no empty 0"
 
 
@@ -184,6 +193,9 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
         "R = 1 · funding + 0.5 · Vowels", "hierarchical 0.4", "use ocr", "share 0.5", "policy protect",
         "rank 4, alpha 8", "**Seed:** 42", "| real | file `train.jsonl` | cc-by-nc-4.0 |", "allows no commercial use",
         "made by the `funding` generator: 20 rows", "#### test, strict", "base and stages",
+        "R = 0.5 F0.5(funder) + 0.4 F0.5(award id", "reference | start (the weights", "| scheme | – | – | – | – |",
+        "`funding` (target compact)", "**strict:** names match", "Rows: file `test.jsonl`.", "last step of stage 2",
+        "3 steps of 8 rows", "2 steps of 2 prompts, 8 completions each",
         'eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>")', "--max-lora-rank 8", "Example Science Foundation",
     ):  # fmt: skip
         assert wanted in text, wanted
@@ -198,6 +210,54 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
     assert heads
     for n in heads:
         assert rows[n - 1].count("|") == rows[n].count("|") == rows[n + 1].count("|"), rows[n - 1 : n + 2]
+
+
+def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    stage = finished.stages[-1]
+    manifest = copy.deepcopy(stage.manifest)
+    manifest["stage"]["reference"] = "/home/someone/runs/old/1-sft"
+    manifest["figures"] = {
+        **{"margin_first": 0.0, "margin_last": 1.25},
+        **{"accuracy_first": 0.5, "accuracy_last": 0.9, "accuracy_held_out": 0.75},
+    }
+    changed = dataclasses.replace(finished, stages=(finished.stages[0], dataclasses.replace(stage, manifest=manifest)))
+    text = card.render(changed, folder, "me/funding-echo", FACTS, [])
+    assert "| reference | 1-sft |" in text
+    assert "margin 0.0000 → 1.2500, the chosen side preferred in 50.0 % → 90.0 % of the pairs (75.0 % of held" in text
+    assert "/home/someone" not in text
+    reward = NamedReward("funding", Funding(funder=0.5, hierarchical=0.5, flat=0, soft_ids=False))
+    about = card._reward(reward)["about"]
+    assert "0.5 F0.5(funder) + 0.5 F0.5(award id, under the right funder); names" in about
+    assert "0.1" not in about
+
+
+def test_blocks_inside_blocks_do_not_end_them(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    agent = dataclasses.replace(finished, task=AgentTask())
+    text = card.render(agent, folder, "me/agent", FACTS, [])
+    assert "\n````\nOne count answers this.\nAction: Operation\n```sql\n" in text
+    assert text.count("\n````\n") == 2
+    assert "\n```yaml\n" in text
+    assert gate.snippet(text).startswith("from peft")
+
+
+def test_a_hosted_adapter_is_not_called_trls(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    recipe = finished.recipe.model_copy(update={"trainer": "tinker"})
+    hosted = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=recipe))
+    text = card.render(hosted, folder, "me/funding-echo", FACTS, [])
+    assert "default of TRL" not in text
+    assert "- tinker\n" in text
+    assert "- trl\n" not in text
+    assert "**Trainer:** the Tinker API" in text
+
+
+def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], run: Path) -> None:
+    finished, folder = made
+    text = card.render(finished, folder, "me/funding-echo", FACTS, [], read(run / "1-sft"))
+    assert "## Comparison with echoed, 1-sft" in text
+    assert "| field | echoed, 1-sft | this adapter |" in text
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
@@ -234,6 +294,7 @@ def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
     assert funder["mine"] == pytest.approx(figures["2-grpo"]["metrics"]["balanced"]["funder"]["f1"])
     assert funder["other"] == pytest.approx(figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"])
     assert funder["ci"][0] <= funder["delta"] <= funder["ci"][1]
+    assert [r["field"] for r in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
     other = make_run(tmp_path, "name=other", "evaluate.0.data.0.cap=5")
     assert comparison.compare(mine, read(other), "balanced") == (
         {},
@@ -290,7 +351,9 @@ def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path])
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({"repo": "no-owner"}, "repo"),
+        ({"repo": "no-owner"}, "'no-owner' is no Hub id; write owner/name"),
+        ({"base_model": "a/b/c"}, "no Hub id"),
+        ({"tag": "v 1"}, "'v 1' is no tag"),
         ({"license": "Apache 2.0"}, "Did you mean apache-2.0"),
         ({"license": "apache2"}, "Did you mean apache-2.0"),
         ({"language": ["English"]}, "no ISO 639 code"),
@@ -316,6 +379,23 @@ def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
         read(run, ["publish.example={a: 1}"]).example()
 
 
+def test_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "mine"))
+    samples = mine / "eval" / "2-grpo" / "test" / "samples.jsonl"
+    whole = samples.read_text()
+    samples.write_text("nonsense\n")
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged. Delete"):
+        probes(read(mine), 4)
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged"):
+        comparison.compare(read(run), read(mine), "balanced")
+    samples.write_text(whole)
+    (mine / "report.json").write_text("nonsense")
+    for command in (["publish", str(mine), "--dry-run"], ["merge", str(mine), "-o", str(tmp_path / "out")]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2
+        assert "report.json is missing or damaged" in result.stderr
+
+
 def test_the_command_wants_a_repository(run: Path) -> None:
     result = CliRunner().invoke(app, ["publish", str(run), "publish.repo=null", "--dry-run"])
     assert result.exit_code == 2
@@ -323,6 +403,7 @@ def test_the_command_wants_a_repository(run: Path) -> None:
 
 
 def test_without_a_token_nothing_starts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     result = CliRunner().invoke(app, ["publish", str(run)])
     assert result.exit_code == 2

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import funding_rows, write_jsonl
@@ -106,16 +106,37 @@ def test_a_bad_reward_is_an_error(mine: Path) -> None:
     assert any("gold earns less than 1 on" in e for e in found["errors"])
 
 
-def test_the_right_to_push_is_asked_about_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters import check
+def test_the_right_to_push_is_asked_about_before_the_first_step(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.publish import hub
 
-    asked: list[str] = []
-    hub = SimpleNamespace(rights=lambda repo: [*asked, asked.append(repo) or f"you may not write to {repo}"])
-    monkeypatch.setitem(sys.modules, "adapters.publish", SimpleNamespace(hub=hub))
-    monkeypatch.setitem(sys.modules, "adapters.publish.hub", hub)
-    recipe = SimpleNamespace(publish=SimpleNamespace(repo="me/mine"))
-    assert check._hub(SimpleNamespace(recipe=recipe)) == ["publish.repo: you may not write to me/mine"]
-    assert check._hub(SimpleNamespace(recipe=SimpleNamespace(publish=None))) == []
+    answers: dict[str, Any] = {"me/mine": ["you may not write to me/mine"], "me/good": []}
+
+    def rights(repo: str) -> list[str]:
+        if repo not in answers:
+            raise hub.HubError("the Hub cannot be reached")
+        return answers[repo]
+
+    monkeypatch.setattr(hub, "rights", rights)
+    echo = ["trainer=echo", f"run_dir={tmp_path / 'runs'}"]
+    refused = checked(mine, "publish={repo: me/mine}", *echo, code=2)
+    assert "you may not write to me/mine. To train all the same: publish.repo=null" in refused["errors"][0]
+    assert not checked(mine, "publish={repo: me/good}", *echo)["errors"]
+    assert not checked(mine, "publish={license: mit}", *echo)["errors"], "without a repository nothing is asked"
+    assert any("cannot be reached" in w for w in checked(mine, "publish={repo: me/away}", *echo)["warnings"])
+
+    result = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}"])
+    assert result.exit_code == 2
+    assert "you may not write to me/mine" in result.stderr
+    assert not list((tmp_path / "runs").glob("*/1-*")), "nothing was trained"
+    assert runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}", "--dry-run"]).exit_code == 0
+    away = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/away}"])
+    assert away.exit_code == 0, away.output
+    again = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}", "--fresh"])
+    assert again.exit_code == 2
+    assert [p.name for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")] == ["mine"], "not set aside"
+    assert "warning: whether me/away may be pushed to could not be asked" in " ".join(away.output.split())
 
 
 # --- plug-ins are code -------------------------------------------------------------------------------------------
@@ -213,6 +234,38 @@ def test_folding_ignores_case_spacing_and_punctuation() -> None:
     assert fold("  The NSF,\n(USA)!") == fold("the nsf usa")
 
 
+def test_tables_fit_a_narrow_screen_and_lose_no_digit() -> None:
+    from rich.console import Console
+
+    from adapters.check import Checked
+    from adapters.cli_check import ledger_table, lengths_table, memory_table, rewards_table
+    from adapters.memory import StagePlan
+    from adapters.reward_bench import Bench
+
+    spread = {"p50": 1083, "p95": 1118, "p99": 1147, "max": 1982}
+    source = {"source": "crossner_literature.test", "rows": 112_450, "kept": 112_449, "dropped": 1}
+    checked = Checked([])
+    checked.lengths = {"crossner_literature": [{**source, "prompt": spread, "target": spread, "rejected": spread}]}
+    entry = {
+        "source": source["source"], "rows": 112_450, "used": 112_451, "share": 0.123, "empty_gold_share": 0.4,
+        "duplicates": {"exact": 0.012, "near": 1.0}, "license": "cc-by-nc-sa-4.0", "generated": False,
+    }  # fmt: skip
+    book = {"stages": {"1-sft": {"sources": [entry]}}, "tests": {}}
+    tests = [StagePlan(f"evaluate set{n}", {"process": 1e9, "weights": n * 1e9}, n * 1e9, None) for n in range(6)]
+    checked.memory = [StagePlan("1-sft", {"process": 1e9}, 1e9, 2e9), *tests]
+    checked.rewards = {"2-grpo/funding": Bench("funding", "", 3, variants={"gold": {"mean": 1.0}}, speed={})}
+    screen = Console(width=80, record=True, highlight=False, quiet=False)
+    with screen.capture() as captured:
+        for table in (lengths_table(checked), ledger_table(book), memory_table(checked), rewards_table(checked)):
+            screen.print(table)
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= 80
+    for whole in ("112,450", "112,449", "112,451", "1083/1118/1147/1982", "12%", "1.2%", "evaluate set5", "1.000"):
+        assert whole in text, text
+    assert "5 other test sets take less" in text
+    assert "…" not in text
+
+
 # --- memory ------------------------------------------------------------------------------------------------------
 
 LLAMA_8B = Shape(6_979_321_856, 1_050_939_392, 335_544_320, 32, 4096, 14336, 4096, 1024, 128_256)
@@ -256,6 +309,15 @@ def test_the_advice_fits() -> None:
     text = advise(LLAMA_8B, roomy, 40 * GB, "stages.0", 16)
     assert "stages.0.micro_batch_size=" in text
     assert "fits" in text
+    pairs = replace(roomy, sides=2)
+    assert peak(parts(LLAMA_8B, pairs), gpu=True) > peak(parts(LLAMA_8B, roomy), gpu=True)
+    need = peak(parts(LLAMA_8B, replace(pairs, micro_batch=4)), gpu=True)
+    assert advise(LLAMA_8B, pairs, need, "stages.1", 8).startswith("stages.1.micro_batch_size=4 needs"), "in pairs"
+    test = Use(
+        tokens=600, micro_batch=64, checkpointing=False, weight_bits=16, compute_bytes=2, generated=64, trains=False
+    )
+    need = peak(parts(LLAMA_8B, replace(test, generated=16)), gpu=True)
+    assert advise(LLAMA_8B, test, need, "evaluate.0", 64).startswith("evaluate.0.batch_size=16 needs")
     assert "smaller base model" in advise(LLAMA_8B, roomy, 8 * GB, "stages.0", 16)
 
 
@@ -298,11 +360,12 @@ def test_all_views_of_a_prompt_agree(tiny_model: Path) -> None:
     for template in (None, SWITCHED):
         found = audited(tiny_model, template)
         assert found["errors"] == []
-        assert list(found["views"]) == ["sft", "grpo", "evaluation", "model card"]
-        assert len(set(found["views"].values())) == 1
-        assert "".join(found["prompt"]).endswith("</think>\n\n")
+        [shown] = found["shown"]
+        assert list(shown["views"]) == ["sft", "grpo", "evaluation", "model card"]
+        assert len(set(shown["views"].values())) == 1
+        assert "".join(shown["prompt"]).endswith("</think>\n\n")
         assert (
-            "".join(found["learned"])
+            "".join(shown["learned"])
             == FundingTask(target="compact").example(funding_rows(1)[0]).completion + "<|im_end|>"
         )
         assert (found["end_token_lost"], found["looked_at"]) == (0, 4)
@@ -337,7 +400,7 @@ def test_a_view_that_differs_is_an_error_with_its_difference(tiny_model: Path, m
 
     monkeypatch.setitem(audit.VIEWS, "grpo", forgetful)
     found = audited(tiny_model, SWITCHED)
-    assert found["different"] == ["grpo"]
+    assert found["shown"][0]["different"] == ["grpo"]
     assert any("grpo would not get the prompt" in e for e in found["errors"])
     shown = "\n".join(str(part) for part in prompts_shown(found))
     assert "+++ grpo" in shown
@@ -355,6 +418,35 @@ def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> Non
     encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     found = audit.audit(encoder, [task.example(row, id=row["id"]) for row in rows], ["sft"])
     assert (found["special_in_target"], found["special_in_prompt"]) == (1, 1)
+
+
+def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from adapters.backends.local import audit, base_model, model
+    from adapters.cli_check import prompts_shown
+
+    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    task = FundingTask(target="compact")
+    rows = [task.example(row, id=row["id"]) for row in funding_rows(4)]
+    pairs = [replace(e, id=f"p{e.id}", rejected="Sure! Nothing.") for e in rows]
+    found = audit.audit(encoder, [*rows, *pairs], ["sft", "dpo"])
+    assert found["errors"] == []
+    assert [one["id"] for one in found["shown"]] == ["r0", "pr0"]
+    first, pair = found["shown"]
+    assert list(first["views"]) == ["sft", "evaluation", "model card"]
+    assert first["rejected"] == []
+    assert list(pair["views"]) == ["sft", "dpo", "evaluation", "model card"]
+    assert "".join(pair["rejected"]) == "Sure! Nothing.<|im_end|>"
+    assert (found["end_token_lost"], found["looked_at"]) == (0, 8)
+    shown = [part.plain for part in prompts_shown(found) if hasattr(part, "plain")]
+    assert any("Sure! Nothing.<|im_end|>" in part for part in shown)
+
+    monkeypatch.setitem(audit.VIEWS, "dpo", lambda encoder, example: audit.dpo(encoder, example)[:-1])
+    found = audit.audit(encoder, pairs, ["dpo"])
+    assert found["shown"][0]["different"] == ["dpo"]
+    assert any("dpo would not get the prompt" in e for e in found["errors"])
+    monkeypatch.setattr(encoder, "completions", lambda texts: [[1] for _ in texts])
+    assert audit._masks(encoder, pairs)["end_token_lost"] == 4
 
 
 # --- memory, measured --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,13 +192,60 @@ def test_an_unreachable_hub(server: HubServer, monkeypatch: pytest.MonkeyPatch, 
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "cannot be reached" in hub.rights(REPO)[0]
+    with pytest.raises(hub.HubError, match="cannot be reached"):
+        hub.rights(REPO)
     with pytest.raises(hub.HubError):
         push(folder)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in hub.rights(REPO)[0]
+    with pytest.raises(hub.HubError, match="HF_HUB_OFFLINE"):
+        hub.rights(REPO)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
         push(folder)
+
+
+def test_a_refusal_of_the_xet_storage_is_not_tried_again(
+    server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf_xet sends large files with its own HTTP client, whose errors carry no response."""
+    pytest.importorskip("hf_xet")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    server.fail("GET", r"/xet-write-token/", 403)
+    with pytest.raises(UserError, match=r"refuses the push.*403"):
+        push(folder)
+    assert server.sent(r"/xet-write-token/") == 1
+    assert len(server.repos[REPO].commits) == 1
+
+
+@pytest.mark.parametrize("fault", [ConnectionError("Network error"), RuntimeError("cannot write"), PermissionError()])
+def test_a_fault_of_the_xet_storage_is_overcome(
+    server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """The storage itself is stood in for; what comes before and after is huggingface_hub's own."""
+    from huggingface_hub import _commit_api, constants
+
+    faults, sent = [fault], []
+
+    def upload(*, additions: list, **_: object) -> None:
+        if faults:
+            raise faults.pop()
+        for one in additions:
+            content = Path(one.path_or_fileobj).read_bytes()
+            one.upload_info.sha256 = hashlib.sha256(content).digest()  # as the real one fills it in
+            server.lfs[hashlib.sha256(content).hexdigest()] = content
+            sent.append(one.path_in_repo)
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr(_commit_api, "is_xet_available", lambda: True)
+    monkeypatch.setattr(_commit_api, "_upload_xet_files", upload)
+    server.fail("POST", r"/commit/", LOST)
+    first = push(folder)
+    assert first.new
+    assert len(server.repos[REPO].commits) == 2
+    sent.clear()
+    assert not push(folder).new
+    assert not sent, "the same content again is recognised by its hash, whichever way it came"
 
 
 def test_the_token_is_never_said(server: HubServer, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

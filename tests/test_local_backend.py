@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -167,6 +169,32 @@ def test_a_path_reference_is_loaded_and_compared(tiny_model: Path, tmp_path: Pat
     training.set_reference(other, str(tmp_path / "saved"))
     assert model.mismatch(other, tmp_path / "saved", "ref") is None
     assert model.mismatch(other, tmp_path / "saved", "default") is not None
+
+
+def test_a_checkpoint_asks_nobody_about_the_base(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trainer calls at each save, with and without a base that would have to be looked up on the Hub."""
+    from peft.utils import save_and_load
+
+    asked: list[str] = []
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda name, _: asked.append(name))
+    spec = recipe(tiny_model)
+    base = dataclasses.replace(base_model.resolve(str(tiny_model)), hub_id="someone/base")
+    peft = model.new_adapter(model.load_base(base, spec.model), spec.lora, base)
+    with pytest.warns(UserWarning, match="Could not find a config file in someone/base"):
+        peft.save_pretrained(tmp_path / "named")
+    assert asked == ["someone/base"]
+    model.name_base(peft, None)
+    for _ in range(2):  # a None would be filled in by the first save
+        peft.save_pretrained(tmp_path / "checkpoint")
+    assert asked == ["someone/base"]
+    model.name_base(peft, base)
+    peft.save_pretrained(tmp_path / "final", save_embedding_layers=False)
+    assert asked == ["someone/base"]
+    assert json.loads((tmp_path / "final" / "adapter_config.json").read_text())["base_model_name_or_path"] == (
+        "someone/base"
+    )
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def test_the_shipped_recipes_are_all_here() -> None:
-    names = ["agent_dpo", "agent_smollm2", "funding_grpo", "funding_grpo_llama", "funding_smollm2", "funding_tinker"]
-    assert [p.stem for p in SHIPPED] == [*names, "ie_grpo", "ie_smollm2", "quickstart"]
+    funding = ["funding_grpo", "funding_grpo_llama", "funding_noise", "funding_smollm2", "funding_tinker"]
+    assert [p.stem for p in SHIPPED] == ["agent_dpo", "agent_smollm2", *funding, "ie_grpo", "ie_smollm2", "quickstart"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
-    for name in ("statements", "grobid_train", "grobid_test"):
+    for name in ("statements", "grobid_train", "grobid_test", "grobid_test_degraded"):
         rows = funding_rows(240, name)
         rows = [{**row, "origin": "real" if n % 2 else "synthetic"} for n, row in enumerate(rows)]
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
@@ -38,7 +38,12 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         for source in itertools.chain(*stages, *(test.data for test in file.recipe.evaluate)):
             write_jsonl(tmp_path / source.path, ie_rows(90, source.path))
     made = plan.make(file, EchoBackend(file.recipe))
-    kinds = {"agent_dpo": ["1-dpo"], "agent_smollm2": ["1-sft", "2-dpo"], "ie_grpo": ["1-grpo"]}
+    kinds = {
+        "agent_dpo": ["1-dpo"],
+        "agent_smollm2": ["1-sft", "2-dpo"],
+        "ie_grpo": ["1-grpo"],
+        "funding_noise": ["1-sft"],
+    }
     assert [job.name for job in made.jobs] == kinds.get(path.stem, ["1-sft", "2-grpo"])
     assert all(job.examples and job.steps for job in made.jobs)
     assert file.recipe.name == path.stem

@@ -206,6 +206,17 @@ def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypat
     assert again.exit_code == 2
     assert "exists already" in again.stderr
     assert runner.invoke(app, ["rewards", "new", "my-reward"]).exit_code == 2
+    for taken in ("json", "class", "pytest"):
+        refused = runner.invoke(app, ["rewards", "new", taken])
+        assert refused.exit_code == 2
+        assert f"'{taken}' is taken" in refused.stderr
+    assert not (tmp_path / "json.py").exists()
+    unknown = runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"])
+    assert unknown.exit_code == 2
+    assert "readin: funding has no such parameter. Did you mean reading?" in unknown.stderr
+    absent = runner.invoke(app, ["rewards", "test", "funding", "--data", "none.jsonl"])
+    assert absent.exit_code == 2
+    assert "data_root" not in absent.stderr
 
 
 def test_the_score_hash_follows_code_and_parameters(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_wrong_files(files: tuple[Path, Path], tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert text in result.stderr
         assert "Traceback" not in result.stderr
+        assert "data_root" not in result.stderr, "this command has no such key"
 
 
 def test_rewards_score(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -79,8 +78,8 @@ def check(file: RecipeFile, backend: Backend, plugins: list[plugin_files.PluginF
     _try(out, file, lambda: _prompts(out, backend, made))
     _try(out, file, lambda: _memory(out, backend, made, hardware))
     _rewards(out, made)
-    out.errors += _hub(file)
-    out.warnings = list(dict.fromkeys(out.warnings))
+    _try(out, file, lambda: out.warnings.append(ask_hub(file) or ""))
+    out.warnings = list(dict.fromkeys(filter(None, out.warnings)))
     return out
 
 
@@ -124,7 +123,7 @@ def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> N
     for stage in out.memory:
         if not stage.fits:
             have = (stage.available or 0) / GB
-            out.errors.append(f"{stage.name} needs {stage.peak / GB:.1f} GB of {have:.1f} GB: {stage.advice}")
+            out.errors.append(f"{stage.name} needs {stage.peak / GB:.2f} GB of {have:.2f} GB: {stage.advice}")
 
 
 def _rewards(out: Checked, made: Plan) -> None:
@@ -147,13 +146,26 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
     return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
 
 
-def _hub(file: RecipeFile) -> list[str]:
-    """Whether the push at the end will be allowed, asked before the run."""
-    publish = getattr(file.recipe, "publish", None)
-    if publish is None:
-        return []
-    rights = importlib.import_module("adapters.publish.hub").rights
-    return [f"publish.repo: {problem}" for problem in rights(publish.repo)]
+def ask_hub(file: RecipeFile) -> str | None:
+    """Whether the push at the end will be allowed, asked before the run; nothing is asked without a repository.
+
+    Returns why the Hub could not be asked, which is no reason not to train. Raises UserError for what it refuses.
+    """
+    publish = file.recipe.publish
+    if publish is None or publish.repo is None:
+        return None
+    from adapters.publish import hub
+
+    try:
+        problems = hub.rights(publish.repo)
+    except hub.HubError as error:
+        return f"whether {publish.repo} may be pushed to could not be asked: {error}"
+    if problems:
+        raise UserError(
+            f"{'; '.join(problems)}. To train all the same: publish.repo=null (and later adapters publish --repo …)",
+            at=("publish", "repo"),
+        )
+    return None
 
 
 def hardware_of(device: str | None, launch: Path | None) -> Hardware:

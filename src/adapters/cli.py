@@ -80,6 +80,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: plan, train, evaluate. Started again, it continues where it stopped."""
+    from rich.markup import escape
+
     from adapters import display, recipe_file
 
     with errors() as state:
@@ -88,6 +90,7 @@ def run(
         if launch is not None and not dry_run:
             flags = {"--fresh": fresh, "--fork": fork, "--json": as_json}
             _launch(launch, recipe, overrides or [], [flag for flag, given in flags.items() if given])
+        from adapters import check as checking
         from adapters import plan as planning
         from adapters import run as running
         from adapters.backends import backend as make_backend
@@ -97,6 +100,9 @@ def run(
         with display.quiet(None), screen.status("reading data and checking the recipe"):
             backend = make_backend(file.recipe)
             plan = planning.make(file, backend, tokenizer_needed=not dry_run)
+            unasked = checking.ask_hub(file) if display.is_main() and not dry_run else None
+        if unasked:
+            screen.print(f"[yellow]warning:[/] {escape(unasked)}")
         with ExitStack() as held:
             if display.is_main() and not dry_run:
                 held.enter_context(running.lock(folder))

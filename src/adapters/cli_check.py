@@ -90,6 +90,7 @@ def report(checked: Checked) -> Iterator[RenderableType]:
     if checked.plan is not None:
         yield display.plan_table(checked.plan)
     if checked.lengths:
+        yield ""
         yield lengths_table(checked)
     if checked.prompts:
         yield from prompts_shown(checked.prompts)
@@ -97,10 +98,13 @@ def report(checked: Checked) -> Iterator[RenderableType]:
         yield parity_table(checked)
     if checked.ledger:
         yield ledger_table(checked.ledger)
+        yield ""
     if checked.memory:
         yield memory_table(checked)
+        yield ""
     if checked.rewards:
         yield rewards_table(checked)
+        yield ""
     in_table = checked.plan.notes if checked.plan is not None else ()
     yield from (escape(note) for note in checked.notes if note not in in_table)
     for warning in checked.warnings:
@@ -115,43 +119,51 @@ def report(checked: Checked) -> Iterator[RenderableType]:
 
 def lengths_table(checked: Checked) -> Table:
     """Tokens of prompts and targets, and rows lost to the limits. Of a test set, "dropped" rows are cut answers."""
-    table = _table("lengths in tokens (p50/p95/p99/max)", "where", "source")
-    for column in ("rows", "kept", "dropped"):
-        table.add_column(column, justify="right")
-    for column in ("prompt", "target"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("rows", "kept", "dropped", "prompt", "target")
+    table = _table("lengths in tokens (p50/p95/p99/max)", "source", *columns)
     for name, sources in checked.lengths.items():
-        for n, s in enumerate(sources):
-            spread = ("/".join(str(v) for v in s[column].values()) for column in ("prompt", "target"))
-            counts = (f"{s[key]:,}" for key in ("rows", "kept", "dropped"))
-            table.add_row(name if n == 0 else "", s["source"], *counts, *spread)
+        table.add_row(f"[bold]{name}[/]")
+        for s in sources:
+            spread = {k: "/".join(map(str, s[k].values())) for k in ("prompt", "target", "rejected") if k in s}
+            counts = (f"{s[key]:,}" for key in columns[:3])
+            table.add_row(f" {s['source']}", *counts, spread["prompt"], spread["target"])
+            if "rejected" in spread:
+                table.add_row("  rejected side", "", "", "", "", spread["rejected"])
     return table
 
 
 def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
-    """The first example, token by token: masked in grey, learned in green; and where two views of it differ."""
+    """The first example, and the first pair, token by token; and where two views of it differ.
+
+    Masked is grey, learned green, the side to be avoided red.
+    """
     from rich.text import Text
 
-    text = Text()
-    for pieces, styles in ((prompts["prompt"], ("grey62", "grey42")), (prompts["learned"], ("green", "bright_green"))):
-        cut = len(pieces) > SHOWN_TOKENS
-        shown = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]] if cut else pieces
-        for n, piece in enumerate(shown):
-            text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
-    masked, learned = len(prompts["prompt"]), len(prompts["learned"])
-    yield Text(
-        f"row {prompts['id']}: {masked} tokens masked (grey), {learned} learned (green); "
-        f"the end token is {prompts['end_token']!r}; end tokens checked on {prompts['looked_at']} rows"
-    )
-    yield text
-    reference = "".join(prompts["prompt"])
-    for name in prompts["different"]:
-        lines = difflib.unified_diff(
-            reference.splitlines(), prompts["views"][name].splitlines(), "the prompt", name, lineterm="", n=1
-        )
-        yield Text("\n".join(lines))
-    if not prompts["different"]:
-        yield f"{', '.join(prompts['views'])}: the same prompt"
+    for one in prompts["shown"]:
+        text = Text()
+        parts = (("prompt", ("grey62", "grey42")), ("learned", ("green", "bright_green")))
+        for key, styles in (*parts, ("rejected", ("red", "bright_red"))):
+            pieces = one[key]
+            cut = len(pieces) > SHOWN_TOKENS
+            shown = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]] if cut else pieces
+            if key == "rejected" and pieces:
+                text.append("\n")
+            for n, piece in enumerate(shown):
+                text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
+        rejected = f", {len(one['rejected'])} rejected (red)" if one["rejected"] else ""
+        counts = f"{len(one['prompt'])} tokens masked (grey), {len(one['learned'])} learned (green){rejected}"
+        yield Text(f"\nrow {one['id']}: {counts}")
+        yield text
+        reference = "".join(one["prompt"])
+        for name in one["different"]:
+            lines = difflib.unified_diff(
+                reference.splitlines(), one["views"][name].splitlines(), "the prompt", name, lineterm="", n=1
+            )
+            yield Text("\n".join(lines))
+        if not one["different"]:
+            yield f"{', '.join(one['views'])}: the same prompt"
+    lost, looked_at = prompts["end_token_lost"], prompts["looked_at"]
+    yield Text(f"{lost} of {looked_at} rows lose their end token, {prompts['end_token']!r}\n")
 
 
 def parity_table(checked: Checked) -> Table:
@@ -170,39 +182,42 @@ def parity_table(checked: Checked) -> Table:
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
     """Sources by stage and test set: share of the mix, empty gold, exactly and nearly repeated texts, licence."""
-    table = _table("data (empty: no gold; twice, nearly: repeats another text)", "where", "source")
-    for column in ("rows", "used", "share", "empty", "twice", "nearly", "licence"):
-        table.add_column(column, justify="left" if column == "licence" else "right")
+    names = ("source", "rows", "used", "share", "empty", "twice", "nearly")
+    table = _table("data (empty: no gold; twice, nearly: repeats another text)", *names)
+    table.add_column("licence", overflow="fold")
     for name, part in {**ledger["stages"], **ledger["tests"]}.items():
-        for n, s in enumerate(part["sources"]):
-            shares = (f"{v:.1%}" for v in (s["share"], s["empty_gold_share"], *s["duplicates"].values()))
+        table.add_row(f"[bold]{name}[/]")
+        for s in part["sources"]:
+            values = (s["share"], s["empty_gold_share"], *s["duplicates"].values())
+            shares = (f"{v:.0%}" if v == 0 or v >= 0.1 else f"{v:.1%}" for v in values)
             licence = s["license"] or ("generated" if s["generated"] else "?")
-            table.add_row(name if n == 0 else "", s["source"], f"{s['rows']:,}", f"{s['used']:,}", *shares, licence)
+            table.add_row(f" {s['source']}", f"{s['rows']:,}", f"{s['used']:,}", *shares, licence)
     return table
 
 
 def memory_table(checked: Checked) -> Table:
-    """Gigabytes by component, and what there is."""
+    """Gigabytes by component, and what there is: of every stage, and of the test set that takes most."""
     from adapters.memory import GB
 
-    known = list(dict.fromkeys(part for stage in checked.memory for part in stage.parts))
-    table = _table("memory of one process in GB", "part")
-    for stage in checked.memory:
-        table.add_column(stage.name, justify="right")
+    tests = [s for s in checked.memory if s.name.startswith("evaluate ")]
+    most = max(tests, key=lambda s: s.peak, default=None)
+    shown = [s for s in checked.memory if s not in tests or s is most]
+    known = list(dict.fromkeys(part for stage in shown for part in stage.parts))
+    table = _table("memory of one process in GB", "part", *(stage.name for stage in shown))
     for part in known:
-        table.add_row(part, *(f"{s.parts[part] / GB:.2f}" if part in s.parts else "" for s in checked.memory))
+        table.add_row(part, *(f"{s.parts[part] / GB:.2f}" if part in s.parts else "" for s in shown))
     table.add_section()
-    table.add_row("peak", *(f"[{'green' if s.fits else 'red'}]{s.peak / GB:.2f}[/]" for s in checked.memory))
-    table.add_row("available", *(f"{s.available / GB:.2f}" if s.available else "?" for s in checked.memory))
+    table.add_row("peak", *(f"[{'green' if s.fits else 'red'}]{s.peak / GB:.2f}[/]" for s in shown))
+    table.add_row("available", *(f"{s.available / GB:.2f}" if s.available else "?" for s in shown))
+    if len(tests) > 1:
+        table.caption = f"{len(tests) - 1} other test sets take less"
     return table
 
 
 def rewards_table(checked: Checked) -> Table:
     """Mean reward by kind of answer, and how fast."""
-    table = _table("rewards on the training rows: mean by answer", "answer")
+    table = _table("rewards on the training rows: mean by answer", "answer", *checked.rewards)
     benches = list(checked.rewards.values())
-    for name in checked.rewards:
-        table.add_column(name, justify="right")
     variants = list(dict.fromkeys(v for b in benches for v in b.variants))
     for variant in sorted(variants, key=lambda v: -max(b.variants.get(v, {"mean": 0})["mean"] for b in benches)):
         table.add_row(
@@ -219,10 +234,21 @@ def rewards_table(checked: Checked) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, first: str, *numbers: str) -> Table:
+    """A column of names, which fold where a screen is narrow, and columns of numbers, which never do."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column(first, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
     return table

@@ -114,7 +114,7 @@ def _may_push(repo: str) -> None:
     from adapters.publish import hub
 
     try:
-        problems = hub.refusals(repo)
+        problems = hub.rights(repo)
     except hub.HubError as error:
         complain(f"{error}. Nothing was pushed; --dry-run makes and proves the bundle without the Hub.")
         raise typer.Exit(1) from None

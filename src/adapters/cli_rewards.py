@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import json
+import keyword
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,6 +133,9 @@ def new(
         paths = Path(f"{name}.py"), Path(f"test_{name}.py")
         if there := [p for p in paths if p.exists()]:
             raise UserError(f"{there[0]} exists already; nothing was written.")
+        found = importlib.util.find_spec(name)  # a folder of that name has no origin
+        if keyword.iskeyword(name) or name in sys.stdlib_module_names or (found and found.origin):
+            raise UserError(f"{name!r} is taken: a file {name}.py would stand in the way of Python's own or a package.")
         cls = "".join(part.capitalize() for part in name.split("_"))
         for path, text in zip(paths, (REWARD, TEST), strict=True):
             path.write_text(text.format(name=name, cls=cls, task=task), encoding="utf-8")
@@ -185,21 +191,26 @@ def _reward(name: str, parameters: list[str]) -> Any:
             values[key] = YAML(typ="safe", pure=True).load(text)
         except YAMLError:
             raise UserError(f"{parameter!r}: the value is not valid YAML; quote it if it is text.") from None
-    return named_reward(name, **values)
+    try:
+        return named_reward(name, **values)
+    except UserError as error:
+        key = str(error.at[-1]) if error.at else ""
+        raise UserError(f"{key}: {error}" if key in values else str(error)) from None
 
 
 REWARD = '''"""A reward: what it pays for, in one sentence."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass
+
+from rapidfuzz.distance import LCSseq
 
 from adapters.types import Example, Scored
 
 
 @dataclass(frozen=True)
 class {cls}:
-    """F1 of the words and signs that the answer shares with the target. The fields are the YAML parameters."""
+    """F1 of the words and signs that answer and target share in the same order. The fields are the YAML parameters."""
 
     ignore_case: bool = False
 
@@ -208,14 +219,14 @@ class {cls}:
         if not example.completion:
             return Scored(None)  # nothing to compare with: the reward does not apply
         answer, target = self._tokens(completion), self._tokens(example.completion)
-        shared = sum((answer & target).values())
-        precision = shared / sum(answer.values()) if answer else 0.0
-        recall = shared / sum(target.values())
+        shared = LCSseq.similarity(answer, target)
+        precision = shared / len(answer) if answer else 0.0
+        recall = shared / len(target) if target else 0.0
         f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
         return Scored(f1, {{"precision": precision, "recall": recall}})
 
-    def _tokens(self, text: str) -> Counter[str]:
-        return Counter(re.findall(r"\\w+|[^\\w\\s]", text.lower() if self.ignore_case else text))
+    def _tokens(self, text: str) -> list[str]:
+        return re.findall(r"\\w+|[^\\w\\s]", text.lower() if self.ignore_case else text)
 '''
 
 TEST = '''"""Tests of the reward in {name}.py."""

@@ -11,21 +11,26 @@ QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 
 def by_source(examples: Sequence[Example], lengths: Sequence[Lengths], kept: Sequence[bool]) -> list[dict[str, Any]]:
-    """One entry a source: rows, kept, dropped, and the tokens of prompts and targets (end token included), before
-    anything was dropped.
+    """One entry a source: rows, kept, dropped, and the tokens of prompts, targets and (of pairs) rejected sides.
+
+    End tokens are included, and the rows that are dropped.
     """
     out = []
     for source in dict.fromkeys(e.source for e in examples):
         rows = [n for n, e in enumerate(examples) if e.source == source]
         fits = sum(kept[n] for n in rows)
+        columns = {
+            "prompt": [lengths[n].prompt for n in rows],
+            "target": [lengths[n].completion for n in rows],
+            "rejected": [lengths[n].rejected for n in rows],
+        }
         out.append(
             {
                 "source": source,
                 "rows": len(rows),
                 "kept": fits,
                 "dropped": len(rows) - fits,
-                "prompt": quantiles([lengths[n].prompt for n in rows]),
-                "target": quantiles([lengths[n].completion for n in rows]),
+                **{name: quantiles(values) for name, values in columns.items() if name != "rejected" or any(values)},
             }
         )
     return out

@@ -40,11 +40,14 @@ class Use:
     tokens: int
     """Longest sequence, prompt and completion."""
     micro_batch: int
+    """Rows of one forward pass."""
     checkpointing: bool
     weight_bits: float
     """Of the frozen linear layers; embeddings and norms are at least 16."""
     compute_bytes: int
     """Of activations: 2 under bf16 or fp16, 4 under fp32."""
+    sides: int = 1
+    """Sequences of one row: 2 for a pair."""
     reference: bool = False
     """A second, frozen copy of the adapter for the KL."""
     generated: int = 0
@@ -93,7 +96,7 @@ def peak(by_part: Mapping[str, float], *, gpu: bool) -> float:
 
 def _activations(shape: Shape, use: Use) -> float:
     """What a backward pass keeps: of all layers, or with checkpointing of one layer and every layer's input."""
-    c, tokens = use.compute_bytes, use.tokens * use.micro_batch
+    c, tokens = use.compute_bytes, use.tokens * use.micro_batch * use.sides
     h, i, a, kv = shape.hidden, shape.intermediate, shape.attention, shape.kv
     # Two norms in fp32 (input and normalised), their outputs; q, k, v before and after rotation, the attention's
     # output; gate, its activation, up, their product.
@@ -110,7 +113,7 @@ def _activations(shape: Shape, use: Use) -> float:
 def _logits(shape: Shape, use: Use) -> float:
     # TRL's fused head folds tiles of 4,096 tokens; three tiles of fp32 are alive at once, over the whole vocabulary
     # in the worst case. The head's own input is small.
-    return 3 * 4.0 * min(4096, use.tokens * use.micro_batch) * min(shape.vocabulary, 8192)
+    return 3 * 4.0 * min(4096, use.tokens * use.micro_batch * use.sides) * min(shape.vocabulary, 8192)
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,10 @@ def knobs(use: Use, at: str, batch_rows: int) -> Iterator[Knob]:
         lean = replace(lean, checkpointing=True)
         yield Knob(f"{at}.gradient_checkpointing", True, lean)
     if use.generated > 1:
-        for generated in (use.generated // 2, use.generated // 4):
-            if generated:
-                key = f"{at}.batch_size" if use.trains else f"{at}.batch_size (of evaluation)"
-                yield Knob(key, f"{generated / use.generated:g} of it", replace(lean, generated=generated))
+        for part, words in ((2, "(half of it)"), (4, "(a quarter of it)")):
+            if generated := use.generated // part:
+                # A stage generates whole groups, on several processes; a test set as many rows as it says.
+                yield Knob(f"{at}.batch_size", words if use.trains else generated, replace(lean, generated=generated))
     if use.weight_bits > 16:
         lean = replace(lean, weight_bits=16.0)
         yield Knob("model.dtype", "bfloat16", lean)
@@ -151,7 +154,7 @@ def advise(shape: Shape, use: Use, available: float, at: str, batch_rows: int) -
         tried[knob.key] = knob.value
         need = peak(parts(shape, knob.use), gpu=use.gpu)
         if need <= available:
-            return f"{', '.join(f'{k}={v}' for k, v in tried.items())} needs {need / GB:.1f} GB and fits"
+            return f"{', '.join(f'{k}={v}' for k, v in tried.items())} needs {need / GB:.2f} GB and fits"
     largest = max((k for k in parts(shape, use) if k != "process"), key=lambda k: parts(shape, use)[k])
     return f"no setting of this recipe makes it fit; the largest part is {largest}: take a smaller base model or rank"
 

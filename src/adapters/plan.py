@@ -76,7 +76,8 @@ def make(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True, f
             notes.append(f"test set {test.name}: {share} also stand in the training data")
         if test.beyond:
             notes.append(
-                f"test set {test.name}: {test.beyond} gold answers are longer than {test.max_new_tokens} tokens"
+                f"test set {test.name}: {test.beyond} of {len(test.examples)} gold answers longer than "
+                f"{test.max_new_tokens} tokens"
             )
     if foresee:
         notes += foreseen(backend, jobs, tests, certain=tokenizer_needed)

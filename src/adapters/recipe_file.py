@@ -85,6 +85,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"{path}: no such recipe.{hint(str(path), near)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give the recipe file itself.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
     credentials.refuse_in((text,), str(path))

@@ -63,7 +63,7 @@ def bench(named: NamedReward, examples: Sequence[Example], task: Task | None = N
     trials = [
         (n, name, text) for n, e in enumerate(rows) for name, text in answers(e, task, long=n < LONG_ROWS).items()
     ]
-    constants = baselines(rows)
+    constants = baselines(rows, task)
     trials += [(n, f"={name}", make(n)) for name, make in constants.items() for n in range(len(rows))]
     try:
         first = _elsewhere(named, rows, trials, limit)
@@ -101,7 +101,7 @@ def answers(example: Example, task: Task | None = None, *, long: bool = False) -
         "duplicated": _each_list(value, lambda items: items * 2) or f"{gold}\n{gold}",
         "truncated": gold[: max(1, len(gold) // 2)],
         "empty": "",
-        "always empty": _each_list(value, lambda _: []) or "",
+        "always empty": _nothing(example, task),
         "garbage": GARBAGE,
     }
     out |= getattr(task, "adversarial", lambda _: {})(example)
@@ -114,20 +114,26 @@ def answers(example: Example, task: Task | None = None, *, long: bool = False) -
     return {k: text for k, text in out.items() if k == "gold" or not (text == gold or _same(_read(text), value))}
 
 
-def baselines(rows: Sequence[Example]) -> dict[str, Callable[[int], str]]:
+def baselines(rows: Sequence[Example], task: Task | None = None) -> dict[str, Callable[[int], str]]:
     """Answers that need no understanding: name -> the answer for a row's number."""
     golds = [e.completion or "" for e in rows]
     most_common = Counter(golds).most_common(1)[0][0]
-    empty = next((text for g in golds if (text := _each_list(_read(g), lambda _: []))), None)
+    empty = [_nothing(e, task) for e in rows]
     out: dict[str, Callable[[int], str]] = {
         "nothing at all": lambda n: "",
         "the most common answer": lambda n: most_common,
         "another row's answer": lambda n: golds[(n + 1) % len(golds)],
         "the prompt": lambda n: rows[n].prompt[-1]["content"] if rows[n].prompt else "",
     }
-    if empty is not None:
-        out["an empty answer"] = lambda n: empty
+    if any(empty):
+        out["an empty answer"] = lambda n: empty[n]
     return out
+
+
+def _nothing(example: Example, task: Task | None) -> str:
+    """The answer of the right form that finds nothing: the task's own, or gold with its lists emptied."""
+    own: Callable[[Example], str] | None = getattr(task, "nothing", None)
+    return own(example) if own else _each_list(_read(example.completion or ""), lambda _: []) or ""
 
 
 def _elsewhere(
@@ -188,6 +194,7 @@ def _rank(
     if not gold:
         out.errors.append("gives no score to any gold answer")
         return
+    untold: list[str] = []
     for name, earned in scores.items():
         shared = [n for n in earned if n in gold]
         if name.startswith("=") or not shared:
@@ -199,6 +206,8 @@ def _rank(
             "as_gold": len(equal) / len(shared),
         }
         if name in exempt:
+            if len(equal) == len(shared):
+                untold.append(name)
             continue
         if name == "gold":
             low = [n for n in shared if gold[n] < 1 - TOLERANCE]
@@ -212,6 +221,8 @@ def _rank(
         elif equal and name not in AT_MOST_GOLD:
             kind = out.errors if len(equal) == len(shared) else out.warnings
             kind.append(f"{name} earns as much as gold on {_rows(equal, shared, rows)}")
+    if untold:
+        out.warnings.append(f"by its own word it cannot tell from gold: {', '.join(untold)}")
 
 
 def _rows(some: Sequence[int], of: Sequence[int], rows: Sequence[Example]) -> str:

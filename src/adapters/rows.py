@@ -39,9 +39,8 @@ def read_file(path: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
     """Rows of a .jsonl, .json, .csv or .parquet file with their 1-based row (for .jsonl: line) numbers."""
     if not path.is_file():
         near = [p.name for p in path.parent.iterdir() if p.suffix in READERS] if path.parent.is_dir() else []
-        raise UserError(
-            f"there is no file {path}.{hint(path.name, sorted(near)[:30])} Relative paths start from data_root.", at=at
-        )
+        start = " Relative paths start from data_root." if at[:1] in (("stages",), ("evaluate",)) else ""
+        raise UserError(f"there is no file {path}.{hint(path.name, sorted(near)[:30])}{start}", at=at)
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise UserError(f"{path.name}: a data file ends in {', '.join(READERS)}.", at=at)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.data import load
+from adapters.data import GENERATORS, load
 from adapters.plugins import names, resolve
 from adapters.recipe_file import hint
 from adapters.reward_bench import Bench, bench
@@ -25,13 +25,17 @@ ROWS = 60
 
 
 def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
-    """Examples to try a reward on: the first `n` of a data file, or rows the project makes for the task.
+    """Examples to try a reward on: the first `n` of a data file, or rows made up for the task.
 
-    `task` is a task's name, `module:Class` or `./file.py:Class`, with its default parameters.
+    `task` is a task's name, `module:Class` or `./file.py:Class`, with its default parameters. Rows are made by the
+    generator of the task's name, where there is one, or are the task's own `example_rows`.
 
-    Raises UserError when the file cannot be read, or when no generator makes rows for the task.
+    Raises UserError when the file cannot be read, or when there are no made-up rows.
     """
     reader: Task = resolve("tasks", Plug(use=task))
+    own = getattr(reader, "example_rows", ())
+    if file is None and task not in GENERATORS and own:
+        return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(own[:n])]
     if file is not None:
         source: Source = PathSource(path=str(Path(file).resolve()))
     else:

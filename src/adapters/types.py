@@ -117,11 +117,15 @@ class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
 
     An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
-    noise may touch. More methods are used where a task has them: `nothing(example) -> str`, the answer that finds
-    nothing, whose reward stands beside the models'; `rephrase(n) -> Task`, the same task asking in its n-th other form,
-    for test sets with `variants`; and `align(gold, completion) -> list[Aligned]`, which shows people what its scorer
-    compared with what (the labelled values in one order, whatever the completion), without which reports compare JSON
-    values by their keys.
+    noise may touch. More is used where a task has it:
+
+    - `nothing(example) -> str`: the answer that finds nothing, whose reward stands beside the models';
+    - `rephrase(n) -> Task`: the same task asking in its n-th other form, for test sets with `variants`;
+    - `align(gold, completion) -> list[Aligned]`: shows people what its scorer compared with what (the labelled values
+      in one order, whatever the completion); without it reports compare JSON values by their keys;
+    - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
+    - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
+    - `modes`: {matching mode: what it means}, for people who read the figures.
     """
 
     text_field: str

@@ -93,17 +93,18 @@ def shippable_recipe(finished: Finished) -> str:
     yaml.width = 120
     yaml.default_flow_style = None
     text = StringIO()
-    yaml.dump(_without_paths(tree), text)
+    yaml.dump(without_paths(tree), text)
     body = text.getvalue()
     # The two lines that make a recipe runnable make a Python string of it.
     return body if '"""' in body or "\n---" in body else f'{HEADER_LINE}{body}# """\n'
 
 
-def _without_paths(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
+    """The value with every path of this machine in it cut to its last part."""
     if isinstance(value, dict):
-        return {k: _without_paths(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(v) for v in value]
+        return {k: without_paths(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(v) for v in value]
     return _name_only(value) if isinstance(value, str) else value
 
 

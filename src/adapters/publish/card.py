@@ -11,11 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.publish import comparison, plots
+from adapters.plan import FREE
+from adapters.publish import bundle, comparison, plots
 from adapters.publish.finished import Finished, Stage
 from adapters.publish.gate import Check, max_lora_rank
+from adapters.recipe import EvalSet
 from adapters.rewarding import NamedReward
 from adapters.schema import HubSource, PathSource, Source, SynthesizedSource
+from adapters.types import UserError
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 KINDS = {
@@ -23,6 +26,8 @@ KINDS = {
     "grpo": "Group relative policy optimisation (GRPO)",
     "dpo": "Direct preference optimisation (DPO)",
 }
+MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
+STARTS = {"start": "start (the weights this stage began with)", "base": "base (the base model)"}
 GENERATED = "generated (Apache-2.0)"
 # What a licence asks of whoever passes on a model made from the data. Not legal advice, and the card says so.
 DEMANDS = (
@@ -63,7 +68,8 @@ def render(
         "plots": drawn,
         "facts": facts,
         "checks": [c for c in checks if c.passed],
-        "earlier": earlier.recipe.name if earlier else None,
+        "earlier": _name(earlier, finished) if earlier else None,
+        "earlier_base": _base(earlier) if earlier else None,
         "comparison": tables,
         "incomparable": incomparable,
         "snippet": usage(finished, repo, facts),
@@ -73,8 +79,13 @@ def render(
         "sources": (sources := training_sources(finished)),
         "license_notes": license_notes(sources),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
+        "task": _task(finished),
+        "tests": {e.name: _test(e) for e in recipe.evaluate},
+        "meanings": getattr(finished.task, "modes", {}),
         "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
-        "versions": finished.manifest.get("versions", {}),
+        "versions": {
+            k: v for k, v in finished.manifest.get("versions", {}).items() if k != "tinker" or recipe.trainer == k
+        },
     }
     environment = _environment()
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**context)
@@ -148,6 +159,8 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
         source = tests.get(name)
         where = source.hub if isinstance(source, HubSource) else name
         for field, figures in models[label]["metrics"].get(mode, {}).items():
+            if not anything(figures):
+                continue
             results += [
                 EvalResult(
                     task_type="text-generation",
@@ -170,7 +183,7 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
         pipeline_tag="text-generation",
         license=settings.license,
         language=list(settings.language),
-        tags=list(dict.fromkeys(["lora", *kinds, "trl", task, *settings.tags])),
+        tags=list(dict.fromkeys(["lora", *kinds, *MADE_WITH.get(finished.recipe.trainer, ()), task, *settings.tags])),
         datasets=datasets or None,
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,
@@ -179,13 +192,20 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
 
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     held = stage.manifest["stage"]
-    flat = {**{k: v for k, v in held.items() if k not in ("kind", "trl", "rewards", "noise")}, **held.get("trl", {})}
+    apart = ("kind", "trl", "rewards", "noise", *FREE)
+    flat = {**{k: v for k, v in held.items() if k not in apart}, **held.get("trl", {})}
+    if flat.pop("max_steps", None):
+        flat.pop("epochs", None)  # of the two, the steps decide, which are shown
+    if flat.get("beta") == 0 and held["kind"] == "grpo":
+        del flat["reference"]  # without the KL term there is none
+    if "reference" in flat:
+        flat["reference"] = STARTS.get(flat["reference"], flat["reference"])
     return {
         "name": stage.name,
         "kind": held["kind"],
         "title": KINDS.get(held["kind"], held["kind"]),
-        "constants": {k: v for k, v in flat.items() if v is not None},
-        "noise": held.get("noise"),
+        "constants": bundle.without_paths({k: v for k, v in flat.items() if v is not None}),
+        "noise": bundle.without_paths(held.get("noise")),
         "rewards": [_reward(r) for r in finished.rewards(stage)],
         "data": stage.manifest.get("data", []),
         "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
@@ -197,16 +217,54 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
 
 
 def _reward(named: NamedReward) -> dict[str, Any]:
-    """A reward's weight, every parameter, and what its author wrote about it."""
+    """A reward's weight, every parameter, and its formula or what its author wrote about it."""
     kind = named.reward if inspect.isfunction(named.reward) else type(named.reward)
     written = kind.__doc__ if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(") else None
     module = sys.modules.get(kind.__module__)
     texts = [inspect.cleandoc(t) for t in (getattr(module, "__doc__", None), written) if t]
     reward: Any = named.reward
+    if formula := getattr(reward, "formula", None):
+        # Not the author's words on the defaults, which this recipe may have changed.
+        texts = [f"R = {formula()}"]
     parameters: dict[str, Any] = (
         {f.name: getattr(reward, f.name) for f in dataclasses.fields(reward)} if dataclasses.is_dataclass(kind) else {}
     )
+    parameters = bundle.without_paths(parameters)
     return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": "\n\n".join(texts[:1])}
+
+
+def anything(figures: Mapping[str, Any]) -> bool:
+    """Whether a field has something to find, or something was found; else its figures are 0 and mean nothing."""
+    return bool(figures["gold"] or figures["pred"])
+
+
+def _name(earlier: Finished, mine: Finished) -> str:
+    same = earlier.recipe.name == mine.recipe.name
+    return f"{earlier.recipe.name}, {earlier.stages[-1].name}" if same else earlier.recipe.name
+
+
+def _base(run: Finished) -> str | None:
+    """The Hub id of a run's base, where one is known."""
+    try:
+        return run.base_id
+    except UserError:
+        return None
+
+
+def _task(finished: Finished) -> str:
+    """The task and its settings; prompts are shown by the usage."""
+    plug = finished.recipe.task
+    asked = "\n".join(m["content"] for m in finished.example().prompt)
+    held = bundle.without_paths(plug.params)
+    short = {k: v for k, v in held.items() if not (isinstance(v, str) and ("{" in v or v in asked))}
+    name = plug.use.rpartition(":")[2]
+    return f"`{name}`" + (f" ({', '.join(f'{k} {_value(v)}' for k, v in short.items())})" if short else "")
+
+
+def _test(spec: EvalSet) -> str:
+    """Where the rows of a test set are from."""
+    parts = [_origin(s) + (f", under {s.license}" if s.license else "") for s in spec.data]
+    return "; ".join(parts)
 
 
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
@@ -259,6 +317,9 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
             )
         if test.get("also_in_training"):
             out.append(f"{name}: {test['also_in_training']} of its {held['n']} texts also stand in the training data.")
+        near = test.get("nearly_in_training", 0) - test.get("also_in_training", 0)
+        if near > 0:
+            out.append(f"{name}: {near} of its {held['n']} texts nearly repeat one of the training data.")
         if held["n"] < 100:
             out.append(f"{name} has {held['n']} rows: mind the intervals.")
     if not finished.recipe.model.thinking:
@@ -275,7 +336,16 @@ def _environment() -> Any:
     environment.filters["signed"] = lambda v: f"{v:+.4f}".replace("-", "−")
     environment.filters["share"] = lambda v: f"{v:.1%}".replace("%", " %")
     environment.filters["words"] = lambda v: str(v).replace("_", " ")
-    environment.filters["value"] = lambda v: (
-        f"{v:g}" if isinstance(v, float) else json.dumps(v) if not isinstance(v, str) else v
-    )
+    environment.filters["value"] = _value
+    environment.filters["fence"] = _fence
+    environment.globals["anything"] = anything
     return environment
+
+
+def _fence(text: str) -> str:
+    """Backticks that open and close a block with this text in it, whatever blocks the text itself holds."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+
+
+def _value(v: Any) -> str:
+    return f"{v:g}" if isinstance(v, float) else v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters import metrics
-from adapters.publish.finished import Finished
+from adapters.publish.finished import Finished, read_samples
 
 
 def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -32,7 +31,12 @@ def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str
             notes.append(f"{name}: the two runs do not count alike")
             continue
         fields = [f for f in ours[0]["counts"][mode] if f in theirs[0]["counts"][mode]]
-        tables[name] = [_row(f, [[s["counts"][mode][f] for s in side] for side in (theirs, ours)]) for f in fields]
+        counts = {f: [[s["counts"][mode][f] for s in side] for side in (theirs, ours)] for f in fields}
+        some = {f: sides for f, sides in counts.items() if any(any(row) for side in sides for row in side)}
+        if some:
+            tables[name] = [_row(f, sides) for f, sides in some.items()]
+        else:
+            notes.append(f"{name}: it holds nothing to find, and neither run found anything")
     return tables, notes
 
 
@@ -59,4 +63,4 @@ def _f1(sums: Any) -> Any:
 
 def _samples(run: Finished, name: str) -> list[dict[str, Any]]:
     path = Path(run.folder) / "eval" / run.stages[-1].name / name / "samples.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_samples(path) if path.is_file() else []

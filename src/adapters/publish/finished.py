@@ -136,12 +136,14 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
     wanted = names[: names.index(stage.name) + 1] if stage and stage.name in names else names
     stages = tuple(Stage(folder / n, adapter.manifest(folder / n) or {}) for n in wanted)
     if unfinished := [s.name for s in stages if not s.manifest]:
-        raise UserError(f"{folder} is not finished: {unfinished[0]} is missing. Run the recipe again to complete it.")
+        raise UserError(
+            f"{folder} is not finished: {unfinished[0]} is missing or damaged. Run the recipe again to complete it."
+        )
     for s in stages:
         if problems := adapter.problems(s.folder):
             raise UserError(f"{problems[0]}. Delete {s.folder} and run the recipe again to train that stage again.")
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-    report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").is_file() else {}
+    report = _held(folder / "report.json") if (folder / "report.json").is_file() else {}
     return Finished(folder, file, task, stages, report, _held(folder / "ledger.json"))
 
 
@@ -152,13 +154,23 @@ def probes(finished: Finished, k: int) -> list[Probe]:
     """
     found: list[Probe] = []
     for samples in sorted((finished.folder / "eval" / finished.stages[-1].name).glob("*/samples.jsonl")):
-        with samples.open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                if row.get("prompt"):
-                    found.append(Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"])))
+        found += [
+            Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"]))
+            for row in read_samples(samples)
+            if row.get("prompt")
+        ]
     found = [p for p in found if p.completion] or found
     return found[:: max(1, len(found) // k)][:k]
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The answers of one model to one test set. Raises UserError when the file is damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError:
+        raise UserError(
+            f"{path} is damaged. Delete {path.parent}; running the recipe again makes that evaluation again."
+        ) from None
 
 
 def _held(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,19 +38,13 @@ class Pushed:
 def rights(repo: str) -> list[str]:
     """What would keep a push to this repository from working, in words; empty when nothing does.
 
-    Asks the Hub who we are and whether we may write; changes nothing there. That it cannot be asked is a problem too.
+    Asks the Hub who we are and whether we may write; changes nothing there. Raises HubError when it cannot be asked.
     """
-    try:
-        return refusals(repo)
-    except HubError as error:
-        return [str(error)]
-
-
-def refusals(repo: str) -> list[str]:
-    """As `rights`, but raises HubError when the Hub cannot be asked."""
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+    if constants.HF_HUB_OFFLINE:
+        raise HubError("HF_HUB_OFFLINE is set; unset it to push")
     if get_token() is None:
         return ["no Hub token was found: run `hf auth login`, or set HF_TOKEN"]
     api = HfApi()
@@ -77,8 +72,6 @@ def refusals(repo: str) -> list[str]:
 
 
 def _unreachable(api: Any, error: BaseException) -> HubError:
-    if type(error).__name__ == "OfflineModeIsEnabled":
-        return HubError("HF_HUB_OFFLINE is set; unset it to push")
     return HubError(f"the Hub at {api.endpoint} cannot be reached ({type(error).__name__})")
 
 
@@ -220,7 +213,11 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+    """HTTP status of an answer. hf_xet, which sends large files, only has it in its words."""
+    if (response := getattr(error, "response", None)) is not None:
+        return getattr(response, "status_code", None)
+    found = re.search(r"HTTP status client error \((\d{3})\b", str(error))
+    return int(found[1]) if found else None
 
 
 def _first_line(error: BaseException) -> str:

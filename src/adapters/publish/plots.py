@@ -67,7 +67,7 @@ def _curves(series: Mapping[str, Sequence[tuple[int, float]]], label: str, path:
 def _bars(models: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    fields = list(next(iter(models.values())))
+    fields = [f for f in next(iter(models.values())) if any(m[f]["gold"] or m[f]["pred"] for m in models.values())]
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(models)

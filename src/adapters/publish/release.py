@@ -124,6 +124,8 @@ def _notes(finished: Finished) -> list[str]:
     """What the person should know before it is out, and can change."""
     settings, sources = finished.settings, card.training_sources(finished)
     notes = [] if settings.license else ["the card names no licence: set publish.license"]
+    if not settings.description:
+        notes.append("the card does not say what the adapter does: set publish.description")
     notes += [note.replace("`", "") for note in card.license_notes(sources)]
     free = (settings.license or "").lower()
     strict = [s["source"] for s in sources if "-nc" in (s["license"] or "").lower()]

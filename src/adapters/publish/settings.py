@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Final
 
 from pydantic import Field, field_validator
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator
 from adapters.schema import Seq, Strict
 
 REPO: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$"
+TAG: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 # The Hub's licence ids that people mistype; any other id is left to the Hub's own check of the card.
 LICENSES: Final = (
@@ -25,10 +27,14 @@ LICENSES: Final = (
 class Publish(Strict):
     """Where the adapter goes, and what its model card says that a run cannot know."""
 
-    repo: str | None = Field(default=None, pattern=REPO, description="The Hub repository: owner/name.")
+    repo: str | None = Field(
+        default=None, json_schema_extra={"pattern": REPO}, description="The Hub repository: owner/name."
+    )
     private: bool = Field(default=True, description="Create the repository private; off, everyone can see it.")
     base_model: str | None = Field(
-        default=None, pattern=REPO, description="Hub id of the base model, where model.base is a local folder."
+        default=None,
+        json_schema_extra={"pattern": REPO},
+        description="Hub id of the base model, where model.base is a local folder.",
     )
     title: str | None = Field(default=None, description="Title of the model card; default: the repository's name.")
     description: str | None = Field(default=None, description="What the adapter does, in a sentence or two.")
@@ -45,9 +51,23 @@ class Publish(Strict):
     )
     tag: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        json_schema_extra={"pattern": TAG},
         description="Git tag of the published commit; default: made from the run's name and the bundle's content.",
     )
+
+    @field_validator("repo", "base_model")
+    @classmethod
+    def _hub_id(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(REPO, value):
+            raise ValueError(f"{value!r} is no Hub id; write owner/name, of letters, digits, '-', '_' and '.'")
+        return value
+
+    @field_validator("tag")
+    @classmethod
+    def _git_tag(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(TAG, value):
+            raise ValueError(f"{value!r} is no tag; use letters, digits, '-', '_' and '.', such as v1.0")
+        return value
 
     @field_validator("license")
     @classmethod

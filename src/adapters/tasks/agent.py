@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from adapters.pairs import messages as read_messages
 from adapters.pairs import meta as read_meta
 from adapters.pairs import side
-from adapters.types import Counts, Example, Message, Row
+from adapters.tasks import agent_answers
+from adapters.types import Aligned, Counts, Example, Message, Row
 from data_aug.noise import Label
 from rewards.agent import CHECKS, FILLER, THOUGHT, check_settings, examine, same_action
 from rewards.agent_formats import Env, available, env_of, read
@@ -54,6 +55,11 @@ class AgentTask:
     thought: int = THOUGHT
     filler: tuple[str, ...] = FILLER
     text_field: str = "prompt"
+    example_row: ClassVar[Row] = agent_answers.ROW
+    modes: ClassVar[dict[str, str]] = {
+        "turn": "P, R and F1 are all the share of turns on which a check holds, of those it applies to; discipline is "
+        "all checks at once, same action that the reference's action is taken"
+    }
 
     def __post_init__(self) -> None:
         check_settings(self.thought, self.filler)
@@ -86,6 +92,14 @@ class AgentTask:
     def labels(self, row: Row) -> Iterator[Label]:
         """None: noise does not touch an agent's turns."""
         return iter(())
+
+    def adversarial(self, example: Example) -> dict[str, str]:
+        """Responses that look right, for testing rewards; only those that this turn allows."""
+        return agent_answers.wrong(example.gold, example.completion or "")
+
+    def align(self, gold: Any, completion: str) -> list[Aligned]:
+        """The action beside the reference's, and the checks that fail."""
+        return agent_answers.align(gold, completion, self.thought, self.filler)
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Each check as 1 of 1 where it holds, 0 of 1 where not, 0 of 0 where it does not apply.

@@ -33,6 +33,14 @@ EXAMPLE = {
         {"funder_name": "Institute for Sample Studies", "awards": [{"award_ids": ["S 17/302"]}]},
     ],
 }
+WHAT_MODES_MEAN = {
+    "every mode": "award ids match when they are equal without white space, hyphens, slashes and case, under a funder "
+    "that matches; schemes and titles match as names do",
+    "permissive": "names match if the best of partial, token-sort and token-set ratio is 0.80 or more",
+    "balanced": "names match from a token-sort ratio of 0.80 on, or as an acronym in parentheses, or if one holds all "
+    "words of the other and is not under 0.45 of its length",
+    "strict": "names match from a token-sort ratio of 0.80 on",
+}
 AWARD_FIELDS = ("funding_scheme", "award_ids", "award_title")
 
 
@@ -53,6 +61,7 @@ class FundingTask:
     text_field: str = "funding_statement"
     example_row: ClassVar[Row] = EXAMPLE
     """A made-up row, for the usage section of a model card."""
+    modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
 
     def __post_init__(self) -> None:
         if "{statement}" not in self.user:

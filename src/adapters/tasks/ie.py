@@ -6,9 +6,10 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeGuard
+from typing import Any, ClassVar, Literal, TypeGuard
 
-from adapters.types import Counts, Example, Message, Row
+from adapters.tasks import ie_answers
+from adapters.types import Aligned, Counts, Example, Message, Row
 from data_aug.noise import Label
 from rewards.ie_records import Reading, entities, overlap, relations, unlabelled
 
@@ -55,6 +56,12 @@ class IeTask(Reading):
     re_user: str = RE_USER
     order: int | None = None
     text_field: str = "text"
+    example_rows: ClassVar[tuple[Row, ...]] = ie_answers.ROWS
+    example_row: ClassVar[Row] = example_rows[0]
+    modes: ClassVar[dict[str, str]] = {
+        "labelled": "an item counts with its label",
+        "unlabelled": "an item counts by its text alone",
+    }
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""
@@ -129,6 +136,14 @@ class IeTask(Reading):
     def nothing(self, example: Example) -> str:
         """The answer that finds nothing, the baseline of every reward."""
         return self.answer(dict.fromkeys(example.gold, ()))
+
+    def adversarial(self, example: Example) -> dict[str, str]:
+        """Wrong answers that look right, for testing rewards; only those that this example's gold allows."""
+        return {name: self.answer(labels) for name, labels in ie_answers.wrong(self, example.gold).items()}
+
+    def align(self, gold: Any, completion: str) -> list[Aligned]:
+        """Entities and relations by label, each side's once."""
+        return ie_answers.align(self, gold, completion)
 
     def rephrase(self, n: int) -> IeTask:
         """The same task with the labels of every schema in another order."""

@@ -23,6 +23,7 @@ from adapters.backends.local.model import (
     load_base,
     load_merged,
     load_tokenizer,
+    name_base,
     new_adapter,
     on_gpu,
     precision,
@@ -113,6 +114,7 @@ class LocalBackend:
             adapter = new_adapter(model, self.recipe.lora, self.base)
         else:
             adapter = load_adapter(model, start, self.base, trainable=True)
+        name_base(adapter, None)
         work = folder / "trainer"
         stage = job.stage
         if isinstance(stage, Grpo):
@@ -124,6 +126,7 @@ class LocalBackend:
         with sharding.whole(adapter):
             if self.state.is_main_process:
                 _prove(adapter)
+                name_base(adapter, self.base)
                 # False: the check of "auto" would ask the Hub about the base's vocabulary, which no stage changes.
                 adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template

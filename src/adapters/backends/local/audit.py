@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
 from trl import GRPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from adapters.backends.local import training
+from adapters.backends.local import preference, training
 from adapters.backends.local.model import Encoder
 from adapters.backends.local.sampling import LocalSampler
 from adapters.types import Example, Message, UserError
@@ -40,6 +41,12 @@ def grpo(encoder: Encoder, example: Example) -> list[int]:
     return ids
 
 
+def dpo(encoder: Encoder, example: Example) -> list[int]:
+    """The masked tokens of the pair that DPO trains on, by TRL's own collator; of both sides, where they differ."""
+    chosen, rejected = (masked for masked, _ in _sides(encoder, example))
+    return chosen if chosen == rejected else chosen + rejected
+
+
 def evaluation(encoder: Encoder, example: Example) -> list[int]:
     """What reaches `generate` in an evaluation, padding left out."""
     model = _Recorder(encoder.end)
@@ -58,6 +65,7 @@ def usage(encoder: Encoder, example: Example) -> list[int]:
 VIEWS: dict[str, Callable[[Encoder, Example], list[int]]] = {
     "sft": sft,
     "grpo": grpo,
+    "dpo": dpo,
     "evaluation": evaluation,
     "model card": usage,
 }
@@ -81,36 +89,63 @@ class _Recorder:
 
 
 def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-    """The first example as the trainer sees it, every view of its prompt, and what is wrong with them.
+    """The first example (and the first pair) as the trainer sees it, every view of its prompt, and what is wrong.
 
     `examples` are of all stages; `kinds` are the recipe's stage kinds, of which only those named in `VIEWS` are
     compared, beside evaluation and the card. Raises UserError when the template refuses the prompt.
     """
     first = next((e for e in examples if e.completion is not None), examples[0])
+    pair = next((e for e in examples if e.rejected is not None), None) if "dpo" in kinds else None
     try:
         prompt = encoder.prompts([first.prompt])[0]
     except Exception as error:  # a template may raise anything
         raise UserError(
             f"the chat template refuses the prompt of row {first.id!r}: {error}", at=("model", "base")
         ) from error
-    names = [name for name in VIEWS if name not in ("sft", "grpo") or name in kinds]
-    views = {name: VIEWS[name](encoder, first) for name in names}
     errors, warnings = _problems(encoder, first, prompt)
-    odd = [name for name, ids in views.items() if ids != prompt]
-    if odd:
-        errors.append(f"{', '.join(odd)} would not get the prompt that the others get; the difference is shown above")
-    learned = encoder.completions([first.completion or ""])[0] if first.completion is not None else []
+    shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair is first else [first, pair])]
+    for one in shown:
+        if one["different"]:
+            odd = ", ".join(one["different"])
+            errors.append(f"{odd} would not get the prompt that the others get; the difference is shown above")
     return {
-        "id": first.id,
-        "prompt": _pieces(encoder, prompt),
-        "learned": _pieces(encoder, learned),
-        "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
-        "different": odd,
+        "shown": shown,
         "end_token": encoder.tokenizer.decode([encoder.end]),
-        "errors": errors,
+        "errors": list(dict.fromkeys(errors)),
         "warnings": warnings,
         **_masks(encoder, examples),
     }
+
+
+def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str, Any]:
+    """One example: its prompt, its target and its rejected side token by token, and every view of its prompt."""
+    prompt = encoder.prompts([example.prompt])[0]
+    names = [n for n in VIEWS if n in ("evaluation", "model card") or n in kinds]
+    if example.rejected is None:
+        names = [n for n in names if n != "dpo"]
+    views = {name: VIEWS[name](encoder, example) for name in names}
+    learned, rejected = (
+        [] if text is None else encoder.completions([text])[0] for text in (example.completion, example.rejected)
+    )
+    return {
+        "id": example.id,
+        "prompt": _pieces(encoder, prompt),
+        "learned": _pieces(encoder, learned),
+        "rejected": _pieces(encoder, rejected),
+        "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
+        "different": [name for name, ids in views.items() if ids != prompt],
+    }
+
+
+def _sides(encoder: Encoder, example: Example) -> list[tuple[list[int], list[int]]]:
+    """Masked and learned tokens of the chosen and of the rejected side, as TRL's collator makes a batch of them."""
+    batch = DataCollatorForPreference(pad_token_id=encoder.end)(list(preference._pairs(encoder, [example])))
+    sides = zip(*(batch[name].tolist() for name in ("input_ids", "attention_mask", "completion_mask")), strict=True)
+    out = []
+    for ids, seen, learned in sides:
+        held = [(i, bool(mask)) for i, real, mask in zip(ids, seen, learned, strict=True) if real]
+        out.append(([i for i, mask in held if not mask], [i for i, mask in held if mask]))
+    return out
 
 
 def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[list[str], list[str]]:
@@ -151,17 +186,21 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
 
 
 def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
-    """Rows whose target would end without, or before, its end token."""
+    """Rows whose target would end without, or before, its end token; of a pair, both sides."""
     some = [e for e in examples if e.completion is not None][:sample]
-    rows = training._tokens(encoder, some) if some else []
-    lost = sum(row["labels"][-1] != encoder.end for row in rows)
+    pairs = [e for e in examples if e.rejected is not None][:sample]
+    rows = list(training._tokens(encoder, some)) if some else []
+    lost = {id(e) for e, row in zip(some, rows, strict=True) if row["labels"][-1] != encoder.end}
+    lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
     specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
     pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
-    texts = [(e.completion or "", e.prompt[-1]["content"] if e.prompt else "") for e in examples]
+    texts = [
+        (f"{e.completion or ''}\n{e.rejected or ''}", e.prompt[-1]["content"] if e.prompt else "") for e in examples
+    ]
     found = [[bool(pattern and pattern.search(text)) for text in pair] for pair in texts]
     return {
-        "looked_at": len(some),
-        "end_token_lost": lost,
+        "looked_at": len({id(e) for e in (*some, *pairs)}),
+        "end_token_lost": len(lost),
         "special_in_target": sum(target for target, _ in found),
         "special_in_prompt": sum(prompt for _, prompt in found),
     }

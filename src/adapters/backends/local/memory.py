@@ -104,7 +104,8 @@ def plan_memory(
             longest = min(longest, stage.max_prompt_length) + stage.max_completion_length
         use = Use(
             tokens=longest,
-            micro_batch=micro * (2 if stage.kind == "dpo" else 1),  # the chosen and the rejected side
+            micro_batch=micro,
+            sides=2 if stage.kind == "dpo" else 1,
             checkpointing=checkpointing,
             weight_bits=weight_bits,
             compute_bytes=compute,
@@ -136,7 +137,10 @@ def plan_memory(
 
 def _longest(job: Job) -> int:
     limit = getattr(job.stage, "max_length", 0)
-    found = max((e["prompt"]["max"] + e["target"]["max"] for e in job.lengths), default=limit)
+    found = max(
+        (e["prompt"]["max"] + max(e[side]["max"] for side in ("target", "rejected") if side in e) for e in job.lengths),
+        default=limit,
+    )
     return min(found, limit) if limit else found
 
 

@@ -140,7 +140,7 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
         peft = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(_first_line(error), at=("lora", "target_modules")) from error
-    _name_base(peft, base)
+    name_base(peft, base)
     return peft
 
 
@@ -149,7 +149,7 @@ def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> Pe
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder} holds no adapter_model.safetensors; pickled adapters (.bin) are not read.")
     peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    _name_base(peft, base)
+    name_base(peft, base)
     problem = mismatch(peft, folder)
     if problem:
         raise UserError(f"the adapter in {folder} does not fit {base.load}: {problem}")
@@ -184,9 +184,13 @@ def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | N
     return None
 
 
-def _name_base(peft: PeftModel, base: Base) -> None:
+def name_base(peft: PeftModel, base: Base | None) -> None:
+    """Write the base's Hub id into the adapter's configuration, or take it out while the adapter is trained.
+
+    With an id there, PEFT asks the Hub for the base's vocabulary at every checkpoint that the trainer saves.
+    """
     config = peft.peft_config["default"]
-    config.base_model_name_or_path, config.revision = base.hub_id, base.revision
+    config.base_model_name_or_path, config.revision = (base.hub_id, base.revision) if base else ("", None)
 
 
 class Encoder:

@@ -1,0 +1,54 @@
+"""A made-up turn of an agent, responses to a turn that are wrong, and a response beside the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from adapters.types import Aligned, Row
+from rewards.agent import examine, same_action
+from rewards.agent_formats import read
+
+ROW: Final[Row] = {
+    "id": "made-1",
+    "env": "dbbench",
+    "messages": [
+        {
+            "role": "user",
+            "content": "How many boats are longer than 12 metres?\nTable `boats`, columns `Name`, `Metres`.",
+        }
+    ],
+    "completion": "One count answers this.\nAction: Operation\n"
+    "```sql\nSELECT COUNT(*) FROM `boats` WHERE `Metres` > 12;\n```",
+}
+OTHER: Final = {"operate": "SELECT 'none of these';", "answer": '["none of these"]', "act": "wait a moment"}
+
+
+def wrong(gold: Mapping[str, Any], completion: str) -> dict[str, str]:
+    """Responses that look right, by name; only those that this turn allows."""
+    turn = read(gold["env"], completion)
+    out = {
+        "chatty": f"Certainly! I'd be happy to help.\n{completion}",
+        "invented observation": f"{completion}\nObservation: that worked, all is done.",
+    }
+    if turn.thought and turn.thought in completion:
+        out["endless thought"] = completion.replace(turn.thought, turn.thought + " and then some more" * 150, 1)
+    offered = [a for a in gold.get("actions") or () if " ".join(a.lower().split()) != turn.argument]
+    other = offered[0] if offered else OTHER.get(str(turn.kind))
+    # The parser lowers the case of actions, so the place is looked for without it.
+    at = completion.lower().rfind(turn.argument.lower()) if turn.argument else -1
+    if other is not None and at >= 0:
+        out["another action"] = completion[:at] + other + completion[at + len(turn.argument) :]
+    return out
+
+
+def align(gold: Mapping[str, Any], completion: str, thought: int, filler: Sequence[str]) -> list[Aligned]:
+    """The kind of the action and the action beside the reference's, then each check that the response fails."""
+    turn = read(gold["env"], completion)
+    wanted = gold.get("action") or {}
+    said = {"kind": turn.kind, "action": turn.argument or None}
+    same = {"kind": turn.kind == wanted.get("kind"), "action": bool(same_action(turn, gold))}
+    out = [Aligned(f, wanted.get("argument" if f == "action" else f), said[f], bool(wanted) and same[f]) for f in said]
+    held = examine(completion, turn, gold, thought=thought, filler=filler)
+    failed = [Aligned("fails", None, name.replace("_", " ")) for name, value in held.items() if value is False]
+    return [*(row for row in out if row.gold or row.pred), *failed]
