@@ -60,11 +60,11 @@ ROWS: Final[tuple[Row, ...]] = (
 )
 
 
-def wrong(reading: Reading, gold: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+def wrong(reading: Reading, gold: Mapping[str, list[Any]]) -> dict[str, Mapping[str, list[Any]]]:
     """Wrong labels that look right, by name; only those that this gold allows."""
     labels, found = list(gold), [entry for entries in gold.values() for entry in entries]
     pair = {"head": "Nonesuch", "tail": "Nowhere"}
-    out = {
+    out: dict[str, Mapping[str, list[Any]]] = {
         "invented item": {
             **gold,
             labels[0]: [*gold[labels[0]], pair if found and isinstance(found[0], dict) else "Nonesuch"],
