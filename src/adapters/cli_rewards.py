@@ -194,8 +194,8 @@ def _reward(name: str, parameters: list[str]) -> Any:
     try:
         return named_reward(name, **values)
     except UserError as error:
-        key = str(error.at[-1]) if error.at else ""
-        raise UserError(f"{key}: {error}" if key in values else str(error)) from None
+        wrong = error.at[-1] if error.at else ""
+        raise UserError(f"{wrong}: {error}" if wrong in values else str(error)) from None
 
 
 REWARD = '''"""A reward: what it pays for, in one sentence."""
