@@ -45,7 +45,7 @@ types: install
 audit: install
 	# asks the advisory database about every installed version; needs the network
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/python -m pip_audit --skip-editable
+	$(BIN)/python scripts/audit.py
 
 schema: install
 	$(BIN)/adapters schema > recipes/schema.json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,46 @@ def test_a_disk_that_is_full_at_any_point(tmp_path: Path) -> None:
         assert text == (straight / name).read_text()
     assert not [name for name in held["files"] if "/." in f"/{name}" or ".partial" in name], "nothing half-written"
     assert "publish/bundle/README.md" in held["files"]
+
+
+# A stage of real training whose first checkpoint finds no room, and the same command with room.
+TRAIN = """
+import subprocess, sys
+folder = sys.argv[1]
+def mount(how):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", f"{folder}/runs"], check=True)
+def run():
+    command = [sys.executable, f"{folder}/chain.yaml", "stages.0.save_every=1", "evaluate=[]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.returncode, done.stderr, done.stdout)
+mount("size=128k")
+run()
+subprocess.run(["find", f"{folder}/runs", "-name", "checkpoint-*"], check=True)
+print("-" * 9)
+mount("remount,size=100m")
+run()
+subprocess.run(["find", f"{folder}/runs", "-name", "adapter_model.safetensors"], check=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not namespaces(), reason="needs unshare and mount namespaces, which this machine does not grant")
+def test_a_checkpoint_that_finds_no_room(tmp_path: Path, recipe_text: str) -> None:
+    (tmp_path / "chain.yaml").write_text(recipe_text)
+    (tmp_path / "runs").mkdir()
+    command = ["unshare", "-rm", sys.executable, "-c", TRAIN, str(tmp_path)]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = done.stdout.split("-" * 9)
+    assert first.startswith("1 "), first
+    assert f"The disk of {tmp_path}/runs/chain" in first
+    assert "is full: make room there." in first
+    assert "Traceback" not in first
+    assert "1-sft.partial/trainer/checkpoint-1" in first, "it was at a checkpoint"
+    assert second.strip().startswith("0 "), second
+    for stage in ("1-sft", "2-grpo"):
+        assert f"{tmp_path}/runs/chain/{stage}/adapter_model.safetensors" in second
 
 
 RECIPE = """
