@@ -289,7 +289,7 @@ def test_a_check_without_the_service_shows_all_that_can_be_known_here(
     table = {d["what"]: d for d in found["parity"]}
     assert table["LoRA alpha"]["same"]
     assert table["2-grpo KL"]["local"] == "0.05 x k3 in the loss, ratio-corrected"
-    assert not any(one["different"] for one in found["prompts"]["shown"]), "the service gets the local trainer's prompts"
+    assert not any(one["different"] for one in found["prompts"]["shown"]), "the prompts are the local trainer's"
     assert found["lengths"]["1-sft"]
     refused = CliRunner().invoke(app, [*arguments[:-2]])
     assert "TRL's options do not reach the service" in refused.stdout
