@@ -74,7 +74,9 @@ def refusal(row: Row, text: str) -> str | None:
         return "a scheme or title is not there to the letter"
     rest = text
     for value in sorted({*names, *ids}, key=len, reverse=True):
-        rest, count = re.subn(rf"(?<!\w){re.escape(value)}(?!\w)", " ¦ ", rest)
+        # "DFG-funded" names the DFG, but "AB-12-7" is another id than "AB-12".
+        after = r"(?!\w)" if value in names else r"(?!\w|[-/.]\w)"
+        rest, count = re.subn(rf"(?<!\w){re.escape(value)}{after}", " ¦ ", rest)
         if not count:
             return f"{'a name' if value in names else 'an id'} is not there to the letter"
     for value in sorted(set(other), key=len, reverse=True):

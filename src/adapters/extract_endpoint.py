@@ -52,7 +52,7 @@ class Endpoint:
             "response_format": {"type": "json_schema", "json_schema": schema},
             "chat_template_kwargs": {"enable_thinking": source.model.thinking},
         }
-        if not options.constrain:
+        if not options.constrain or schema["schema"] is None:
             del extra["response_format"]
         found = cls(url, _model(options.model, models), extra, options, headers, pool)
         return found._agreed(note)

@@ -53,14 +53,18 @@ class Endpoint:
             return item[0], self._complete(pool, prompts[item[0]], item[1])
 
         asked = parallel.each(complete, missing, threads=self.parallel, window=len(missing))
-        with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
-            for done, (i, choices) in enumerate(answers, 1):
-                for choice in choices:
-                    row = {"id": i, "completion": choice["text"], "model": self.model, "cut": choice["cut"]}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    held.append(row)
-                file.flush()
-                progress(done, len(missing), {})
+        try:
+            with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
+                for done, (i, choices) in enumerate(answers, 1):
+                    for choice in choices:
+                        row = {"id": i, "completion": choice["text"], "model": self.model, "cut": choice["cut"]}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        held.append(row)
+                    file.flush()
+                    progress(done, len(missing), {})
+        except UserError as error:
+            kept = f" {len(held):,} answers are kept in {store}; the same command continues." if held else ""
+            raise UserError(f"{error}{kept}") from None
         return sorted((row for row in held if not row.get("cut")), key=lambda row: place[row["id"]])
 
     def _headers(self) -> dict[str, str]:
