@@ -12,7 +12,7 @@ from tiny import ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters import adapter, cli
-from adapters.backends.echo import prompt_key
+from adapters.data import prompt_key
 from adapters.tasks.ie import IeTask
 
 COMPACT = {"use": "ie", "target": "compact", "no_answer": "whole"}

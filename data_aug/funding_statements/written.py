@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Iterable
 from functools import cache
+from random import Random
 from typing import Any
 
 from data_aug.funding_statements.names import KNOWN
+from data_aug.funding_statements.people import surname
 from data_aug.funding_statements.statement import FunderRow, Row
 
 SYSTEM = (
@@ -30,6 +32,13 @@ NOTHING = (
     "This paper had no funding that it names. Write an acknowledgement of one to three sentences that thanks people, "
     "names data or equipment, or says that there was no specific funding. Name no funder, programme or grant."
 )
+FIELDS = (
+    "marine ecology", "number theory", "cancer genomics", "soil chemistry", "urban history", "particle physics",
+    "computer vision", "labour economics", "plant pathology", "galaxies", "nursing", "polymers", "child language",
+    "epidemiology", "robotics", "glaciers", "stem cells", "catalysis", "political science", "earthquakes",
+    "batteries", "palaeontology", "optics", "bird migration", "cardiology", "machine translation", "fluid dynamics",
+)  # fmt: skip
+LENGTHS = ("as short as it can be", "in one or two sentences", "in three or four sentences", "in a long paragraph")
 MAX_CHARACTERS = 6000
 _WORD = re.compile(r"[^\W_]+")
 _SPAN = re.compile(r"[^\W_](?:[\w/.\\-]*[^\W_])?")
@@ -41,7 +50,10 @@ def messages(row: Row) -> tuple[dict[str, str], ...]:
     """The prompt that asks for a statement with the row's labels."""
     funders = [_shown(funder) for funder in row["funders"]]
     asked = json.dumps(funders, ensure_ascii=False, indent=1) if funders else NOTHING
-    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": asked})
+    # Asked the same, a model writes the same: a field, a length and an author of each row's own keep the texts apart.
+    rng = Random(row["id"])
+    manner = f"A paper on {rng.choice(FIELDS)}; {rng.choice(LENGTHS)}; the first author is {surname(rng)}.\n"
+    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": manner + asked})
 
 
 def _shown(funder: FunderRow) -> dict[str, Any]:

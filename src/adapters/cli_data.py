@@ -92,7 +92,7 @@ def synthesize(
         from adapters import display, writing
         from adapters.teacher import Endpoint
 
-        options = {"key_variable": key, "temperature": temperature, "parallel": parallel}
+        options: dict[str, Any] = {"key_variable": key, "temperature": temperature, "parallel": parallel}
         place = Endpoint(endpoint, model, max_tokens=max_tokens, **{k: v for k, v in options.items() if v is not None})
         with display.progress(f"asking {model}") as progress:
             result = writing.write(list(rows), place, out.with_suffix(".samples.jsonl"), progress)

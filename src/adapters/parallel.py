@@ -33,8 +33,9 @@ def each(
                 continue
             try:
                 future.set_result(function(item))
-            except Exception as error:
+            except Exception as error:  # the first ends everything, so this thread takes nothing new
                 future.set_exception(error)
+                return
 
     # Daemons, not an executor's threads: whoever gives up must not wait for a request that may take minutes.
     for _ in range(threads):

@@ -169,7 +169,7 @@ class IeTask(Reading):
             raise ValueError(f"no text: {self.text_field} is missing or empty")
         try:
             own = _from_json(row, "schema")
-            labels = dict.fromkeys(_schema(self.schema if own in (None, "") else own), ())
+            labels: dict[str, list[Any]] = {label: [] for label in _schema(self.schema if own in (None, "") else own)}
             kind = self._kind({**row, "task": row.get("task") or self.kind or "NER"}, {})
         except ValueError as error:
             raise ValueError(f"no schema: {error}") from None
