@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,11 +42,13 @@ class Endpoint:
         They are appended to `store` as they come, and what stands there already is not asked for again, so an
         interrupted call costs nothing twice. Raises UserError for what asking again cannot mend.
         """
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"{self.url!r} is no address: give the server's, such as http://localhost:8000/v1.")
         held = [row for _, row in read_file(store) if BAD_ROW not in row] if store.is_file() else []
         held = [row for row in held if row.get("model") == self.model and row.get("id") in prompts]
         counts = Counter(str(row["id"]) for row in held)
         missing = [(i, n - counts[i]) for i in prompts if counts[i] < n]
-        # `block` is off: threads that give up leave their connections behind.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry, across the bar
         pool = urllib3.PoolManager(maxsize=self.parallel, timeout=TIMEOUT, headers=self._headers())
         place = {i: n for n, i in enumerate(prompts)}
 
@@ -100,7 +103,7 @@ class Endpoint:
         address = f"{self.url.rstrip('/')}/chat/completions"
         try:
             reply = pool.request("POST", address, body=json.dumps(body).encode(), retries=retry)
-        except (urllib3.exceptions.LocationValueError, urllib3.exceptions.URLSchemeUnknown) as error:
+        except urllib3.exceptions.LocationValueError as error:
             raise UserError(f"{self.url!r} is no address: {error}.") from None
         except urllib3.exceptions.HTTPError as error:
             why = getattr(error, "reason", None) or error
