@@ -61,6 +61,8 @@ def test_labels_follow_the_order_of_the_text() -> None:
     assert [f["funder_name"] for f in row["funders"]] == ["North", "Fund of the North"]
     assert row["funding_statement"] == GOOD
     assert FundingTask().example(row).gold == row["funders"]
+    turned = written.labelled(ROW, "The Fund of the North gave 12/7 and AB-12, and North paid for Light Up.")
+    assert [f["funder_name"] for f in turned["funders"]] == ["Fund of the North", "North"]
 
 
 @pytest.mark.parametrize(
@@ -137,8 +139,12 @@ def test_what_was_paid_for_survives_a_server_that_stops(server: ChatServer, tmp_
     assert not out.exists()
     server.script = []
     before = len(server.calls)
+    store = tmp_path / "written.samples.jsonl"
+    store.write_bytes(store.read_bytes()[:-9])
     assert write(server, out, "-n", 20)[0] == 0
-    assert len(server.calls) == before + 8
+    assert len(server.calls) == before + 9, "the torn one is asked for again"
+    assert write(server, out, "-n", 20)[0] == 0
+    assert len(server.calls) == before + 9
 
 
 def test_giving_up_does_not_wait_for_requests_on_their_way(server: ChatServer, tmp_path: Path) -> None:

@@ -103,10 +103,16 @@ def refusal(row: Row, text: str) -> str | None:
 
 def labelled(row: Row, text: str) -> Row:
     """The row with this text: its funders in the order in which the text names them."""
+    names, ids, _ = _values(row["funders"])
+    at: dict[str, int] = {}
+    rest = text
+    for value in sorted({*names, *ids}, key=len, reverse=True):  # "North" is not where "Fund of the North" stands
+        at[value] = rest.find(value)
+        rest = rest.replace(value, "¦" * len(value))
 
     def place(funder: FunderRow) -> int:
-        names, ids, other = _values([funder])
-        return min((text.find(value) for value in names or ids + other), default=len(text))
+        own, ids, other = _values([funder])
+        return min((at.get(value, text.find(value)) for value in own or ids + other), default=len(text))
 
     funders = sorted(row["funders"], key=place)
     return {**row, "funding_statement": text, "funders": funders, "source": "written-funding"}

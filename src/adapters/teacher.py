@@ -58,6 +58,8 @@ class Endpoint:
         asked = parallel.each(complete, missing, threads=self.parallel, window=len(missing))
         try:
             with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
+                if file.tell() and not store.read_bytes().endswith(b"\n"):
+                    file.write("\n")  # a kill in the middle of a line must not cost the next one too
                 for done, (i, choices) in enumerate(answers, 1):
                     for choice in choices:
                         row = {"id": i, "completion": choice["text"], "model": self.model, "cut": choice["cut"]}
