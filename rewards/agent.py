@@ -129,7 +129,7 @@ def examine(
         "short_thought": tokens(turn.thought) <= thought,
         "in_available_actions": parsed and turn.argument in {_one_line(a) for a in offered} if offered else None,
         "answer_is_json_list": is_json_list(turn.argument)
-        if turn.kind == "answer" and gold.get("env") == "dbbench"
+        if turn.kind == "answer" and gold.get("env") in ("dbbench", "fc")
         else None,
         "no_repeat3": before != [text.strip()] * 2,
     }
@@ -147,7 +147,7 @@ def same_action(turn: Turn, gold: Mapping[str, Any]) -> bool | None:
     if turn.kind != wanted.get("kind"):
         return False
     argument = str(wanted.get("argument"))
-    if gold.get("env") != "dbbench":
+    if turn.kind == "act" or gold.get("env") not in ("dbbench", "fc"):
         return _one_line(turn.argument) == _one_line(argument)
     if turn.kind == "answer":
         return _same_answer(answers(turn.argument), answers(argument))

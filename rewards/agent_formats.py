@@ -4,7 +4,10 @@
 |---|---|---|
 | dbbench | `Action: Operation`, then a block opened by a line "```sql" and closed by a line "```" | `Action: Answer`, `Final Answer: ["a", "b"]` |
 | alfworld | `THOUGHT: …` and ` ACTION: <action>`, or the latter alone | |
+| fc | a thought, then `<tool_call>`, `{"name": "execute_sql", "arguments": {"query": …}}` or `take_action {action}`, `</tool_call>` | the call `commit_final_answer {answers: [texts]}` |
 | react | `Thought: …` and `Action: <action>` | `Thought: …` and `Final Answer: …` |
+
+`fc` is AgentBench's later, function-calling form, as the chat templates of Qwen and Hermes models write calls to text.
 
 The profiles are not interchangeable: `ACTION:` fails in DBBench, `Action:` fails in ALFWorld. The parsers are as literal
 as the environments': DBBench compares the first `Action: ` line anywhere with "Operation" and accepts neither another
@@ -18,8 +21,16 @@ import json
 import re
 from typing import Final, Literal, NamedTuple
 
-Env = Literal["dbbench", "alfworld", "react"]
-ENVS: Final[tuple[Env, ...]] = ("dbbench", "alfworld", "react")
+Env = Literal["dbbench", "alfworld", "fc", "react"]
+ENVS: Final[tuple[Env, ...]] = ("dbbench", "alfworld", "fc", "react")
+
+Kind = Literal["operate", "answer", "act"]
+CALLS: Final[dict[str, tuple[str, Kind]]] = {
+    "execute_sql": ("query", "operate"),
+    "commit_final_answer": ("answers", "answer"),
+    "take_action": ("action", "act"),
+}
+"""The functions of the fc profile: the name of their one argument, and what they do."""
 
 _LABEL = re.compile(r"\A\s*(?:THOUGHT|Thought):")
 _MARK = re.compile(r"\baction\s*:", re.IGNORECASE)
@@ -41,7 +52,7 @@ class Turn(NamedTuple):
     action, to a reader or to a parser.
     """
 
-    kind: Literal["operate", "answer", "act"] | None
+    kind: Kind | None
     argument: str
     thought: str
     after: str
@@ -60,13 +71,18 @@ def read(env: Env, text: str) -> Turn:
     """One response through its environment's parser. Never raises; one above MAX_TEXT is read as empty."""
     if len(text) > MAX_TEXT:
         text = ""
-    return {"dbbench": _dbbench, "alfworld": _alfworld, "react": _react}[env](text)
+    return {"dbbench": _dbbench, "alfworld": _alfworld, "fc": _fc, "react": _react}[env](text)
 
 
 def write(env: Env, thought: str, kind: str, argument: str) -> str:
     """The response that says this, in the form the environment asks for."""
     if env == "alfworld":
         return f"THOUGHT: {thought}\n ACTION: {argument}" if thought else f"ACTION: {argument}"
+    if env == "fc":
+        name, key = next((name, key) for name, (key, does) in CALLS.items() if does == kind)
+        value = (answers(argument) or [argument]) if kind == "answer" else argument
+        call = json.dumps({"name": name, "arguments": {key: value}}, ensure_ascii=False)
+        return f"{thought}\n<tool_call>\n{call}\n</tool_call>"
     if env == "react":
         mark = "Final Answer" if kind == "answer" else "Action"
         return f"Thought: {thought}\n{mark}: {argument}"
@@ -121,7 +137,7 @@ def without_actions(observation: str) -> str:
     return observation.partition("AVAILABLE ACTIONS:")[0].rstrip()
 
 
-def _turn(text: str, kind: Literal["operate", "answer", "act"], start: int, span: tuple[int, int], end: int) -> Turn:
+def _turn(text: str, kind: Kind, start: int, span: tuple[int, int], end: int) -> Turn:
     thought = _LABEL.sub("", text[:start], count=1).strip()
     prose = f"{text[: span[0]]} {text[span[1] :]}"
     return Turn(kind, text[span[0] : span[1]].strip(), thought, text[end:], prose, 1)
@@ -161,6 +177,38 @@ def _alfworld(text: str) -> Turn:
         return _failed(text, marks)
     turn = _turn(text, "act", found.start(), found.span(1), found.end())
     return turn._replace(argument=turn.argument.lower(), actions=max(1, marks))
+
+
+def _fc(text: str) -> Turn:
+    opened = text.find("<tool_call>")
+    closed = text.find("</tool_call>", opened) if opened >= 0 else -1
+    calls = text.count("<tool_call>")
+    said = len(_MARK.findall(text)) + len(_FINAL.findall(text))
+    called = _call(text[opened + 11 : closed]) if closed >= 0 else None
+    if called is None:
+        return _failed(text, calls + said)
+    turn = _turn(text, called[0], opened, (opened + 11, closed), closed + 12)
+    said = len(_MARK.findall(turn.prose)) + len(_FINAL.findall(turn.prose))
+    held = statements(called[1]) if called[0] == "operate" else 1
+    return turn._replace(argument=called[1], actions=max(1, held) + calls - 1 + said)
+
+
+def _call(text: str) -> tuple[Kind, str] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    name, given = (value.get("name"), value.get("arguments")) if isinstance(value, dict) else (None, None)
+    if not isinstance(name, str) or name not in CALLS or not isinstance(given, dict):
+        return None
+    key, kind = CALLS[name]
+    argument = given.get(key)
+    if kind == "answer":
+        texts = isinstance(argument, list) and argument and all(isinstance(item, str) for item in argument)
+        return (kind, json.dumps(argument, ensure_ascii=False)) if texts else None
+    if not isinstance(argument, str) or not argument.strip():
+        return None
+    return kind, " ".join(argument.splitlines()).strip() if kind == "operate" else argument.strip().lower()
 
 
 def _react(text: str) -> Turn:

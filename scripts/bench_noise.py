@@ -2,6 +2,8 @@
 
     python scripts/bench_noise.py [FILE.jsonl] [--seconds 20]
 
+    pip install nlpaug textnoisr augly nltk     # the others; those that are missing are left out, and said
+
 Without a file it writes its own 350 statements. Only this package keeps the labelled spans; its figure includes
 finding them. The others are set to change about as many characters as document/medium does; the table shows how many.
 """

@@ -186,3 +186,83 @@ def test_real_trajectories_are_read() -> None:
     assert len(turns) > 20
     assert all(read("alfworld", text).kind == "act" for text in turns)
     assert all(read("dbbench", text).kind is None for text in turns)
+
+
+def call(name: str, **arguments: object) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def test_fc_reads_the_three_calls() -> None:
+    turn = read("fc", "I count.\n" + call("execute_sql", query="SELECT 1\nFROM `t`;"))
+    assert (turn.kind, turn.argument, turn.thought) == ("operate", "SELECT 1 FROM `t`;", "I count.")
+    assert (turn.after, turn.actions) == ("", 1)
+    turn = read("fc", call("commit_final_answer", answers=["a", "Final Answer: b"]))
+    assert (turn.kind, json.loads(turn.argument), turn.actions) == ("answer", ["a", "Final Answer: b"], 1)
+    turn = read("fc", call("take_action", action=" Go To desk 1 "))
+    assert (turn.kind, turn.argument) == ("act", "go to desk 1")
+    assert read("fc", 2 * call("take_action", action="look")).actions == 2
+    assert read("fc", call("execute_sql", query="SELECT 1; SELECT 2")).actions == 2
+    assert read("fc", call("take_action", action="look") + " Bye!").after == " Bye!"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I look.",
+        '{"name": "take_action", "arguments": {"action": "look"}}',
+        '<tool_call>\n{"name": "take_action", "arguments": {"action": "look"}}',
+        "</tool_call><tool_call>",
+        call("take_action", action=""),
+        call("take_action", action=1),
+        call("take_action", move="look"),
+        call("fly", action="look"),
+        call("commit_final_answer", answers="a"),
+        call("commit_final_answer", answers=[1]),
+        call("commit_final_answer", answers=[]),
+        call("execute_sql", query=None),
+        '<tool_call>{"name": ["take_action"], "arguments": {"action": "look"}}</tool_call>',
+        '<tool_call>{"name": "take_action", "arguments": "look"}</tool_call>',
+        "<tool_call>{'name': 'take_action'}</tool_call>",
+        "<tool_call>[]</tool_call>",
+        "<tool_call>" + "[" * 100_000 + "</tool_call>",
+        "Action: Operation\n```sql\nSELECT 1;\n```",
+    ],
+)
+def test_fc_refuses(text: str) -> None:
+    assert read("fc", text).kind is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument"), [("operate", "SELECT 1;"), ("answer", '["a", "b"]'), ("act", "go to desk 1")]
+)
+def test_what_fc_writes_it_reads(kind: str, argument: str) -> None:
+    turn = read("fc", write("fc", "Why.", kind, argument))
+    assert (turn.kind, turn.argument, turn.thought, turn.actions, turn.after) == (kind, argument, "Why.", 1, "")
+
+
+@pytest.mark.parametrize("kind", ["operate", "answer", "act"])
+def test_every_corruption_of_a_call_breaks_the_discipline(kind: str) -> None:
+    import random
+
+    from data_aug.agent.corruptions import KINDS
+    from data_aug.agent.corruptions import given as prepared
+    from rewards.agent import FILLER, THOUGHT, examine
+
+    argument = {"operate": "SELECT 1 FROM `t`;", "answer": '["4"]', "act": "look"}[kind]
+    text = write(
+        "fc",
+        "The table holds a line for each of the days, so one step is enough for what is asked here.",
+        kind,
+        argument,
+    )
+    before = [{"role": "assistant", "content": write("fc", "So.", "act", "go on")}]
+    for name, corrupt in KINDS.items():
+        for seed in range(8):
+            bad = corrupt(prepared("fc", text, before, None), random.Random(seed))
+            assert bad, name
+            if name == "loop":
+                continue
+            held = examine(bad, read("fc", bad), {"env": "fc"}, thought=THOUGHT, filler=FILLER)
+            assert not all(value is not False for value in held.values()), (name, bad)
+            assert (name not in ("wrong_format", "no_action")) == held["parse_ok"], (name, bad)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
 from conftest import write_jsonl
 from typer.testing import CliRunner
 
@@ -363,59 +362,22 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
 # --- a teacher ------------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """A small OpenAI-compatible server: every second choice is chatty, and some calls fail once."""
-
-    def __init__(self, rows: list[dict]) -> None:
-        answers = {r["messages"][-1]["content"]: r["completion"] for r in rows}
-        self.calls: list[dict] = []
-        self.script: list[int] = []
-        self.one_choice = False
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.calls.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
-                status = outer.script.pop(0) if outer.script else 200
-                good = answers[body["messages"][-1]["content"]]
-                texts = [good if n % 2 == 0 else f"Certainly! {good} Bye!" for n in range(body["n"])]
-                texts = texts[:1] if outer.one_choice else texts
-                reply = {"choices": [{"message": {"content": t}, "finish_reason": "stop"} for t in texts]}
-                content = json.dumps(reply if status == 200 else {"error": "busy"}).encode()
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    from adapters import teacher
-
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
     rows = list(synthesize(8, 4))
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    monkeypatch.setattr(teacher.time, "sleep", lambda _: None)
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
     monkeypatch.setenv("TEACHER_KEY", "s3cret")
-    held = Server(rows)
-    thread = threading.Thread(target=held.http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield held
-    held.http.shutdown()
-    thread.join()
+    with ChatServer({r["messages"][-1]["content"]: r["completion"] for r in rows}) as held:
+        yield held
 
 
-def teach(server: Server, tmp_path: Path, *more: object) -> tuple[int, str, str]:
+def teach(server: ChatServer, tmp_path: Path, *more: object) -> tuple[int, str, str]:
     fixed = ("--endpoint", server.url, "--model", "big", "--key", "TEACHER_KEY", "--json", "-o", tmp_path / "p.jsonl")
     return cli("pairs", "teach", tmp_path / "rows.jsonl", *fixed, *more)
 
 
-def test_a_teacher_s_best_against_its_worst(server: Server, tmp_path: Path) -> None:
+def test_a_teacher_s_best_against_its_worst(server: ChatServer, tmp_path: Path) -> None:
     server.script = [429, 200, 503]
     code, shown, said = teach(server, tmp_path, "-n", 2, "--margin", 0.1)
     assert code == 0, said
@@ -437,7 +399,7 @@ def test_a_teacher_s_best_against_its_worst(server: Server, tmp_path: Path) -> N
     assert len(server.calls) == again + 16, "a server may give one choice at a time"
 
 
-def test_a_good_teacher_s_turns_are_corrupted(server: Server, tmp_path: Path) -> None:
+def test_a_good_teacher_s_turns_are_corrupted(server: ChatServer, tmp_path: Path) -> None:
     code, shown, said = teach(server, tmp_path, "-n", 1)
     assert code == 0, said
     figures = json.loads(shown)
@@ -450,7 +412,7 @@ def test_a_good_teacher_s_turns_are_corrupted(server: Server, tmp_path: Path) ->
     ("status", "text"),
     [(401, "TEACHER_KEY is refused"), (404, "refused model 'big' (404)"), (500, "did not answer in 5 tries")],
 )
-def test_what_a_server_refuses_is_said_once(server: Server, tmp_path: Path, status: int, text: str) -> None:
+def test_what_a_server_refuses_is_said_once(server: ChatServer, tmp_path: Path, status: int, text: str) -> None:
     server.script = [status] * 60
     code, _, said = teach(server, tmp_path, "-n", 1)
     assert code == 2
@@ -459,7 +421,7 @@ def test_what_a_server_refuses_is_said_once(server: Server, tmp_path: Path, stat
     assert not (tmp_path / "p.jsonl").exists()
 
 
-def test_a_server_that_is_not_there(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there(server: ChatServer, tmp_path: Path) -> None:
     server.url = "http://127.0.0.1:9/v1"
     code, _, said = teach(server, tmp_path, "-n", 1)
     assert (code, "did not answer" in said) == (2, True)

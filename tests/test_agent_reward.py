@@ -19,6 +19,7 @@ TABLE = {"name": "t", "columns": ["Name", "Beds"], "rows": [["a", 3], ["b", 5], 
 SQL = "SELECT COUNT(*) FROM `t` WHERE `Beds` > 4;"
 OPERATE = write("dbbench", "I count.", "operate", SQL)
 ANSWER = write("dbbench", "It is 2.", "answer", '["2"]')
+CALL = write("fc", "I count.", "operate", SQL)
 ACT = write("alfworld", "The desk may hold it.", "act", "go to desk 1")
 
 
@@ -31,6 +32,7 @@ def example(env: str, text: str, **gold: object) -> Example:
 CASES = {
     OPERATE: example("dbbench", OPERATE, table=TABLE),
     ANSWER: example("dbbench", ANSWER),
+    CALL: example("fc", CALL, table=TABLE),
     ACT: example("alfworld", ACT, actions=["go to desk 1", "look"]),
     "Thought: why\nAction: search[x]": example("react", "Thought: why\nAction: search[x]"),
 }
@@ -135,7 +137,7 @@ def test_scores_stay_in_range_and_follow_the_formula(text: str) -> None:
 
 @given(st.text(max_size=100), st.sampled_from(ENVS))
 def test_adding_words_after_the_action_never_pays(extra: str, env: str) -> None:
-    text = {"dbbench": OPERATE, "alfworld": ACT, "react": "Thought: why\nAction: search[x]"}[env]
+    text = {"dbbench": OPERATE, "alfworld": ACT, "fc": CALL, "react": "Thought: why\nAction: search[x]"}[env]
     case = CASES[text]
     assert Agent()(f"{text}\n{extra}", case).score <= 1.0
     if extra.strip():

@@ -104,7 +104,7 @@ def recursive(g: Given, rng: random.Random) -> str:
 
 def two_actions(g: Given, rng: random.Random) -> str:
     """Another action right after the first; the environment takes the first."""
-    if g.env == "dbbench":
+    if g.env == "dbbench" or (g.env == "fc" and g.turn.kind != "act"):
         table = re.search(r"(?:FROM|INTO|UPDATE) (`[^`]+`|\w+)", g.turn.argument)
         sql = f"SELECT * FROM {table.group(1)};" if table else "SHOW TABLES;"  # noqa: S608 - text, not run
         return f"{g.text}\n{write(g.env, 'Then I look at the data.', 'operate', sql)}"
@@ -114,7 +114,7 @@ def two_actions(g: Given, rng: random.Random) -> str:
 
 def observation(g: Given, rng: random.Random) -> str:
     """The environment's reply, invented."""
-    if g.env == "dbbench":
+    if g.env == "dbbench" or (g.env == "fc" and g.turn.kind != "act"):
         seen = f"[({rng.randint(1, 900)},)]" if g.turn.kind == "operate" else "The answer is correct."
     else:
         seen = rng.choice(("You see nothing special there.", "It worked; the task is almost finished."))
@@ -133,6 +133,15 @@ def wrong_format(g: Given, rng: random.Random) -> str | None:
         ]
     elif g.env == "react":
         forms = [f"Thought: {thought}\naction: {argument}", f"Thought: {thought}\n**Action:** {argument}"]
+    elif g.env == "fc":
+        call = g.text[g.text.find("<tool_call>") + 11 : g.text.find("</tool_call>")].strip()
+        forms = [
+            f"{thought}\n```json\n{call}\n```",
+            f"{thought}\n<tool_call>\n{call}",
+            f"{thought}\n<tool_call>\n{call.replace(chr(34), chr(39))}\n</tool_call>",
+            f"{thought}\n<tool_call>\n{call.replace('arguments', 'parameters', 1)}\n</tool_call>",
+            f"{thought}\nAction: {argument}",
+        ]
     elif g.turn.kind == "operate":
         forms = [
             f"{thought}\nAction: Operation ```sql\n{argument}\n```",

@@ -53,14 +53,56 @@ def synthesize(
     n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same rows.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="OpenAI-compatible server (address up to /v1) that writes the texts."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The model's name there.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Environment variable with the key.", show_default="OPENAI_API_KEY")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0, show_default="0.8")] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, help="Requests at a time.", show_default="8")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest text.")] = 2048,
+    as_json: AsJson = False,
 ) -> None:
-    """Make labelled training rows."""
+    """Make labelled training rows.
+
+    With --endpoint a language model writes the text of every row's structure (funding only); a text is kept if its
+    labels are exact in it. What it wrote is in OUT.samples.jsonl: started again, or with a larger -n, only what is
+    missing is asked for.
+    """
     from adapters import data
     from adapters.schema import SynthesizedSource
 
     with errors():
-        rows = data.read(SynthesizedSource(synthesize=task, n=n, seed=seed), Path())
-        write_lines((row for _, row in rows), out)
+        given = {"--model": model, "--key": key, "--temperature": temperature, "--parallel": parallel}
+        if endpoint is None and (alone := next((name for name, value in given.items() if value is not None), None)):
+            raise UserError(f"{alone} is for an --endpoint.")
+        rows = (row for _, row in data.read(SynthesizedSource(synthesize=task, n=n, seed=seed), Path()))
+        if endpoint is None:
+            write_lines(rows, out)
+            return
+        if task != "funding":
+            raise UserError(f"--endpoint: only funding statements can be written by a model, not {task}.")
+        if model is None or out is None:
+            raise UserError("--endpoint needs --model NAME, and -o FILE, beside which what it wrote is kept.")
+        from adapters import display, writing
+        from adapters.teacher import Endpoint
+
+        options: dict[str, Any] = {"key_variable": key, "temperature": temperature, "parallel": parallel}
+        place = Endpoint(endpoint, model, max_tokens=max_tokens, **{k: v for k, v in options.items() if v is not None})
+        with display.progress(f"asking {model}") as progress:
+            result = writing.write(list(rows), place, out.with_suffix(".samples.jsonl"), progress)
+        write_lines(result.rows, out)
+        if as_json:
+            print(json.dumps({"kept": len(result.rows), "refused": result.refused}))
+        else:
+            display.console().print(f"{out}: {writing.told(result)}", soft_wrap=True)
+        if not result.rows:
+            raise typer.Exit(1)
 
 
 @app.command()

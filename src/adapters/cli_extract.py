@@ -49,6 +49,10 @@ def extract(
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Default: 64 (GPU) or 32.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 2048,
     task: Annotated[str | None, typer.Option("--task", help="For an adapter that does not name its task.")] = None,
+    params: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task: schema=[person,place] for ie."),
+    ] = None,
     base: Annotated[str | None, typer.Option("--base", help="Base model, when it lies elsewhere than named.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of an adapter on the Hub.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Drop what OUT holds and start over.")] = False,
@@ -58,12 +62,14 @@ def extract(
     with errors() as state:
         if endpoint is None and (given := _given(model=model, api_key_env=api_key_env)):
             raise UserError(f"{given} is for an --endpoint.")
-        from adapters import display, extract_engines, extract_source
+        from adapters import display, extract_engines, extract_source, recipe_file
         from adapters import extract as extraction
 
         screen = display.console(stderr=True)
         name = "endpoint" if endpoint else engine
-        found = extract_source.find(source, task=task, base=base, revision=revision)
+        found = extract_source.find(
+            source, task=task, base=base, revision=revision, params=recipe_file.settings(params or [])
+        )
         settings = {"engine": name, "endpoint": endpoint, "max_new_tokens": max_new_tokens, "constrain": constrain}
         work = extraction.prepare(
             found,

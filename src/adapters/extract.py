@@ -103,6 +103,11 @@ def prepare(
             raise UserError(f"--keep {name}: the output has a column of that name already.")
     if registry is not None and not normalise:
         raise UserError("--registry is for --normalize; give both.")
+    if check := getattr(source.task, "check_columns", None):
+        try:
+            check(known)
+        except ValueError as error:
+            raise UserError(f"{input}: {error}.") from None
     normaliser = _normaliser(source, registry) if normalise else None
     settings = {
         "input": digest,
@@ -264,7 +269,8 @@ def _record(work: Work, start: dict[str, Any], answer: Answer) -> dict[str, Any]
     if answer.error is not None:
         return _line(start, error=answer.error)
     try:
-        record = work.source.task.record(first_value(answer.text))
+        task = work.source.task
+        record = task.record(getattr(task, "decode", first_value)(answer.text))
     except ValueError as error:
         why = f"truncated: no complete answer in {answer.tokens} tokens" if answer.truncated else str(error)
         return _line(start, tokens=answer.tokens, error=why, completion=answer.text)

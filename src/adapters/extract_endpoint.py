@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
 import urllib3
 
+from adapters import parallel
 from adapters.extract_engines import WINDOW, Answer, Options, Request
 from adapters.extract_source import Source
 from adapters.recipe_file import hint
@@ -55,57 +52,14 @@ class Endpoint:
             "response_format": {"type": "json_schema", "json_schema": schema},
             "chat_template_kwargs": {"enable_thinking": source.model.thinking},
         }
-        if not options.constrain:
+        if not options.constrain or schema["schema"] is None:
             del extra["response_format"]
         found = cls(url, _model(options.model, models), extra, options, headers, pool)
         return found._agreed(note)
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Answers as they come. Raises RuntimeError when the server stops answering."""
-        requests = iter(requests)
-        running: dict[Future[Answer], int] = {}
-        order: deque[tuple[int, Future[Answer]]] = deque()
-        sent, exhausted = 0, False
-        waiting: queue.SimpleQueue[tuple[Request, Future[Answer]] | None] = queue.SimpleQueue()
-        # Daemons, not an executor's threads: whoever gives up must not wait for a request that may take minutes.
-        for _ in range(self.options.concurrency):
-            threading.Thread(target=self._work, args=(waiting,), daemon=True).start()
-        try:
-            while True:
-                while order and order[0][1].done():
-                    order.popleft()
-                ahead = sent - order[0][0] if order else 0
-                if not exhausted and len(running) < 2 * self.options.concurrency and ahead < WINDOW:
-                    request = next(requests, None)
-                    if request is None:
-                        exhausted = True
-                        continue
-                    future: Future[Answer] = Future()
-                    waiting.put((request, future))
-                    running[future] = request.row
-                    order.append((sent, future))
-                    sent += 1
-                    continue
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    del running[future]
-                    yield future.result()
-        finally:
-            for future in running:
-                future.cancel()
-            for _ in range(self.options.concurrency):
-                waiting.put(None)
-
-    def _work(self, waiting: queue.SimpleQueue[tuple[Request, Future[Answer]] | None]) -> None:
-        while (task := waiting.get()) is not None:
-            request, future = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(self._answer(request))
-            except Exception as error:
-                future.set_exception(error)
+        return parallel.each(self._answer, requests, threads=self.options.concurrency, window=WINDOW)
 
     def _answer(self, request: Request) -> Answer:
         status, value = self._post(request.prompt, self.options.max_new_tokens)

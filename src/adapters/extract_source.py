@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,19 @@ class Source:
         return _json(self.adapter / adapter.CONFIG).get("peft_type") == "ECHO"
 
 
-def find(given: str, *, task: str | None = None, base: str | None = None, revision: str | None = None) -> Source:
+def find(
+    given: str,
+    *,
+    task: str | None = None,
+    base: str | None = None,
+    revision: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Source:
     """Find the adapter that a person named: a folder, or the Hub id of a published one.
 
     The task and the thinking switch are read from the first of: the recipe of the run that the folder lies in, the
-    bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task` and `base` replace what they say. Raises
-    UserError.
+    bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace what they
+    say. Raises UserError.
     """
     folder = _adapter_folder(_local(given, revision))
     if problems := adapter.problems(folder):
@@ -54,13 +62,17 @@ def find(given: str, *, task: str | None = None, base: str | None = None, revisi
         )
     try:
         plug = Plug.model_validate(told["task"])
+        plug = Plug.model_validate({"use": plug.use, **plug.params, **(params or {})})
         model = Model.model_validate({**told["model"], "base": _base(folder, told["model"].get("base"), base)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{folder}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
     found = resolve("tasks", plug, folder=home)
     if not isinstance(found, Extracting):
-        raise UserError(f"the task {plug.use!r} cannot run over a corpus: it has no request and record.")
+        raise UserError(
+            f"the task {plug.use!r} does not extract from texts, so it cannot run over a corpus (it has no methods "
+            "request and record). For its figures on rows with labels there is `adapters eval`."
+        )
     weights = adapter.weights_hash(folder) or adapter.sha256(folder / adapter.WEIGHTS)
     return Source(folder, model, plug, found, weights)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
+import urllib3
 
+from adapters import parallel
 from adapters.rows import BAD_ROW, read_file
 from adapters.types import Message, Progress, Row, UserError
 
 TRIES = 5
+RETRIED = (408, 409, 429, *range(500, 600))
+TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Endpoint:
     max_tokens: int = 256
     parallel: int = 8
     wait: float = 1.0
-    """Seconds before the second try; doubled each time."""
+    """Seconds before the third try, the second being at once; doubled each time."""
 
     def ask(self, prompts: Mapping[str, Sequence[Message]], n: int, store: Path, progress: Progress) -> list[Row]:
         """N completions of each prompt, as rows with id, completion and model; cut ones are not among them.
@@ -39,35 +42,45 @@ class Endpoint:
         They are appended to `store` as they come, and what stands there already is not asked for again, so an
         interrupted call costs nothing twice. Raises UserError for what asking again cannot mend.
         """
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"{self.url!r} is no address: give the server's, such as http://localhost:8000/v1.")
         held = [row for _, row in read_file(store) if BAD_ROW not in row] if store.is_file() else []
         held = [row for row in held if row.get("model") == self.model and row.get("id") in prompts]
         counts = Counter(str(row["id"]) for row in held)
         missing = [(i, n - counts[i]) for i in prompts if counts[i] < n]
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(self.key_variable)) else {}
-        with (
-            httpx.Client(headers=headers, timeout=120) as client,
-            store.open("a", encoding="utf-8") as file,
-            ThreadPoolExecutor(self.parallel) as pool,
-        ):
-            answers = pool.map(lambda item: self._complete(client, prompts[item[0]], item[1]), missing)
-            try:
-                for done, ((i, _), choices) in enumerate(zip(missing, answers, strict=True), 1):
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry, across the bar
+        pool = urllib3.PoolManager(maxsize=self.parallel, timeout=TIMEOUT, headers=self._headers())
+        place = {i: n for n, i in enumerate(prompts)}
+
+        def complete(item: tuple[str, int]) -> tuple[str, list[dict[str, Any]]]:
+            return item[0], self._complete(pool, prompts[item[0]], item[1])
+
+        asked = parallel.each(complete, missing, threads=self.parallel, window=len(missing))
+        try:
+            with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
+                if file.tell() and not store.read_bytes().endswith(b"\n"):
+                    file.write("\n")  # a kill in the middle of a line must not cost the next one too
+                for done, (i, choices) in enumerate(answers, 1):
                     for choice in choices:
                         row = {"id": i, "completion": choice["text"], "model": self.model, "cut": choice["cut"]}
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         held.append(row)
                     file.flush()
                     progress(done, len(missing), {})
-            except BaseException:  # Ctrl-C too: what was not sent yet should not be
-                pool.shutdown(cancel_futures=True)
-                raise
-        return [row for row in held if not row.get("cut")]
+        except UserError as error:
+            kept = f" {len(held):,} answers are kept in {store}; the same command continues." if held else ""
+            raise UserError(f"{error}{kept}") from None
+        return sorted((row for row in held if not row.get("cut")), key=lambda row: place[row["id"]])
 
-    def _complete(self, client: httpx.Client, prompt: Sequence[Message], n: int) -> list[dict[str, Any]]:
+    def _headers(self) -> dict[str, str]:
+        key = os.environ.get(self.key_variable)
+        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def _complete(self, pool: urllib3.PoolManager, prompt: Sequence[Message], n: int) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         while len(out) < n:  # some servers give one choice whatever `n` says
             body = {"model": self.model, "messages": list(prompt), "n": n - len(out), "temperature": self.temperature}
-            value = self._post(client, {**body, "max_tokens": self.max_tokens})
+            value = self._post(pool, {**body, "max_tokens": self.max_tokens})
             try:
                 choices = [
                     {"text": str(c["message"]["content"] or ""), "cut": c.get("finish_reason") == "length"}
@@ -80,28 +93,34 @@ class Endpoint:
             out += choices[: n - len(out)]
         return out
 
-    def _post(self, client: httpx.Client, body: Mapping[str, Any]) -> Any:
-        problem = ""
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
-            try:
-                reply = client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise UserError(f"{self.url!r} is no address: {error}.") from None
-            except httpx.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
-            if reply.status_code in (408, 409, 429) or reply.status_code >= 500:
-                problem = f"status {reply.status_code}: {reply.text[:200]}"
-                continue
-            if reply.status_code in (401, 403):
-                state = "is refused" if os.environ.get(self.key_variable) else "is not set"
-                raise UserError(f"{self.url} wants a key ({reply.status_code}); {self.key_variable} {state}.")
-            if reply.is_error:
-                raise UserError(f"{self.url} refused model {self.model!r} ({reply.status_code}): {reply.text[:200]}")
-            try:
-                return reply.json()
-            except ValueError:
-                raise UserError(f"{self.url} answered with something that is not JSON: {reply.text[:200]}") from None
-        raise UserError(f"{self.url} did not answer in {TRIES} tries; the last said: {problem}")
+    def _post(self, pool: urllib3.PoolManager, body: Mapping[str, Any]) -> Any:
+        # Waits `wait` seconds, twice, four times …, or what a Retry-After header asks for.
+        retry = urllib3.Retry(
+            total=TRIES - 1,
+            status_forcelist=RETRIED,
+            allowed_methods=None,
+            backoff_factor=self.wait / 2,
+            raise_on_status=False,
+        )
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        try:
+            reply = pool.request("POST", address, body=json.dumps(body).encode(), retries=retry)
+        except urllib3.exceptions.LocationValueError as error:
+            raise UserError(f"{self.url!r} is no address: {error}.") from None
+        except urllib3.exceptions.HTTPError as error:
+            why = getattr(error, "reason", None) or error
+            raise UserError(f"{self.url} did not answer in {TRIES} tries; the last said: {why}") from None
+        said = reply.data.decode("utf-8", "replace")
+        if reply.status in RETRIED:
+            raise UserError(
+                f"{self.url} did not answer in {TRIES} tries; the last said: status {reply.status}: {said[:200]}"
+            )
+        if reply.status in (401, 403):
+            state = "is refused" if os.environ.get(self.key_variable) else "is not set"
+            raise UserError(f"{self.url} wants a key ({reply.status}); {self.key_variable} {state}.")
+        if reply.status >= 400:
+            raise UserError(f"{self.url} refused model {self.model!r} ({reply.status}): {said[:200]}")
+        try:
+            return json.loads(said)
+        except ValueError:
+            raise UserError(f"{self.url} answered with something that is not JSON: {said[:200]}") from None

@@ -160,7 +160,9 @@ class Normaliser(Protocol):
 class Extracting(Protocol):
     """What a task has besides when it can be run over a corpus without labels (`adapters extract`).
 
-    A `normaliser(registry)` is optional.
+    Optional: `normaliser(registry)`; `decode(completion)`, the answer in a completion that is not JSON alone (raises
+    ValueError as `record` does); `request_fields`, the columns besides the text that a prompt depends on, and
+    `check_columns(columns)`, which raises ValueError when a corpus lacks one.
     """
 
     text_field: str
@@ -171,8 +173,8 @@ class Extracting(Protocol):
     def record(self, answer: Any) -> Any:
         """The decoded JSON of an answer as a record of the task's schema. Raises ValueError in the same way."""
 
-    def answer_schema(self) -> dict[str, Any]:
-        """JSON schema of what the model writes, for engines that can constrain their output."""
+    def answer_schema(self) -> dict[str, Any] | None:
+        """JSON schema of what the model writes, for engines that can constrain their output; None: not JSON alone."""
 
     def record_schema(self) -> dict[str, Any]:
         """JSON schema of what `record` returns; decides the column types of Parquet files."""

@@ -13,7 +13,7 @@ from adapters.tasks import agent_answers
 from adapters.types import Aligned, Counts, Example, Message, Row
 from data_aug.noise import Label
 from rewards.agent import CHECKS, FILLER, THOUGHT, check_settings, examine, same_action
-from rewards.agent_formats import Env, available, env_of, read
+from rewards.agent_formats import ENVS, Env, available, env_of, read
 
 DBBENCH: Final = """You answer questions about one table of a MySQL database.
 In every turn, say in a sentence or two what you do and why, then do exactly one of two things.
@@ -31,6 +31,14 @@ Every message describes what you see and lists the AVAILABLE ACTIONS. Choose one
 THOUGHT: why, in a sentence
  ACTION: the action, as it is listed
 Only a listed action counts. Write nothing after it."""
+FC: Final = """You solve a task by calling functions.
+Say in a sentence or two what you do and why, then make exactly one call:
+<tool_call>
+{"name": "...", "arguments": {...}}
+</tool_call>
+The functions are execute_sql (query: one SQL statement), commit_final_answer (answers: a list of strings) and
+take_action (action: one of the available actions). Use those that fit the task. Write nothing after the call; the reply
+is the next message."""
 REACT: Final = """Solve the task step by step.
 In each turn write a line that starts with "Thought:", then either a line that starts with "Action:", or, when you are
 done, one that starts with "Final Answer:". Write nothing after it; the environment replies in the next message."""
@@ -41,8 +49,8 @@ class AgentTask:
     """Rows hold a conversation up to the agent's turn, and that turn as `completion`.
 
     The conversation is either `prompt`, complete, or `messages`, which the environment's instructions (`dbbench`,
-    `alfworld` and `react` below) and a short assent are put in front of. `env` is the environment's profile, here or
-    in the row. A row may also have `actions` (those available; read from the last message of the user when it lists
+    `alfworld`, `fc` and `react` below) and a short assent are put in front of. `env` is the environment's profile, here
+    or in the row. A row may also have `actions` (those available; read from the last message of the user when it lists
     them) and `table` (`{name, columns, rows}`, on which SQL is compared by what it does).
 
     `thought` and `filler` are the limits of the discipline metric, as in the reward.
@@ -51,6 +59,7 @@ class AgentTask:
     env: Env | None = None
     dbbench: str = DBBENCH
     alfworld: str = ALFWORLD
+    fc: str = FC
     react: str = REACT
     thought: int = THOUGHT
     filler: tuple[str, ...] = FILLER
@@ -117,7 +126,7 @@ class AgentTask:
 
     def valid(self, completion: str) -> bool:
         """Whether any of the profiles (the task's own, if it has one) reads an action."""
-        return any(read(env, completion).kind for env in ([self.env] if self.env else ("dbbench", "alfworld", "react")))
+        return any(read(env, completion).kind for env in ([self.env] if self.env else ENVS))
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
         value = row.get("prompt", row.get("messages"))
@@ -129,7 +138,7 @@ class AgentTask:
             raise ValueError("a row needs its conversation as prompt (complete) or messages (without instructions)")
         if "prompt" in row:
             return held
-        instructions = {"dbbench": self.dbbench, "alfworld": self.alfworld, "react": self.react}
+        instructions = {"dbbench": self.dbbench, "alfworld": self.alfworld, "fc": self.fc, "react": self.react}
         said = instructions[env_of(row.get("env") or self.env)]
         return ({"role": "user", "content": said}, {"role": "assistant", "content": "OK."}, *held)
 

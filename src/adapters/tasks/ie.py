@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeGuard
 
-from adapters.tasks import ie_answers
+from adapters.tasks import ie_answers, ie_extraction
 from adapters.types import Aligned, Counts, Example, Message, Row
 from data_aug.noise import Label
-from rewards.ie_records import Reading, entities, overlap, relations, unlabelled
+from rewards.ie_records import Item, Reading, entities, overlap, relations, unlabelled
 
 # The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
 # relation template; this one is its entity template with IEPile's instruction for relations.
@@ -47,7 +47,8 @@ class IeTask(Reading):
     `reasoning`, or empty), `bare` its JSON alone, `compact` that without absent labels and white space, for small
     models. For the last two, `no_answer: whole` makes the scorer read text without tags. The templates hold {labels},
     the JSON list of the schema, and {text}. `order` is the seed of another label order, one for all rows of a schema;
-    None keeps the rows' own. The other fields are the scorer's (`rewards.ie_records.Reading`).
+    None keeps the rows' own. `schema` and `kind` stand in for rows without `schema` or `task`: labels to ask for, and
+    NER or RE. The other fields are the scorer's (`rewards.ie_records.Reading`).
     """
 
     target: Literal["tagged", "bare", "compact"] = "tagged"
@@ -55,6 +56,8 @@ class IeTask(Reading):
     ner_user: str = NER_USER
     re_user: str = RE_USER
     order: int | None = None
+    schema: tuple[str, ...] = ()
+    kind: Literal["NER", "RE"] | None = None
     text_field: str = "text"
     example_rows: ClassVar[tuple[Row, ...]] = ie_answers.ROWS
     example_row: ClassVar[Row] = example_rows[0]
@@ -62,10 +65,13 @@ class IeTask(Reading):
         "labelled": "an item counts with its label",
         "unlabelled": "an item counts by its text alone",
     }
+    request_fields: ClassVar[tuple[str, ...]] = ("schema", "task")
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""
         super().__post_init__()
+        if self.schema:
+            _schema(self.schema)
         for name in ("ner_user", "re_user"):
             if missing := [part for part in ("{labels}", "{text}") if part not in getattr(self, name)]:
                 raise ValueError(f"{name} must contain {missing[0]}")
@@ -83,7 +89,7 @@ class IeTask(Reading):
         return Example(
             id=id,
             source=source,
-            prompt=self.prompt(text, gold, _kind(row, gold)),
+            prompt=self.prompt(text, gold, self._kind(row, gold)),
             completion=self.answer(gold, str(row.get("reasoning") or "")),
             gold=gold,
             meta={"text": text},
@@ -94,12 +100,7 @@ class IeTask(Reading):
         gold, schema = (_from_json(row, name) for name in ("gold", "schema"))
         if not isinstance(gold, Mapping) or not all(isinstance(found, list | tuple | None) for found in gold.values()):
             raise ValueError("gold must be an object from labels to lists")
-        if schema is None:
-            schema = list(gold)
-        if not isinstance(schema, list | tuple) or not schema or not all(isinstance(s, str) for s in schema):
-            raise ValueError("schema must be a list of label names with at least one")
-        if len(set(schema)) < len(schema):
-            raise ValueError(f"schema names a label twice: {', '.join(schema)}")
+        schema = _schema(self.schema or list(gold) if schema is None else schema)
         if strange := [label for label, found in gold.items() if found and label not in schema]:
             raise ValueError(f"gold has the label {strange[0]!r}, which is not in the schema")
         return {label: [_entry(label, entry) for entry in gold.get(label) or ()] for label in schema}
@@ -166,14 +167,59 @@ class IeTask(Reading):
         """Whether the text is an answer with a JSON object; what is not counts as a parse error."""
         return self.read(completion).json == "object"
 
+    def _kind(self, row: Row, gold: Mapping[str, Any]) -> Literal["NER", "RE"]:
+        kind = row.get("task")
+        if kind is None and (first := next((entry for found in gold.values() for entry in found), None)):
+            kind = "NER" if isinstance(first, str) else "RE"
+        kind = kind or self.kind
+        if not _is_kind(kind):
+            raise ValueError(f"task must be NER or RE, not {kind!r}")
+        return kind
 
-def _kind(row: Row, gold: Mapping[str, Any]) -> Literal["NER", "RE"]:
-    kind = row.get("task")
-    if kind is None and (first := next((entry for found in gold.values() for entry in found), None)):
-        kind = "NER" if isinstance(first, str) else "RE"
-    if not _is_kind(kind):
-        raise ValueError(f"task must be NER or RE, not {kind!r}")
-    return kind
+    def request(self, row: Row) -> tuple[Message, ...]:
+        """The prompt for a row without labels. Raises ValueError for a row without text or with a bad schema."""
+        text = row.get(self.text_field)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"no text: {self.text_field} is missing or empty")
+        try:
+            own = _from_json(row, "schema")
+            labels: dict[str, list[Any]] = {label: [] for label in _schema(self.schema if own in (None, "") else own)}
+            kind = self._kind({**row, "task": row.get("task") or self.kind or "NER"}, {})
+        except ValueError as error:
+            raise ValueError(f"no schema: {error}") from None
+        return self.prompt(text, labels if self.order is None else _permuted(labels, self.order), kind)
+
+    def check_columns(self, columns: Collection[str]) -> None:
+        """Raises ValueError when a corpus with these columns does not say which labels to look for."""
+        if not self.schema and "schema" not in columns:
+            raise ValueError(
+                "there is no column schema, and the task names no labels. Add the column (a JSON list of labels for "
+                "each row), or give the labels of all rows with --set 'schema=[person, place]'"
+            )
+
+    def decode(self, completion: str) -> frozenset[Item]:
+        """The items of a completion, as the scorer reads them. Raises ValueError when there is nothing to read."""
+        return ie_extraction.decode(replace(self, casefold=False), completion)
+
+    def record(self, answer: frozenset[Item]) -> list[dict[str, str | None]]:
+        """Entities and relations in one list, by label and text."""
+        return ie_extraction.record(answer)
+
+    def answer_schema(self) -> dict[str, Any] | None:
+        """What a model should write; None where it thinks first."""
+        return None if self.target == "tagged" else ie_extraction.ANSWER
+
+    def record_schema(self) -> dict[str, Any]:
+        """What `record` returns."""
+        return ie_extraction.RECORD
+
+
+def _schema(given: object) -> list[str]:
+    if not isinstance(given, list | tuple) or not given or not all(isinstance(s, str) and s.strip() for s in given):
+        raise ValueError("schema must be a list of label names with at least one")
+    if len(set(given)) < len(given):
+        raise ValueError(f"schema names a label twice: {', '.join(given)}")
+    return list(given)
 
 
 def _is_kind(value: object) -> TypeGuard[Literal["NER", "RE"]]:

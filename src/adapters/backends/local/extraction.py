@@ -72,7 +72,8 @@ def vllm_engine(source: Source, options: Options, window: int) -> Engine:
     )
     lora = LoRARequest("adapter", 1, str(Path(source.adapter).resolve()))
     constrain = options.constrain and not source.model.thinking
-    structured = StructuredOutputsParams(json=source.task.answer_schema()) if constrain else None
+    schema = source.task.answer_schema() if constrain else None
+    structured = StructuredOutputsParams(json=schema) if schema is not None else None
     sampling = SamplingParams(
         temperature=0.0,
         max_tokens=options.max_new_tokens,

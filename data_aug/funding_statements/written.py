@@ -1,0 +1,152 @@
+"""Statements that a language model writes for structures of ours, and what such a text must hold to be kept.
+
+A model names what it likes. A text is kept only if its labels are exact: every value stands in it to the letter, and
+nothing else in it looks like an award identifier or is a well-known funder. Which id belongs to which funder is left to
+the model; nothing here can see that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from random import Random
+from typing import Any
+
+from data_aug.funding_statements.names import KNOWN
+from data_aug.funding_statements.people import surname
+from data_aug.funding_statements.statement import FunderRow, Row
+
+SYSTEM = (
+    "You write the acknowledgement and funding sections of scientific papers. You are given what a section says as "
+    "JSON and answer with the section alone, as plain text: no heading, no list, no quotation marks around it, no "
+    "comment.\n"
+    "Copy every funder name, award id, scheme and title letter by letter, as it stands in the JSON; never translate, "
+    "abbreviate, expand or correct one. Keep the ids and schemes of a funder with that funder. A funder_name of null "
+    "means that the scheme is named without saying who runs it. Name no other funder and no other number of a grant, "
+    "and add no acronym in brackets. Vary your wording as authors do: who received the money, for what, thanks to "
+    "people, a disclaimer; short or long."
+)
+NOTHING = (
+    "This paper had no funding that it names. Write an acknowledgement of one to three sentences that thanks people, "
+    "names data or equipment, or says that there was no specific funding. Name no funder, programme or grant."
+)
+FIELDS = (
+    "marine ecology", "number theory", "cancer genomics", "soil chemistry", "urban history", "particle physics",
+    "computer vision", "labour economics", "plant pathology", "galaxies", "nursing", "polymers", "child language",
+    "epidemiology", "robotics", "glaciers", "stem cells", "catalysis", "political science", "earthquakes",
+    "batteries", "palaeontology", "optics", "bird migration", "cardiology", "machine translation", "fluid dynamics",
+)  # fmt: skip
+LENGTHS = ("as short as it can be", "in one or two sentences", "in three or four sentences", "in a long paragraph")
+MAX_CHARACTERS = 6000
+_WORD = re.compile(r"[^\W_]+")
+_SPAN = re.compile(r"[^\W_](?:[\w/.\\-]*[^\W_])?")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_COUNTED = re.compile(r"\d{1,3}(?:[.,]\d+)?(?:st|nd|rd|th|s|%)?|(?:19|20)\d\ds|COVID-?19|SARS-CoV-2|[A-Za-z]-?\d")
+
+
+def messages(row: Row) -> tuple[dict[str, str], ...]:
+    """The prompt that asks for a statement with the row's labels."""
+    funders = [_shown(funder) for funder in row["funders"]]
+    asked = json.dumps(funders, ensure_ascii=False, indent=1) if funders else NOTHING
+    # Asked the same, a model writes the same: a field, a length and an author of each row's own keep the texts apart.
+    rng = Random(row["id"])
+    manner = f"A paper on {rng.choice(FIELDS)}; {rng.choice(LENGTHS)}; the first author is {surname(rng)}.\n"
+    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": manner + asked})
+
+
+def _shown(funder: FunderRow) -> dict[str, Any]:
+    awards = [{name: values for name, values in award.items() if values} for award in funder["awards"]]
+    return {"funder_name": funder["funder_name"], "awards": [award for award in awards if award]}
+
+
+def cleaned(completion: str) -> str:
+    """A completion's text without the thought before it, and without a fence or quotation marks around it."""
+    text = completion.rpartition("</think>")[2].strip()
+    if text.startswith("```") and text.endswith("```") and len(text) > 6:
+        text = text[3:-3].partition("\n")[2].strip()
+    if len(text) > 1 and text[0] + text[-1] in ('""', "“”") and not {'"', "“", "”"} & set(text[1:-1]):
+        text = text[1:-1].strip()
+    return text
+
+
+def refusal(row: Row, text: str) -> str | None:
+    """Why a text cannot be the row's statement, in a few words that can be counted; None when it can.
+
+    Names and ids must each stand by themselves: "12" is not in "A-123", a name that is part of another one of the
+    row must also come outside it.
+    """
+    if not text:
+        return "empty"
+    if len(text) > MAX_CHARACTERS:
+        return "too long"
+    names, ids, other = _values(row["funders"])
+    if any(value not in text for value in other):
+        return "a scheme or title is not there to the letter"
+    rest = text
+    for value in sorted({*names, *ids}, key=len, reverse=True):
+        # "DFG-funded" names the DFG, but "AB-12-7" is another id than "AB-12".
+        after = r"(?!\w)" if value in names else r"(?!\w|[-/.]\w)"
+        rest, count = re.subn(rf"(?<!\w){re.escape(value)}{after}", " ¦ ", rest)
+        if not count:
+            return f"{'a name' if value in names else 'an id'} is not there to the letter"
+    for value in sorted(set(other), key=len, reverse=True):
+        rest = rest.replace(value, " ¦ ")
+    if any(like_an_id(token) for token in _SPAN.findall(rest)):
+        return "something else looks like an award id"
+    words = _WORD.findall(rest)
+    if any(words[n : n + len(name)] == name for n, word in enumerate(words) for name in _known().get(word, ())):
+        return "another funder is named"
+    return None
+
+
+def labelled(row: Row, text: str) -> Row:
+    """The row with this text: its funders in the order in which the text names them."""
+    names, ids, _ = _values(row["funders"])
+    at: dict[str, int] = {}
+    rest = text
+    for value in sorted({*names, *ids}, key=len, reverse=True):  # "North" is not where "Fund of the North" stands
+        at[value] = rest.find(value)
+        rest = rest.replace(value, "¦" * len(value))
+
+    def place(funder: FunderRow) -> int:
+        own, ids, other = _values([funder])
+        return min((at.get(value, text.find(value)) for value in own or ids + other), default=len(text))
+
+    funders = sorted(row["funders"], key=place)
+    return {**row, "funding_statement": text, "funders": funders, "source": "written-funding"}
+
+
+def like_an_id(token: str) -> bool:
+    """Whether a token with a digit is neither a year, a span of years, a small number nor a date."""
+    if not any(c.isdigit() for c in token) or _COUNTED.fullmatch(token):
+        return False
+    parts = re.split(r"[-/.]", token)
+    return not all(_YEAR.fullmatch(part) or (part.isdigit() and len(part) <= 2) for part in parts)
+
+
+def _values(funders: Iterable[FunderRow]) -> tuple[list[str], list[str], list[str]]:
+    """Names, ids, and schemes with titles."""
+    names: list[str] = []
+    ids: list[str] = []
+    other: list[str] = []
+    for funder in funders:
+        if funder["funder_name"] is not None:
+            names.append(funder["funder_name"])
+        for award in funder["awards"]:
+            ids += award["award_ids"]
+            other += award["funding_scheme"] + award["award_title"]
+    return names, ids, other
+
+
+@cache
+def _known() -> dict[str, list[list[str]]]:
+    """The words of the names and acronyms in the table of well-known funders, by their first word."""
+    out: dict[str, list[list[str]]] = {}
+    for name in {name for known in KNOWN for name in (*known.names, known.acronym, known.local) if name}:
+        words = _WORD.findall(name)
+        # "Total", "VA" and "EC" are other things more often than funders.
+        if len(words) > 1 or len(name) > 5 or (len(name) > 2 and name.isupper()):
+            out.setdefault(words[0], []).append(words)
+    return out

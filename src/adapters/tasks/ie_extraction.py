@@ -1,0 +1,53 @@
+"""An answer's entities and relations as records: what a corpus gets, and its JSON schema."""
+
+from __future__ import annotations
+
+from rewards.ie_records import Item, Reading
+
+_END = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+RECORD = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"label": {"type": "string"}, "text": _END, "head": _END, "tail": _END},
+        "required": ["label", "text", "head", "tail"],
+        "additionalProperties": False,
+    },
+}
+"""JSON schema of a record: an entity has a text, a relation a head and a tail."""
+
+_PAIR = {
+    "type": "object",
+    "properties": {"head": {"type": "string"}, "tail": {"type": "string"}},
+    "required": ["head", "tail"],
+    "additionalProperties": False,
+}
+ANSWER = {
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "array", "items": _PAIR}]
+    },
+}
+"""JSON schema of what the model writes when it does not think first. The labels are each row's own."""
+
+
+def decode(reading: Reading, completion: str) -> frozenset[Item]:
+    """The items of a completion. Raises ValueError, led by a short kind and a colon."""
+    found = reading.read(completion)
+    if found.json == "object":
+        return found.items
+    problem = found.problem or "nothing to read"
+    if found.json == "other":
+        raise ValueError(f"wrong shape: {problem}")
+    raise ValueError(problem if problem.startswith("not JSON") else f"no answer: {problem}")
+
+
+def record(items: frozenset[Item]) -> list[dict[str, str | None]]:
+    """Each item once, by label and text."""
+    rows: list[dict[str, str | None]] = []
+    for item in sorted(items):
+        if len(item) == 2:
+            rows.append({"label": item[0], "text": item[1], "head": None, "tail": None})
+        else:
+            rows.append({"label": item[0], "text": None, "head": item[1], "tail": item[2]})
+    return rows
