@@ -411,6 +411,7 @@ def test_without_a_token_nothing_starts(run: Path, monkeypatch: pytest.MonkeyPat
     assert not (run / "publish").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_bad_reward_is_an_error(mine: Path) -> None:
     assert any("gold earns less than 1 on" in e for e in found["errors"])
 
 
+@pytest.mark.slow
 def test_the_right_to_push_is_asked_about_before_the_first_step(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_it_reads_no_further_ahead_than_the_window(
     answers.close()
 
 
+@pytest.mark.slow
 def test_too_many_requests_waits_as_long_as_it_is_told(source: Any, server: Server) -> None:
     endpoint, _ = connect(source, server)
     server.script = [(429, {"Retry-After": "1"}, {}), (503, {}, {}), said("[7]")]

@@ -195,6 +195,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_plan_and_results(mine: Path) -> None:
     done = command("run", str(mine), "stages.0.max_steps=2", cwd=mine.parent)
     assert done.returncode == 0, done.stderr
@@ -233,6 +234,7 @@ def test_the_eval_command(mine: Path) -> None:
     assert "no run folder" in nothing.stderr
 
 
+@pytest.mark.slow
 def test_a_run_can_be_started_from_its_own_copy(mine: Path) -> None:
     start(mine)
     copy = mine.parent / "runs" / "mine" / "recipe.yaml"
@@ -265,6 +267,7 @@ def test_failed_work_exits_with_1_and_keeps_the_details(mine: Path) -> None:
     assert "Traceback" in (mine.parent / "runs/mine/run.log").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_never_share_a_run_folder(mine: Path) -> None:
     holder = "import sys, pathlib\nfrom adapters.run import lock\n"
     holder += "with lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"

@@ -24,6 +24,7 @@ from rewards.ie import InformationExtraction
 runner = CliRunner()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["funding", "ie", "agent"])
 def test_a_shipped_reward_is_tried_without_data(name: str) -> None:
     result = runner.invoke(app, ["rewards", "test", name, "--json"])

@@ -108,6 +108,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_a_model_writes_statements_and_nothing_is_paid_twice(server: ChatServer, tmp_path: Path) -> None:
     out = tmp_path / "written.jsonl"
     code, shown, said = write(server, out, "-n", 20, "--json")
@@ -130,6 +131,7 @@ def test_a_model_writes_statements_and_nothing_is_paid_twice(server: ChatServer,
     assert lines(out)[: len(kept)] == kept
 
 
+@pytest.mark.slow
 def test_what_was_paid_for_survives_a_server_that_stops(server: ChatServer, tmp_path: Path) -> None:
     out = tmp_path / "written.jsonl"
     server.script = [200] * 12 + [500] * 400
