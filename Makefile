@@ -29,7 +29,7 @@ test: install
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: install-slow
-	$(BIN)/python -m pytest -m slow -n 0 $(ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 20 $(ARGS)
 
 # What needs no model. Those that do take a recipe or an adapter: docs/benchmarks.md
 bench: install
