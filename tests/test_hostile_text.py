@@ -21,9 +21,9 @@ from rewards.agent import Agent
 from rewards.funding import Funding
 from rewards.ie import InformationExtraction
 
-DEEP, LONG = 50_000, 10**7
+DEEP, LONG = 20_000, 10**7
 SECONDS = 10
-"""Of processor time; a step that is quadratic in the text takes hours."""
+"""Of processor time; a step that is quadratic in the text takes many minutes."""
 VALUES = {
     "brackets": "[" * 2 * DEEP,
     "braces": '{"a":' * DEEP,
@@ -34,8 +34,8 @@ VALUES = {
     "booleans": '[{"funder_name": true, "awards": [{"award_ids": [false, null]}], "person": true}]',
     "nan": '{"person": [NaN, Infinity, -Infinity], "funder_name": NaN}',
     "duplicate keys": '[{"funder_name": "A", "funder_name": "B", "person": ["x"], "person": ["y"], "person": 3}]',
-    "many duplicate keys": "{" + ",".join(['"person": ["a"]'] * 50_000) + "}",
-    "many keys": json.dumps({f"k{n}": [n] for n in range(50_000)}),
+    "many duplicate keys": "{" + ",".join(['"person": ["a"]'] * DEEP) + "}",
+    "many keys": json.dumps({f"k{n}": [n] for n in range(DEEP)}),
     "10 MB of letters": "x" * LONG,
     "10 MB of spaces": " " * LONG,
     "10 MB of line ends": "\n" * LONG,
@@ -95,7 +95,7 @@ def test_every_reader_answers_at_once(name: str) -> None:
                 assert all(min(count) >= 0 for count in fields.values())
             if isinstance(task, Extracting):
                 with contextlib.suppress(ValueError):
-                    task.record(first_value(text))
+                    task.record(getattr(task, "decode", first_value)(text))
             if align := getattr(task, "align", None):
                 assert isinstance(list(align(example.gold, text)), list)
             slow[type(task).__name__, text[:20]] = time.process_time() - began
