@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ class Source:
     @property
     def echo(self) -> bool:
         """Whether the adapter is of the backend without a model, which tests use."""
-        return _json(self.adapter / adapter.CONFIG).get("peft_type") == "ECHO"
+        return adapter.read_json(self.adapter / adapter.CONFIG).get("peft_type") == "ECHO"
 
 
 def find(
@@ -113,8 +112,8 @@ def _told(folder: Path) -> tuple[dict[str, Any], Path]:
     """What is known of the training, `task` and `model` as in a recipe, and where `./task.py` starts from."""
     run = folder.parent
     if (run / "recipe.json").is_file() and (run / "recipe.yaml").is_file():
-        origin = _json(run / "origin.json").get("folder")
-        return _parts(_json(run / "recipe.json")), Path(origin) if origin else run
+        origin = adapter.read_json(run / "origin.json").get("folder")
+        return _parts(adapter.read_json(run / "recipe.json")), Path(origin) if origin else run
     if (folder / "recipe.yaml").is_file():
         return _parts(_yaml(folder / "recipe.yaml")), folder
     held = adapter.manifest(folder) or {}
@@ -129,21 +128,13 @@ def _parts(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _base(folder: Path, trained_on: Any, given: str | None) -> str:
-    named = _json(folder / adapter.CONFIG).get("base_model_name_or_path")
+    named = adapter.read_json(folder / adapter.CONFIG).get("base_model_name_or_path")
     # A bundle from elsewhere may name a folder of the machine it was trained on; its config names the Hub id.
     here = isinstance(trained_on, str) and (not trained_on.startswith((".", "/", "~")) or Path(trained_on).is_dir())
     base = given or (trained_on if here else named)
     if not isinstance(base, str) or not base:
         raise UserError(f"{folder / adapter.CONFIG} does not name the base model; give it with --base.")
     return base
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,36 @@ def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]
     table = np.asarray(values, dtype=float)[:, None]
     means = resampled_sums(table, seed)[:, 0] / len(table)
     return {"mean": float(table.mean()), "mean_ci": _percentiles(means), "n": len(table)}
+
+
+class Change(NamedTuple):
+    """F1 of two sides on the same examples, and the 95 % interval of the difference."""
+
+    before: float
+    after: float
+    interval: list[float]
+
+
+def f1_changes(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> list[Change]:
+    """A change for each field, from counts of shape (examples, fields, 3) on both sides.
+
+    The same examples are drawn for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
+    """
+    tables = np.stack([before, after], axis=1).astype(float)
+    shape = (-1, *tables.shape[1:])
+    drawn = _f1(resampled_sums(tables.reshape(len(tables), -1)).reshape(shape))
+    whole = _f1(tables.sum(axis=0))
+    out = []
+    for n, (one, other) in enumerate(whole.T.tolist()):
+        out.append(Change(one, other, _percentiles(drawn[:, 1, n] - drawn[:, 0, n])))
+    return out
+
+
+def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """2 matched / (gold + pred), 0 where there is nothing; the last axis holds gold, pred and matched."""
+    gold, pred, matched = np.moveaxis(sums, -1, 0)
+    f1: np.ndarray[Any, Any] = np.divide(2 * matched, gold + pred, out=np.zeros_like(matched), where=gold + pred > 0)
+    return f1
 
 
 def _intervals(sums: np.ndarray[Any, Any]) -> dict[str, list[float]]:

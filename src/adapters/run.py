@@ -76,7 +76,7 @@ def claim(plan: Plan) -> None:
             raise UserError(f"{problems[0]}. Delete {job.folder} to train that stage again.")
         strange = job.folder.is_dir() and held.get("fingerprint") != job.fingerprint
         if strange or (mark.is_file() and mark.read_text().partition(" ")[0] != job.fingerprint):
-            old = _read(path)
+            old = adapter.read_json(path)
             changed = _changes(old, plan.file.tree) if old else []
             raise UserError(
                 f"{plan.folder} holds a run of another recipe, from {job.name} on. "
@@ -210,7 +210,7 @@ def evaluate_all(
         for evaluation in evaluations:
             out = folder / "eval" / label / evaluation.name
             key = _evaluation_key(evaluation, adapter_folder, rewards)
-            held = _read(out / "metrics.json")
+            held = adapter.read_json(out / "metrics.json")
             if held.get("key") != key:
                 if display.is_main():
                     (out / "metrics.json").unlink(missing_ok=True)  # it is not the coming samples' any more
@@ -235,14 +235,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _write_ledger(plan: Plan) -> None:

@@ -14,8 +14,7 @@ from adapters.publish.finished import Finished, read_samples
 def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Test set -> a row a field ({field, n, other, mine, delta, ci}), and why a set cannot be compared.
 
-    The interval is the 95 % percentile interval of the difference over bootstrap resamples of the rows, the same rows
-    for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
+    The interval is that of `metrics.f1_changes`.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     notes: list[str] = []
@@ -34,31 +33,25 @@ def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str
         counts = {f: [[s["counts"][mode][f] for s in side] for side in (theirs, ours)] for f in fields}
         some = {f: sides for f, sides in counts.items() if any(any(row) for side in sides for row in side)}
         if some:
-            tables[name] = [_row(f, sides) for f, sides in some.items()]
+            tables[name] = _rows(some)
         else:
             notes.append(f"{name}: it holds nothing to find, and neither run found anything")
     return tables, notes
 
 
-def _row(field: str, counts: list[list[list[float]]]) -> dict[str, Any]:
-    tables = [np.array(side, dtype=float) for side in counts]
-    whole = [float(_f1(table.sum(axis=0, keepdims=True))[0]) for table in tables]
-    drawn = metrics.resampled_sums(np.hstack(tables))
-    ci = [float(v) for v in np.percentile(_f1(drawn[:, 3:]) - _f1(drawn[:, :3]), (2.5, 97.5))]
-    return {
-        "field": field,
-        "n": len(counts[0]),
-        "other": whole[0],
-        "mine": whole[1],
-        "delta": whole[1] - whole[0],
-        "ci": ci,
-    }
-
-
-def _f1(sums: Any) -> Any:
-    """F1 = 2 matched / (gold + pred), 0 where there is nothing; rows of (gold, pred, matched)."""
-    gold, pred, matched = sums.T
-    return np.divide(2 * matched, gold + pred, out=np.zeros_like(gold), where=gold + pred > 0)
+def _rows(counts: dict[str, list[list[list[float]]]]) -> list[dict[str, Any]]:
+    theirs, ours = (np.array([sides[n] for sides in counts.values()], dtype=float).swapaxes(0, 1) for n in (0, 1))
+    return [
+        {
+            "field": field,
+            "n": len(ours),
+            "other": change.before,
+            "mine": change.after,
+            "delta": change.after - change.before,
+            "ci": change.interval,
+        }
+        for field, change in zip(counts, metrics.f1_changes(theirs, ours), strict=True)
+    ]
 
 
 def _samples(run: Finished, name: str) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
     for override in overrides:
         if not override.startswith("publish."):
             raise UserError(f"{override!r}: a finished run's recipe is what it is; only publish.key=value may change.")
-    tree, origin = _held(folder / "recipe.json"), _held(folder / "origin.json")
+    tree, origin = adapter.read_run_json(folder / "recipe.json"), adapter.read_run_json(folder / "origin.json")
     held = [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
     file = recipe_file.load(folder / "recipe.yaml", [*held, *overrides], origin=Path(origin["folder"]))
     names = [f"{n + 1}-{s.kind}" for n, s in enumerate(file.recipe.stages)]
@@ -143,8 +143,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
         if problems := adapter.problems(s.folder):
             raise UserError(f"{problems[0]}. Delete {s.folder} and run the recipe again to train that stage again.")
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-    report = _held(folder / "report.json") if (folder / "report.json").is_file() else {}
-    return Finished(folder, file, task, stages, report, _held(folder / "ledger.json"))
+    report = adapter.read_run_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    return Finished(folder, file, task, stages, report, adapter.read_run_json(folder / "ledger.json"))
 
 
 def probes(finished: Finished, k: int) -> list[Probe]:
@@ -171,11 +171,3 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
         raise UserError(
             f"{path} is damaged. Delete {path.parent}; running the recipe again makes that evaluation again."
         ) from None
-
-
-def _held(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{path} is missing or damaged, so {path.parent} cannot be read as a run.") from None
-    return value

@@ -71,7 +71,7 @@ def read_run(folder: Path) -> Run:
     """Read what there is. Raises UserError when the folder is no run folder."""
     if not (folder / "recipe.json").is_file() and (folder.parent / "recipe.json").is_file():
         folder = folder.parent  # a stage folder stands for its run
-    recipe = read_json(folder / "recipe.json")
+    recipe = adapter.read_json(folder / "recipe.json")
     if not recipe:
         raise UserError(
             f"{folder} is no run folder: it holds no readable recipe.json. Give a folder such as runs/NAME."
@@ -89,7 +89,7 @@ def read_run(folder: Path) -> Run:
         recipe_text=text,
         stages=tuple(stages),
         sets=_sets(folder, stages),
-        ledger=read_json(folder / "ledger.json"),
+        ledger=adapter.read_json(folder / "ledger.json"),
         rejected=tuple(read_lines(folder / "rejected.jsonl")),
     )
 
@@ -113,15 +113,6 @@ def weighted(scores: Mapping[str, Any], weights: Mapping[str, float]) -> float |
     known = {name: v for name, value in scores.items() if (v := number(value)) is not None}
     size = sum(abs(weights.get(name, 1.0)) for name in known)
     return sum(weights.get(name, 1.0) * v for name, v in known.items()) / size if size else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when there is none to read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -183,7 +174,7 @@ def _sets(run: Path, stages: list[Stage]) -> dict[str, tuple[Evaluated, ...]]:
     sets: dict[str, list[Evaluated]] = {}
     found = [(p.parent.parent.name, p.parent.name, p) for p in (run / "eval").glob("*/*/metrics.json")]
     for model, name, path in sorted(found, key=lambda f: (order.index(f[0]) if f[0] in order else len(order), f)):
-        figures = read_json(path)
+        figures = adapter.read_json(path)
         if not isinstance(figures.get("metrics"), dict):
             continue
         measured = str(figures.get("key", "")).partition(":")[2].partition(":")[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adapters.metrics import resampled_sums
+from adapters.metrics import f1_changes
 from adapters.report.reading import Evaluated, number
 
 FIGURES = ("precision", "recall", "f1", "f0.5", "f1.5")
@@ -83,14 +83,17 @@ def changes(models: Sequence[Evaluated], mode: str) -> list[Change]:
         one, two = ({s.get("id"): s for s in m.samples} for m in (before, after))
         ids = [i for i in one if i in two]
         fields = [r.field for r in rows([before, after], mode) if r.model == after.model and r.counts[0]]
+        held = {}
         for field in fields if ids else ():
-            tables = [t for side in (one, two) if (t := _table([side[i] for i in ids], mode, field)) is not None]
-            if len(tables) < 2:
-                continue
-            drawn = resampled_sums(np.hstack(tables))
-            low, high = np.percentile(_f1(drawn[:, 3:]) - _f1(drawn[:, :3]), (2.5, 97.5))
-            whole = [float(_f1(t.sum(axis=0, keepdims=True))[0]) for t in tables]
-            out.append(Change(before.model, after.model, field, whole[1] - whole[0], float(low), float(high)))
+            sides = [t for side in (one, two) if (t := _table([side[i] for i in ids], mode, field)) is not None]
+            if len(sides) == 2:
+                held[field] = sides
+        if held:
+            found = f1_changes(*(np.stack([sides[n] for sides in held.values()], axis=1) for n in (0, 1)))
+            out += [
+                Change(before.model, after.model, f, c.after - c.before, *c.interval)
+                for f, c in zip(held, found, strict=True)
+            ]
     return out
 
 
@@ -100,9 +103,3 @@ def _table(samples: Sequence[Mapping[str, Any]], mode: str, field: str) -> np.nd
     except (KeyError, TypeError, ValueError):
         return None
     return table if table.ndim == 2 and table.shape[1] == 3 else None
-
-
-def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    gold, pred, matched = sums.T
-    f1: np.ndarray[Any, Any] = np.divide(2 * matched, gold + pred, out=np.zeros_like(matched), where=gold + pred > 0)
-    return f1
