@@ -18,8 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 install-slow: $(VENV)/.installed-slow
 
 $(VENV)/.installed-slow: $(VENV)/.installed
-	# DeepSpeed comes as source; none of its CUDA operators is compiled here, and torch stays the one that is installed
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed,quant]'
+	# DeepSpeed comes as source; none of its CUDA operators is compiled here, and torch stays the one that is installed.
+	# `transformers serve` is what a test of `adapters extract --endpoint` talks to
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed,quant]' 'transformers[serving]'
 	@touch $@
 
 quickstart: install

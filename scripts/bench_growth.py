@@ -2,26 +2,54 @@
 
     python scripts/bench_growth.py [--most 100000] [--out docs/growth.png]
 
-Rows are counted from 1,000 up in steps of ten, with short and long texts. The exponent is that of seconds = c * size^k
-between the two largest sizes: 1 is linear. Extraction is measured without a model: reading, the journal, the output.
+Rows are counted from 1,000 up in steps of ten, texts ten times as long up to a tenth of the most. Every size has a
+process of its own, whose peak memory is told beside its seconds. The exponent is that of seconds = c * size^k between
+the two largest sizes: 1 is linear. Extraction is measured without a model: reading, the journal, the output.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
+import multiprocessing
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import benchmarks
 from bench_noise import write_statements
 from bench_rewards import make_pairs, plain_counts
 
-Point = tuple[int, float]
+
+class Point(NamedTuple):
+    """One size: how long it took, and the peak memory of a process that did nothing else."""
+
+    size: int
+    seconds: float
+    gb: float
+
+
+Work = Callable[[int], float]
+"""Does a size's work and returns its seconds, preparation left out."""
+
+
+def curve(work: Work, sizes: Sequence[int]) -> list[Point]:
+    """Every size in a process of its own, so that each has a peak of memory of its own."""
+    context = multiprocessing.get_context("spawn")
+    points = []
+    for n in sizes:
+        with context.Pool(1) as pool:
+            points.append(Point(n, *pool.apply(_measured, (work, n))))
+    return points
+
+
+def _measured(work: Work, n: int) -> tuple[float, float]:
+    return work(n), benchmarks.peak_gb()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -30,52 +58,53 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def sizes(most: int, least: int = 1000) -> list[int]:
+def rows_up_to(most: int, least: int = 1000) -> list[int]:
     return [least * 10**n for n in range(int(math.log10(most / least) + 1e-9) + 1)]
 
 
-def statements(n: int, *, long: bool) -> list[dict]:
+def statements(n: int, *, long: bool) -> Iterator[dict]:
     rows = write_statements(min(n, 1000))
     for row in rows:
         if long:
             row["funding_statement"] = " ".join([row["funding_statement"]] * 10)
-    return [{**rows[i % len(rows)], "id": str(i)} for i in range(n)]
+    return ({**rows[i % len(rows)], "id": str(i)} for i in range(n))
 
 
-def noise(most: int, *, long: bool) -> Iterator[Point]:
+def noise(n: int, *, long: bool = False) -> float:
     from data_aug.noise import noise_row, preset
 
     document = preset("document")
-    for n in sizes(most):
-        rows = statements(n, long=long)
-        yield n, seconds(lambda rows=rows: [noise_row(row, document) for row in rows])
+
+    def go() -> None:
+        for row in statements(n, long=long):
+            noise_row(row, document)
+
+    return seconds(go)
 
 
-def scoring(most: int) -> Iterator[Point]:
+def scoring(n: int) -> float:
     from bench_metrics import our_corpus
 
-    for n in sizes(most):
-        pairs = make_pairs(n, n, group=1)
-        yield n, seconds(lambda pairs=pairs: our_corpus(pairs))
+    pairs = make_pairs(n, n, group=1)
+    return seconds(lambda: our_corpus(pairs))
 
 
-def planning(most: int, *, long: bool) -> Iterator[Point]:
+def planning(n: int, *, long: bool = False) -> float:
     from adapters import plan, recipe_file
     from adapters.backends import backend as make_backend
 
     with tempfile.TemporaryDirectory() as folder:
-        for n in sizes(most):
-            data, recipe = Path(folder) / "rows.jsonl", Path(folder) / "recipe.yaml"
-            data.write_text("".join(json.dumps(row) + "\n" for row in statements(n, long=long)))
-            recipe.write_text(
-                f"name: x\ntask: funding\nmodel: {{base: x}}\ntrainer: echo\nrun_dir: {folder}\nstages:\n"
-                "  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, max_length: 100000}\n"
-            )
-            file = recipe_file.load(recipe)
-            yield n, seconds(lambda file=file: plan.make(file, make_backend(file.recipe)))
+        recipe = Path(folder) / "recipe.yaml"
+        write(Path(folder) / "rows.jsonl", statements(n, long=long))
+        recipe.write_text(
+            f"name: x\ntask: funding\nmodel: {{base: x}}\ntrainer: echo\nrun_dir: {folder}\nstages:\n"
+            "  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, max_length: 100000}\n"
+        )
+        file = recipe_file.load(recipe)
+        return seconds(lambda: plan.make(file, make_backend(file.recipe)))
 
 
-def extraction(most: int, *, long: bool) -> Iterator[Point]:
+def extraction(n: int, *, long: bool = False) -> float:
     from adapters import adapter, extract, extract_engines, extract_source
 
     with tempfile.TemporaryDirectory() as folder:
@@ -84,59 +113,59 @@ def extraction(most: int, *, long: bool) -> Iterator[Point]:
         (known / adapter.WEIGHTS).write_text("{}")
         (known / adapter.CONFIG).write_text(json.dumps({"peft_type": "ECHO", "base_model_name_or_path": "x"}))
         source = extract_source.find(str(known), task="funding")
-        for n in sizes(most):
-            corpus = Path(folder) / f"{n}.jsonl"
-            with corpus.open("w") as file:
-                file.writelines(json.dumps(row) + "\n" for row in statements(n, long=long))
-            work = extract.prepare(source, corpus, Path(folder) / f"{n}.out.parquet", engine={})
+        corpus = Path(folder) / "rows.jsonl"
+        write(corpus, statements(n, long=long))
+        work = extract.prepare(source, corpus, Path(folder) / "out.parquet", engine={})
 
-            def go(work: extract.Work = work) -> None:
-                with extract.claimed(work, fresh=True):
-                    engine = extract_engines.make("transformers", source, extract_engines.Options(), print)
-                    extract.run(work, lambda: engine, lambda *_: None)
+        def go() -> None:
+            with extract.claimed(work, fresh=True):
+                engine = extract_engines.make("transformers", source, extract_engines.Options(), print)
+                extract.run(work, lambda: engine, lambda *_: None)
 
-            yield n, seconds(go)
+        return seconds(go)
 
 
-def groups() -> Iterator[Point]:
+def write(path: Path, rows: Iterator[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def groups(n: int) -> float:
+    """Seconds of one group of n completions, the mean of forty."""
     from adapters.types import Example
     from rewards.funding import Funding
 
     reward = Funding()
-    for n in (2, 4, 8, 16, 32, 64, 128, 256):
-        golds = [make_pairs(n, seed, group=n) for seed in range(40)]
+    golds = [make_pairs(n, seed, group=n) for seed in range(40)]
 
-        def go(golds: list = golds) -> None:
-            for pairs in golds:
-                for completion, gold in pairs:
-                    reward(completion, Example("", "bench", (), gold=gold))
+    def go() -> None:
+        for pairs in golds:
+            for completion, gold in pairs:
+                reward(completion, Example("", "bench", (), gold=gold))
 
-        yield n, seconds(go) / len(golds)
+    return seconds(go) / len(golds)
 
 
-def funders(*, plain: bool) -> Iterator[Point]:
+def funders(n: int, *, plain: bool = False) -> float:
+    """Seconds of one matching mode, for n funders against the same n in another order."""
     from adapters.tasks.funding import FundingTask
 
     words = "Agency Arctic Board Bureau Centre Climate Council Data Fund Health Office Ocean Physics Science Trust"
-    for n in (5, 10, 20, 50, 100, 200):
-        if plain and n > 50:
-            return
-        rng = random.Random(n)
-        names = [" ".join(rng.sample(words.split(), 4)) + f" {i}" for i in range(n)]
-        gold = [
-            {"funder_name": name, "awards": [{"award_ids": [f"A{i}"], "funding_scheme": [], "award_title": []}]}
-            for i, name in enumerate(names)
-        ]
-        pred = rng.sample(gold, n)
-        if plain:
-            yield n, seconds(lambda a=gold, b=pred: plain_counts(a, b, "balanced"))
-        else:
-            yield n, seconds(lambda a=gold, b=pred: FundingTask().counts(a, json.dumps(b))) / 3  # three modes
+    rng = random.Random(n)
+    names = [" ".join(rng.sample(words.split(), 4)) + f" {i}" for i in range(n)]
+    gold = [
+        {"funder_name": name, "awards": [{"award_ids": [f"A{i}"], "funding_scheme": [], "award_title": []}]}
+        for i, name in enumerate(names)
+    ]
+    pred = rng.sample(gold, n)
+    if plain:
+        return seconds(lambda: plain_counts(gold, pred, "balanced"))
+    return seconds(lambda: FundingTask().counts(gold, json.dumps(pred))) / 3  # three modes
 
 
 def exponent(points: list[Point]) -> float:
-    (a, s), (b, t) = points[-2:]
-    return math.log(t / s) / math.log(b / a)
+    a, b = points[-2:]
+    return math.log(b.seconds / a.seconds) / math.log(b.size / a.size)
 
 
 def main() -> None:
@@ -144,31 +173,37 @@ def main() -> None:
     arguments.add_argument("--most", type=int, default=10_000, help="rows of the largest size; 1000000 takes an hour")
     arguments.add_argument("--out", type=Path, help="PNG of the curves")
     options = arguments.parse_args()
-    most = options.most
-    curves: dict[str, list[Point]] = {}
-    for name, points in {
-        "noise, rows": noise(most, long=False),
-        "noise, rows ten times as long": noise(most, long=True),
-        "scoring and intervals, rows": scoring(most),
-        "planning, rows": planning(most, long=False),
-        "planning, rows ten times as long": planning(most, long=True),
-        "extraction without a model, rows": extraction(most, long=False),
-        "extraction without a model, rows ten times as long": extraction(most, long=True),
-        "reward, completions in a group": groups(),
-        "matching, funders in a statement": funders(plain=False),
-        "matching, funders in a statement, plain": funders(plain=True),
-    }.items():
-        curves[name] = list(points)
+    if options.most < 10_000:
+        arguments.error("--most: an exponent takes two sizes, so 10000 or more")
+    short, long = rows_up_to(options.most), rows_up_to(max(options.most // 10, 10_000))
+    wanted: dict[str, tuple[Work, Sequence[int]]] = {
+        "noise, rows": (noise, short),
+        "noise, rows ten times as long": (functools.partial(noise, long=True), long),
+        "scoring and intervals, rows": (scoring, short),
+        "planning, rows": (planning, short),
+        "planning, rows ten times as long": (functools.partial(planning, long=True), long),
+        "extraction without a model, rows": (extraction, short),
+        "extraction without a model, rows ten times as long": (functools.partial(extraction, long=True), long),
+        "reward, completions in a group": (groups, (2, 4, 8, 16, 32, 64, 128, 256)),
+        "matching, funders in a statement": (funders, (5, 10, 20, 50, 100, 200)),
+        "matching, funders in a statement, plain": (functools.partial(funders, plain=True), (5, 10, 20, 50)),
+    }
+    curves = {name: curve(work, sizes) for name, (work, sizes) in wanted.items()}
     benchmarks.markdown(
         "Growth",
-        ("what", "sizes", "seconds", "exponent at the end"),
+        ("what", "sizes", "seconds", "exponent at the end", "peak GB"),
         [
-            (name, " / ".join(f"{n:,}" for n, _ in c), " / ".join(f"{s:.3g}" for _, s in c), f"{exponent(c):.2f}")
-            for name, c in curves.items()
-            if len(c) > 1
+            (
+                name,
+                " / ".join(f"{p.size:,}" for p in points),
+                " / ".join(f"{p.seconds:.3g}" for p in points),
+                f"{exponent(points):.2f}",
+                " / ".join(f"{p.gb:.2f}" for p in points),
+            )
+            for name, points in curves.items()
         ],
     )
-    print(f"\npeak memory {benchmarks.peak_gb():.2f} GB; {benchmarks.machine()}")
+    print(f"\n{benchmarks.machine()}")
     if options.out:
         draw(curves, options.out)
 
@@ -181,7 +216,7 @@ def draw(curves: dict[str, list[Point]], out: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 5))
     for name, points in curves.items():
-        axes.loglog(*zip(*points, strict=True), marker="o", label=name, linewidth=1)
+        axes.loglog([p.size for p in points], [p.seconds for p in points], marker="o", label=name, linewidth=1)
     axes.set_xlabel("size")
     axes.set_ylabel("seconds")
     axes.grid(visible=True, which="major", alpha=0.3)

@@ -81,6 +81,7 @@ def difference(ours: dict[str, Any], plain: dict[str, Any], *, intervals: bool) 
 def main() -> None:
     import benchmarks
 
+    from adapters.tasks import funding  # noqa: F401 - loading it is not the work
     from rewards import funding_records
 
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -6,6 +6,9 @@
 Each contender has a process of its own. The stage runs as it is, and once without each thing that makes it fast, which
 tells what that thing is worth; `bare` is a script as TRL's documentation has it. Parts of a GRPO step are timed in both
 by the same clocks around TRL's methods. The recipe's first stage of that kind is taken, with `key=value` overrides.
+
+The last line is what the wrapper costs over all steps of the recipe: the plan, callbacks, and what stands around the
+trainer beyond what stands around it in the bare script. The NLL on held-out rows is left out: it is an evaluation.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ def clocked(owner, name, label):
     setattr(owner, name, timed)
 from accelerate import Accelerator
 from transformers import Trainer
+from transformers.trainer_callback import CallbackHandler
 from trl import GRPOTrainer, SFTTrainer
 import trl.trainer.utils
 original_triton = trl.trainer.utils._use_triton
@@ -45,6 +49,8 @@ for owner in (GRPOTrainer, SFTTrainer):
     clocked(owner, "training_step", "other")
     clocked(owner, "compute_loss", "forward and loss")
 clocked(Accelerator, "backward", "backward")
+clocked(CallbackHandler, "call_event", "callbacks")
+clocked(Trainer, "train", "loop")
 clocked(GRPOTrainer, "_generate", "generation")
 clocked(GRPOTrainer, "_calculate_rewards", "reward")
 clocked(GRPOTrainer, "_get_per_token_logps_and_entropies", "log-probs")
@@ -58,7 +64,15 @@ from adapters import plan, recipe_file
 from adapters.backends import backend as make_backend
 file = recipe_file.load(o["recipe"], o["overrides"])
 backend = make_backend(file.recipe)
+started = time.perf_counter()
 job = next(j for j in plan.make(file, backend).jobs if j.stage.kind == o["kind"])
+spent["plan"] = time.perf_counter() - started
+started, base = time.perf_counter(), backend.base
+"""
+AFTER = """
+inside = sum(seconds for name, seconds in spent.items() if name != "plan")
+spent["around"] = time.perf_counter() - started - inside
+result = {"spent": spent, "recipe_steps": job.steps, **logged}
 """
 OURS = (
     CLOCKS
@@ -69,12 +83,14 @@ from pathlib import Path
 if o["without"] == "loss on the targets only":
     trl.trainer.utils._use_triton = original_triton
 local._prove = lambda adapter: None  # a few steps may teach nothing
+if o["kind"] == "sft":
+    clocked(training, "nll", "held-out NLL")
 start = Path(o["adapter"]) if o["adapter"] else None
 folder = Path(o["folder"]); folder.mkdir(parents=True)
-job = type(job)(**{**{f: getattr(job, f) for f in job.__dataclass_fields__}, "steps": o["steps"]})
-backend.train(job, start, folder, lambda *_: None)
-result = {"spent": spent, **logged}
+short = type(job)(**{**{f: getattr(job, f) for f in job.__dataclass_fields__}, "steps": o["steps"]})
+backend.train(short, start, folder, lambda *_: None)
 """
+    + AFTER
 )
 BARE = (
     CLOCKS
@@ -117,8 +133,9 @@ else:
     trainer = GRPOTrainer(model=model, args=args, reward_funcs=funding, train_dataset=Dataset.from_list(rows),
                           processing_class=tokenizer, peft_config=lora)
 trainer.train()
-result = {"spent": spent, **logged}
+trainer.save_model(o["folder"])
 """
+    + AFTER
 )
 PARTS = ("generation", "log-probs", "forward and loss", "reward", "backward", "other")
 
@@ -159,7 +176,7 @@ def _index(recipe: Path, overrides: list[str], kind: str) -> int:
 
 def _print(kind: str, steps: int, found: dict[str, dict]) -> None:
     def step(figures: dict) -> float:
-        return sum(figures["spent"].values()) / steps
+        return sum(figures["spent"].get(part, 0.0) for part in PARTS) / steps
 
     bare = step(found["bare TRL script"])
     rate = {n: f["num_tokens"] / steps / step(f) for n, f in found.items() if f.get("num_tokens")}
@@ -171,7 +188,21 @@ def _print(kind: str, steps: int, found: dict[str, dict]) -> None:
         rows.append((name, f"{step(f):.2f}", tokens, f"{against:.2f}x", f"{f['peak_gb']:.2f}", *parts))
     columns = ("contender", "s/step", "tokens/s", "ratio", "peak GB", *PARTS)
     benchmarks.markdown(f"{kind.upper()}, {steps} steps (the ratio is of tokens/s)", columns, rows)
+    _print_wrapper(steps, found)
     print(f"\n{benchmarks.machine()}")
+
+
+def _print_wrapper(steps: int, found: dict[str, dict]) -> None:
+    ours, bare = found["ours"]["spent"], found["bare TRL script"]["spent"]
+    whole = found["ours"]["recipe_steps"]
+    once = ours["plan"] + ours["around"] - bare["around"]
+    each = (ours["callbacks"] - bare["callbacks"]) / steps
+    run = sum(ours.get(part, 0.0) for part in (*PARTS, "loop")) / steps * whole + bare["around"]
+    print(
+        f"\nThe wrapper: {ours['plan']:.1f} s of plan, {ours['around']:.1f} s around the trainer (bare: "
+        f"{bare['around']:.1f} s), {1000 * ours['callbacks'] / steps:.0f} ms of callbacks a step (bare: "
+        f"{1000 * bare['callbacks'] / steps:.0f} ms): {(once + each * whole) / run:.2%} of {whole} steps"
+    )
 
 
 if __name__ == "__main__":

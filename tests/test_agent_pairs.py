@@ -410,7 +410,12 @@ def test_a_good_teacher_s_turns_are_corrupted(server: ChatServer, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("status", "text"),
-    [(401, "TEACHER_KEY is refused"), (404, "refused model 'big' (404)"), (500, "did not answer in 5 tries")],
+    [
+        (400, "refused model 'big' (400)"),
+        (401, "TEACHER_KEY is refused"),
+        (404, "refused model 'big' (404)"),
+        (500, "did not answer in 5 tries"),
+    ],
 )
 def test_what_a_server_refuses_is_said_once(server: ChatServer, tmp_path: Path, status: int, text: str) -> None:
     server.script = [status] * 60
@@ -419,6 +424,19 @@ def test_what_a_server_refuses_is_said_once(server: ChatServer, tmp_path: Path, 
     assert text in said
     assert "s3cret" not in said
     assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_a_prompt_that_a_server_refuses_costs_itself(server: ChatServer, tmp_path: Path) -> None:
+    server.script = [400]
+    code, shown, said = teach(server, tmp_path, "-n", 1)
+    assert code == 0, said
+    assert json.loads(shown)["pairs"] == 7
+    held = lines(tmp_path / "p.samples.jsonl")
+    assert [row["refused"] for row in held if "refused" in row] == [
+        f"{server.url} refused model 'big' (400): {json.dumps({'error': 'busy'})}"
+    ]
+    assert teach(server, tmp_path, "-n", 1)[0] == 0
+    assert len(server.calls) == 8, "it is not asked again"
 
 
 def test_a_server_that_is_not_there(server: ChatServer, tmp_path: Path) -> None:

@@ -440,7 +440,7 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_a_real_server_answers_like_the_local_engine(tmp_path: Path, bundle: Path, lively_base: Path) -> None:
-    """`transformers serve` with the merged model. Needs `pip install 'transformers[serving]'`."""
+    """`transformers serve` with the merged model; `make install-slow` installs what it needs."""
     for module in ("fastapi", "uvicorn", "openai"):
         pytest.importorskip(module, reason="the server needs: pip install 'transformers[serving]'")
     from adapters.backends.local import base_model

@@ -29,8 +29,8 @@ from adapters.stages import Grpo, Sft
 from adapters.types import Progress as Report
 
 LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss")
-SPENT_FIGURES = ("ktok", "usd")
-"""What a hosted run has used so far: thousands of tokens, dollars where prices are known."""
+SPENT_FIGURES = ("ktok", "usd", "refused")
+"""What a server has used so far, thousands of tokens and dollars where prices are known, and prompts it refused."""
 
 
 def is_main() -> bool:

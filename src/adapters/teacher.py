@@ -21,6 +21,12 @@ from adapters.types import Message, Progress, Row, UserError
 TRIES = 5
 RETRIED = (408, 409, 429, *range(500, 600))
 TIMEOUT = 120.0
+ROW_ERRORS = (400, 413, 422)
+"""This prompt is refused (too long, filtered), or the request as such: then all of them are."""
+
+
+class PromptRefused(UserError):  # noqa: N818 - a refusal is an answer, not a defect
+    """The server will not complete this prompt, however often it is asked."""
 
 
 @dataclass(frozen=True)
@@ -39,38 +45,56 @@ class Endpoint:
     def ask(self, prompts: Mapping[str, Sequence[Message]], n: int, store: Path, progress: Progress) -> list[Row]:
         """N completions of each prompt, as rows with id, completion and model; cut ones are not among them.
 
-        They are appended to `store` as they come, and what stands there already is not asked for again, so an
-        interrupted call costs nothing twice. Raises UserError for what asking again cannot mend.
+        They are appended to `store` as they come, refusals of single prompts too, and what stands there already is not
+        asked for again, so an interrupted call costs nothing twice. Raises UserError for what asking again cannot mend,
+        and when the server refuses the first prompts and has completed none.
         """
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"{self.url!r} is no address: give the server's, such as http://localhost:8000/v1.")
         held = [row for _, row in read_file(store) if BAD_ROW not in row] if store.is_file() else []
         held = [row for row in held if row.get("model") == self.model and row.get("id") in prompts]
         counts = Counter(str(row["id"]) for row in held)
-        missing = [(i, n - counts[i]) for i in prompts if counts[i] < n]
+        refused = {str(row["id"]) for row in held if row.get("refused")}
+        missing = [(i, n - counts[i]) for i in prompts if counts[i] < n and i not in refused]
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry, across the bar
         pool = urllib3.PoolManager(maxsize=self.parallel, timeout=TIMEOUT, headers=self._headers())
         place = {i: n for n, i in enumerate(prompts)}
 
-        def complete(item: tuple[str, int]) -> tuple[str, list[dict[str, Any]]]:
-            return item[0], self._complete(pool, prompts[item[0]], item[1])
+        def complete(item: tuple[str, int]) -> tuple[str, list[dict[str, Any]] | PromptRefused]:
+            try:
+                return item[0], self._complete(pool, prompts[item[0]], item[1])
+            except PromptRefused as error:
+                return item[0], error
+
+        early: list[tuple[str, PromptRefused]] = []
+
+        def rows_of(i: str, answer: list[dict[str, Any]] | PromptRefused) -> list[Row]:
+            if not isinstance(answer, PromptRefused):
+                return [{"id": i, "completion": c["text"], "model": self.model, "cut": c["cut"]} for c in answer]
+            return [{"id": i, "refused": str(answer), "model": self.model}]
 
         asked = parallel.each(complete, missing, threads=self.parallel, window=len(missing))
         try:
             with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
                 if file.tell() and not store.read_bytes().endswith(b"\n"):
                     file.write("\n")  # a kill in the middle of a line must not cost the next one too
-                for done, (i, choices) in enumerate(answers, 1):
-                    for choice in choices:
-                        row = {"id": i, "completion": choice["text"], "model": self.model, "cut": choice["cut"]}
+                for done, (i, answer) in enumerate(answers, 1):
+                    if isinstance(answer, PromptRefused) and not held:
+                        early.append((i, answer))
+                        if len(early) == min(self.parallel, len(missing)):
+                            raise answer
+                        continue
+                    for row in [r for pair in (*early, (i, answer)) for r in rows_of(*pair)]:
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         held.append(row)
+                    early.clear()
                     file.flush()
-                    progress(done, len(missing), {})
+                    progress(done, len(missing), {"refused": sum("refused" in row for row in held)})
         except UserError as error:
             kept = f" {len(held):,} answers are kept in {store}; the same command continues." if held else ""
             raise UserError(f"{error}{kept}") from None
-        return sorted((row for row in held if not row.get("cut")), key=lambda row: place[row["id"]])
+        whole = (row for row in held if not row.get("cut") and not row.get("refused"))
+        return sorted(whole, key=lambda row: place[row["id"]])
 
     def _headers(self) -> dict[str, str]:
         key = os.environ.get(self.key_variable)
@@ -119,7 +143,8 @@ class Endpoint:
             state = "is refused" if os.environ.get(self.key_variable) else "is not set"
             raise UserError(f"{self.url} wants a key ({reply.status}); {self.key_variable} {state}.")
         if reply.status >= 400:
-            raise UserError(f"{self.url} refused model {self.model!r} ({reply.status}): {said[:200]}")
+            kind = PromptRefused if reply.status in ROW_ERRORS else UserError
+            raise kind(f"{self.url} refused model {self.model!r} ({reply.status}): {said[:200]}")
         try:
             return json.loads(said)
         except ValueError:

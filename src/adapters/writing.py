@@ -33,7 +33,7 @@ def write(rows: Sequence[Any], place: Endpoint, store: Path, progress: Progress)
     seen: set[str] = set()
     for row in rows:
         text = texts.get(row["id"])
-        why = "cut at the longest length" if text is None else written.refusal(row, text)
+        why = "cut at the longest length, or refused by the server" if text is None else written.refusal(row, text)
         if why is None and text in seen:
             why = "written before"
         if why is not None or text is None:
