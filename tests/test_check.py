@@ -456,7 +456,10 @@ def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str) -> None:
-    """Peak resident memory of an SFT stage on a CPU, 69 million random parameters. Within a quarter."""
+    """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters. Within a quarter.
+
+    The parts are compared: the heap's share of the planned peak grows over the first hundred steps.
+    """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -480,7 +483,9 @@ def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, pr
         command = [sys.executable, "-m", "adapters", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=900)
 
-    planned = json.loads(adapters("check", "r.yaml", "--json").stdout)["memory"][0]["peak"] / GB
+    stage = json.loads(adapters("check", "r.yaml", "--json").stdout)["memory"][0]
+    planned = sum(stage["parts"].values()) / GB
+    assert planned < stage["peak"] / GB
     done = adapters("run", "r.yaml")
     assert done.returncode == 0, done.stderr[-2000:]
     manifest = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())
