@@ -23,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from adapters.backends.local import sharding
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health import HealthWatch
+from adapters.backends.local.lean import lean
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.options import options
 from adapters.backends.local.rewards import TrlReward
@@ -140,7 +141,8 @@ def train_grpo(
     only_our_progress(trainer)
     if stage.beta:
         set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    state = train_to_the_end(trainer, folder, job.steps)
+    with lean(model, args):
+        state = train_to_the_end(trainer, folder, job.steps)
     log = [entry for entry in state.log_history if "reward" in entry]
     figures: dict[str, Any] = {"steps": state.global_step}
     if log:

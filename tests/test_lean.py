@@ -1,0 +1,128 @@
+"""GRPO without what TRL computes for nothing: the same samples, the same losses, fewer tokens."""
+
+from __future__ import annotations
+
+import functools
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import VOWELS, funding_rows, save_lively_model, write_jsonl
+
+from adapters import plan, recipe_file
+from adapters.backends import backend as make_backend
+from adapters.recipe import Recipe
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file  # noqa: E402
+from trl import GRPOConfig  # noqa: E402
+
+from adapters.backends.local import base_model, lean, model, training  # noqa: E402
+
+SMALL = {
+    "name": "x",
+    "task": "funding",
+    "lora": {"rank": 4, "alpha": 8},
+    "stages": [{"kind": "sft", "data": [{"path": "x"}], "learning_rate": 1e-4}],
+}
+RECIPE = """name: one
+task: {use: funding, target: compact, system: Extract., user: "{statement}"}
+model: {base: BASE, precision: fp32}
+lora: {rank: 4, alpha: 8}
+stages:
+  - kind: grpo
+    data: [{path: train.jsonl}]
+    batch_size: 4
+    group_size: 4
+    micro_batch_size: 4
+    max_steps: 2
+    learning_rate: 1e-2
+    beta: 0.1
+    reference: base
+    rewards: [{use: "./vowels.py:Vowels"}]
+    max_completion_length: 160
+"""
+
+
+def train(folder: Path, base: Path, *overrides: str) -> tuple[dict[str, Any], list[dict], list[dict]]:
+    """Weights, rollouts and the log of two steps."""
+    folder.mkdir()
+    rows = funding_rows(6)
+    for n, row in enumerate(rows):
+        row["funding_statement"] += " And so on." * n
+    write_jsonl(folder / "train.jsonl", rows)
+    (folder / "vowels.py").write_text(VOWELS)
+    (folder / "r.yaml").write_text(RECIPE.replace("BASE", str(base)))
+    file = recipe_file.load(folder / "r.yaml", overrides)
+    backend = make_backend(file.recipe)
+    out = folder / "out"
+    out.mkdir()
+    backend.train(plan.make(file, backend).jobs[0], None, out, lambda *_: None)
+    rollouts, log = (
+        [json.loads(line) for line in (out / name).read_text().splitlines()]
+        for name in ("rollouts-0.jsonl", "log.jsonl")
+    )
+    return load_file(out / "adapter_model.safetensors"), rollouts, log
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of every forward pass, padding too."""
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    passes: list[int] = []
+    forward = LlamaModel.forward
+
+    @functools.wraps(forward)
+    def counted(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
+        passes.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", counted)
+    return passes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "bnpo"])
+def test_the_same_training_with_fewer_tokens(
+    tmp_path: Path, tiny_model: Path, shown: list[int], monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    base = save_lively_model(tiny_model, tmp_path / "lively")
+    option = f"stages.0.trl={{loss_type: {loss}, generation_kwargs: {{max_new_tokens: 12}}}}"
+    weights, rollouts, log = train(tmp_path / "ours", base, option)
+    ours = sum(shown)
+    shown.clear()
+    monkeypatch.setattr(training, "lean", lambda *_: nullcontext())
+    plain_weights, plain_rollouts, plain_log = train(tmp_path / "plain", base, option)
+    assert ours < 0.75 * sum(shown)
+    assert [r["completion"] for r in rollouts] == [r["completion"] for r in plain_rollouts]
+    assert len({r["completion"] for r in rollouts}) > 8
+    for one, other in zip(log[:2], plain_log[:2], strict=True):
+        for name in ("loss", "reward", "kl", "grad_norm", "entropy"):
+            # means of means: where the passes are cut differently, only sums over a step are the same
+            assert one[name] == pytest.approx(other[name], rel=0.05 if name in ("kl", "entropy") else 1e-4, abs=1e-6)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, plain_weights[name], rtol=1e-3, atol=1e-4)
+
+
+def test_generation_reads_a_prompt_once(tiny_model: Path, tmp_path: Path, shown: list[int]) -> None:
+    found = base_model.resolve(str(save_lively_model(tiny_model, tmp_path / "lively")))
+    settings = Recipe.model_validate({**SMALL, "model": {"base": found.load, "precision": "fp32"}})
+    adapter = model.new_adapter(model.load_base(found, settings.model), settings.lora, found)
+    prompts = torch.tensor([[0, 0, 5, 6, 7, 8]] * 3 + [[9, 8, 7, 6, 5, 4]] * 3 + [[0, 11, 12, 13, 14, 15]])
+    asked = {"input_ids": prompts, "attention_mask": (prompts != 0).long(), "max_new_tokens": 8, "do_sample": True}
+
+    def sample() -> list[list[int]]:
+        torch.manual_seed(3)
+        return adapter.generate(**asked, pad_token_id=0, eos_token_id=None).tolist()
+
+    plain, passes = sample(), list(shown)
+    shown.clear()
+    with lean.lean(adapter, GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)):
+        assert sample() == plain
+    assert (passes[0], shown[:2]) == (7 * 6, [3 * 5, 7]), "three prompts but their last tokens, then seven last tokens"
+    assert "generate" not in vars(adapter)
+    assert sample() == plain
