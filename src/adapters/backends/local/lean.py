@@ -21,6 +21,10 @@ from trl import GRPOConfig
 from adapters.backends.local.decoding import can_share
 
 
+COLUMNS = {"input_ids", "attention_mask", "labels"}
+"""What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
+
+
 @contextmanager
 def lean(model: Any, args: GRPOConfig) -> Iterator[None]:
     """Train `model` (a PeftModel) with GRPO inside of this."""
@@ -53,13 +57,13 @@ class _Trim:
     def cut(self, model: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """A forward pre-hook. Callers count columns from the right, so none is missed on the left."""
         self.behind = 0
-        mask = kwargs.get("attention_mask")
-        if mask is None or kwargs.get("labels") is None:
+        if _tensors(kwargs) != COLUMNS:
             return None
+        mask = kwargs["attention_mask"]
         used = mask.any(dim=0).nonzero().flatten().tolist()
         self.behind = mask.shape[1] - used[-1] - 1
         columns = slice(used[0], used[-1] + 1)
-        return args, {**kwargs, **{k: kwargs[k][:, columns] for k in ("input_ids", "attention_mask", "labels")}}
+        return args, {**kwargs, **{k: kwargs[k][:, columns] for k in COLUMNS}}
 
     def fill(self, model: Any, args: Any, output: Any) -> None:
         """A forward hook."""
@@ -67,6 +71,10 @@ class _Trim:
             for name in ("log_probs", "entropy"):
                 if (held := getattr(output, name, None)) is not None:
                     setattr(output, name, pad(held, (0, self.behind)))
+
+
+def _tensors(given: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in given.items() if isinstance(value, torch.Tensor)}
 
 
 def _order_matters(args: GRPOConfig) -> bool:
@@ -104,7 +112,7 @@ class _Generate:
         """See `GenerationMixin.generate`."""
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
         first = [group.tolist().index(n) for n in range(int(group.max()) + 1)]
-        if len(first) < len(input_ids) and input_ids.shape[1] > 1:
+        if len(first) < len(input_ids) and input_ids.shape[1] > 1 and not _tensors(rest):
             mask = attention_mask[first, :-1]
             base = self.model.get_base_model()
             cache = DynamicCache(config=base.config.get_text_config(decoder=True))
