@@ -20,7 +20,6 @@ from trl import GRPOConfig
 
 from adapters.backends.local.decoding import can_share
 
-
 COLUMNS = {"input_ids", "attention_mask", "labels"}
 """What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
 
