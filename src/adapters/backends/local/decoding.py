@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch, faster than `generate` where the model allows it and token for token the same.
+"""Decoding of a batch, faster than `generate` where the model allows it; greedily, token for token the same.
 
 Two things are saved. Prompts of one task share their beginning (system prompt, instructions): its keys and values are
 computed once and copied to every row. And a row that has ended leaves the batch, so that one answer that never ends
@@ -93,8 +93,32 @@ def greedy(
     cache = copy.deepcopy(prefix) or DynamicCache(config=model.config.get_text_config(decoder=True))
     if shared:
         cache.batch_repeat_interleave(len(rest))
-    answers: list[list[int]] = [[] for _ in rest]
-    alive = list(range(len(rest)))
+    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=_likeliest)
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(-1)
+
+
+def decode(
+    model: Any,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: DynamicCache,
+    *,
+    limits: Sequence[int],
+    stops: Set[int],
+    choose: Callable[[torch.Tensor], torch.Tensor],
+    ended: Sequence[Ended] | None = None,
+) -> list[list[int]]:
+    """The tokens of each row's answer from the prompt's last `tokens` (rows, new) on; a row that has ended leaves.
+
+    `mask` (rows, cached and new) and `positions` (rows, new) are those of the tokens; `choose` takes logits in 32 bits
+    (rows, vocabulary) and gives a token for each row. `cache` is used up.
+    """
+    answers: list[list[int]] = [[] for _ in limits]
+    alive = list(range(len(limits)))
     while True:
         out = model(
             input_ids=tokens,
@@ -104,7 +128,7 @@ def greedy(
             use_cache=True,
             logits_to_keep=1,
         )
-        chosen = out.logits[:, -1].float().argmax(-1)
+        chosen = choose(out.logits[:, -1].float())
         keep = []
         for place, token in enumerate(chosen.tolist()):
             row = alive[place]
@@ -114,7 +138,7 @@ def greedy(
         if not keep:
             return answers
         if len(keep) < len(alive):
-            index = torch.tensor(keep, device=device)
+            index = torch.tensor(keep, device=tokens.device)
             cache.batch_select_indices(index)
             mask, positions, chosen = mask[index], positions[index], chosen[index]
         alive = [alive[place] for place in keep]

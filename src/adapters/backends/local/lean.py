@@ -1,8 +1,9 @@
-"""What a GRPO step of TRL computes twice or for nothing, left out. Losses and samples stay what they are.
+"""What a GRPO step of TRL computes twice or for nothing, left out. Losses, gradients and odds stay what they are.
 
 TRL pads all rows of a step to its longest prompt and its longest completion, and shuffles them before it cuts them into
-forward passes; one completion that never ends makes every pass as long. And each prompt is read once for every
-completion of its group. Measured: docs/benchmarks.md.
+forward passes; one completion that never ends makes every pass as long. When it generates, it reads each prompt for
+every completion of its group, and goes on with rows that have ended until the last one ends. How much that is:
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ from typing import Any
 import torch
 import trl.trainer.grpo_trainer as trl_grpo
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from adapters.backends.local.decoding import can_share
+from adapters.backends.local.decoding import can_share, decode
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
 """What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
+SAMPLING = {
+    *("max_new_tokens", "do_sample", "temperature", "pad_token_id", "bos_token_id", "eos_token_id"),
+    *("disable_compile", "transformers_version"),
+}
+"""What a generation config may say beside rules about tokens."""
 
 
 @contextmanager
@@ -102,29 +109,62 @@ def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Generate:
-    """`model.generate` that reads every distinct prompt once."""
+    """`model.generate` that reads every distinct prompt once, and spends nothing on rows that have ended."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.generate = model, model.generate
 
-    def __call__(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **rest: Any) -> torch.Tensor:
-        """See `GenerationMixin.generate`."""
+    def __call__(
+        self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any, **rest: Any
+    ) -> torch.Tensor:
+        """See `GenerationMixin.generate`, which is used when the config changes more than the temperature."""
+        width = input_ids.shape[1]
+        if rest or width == 1 or not _only_temperature(generation_config):
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, **rest}
+            out: torch.Tensor = self.generate(**given, generation_config=generation_config)
+            return out
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
         first = [group.tolist().index(n) for n in range(int(group.max()) + 1)]
-        if len(first) < len(input_ids) and input_ids.shape[1] > 1 and not _tensors(rest):
-            mask = attention_mask[first, :-1]
-            base = self.model.get_base_model()
-            cache = DynamicCache(config=base.config.get_text_config(decoder=True))
-            with torch.no_grad():
-                self.model.base_model(
-                    input_ids=input_ids[first, :-1],
-                    attention_mask=mask,
-                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.get_base_model().config.get_text_config(decoder=True))
+        model = self.model.base_model
+        with torch.no_grad():
+            model(
+                input_ids=input_ids[first, :-1],
+                attention_mask=attention_mask[first, :-1],
+                position_ids=positions[first, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             cache.batch_select_indices(group)
-            rest["past_key_values"] = cache
-        out: torch.Tensor = self.generate(input_ids=input_ids, attention_mask=attention_mask, **rest)
-        return out
+            answers = decode(
+                model,
+                input_ids[:, -1:],
+                attention_mask,
+                positions[:, -1:],
+                cache,
+                limits=[generation_config.max_new_tokens] * len(input_ids),
+                stops=set(generation_config.eos_token_id),
+                choose=lambda logits: _drawn(logits / generation_config.temperature),
+            )
+        rows = [torch.tensor(answer, device=input_ids.device) for answer in answers]
+        padded = pad_sequence(rows, batch_first=True, padding_value=generation_config.pad_token_id)
+        return torch.cat([input_ids, padded], dim=1)
+
+
+def _drawn(logits: torch.Tensor) -> torch.Tensor:
+    return torch.multinomial(logits.softmax(-1), 1)[:, 0]
+
+
+def _only_temperature(config: Any) -> bool:
+    # Values that change nothing, whichever of the two ways to say so was chosen.
+    off = {"top_p": (None, 1.0), "top_k": (None, 0), "repetition_penalty": (None, 1.0), "min_p": (None,)}
+    given = config.to_diff_dict()
+    rules = given.keys() - {*off, *SAMPLING}
+    return bool(
+        config.do_sample
+        and isinstance(config.eos_token_id, list)
+        and not rules
+        and all(getattr(config, name) in values for name, values in off.items())
+    )
