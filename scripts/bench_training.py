@@ -147,7 +147,7 @@ def main() -> None:
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments.add_argument("--steps", type=int, default=8)
     arguments.add_argument("--adapter", help="what a GRPO stage starts from; default: a fresh adapter")
-    options = arguments.parse_args()
+    options = arguments.parse_intermixed_args()
     contenders: dict[str, tuple[str, str, list[str]]] = {
         "bare TRL script": (BARE, "", []),
         "ours": (OURS, "", []),
