@@ -21,7 +21,7 @@ from pathlib import Path
 import benchmarks
 
 CLOCKS = """
-import json, time, functools
+import dataclasses, json, time, functools
 o = json.loads(sys.argv[1])
 spent, open_clocks = {}, []
 def clocked(owner, name, label):
@@ -67,7 +67,7 @@ backend = make_backend(file.recipe)
 started = time.perf_counter()
 job = next(j for j in plan.make(file, backend).jobs if j.stage.kind == o["kind"])
 spent["plan"] = time.perf_counter() - started
-started, base = time.perf_counter(), backend.base
+started = time.perf_counter()
 """
 AFTER = """
 inside = sum(seconds for name, seconds in spent.items() if name != "plan")
@@ -87,8 +87,7 @@ if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
 start = Path(o["adapter"]) if o["adapter"] else None
 folder = Path(o["folder"]); folder.mkdir(parents=True)
-short = type(job)(**{**{f: getattr(job, f) for f in job.__dataclass_fields__}, "steps": o["steps"]})
-backend.train(short, start, folder, lambda *_: None)
+backend.train(dataclasses.replace(job, steps=o["steps"]), start, folder, lambda *_: None)
 """
     + AFTER
 )

@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -138,7 +138,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a finished run's last adapter (or the given stage's) beside its base model."""
-    from adapters import adapter, display, recipe_file
+    from adapters import display, recipe_file
 
     with errors() as state:
         _consent(trust)
@@ -146,10 +146,8 @@ def evaluate(
         run_folder = run_folder.parent if stage else run_folder
         if not (run_folder / "recipe.yaml").is_file():
             raise UserError(f"{run_folder} is no run folder: it holds no recipe.yaml.")
-        tree, origin = (adapter.read_run_json(run_folder / name) for name in ("recipe.json", "origin.json"))
         sets = [{"name": p.stem, "data": [{"path": str(p.resolve())}]} for p in data or ()]
-        overrides = [*_as_overrides(tree), *([f"evaluate={json.dumps(sets)}"] if sets else [])]
-        state.file = file = recipe_file.load(run_folder / "recipe.yaml", overrides, origin=Path(origin["folder"]))
+        state.file = file = recipe_file.load_run(run_folder, [f"evaluate={json.dumps(sets)}"] if sets else ())
         from adapters import plan as planning
         from adapters import run as running
         from adapters.backends import backend as make_backend
@@ -215,10 +213,6 @@ def _launch(config: Path, recipe: Path, overrides: list[str], flags: list[str]) 
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
     command = [*launcher, "--config_file", str(config), "-m", "adapters", str(recipe), *overrides, *flags]
     os.execv(sys.executable, command)  # noqa: S606 - arguments are passed as a list, no shell reads them
-
-
-def _as_overrides(tree: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
 
 
 def _shipped_recipes() -> Path:

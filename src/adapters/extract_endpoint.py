@@ -14,11 +14,10 @@ from adapters import parallel
 from adapters.extract_engines import WINDOW, Answer, Options, Request
 from adapters.extract_source import Source
 from adapters.recipe_file import hint
+from adapters.teacher import ROW_ERRORS
 from adapters.types import Message, UserError
 
 RETRIED = (408, 429, 500, 502, 503, 504)
-ROW_ERRORS = (400, 413, 422)
-"""The request itself is refused (too long, say): an error of its row. Any other refusal stops the work."""
 TIMEOUT = 600.0
 
 

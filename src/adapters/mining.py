@@ -37,8 +37,7 @@ def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
         tree, origin = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("recipe.json", "origin.json"))
     except (OSError, ValueError):
         raise UserError(f"{run} is no run folder: it holds no readable recipe.json.") from None
-    overrides = [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
-    file = recipe_file.load(run / "recipe.yaml", overrides, origin=Path(origin["folder"]))
+    file = recipe_file.load(run / "recipe.yaml", recipe_file.as_overrides(tree), origin=Path(origin["folder"]))
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
     out: list[Graded] = []
     for stage_folder in stages:

@@ -17,7 +17,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from adapters import credentials
+from adapters import adapter, credentials
 from adapters.recipe import HEADER, Recipe
 from adapters.schema import HubSource, PathSource, SynthesizedSource
 from adapters.stages import Dpo, Grpo, Sft
@@ -102,6 +102,17 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a recipe.") from None
     return RecipeFile(path, recipe, tree, lines, tuple(overrides), origin)
+
+
+def load_run(folder: Path, overrides: Sequence[str] = ()) -> RecipeFile:
+    """The recipe that a run folder was made with, as it stood then. Raises UserError when it cannot be read."""
+    tree, origin = (adapter.read_run_json(folder / name) for name in ("recipe.json", "origin.json"))
+    return load(folder / "recipe.yaml", [*as_overrides(tree), *overrides], origin=Path(origin["folder"]))
+
+
+def as_overrides(tree: Mapping[str, Any]) -> list[str]:
+    """A recipe's keys as overrides, without the one that makes its file runnable."""
+    return [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
 
 
 def _check_header(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ TRIES = 5
 RETRIED = (408, 409, 429, *range(500, 600))
 TIMEOUT = 120.0
 ROW_ERRORS = (400, 413, 422)
-"""This prompt is refused (too long, filtered), or the request as such: then all of them are."""
+"""This one request is refused (its text too long, filtered): an error of its row. Any other refusal stops the work."""
 
 
 class PromptRefused(UserError):  # noqa: N818 - a refusal is an answer, not a defect
@@ -60,36 +60,32 @@ class Endpoint:
         pool = urllib3.PoolManager(maxsize=self.parallel, timeout=TIMEOUT, headers=self._headers())
         place = {i: n for n, i in enumerate(prompts)}
 
-        def complete(item: tuple[str, int]) -> tuple[str, list[dict[str, Any]] | PromptRefused]:
+        def complete(item: tuple[str, int]) -> list[Row]:
+            i, count = item
             try:
-                return item[0], self._complete(pool, prompts[item[0]], item[1])
+                choices = self._complete(pool, prompts[i], count)
             except PromptRefused as error:
-                return item[0], error
-
-        early: list[tuple[str, PromptRefused]] = []
-
-        def rows_of(i: str, answer: list[dict[str, Any]] | PromptRefused) -> list[Row]:
-            if not isinstance(answer, PromptRefused):
-                return [{"id": i, "completion": c["text"], "model": self.model, "cut": c["cut"]} for c in answer]
-            return [{"id": i, "refused": str(answer), "model": self.model}]
+                return [{"id": i, "refused": str(error), "model": self.model}]
+            return [{"id": i, "completion": c["text"], "model": self.model, "cut": c["cut"]} for c in choices]
 
         asked = parallel.each(complete, missing, threads=self.parallel, window=len(missing))
         try:
             with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
                 if file.tell() and not store.read_bytes().endswith(b"\n"):
                     file.write("\n")  # a kill in the middle of a line must not cost the next one too
-                for done, (i, answer) in enumerate(answers, 1):
-                    if isinstance(answer, PromptRefused) and not held:
-                        early.append((i, answer))
-                        if len(early) == min(self.parallel, len(missing)):
-                            raise answer
+                fresh: list[Row] = []  # refusals wait until something is completed: before, the request may be wrong
+                for done, rows in enumerate(answers, 1):
+                    fresh += rows
+                    if not held and "refused" in rows[0]:
+                        if len(fresh) == min(self.parallel, len(missing)):
+                            raise UserError(rows[0]["refused"])
                         continue
-                    for row in [r for pair in (*early, (i, answer)) for r in rows_of(*pair)]:
-                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        held.append(row)
-                    early.clear()
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in fresh)
                     file.flush()
-                    progress(done, len(missing), {"refused": sum("refused" in row for row in held)})
+                    held += fresh
+                    refused |= {row["id"] for row in fresh if "refused" in row}
+                    fresh = []
+                    progress(done, len(missing), {"refused": len(refused)})
         except UserError as error:
             kept = f" {len(held):,} answers are kept in {store}; the same command continues." if held else ""
             raise UserError(f"{error}{kept}") from None

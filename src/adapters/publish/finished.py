@@ -129,9 +129,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
     for override in overrides:
         if not override.startswith("publish."):
             raise UserError(f"{override!r}: a finished run's recipe is what it is; only publish.key=value may change.")
-    tree, origin = adapter.read_run_json(folder / "recipe.json"), adapter.read_run_json(folder / "origin.json")
-    held = [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
-    file = recipe_file.load(folder / "recipe.yaml", [*held, *overrides], origin=Path(origin["folder"]))
+    file = recipe_file.load_run(folder, overrides)
     names = [f"{n + 1}-{s.kind}" for n, s in enumerate(file.recipe.stages)]
     wanted = names[: names.index(stage.name) + 1] if stage and stage.name in names else names
     stages = tuple(Stage(folder / n, adapter.manifest(folder / n) or {}) for n in wanted)

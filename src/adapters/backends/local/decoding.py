@@ -27,13 +27,18 @@ _HARMLESS = {
 }
 
 
+def new_cache(model: Any) -> DynamicCache:
+    """No keys and values yet, for a model's layers."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
 def can_share(model: Any) -> bool:
     """Whether every layer keeps plain keys and values, which may be copied and have padding in their middle.
 
     Sliding windows and recurrent states may not; those models, and configs with rules about tokens, use `generate`.
     """
     config = model.config.get_text_config(decoder=True)
-    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    plain = all(type(layer) is DynamicLayer for layer in new_cache(model).layers)
     # A recurrent model knows no positions, whatever cache its config suggests.
     plain = (
         plain and {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
@@ -61,7 +66,7 @@ def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
     """Keys and values of a prefix, for one row; None for an empty prefix."""
     if not prefix:
         return None
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache = new_cache(model)
     tokens = torch.tensor([list(prefix)], device=model.device)
     model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache
@@ -90,7 +95,7 @@ def greedy(
     # Padding stands between the shared prefix and the rest of a row; positions count what is not padding.
     mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
-    cache = copy.deepcopy(prefix) or DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache = copy.deepcopy(prefix) or new_cache(model)
     if shared:
         cache.batch_repeat_interleave(len(rest))
     return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=_likeliest)

@@ -16,11 +16,10 @@ import torch
 import trl.trainer.grpo_trainer as trl_grpo
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from adapters.backends.local.decoding import can_share, decode
+from adapters.backends.local.decoding import can_share, decode, new_cache
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
 """What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
@@ -124,10 +123,10 @@ class _Generate:
             out: torch.Tensor = self.generate(**given, generation_config=generation_config)
             return out
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
-        first = [group.tolist().index(n) for n in range(int(group.max()) + 1)]
+        places = group.tolist()
+        first = [places.index(n) for n in range(max(places) + 1)]
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.get_base_model().config.get_text_config(decoder=True))
-        model = self.model.base_model
+        cache, model = new_cache(self.model.get_base_model()), self.model.base_model
         with torch.no_grad():
             model(
                 input_ids=input_ids[first, :-1],
