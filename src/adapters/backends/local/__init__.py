@@ -31,6 +31,7 @@ from adapters.backends.local.model import (
     trusts,
 )
 from adapters.backends.local.sampling import LocalSampler
+from adapters.backends.local.unpadded import without_padding
 from adapters.jobs import Evaluation, Job
 from adapters.memory import StagePlan
 from adapters.recipe import Recipe
@@ -117,12 +118,13 @@ class LocalBackend:
         name_base(adapter, None)
         work = folder / "trainer"
         stage = job.stage
-        if isinstance(stage, Grpo):
-            figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
-        elif isinstance(stage, Dpo):
-            figures = preference.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
-        else:
-            figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
+        with without_padding(adapter, checkpointing=bool(stage.gradient_checkpointing)):
+            if isinstance(stage, Grpo):
+                figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
+            elif isinstance(stage, Dpo):
+                figures = preference.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
+            else:
+                figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
         with sharding.whole(adapter):
             if self.state.is_main_process:
                 _prove(adapter)

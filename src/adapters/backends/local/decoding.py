@@ -32,19 +32,24 @@ def new_cache(model: Any) -> DynamicCache:
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
-def can_share(model: Any) -> bool:
-    """Whether every layer keeps plain keys and values, which may be copied and have padding in their middle.
+def plain_attention(model: Any) -> bool:
+    """Whether every layer keeps plain keys and values, and positions are the running numbers of the tokens.
 
-    Sliding windows and recurrent states may not; those models, and configs with rules about tokens, use `generate`.
+    Not so for sliding windows and recurrent states.
     """
     config = model.config.get_text_config(decoder=True)
     plain = all(type(layer) is DynamicLayer for layer in new_cache(model).layers)
     # A recurrent model knows no positions, whatever cache its config suggests.
-    plain = (
-        plain and {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
-    )
-    rules = set(model.generation_config.to_diff_dict()) - _HARMLESS
-    return plain and not rules and model.config._attn_implementation in ("sdpa", "eager") and not _reorders(config)
+    known = {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
+    return plain and known and model.config._attn_implementation in ("sdpa", "eager") and not _reorders(config)
+
+
+def can_share(model: Any) -> bool:
+    """Whether keys and values may be copied and have padding in their middle, and tokens follow no further rules.
+
+    Other models use `generate`.
+    """
+    return plain_attention(model) and not set(model.generation_config.to_diff_dict()) - _HARMLESS
 
 
 def _reorders(config: Any) -> bool:
