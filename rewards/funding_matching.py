@@ -55,6 +55,7 @@ __all__ = [
     "Reading",
     "Side",
     "counts",
+    "counts_in",
     "group",
     "match_ids",
     "match_texts",
@@ -70,6 +71,8 @@ __all__ = [
 READINGS: tuple[Reading, ...] = ("compatible", "fixed")
 FIELDS = ("funder", "award_id", "scheme", "title")
 THRESHOLD = 0.8
+
+_Texts = tuple[list[tuple[str, ...]], list[tuple[str, ...]]]
 
 
 class Side(NamedTuple):
@@ -90,6 +93,11 @@ class Side(NamedTuple):
 
 def group(funders: Sequence[Funder], mode: Mode, reading: Reading, threshold: float = THRESHOLD) -> Side:
     """Merge the funders of one side, as its reading says, and normalise their names and ids."""
+    return _merged(_normalised(funders, reading), mode, reading, threshold)
+
+
+def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
+    """The funders of one side with normalised names and ids, not yet merged, but for the unnamed ones."""
     names: list[str] = []
     awards: list[tuple[Award, ...]] = []
     unnamed: list[Award] = []
@@ -102,14 +110,26 @@ def group(funders: Sequence[Funder], mode: Mode, reading: Reading, threshold: fl
         else:
             unnamed.extend(funder.awards)
             has_unnamed = True
-    if len(names) > 1:
-        merged = merge_identical(tuple(names)) if reading == "fixed" else merge_similar(tuple(names), mode, threshold)
-        if len(merged) < len(names):
-            awards = [tuple([award for i in members for award in awards[i]]) for members in merged]
-            names = [names[members[0]] for members in merged]
     if has_unnamed:
         awards.append(tuple(unnamed))
     return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
+
+
+def _merged(side: Side, mode: Mode, reading: Reading, threshold: float) -> Side:
+    """The side itself where no two names are one funder's."""
+    names = side.names
+    if len(names) < 2:
+        return side
+    merged = merge_identical(names) if reading == "fixed" else merge_similar(names, mode, threshold)
+    if len(merged) == len(names):
+        return side
+    awards = [tuple([award for i in members for award in side.awards[i]]) for members in merged]
+    awards += side.awards[len(names) :]
+    return Side(
+        tuple([names[members[0]] for members in merged]),
+        tuple(awards),
+        tuple([_ids(group, reading) for group in awards]),
+    )
 
 
 def _ids(awards: tuple[Award, ...], reading: Reading) -> tuple[str, ...]:
@@ -148,22 +168,45 @@ def counts(
     An award counts as matched only under a matched funder; elsewhere it is a miss on the gold side and a false
     positive on the predicted side. Which scheme belongs to which id is not compared.
     """
-    left, right = group(gold, mode, reading, threshold), group(pred, mode, reading, threshold)
-    named = paired(left, right, mode, reading, threshold)
-    pairs = with_unnamed(named, left, right)
-    found = {
-        "funder": Counts(len(left.names), len(right.names), len(named)),
-        "award_id": Counts(left.id_count, right.id_count, sum(match_ids(left.ids[i], right.ids[j]) for i, j in pairs)),
-    }
-    for field, attribute in (("scheme", "funding_scheme"), ("title", "award_title")):
-        a, b = _texts(left, attribute), _texts(right, attribute)
-        matched = sum(len(match_texts(a[i], b[j], mode, threshold)) for i, j in pairs if a[i] and b[j])
-        found[field] = Counts(sum(map(len, a)), sum(map(len, b)), matched)
+    return counts_in((mode,), gold, pred, reading, threshold)[mode]
+
+
+def counts_in(
+    modes: Sequence[Mode],
+    gold: Sequence[Funder],
+    pred: Sequence[Funder],
+    reading: Reading = "compatible",
+    threshold: float = THRESHOLD,
+) -> dict[str, Mapping[str, Counts]]:
+    """`counts` in several modes. Both sides are normalised once; few of them merge differently in another mode."""
+    left, right = _normalised(gold, reading), _normalised(pred, reading)
+    texts = _texts(left), _texts(right)
+    found: dict[str, Mapping[str, Counts]] = {}
+    for mode in modes:
+        a, b = _merged(left, mode, reading, threshold), _merged(right, mode, reading, threshold)
+        held = texts[0] if a is left else _texts(a), texts[1] if b is right else _texts(b)
+        found[mode] = _counted(a, b, *held, mode, reading, threshold)
     return found
 
 
-def _texts(side: Side, attribute: str) -> list[tuple[str, ...]]:
-    return [
-        tuple([normalise_text(text) for award in awards for text in getattr(award, attribute)])
-        for awards in side.awards
-    ]
+def _counted(
+    left: Side, right: Side, a: _Texts, b: _Texts, mode: Mode, reading: Reading, threshold: float
+) -> Mapping[str, Counts]:
+    named = paired(left, right, mode, reading, threshold)
+    pairs = with_unnamed(named, left, right)
+    ids = sum([match_ids(left.ids[i], right.ids[j]) for i, j in pairs])
+    found = {
+        "funder": Counts(len(left.names), len(right.names), len(named)),
+        "award_id": Counts(left.id_count, right.id_count, ids),
+    }
+    for field, gold, pred in zip(("scheme", "title"), a, b, strict=True):
+        matched = sum([len(match_texts(gold[i], pred[j], mode, threshold)) for i, j in pairs if gold[i] and pred[j]])
+        found[field] = Counts(sum(map(len, gold)), sum(map(len, pred)), matched)
+    return found
+
+
+def _texts(side: Side) -> _Texts:
+    """Normalised schemes, and titles, of each funder."""
+    schemes = [tuple([normalise_text(t) for award in group for t in award.funding_scheme]) for group in side.awards]
+    titles = [tuple([normalise_text(t) for award in group for t in award.award_title]) for group in side.awards]
+    return schemes, titles

@@ -12,7 +12,7 @@ from adapters.tasks import funding_answer
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, Row
 from data_aug.noise import Label, funding_labels
 from rewards.funding_alignment import align
-from rewards.funding_matching import MODES, Funder, Reading, counts, parse, read_funders
+from rewards.funding_matching import MODES, Funder, Reading, counts_in, parse, read_funders
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
 SYSTEM = (
@@ -131,8 +131,7 @@ class FundingTask:
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
-        held, prediction = read_funders(gold), parse(completion).funders
-        return {mode: counts(held, prediction, mode, self.reading) for mode in MODES}
+        return counts_in(MODES, read_funders(gold), parse(completion).funders, self.reading)
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
         """Funders, and below each its ids, schemes and titles, paired as the balanced mode pairs them."""

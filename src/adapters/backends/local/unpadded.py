@@ -87,7 +87,7 @@ class _Rows:
     ) -> tuple[torch.Tensor, None]:
         """See `sdpa_attention_forward`; tensors are (1, heads, tokens of all rows, width of a head)."""
         with torch.autocast(query.device.type, enabled=False):
-            rows = zip(*(t.float().split(self.lengths, dim=2) for t in (query, key, value)), strict=True)
+            rows = zip(*(t.float().split_with_sizes(self.lengths, dim=2) for t in (query, key, value)), strict=True)
             rest["is_causal"] = True
             found = [sdpa_attention_forward(module, *row, None, **rest)[0] for row in rows]
         return torch.cat(found, dim=1).to(query.dtype), None
