@@ -77,11 +77,14 @@ result = {"spent": spent, "recipe_steps": job.steps, **logged}
 OURS = (
     CLOCKS
     + """
+import contextlib
 import adapters.backends.local as local
 from adapters.backends.local import training
 from pathlib import Path
 if o["without"] == "loss on the targets only":
     trl.trainer.utils._use_triton = original_triton
+if o["without"] == "passes without padding":
+    local.without_padding = lambda *_, **__: contextlib.nullcontext()
 local._prove = lambda adapter: None  # a few steps may teach nothing
 if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
@@ -155,6 +158,7 @@ def main() -> None:
         first = f"stages.{_index(options.recipe, options.overrides, 'sft')}"
         contenders |= {
             "ours without: sorting inside the batch": (OURS, "", [f"{first}.group_by_length=false"]),
+            "ours without: passes without padding": (OURS, "passes without padding", []),
             "ours without: loss on the targets only": (OURS, "loss on the targets only", []),
             "ours without: bf16": (OURS, "", ["model.precision=fp32"]),
         }
