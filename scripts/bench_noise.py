@@ -28,7 +28,7 @@ from rapidfuzz.distance import Levenshtein
 from rich.console import Console
 from rich.table import Table
 
-from data_aug.noise import LEVELS, PRESETS, noise_row, preset
+from data_aug.noise import LEVELS, PRESETS, Invisible, Noise, noise_row, preset
 
 PLACES = ("Northern", "Coastal", "Federal", "Royal", "Alpine", "Central", "Île-de-Mer", "São Vento", "Østland")
 BODIES = ("Science Foundation", "Research Council", "Office of Scientific Affairs", "Fund for Efficient Energy")
@@ -63,6 +63,9 @@ def contenders(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Callable[[dict
             yield f"{name}/{level}, protect", lambda row, noise=noise: noise_row(row, noise)
     document = preset("document")
     yield "document/medium, follow", lambda row: noise_row(row, document, policy="follow")
+    # what AugLy's fastest does, and no more: marks that cannot be seen, one after every hundredth character
+    invisible = Noise((Invisible(rate=0.01),))
+    yield "invisible marks alone, protect", lambda row: noise_row(row, invisible)
     try:
         import nlpaug.augmenter.char as nac
 
@@ -91,6 +94,10 @@ def contenders(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Callable[[dict
             lambda row: augly.replace_similar_unicode_chars(row["funding_statement"], aug_char_p=0.05, aug_word_p=0.2),
         )
         yield "AugLy zero-width", lambda row: augly.insert_zero_width_chars(row["funding_statement"])
+        yield (
+            "AugLy zero-width, every 100th",
+            lambda row: augly.insert_zero_width_chars(row["funding_statement"], cadence=100.0),
+        )
     except Exception as error:
         print(f"AugLy: {error!r}", file=sys.stderr)
 
