@@ -83,7 +83,7 @@ from adapters.backends.local import training
 from pathlib import Path
 if o["without"] == "loss on the targets only":
     trl.trainer.utils._use_triton = original_triton
-if o["without"] == "passes without padding":
+if o["without"] == "leaving padding out":
     local.without_padding = lambda *_, **__: contextlib.nullcontext()
 local._prove = lambda adapter: None  # a few steps may teach nothing
 if o["kind"] == "sft":
@@ -155,10 +155,8 @@ def main() -> None:
         "ours": (OURS, "", []),
     }
     if options.kind == "sft":
-        first = f"stages.{_index(options.recipe, options.overrides, 'sft')}"
         contenders |= {
-            "ours without: sorting inside the batch": (OURS, "", [f"{first}.group_by_length=false"]),
-            "ours without: passes without padding": (OURS, "passes without padding", []),
+            "ours without: leaving padding out (rows are sorted then)": (OURS, "leaving padding out", []),
             "ours without: loss on the targets only": (OURS, "loss on the targets only", []),
             "ours without: bf16": (OURS, "", ["model.precision=fp32"]),
         }
@@ -169,12 +167,6 @@ def main() -> None:
             given |= {"steps": options.steps, "adapter": options.adapter, "without": without}
             found[name] = benchmarks.in_process(script, [json.dumps({**given, "folder": f"{folder}/x"})])
     _print(options.kind, options.steps, found)
-
-
-def _index(recipe: Path, overrides: list[str], kind: str) -> int:
-    from adapters import recipe_file
-
-    return next(n for n, s in enumerate(recipe_file.load(recipe, overrides).recipe.stages) if s.kind == kind)
 
 
 def _print(kind: str, steps: int, found: dict[str, dict]) -> None:

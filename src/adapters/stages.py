@@ -55,7 +55,9 @@ class Sft(_Stage):
         default=2048, ge=8, description="Rows longer than this many tokens are dropped, and counted."
     )
     group_by_length: bool = Field(
-        default=True, description="Sort the rows inside each (random) batch, so that its forward passes pad little."
+        default=True,
+        description="Sort the rows inside each (random) batch, so that its forward passes pad little. Not done where "
+        "passes have no padding, which is so on a CPU.",
     )
     validation: float = Field(
         default=0.05,

@@ -20,6 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from adapters.backends.local.decoding import can_share, decode, new_cache
+from adapters.backends.local.unpadded import in_use
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
 """What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
@@ -39,7 +40,7 @@ def lean(model: Any, args: GRPOConfig) -> Iterator[None]:
         model.register_forward_hook(trim.fill),
     ]
     shuffle = trl_grpo.shuffle_sequence_dict
-    if not _order_matters(args):
+    if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
     # Under ZeRO-3 all processes must make the same forward passes; one whose prompts all differ would make one less.
     if can_share(model.get_base_model()) and not is_deepspeed_zero3_enabled():

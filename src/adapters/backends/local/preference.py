@@ -22,6 +22,7 @@ from adapters.backends.local.training import (
     set_reference,
     train_to_the_end,
 )
+from adapters.backends.local.unpadded import in_use
 from adapters.jobs import Job
 from adapters.recipe import Recipe
 from adapters.stages import Dpo
@@ -64,7 +65,8 @@ def train_dpo(
     set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
     with sharding.not_yet(trainer):
         rows = _with_reference(trainer, _pairs(encoder, job.examples), progress)
-    order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=stage.group_by_length)
+    by_length = stage.group_by_length and not in_use(model)
+    order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=by_length)
     trainer.train_dataset = rows.select(order)
     if job.validation:
         with sharding.not_yet(trainer):

@@ -27,6 +27,7 @@ from adapters.backends.local.lean import lean
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.options import options
 from adapters.backends.local.rewards import TrlReward
+from adapters.backends.local.unpadded import in_use
 from adapters.jobs import Job
 from adapters.recipe import Recipe
 from adapters.stages import Grpo, Sft
@@ -81,7 +82,8 @@ def train_sft(
 ) -> dict[str, Any]:
     """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
     rows = _tokens(encoder, job.examples)
-    order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=stage.group_by_length)
+    by_length = stage.group_by_length and not in_use(model)
+    order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=by_length)
     args = SFTConfig(
         **options(stage, recipe, folder, job),
         max_length=None,  # over-long rows were dropped and counted by the plan; nothing is cut here

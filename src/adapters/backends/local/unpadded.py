@@ -52,6 +52,14 @@ def without_padding(model: PeftModel, *, checkpointing: bool) -> Iterator[None]:
         del ALL_ATTENTION_FUNCTIONS[NAME]
 
 
+def in_use(model: PeftModel) -> bool:
+    """Whether passes of `model` are computed without padding now.
+
+    Then rows of any lengths may share one, and had better: sorted, the long ones make one pass larger than the caches.
+    """
+    return "forward" in vars(model.get_base_model().base_model)
+
+
 class _Rows:
     """The rows of a pass, end to end."""
 
