@@ -96,7 +96,7 @@ def test_the_same_training_without_padding(
     shown.clear()
     monkeypatch.setattr(local, "without_padding", lambda *_, **__: nullcontext())
     plain_weights, plain_log, plain_figures = train(tmp_path / "plain", base, kind, precision)
-    assert ours < 0.95 * sum(shown)
+    assert ours < 0.97 * sum(shown), "tokens of generation, which is the same, among them"
     rough = {"rel": 2e-2, "abs": 1e-2} if precision == "bf16" else {"rel": 1e-4, "abs": 1e-6}
     for one, other in zip(log[:3], plain_log[:3], strict=True):
         assert one.keys() == other.keys()
