@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,3 +36,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_text(tmp_path: Path, tiny_model: Path) -> str:
     """A full SFT -> GRPO -> evaluate recipe over the tiny model, with its data beside it."""
     return chain_recipe(tmp_path, tiny_model)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of every forward pass of a Llama, padding too."""
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    passes: list[int] = []
+    forward = LlamaModel.forward
+
+    @functools.wraps(forward)
+    def counted(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
+        passes.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", counted)
+    return passes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -68,23 +67,6 @@ def train(folder: Path, base: Path, *overrides: str) -> tuple[dict[str, Any], li
         for name in ("rollouts-0.jsonl", "log.jsonl")
     )
     return load_file(out / "adapter_model.safetensors"), rollouts, log
-
-
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens of every forward pass, padding too."""
-    from transformers.models.llama.modeling_llama import LlamaModel
-
-    passes: list[int] = []
-    forward = LlamaModel.forward
-
-    @functools.wraps(forward)
-    def counted(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
-        passes.append(input_ids.numel())
-        return forward(self, input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(LlamaModel, "forward", counted)
-    return passes
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +18,6 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 from transformers import LlamaConfig, MistralConfig, Qwen3Config  # noqa: E402
-from transformers.models.llama.modeling_llama import LlamaModel  # noqa: E402
 
 from adapters.backends import local  # noqa: E402
 from adapters.backends.local import model as models  # noqa: E402
@@ -42,21 +40,6 @@ MORE = {
     "dpo": ["validation=0.2", "group_by_length=false"],
     "grpo": ["group_size=2", "beta=0.1", "max_completion_length=60", "rewards=[{use: './v.py:Vowels'}]"],
 }
-
-
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens of every forward pass, padding too."""
-    passes: list[int] = []
-    forward = LlamaModel.forward
-
-    @functools.wraps(forward)
-    def counted(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
-        passes.append(input_ids.numel())
-        return forward(self, input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(LlamaModel, "forward", counted)
-    return passes
 
 
 def train(
