@@ -112,7 +112,7 @@ def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
             has_unnamed = True
     if has_unnamed:
         awards.append(tuple(unnamed))
-    return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
+    return _side(names, awards, reading)
 
 
 def _merged(side: Side, mode: Mode, reading: Reading, threshold: float) -> Side:
@@ -125,11 +125,11 @@ def _merged(side: Side, mode: Mode, reading: Reading, threshold: float) -> Side:
         return side
     awards = [tuple([award for i in members for award in side.awards[i]]) for members in merged]
     awards += side.awards[len(names) :]
-    return Side(
-        tuple([names[members[0]] for members in merged]),
-        tuple(awards),
-        tuple([_ids(group, reading) for group in awards]),
-    )
+    return _side([names[members[0]] for members in merged], awards, reading)
+
+
+def _side(names: Sequence[str], awards: Sequence[tuple[Award, ...]], reading: Reading) -> Side:
+    return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
 
 
 def _ids(awards: tuple[Award, ...], reading: Reading) -> tuple[str, ...]:

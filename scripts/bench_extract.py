@@ -3,9 +3,8 @@
     python scripts/bench_extract.py RUN_OR_ADAPTER [-n 347] [--file statements.jsonl] [--max-new-tokens 512] [--base B]
 
 Each contender has a process of its own, loads the model, and is then timed. Ours runs once as it is, and once without
-each of its savings, which tells what that saving is worth. Without a file the statements are synthetic. Told too: how
-many
-statements come out with the snippet's own record (or, like the snippet's, with none).
+each of its savings, which tells what that saving is worth. Without a file the statements are synthetic.
+Told too: how many statements come out with the snippet's own record (or, like the snippet's, with none).
 """
 
 from __future__ import annotations

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import VOWELS, funding_rows, save_lively_model, write_jsonl
+from tiny import VOWELS, funding_rows, save_lively_model, train_stage, write_jsonl
 
-from adapters import plan, recipe_file
-from adapters.backends import backend as make_backend
 from adapters.recipe import Recipe
 
 torch = pytest.importorskip("torch")
@@ -56,12 +54,7 @@ def train(folder: Path, base: Path, *overrides: str) -> tuple[dict[str, Any], li
         row["funding_statement"] += " And so on." * 3 * n
     write_jsonl(folder / "train.jsonl", rows)
     (folder / "vowels.py").write_text(VOWELS)
-    (folder / "r.yaml").write_text(RECIPE.replace("BASE", str(base)))
-    file = recipe_file.load(folder / "r.yaml", overrides)
-    backend = make_backend(file.recipe)
-    out = folder / "out"
-    out.mkdir()
-    backend.train(plan.make(file, backend).jobs[0], None, out, lambda *_: None)
+    out, _ = train_stage(folder, RECIPE.replace("BASE", str(base)), *overrides)
     rollouts, log = (
         [json.loads(line) for line in (out / name).read_text().splitlines()]
         for name in ("rollouts-0.jsonl", "log.jsonl")

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import VOWELS, funding_rows, save_lively_model, write_jsonl
-
-from adapters import plan, recipe_file
-from adapters.backends import backend as make_backend
-from adapters.recipe import Recipe
+from tiny import VOWELS, funding_rows, save_lively_model, train_stage, write_jsonl
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +16,6 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import LlamaConfig, MistralConfig, Qwen3Config  # noqa: E402
 
 from adapters.backends import local  # noqa: E402
-from adapters.backends.local import model as models  # noqa: E402
 from adapters.backends.local import unpadded  # noqa: E402
 
 RECIPE = """name: one
@@ -54,16 +49,11 @@ def train(
     if kind != "dpo":
         rows = [{k: v for k, v in row.items() if k != "rejected"} for row in rows]
     write_jsonl(folder / "train.jsonl", rows)
-    text = RECIPE.replace("BASE", str(base)).replace("KIND", kind).replace("PRECISION", precision)
-    (folder / "r.yaml").write_text(text)
     (folder / "v.py").write_text(VOWELS)
-    file = recipe_file.load(folder / "r.yaml", [f"stages.0.{setting}" for setting in MORE[kind]])
-    backend = make_backend(file.recipe)
-    out = folder / "out"
-    out.mkdir()
-    figures = backend.train(plan.make(file, backend).jobs[0], None, out, lambda *_: None)
+    text = RECIPE.replace("BASE", str(base)).replace("KIND", kind).replace("PRECISION", precision)
+    out, figures = train_stage(folder, text, *(f"stages.0.{setting}" for setting in MORE[kind]))
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return load_file(out / "adapter_model.safetensors"), log, dict(figures)
+    return load_file(out / "adapter_model.safetensors"), log, figures
 
 
 @pytest.mark.slow
@@ -149,16 +139,13 @@ def across(module: Any, query: Any, key: Any, value: Any, mask: Any, **rest: Any
     return unpadded.sdpa_attention_forward(module, query, key, value, None, **{**rest, "is_causal": True})
 
 
-def test_the_adapter_is_left_as_it_was(tiny_model: Path) -> None:
-    recipe = Recipe.model_validate(
-        {
-            **{"name": "x", "task": "funding", "model": {"base": str(tiny_model), "precision": "fp32"}},
-            "stages": [{"kind": "sft", "data": [{"path": "x"}], "learning_rate": 1e-4}],
-        }
-    )
-    base = local.base_model.resolve(str(tiny_model))
-    model = models.new_adapter(models.load_base(base, recipe.model), recipe.lora, base).train()
+def test_the_adapter_is_left_as_it_was() -> None:
+    model = adapted(LlamaConfig(**SHAPE)).train()
+    ids = torch.arange(12).reshape(2, 6)
     with unpadded.without_padding(model, checkpointing=False):
-        assert model.training
         assert all(m.training for m in model.modules())
-    assert all(getattr(m, "cast_input_dtype_enabled", True) for m in model.modules())
+        with torch.autocast("cpu", torch.bfloat16):
+            model.get_base_model().model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    casts = [m.cast_input_dtype_enabled for m in model.modules() if hasattr(m, "cast_input_dtype_enabled")]
+    assert casts
+    assert all(casts)

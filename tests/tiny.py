@@ -61,6 +61,20 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def train_stage(folder: Path, recipe: str, *overrides: str) -> tuple[Path, dict]:
+    """Write a recipe into a folder and train its first stage, nothing more: where its files are, and its figures."""
+    from adapters import plan, recipe_file
+    from adapters.backends import backend as make_backend
+
+    (folder / "r.yaml").write_text(recipe)
+    file = recipe_file.load(folder / "r.yaml", overrides)
+    backend = make_backend(file.recipe)
+    out = folder / "out"
+    out.mkdir()
+    figures = backend.train(plan.make(file, backend).jobs[0], None, out, lambda *_: None)
+    return out, dict(figures)
+
+
 def save_tiny_model(folder: Path) -> Path:
     """A random two-layer Llama with a byte-level tokenizer and a thinking template, saved as a local folder."""
     import torch
