@@ -90,7 +90,8 @@ if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
 start = Path(o["adapter"]) if o["adapter"] else None
 folder = Path(o["folder"]); folder.mkdir(parents=True)
-backend.train(dataclasses.replace(job, steps=o["steps"]), start, folder, lambda *_: None)
+stage = job.stage.model_copy(update={"save_every": job.stage.save_every or max(1, job.steps // 10)})  # as in all steps
+backend.train(dataclasses.replace(job, stage=stage, steps=o["steps"]), start, folder, lambda *_: None)
 """
     + AFTER
 )
