@@ -115,7 +115,7 @@ class Funding:
             return (1.0, 1.0, 1.0) if right else (0.0, 0.0, 0.0)
         if not pred.awards:
             return 0.0, 0.0, 0.0
-        named = paired(gold, pred, self.mode, self.reading, self.threshold)
+        named = paired(gold, pred, self.reading, self.threshold)[self.mode]
         pairs = with_unnamed(named, gold, pred)
         n_gold, n_pred = gold.id_count, pred.id_count
         funder = self._f(len(gold.names), len(pred.names), len(named))

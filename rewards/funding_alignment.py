@@ -36,7 +36,7 @@ def align(
     shown as written, names, schemes and titles normalised. Ids one edit apart stand side by side, unmatched.
     """
     left, right = group(gold, mode, reading, threshold), group(pred, mode, reading, threshold)
-    where = dict(with_unnamed(paired(left, right, mode, reading, threshold), left, right))
+    where = dict(with_unnamed(paired(left, right, reading, threshold)[mode], left, right))
     out: list[Aligned] = []
     for i, awards in enumerate(left.awards):
         j = where.get(i)
@@ -61,7 +61,7 @@ def _awards(
             tuple([normalise_text(text) for award in side for text in getattr(award, attribute)])
             for side in (gold, pred)
         )
-        where = dict(match_texts(a, b, mode, threshold)) if a and b else {}
+        where = dict(match_texts(a, b, threshold)[mode]) if a and b else {}
         for i, text in enumerate(a):
             yield Aligned(field, text, b[where[i]] if i in where else None, i in where, depth)
         yield from (Aligned(field, None, b[j], False, depth) for j in range(len(b)) if j not in where.values())

@@ -5,13 +5,13 @@ Inputs are normalised strings, outputs are indices. Bounds keep the cost of an a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rapidfuzz.distance import Levenshtein
 
-from rewards.funding_similarity import Mode, likeness
+from rewards.funding_similarity import MODES, Mode, likenesses
 
 MAX_MATCHED = 256
 """Of a longer list of names, schemes, titles or unequal ids, the rest counts as unmatched."""
@@ -19,54 +19,74 @@ MAX_MATCHED_CHARS = 16_000
 """The same for the total length of names, schemes or titles."""
 
 _NEAR_ID_LENGTH = 6
+_REMEMBERED_NAMES = 16
+"""What longer lists give is not kept, so that the caches stay under some tens of megabytes."""
 
 T = TypeVar("T")
 Pairs = tuple[tuple[int, int], ...]
 Groups = tuple[tuple[int, ...], ...]
 
 
-def _assign(scores: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """The pairs of the assignment with the largest total, rows ascending; entries of 0 are no candidates.
+def _assign(scores: Mapping[tuple[int, int], float], rows: int, columns: int) -> Pairs:
+    """The pairs of the assignment with the largest total, rows ascending; only what has a score is a candidate.
 
     Where every row and column has at most one candidate, all candidates are taken, and that optimum is unique. Ties
-    beyond that are broken as scipy breaks them.
+    beyond that are broken as scipy breaks them. Candidates come with ascending rows.
     """
-    edges = [(i, j) for i, row in enumerate(scores) for j, score in enumerate(row) if score]
-    if len({i for i, _ in edges}) == len(edges) == len({j for _, j in edges}):
-        return edges
+    if len({i for i, _ in scores}) == len(scores) == len({j for _, j in scores}):
+        return tuple(scores)
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    matrix = np.asarray(scores)
-    rows, columns = linear_sum_assignment(-matrix)
-    return [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if matrix[i, j]]
+    matrix = np.zeros((rows, columns))
+    for pair, score in scores.items():
+        matrix[pair] = score
+    chosen = linear_sum_assignment(-matrix)
+    return tuple([(i, j) for i, j in zip(*(side.tolist() for side in chosen), strict=True) if matrix[i, j]])
 
 
 def _remember_small(function: Callable[..., T]) -> Callable[..., T]:
-    """Memoise a function of tuples of names while they are short: the rollouts of a group repeat each other's names."""
-    cached = lru_cache(maxsize=1 << 13)(function)
+    """Memoise a function of tuples of names while they are few: the rollouts of a group repeat each other's names."""
+    cached = lru_cache(maxsize=1 << 12)(function)
 
     @wraps(function)
-    def call(*args: tuple[str, ...] | float | str) -> T:
-        size = sum([len(name) + 1 for arg in args if isinstance(arg, tuple) for name in arg])
-        return cached(*args) if size <= 2000 else function(*args)
+    def call(*args: Any) -> T:
+        return cached(*args) if sum(map(len, args[:-1])) <= _REMEMBERED_NAMES else function(*args)
 
     return call
 
 
 @_remember_small
-def match_texts(gold: tuple[str, ...], pred: tuple[str, ...], mode: Mode, threshold: float) -> Pairs:
-    """Optimal one-to-one pairs (gold index, pred index) of normalised strings at or above a likeness."""
-    pred = pred[: _bound(pred)]
-    rows = []
-    for a in gold[: _bound(gold)]:
-        row = [likeness(a, b, mode) for b in pred]
-        rows.append([score if score >= threshold else 0.0 for score in row])
-    return tuple(_assign(rows))
+def match_texts(gold: tuple[str, ...], pred: tuple[str, ...], threshold: float) -> Mapping[Mode, Pairs]:
+    """Optimal one-to-one pairs (gold index, pred index) of normalised strings at or above a likeness, in every mode."""
+    gold, pred = gold[: _bound(gold)], pred[: _bound(pred)]
+    alike = {
+        (i, j): scores
+        for i, a in enumerate(gold)
+        for j, b in enumerate(pred)
+        if (scores := likenesses(a, b, threshold))
+    }
+    return _in_modes(alike, lambda scores: _assign(scores, len(gold), len(pred)))
+
+
+def _in_modes(
+    alike: Mapping[tuple[int, int], tuple[float, ...]], solve: Callable[[dict[tuple[int, int], float]], T]
+) -> dict[Mode, T]:
+    """What `solve` makes of the pairs that are alike in a mode, with their likeness; few differ from mode to mode."""
+    found: dict[Mode, T] = {}
+    last = None
+    for n, mode in enumerate(MODES):
+        scores = {pair: likeness[n] for pair, likeness in alike.items() if likeness[n]}
+        if scores != last:
+            last, solved = scores, solve(scores)
+        found[mode] = solved
+    return found
 
 
 def _bound(texts: Sequence[str]) -> int:
     """How many leading strings of a list can match."""
+    if len(texts) <= MAX_MATCHED and sum(map(len, texts)) <= MAX_MATCHED_CHARS:
+        return len(texts)
     total = 0
     for n, text in enumerate(texts[:MAX_MATCHED]):
         total += len(text)
@@ -98,8 +118,13 @@ def match_ids(gold: Sequence[str], pred: Sequence[str], soft: bool = False) -> f
     rows = [award_id for award_id in missed if len(award_id) >= _NEAR_ID_LENGTH][:MAX_MATCHED]
     columns = [award_id for award_id, n in spare.items() if len(award_id) >= _NEAR_ID_LENGTH for _ in range(n)]
     columns = columns[:MAX_MATCHED]
-    near = [[0.5 if Levenshtein.distance(a, b, score_cutoff=1) == 1 else 0.0 for b in columns] for a in rows]
-    return exact + 0.5 * len(_assign(near))
+    near = {
+        (i, j): 0.5
+        for i, a in enumerate(rows)
+        for j, b in enumerate(columns)
+        if Levenshtein.distance(a, b, score_cutoff=1) == 1
+    }
+    return exact + 0.5 * len(_assign(near, len(rows), len(columns)))
 
 
 def merge_identical(names: tuple[str, ...]) -> list[tuple[int, ...]]:
@@ -111,11 +136,9 @@ def merge_identical(names: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 
 @_remember_small
-def merge_similar(names: tuple[str, ...], mode: Mode, threshold: float) -> Groups:
-    """Merge similar names round by round, as the published harness does; a group keeps the name of its first index.
+def merge_similar(names: tuple[str, ...], threshold: float) -> Mapping[Mode, Groups]:
+    """Merge similar names as each mode does; a group keeps the name of its first index.
 
-    A round takes the pairs of an optimal assignment of the names to each other, earlier rows first, and puts what it
-    merged to the front. So where A resembles B and B resembles C but A and C differ, the outcome hangs on their order.
     Names beyond the bound are merged only if identical.
     """
     groups: list[tuple[int, ...]] = [(i,) for i in range(len(names))]
@@ -124,17 +147,20 @@ def merge_similar(names: tuple[str, ...], mode: Mode, threshold: float) -> Group
         groups = merge_identical(names)
         bound = _bound([names[group[0]] for group in groups])
         groups, surplus = groups[:bound], groups[bound:]
-    scores = {}
-    for i, a in enumerate(groups):
-        for j in range(i):
-            score = likeness(names[groups[j][0]], names[a[0]], mode)
-            if score >= threshold:
-                scores[j, i] = score
-    if not scores:
-        return (*groups, *surplus)
+    first = [names[group[0]] for group in groups]
+    alike = {(j, i): s for i, b in enumerate(first) for j in range(i) if (s := likenesses(first[j], b, threshold))}
+    return _in_modes(alike, lambda scores: (*_merge_in_rounds(groups, scores), *surplus))
+
+
+def _merge_in_rounds(groups: list[tuple[int, ...]], scores: Mapping[tuple[int, int], float]) -> list[tuple[int, ...]]:
+    """Merge round by round, as the published harness does. Pairs of `scores` have the smaller place first.
+
+    A round takes the pairs of an optimal assignment of the names to each other, earlier rows first, and puts what it
+    merged to the front. So where A resembles B and B resembles C but A and C differ, the outcome hangs on their order.
+    """
     if len({i for pair in scores for i in pair}) == 2 * len(scores):
         # Separate pairs: the assignment takes them all, and what remains has no similar names.
-        return (*_merge(groups, sorted(scores)), *surplus)
+        return _merge(groups, sorted(scores))
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
@@ -150,7 +176,7 @@ def merge_similar(names: tuple[str, ...], mode: Mode, threshold: float) -> Group
         if not pairs:
             break
         groups = _merge(groups, pairs)
-    return (*groups, *surplus)
+    return groups
 
 
 def _merge(groups: list[tuple[int, ...]], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:

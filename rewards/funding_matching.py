@@ -93,7 +93,7 @@ class Side(NamedTuple):
 
 def group(funders: Sequence[Funder], mode: Mode, reading: Reading, threshold: float = THRESHOLD) -> Side:
     """Merge the funders of one side, as its reading says, and normalise their names and ids."""
-    return _merged(_normalised(funders, reading), mode, reading, threshold)
+    return _merged(_normalised(funders, reading), reading, threshold)[mode]
 
 
 def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
@@ -112,23 +112,6 @@ def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
             has_unnamed = True
     if has_unnamed:
         awards.append(tuple(unnamed))
-    return _side(names, awards, reading)
-
-
-def _merged(side: Side, mode: Mode, reading: Reading, threshold: float) -> Side:
-    """The side itself where no two names are one funder's."""
-    names = side.names
-    if len(names) < 2:
-        return side
-    merged = merge_identical(names) if reading == "fixed" else merge_similar(names, mode, threshold)
-    if len(merged) == len(names):
-        return side
-    awards = [tuple([award for i in members for award in side.awards[i]]) for members in merged]
-    awards += side.awards[len(names) :]
-    return _side([names[members[0]] for members in merged], awards, reading)
-
-
-def _side(names: Sequence[str], awards: Sequence[tuple[Award, ...]], reading: Reading) -> Side:
     return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
 
 
@@ -137,16 +120,41 @@ def _ids(awards: tuple[Award, ...], reading: Reading) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, ids))) if reading == "fixed" else tuple(ids)
 
 
-def paired(gold: Side, pred: Side, mode: Mode, reading: Reading, threshold: float = THRESHOLD) -> Pairs:
+def _merged(side: Side, reading: Reading, threshold: float) -> Mapping[Mode, Side]:
+    """The side in each mode: itself where no two names are one funder's."""
+    if len(side.names) < 2:
+        return dict.fromkeys(MODES, side)
+    if reading == "fixed":
+        return dict.fromkeys(MODES, _joined(side, merge_identical(side.names), reading))
+    groups = merge_similar(side.names, threshold)
+    if min(map(len, groups.values())) == len(side.names):
+        return dict.fromkeys(MODES, side)
+    joined = {merged: _joined(side, merged, reading) for merged in set(groups.values())}
+    return {mode: joined[merged] for mode, merged in groups.items()}
+
+
+def _joined(side: Side, groups: Sequence[tuple[int, ...]], reading: Reading) -> Side:
+    if len(groups) == len(side.names):
+        return side
+    awards = [tuple([award for i in members for award in side.awards[i]]) for members in groups]
+    ids = [tuple([award_id for i in members for award_id in side.ids[i]]) for members in groups]
+    if reading == "fixed":
+        ids = [tuple(dict.fromkeys(together)) for together in ids]
+    unnamed = slice(len(side.names), None)
+    names = tuple([side.names[members[0]] for members in groups])
+    return Side(names, (*awards, *side.awards[unnamed]), (*ids, *side.ids[unnamed]))
+
+
+def paired(gold: Side, pred: Side, reading: Reading, threshold: float = THRESHOLD) -> Mapping[Mode, Pairs]:
     """Which gold funder is which predicted one: pairs of indices into `names`, the unnamed funder left out."""
     if reading == "compatible":
-        return match_texts(gold.names, pred.names, mode, threshold)
+        return match_texts(gold.names, pred.names, threshold)
     where = {name: j for j, name in enumerate(pred.names)}
     same = {i: where[name] for i, name in enumerate(gold.names) if name in where}
     rows = [i for i in range(len(gold.names)) if i not in same]
     columns = sorted(set(range(len(pred.names))).difference(same.values()))
-    rest = match_texts(tuple([gold.names[i] for i in rows]), tuple([pred.names[j] for j in columns]), mode, threshold)
-    return (*same.items(), *((rows[i], columns[j]) for i, j in rest))
+    rest = match_texts(tuple([gold.names[i] for i in rows]), tuple([pred.names[j] for j in columns]), threshold)
+    return {mode: (*same.items(), *((rows[i], columns[j]) for i, j in pairs)) for mode, pairs in rest.items()}
 
 
 def with_unnamed(pairs: Pairs, gold: Side, pred: Side) -> Pairs:
@@ -178,21 +186,28 @@ def counts_in(
     reading: Reading = "compatible",
     threshold: float = THRESHOLD,
 ) -> dict[str, Mapping[str, Counts]]:
-    """`counts` in several modes. Both sides are normalised once; few of them merge differently in another mode."""
+    """`counts` in several modes. Both sides are normalised once; few of them merge or match differently in each."""
     left, right = _normalised(gold, reading), _normalised(pred, reading)
     texts = _texts(left), _texts(right)
+    comparable = all(any(map(any, fields)) for fields in texts)
+    golds, preds = _merged(left, reading, threshold), _merged(right, reading, threshold)
     found: dict[str, Mapping[str, Counts]] = {}
+    sides: tuple[Side, Side] | None = None
     for mode in modes:
-        a, b = _merged(left, mode, reading, threshold), _merged(right, mode, reading, threshold)
-        held = texts[0] if a is left else _texts(a), texts[1] if b is right else _texts(b)
-        found[mode] = _counted(a, b, *held, mode, reading, threshold)
+        if (golds[mode], preds[mode]) != sides:
+            a, b = sides = golds[mode], preds[mode]
+            held = texts[0] if a is left else _texts(a), texts[1] if b is right else _texts(b)
+            pairs, named = paired(a, b, reading, threshold), None
+        if comparable or pairs[mode] != named:
+            named = pairs[mode]
+            now = _counted(a, b, named, *held, mode, threshold)
+        found[mode] = now
     return found
 
 
 def _counted(
-    left: Side, right: Side, a: _Texts, b: _Texts, mode: Mode, reading: Reading, threshold: float
+    left: Side, right: Side, named: Pairs, a: _Texts, b: _Texts, mode: Mode, threshold: float
 ) -> Mapping[str, Counts]:
-    named = paired(left, right, mode, reading, threshold)
     pairs = with_unnamed(named, left, right)
     ids = sum([match_ids(left.ids[i], right.ids[j]) for i, j in pairs])
     found = {
@@ -200,7 +215,7 @@ def _counted(
         "award_id": Counts(left.id_count, right.id_count, ids),
     }
     for field, gold, pred in zip(("scheme", "title"), a, b, strict=True):
-        matched = sum([len(match_texts(gold[i], pred[j], mode, threshold)) for i, j in pairs if gold[i] and pred[j]])
+        matched = sum([len(match_texts(gold[i], pred[j], threshold)[mode]) for i, j in pairs if gold[i] and pred[j]])
         found[field] = Counts(sum(map(len, gold)), sum(map(len, pred)), matched)
     return found
 

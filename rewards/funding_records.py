@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import Any, Literal
 
 import ftfy
@@ -24,6 +24,7 @@ MAX_TEXT = 1_000_000
 """Longer completions are not read; 4,096 tokens are under 20,000 characters."""
 
 _REMEMBERED_CHARS = 256
+"""Normalised forms of longer texts are not kept, so that the cache stays under some tens of megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +57,21 @@ class Parsed:
     problem: str | None = None
 
 
-def _short_memo(function: Callable[[str], str]) -> Callable[[str], str]:
-    """Memoise a string function, but only on short strings, so that the cache stays under some tens of megabytes."""
-    cached = lru_cache(maxsize=1 << 16)(function)
-
-    @wraps(function)
-    def call(text: str) -> str:
-        return cached(text) if len(text) <= _REMEMBERED_CHARS else function(text)
-
-    return call
-
-
 _QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'"})
 _STARS = str.maketrans("", "", "\u22c6\u2022*")
 _ESCAPED_LETTER = re.compile(r"\\([a-z])")
 
 
-@_short_memo
 def normalise_text(text: str) -> str:
     """Bring a name, scheme or title to the form that similarities compare. Case is kept.
 
     Order: ftfy, straight quotes, doubled ticks to one double quote, no stars or bullets, single spaces, no backslash
     before a lower-case letter. Only the first MAX_CHARS characters count.
     """
+    return _remembered_text(text) if len(text) <= _REMEMBERED_CHARS else _normalised_text(text)
+
+
+def _normalised_text(text: str) -> str:
     text = text[:MAX_CHARS]
     if not (text.isascii() and text.isprintable() and "&" not in text):  # ftfy leaves all other text as it is
         text = ftfy.fix_text(text).translate(_QUOTES)
@@ -86,18 +79,10 @@ def normalise_text(text: str) -> str:
     return _ESCAPED_LETTER.sub(r"\1", " ".join(text.split())).strip()
 
 
-_SEPARATORS = str.maketrans("", "", "-/")
-_MORE_SEPARATORS = str.maketrans("", "", "-/\\\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d")
+_remembered_text = lru_cache(maxsize=1 << 16)(_normalised_text)
 
 
-@_short_memo
-def _compatible_id(text: str) -> str:
-    return "".join(text.upper().split()).translate(_SEPARATORS)
-
-
-@_short_memo
-def _fixed_id(text: str) -> str:
-    return "".join(text.upper().split()).translate(_MORE_SEPARATORS)
+_MORE_SEPARATORS = str.maketrans("", "", "\\\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d")
 
 
 def normalise_award_id(award_id: str, reading: Reading = "compatible") -> str:
@@ -105,7 +90,8 @@ def normalise_award_id(award_id: str, reading: Reading = "compatible") -> str:
 
     The `fixed` reading also drops Unicode dashes, minus signs, soft hyphens and backslashes.
     """
-    return _fixed_id(award_id) if reading == "fixed" else _compatible_id(award_id)
+    bare = "".join(award_id.upper().split()).replace("-", "").replace("/", "")
+    return bare.translate(_MORE_SEPARATORS) if reading == "fixed" else bare
 
 
 def _as_text(value: object) -> str:
@@ -133,8 +119,11 @@ def _items(value: object) -> list[Any] | tuple[Any, ...] | None:
 
 def _texts(value: object) -> tuple[str, ...]:
     """A field in any of its accepted forms (absent, scalar, list) as a tuple of non-empty strings."""
+    if value is None or (type(value) is list and not value):
+        return ()
     items = _items(value)
-    return tuple([text for item in ((value,) if items is None else items) if (text := _as_text(item))])
+    texts = (value,) if items is None else items
+    return tuple([text for item in texts if (text := item if type(item) is str else _as_text(item))])
 
 
 def _award(record: Mapping[str, Any]) -> Award:
@@ -168,7 +157,7 @@ def read_funders(value: object) -> tuple[Funder, ...]:
         inner = _items(value.get("funders"))
         value = [value] if inner is None else inner
     records = [item for item in _items(value) or () if isinstance(item, (dict, Funder))]
-    return tuple([item if isinstance(item, Funder) else _funder(item) for item in records])
+    return tuple([_funder(item) if isinstance(item, dict) else item for item in records])
 
 
 _KEYS = frozenset({"funder_name", "awards", "award_ids", "funding_scheme", "award_title"})

@@ -22,7 +22,8 @@ _TOKEN = re.compile(r"[^\s/\-,]+")
 
 def similarity(a: str, b: str, mode: Mode = "balanced") -> float:
     """Likeness in [0, 1] of two names, schemes or titles as written."""
-    return likeness(normalise_text(a), normalise_text(b), mode)
+    scores = likenesses(normalise_text(a), normalise_text(b), 0.0)
+    return scores[MODES.index(mode)] if scores else 0.0
 
 
 @lru_cache(maxsize=1 << 14)
@@ -33,24 +34,38 @@ def _shape(name: str) -> tuple[tuple[str, ...], frozenset[str]]:
     return acronyms, frozenset(_TOKEN.findall(name.lower()))
 
 
+def likenesses(a: str, b: str, least: float) -> tuple[float, ...]:
+    """Likeness of two normalised strings in each of MODES, 0 where it is under `least`; nothing if it is in all.
+
+    All modes at once, as they share most of the work. Not quite symmetric: of two equally long strings the first is
+    "the shorter" of the balanced mode.
+    """
+    return _likenesses(a, b, least) if len(a) <= len(b) else _likenesses(b, a, least)
+
+
 @lru_cache(maxsize=1 << 15)
-def likeness(a: str, b: str, mode: Mode) -> float:
-    """Likeness of two normalised strings. Not quite symmetric: of two equally long ones the first is "the shorter"."""
-    if mode == "balanced" and not (a and b):
-        return 0.0
+def _likenesses(a: str, b: str, least: float) -> tuple[float, ...]:
     if a == b:
-        return 1.0
-    sort = fuzz.token_sort_ratio(a, b)
-    if mode == "strict":
-        return sort / 100
-    if mode == "permissive":
-        return max(fuzz.partial_ratio(a, b), sort, fuzz.token_set_ratio(a, b)) / 100
-    shorter, longer = (a, b) if len(a) <= len(b) else (b, a)
+        return (1.0, 1.0, 1.0) if a else (1.0, 0.0, 1.0)
+    cutoff = max(100 * least - 1e-6, 0.0)  # lets rapidfuzz give up early; what passes is compared exactly
+    tokens = fuzz.token_ratio(a, b, score_cutoff=cutoff)  # the better of token_sort_ratio and token_set_ratio
+    partial = fuzz.partial_ratio(a, b, score_cutoff=cutoff)
+    contained = _contained(a, b) if a else 0.0
+    if not (tokens or partial or contained):
+        return ()
+    strict = fuzz.token_sort_ratio(a, b, score_cutoff=cutoff) / 100
+    scores = max(tokens, partial) / 100, max(strict, contained) if a else 0.0, strict
+    return tuple([score if score >= least else 0.0 for score in scores]) if max(scores) >= least else ()
+
+
+def _contained(shorter: str, longer: str) -> float:
+    """0.90 if the shorter one is an acronym that the longer gives, 0.85 if it is a long part of it, word by word."""
     acronyms, tokens = _shape(longer)
-    upper = shorter.upper()
-    if any(fuzz.ratio(upper, acronym) >= 90 for acronym in acronyms):
-        return max(sort / 100, 0.90)
+    if acronyms:
+        upper = shorter.upper()
+        if any(fuzz.ratio(upper, acronym) >= 90 for acronym in acronyms):
+            return 0.90
+    if len(shorter) / len(longer) < 0.45:
+        return 0.0
     contained = _shape(shorter)[1]
-    if len(shorter) / len(longer) >= 0.45 and contained and contained <= tokens:
-        return max(sort / 100, 0.85)
-    return sort / 100
+    return 0.85 if contained and contained <= tokens else 0.0
