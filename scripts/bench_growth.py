@@ -170,7 +170,7 @@ def exponent(points: list[Point]) -> float:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--most", type=int, default=10_000, help="rows of the largest size; 1000000: 20 minutes")
+    arguments.add_argument("--most", type=int, default=10_000, help="rows of the largest size; 1000000: 15 minutes")
     arguments.add_argument("--out", type=Path, help="PNG of the curves")
     options = arguments.parse_args()
     if options.most < 10_000:
