@@ -170,7 +170,7 @@ def _merge_in_rounds(groups: list[tuple[int, ...]], scores: Mapping[tuple[int, i
     place = {group[0]: i for i, group in enumerate(groups)}
     while len(groups) > 1:
         order = [place[group[0]] for group in groups]
-        now = matrix[np.ix_(order, order)]
+        now = matrix[order][:, order]
         rows, columns = linear_sum_assignment(-now)
         pairs = [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if i < j and now[i, j]]
         if not pairs:

@@ -97,12 +97,12 @@ def _intervals(sums: np.ndarray[Any, Any]) -> dict[str, list[float]]:
     gold, pred, matched = sums.T
     p = np.divide(matched, pred, out=np.zeros_like(pred), where=pred > 0)
     r = np.divide(matched, gold, out=np.zeros_like(gold), where=gold > 0)
-    out = {"precision_ci": _percentiles(p), "recall_ci": _percentiles(r)}
+    drawn = {"precision_ci": p, "recall_ci": r}
     for name, beta in BETAS.items():
         below = beta * beta * p + r
-        f = np.divide((1 + beta * beta) * p * r, below, out=np.zeros_like(below), where=below > 0)
-        out[f"{name}_ci"] = _percentiles(f)
-    return out
+        drawn[f"{name}_ci"] = np.divide((1 + beta * beta) * p * r, below, out=np.zeros_like(below), where=below > 0)
+    bounds = np.percentile(np.stack(list(drawn.values())), (2.5, 97.5), axis=1)
+    return dict(zip(drawn, bounds.T.tolist(), strict=True))
 
 
 def _percentiles(values: np.ndarray[Any, Any]) -> list[float]:
