@@ -26,10 +26,11 @@ def commands() -> dict[str, list[str]]:
         "adapters rewards list": [*ours, "rewards", "list"],
         "adapters check --no-import": [*ours, "check", "--no-import", str(RECIPE)],
     }
-    for name, arguments in (("trl", ["--help"]), ("llamafactory-cli", ["help"]), ("axolotl", ["--help"])):
+    peers = (("trl", ["--help"]), ("trl", ["sft", "--help"]), ("llamafactory-cli", ["help"]), ("axolotl", ["--help"]))
+    for name, arguments in peers:
         folder = str(Path(sys.executable).parent)
         if path := shutil.which(name, path=folder) or shutil.which(name):
-            found[f"{name} {arguments[0]}"] = [path, *arguments]
+            found[" ".join((name, *arguments))] = [path, *arguments]
     return found
 
 
