@@ -28,10 +28,10 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def _assign(scores: Mapping[tuple[int, int], float], rows: int, columns: int) -> Pairs:
-    """The pairs of the assignment with the largest total, rows ascending; only what has a score is a candidate.
+    """The pairs of the assignment with the largest total; only what has a score is a candidate.
 
     Where every row and column has at most one candidate, all candidates are taken, and that optimum is unique. Ties
-    beyond that are broken as scipy breaks them. Candidates come with ascending rows.
+    beyond that are broken as scipy breaks them. Rows of the result ascend if those of the candidates do.
     """
     if len({i for i, _ in scores}) == len(scores) == len({j for _, j in scores}):
         return tuple(scores)
@@ -158,21 +158,12 @@ def _merge_in_rounds(groups: list[tuple[int, ...]], scores: Mapping[tuple[int, i
     A round takes the pairs of an optimal assignment of the names to each other, earlier rows first, and puts what it
     merged to the front. So where A resembles B and B resembles C but A and C differ, the outcome hangs on their order.
     """
-    if len({i for pair in scores for i in pair}) == 2 * len(scores):
-        # Separate pairs: the assignment takes them all, and what remains has no similar names.
-        return _merge(groups, sorted(scores))
-    import numpy as np
-    from scipy.optimize import linear_sum_assignment
-
-    matrix = np.zeros((len(groups), len(groups)))
-    for (i, j), score in scores.items():
-        matrix[i, j] = matrix[j, i] = score
-    place = {group[0]: i for i, group in enumerate(groups)}
-    while len(groups) > 1:
-        order = [place[group[0]] for group in groups]
-        now = matrix[order][:, order]
-        rows, columns = linear_sum_assignment(-now)
-        pairs = [(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if i < j and now[i, j]]
+    place = {group[0]: n for n, group in enumerate(groups)}
+    while scores:
+        now = {place[group[0]]: n for n, group in enumerate(groups)}
+        alike = {(now[i], now[j]): score for (i, j), score in scores.items() if i in now and j in now}
+        alike |= {(j, i): score for (i, j), score in alike.items()}
+        pairs = sorted([(i, j) for i, j in _assign(alike, len(groups), len(groups)) if i < j])
         if not pairs:
             break
         groups = _merge(groups, pairs)

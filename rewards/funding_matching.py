@@ -112,6 +112,10 @@ def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
             has_unnamed = True
     if has_unnamed:
         awards.append(tuple(unnamed))
+    return _side(names, awards, reading)
+
+
+def _side(names: Sequence[str], awards: Sequence[tuple[Award, ...]], reading: Reading) -> Side:
     return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
 
 
@@ -137,12 +141,8 @@ def _joined(side: Side, groups: Sequence[tuple[int, ...]], reading: Reading) -> 
     if len(groups) == len(side.names):
         return side
     awards = [tuple([award for i in members for award in side.awards[i]]) for members in groups]
-    ids = [tuple([award_id for i in members for award_id in side.ids[i]]) for members in groups]
-    if reading == "fixed":
-        ids = [tuple(dict.fromkeys(together)) for together in ids]
-    unnamed = slice(len(side.names), None)
-    names = tuple([side.names[members[0]] for members in groups])
-    return Side(names, (*awards, *side.awards[unnamed]), (*ids, *side.ids[unnamed]))
+    awards += side.awards[len(side.names) :]
+    return _side([side.names[members[0]] for members in groups], awards, reading)
 
 
 def paired(gold: Side, pred: Side, reading: Reading, threshold: float = THRESHOLD) -> Mapping[Mode, Pairs]:

@@ -101,12 +101,12 @@ def _intervals(sums: np.ndarray[Any, Any]) -> dict[str, list[float]]:
     for name, beta in BETAS.items():
         below = beta * beta * p + r
         drawn[f"{name}_ci"] = np.divide((1 + beta * beta) * p * r, below, out=np.zeros_like(below), where=below > 0)
-    bounds = np.percentile(np.stack(list(drawn.values())), (2.5, 97.5), axis=1)
-    return dict(zip(drawn, bounds.T.tolist(), strict=True))
+    return dict(zip(drawn, _percentiles(np.stack(list(drawn.values()))), strict=True))
 
 
-def _percentiles(values: np.ndarray[Any, Any]) -> list[float]:
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
+def _percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
+    """The bounds of the middle 95 % of a row of values, or of each of several rows."""
+    return np.percentile(values, (2.5, 97.5), axis=-1).T.tolist()  # type: ignore[no-any-return]
 
 
 def flat(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
