@@ -34,7 +34,7 @@ slow: install-slow
 
 # What needs no model. Those that do take a recipe or an adapter: docs/benchmarks.md
 bench: install
-	@for script in rewards metrics noise startup growth; do $(BIN)/python scripts/bench_$$script.py || exit 1; done
+	@for script in rewards metrics noise startup growth; do $(BIN)/python scripts/bench/bench_$$script.py || exit 1; done
 
 lint: install
 	$(BIN)/ruff check
@@ -46,7 +46,7 @@ types: install
 audit: install
 	# asks the advisory database about every installed version; needs the network
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/python scripts/audit.py
+	$(BIN)/python scripts/build/audit.py
 
 schema: install
 	$(BIN)/adapters schema > recipes/schema.json

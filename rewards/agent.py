@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from adapters.rewards.agent_formats import ENVS, MAX_TEXT, Turn, answers, is_json_list, read
+from adapters.rewards.agent_sql import same_effect
 from adapters.types import Example, Scored
-from rewards.agent_formats import ENVS, MAX_TEXT, Turn, answers, is_json_list, read
-from rewards.agent_sql import same_effect
 
 THOUGHT: Final = 60
 """Tokens of a thought that cost nothing."""
@@ -77,7 +77,7 @@ class Agent:
         return f"{1 - self.outcome:g} · {form} + {self.outcome:g} [takes the reference's action]"
 
     @property
-    def exempt(self) -> tuple[str, ...]:
+    def blind_to(self) -> tuple[str, ...]:
         """Wrong answers that these settings are meant not to tell from gold: form says nothing of the action."""
         return () if self.outcome else ("another action",)
 

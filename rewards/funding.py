@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import get_args
 
-from adapters.types import Counts, Example, Scored
-from rewards.funding_matching import (
+from adapters.rewards.funding_matching import (
     THRESHOLD,
     Mode,
     Reading,
@@ -25,6 +24,7 @@ from rewards.funding_matching import (
     read_funders,
     with_unnamed,
 )
+from adapters.types import Counts, Example, Scored
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from adapters.types import Aligned
-from rewards.funding_matching import (
+from adapters.rewards.funding_matching import (
     THRESHOLD,
     Award,
     Funder,
@@ -19,6 +18,7 @@ from rewards.funding_matching import (
     paired,
     with_unnamed,
 )
+from adapters.types import Aligned
 
 TEXTS = {"scheme": "funding_scheme", "title": "award_title"}
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rapidfuzz.distance import Levenshtein
 
-from rewards.funding_similarity import MODES, Mode, likenesses
+from adapters.rewards.funding_similarity import MODES, Mode, likenesses
 
 MAX_MATCHED = 256
 """Of a longer list of names, schemes, titles or unequal ids, the rest counts as unmatched."""

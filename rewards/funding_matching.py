@@ -29,9 +29,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from adapters.types import Counts
-from rewards.funding_assignment import Pairs, match_ids, match_texts, merge_identical, merge_similar
-from rewards.funding_records import (
+from adapters.rewards.funding_assignment import Pairs, match_ids, match_texts, merge_identical, merge_similar
+from adapters.rewards.funding_records import (
     Award,
     Funder,
     Parsed,
@@ -41,7 +40,8 @@ from rewards.funding_records import (
     parse,
     read_funders,
 )
-from rewards.funding_similarity import MODES, Mode, similarity
+from adapters.rewards.funding_similarity import MODES, Mode, similarity
+from adapters.types import Counts
 
 __all__ = [
     "FIELDS",

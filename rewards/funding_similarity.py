@@ -8,7 +8,7 @@ from typing import Literal
 
 from rapidfuzz import fuzz
 
-from rewards.funding_records import normalise_text
+from adapters.rewards.funding_records import normalise_text
 
 Mode = Literal["permissive", "balanced", "strict"]
 """How alike two names must be: `strict` compares sorted tokens, `balanced` adds acronyms and contained names that are

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from adapters.rewards.ie_records import Reading, is_empty, overlap, unlabelled
 from adapters.types import Example, Scored
-from rewards.ie_records import Reading, is_empty, overlap, unlabelled
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class InformationExtraction(Reading):
     Without readable JSON the F1 part is 0 on every row: unreadable text is no empty prediction.
 
     Parts: `think`, `answer`, `json` and `f1` as they enter the sum, before their weights; `f1_empty_gold` and
-    `f1_some_gold`, the same F1 on rows without and with something to find; `says_nothing`, 1 for a readable answer
+    `f1_some_gold`, the same F1 on rows without and with something to find; `empty_answers`, 1 for a readable answer
     without items; `tags`, the number of tag marks.
     """
 
@@ -57,7 +57,7 @@ class InformationExtraction(Reading):
         )
 
     @property
-    def exempt(self) -> tuple[str, ...]:
+    def blind_to(self) -> tuple[str, ...]:
         """Wrong answers that these settings are meant not to tell from gold."""
         untyped = () if self.typed else ("wrong label",)
         return (*untyped, "ends swapped") if self.symmetric else untyped
@@ -80,7 +80,7 @@ class InformationExtraction(Reading):
             "json": json_part / self.json if self.json else float(said.json == "object"),
             "f1": f1,
             "f1_empty_gold" if is_empty(example.gold) else "f1_some_gold": f1,
-            "says_nothing": float(said.json == "object" and not said.items),
+            "empty_answers": float(said.json == "object" and not said.items),
             "tags": float(said.tags),
         }
         return Scored(min(score, 1.0), parts)

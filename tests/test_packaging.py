@@ -17,21 +17,21 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_importing_the_package_imports_no_training_library() -> None:
-    modules = "adapters, adapters.plan, adapters.cli, rewards.funding, rewards.ie, data_aug.noise, data_aug.ie"
-    code = f"import sys, {modules}; print(*sys.modules)"
+    modules = "pipeline.plan, cli.main, rewards.funding, rewards.ie, data_aug.noise, data_aug.ie"
+    code = f"import sys, {', '.join('adapters.' + m for m in modules.split(', '))}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "trl", "peft", "transformers", "datasets", "tinker"} & set(done.stdout.split())
 
 
 def test_adapterhub_beside_us_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import adapters.cli
+    import adapters.cli.main
 
     def found(name: str) -> object:
         assert name == "adapters"
         return object()
 
-    monkeypatch.setattr(adapters.cli, "distribution", found)
-    result = CliRunner().invoke(adapters.cli.app, ["rewards", "list"])
+    monkeypatch.setattr(adapters.cli.main, "distribution", found)
+    result = CliRunner().invoke(adapters.cli.main.app, ["rewards", "list"])
     assert result.exit_code == 2
     assert "AdapterHub" in result.stderr
     with pytest.raises(importlib.metadata.PackageNotFoundError):
@@ -45,12 +45,12 @@ def test_the_wheel_works_on_its_own(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("extraction_adapters-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
-        "adapters/cli.py",
+        "adapters/cli/main.py",
         "adapters/report/page.html.j2",
         "adapters/report/page.css",
-        "rewards/funding.py",
-        "data_aug/noise/__init__.py",
-        "data_aug/agent/tables.txt",
+        "adapters/rewards/funding.py",
+        "adapters/data_aug/noise/__init__.py",
+        "adapters/data_aug/agent/tables.txt",
         "adapters/recipes/quickstart.yaml",
     ):
         assert wanted in names

@@ -63,15 +63,16 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 def train_stage(folder: Path, recipe: str, *overrides: str) -> tuple[Path, dict]:
     """Write a recipe into a folder and train its first stage, nothing more: where its files are, and its figures."""
-    from adapters import plan, recipe_file
     from adapters.backends import backend as make_backend
+    from adapters.pipeline.plan import make_plan
+    from adapters.recipe.load import load_recipe
 
     (folder / "r.yaml").write_text(recipe)
-    file = recipe_file.load(folder / "r.yaml", overrides)
+    file = load_recipe(folder / "r.yaml", overrides)
     backend = make_backend(file.recipe)
     out = folder / "out"
     out.mkdir()
-    figures = backend.train(plan.make(file, backend).jobs[0], None, out, lambda *_: None)
+    figures = backend.train(make_plan(file, backend).jobs[0], None, out, lambda *_: None)
     return out, dict(figures)
 
 

@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_aug.agent import households, tables
-from rewards.agent_formats import available, env_of, read, without_actions
+from adapters.data_aug.agent import households, tables
+from adapters.rewards.agent_formats import available, env_of, read, without_actions
 
 Row = Mapping[str, Any]
 SOURCES = (tables, households)

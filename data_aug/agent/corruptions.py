@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from rewards.agent_formats import Env, Turn, read, write
+from adapters.rewards.agent_formats import Env, Turn, read, write
 
 OPENERS: Final = (
     "Certainly! I can help with that.",

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rewards.agent_formats import write
+from adapters.rewards.agent_formats import write
 
 # Room -> receptacles ("+" opens and closes) and what may lie in them.
 ROOMS: Final = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from data_aug.agent import Row, trajectory, turns
-from data_aug.agent.corruptions import KINDS, Given, fuller, given
-from rewards.agent import FILLER, THOUGHT, examine, tokens
-from rewards.agent_formats import env_of, read
+from adapters.data_aug.agent import Row, trajectory, turns
+from adapters.data_aug.agent.corruptions import KINDS, Given, fuller, given
+from adapters.rewards.agent import FILLER, THOUGHT, examine, tokens
+from adapters.rewards.agent_formats import env_of, read
 
 CARD: Final = 157
 """How many pairs the public recipe for this kind of training used, half of them DBBench, half ALFWorld."""

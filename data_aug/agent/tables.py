@@ -15,8 +15,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from rewards.agent_formats import write
-from rewards.agent_sql import SqlError, execute
+from adapters.rewards.agent_formats import write
+from adapters.rewards.agent_sql import SqlError, execute
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Domain:
 def domains() -> dict[str, tuple[Domain, ...]]:
     """The invented tables, `seen` and `unseen`."""
     out: dict[str, list[Domain]] = {"seen": [], "unseen": []}
-    for line in resources.files("data_aug.agent").joinpath("tables.txt").read_text(encoding="utf-8").splitlines():
+    for line in (
+        resources.files("adapters.data_aug.agent").joinpath("tables.txt").read_text(encoding="utf-8").splitlines()
+    ):
         if line.startswith("#"):
             continue
         side, table, nouns, *columns = (part.strip() for part in line.split("|"))

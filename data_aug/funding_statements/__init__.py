@@ -20,6 +20,6 @@ Conventions of the labels, the same everywhere:
 
 from __future__ import annotations
 
-from data_aug.funding_statements.statement import Row, synthesize
+from adapters.data_aug.funding_statements.statement import Row, synthesize
 
 __all__ = ["Row", "synthesize"]

@@ -6,11 +6,11 @@ from bisect import bisect
 from itertools import accumulate
 from random import Random
 
-from data_aug.funding_statements.grammar import Grammar, read_rules
-from data_aug.funding_statements.identifiers import identifiers
-from data_aug.funding_statements.names import Funder
-from data_aug.funding_statements.people import initials, surname
-from data_aug.funding_statements.phrases import Award, Mention
+from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
+from adapters.data_aug.funding_statements.identifiers import identifiers
+from adapters.data_aug.funding_statements.names import Funder
+from adapters.data_aug.funding_statements.people import initials, surname
+from adapters.data_aug.funding_statements.phrases import Award, Mention
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 14)
 _COUNT_SUMS = list(accumulate((680, 205, 62, 28, 11, 5, 4, 3, 1, 1)))

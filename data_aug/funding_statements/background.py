@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from random import Random
 
-from data_aug.funding_statements.grammar import Grammar, Maker, read_rules
-from data_aug.funding_statements.names import REGISTRY, article
-from data_aug.funding_statements.people import full_name, initials, people, person, surname
+from adapters.data_aug.funding_statements.grammar import Grammar, Maker, read_rules
+from adapters.data_aug.funding_statements.names import REGISTRY, article
+from adapters.data_aug.funding_statements.people import full_name, initials, people, person, surname
 
 _PAYS = re.compile(r"Foundation|Office|Fund\b|Trust|Stiftung|Board|Society|Council|Associat|Agency|Program")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from random import Random
 
-from data_aug.funding_statements.names import Funder
-from data_aug.funding_statements.people import initials
-from data_aug.funding_statements.phrases import GRAMMAR, Award, Mention, a, id_list, join, phrase, words
+from adapters.data_aug.funding_statements.names import Funder
+from adapters.data_aug.funding_statements.people import initials
+from adapters.data_aug.funding_statements.phrases import GRAMMAR, Award, Mention, a, id_list, join, phrase, words
 
 _PLURAL = {
     "was": "were",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from data_aug.funding_statements.grammar import Grammar, read_rules
+from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 
 _PLACE = re.compile("[#%?]")
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"

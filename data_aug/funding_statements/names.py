@@ -10,8 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from data_aug.funding_statements.grammar import Grammar, read_rules
-from data_aug.funding_statements.people import surname
+from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
+from adapters.data_aug.funding_statements.people import surname
 
 _HERE = Path(__file__).parent
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from data_aug.funding_statements.grammar import Grammar, read_rules
+from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 
 _GRAMMAR = Grammar(read_rules("wording.txt"))
 _LETTERS = "AAABBCCDDEEFGGHHIJJJKKLLMMMNPPRRRSSSTTVWXYZ"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from data_aug.funding_statements.grammar import Grammar, read_rules
-from data_aug.funding_statements.names import Funder
+from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
+from adapters.data_aug.funding_statements.names import Funder
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ from itertools import accumulate
 from random import Random
 from typing import TypedDict
 
-from data_aug.funding_statements import background, clauses
-from data_aug.funding_statements.awards import draw_ids, draw_mention, programme
-from data_aug.funding_statements.names import Funder, draw_funder, known_funder
-from data_aug.funding_statements.phrases import Award, Mention
+from adapters.data_aug.funding_statements import background, clauses
+from adapters.data_aug.funding_statements.awards import draw_ids, draw_mention, programme
+from adapters.data_aug.funding_statements.names import Funder, draw_funder, known_funder
+from adapters.data_aug.funding_statements.phrases import Award, Mention
 
 
 class AwardRow(TypedDict):

@@ -14,9 +14,9 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from data_aug.funding_statements.names import KNOWN
-from data_aug.funding_statements.people import surname
-from data_aug.funding_statements.statement import FunderRow, Row
+from adapters.data_aug.funding_statements.names import KNOWN
+from adapters.data_aug.funding_statements.people import surname
+from adapters.data_aug.funding_statements.statement import FunderRow, Row
 
 SYSTEM = (
     "You write the acknowledgement and funding sections of scientific papers. You are given what a section says as "

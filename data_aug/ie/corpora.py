@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_aug.ie.records import Row, from_iepile, row_id
+from adapters.data_aug.ie.records import Row, from_iepile, row_id
 
 
 class Entity(NamedTuple):

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_aug.ie.batches import SIZES, Confusable, batches, of_source
-from data_aug.ie.records import Row, from_iepile, is_iepile, row_id
+from adapters.data_aug.ie.batches import SIZES, Confusable, batches, of_source
+from adapters.data_aug.ie.records import Row, from_iepile, is_iepile, row_id
 
 CARD_SOURCES = (
     "AnatEM", "bc2gm", "bc4chemd", "bc5cdr", "CoNLL2003", "FabNER", "FindVehicle", "GENIA_NER", "HarveyNER",

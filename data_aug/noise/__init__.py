@@ -7,19 +7,19 @@ A family is a frozen dataclass of rates, or any callable `(text, rng, spans) -> 
 composer makes those that respect the labelled spans. Every result carries its edits and maps spans both ways.
 """
 
-from data_aug.noise.characters import Case, Ocr, Swaps
-from data_aug.noise.compose import Noise, noise_text
-from data_aug.noise.edits import Edit, Family, Noised, Path, Span, hits
-from data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
-from data_aug.noise.labels import Label, NoisedRow, find_spans, funding_labels, noise_row, relabel
-from data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
-from data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
-from data_aug.noise.markdown import Emphasis, MarkdownEscapes, Pipes
-from data_aug.noise.markup import Entities, Tags
-from data_aug.noise.page import LineNumbers, RunningHeads
-from data_aug.noise.policy import POLICIES
-from data_aug.noise.presets import FAMILIES, LEVELS, PRESETS, preset
-from data_aug.noise.typography import Blanks, Dashes, Invisible, Quotes, Superscripts
+from adapters.data_aug.noise.characters import Case, Ocr, Swaps
+from adapters.data_aug.noise.compose import Noise, noise_text
+from adapters.data_aug.noise.edits import Edit, Family, Noised, Path, Span, hits
+from adapters.data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
+from adapters.data_aug.noise.labels import Label, NoisedRow, find_spans, funding_labels, noise_row, relabel
+from adapters.data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
+from adapters.data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
+from adapters.data_aug.noise.markdown import Emphasis, MarkdownEscapes, Pipes
+from adapters.data_aug.noise.markup import Entities, Tags
+from adapters.data_aug.noise.page import LineNumbers, RunningHeads
+from adapters.data_aug.noise.policy import POLICIES
+from adapters.data_aug.noise.presets import FAMILIES, LEVELS, PRESETS, preset
+from adapters.data_aug.noise.typography import Blanks, Dashes, Invisible, Quotes, Superscripts
 
 __all__ = [
     "FAMILIES",

@@ -8,8 +8,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_aug.noise.confusions import CONFUSIONS
-from data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.confusions import CONFUSIONS
+from adapters.data_aug.noise.edits import Edit, Span, check, hits
 
 WORD = re.compile(r"[^\W\d_]{2,}")
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_aug.noise.edits import Edit, Family, Noised, Span, apply, forward
-from data_aug.noise.policy import POLICIES, admit
+from adapters.data_aug.noise.edits import Edit, Family, Noised, Span, apply, forward
+from adapters.data_aug.noise.policy import POLICIES, admit
 
 
 @dataclass(frozen=True)

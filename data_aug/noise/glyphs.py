@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
-from data_aug.noise.characters import WORD
-from data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.characters import WORD
+from adapters.data_aug.noise.edits import Edit, Span, check, hits
 
 _LIGATURE = re.compile("ffi|ffl|ff|fi|fl")
 _CODEPOINTS = {"ff": "\ufb00", "fi": "\ufb01", "fl": "\ufb02", "ffi": "\ufb03", "ffl": "\ufb04"}

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from data_aug.noise.compose import Noise, noise_text
-from data_aug.noise.edits import Edit, Noised, Path, Span
+from adapters.data_aug.noise.compose import Noise, noise_text
+from adapters.data_aug.noise.edits import Edit, Noised, Path, Span
 
 Row = Mapping[str, Any]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from data_aug.noise.edits import Edit, Span, check, hits
-from data_aug.noise.markup import phrases, surround
+from adapters.data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.markup import phrases, surround
 
 _ESCAPES = {
     "&": (r"\&",),

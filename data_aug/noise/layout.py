@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data_aug.noise.characters import WORD
-from data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.characters import WORD
+from adapters.data_aug.noise.edits import Edit, Span, check, hits
 
 _LONG_WORD = re.compile(r"[^\W\d_]{6,}")
 _SYLLABLE_END = re.compile(r"(?<=[aeiou])(?=[bcdfghjklmnpqrstvwxz][aeiouhlr])|(?<=[lnrst])(?=[bcdfgmpstv])")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data_aug.noise.edits import Edit, Span, check, hits
-from data_aug.noise.markup import PLAIN_WORD, phrases, surround
+from adapters.data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.markup import PLAIN_WORD, phrases, surround
 
 _SPECIAL = re.compile(r"[*_#\[\]()<>&|~+-]")
 _EMPHASIS = {"star": "*|*", "strong": "**|**", "underscore": "_|_"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html.entities import codepoint2name
 from typing import ClassVar
 
-from data_aug.noise.edits import Edit, Span, check, hits, inside
+from adapters.data_aug.noise.edits import Edit, Span, check, hits, inside
 
 # One sort of markup for a text: what may surround a few words, what may follow a word, what may surround everything.
 _DIALECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {

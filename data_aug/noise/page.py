@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_aug.noise.edits import Edit, Span, check, hits, inside
-from data_aug.noise.layout import line_ends
+from adapters.data_aug.noise.edits import Edit, Span, check, hits, inside
+from adapters.data_aug.noise.layout import line_ends
 
 _SURNAMES = ("Almeida", "Brandt", "Chen", "Dubois", "Eriksen", "Farkas", "Gupta", "Hansen", "Ito", "Kowalski", "Okafor")
 _TOPICS = ("Advances in Optics", "Marine Letters", "Soil Reports", "Open Physics Notes", "Cell Methods", "Applied Data")

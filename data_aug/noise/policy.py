@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from data_aug.noise.edits import Edit, Span
+from adapters.data_aug.noise.edits import Edit, Span
 
 POLICIES = ("protect", "follow", "clean")
 

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from data_aug.noise.characters import Case, Ocr, Swaps
-from data_aug.noise.compose import Noise
-from data_aug.noise.edits import Family
-from data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
-from data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
-from data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
-from data_aug.noise.markdown import Emphasis, MarkdownEscapes, Pipes
-from data_aug.noise.markup import Entities, Tags
-from data_aug.noise.page import LineNumbers, RunningHeads
-from data_aug.noise.typography import Blanks, Dashes, Invisible, Quotes, Superscripts
+from adapters.data_aug.noise.characters import Case, Ocr, Swaps
+from adapters.data_aug.noise.compose import Noise
+from adapters.data_aug.noise.edits import Family
+from adapters.data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
+from adapters.data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
+from adapters.data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
+from adapters.data_aug.noise.markdown import Emphasis, MarkdownEscapes, Pipes
+from adapters.data_aug.noise.markup import Entities, Tags
+from adapters.data_aug.noise.page import LineNumbers, RunningHeads
+from adapters.data_aug.noise.typography import Blanks, Dashes, Invisible, Quotes, Superscripts
 
 FAMILIES: dict[str, Callable[..., Family]] = {
     "case": Case,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.edits import Edit, Span, check, hits
 
 _DASH = re.compile("[-\u2013\u2014]")
 _DASHES = "\u2010\u2011\u2012\u2013\u2013\u2014\u2212\u00ad"

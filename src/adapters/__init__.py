@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
+from adapters.old_imports import OldImports
+
 __all__ = ["main"]
+
+if not any(isinstance(finder, OldImports) for finder in sys.meta_path):
+    sys.meta_path.append(OldImports())
 
 
 def main(recipe: str) -> None:
     """Run a recipe file with the overrides on the command line: what a runnable recipe's first line calls."""
-    from adapters.cli import run_file
+    from adapters.cli.main import run_file
 
     run_file(recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from adapters.cli import app, run_file
+from adapters.cli.main import app, run_file
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and Path(sys.argv[1]).suffix in (".yaml", ".yml"):

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.data import GENERATORS, load
-from adapters.plugins import names, resolve
-from adapters.recipe_file import hint
-from adapters.reward_bench import Bench, bench
-from adapters.rewarding import NamedReward
-from adapters.schema import PathSource, Plug, Source, SynthesizedSource
-from adapters.types import Example, Reward, Task, UserError
+from adapters.data.load import GENERATORS, load_examples
+from adapters.errors import UserError, hint
+from adapters.plugins.registry import names, resolve
+from adapters.plugins.reward_bench import RewardTest, try_reward
+from adapters.plugins.rewards import NamedReward
+from adapters.recipe.fields import PathSource, PluginSpec, Source, SynthesizedSource
+from adapters.types import Example, Reward, Task
 
 __all__ = ["check_reward", "examples", "reward_task"]
 
@@ -32,7 +32,7 @@ def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> lis
 
     Raises UserError when the file cannot be read, or when there are no made-up rows.
     """
-    reader: Task = resolve("tasks", Plug(use=task))
+    reader: Task = resolve("tasks", PluginSpec(use=task))
     own = getattr(reader, "example_rows", ())
     if file is None and task not in GENERATORS and own:
         return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(own[:n])]
@@ -41,7 +41,7 @@ def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> lis
     else:
         source = SynthesizedSource(synthesize=task, n=n, seed=0)
     try:
-        return load([source], reader, root=Path(), seed=0).examples[:n]
+        return load_examples([source], reader, root=Path(), seed=0).examples[:n]
     except UserError as error:
         if file is None:
             raise UserError(f"{error} Give the reward rows of your own (--data FILE).") from None
@@ -59,15 +59,15 @@ def reward_task(reward: Reward, name: str = "", given: str | None = None) -> str
 
 def check_reward(
     reward: Reward, rows: Sequence[Example], task: str | Task | None = None, *, limit: float = 10.0
-) -> Bench:
+) -> RewardTest:
     """Assert that a reward is fit to train on: right order, range, determinism, picklability.
 
     `task` adds the task's own wrong answers. Raises AssertionError that lists every promise broken; what a policy may
     exploit is in the result's `warnings`.
     """
-    plug = resolve("tasks", Plug(use=task)) if isinstance(task, str) else task
+    plug = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
     name = getattr(reward, "__name__", type(reward).__name__)
-    result = bench(NamedReward(name, reward), rows, plug, limit=limit)
+    result = try_reward(NamedReward(name, reward), rows, plug, limit=limit)
     if result.errors:
         raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))
     return result

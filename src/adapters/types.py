@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
-    from adapters.jobs import Job
-    from data_aug.noise import Label
+    from adapters.data_aug.noise import Label
 
 Row = Mapping[str, Any]
 """One record of a data source, as read: column name -> JSON value."""
-
-
-class UserError(Exception):
-    """The person's input is wrong. The message says what is wrong and what to do; the command exits with 2.
-
-    `at` is the recipe key the message is about, from which file and line are found.
-    """
-
-    def __init__(self, message: str, *, at: Sequence[str | int] = ()) -> None:
-        super().__init__(message)
-        self.at = tuple(at)
-
-
-class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
-    """A budget is used up, or a gate is not passed: the command exits with 3. The message says what to do to go on."""
 
 
 class Message(TypedDict):
@@ -119,7 +102,7 @@ class Task(Protocol):
     An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
     noise may touch. More is used where a task has it:
 
-    - `nothing(example) -> str`: the answer that finds nothing, whose reward stands beside the models';
+    - `empty_answer(example) -> str`: the answer that finds nothing, whose reward stands beside the models';
     - `rephrase(n) -> Task`: the same task asking in its n-th other form, for test sets with `variants`;
     - `align(gold, completion) -> list[Aligned]`: shows people what its scorer compared with what (the labelled values
       in one order, whatever the completion); without it reports compare JSON values by their keys;
@@ -142,7 +125,7 @@ class Task(Protocol):
     def counts(self, gold: Any, completion: str) -> ModeCounts:
         """Count one completion against one gold, per matching mode and field. Never raises, whatever the text."""
 
-    def valid(self, completion: str) -> bool:
+    def is_well_formed(self, completion: str) -> bool:
         """Whether the text has the form the task asks for (well-formed JSON of the right shape, say)."""
 
 
@@ -227,28 +210,3 @@ class Sampler(Protocol):
     ) -> list[Sample]:
         """Greedy completions in the order of the prompts, complete on every process."""
         ...
-
-
-class Backend(Protocol):
-    """Where training and sampling happen."""
-
-    def check(self, stages: Sequence[Any]) -> list[str]:
-        """Everything knowable about the stages' options without loading weights.
-
-        Returns notes worth showing; raises UserError for what cannot work.
-        """
-
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example. Raises UserError when the tokenizer cannot be had."""
-
-    def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
-        """Train one job from the adapter in `start` (None: a new one) and write the adapter into `folder`.
-
-        Continues from the folder's own checkpoints if it has any. Returns figures for the manifest.
-        """
-
-    def sampler(self, adapter: Path | None) -> Sampler:
-        """Load the base model with an adapter, or alone."""
-
-    def barrier(self) -> None:
-        """Wait for the other processes of this run."""

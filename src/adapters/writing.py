@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adapters.teacher import Endpoint
+from adapters.chat_client import Endpoint
+from adapters.data_aug.funding_statements import written
 from adapters.types import Message, Progress
-from data_aug.funding_statements import written
 
 
 class Written(NamedTuple):
@@ -44,7 +44,7 @@ def write(rows: Sequence[Any], place: Endpoint, store: Path, progress: Progress)
     return Written(kept, dict(refused.most_common()))
 
 
-def told(result: Written) -> str:
+def summary(result: Written) -> str:
     """The counts in words."""
     refused = sum(result.refused.values())
     reasons = "".join(f"\n  {count:,}: {why}" for why, count in result.refused.items())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-from adapters.recipe import Recipe
-from adapters.types import Backend, UserError
+from adapters.backends.jobs import Backend
+from adapters.errors import UserError
+from adapters.recipe.recipe import Recipe
 
 
 def backend(recipe: Recipe) -> Backend:

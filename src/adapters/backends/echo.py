@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.adapter import CONFIG, WEIGHTS
-from adapters.data import prompt_key
-from adapters.jobs import Job
-from adapters.recipe import Recipe
+from adapters.backends.adapter_folder import CONFIG, WEIGHTS
+from adapters.backends.jobs import Job
+from adapters.data.load import prompt_key
+from adapters.recipe.recipe import Recipe
 from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
 
 

@@ -15,17 +15,18 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
-from adapters import adapter
-from adapters.publish.finished import Finished
-from adapters.recipe import HEADER
+from adapters.backends import adapter_folder
+from adapters.files import sha256, write_json
+from adapters.publish.finished_run import Finished
+from adapters.recipe.recipe import HEADER
 
 TOKENIZER: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 ALLOWED: Final = (
-    adapter.WEIGHTS,
-    adapter.CONFIG,
+    adapter_folder.WEIGHTS,
+    adapter_folder.CONFIG,
     *TOKENIZER,
     "recipe.yaml",
     "results.json",
@@ -58,18 +59,18 @@ SECRET_NAME: Final = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|API_?KEY|
 def assemble(finished: Finished, folder: Path) -> None:
     """Write everything but the card into an empty folder."""
     folder.mkdir(parents=True)
-    shutil.copyfile(finished.adapter / adapter.WEIGHTS, folder / adapter.WEIGHTS)
-    config = json.loads((finished.adapter / adapter.CONFIG).read_text(encoding="utf-8"))
-    adapter.write_json(folder / adapter.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
+    shutil.copyfile(finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS)
+    config = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / adapter_folder.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
     for name in TOKENIZER:
         source = finished.adapter / name
         if name == "tokenizer_config.json" and source.is_file():
             held = json.loads(source.read_text(encoding="utf-8"))
-            adapter.write_json(folder / name, {k: v for k, v in held.items() if k not in DROPPED_TOKENIZER_KEYS})
+            write_json(folder / name, {k: v for k, v in held.items() if k not in DROPPED_TOKENIZER_KEYS})
         elif source.is_file():
             shutil.copyfile(source, folder / name)
     (folder / "recipe.yaml").write_text(shippable_recipe(finished), encoding="utf-8")
-    adapter.write_json(folder / "results.json", results(finished))
+    write_json(folder / "results.json", results(finished))
 
 
 def shippable_config(config: Mapping[str, Any], base: str, revision: str | None) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def files(folder: Path) -> list[Path]:
 
 def hashes(folder: Path) -> dict[str, str]:
     """Relative name -> SHA-256 of every file."""
-    return {p.as_posix(): adapter.sha256(folder / p) for p in files(folder)}
+    return {p.as_posix(): sha256(folder / p) for p in files(folder)}
 
 
 def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.plan import FREE
+from adapters.errors import UserError
+from adapters.plugins.rewards import NamedReward
 from adapters.publish import bundle, comparison, plots
-from adapters.publish.finished import Finished, Stage
+from adapters.publish.finished_run import Finished, Stage
 from adapters.publish.gate import Check, max_lora_rank
-from adapters.recipe import EvalSet
-from adapters.rewarding import NamedReward
-from adapters.schema import HubSource, PathSource, Source, SynthesizedSource
-from adapters.types import UserError
+from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
+from adapters.recipe.recipe import EvalSet
+from adapters.recipe.stages import NOT_IN_FINGERPRINT
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 KINDS = {
@@ -192,7 +192,7 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
 
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     held = stage.manifest["stage"]
-    apart = ("kind", "trl", "rewards", "noise", *FREE)
+    apart = ("kind", "trl", "rewards", "noise", *NOT_IN_FINGERPRINT)
     flat = {**{k: v for k, v in held.items() if k not in apart}, **held.get("trl", {})}
     if flat.pop("max_steps", None):
         flat.pop("epochs", None)  # of the two, the steps decide, which are shown

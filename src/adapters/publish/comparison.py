@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from adapters import metrics
-from adapters.publish.finished import Finished, read_samples
+from adapters.evaluation import metrics
+from adapters.publish.finished_run import Finished, read_samples
 
 
 def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:

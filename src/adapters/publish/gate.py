@@ -18,9 +18,10 @@ from typing import Any, Final, NamedTuple
 
 from safetensors import safe_open
 
-from adapters import adapter
+from adapters.backends import adapter_folder
+from adapters.files import write_json
 from adapters.publish import bundle
-from adapters.publish.finished import Finished, probes
+from adapters.publish.finished_run import Finished, probes
 
 PROBES: Final = 4
 PROBE_TOKENS: Final = 128
@@ -59,7 +60,7 @@ def max_lora_rank(rank: int) -> int | None:
 def _servable(folder: Path) -> Check:
     """Whether vLLM takes it: plain LoRA, A and B matrices of linear layers, one scale, a rank on its list."""
     name = "vLLM"
-    config = json.loads((folder / adapter.CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         return Check(name, False, f"the adapter's type is {config.get('peft_type')}, not LORA")
     for key in ("modules_to_save", "use_dora", "target_parameters", "alpha_pattern", "rank_pattern", "lora_bias"):
@@ -69,7 +70,7 @@ def _servable(folder: Path) -> Check:
         return Check(name, False, f"bias is {config.get('bias')!r}, which vLLM does not serve")
     if max_lora_rank(config["r"]) is None:
         return Check(name, False, f"rank {config['r']} is above {VLLM_RANKS[-1]}, the largest that vLLM takes")
-    with safe_open(folder / adapter.WEIGHTS, framework="numpy") as stored:
+    with safe_open(folder / adapter_folder.WEIGHTS, framework="numpy") as stored:
         names = list(stored.keys())
     odd = [n for n in names if not re.search(r"\.lora_[AB]\.weight$", n) or "lm_head" in n or "embed_tokens" in n]
     if odd:
@@ -119,8 +120,8 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
             "max_new_tokens": PROBE_TOKENS,
             "elsewhere": "service" in finished.manifest.get("model", {}),
         }
-        adapter.write_json(Path(work) / "spec.json", spec)
-        command = [sys.executable, "-m", "adapters.backends.local.proof", "spec.json", "facts.json"]
+        write_json(Path(work) / "spec.json", spec)
+        command = [sys.executable, "-m", "adapters.backends.local.verify_adapter", "spec.json", "facts.json"]
         done = _run(command, work, {})
         if done.returncode:
             raise RuntimeError(f"the bundle could not be tried: {_reason(done.stderr)}")
@@ -150,7 +151,11 @@ def used(finished: Finished, folder: Path, repo: str) -> Check:
     if "missing adapter keys" in done.stderr:
         return Check("usage", False, "the card's code loads the base, but not the adapter's weights")
     answer = done.stdout.strip()
-    form = "an answer of the task's form" if finished.task.valid(answer) else "an answer that is not of the task's form"
+    form = (
+        "an answer of the task's form"
+        if finished.task.is_well_formed(answer)
+        else "an answer that is not of the task's form"
+    )
     return Check("usage", True, f"the card's code runs, and prints {form}: {answer[:60]!r}")
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.errors import UserError
 from adapters.publish import bundle
-from adapters.types import UserError
+from adapters.recipe.load import RecipeFile
 
 WAITS: Final = (2.0, 8.0)
 """Seconds before the second and the third try of a push that the network broke."""
@@ -223,3 +224,25 @@ def _status(error: BaseException) -> int | None:
 def _first_line(error: BaseException) -> str:
     last = _chain(error)[0]
     return next((line.strip() for line in str(last).splitlines() if line.strip()), type(last).__name__)
+
+
+def ask_hub(file: RecipeFile) -> str | None:
+    """Whether the push at the end will be allowed, asked before the run; nothing is asked without a repository.
+
+    Returns why the Hub could not be asked, which is no reason not to train. Raises UserError for what it refuses.
+    """
+    publish = file.recipe.publish
+    if publish is None or publish.repo is None:
+        return None
+    from adapters.publish import hub
+
+    try:
+        problems = hub.rights(publish.repo)
+    except hub.HubError as error:
+        return f"whether {publish.repo} may be pushed to could not be asked: {error}"
+    if problems:
+        raise UserError(
+            f"{'; '.join(problems)}. To train all the same: publish.repo=null (and later adapters publish --repo …)",
+            at=("publish", "repo"),
+        )
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.publish.finished import Finished
+from adapters.publish.finished_run import Finished
 
 CURVES = {"loss": "loss", "reward": "reward", "kl": "KL to the reference"}
 # One colour a stage, told apart by people who see no difference between red and green (Okabe and Ito 2008).

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters import adapter
+from adapters.backends import adapter_folder
+from adapters.environment import versions
+from adapters.errors import UserError
+from adapters.files import write_json
 from adapters.publish import bundle, card, gate, hub
-from adapters.publish.finished import Finished
+from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, GateError
-from adapters.run import versions
-from adapters.types import UserError
 
 Say = Callable[[str], None]
 
@@ -65,7 +66,7 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
         checks = [Check(*c) for c in held["checks"]]
     else:
         finished.example()  # all that can be wrong with the settings is found before the slow part
-        work = adapter.partial(folder)
+        work = adapter_folder.work_folder(folder)
         for old in (work, folder):
             shutil.rmtree(old, ignore_errors=True)
         proof.unlink(missing_ok=True)
@@ -81,7 +82,7 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
                 checks.append(gate.used(finished, work, repo))
         os.replace(work, folder)
         passed = all(c.passed for c in checks)
-        adapter.write_json(
+        write_json(
             proof, {"key": key, "passed": passed, "checks": [list(c) for c in checks], "files": bundle.hashes(folder)}
         )
     tag = finished.settings.tag or f"{finished.recipe.name}-{_content(folder)[:8]}"
@@ -96,7 +97,7 @@ def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
     message = f"{finished.recipe.name}: {finished.stages[-1].name}"
     private = finished.settings.private
     pushed = hub.push(release.folder, release.repo, private=private, tag=release.tag, message=message, say=say)
-    adapter.write_json(finished.folder / "publish" / "pushed.json", asdict(pushed))
+    write_json(finished.folder / "publish" / "pushed.json", asdict(pushed))
     return pushed
 
 

@@ -15,13 +15,14 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from adapters import adapter
-from adapters.plugins import resolve
+from adapters.errors import UserError
+from adapters.files import read_json
+from adapters.plugins.registry import resolve
+from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
 from adapters.report.reading import Run, number, read_run, reward_weights
 from adapters.report.text import cut, seen, side_by_side
-from adapters.schema import Plug
-from adapters.types import Aligned, UserError
+from adapters.types import Aligned
 
 NAME = "report.html"
 
@@ -104,9 +105,9 @@ def _set(name: str, models: Any, task: Any, weights: Mapping[str, float]) -> dic
 
 def _task(run: Run) -> Any:
     """The run's task, or None where it cannot be had here: then values are compared without it."""
-    folder = Path(str(adapter.read_json(run.folder / "origin.json").get("folder") or run.folder))
+    folder = Path(str(read_json(run.folder / "origin.json").get("folder") or run.folder))
     try:
-        return resolve("tasks", Plug.model_validate(run.recipe.get("task")), folder=folder)
+        return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=folder)
     except Exception:
         return None  # plug-in code, of a run that may come from elsewhere
 

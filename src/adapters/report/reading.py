@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from adapters import adapter
-from adapters.types import UserError
+from adapters.backends import adapter_folder
+from adapters.errors import UserError
+from adapters.files import read_json
 
 State = Literal["done", "in progress", "waiting"]
 
@@ -32,7 +33,7 @@ class Stage:
     @property
     def hash(self) -> str | None:
         """Hash of the adapter's weights."""
-        found = self.manifest.get("files", {}).get(adapter.WEIGHTS)
+        found = self.manifest.get("files", {}).get(adapter_folder.WEIGHTS)
         return found if isinstance(found, str) else None
 
 
@@ -71,7 +72,7 @@ def read_run(folder: Path) -> Run:
     """Read what there is. Raises UserError when the folder is no run folder."""
     if not (folder / "recipe.json").is_file() and (folder.parent / "recipe.json").is_file():
         folder = folder.parent  # a stage folder stands for its run
-    recipe = adapter.read_json(folder / "recipe.json")
+    recipe = read_json(folder / "recipe.json")
     if not recipe:
         raise UserError(
             f"{folder} is no run folder: it holds no readable recipe.json. Give a folder such as runs/NAME."
@@ -89,7 +90,7 @@ def read_run(folder: Path) -> Run:
         recipe_text=text,
         stages=tuple(stages),
         sets=_sets(folder, stages),
-        ledger=adapter.read_json(folder / "ledger.json"),
+        ledger=read_json(folder / "ledger.json"),
         rejected=tuple(read_lines(folder / "rejected.jsonl")),
     )
 
@@ -142,8 +143,8 @@ def _stage(run: Path, n: int, settings: Any) -> Stage:
     settings = settings if isinstance(settings, dict) else {}
     kind = str(settings.get("kind", "stage"))
     finished = run / f"{n}-{kind}"
-    manifest = adapter.manifest(finished) or {}
-    working = adapter.partial(finished)
+    manifest = adapter_folder.manifest(finished) or {}
+    working = adapter_folder.work_folder(finished)
     folder = finished if manifest else working if working.is_dir() else None
     held = manifest.get("stage")
     return Stage(
@@ -174,7 +175,7 @@ def _sets(run: Path, stages: list[Stage]) -> dict[str, tuple[Evaluated, ...]]:
     sets: dict[str, list[Evaluated]] = {}
     found = [(p.parent.parent.name, p.parent.name, p) for p in (run / "eval").glob("*/*/metrics.json")]
     for model, name, path in sorted(found, key=lambda f: (order.index(f[0]) if f[0] in order else len(order), f)):
-        figures = adapter.read_json(path)
+        figures = read_json(path)
         if not isinstance(figures.get("metrics"), dict):
             continue
         measured = str(figures.get("key", "")).partition(":")[2].partition(":")[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adapters.metrics import f1_changes
+from adapters.evaluation.metrics import f1_changes
 from adapters.report.reading import Evaluated, number
 
 FIGURES = ("precision", "recall", "f1", "f0.5", "f1.5")

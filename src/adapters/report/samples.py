@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.report.alignment import align
+from adapters.evaluation.alignment import align
 from adapters.report.reading import Evaluated, weighted
 from adapters.types import Aligned, Counts
 

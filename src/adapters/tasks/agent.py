@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from adapters.pairs import messages as read_messages
-from adapters.pairs import meta as read_meta
-from adapters.pairs import side
+from adapters.data.preference import messages as read_messages
+from adapters.data.preference import meta as read_meta
+from adapters.data.preference import side
+from adapters.data_aug.noise import Label
+from adapters.rewards.agent import CHECKS, FILLER, THOUGHT, check_settings, examine, same_action
+from adapters.rewards.agent_formats import ENVS, Env, available, env_of, read
 from adapters.tasks import agent_answers
 from adapters.types import Aligned, Counts, Example, Message, Row
-from data_aug.noise import Label
-from rewards.agent import CHECKS, FILLER, THOUGHT, check_settings, examine, same_action
-from rewards.agent_formats import ENVS, Env, available, env_of, read
 
 DBBENCH: Final = """You answer questions about one table of a MySQL database.
 In every turn, say in a sentence or two what you do and why, then do exactly one of two things.
@@ -124,7 +124,7 @@ class AgentTask:
         shown["same_action"] = same_action(turn, judged)
         return {"turn": {name: _count(value) for name, value in shown.items()}}
 
-    def valid(self, completion: str) -> bool:
+    def is_well_formed(self, completion: str) -> bool:
         """Whether any of the profiles (the task's own, if it has one) reads an action."""
         return any(read(env, completion).kind for env in ([self.env] if self.env else ENVS))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from adapters.rewards.agent import examine, same_action
+from adapters.rewards.agent_formats import read
 from adapters.types import Aligned, Row
-from rewards.agent import examine, same_action
-from rewards.agent_formats import read
 
 ROW: Final[Row] = {
     "id": "made-1",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from adapters.data_aug.noise import Label, funding_labels
+from adapters.rewards.funding_alignment import align
+from adapters.rewards.funding_matching import MODES, Funder, Reading, counts_in, parse, read_funders
 from adapters.tasks import funding_answer
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, Row
-from data_aug.noise import Label, funding_labels
-from rewards.funding_alignment import align
-from rewards.funding_matching import MODES, Funder, Reading, counts_in, parse, read_funders
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
 SYSTEM = (
@@ -51,7 +51,7 @@ class FundingTask:
     `target` is the form of the answer: `nested` is the published one (indented, every field present), `compact` says
     the same in about a third of the tokens, for small models: no white space, empty fields left out, a funder's
     awards in one. The scorer reads both alike. `reading` is the scorer's: `compatible` with the published harness or
-    `fixed` (see `rewards.funding_matching`).
+    `fixed` (see `adapters.rewards.funding_matching`).
     """
 
     target: Literal["nested", "compact"] = "nested"
@@ -109,7 +109,7 @@ class FundingTask:
             return json.dumps(gold, indent=2, ensure_ascii=False)
         return json.dumps([_compact(funder) for funder in gold], ensure_ascii=False, separators=(",", ":"))
 
-    def nothing(self, example: Example) -> str:
+    def empty_answer(self, example: Example) -> str:
         """The answer that finds nothing, the baseline of every reward."""
         return self.answer([])
 
@@ -137,7 +137,7 @@ class FundingTask:
         """Funders, and below each its ids, schemes and titles, paired as the balanced mode pairs them."""
         return align(read_funders(gold), parse(completion).funders, "balanced", self.reading)
 
-    def valid(self, completion: str) -> bool:
+    def is_well_formed(self, completion: str) -> bool:
         """Whether the text is JSON of an accepted shape."""
         return parse(completion).valid
 

@@ -14,8 +14,8 @@ import ftfy
 import numpy as np
 from rapidfuzz import fuzz, process, utils
 
-from adapters.types import UserError
-from rewards.funding_records import normalise_award_id
+from adapters.errors import UserError
+from adapters.rewards.funding_records import normalise_award_id
 
 CUTOFF = 0.9
 """Likeness from which a name counts as a registered one: token-sorted, case, accents and punctuation aside."""

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeGuard
 
+from adapters.data_aug.noise import Label
+from adapters.rewards.ie_records import Item, Reading, entities, overlap, relations, unlabelled
 from adapters.tasks import ie_answers, ie_extraction
 from adapters.types import Aligned, Counts, Example, Message, Row
-from data_aug.noise import Label
-from rewards.ie_records import Item, Reading, entities, overlap, relations, unlabelled
 
 # The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
 # relation template; this one is its entity template with IEPile's instruction for relations.
@@ -48,7 +48,7 @@ class IeTask(Reading):
     models. For the last two, `no_answer: whole` makes the scorer read text without tags. The templates hold {labels},
     the JSON list of the schema, and {text}. `order` is the seed of another label order, one for all rows of a schema;
     None keeps the rows' own. `schema` and `kind` stand in for rows without `schema` or `task`: labels to ask for, and
-    NER or RE. The other fields are the scorer's (`rewards.ie_records.Reading`).
+    NER or RE. The other fields are the scorer's (`adapters.rewards.ie_records.Reading`).
     """
 
     target: Literal["tagged", "bare", "compact"] = "tagged"
@@ -134,7 +134,7 @@ class IeTask(Reading):
         text = json.dumps(gold, ensure_ascii=False)
         return text if self.target == "bare" else f"<think>\n{reasoning}\n</think>\n<answer>\n{text}\n</answer>"
 
-    def nothing(self, example: Example) -> str:
+    def empty_answer(self, example: Example) -> str:
         """The answer that finds nothing, the baseline of every reward."""
         return self.answer(dict.fromkeys(example.gold, ()))
 
@@ -163,7 +163,7 @@ class IeTask(Reading):
             },
         }
 
-    def valid(self, completion: str) -> bool:
+    def is_well_formed(self, completion: str) -> bool:
         """Whether the text is an answer with a JSON object; what is not counts as a parse error."""
         return self.read(completion).json == "object"
 

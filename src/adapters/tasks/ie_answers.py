@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from adapters.rewards.ie_records import Item, Reading
 from adapters.types import Aligned, Row
-from rewards.ie_records import Item, Reading
 
 ROWS: Final[tuple[Row, ...]] = (
     {
@@ -79,7 +79,7 @@ def wrong(reading: Reading, gold: Mapping[str, list[Any]]) -> dict[str, Mapping[
 
 def align(reading: Reading, gold: Mapping[str, Any], completion: str) -> list[Aligned]:
     """Every item of both sides once, as the reading reads it, near ones of a label side by side."""
-    from adapters.report.alignment import compare_values
+    from adapters.evaluation.alignment import compare_values
 
     return compare_values(_shown(reading.items(gold), gold), _shown(reading.read(completion, gold).items, gold))
 

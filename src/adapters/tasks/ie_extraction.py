@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rewards.ie_records import Item, Reading
+from adapters.rewards.ie_records import Item, Reading
 
 _END = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 RECORD = {

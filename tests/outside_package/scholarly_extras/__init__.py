@@ -1,1 +1,1 @@
-"""Plug-ins of an outside package."""
+"""PluginSpec-ins of an outside package."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_aug.noise import Edit, Span
+from adapters.data_aug.noise import Edit, Span
 
 
 @dataclass(frozen=True)

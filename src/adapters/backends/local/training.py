@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,20 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from adapters.backends.local import sharding
+from adapters.backends.batches import layout
+from adapters.backends.jobs import Job
+from adapters.backends.local import deepspeed
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
-from adapters.backends.local.health import HealthWatch
-from adapters.backends.local.lean import lean
+from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
-from adapters.backends.local.options import options
-from adapters.backends.local.rewards import TrlReward
-from adapters.backends.local.unpadded import in_use
-from adapters.jobs import Job
-from adapters.recipe import Recipe
-from adapters.stages import Grpo, Sft
-from adapters.types import Progress, UserError
+from adapters.backends.local.speedups.grpo import lean
+from adapters.backends.local.speedups.padding_free import in_use
+from adapters.backends.local.trainer_args import options
+from adapters.backends.local.trl_reward import TrlReward
+from adapters.errors import UserError
+from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Grpo, Sft
+from adapters.types import Progress
 
 # The name is TRL's own business, which is why the supported TRL is one minor version (pyproject.toml).
 _on_triton = trl_utils._use_triton
@@ -98,7 +99,7 @@ def train_sft(
     )
     only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
-    with sharding.not_yet(trainer):
+    with deepspeed.not_yet(trainer):
         before = nll(trainer, held_out) if held_out and not last_good(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
@@ -178,7 +179,7 @@ def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallbac
 
 def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
     """Train to the end, from the last sound checkpoint if there is one."""
-    sharding.prove(trainer)
+    deepspeed.verify_gathered(trainer)
     checkpoint = last_good(folder)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     # A record of step n is logged at its end, and its rollouts are written while n - 1 steps are done.
@@ -205,23 +206,6 @@ def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
             "length": [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)],
         }
     )
-
-
-def layout(lengths: Sequence[int], batch: int, steps: int, seed: int, *, by_length: bool) -> list[int]:
-    """Row indices in the order they are trained on: `steps` full batches, as many shuffled epochs as that takes.
-
-    The rows of a batch are random; only inside it are they sorted, so that the forward passes it is cut into pad
-    little. Drawing whole batches of one length, as samplers do that group the data by length, makes batches of short
-    targets, whose mean over few tokens weighs each of them many times over: a model then learns the empty answer.
-    """
-    rng = random.Random(seed)
-    order: list[int] = []
-    while len(order) < batch * steps:
-        epoch = list(range(len(lengths)))
-        rng.shuffle(epoch)
-        order += epoch
-    batches = [order[n * batch : (n + 1) * batch] for n in range(steps)]
-    return [i for rows in batches for i in (sorted(rows, key=lambda i: -lengths[i]) if by_length else rows)]
 
 
 def nll(trainer: SFTTrainer, rows: Dataset) -> float:
@@ -263,7 +247,7 @@ def release(trainer: Any) -> None:
     trainer.accelerator.free_memory()
     trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
     AcceleratorState._reset_state(reset_partial_state=False)
-    sharding.forget()
+    deepspeed.forget()
     gc.collect()
     if on_gpu():
         torch.accelerator.empty_cache()

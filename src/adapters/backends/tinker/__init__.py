@@ -10,25 +10,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from adapters import display
-from adapters.adapter import write_json
+from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import base_model
 from adapters.backends.local.model import Encoder, load_tokenizer
-from adapters.backends.tinker import home, service
-from adapters.backends.tinker.account import Account, Tokens
+from adapters.backends.tinker import convert_adapter, service
+from adapters.backends.tinker.cost import Account, Tokens
+from adapters.backends.tinker.cost_estimate import estimate
 from adapters.backends.tinker.dpo import train_dpo
-from adapters.backends.tinker.estimate import estimate
+from adapters.backends.tinker.generate import HostedSampler
 from adapters.backends.tinker.grpo import train_grpo
 from adapters.backends.tinker.parity import check_recipe, differences, notes
-from adapters.backends.tinker.sampling import HostedSampler
 from adapters.backends.tinker.service import Service
 from adapters.backends.tinker.sft import train_sft
-from adapters.backends.tinker.stage_run import HOSTED, StageRun, held
-from adapters.jobs import Evaluation, Job
-from adapters.plan import run_folder
-from adapters.recipe import Recipe
-from adapters.recipe_file import hint
-from adapters.types import Difference, Example, Lengths, Progress, Refused, UserError
+from adapters.backends.tinker.stage import HOSTED, HostedStage, held
+from adapters.console import quiet_libraries
+from adapters.errors import Refused, UserError, hint
+from adapters.files import write_json
+from adapters.recipe.load import run_folder
+from adapters.recipe.recipe import Recipe
+from adapters.types import Difference, Example, Lengths, Progress
 from adapters.types import Sampler as AnySampler
 
 COMPARED = 8
@@ -42,7 +42,7 @@ class TinkerBackend:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("the hosted trainer is one process; start it with adapters run, without a launcher.")
         self.recipe = recipe
-        display.quiet_libraries()
+        quiet_libraries()
         self.account = Account(recipe.tinker, run_folder(recipe))
         self._resolved: base_model.Base | None = None
         self._encoder: Encoder | None = None
@@ -79,7 +79,7 @@ class TinkerBackend:
                     raise UserError(str(error), at=("stages", n, "reference")) from None
         return [f"hosted at {service.base_url()}", *notes(self.recipe)]
 
-    def foresee(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
+    def estimate(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
         """What the run will use, and whether the service is there, takes our key and knows the base model.
 
         With `certain` off (a dry run) what is wrong with the service is a note. Raises UserError and Refused.
@@ -142,10 +142,10 @@ class TinkerBackend:
         return differences(self.recipe)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """What every user of a prompt really gets, the local trainer included; see `adapters.backends.local.audit`."""
-        from adapters.backends.local import audit
+        """What every user of a prompt really gets, the local trainer included; see `backends.local.prompt_audit`."""
+        from adapters.backends.local import prompt_audit
 
-        return audit.audit(self.encoder, examples, kinds)
+        return prompt_audit.audit(self.encoder, examples, kinds)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage on the service and bring its adapter home into `folder`.
@@ -155,7 +155,7 @@ class TinkerBackend:
         session = Service(self.recipe.tinker, f"{self.recipe.name}-{job.name}")
         status = "errored"
         try:
-            run = StageRun(
+            run = HostedStage(
                 session, self.account, self.encoder, job, self.recipe, self.served_base, start, folder, progress
             )
             try:
@@ -171,13 +171,13 @@ class TinkerBackend:
         finally:
             session.close(status)
 
-    def _learn(self, run: StageRun) -> dict[str, Any]:
+    def _learn(self, run: HostedStage) -> dict[str, Any]:
         stage: Any = run.job.stage
-        train: dict[str, Callable[[StageRun, Any], dict[str, Any]]]
+        train: dict[str, Callable[[HostedStage, Any], dict[str, Any]]]
         train = {"sft": train_sft, "grpo": train_grpo, "dpo": train_dpo}
         return train[stage.kind](run, stage)
 
-    def _stop(self, run: StageRun, refusal: Refused) -> str:
+    def _stop(self, run: HostedStage, refusal: Refused) -> str:
         run.settle()
         if not run.done:
             return f"{refusal}. Nothing was trained yet."
@@ -189,17 +189,17 @@ class TinkerBackend:
             f"adapter so far is in {stopped}"
         )
 
-    def _fetch(self, run: StageRun, folder: Path) -> dict[str, Any]:
+    def _fetch(self, run: HostedStage, folder: Path) -> dict[str, Any]:
         """Download what is trained so far and write it as an adapter directory."""
         raw, days = run.work / "download", self.recipe.tinker.keep_days
         shutil.rmtree(raw, ignore_errors=True)
         stored = run.run.save_external(f"step-{run.done}", days).result().path
         run.service.download(stored, raw)
-        shape = home.write_adapter(raw, folder, self.base)
+        shape = convert_adapter.write_adapter(raw, folder, self.base)
         self.encoder.tokenizer.save_pretrained(str(folder))
         return shape
 
-    def _bring_home(self, run: StageRun, folder: Path) -> dict[str, Any]:
+    def _bring_home(self, run: HostedStage, folder: Path) -> dict[str, Any]:
         days = self.recipe.tinker.keep_days
         state = run.run.save("final", days)
         sampling = run.run.save_for_sampling("final", days)
@@ -213,14 +213,14 @@ class TinkerBackend:
         }
         write_json(folder / HOSTED, where)
         verify = self.recipe.tinker.verify
-        if verify == "numbers" or (verify == "auto" and home.weights_fit_here(self.base)):
+        if verify == "numbers" or (verify == "auto" and convert_adapter.weights_fit_here(self.base)):
             some = run.job.examples[:COMPARED]
             prompts = self.encoder.prompts([e.prompt for e in some])
             answers = self.encoder.completions([e.completion or "" for e in some])
             texts = [p + a for p, a in zip(prompts, answers, strict=True)]
             run.spend(Tokens(prefill=sum(map(len, texts))))
             sampler = run.service.sampler(path=where["sampler"])
-            figures |= home.compare(folder, self.base, self.recipe.model, sampler, texts)
+            figures |= convert_adapter.compare(folder, self.base, self.recipe.model, sampler, texts)
         return figures
 
     def sampler(self, adapter: Path | None) -> AnySampler:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.backends.local.training import layout
-from adapters.backends.tinker.account import Tokens
+from adapters.backends.batches import layout
+from adapters.backends.tinker.cost import Tokens
 from adapters.backends.tinker.objectives import TrainRow, answer_logprobs, answer_row, dpo_loss
 from adapters.backends.tinker.service import Pending, Sampler, logprobs_of
-from adapters.backends.tinker.stage_run import StageRun
+from adapters.backends.tinker.stage import HostedStage
 from adapters.types import Example
 
 LOGGED = {
@@ -23,7 +23,7 @@ LOGGED = {
 class Pairs:
     """Tokens of preference pairs: prompt, chosen side, rejected side."""
 
-    def __init__(self, run: StageRun, examples: Sequence[Example]) -> None:
+    def __init__(self, run: HostedStage, examples: Sequence[Example]) -> None:
         self.prompts = run.encoder.prompts([e.prompt for e in examples])
         self.sides = list(
             zip(
@@ -53,7 +53,7 @@ class Pairs:
         return [sum(answer_logprobs(p.result()[1:], n)) for p, n in zip(asked, lengths, strict=True)]
 
 
-def train_dpo(run: StageRun, stage: Any) -> dict[str, Any]:
+def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
     """One DPO stage against a reference that is found once. Returns its figures, of first and last steps, held out."""
     job = run.job
     pairs = Pairs(run, job.examples)
@@ -116,7 +116,7 @@ def _together(measures: Sequence[Mapping[str, float]]) -> Any:
     return measure
 
 
-def _summary(run: StageRun, stage: Any, reference: Sampler) -> dict[str, Any]:
+def _summary(run: HostedStage, stage: Any, reference: Sampler) -> dict[str, Any]:
     log = [entry for entry in run.logged() if LOGGED["margin"] in entry]
     figures: dict[str, Any] = {"steps": run.done}
     if log:

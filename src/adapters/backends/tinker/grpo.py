@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.backends.local.training import layout
-from adapters.backends.tinker.account import Tokens
+from adapters.backends.batches import layout
+from adapters.backends.tinker.cost import Tokens
+from adapters.backends.tinker.generate import stop_tokens, text_of
 from adapters.backends.tinker.objectives import (
     TrainRow,
     answer_logprobs,
@@ -20,11 +21,10 @@ from adapters.backends.tinker.objectives import (
     parts,
     weighted_reward,
 )
-from adapters.backends.tinker.sampling import stop_tokens, text_of
 from adapters.backends.tinker.service import Pending, Sampler, ServiceError, logprobs_of
-from adapters.backends.tinker.stage_run import StageRun
-from adapters.rewarding import grade
-from adapters.stages import Grpo
+from adapters.backends.tinker.stage import HostedStage
+from adapters.plugins.rewards import grade
+from adapters.recipe.stages import Grpo
 from adapters.types import Example
 
 NOTHING = 1e-9
@@ -54,7 +54,7 @@ class Figures:
     parts: dict[str, list[float]] = field(default_factory=dict)
 
 
-def train_grpo(run: StageRun, stage: Grpo) -> dict[str, Any]:
+def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
     """One GRPO stage. Returns its figures.
 
     On-policy: every step samples from weights that hold all steps before it. The KL's reference is what the recipe
@@ -104,7 +104,7 @@ def train_grpo(run: StageRun, stage: Grpo) -> dict[str, Any]:
     return _summary(run)
 
 
-def _expected(run: StageRun, stage: Grpo, read: int, length: float) -> Tokens:
+def _expected(run: HostedStage, stage: Grpo, read: int, length: float) -> Tokens:
     """Tokens a step will use, by the length of the last answers; what is charged is counted."""
     written = int(stage.batch_size * stage.group_size * length)
     both = read * stage.group_size + written
@@ -112,7 +112,7 @@ def _expected(run: StageRun, stage: Grpo, read: int, length: float) -> Tokens:
     return Tokens(prefill=read + compared, sample=written, train=both)
 
 
-def _needs_plain(run: StageRun, stage: Grpo) -> bool:
+def _needs_plain(run: HostedStage, stage: Grpo) -> bool:
     """Whether the sampler's log-probabilities, which are tempered, have to be asked for again at temperature 1."""
     return stage.temperature != 1 and (stage.beta > 0 or run.recipe.tinker.bounds is not None)
 
@@ -129,7 +129,7 @@ def _group(answer: Any, stage: Grpo) -> list[Answer]:
 
 
 def _ask_more(
-    run: StageRun, stage: Grpo, sampler: Sampler, reference: Sampler | None, prompt: list[int], group: list[Answer]
+    run: HostedStage, stage: Grpo, sampler: Sampler, reference: Sampler | None, prompt: list[int], group: list[Answer]
 ) -> None:
     """Ask for the log-probabilities that the loss needs besides the sampler's own; charge what was written."""
     written = sum(len(a.tokens) for a in group)
@@ -143,7 +143,7 @@ def _ask_more(
             answer.plain = sampler.logprobs(whole) if plain else None
 
 
-def _score(run: StageRun, stage: Grpo, step: int, example: Example, group: list[Answer], figures: Figures) -> None:
+def _score(run: HostedStage, stage: Grpo, step: int, example: Example, group: list[Answer], figures: Figures) -> None:
     """Grade a group and write its rollouts down."""
     with run.rollouts.open("a", encoding="utf-8") as file:
         for answer in group:
@@ -163,7 +163,7 @@ def _score(run: StageRun, stage: Grpo, step: int, example: Example, group: list[
 
 
 def _rows(
-    run: StageRun,
+    run: HostedStage,
     stage: Grpo,
     step: int,
     prompts: Sequence[list[int]],
@@ -206,7 +206,7 @@ def _asked(pending: Pending, prompt: int) -> list[float]:
     return [float(v) for v in answer_logprobs(logprobs[1:], prompt)]
 
 
-def _figures(groups: Sequence[list[Answer]], figures: Figures, run: StageRun) -> dict[str, float]:
+def _figures(groups: Sequence[list[Answer]], figures: Figures, run: HostedStage) -> dict[str, float]:
     everyone = [a for g in groups for a in g]
     known = [a.reward for a in everyone if a.reward is not None]
     if not known:
@@ -244,7 +244,7 @@ def _measure(sent: Sequence[Sequence[TrainRow]], measured: Mapping[str, float], 
     return measure
 
 
-def _summary(run: StageRun) -> dict[str, Any]:
+def _summary(run: HostedStage) -> dict[str, Any]:
     log = [entry for entry in run.logged() if "reward" in entry]
     figures: dict[str, Any] = {"steps": run.done}
     if log:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from adapters.backends.tinker.stage_run import ATTENTION, MLP
-from adapters.recipe import Recipe
-from adapters.recipe_file import KeyPath
-from adapters.types import Difference, UserError
+from adapters.backends.tinker.stage import ATTENTION, MLP
+from adapters.errors import KeyPath, UserError
+from adapters.recipe.recipe import Recipe
+from adapters.types import Difference
 
 SERVICE_ALPHA = 32
 """LoRA alpha of the public service; it is not a parameter of its API."""

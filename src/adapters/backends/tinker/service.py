@@ -20,11 +20,11 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 import httpx
 import tinker
 
-from adapters import display
-from adapters.backends.tinker.idle import Idle
+from adapters.backends.tinker.idle_time import IdleTimer
 from adapters.backends.tinker.objectives import TrainRow
-from adapters.hosted import Hosted
-from adapters.types import Refused, UserError
+from adapters.console import console
+from adapters.errors import Refused, UserError
+from adapters.recipe.tinker import Hosted
 
 log = logging.getLogger(__name__)
 LOOK_AFTER = 15.0
@@ -40,7 +40,7 @@ class _Pauses(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message about a pause."""
         if "paused" in (text := redact(record.getMessage())):
-            display.console(stderr=True).print(f"waiting for the service: {text}", markup=False)
+            console(stderr=True).print(f"waiting for the service: {text}", markup=False)
 
 
 logging.getLogger("tinker").addHandler(_Pauses())
@@ -130,7 +130,7 @@ class Pending:
             now = time.monotonic()
             if silent is None:
                 silent = now
-                display.console(stderr=True).print(
+                console(stderr=True).print(
                     f"{base_url()} does not answer; waiting up to {self.service.hosted.patience:g} minutes"
                 )
             if now - silent > patience:
@@ -170,7 +170,7 @@ class Service:
     """A session with the service."""
 
     def __init__(self, hosted: Hosted, name: str) -> None:
-        self.hosted, self.idle = hosted, Idle()
+        self.hosted, self.idle = hosted, IdleTimer()
         try:
             self.client = tinker.ServiceClient(user_metadata={"run": name}, display_name=name)
         except (*SDK_ERRORS, AttributeError) as error:  # see `explain`

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.backends.local.training import layout
-from adapters.backends.tinker.account import Tokens
+from adapters.backends.batches import layout
+from adapters.backends.tinker.cost import Tokens
 from adapters.backends.tinker.objectives import TrainRow, parts, sft_rows
 from adapters.backends.tinker.service import logprobs_of
-from adapters.backends.tinker.stage_run import StageRun
-from adapters.stages import Sft
+from adapters.backends.tinker.stage import HostedStage
+from adapters.recipe.stages import Sft
 from adapters.types import Example
 
 EVALUATED_AT_ONCE = 64
 
 
-def train_sft(run: StageRun, stage: Sft) -> dict[str, Any]:
+def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
     """One SFT stage: same batches, same normalisation and same optimizer as the local trainer. Returns its figures."""
     encoder, job = run.encoder, run.job
     prompts = encoder.prompts([e.prompt for e in job.examples])
@@ -54,7 +54,7 @@ def _measure(sent: Sequence[Sequence[TrainRow]]) -> Any:
     return measure
 
 
-def nll(run: StageRun, examples: Sequence[Example]) -> float:
+def nll(run: HostedStage, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood per target token (nats) of the current weights."""
     prompts = run.encoder.prompts([e.prompt for e in examples])
     answers = run.encoder.completions([e.completion or "" for e in examples])

@@ -1,0 +1,63 @@
+"""The signs of a training that goes wrong without failing, whoever trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from adapters.recipe.stages import Health
+
+# TRL's figure, what it means when it stands at 1, and what usually helps.
+NO_SIGNAL = {
+    "frac_reward_zero_std": (
+        "no group of completions differs in reward, so nothing is learnt",
+        "raise temperature or group_size, use harder or noisier rows, or a finer reward",
+    ),
+    "completions/clipped_ratio": (
+        "every completion is cut at max_completion_length",
+        "raise max_completion_length, or train the stage before until the model stops by itself",
+    ),
+}
+
+
+class HealthError(RuntimeError):
+    """A training that was stopped because going on would only cost."""
+
+
+class Finding(NamedTuple):
+    """What is wrong, what usually helps, and whether it ends the training."""
+
+    what: str
+    remedy: str
+    fatal: bool
+
+
+class HealthMonitor:
+    """Follows the figures of a stage's steps, by the thresholds of its `health:`."""
+
+    def __init__(self, health: Health) -> None:
+        self.health = health
+        self.stuck = dict.fromkeys(NO_SIGNAL, 0)
+
+    def update(self, logs: Mapping[str, Any]) -> Finding | None:
+        """Judge the figures of one more step; what ends the training comes before what is worth a warning."""
+        figures = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(figures.get(name, 0.0)):
+                return Finding(f"{name} is {figures[name]}", "lower learning_rate, or use bf16 or fp32", True)
+        limit, kl = self.health.max_kl, figures.get("kl", 0.0)
+        if limit is not None and not kl <= limit:
+            remedy = "lower learning_rate, raise beta, or raise health.max_kl"
+            return Finding(f"the KL to the reference is {kl:g}, above {limit:g}", remedy, True)
+        most = self.health.stuck_steps
+        if most is None:
+            return None
+        found = []
+        for name, (what, remedy) in NO_SIGNAL.items():
+            if name in figures:
+                self.stuck[name] = self.stuck[name] + 1 if figures[name] >= 1 else 0
+            steps = self.stuck[name]
+            if steps and (steps >= most or steps == most // 2):
+                found.append(Finding(f"for {steps} steps {what}", remedy, steps >= most))
+        return max(found, key=lambda f: f.fatal, default=None)

@@ -1,0 +1,221 @@
+"""The tokens that every user of a prompt really gets, and what a chat template may do to them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+from trl import GRPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from adapters.backends.local import training
+from adapters.backends.local.dpo import _pairs
+from adapters.backends.local.generate import LocalSampler
+from adapters.backends.local.model import Encoder
+from adapters.errors import UserError
+from adapters.types import Example, Message
+
+OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$", re.IGNORECASE)
+
+
+def sft(encoder: Encoder, example: Example) -> list[int]:
+    """The masked tokens of the row that SFT trains on."""
+    [row] = training._tokens(encoder, [example])
+    return [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
+
+
+def grpo(encoder: Encoder, example: Example) -> list[int]:
+    """What TRL's own trainer makes of the prompt; its method is called, not copied."""
+    trainer = SimpleNamespace(
+        processing_class=encoder.tokenizer,
+        chat_template=None,
+        chat_template_kwargs=encoder.template,
+        tools=None,
+        environment_factories=None,
+        _is_vlm=False,
+    )
+    ids: list[int] = list(GRPOTrainer._tokenize_prompts(trainer, [list(example.prompt)])[0][0])
+    return ids
+
+
+def dpo(encoder: Encoder, example: Example) -> list[int]:
+    """The masked tokens of the pair that DPO trains on, by TRL's own collator; of both sides, where they differ."""
+    chosen, rejected = (masked for masked, _ in _sides(encoder, example))
+    return chosen if chosen == rejected else chosen + rejected
+
+
+def evaluation(encoder: Encoder, example: Example) -> list[int]:
+    """What reaches `generate` in an evaluation, padding left out."""
+    model = _Recorder(encoder.end)
+    LocalSampler(model, encoder, 0, 1)([example.prompt], max_new_tokens=1, batch_size=1, progress=lambda *_: None)
+    return model.ids
+
+
+def usage(encoder: Encoder, example: Example) -> list[int]:
+    """What somebody gets who loads the tokenizer from the published folder, as the model card shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.tokenizer.save_pretrained(folder)
+        published = AutoTokenizer.from_pretrained(folder)
+    return _rendered(published, example.prompt, **encoder.template)
+
+
+VIEWS: dict[str, Callable[[Encoder, Example], list[int]]] = {
+    "sft": sft,
+    "grpo": grpo,
+    "dpo": dpo,
+    "evaluation": evaluation,
+    "model card": usage,
+}
+
+
+class _Recorder:
+    """A model that remembers what it is asked."""
+
+    def __init__(self, end: int) -> None:
+        self.generation_config = GenerationConfig(eos_token_id=end)
+        self.config = LlamaConfig(num_hidden_layers=1)
+        self.device, self.end = torch.device("cpu"), end
+        self.ids: list[int] = []
+
+    def forward(self) -> None:
+        """Takes no positions, for which the sampler leaves the decoding to `generate`, with the whole prompt."""
+
+    def generate(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.ids = input_ids[0][attention_mask[0].bool()].tolist()
+        return torch.cat([input_ids, torch.tensor([[self.end]])], dim=1)
+
+
+def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+    """The first example (and the first pair) as the trainer sees it, every view of its prompt, and what is wrong.
+
+    `examples` are of all stages; `kinds` are the recipe's stage kinds, of which only those named in `VIEWS` are
+    compared, beside evaluation and the card. Raises UserError when the template refuses the prompt.
+    """
+    first = next((e for e in examples if e.completion is not None), examples[0])
+    pair = next((e for e in examples if e.rejected is not None), None) if "dpo" in kinds else None
+    try:
+        prompt = encoder.prompts([first.prompt])[0]
+    except Exception as error:  # a template may raise anything
+        raise UserError(
+            f"the chat template refuses the prompt of row {first.id!r}: {error}", at=("model", "base")
+        ) from error
+    errors, warnings = _problems(encoder, first, prompt)
+    shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair is first else [first, pair])]
+    for one in shown:
+        if one["different"]:
+            odd = ", ".join(one["different"])
+            errors.append(f"{odd} would not get the prompt that the others get; the difference is shown above")
+    return {
+        "shown": shown,
+        "end_token": encoder.tokenizer.decode([encoder.end]),
+        "errors": list(dict.fromkeys(errors)),
+        "warnings": warnings,
+        **_masks(encoder, examples),
+    }
+
+
+def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str, Any]:
+    """One example: its prompt, its target and its rejected side token by token, and every view of its prompt."""
+    prompt = encoder.prompts([example.prompt])[0]
+    names = [n for n in VIEWS if n in ("evaluation", "model card") or n in kinds]
+    if example.rejected is None:
+        names = [n for n in names if n != "dpo"]
+    views = {name: VIEWS[name](encoder, example) for name in names}
+    learned, rejected = (
+        [] if text is None else encoder.completions([text])[0] for text in (example.completion, example.rejected)
+    )
+    return {
+        "id": example.id,
+        "prompt": _pieces(encoder, prompt),
+        "learned": _pieces(encoder, learned),
+        "rejected": _pieces(encoder, rejected),
+        "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
+        "different": [name for name, ids in views.items() if ids != prompt],
+    }
+
+
+def _sides(encoder: Encoder, example: Example) -> list[tuple[list[int], list[int]]]:
+    """Masked and learned tokens of the chosen and of the rejected side, as TRL's collator makes a batch of them."""
+    batch = DataCollatorForPreference(pad_token_id=encoder.end)(list(_pairs(encoder, [example])))
+    sides = zip(*(batch[name].tolist() for name in ("input_ids", "attention_mask", "completion_mask")), strict=True)
+    out = []
+    for ids, seen, learned in sides:
+        held = [(i, bool(mask)) for i, real, mask in zip(ids, seen, learned, strict=True) if real]
+        out.append(([i for i, mask in held if not mask], [i for i, mask in held if mask]))
+    return out
+
+
+def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[list[str], list[str]]:
+    errors, warnings = [], []
+    tokenizer, messages = encoder.tokenizer, example.prompt
+    text = tokenizer.decode(prompt)
+    thinking = encoder.template["enable_thinking"]
+    answer = example.completion or ""
+    if opened := OPEN_THOUGHT.search(text):
+        where = f"the prompt ends with {opened.group().strip()!r}"
+        if not thinking:
+            errors.append(
+                f"model.thinking is false, but {where}: this template has no such switch, and answers would be trained "
+                "inside a thought. Use an instruct model that does not think, or set model.thinking: true"
+            )
+        elif f"</{opened.group(1)}>" not in answer:
+            warnings.append(f"model.thinking is true and {where}, but the targets hold no thought and do not close it")
+    bare = _rendered(tokenizer, messages, add_generation_prompt=False, **encoder.template)
+    if bare == prompt:
+        errors.append("the chat template ignores add_generation_prompt: the prompt does not say that an answer follows")
+    plain = _rendered(tokenizer, messages)
+    if plain != prompt:
+        warnings.append(
+            "without the template's switch (enable_thinking: "
+            f"{str(thinking).lower()}) a user gets another prompt, which ends with {tokenizer.decode(plain)[-40:]!r}; "
+            "the card's snippet passes it, and servers must too"
+        )
+    written = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, tokenize=False, **encoder.template
+    )
+    if tokenizer(written)["input_ids"] != prompt:
+        warnings.append(
+            "the rendered prompt, tokenized as plain text, gets other tokens (a second start token, mostly)"
+        )
+    if "strftime_now" in str(tokenizer.chat_template):
+        warnings.append("the chat template writes today's date into the prompt: it will differ from the one trained on")
+    return errors, warnings
+
+
+def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
+    """Rows whose target would end without, or before, its end token; of a pair, both sides."""
+    some = [e for e in examples if e.completion is not None][:sample]
+    pairs = [e for e in examples if e.rejected is not None][:sample]
+    rows = list(training._tokens(encoder, some)) if some else []
+    lost = {id(e) for e, row in zip(some, rows, strict=True) if row["labels"][-1] != encoder.end}
+    lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
+    specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
+    pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
+    texts = [
+        (f"{e.completion or ''}\n{e.rejected or ''}", e.prompt[-1]["content"] if e.prompt else "") for e in examples
+    ]
+    found = [[bool(pattern and pattern.search(text)) for text in pair] for pair in texts]
+    return {
+        "looked_at": len({id(e) for e in (*some, *pairs)}),
+        "end_token_lost": len(lost),
+        "special_in_target": sum(target for target, _ in found),
+        "special_in_prompt": sum(prompt for _, prompt in found),
+    }
+
+
+def _pieces(encoder: Encoder, ids: Sequence[int]) -> list[str]:
+    return [encoder.tokenizer.decode([i]) for i in ids]
+
+
+def _rendered(
+    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True, **template: Any
+) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True, **template
+    )["input_ids"]
+    return ids

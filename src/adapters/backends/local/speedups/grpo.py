@@ -1,0 +1,170 @@
+"""What a GRPO step of TRL computes twice or for nothing, left out. Losses, gradients and odds stay what they are.
+
+TRL pads all rows of a step to its longest prompt and its longest completion, and shuffles them before it cuts them into
+forward passes; one completion that never ends makes every pass as long. When it generates, it reads each prompt for
+every completion of its group, and goes on with rows that have ended until the last one ends. How much that is:
+docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import trl.trainer.grpo_trainer as trl_grpo
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import GRPOConfig
+
+from adapters.backends.local.speedups.decoding import can_share, decode, new_cache
+from adapters.backends.local.speedups.padding_free import in_use
+
+COLUMNS = {"input_ids", "attention_mask", "labels"}
+"""What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
+SAMPLING = {
+    *("max_new_tokens", "do_sample", "temperature", "pad_token_id", "bos_token_id", "eos_token_id"),
+    *("disable_compile", "transformers_version"),
+}
+"""What a generation config may say beside rules about tokens."""
+
+
+@contextmanager
+def lean(model: Any, args: GRPOConfig) -> Iterator[None]:
+    """Train `model` (a PeftModel) with GRPO inside of this."""
+    trim = TrimPadding()
+    hooks = [
+        model.register_forward_pre_hook(trim.cut, with_kwargs=True),
+        model.register_forward_hook(trim.fill),
+    ]
+    shuffle = trl_grpo.shuffle_sequence_dict
+    if not _order_matters(args) and not in_use(model):
+        trl_grpo.shuffle_sequence_dict = _by_length
+    # Under ZeRO-3 all processes must make the same forward passes; one whose prompts all differ would make one less.
+    if can_share(model.get_base_model()) and not is_deepspeed_zero3_enabled():
+        model.generate = _Generate(model)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        trl_grpo.shuffle_sequence_dict = shuffle
+        vars(model).pop("generate", None)
+
+
+class TrimPadding:
+    """Cuts the columns that are padding in every row off a pass that scores tokens, and fills its output up again."""
+
+    def __init__(self) -> None:
+        self.behind = 0
+
+    def cut(self, model: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """A forward pre-hook. Callers count columns from the right, so none is missed on the left."""
+        self.behind = 0
+        if _tensors(kwargs) != COLUMNS:
+            return None
+        mask = kwargs["attention_mask"]
+        used = mask.any(dim=0).nonzero().flatten().tolist()
+        self.behind = mask.shape[1] - used[-1] - 1
+        columns = slice(used[0], used[-1] + 1)
+        return args, {**kwargs, **{k: kwargs[k][:, columns] for k in COLUMNS}}
+
+    def fill(self, model: Any, args: Any, output: Any) -> None:
+        """A forward hook."""
+        if self.behind:
+            for name in ("log_probs", "entropy"):
+                if (held := getattr(output, name, None)) is not None:
+                    setattr(output, name, pad(held, (0, self.behind)))
+
+
+def _tensors(given: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in given.items() if isinstance(value, torch.Tensor)}
+
+
+def _order_matters(args: GRPOConfig) -> bool:
+    # What is a mean over the tokens of one forward pass depends on which rows share it.
+    return bool(
+        args.loss_type == "bnpo"
+        or args.top_entropy_quantile < 1
+        or args.entropy_coef
+        or args.use_adaptive_entropy
+        or args.steps_per_generation > args.gradient_accumulation_steps
+    )
+
+
+def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
+    """Longest prompt first, a group's completions by length: instead of TRL's random order of a step's rows."""
+    torch.randperm(len(batch["prompt_mask"]))  # what the shuffle draws: all later draws stay the same
+    lengths = zip(batch["prompt_mask"].sum(1).tolist(), batch["completion_mask"].sum(1).tolist(), strict=True)
+    order = [n for n, _ in sorted(enumerate(lengths), key=lambda row: row[1], reverse=True)]
+
+    def ordered(values: Any) -> Any:
+        if values is None or (isinstance(values, torch.Tensor) and not values.ndim):
+            return values
+        return values[order] if isinstance(values, torch.Tensor) else [values[n] for n in order]
+
+    return {name: ordered(values) for name, values in batch.items()}
+
+
+class _Generate:
+    """`model.generate` that reads every distinct prompt once, and spends nothing on rows that have ended."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.generate = model, model.generate
+
+    def __call__(
+        self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any, **rest: Any
+    ) -> torch.Tensor:
+        """See `GenerationMixin.generate`, which is used when the config changes more than the temperature."""
+        width = input_ids.shape[1]
+        if rest or width == 1 or not _only_temperature(generation_config):
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, **rest}
+            out: torch.Tensor = self.generate(**given, generation_config=generation_config)
+            return out
+        _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
+        places = group.tolist()
+        first = [places.index(n) for n in range(max(places) + 1)]
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        cache, model = new_cache(self.model.get_base_model()), self.model.base_model
+        with torch.no_grad():
+            model(
+                input_ids=input_ids[first, :-1],
+                attention_mask=attention_mask[first, :-1],
+                position_ids=positions[first, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache.batch_select_indices(group)
+            answers = decode(
+                model,
+                input_ids[:, -1:],
+                attention_mask,
+                positions[:, -1:],
+                cache,
+                limits=[generation_config.max_new_tokens] * len(input_ids),
+                stops=set(generation_config.eos_token_id),
+                choose=lambda logits: _drawn(logits / generation_config.temperature),
+            )
+        rows = [torch.tensor(answer, device=input_ids.device) for answer in answers]
+        padded = pad_sequence(rows, batch_first=True, padding_value=generation_config.pad_token_id)
+        return torch.cat([input_ids, padded], dim=1)
+
+
+def _drawn(logits: torch.Tensor) -> torch.Tensor:
+    return torch.multinomial(logits.softmax(-1), 1)[:, 0]
+
+
+def _only_temperature(config: Any) -> bool:
+    # Values that change nothing, whichever of the two ways to say so was chosen.
+    off = {"top_p": (None, 1.0), "top_k": (None, 0), "repetition_penalty": (None, 1.0), "min_p": (None,)}
+    given = config.to_diff_dict()
+    rules = given.keys() - {*off, *SAMPLING}
+    return bool(
+        config.do_sample
+        and isinstance(config.eos_token_id, list)
+        and not rules
+        and all(getattr(config, name) in values for name, values in off.items())
+    )

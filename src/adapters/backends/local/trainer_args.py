@@ -1,0 +1,188 @@
+"""A stage's settings as TRL's config arguments, and the check of what a recipe passes through to TRL."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from pydantic import TypeAdapter, ValidationError
+from trl import DPOConfig, GRPOConfig, SFTConfig
+
+from adapters.backends.jobs import Job
+from adapters.backends.local.model import on_gpu, precision
+from adapters.errors import KeyPath, UserError, hint
+from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Dpo, Grpo, Stage
+
+CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig}
+LOSSES = {
+    "sft": ("nll", "dft"),
+    "grpo": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "dpo": (
+        *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"),
+        *("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"),
+    ),
+}
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+DIVERGENCE_LOSSES = LOSSES["dpo"][:8]  # the losses that TRL computes with another divergence than reverse_kl
+# TRL options that a recipe key already decides; two spellings of one thing could contradict each other.
+OWNED = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "per_device_train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "generation_batch_size": "batch_size",
+    "steps_per_generation": "batch_size",
+    "num_generations": "group_size",
+    "temperature": "temperature",
+    "beta": "beta",
+    "scale_rewards": "advantage",
+    "max_length": "max_length",
+    "max_completion_length": "max_completion_length",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+    "save_steps": "save_every",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "reward_weights": "rewards[].weight",
+    "train_sampling_strategy": "group_by_length",
+    "length_column_name": "group_by_length",
+}
+ELSEWHERE = {
+    "seed": "the recipe's seed",
+    "bf16": "model.precision",
+    "fp16": "model.precision",
+    "output_dir": "run_dir",
+    "report_to": "report_to",
+    "chat_template_kwargs": "model.thinking",
+    "chat_template_path": "the base model: training on another template than inference renders is a trap",
+    "eos_token": "the chat template: the token that ends a turn is learned and stops generation",
+    "push_to_hub": "adapters publish",
+    "hub_token": "the environment: HF_TOKEN, or hf auth login",
+    "logging_steps": "the run itself: GRPO and DPO log every step, SFT about a hundred times",
+    "save_strategy": "save_every",
+    "save_total_limit": "the run itself: two checkpoints are kept",
+    "logging_nan_inf_filter": "the run itself: a loss that is not finite stops it",
+    "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
+    "packing": "the run itself: each row is a sequence of its own",
+    "dataset_kwargs": "the run itself: the trainer gets ready tokens",
+    "disable_dropout": "the run itself: policy and reference must agree at the start",
+    "precompute_ref_log_probs": "the run itself: DPO's reference is computed once, before the first step",
+    "precompute_ref_batch_size": "micro_batch_size",
+    "sync_ref_model": "reference: it stays what the recipe names",
+    "truncation_mode": "max_length: nothing is cut, pairs that are longer are dropped and counted",
+    "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
+}
+
+
+def check_options(stage: Stage, at: KeyPath) -> None:
+    """Check a stage's `trl:` section against TRL's own config class: names, types, and keys the recipe owns."""
+    config = CONFIGS[stage.kind]
+    fields = {f.name: f for f in dataclasses.fields(config) if f.init}
+    hints = typing.get_type_hints(config)
+    for name, value in stage.trl.items():
+        key = (*at, "trl", name)
+        if name in OWNED:
+            raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
+        if name in ELSEWHERE:
+            raise UserError(f"this is decided by {ELSEWHERE[name]}.", at=key)
+        if name not in fields:
+            raise UserError(f"{config.__name__} has no such option.{hint(name, list(fields))}", at=key)
+        if name == "loss_type" and isinstance(stage, Dpo) and isinstance(value, str):
+            value = [value]  # as DPOConfig itself takes it
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
+        except ValidationError as error:
+            raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
+    choices = LOSSES[stage.kind]
+    given = stage.trl.get("loss_type", choices[0])
+    losses = given if isinstance(given, list) else [given]
+    if unknown := [loss for loss in losses if loss not in choices]:
+        raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
+    if isinstance(stage, Dpo):
+        _check_preference(stage.trl, losses, (*at, "trl"))
+    if stage.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise UserError("vLLM is not installed: pip install 'extraction-adapters[vllm]'.", at=(*at, "trl", "use_vllm"))
+    micro_batch(stage, at)
+    try:  # the config class's own checks, which would otherwise run after the stages before this one
+        rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.kind == "grpo" else {}
+        config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **stage.trl)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
+
+
+def _check_preference(trl: Mapping[str, Any], losses: Sequence[str], at: KeyPath) -> None:
+    """What DPOTrainer itself would refuse only after the stages before this one have run."""
+    divergence = trl.get("f_divergence_type", DIVERGENCES[0])
+    if divergence not in DIVERGENCES:
+        raise UserError(f"TRL has no such divergence.{hint(divergence, DIVERGENCES)}", at=(*at, "f_divergence_type"))
+    if divergence != DIVERGENCES[0] and (odd := set(losses) - set(DIVERGENCE_LOSSES)):
+        raise UserError(f"the loss {min(odd)} has no form with {divergence}.", at=(*at, "f_divergence_type"))
+    if "exo_pair" in losses and not trl.get("label_smoothing"):
+        raise UserError("exo_pair needs label_smoothing above 0, such as 1e-3.", at=(*at, "loss_type"))
+    if trl.get("use_weighting") and {"aot", "aot_unpaired"} & set(losses):
+        raise UserError("use_weighting does not go with the aot losses.", at=(*at, "use_weighting"))
+
+
+def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
+    """Rows per process and forward pass, and how many such passes make the global batch of one step.
+
+    A row of DPO is a pair, two sequences.
+    """
+    world = PartialState().num_processes
+    rows = stage.batch_size * (stage.group_size if isinstance(stage, Grpo) else 1)
+    if rows % world:
+        raise UserError(f"a global batch of {rows} rows cannot be shared by {world} processes.", at=(*at, "batch_size"))
+    share = rows // world
+    most = 4 if isinstance(stage, Dpo) else 8
+    micro = stage.micro_batch_size or max(m for m in range(1, min(most, share) + 1) if share % m == 0)
+    if share % micro:
+        raise UserError(f"{micro} does not divide the {share} rows of a process.", at=(*at, "micro_batch_size"))
+    return micro, share // micro
+
+
+def options(stage: Stage, recipe: Recipe, folder: Path, job: Job) -> dict[str, Any]:
+    """Arguments that the trainers share."""
+    micro, accumulate = micro_batch(stage)
+    steps = job.steps
+    kind = precision(recipe.model)
+    # A launcher's config file may have put another precision here, and it would win over the arguments below.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if kind == "fp32" else kind
+    checkpointing = on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulate,
+        "max_steps": steps,
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup"
+        if stage.schedule == "constant" and stage.warmup
+        else stage.schedule,
+        "warmup_steps": math.ceil(stage.warmup * steps),
+        "weight_decay": stage.weight_decay,
+        "seed": recipe.seed,
+        "bf16": kind == "bf16",
+        "fp16": kind == "fp16",
+        "use_cpu": not on_gpu(),
+        "gradient_checkpointing": checkpointing,
+        "logging_steps": max(1, steps // 100) if stage.kind == "sft" else 1,
+        "save_steps": stage.save_every or max(1, steps // 10),
+        "save_total_limit": None,  # checkpoints.py drops the old ones
+        "logging_nan_inf_filter": False,  # it would hide a loss that is not finite
+        "report_to": list(recipe.report_to) or "none",
+        "run_name": f"{recipe.name}-{stage.kind}",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu(),
+        "ddp_find_unused_parameters": False,
+        "push_to_hub": False,
+        **stage.trl,
+    }

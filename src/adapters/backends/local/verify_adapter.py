@@ -1,0 +1,185 @@
+"""What a bundle does when it is loaded: tensors, keys, logits, greedy answers. Run in a process of its own.
+
+    python -m adapters.backends.local.verify_adapter SPEC.json FACTS.json
+
+SPEC: `bundle`, `base` and `revision` to load, `model` (the recipe's section), `probes` ({prompt, completion,
+truncated}, answers of the training process), `example` (a prompt), `max_new_tokens`, and whether the answers come from
+`elsewhere`: a hosted trainer with an arithmetic of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer
+
+from adapters.backends.adapter_folder import WEIGHTS
+from adapters.backends.local.base_model import Base
+from adapters.backends.local.model import Encoder, load_base, mismatch, on_gpu, precision, prepare_cpu
+from adapters.files import write_json
+from adapters.recipe.recipe import Model
+
+# Two runs of one model differ by rounding: merged or not, alone or in a batch. A step at which the two best tokens
+# are nearer than this share of the largest logit (a few units of the type's last place) may go either way.
+TIES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts and checks of a bundle: {"checks": [[name, passed, detail], …], and what the card says of the model}."""
+    bundle = Path(spec["bundle"])
+    stored = load_file(bundle / WEIGHTS)
+    checks = [_tensors(stored)]
+    facts: dict[str, Any] = {"parameters": sum(t.numel() for t in stored.values()), "checks": checks}
+    if not checks[0][1]:
+        return facts
+    config = Model.model_validate(spec["model"])
+    base = Base(spec["base"], spec["base"], spec["revision"])
+    model = load_base(base, config)
+    outer = (AutoConfig.from_pretrained(base.load, revision=base.revision).architectures or [type(model).__name__])[0]
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    facts |= {"class": type(model).__name__, "base_class": outer, "tied": tied, "dtype": str(model.dtype)[6:]}
+    checks.append(_embeddings(stored, tied))
+    try:
+        peft = PeftModel.from_pretrained(model, str(bundle))
+    except (ValueError, RuntimeError) as error:  # no such modules, other shapes
+        checks.append(["keys", False, f"{facts['class']} cannot load it: {str(error).splitlines()[0]}"])
+        return facts
+    checks.append(_keys(peft, stored, bundle, facts["class"]))
+    if not checks[-1][1]:
+        return facts
+    if precision(config) == "bf16" and not on_gpu():
+        peft = peft.to(torch.bfloat16)  # as the evaluation's sampler does
+    peft = peft.to(torch.accelerator.current_accelerator() if on_gpu() else "cpu").eval()
+    encoder = Encoder(AutoTokenizer.from_pretrained(bundle), config.thinking)
+    prompts = encoder.prompts([p["prompt"] for p in spec["probes"]] + [spec["example"]])
+    checks.append(_change(peft, prompts, facts["class"]))
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [] if own is None else [own]
+    facts["end_token"] = None if encoder.end in own else encoder.tokenizer.convert_ids_to_tokens(encoder.end)
+    checks.append(_answers(peft, encoder, sorted({*own, encoder.end}), prompts, spec))
+    return facts
+
+
+def _tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
+    name = "tensors"
+    if not stored:
+        return [name, False, "the file holds no tensor"]
+    if odd := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
+        return [name, False, f"{len(odd)} tensors are not finite, such as {odd[0]}"]
+    if empty := [k for k, t in stored.items() if t.numel() == 0]:
+        return [name, False, f"{len(empty)} tensors are empty, such as {empty[0]} (a sharded save?)"]
+    second = {k: t for k, t in stored.items() if ".lora_B." in k}
+    moved = sum(bool(t.abs().max() > 0) for t in second.values())
+    if not moved:
+        return [name, False, "every B matrix is zero: the adapter changes nothing"]
+    return [name, True, f"{len(stored)} finite tensors; {moved} of {len(second)} B matrices are not zero"]
+
+
+def _embeddings(stored: Mapping[str, torch.Tensor], tied: bool) -> list[Any]:
+    found = [k for k in stored if "embed_tokens" in k or "lm_head" in k]
+    if found:
+        fate = "would part the tied embeddings" if tied else "cannot be served by vLLM"
+        return ["embeddings", False, f"{found[0]} is in the adapter, and {fate}"]
+    return ["embeddings", True, f"not touched (the base {'ties' if tied else 'does not tie'} them)"]
+
+
+def _keys(peft: PeftModel, stored: Mapping[str, torch.Tensor], bundle: Path, name: str) -> list[Any]:
+    result = set_peft_model_state_dict(peft, dict(stored))
+    missing = [k for k in result.missing_keys if ".lora_" in k]
+    unexpected = list(result.unexpected_keys)
+    for what, keys in (("missing", missing), ("unexpected", unexpected)):
+        if keys:
+            return ["keys", False, f"{name}: {len(keys)} {what}, such as {keys[0]}"]
+    if problem := mismatch(peft, bundle):
+        return ["keys", False, f"{name}: {problem}"]
+    return ["keys", True, f"{name}: all {len(stored)} arrive, none is missing or unexpected"]
+
+
+@torch.inference_mode()
+def _change(peft: PeftModel, prompts: Sequence[list[int]], name: str) -> list[Any]:
+    changes = []
+    for ids in prompts:
+        tokens = torch.tensor([ids], device=peft.device)
+        adapted = peft(input_ids=tokens).logits[0, -1].float()
+        with peft.disable_adapter():
+            changes.append(float((adapted - peft(input_ids=tokens).logits[0, -1].float()).abs().max()))
+    least = min(changes)
+    # A do-nothing adapter gives exactly 0; not even NaN passes.
+    return ["logits", least > 0, f"{name}: differ from the base's by {least:.2g} to {max(changes):.2g}"]
+
+
+@torch.inference_mode()
+def _answers(
+    peft: PeftModel, encoder: Encoder, stops: list[int], prompts: Sequence[list[int]], spec: Mapping[str, Any]
+) -> list[Any]:
+    probes = spec["probes"]
+    if not probes:
+        return ["answers", True, "not compared: the run evaluated nothing, so no answers of the training process exist"]
+    equal = near = 0
+    for ids, probe in zip(prompts, probes, strict=False):
+        out = peft.generate(
+            input_ids=torch.tensor([ids], device=peft.device),
+            max_new_tokens=spec["max_new_tokens"],
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            repetition_penalty=None,
+            eos_token_id=stops,
+            pad_token_id=encoder.tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        tokens = out.sequences[0, len(ids) :].tolist()
+        ended = next((n for n, token in enumerate(tokens) if token in stops), None)
+        text = encoder.tokenizer.decode(tokens[:ended], skip_special_tokens=True)
+        wanted = probe["completion"]
+        # Either may have been cut at its own limit; then the other goes on from there.
+        cut = (ended is None and wanted.startswith(text)) or (probe["truncated"] and text.startswith(wanted))
+        if text == wanted or cut:
+            equal += 1
+            continue
+        step, gap, scale = _first_difference(encoder, tokens[:ended], out.logits, wanted)
+        if gap > TIES[torch.bfloat16 if spec["elsewhere"] else peft.dtype] * scale:
+            return [
+                "answers", False,
+                f"other than the training process: {text[:80]!r} instead of {wanted[:80]!r} "
+                f"(token {step}, where the best is ahead by {gap:.2g})",
+            ]  # fmt: skip
+        near += 1
+    if not equal:
+        return ["answers", False, f"none of {len(probes)} greedy answers is the training process's"]
+    detail = f"{equal} of {len(probes)} greedy answers are the training process's to the letter"
+    return ["answers", True, detail + (f", {near} part at a tie of the two best tokens" if near else "")]
+
+
+def _first_difference(
+    encoder: Encoder, tokens: list[int], logits: Sequence[torch.Tensor], wanted: str
+) -> tuple[int, float, float]:
+    """The step at which the text leaves the wanted one, by how much its token led there, and the largest logit."""
+    for n in range(len(tokens)):
+        if not wanted.startswith(encoder.tokenizer.decode(tokens[: n + 1], skip_special_tokens=True).rstrip("\ufffd")):
+            break
+    else:
+        n = len(tokens)  # a prefix of the wanted text: the difference is that it ended here
+    n = min(n, len(logits) - 1)
+    row = logits[n][0].float()
+    best = row.topk(2).values
+    return n, float(best[0] - best[1]), float(row.abs().max())
+
+
+def main() -> None:
+    """Read the specification, write the facts."""
+    prepare_cpu()
+    write_json(Path(sys.argv[2]), verify(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()

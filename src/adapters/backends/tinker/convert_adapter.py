@@ -1,0 +1,203 @@
+"""The adapter comes home: downloaded, renamed for PEFT, rebuilt, checked, and written as any local adapter is.
+
+A service's adapter that is loaded as it comes may load and do nothing: PEFT takes `target_modules` from the config, and
+a config that names none, or too few, makes it drop the other tensors with no more than a warning.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from adapters.backends.adapter_folder import CONFIG, WEIGHTS
+from adapters.backends.local.base_model import Base
+from adapters.backends.local.model import load_adapter, load_base
+from adapters.backends.tinker.service import Sampler, ServiceError
+from adapters.recipe.recipe import Model
+
+KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+SPLIT = re.compile(r"^(?P<module>.+\.in_proj_)(?P<part>[qkv])$")
+TOLERANCE = 0.05
+"""Nats per token, mean of absolute differences, between an adapter here and on the service (which may use bfloat16)."""
+
+
+def peft_name(key: str) -> str:
+    """The service's name of a tensor as PEFT writes it: the prefix, and the names of a text-only causal LM."""
+    name = key if key.startswith("base_model.model.") else f"base_model.model.{key}"
+    name = name.replace(".model.language_model.", ".model.").replace(".unembed_tokens.", ".lm_head.")
+    return re.sub(r"\.layers\.(\d+)\.attn\.", r".layers.\1.self_attn.", name)
+
+
+def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str], int, int]:
+    """The service's tensors under PEFT's names, the adapted modules (paths below the base model), their rank, and
+    what it has grown by: 1 or 3.
+
+    Qwen3.5's linear attention has one input projection where the service adapts its query, key and value thirds each:
+    they become one adapter of three times the rank, A stacked and B block-diagonal, which computes the same. The other
+    modules then get zeros up to that rank, for vLLM knows one rank and one alpha for all. Raises ServiceError for
+    tensors that are no LoRA pair of a linear layer.
+    """
+    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        found = KEY.match(peft_name(key))
+        if found is None or tensor.ndim != 2:
+            raise ServiceError(
+                f"the service's adapter holds {key} {tuple(tensor.shape)}, which is no LoRA pair of a linear layer "
+                "(experts, perhaps); its files are kept beside the stage's checkpoints"
+            )
+        pairs.setdefault(found["module"], {})[found["side"]] = tensor
+    if odd := [module for module, sides in pairs.items() if sides.keys() != {"A", "B"}]:
+        raise ServiceError(f"the service's adapter has one half only of {odd[0]}")
+    ranks = {sides["A"].shape[0] for sides in pairs.values()}
+    if len(ranks) != 1:
+        raise ServiceError(f"the service's adapter has modules of ranks {sorted(ranks)}; one rank was asked for")
+    for module in sorted(m for m in pairs if (s := SPLIT.match(m)) and s["part"] == "q"):
+        stem = module[:-1]
+        thirds = [pairs.pop(stem + part) for part in "qkv" if stem + part in pairs]
+        if len(thirds) != 3:
+            raise ServiceError(f"the service's adapter has not all of {stem}q, k and v")
+        pairs[f"{stem}qkv"] = {
+            "A": torch.cat([t["A"] for t in thirds]),
+            "B": torch.block_diag(*(t["B"] for t in thirds)),  # type: ignore[no-untyped-call]
+        }
+    rank = max(sides["A"].shape[0] for sides in pairs.values())
+    names: dict[str, torch.Tensor] = {}
+    for module, sides in pairs.items():
+        more = rank - sides["A"].shape[0]
+        padded = {
+            "A": torch.nn.functional.pad(sides["A"], (0, 0, 0, more)),
+            "B": torch.nn.functional.pad(sides["B"], (0, more)),
+        }
+        names |= {f"base_model.model.{module}.lora_{side}.weight": t.contiguous() for side, t in padded.items()}
+    return names, sorted(pairs), rank, rank // ranks.pop()
+
+
+def rebuild_config(held: Mapping[str, Any], rank: int, grown: int, targets: Sequence[str], base: Base) -> LoraConfig:
+    """A config that says what the tensors are, whatever the service's own says or leaves out.
+
+    The scale is alpha over rank: a rank that has grown takes alpha with it.
+    """
+    alpha = held.get("lora_alpha")
+    if not alpha:
+        raise ServiceError("the service's adapter does not say its lora_alpha")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha * grown,
+        lora_dropout=0.0,
+        target_modules=list(targets),
+        inference_mode=True,
+    )
+    config.base_model_name_or_path, config.revision = base.hub_id, base.revision
+    return config
+
+
+def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
+    """Turn the downloaded files into an adapter directory and prove its shape against the base model's architecture.
+
+    Needs the base model's config only, no weights. Raises ServiceError when a tensor would not find its module.
+    Returns rank, alpha and target modules.
+    """
+    held = json.loads((raw / CONFIG).read_text(encoding="utf-8"))
+    tensors, modules, rank, grown = convert(load_file(raw / WEIGHTS))
+    _prove(tensors)
+    leaves = sorted({module.rpartition(".")[2] for module in modules})
+    problem = None
+    for targets in (leaves, modules):  # short names, unless they would also match what was not trained
+        config = rebuild_config(held, rank, grown, targets, base)
+        problem = misfit(config, tensors, base)
+        if problem is None:
+            break
+    if problem is not None:
+        raise ServiceError(f"the service's adapter does not fit {base.load}: {problem}")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+    return {"rank": config.r, "lora_alpha": config.lora_alpha, "target_modules": leaves}
+
+
+def _prove(tensors: Mapping[str, torch.Tensor]) -> None:
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ServiceError(f"the trained adapter is not finite: {bad[0]}")
+    if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
+        raise ServiceError("training left every B matrix at zero: the adapter would change nothing")
+
+
+def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) -> str | None:
+    """What PEFT would not find, or find too much of, putting these tensors on the base; None when all is in place."""
+    architecture = AutoConfig.from_pretrained(base.load, revision=base.revision)
+    trial = copy.deepcopy(config)  # PEFT writes the model's path into the config it is given
+    trial.base_model_name_or_path = base.load
+    try:
+        with torch.device("meta"):
+            model = get_peft_model(AutoModelForCausalLM.from_config(architecture), trial)
+    except ValueError as error:
+        return str(error).splitlines()[0]
+    wanted = {n: tuple(t.shape) for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    if odd := sorted(wanted.keys() ^ tensors.keys()):
+        return f"{len(odd)} tensors are on one side only, such as {odd[0]}"
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            return f"{name} is {tuple(tensor.shape)}, and the base model wants {wanted[name]}"
+    return None
+
+
+def weights_fit_here(base: Base) -> bool:
+    """Whether the base model's weights are on this machine and small enough to load in float32."""
+    folder = Path(base.load)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(base.load, revision=base.revision, local_files_only=True))
+        except OSError:
+            return False
+    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return 0 < size * 3 < memory
+
+
+@torch.inference_mode()
+def compare(
+    folder: Path, base: Base, model: Model, sampler: Sampler, texts: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Log-probabilities of the adapter here and on the service, on the same tokens.
+
+    Returns mean and highest absolute difference per token, and the mean difference of the bare base model for
+    comparison. Raises ServiceError when adapter and service disagree.
+    """
+    asked = [sampler.logprobs(text) for text in texts]
+    bare = load_base(base, model).eval()
+    alone = [_logprobs(bare, text) for text in texts]
+    peft = load_adapter(bare, folder, base, trainable=False).eval()
+    here = [_logprobs(peft, text) for text in texts]
+    there = [torch.tensor([float(v) for v in p.result()[1:]]) for p in asked]
+    differences = torch.cat([(a - b).abs() for a, b in zip(here, there, strict=True)])
+    without = torch.cat([(a - b).abs() for a, b in zip(alone, there, strict=True)]).mean()
+    figures = {
+        "home_difference": float(differences.mean()),
+        "home_difference_max": float(differences.max()),
+        "base_difference": float(without),
+    }
+    if figures["home_difference"] > TOLERANCE or (without > TOLERANCE and differences.mean() > without / 2):
+        raise ServiceError(
+            f"the downloaded adapter is not what the service trained: its log-probabilities differ by "
+            f"{figures['home_difference']:.3f} per token (the bare base model's by {float(without):.3f})"
+        )
+    return figures
+
+
+def _logprobs(model: Any, tokens: Sequence[int]) -> torch.Tensor:
+    ids = torch.tensor([list(tokens)], device=model.device)
+    logits: torch.Tensor = model(input_ids=ids).logits[0, :-1].float()
+    return logits.log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1).cpu()

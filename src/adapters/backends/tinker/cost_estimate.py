@@ -1,0 +1,58 @@
+"""Tokens and dollars before they are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from adapters.backends.jobs import Evaluation, Job
+from adapters.backends.tinker.cost import Tokens
+from adapters.recipe.tinker import Hosted
+from adapters.types import Message
+
+Prompts = Callable[[Sequence[Sequence[Message]]], list[list[int]]]
+
+
+def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation], hosted: Hosted) -> list[str]:
+    """A line a stage, one for evaluation, one for all; answers are taken to be as long as the gold ones."""
+    entries = {job.name: stage_tokens(job, prompts) for job in jobs}
+    read = sum(len(p) for t in tests for p in prompts([e.prompt for e in t.examples]))
+    models = len(jobs) + 1
+    most = sum(t.max_new_tokens * len(t.examples) for t in tests)
+    if tests:
+        entries["evaluation, at most"] = Tokens(prefill=models * read, sample=models * most)
+    total = sum(entries.values(), Tokens())
+    lines = [f"{name}: about {_said(tokens, hosted)}" for name, tokens in entries.items()]
+    lines.append(f"in all about {total.total:,} tokens" + _dollars(total, hosted))
+    limits = [f"{hosted.max_tokens:,} tokens"] if hosted.max_tokens else []
+    limits += [f"${hosted.max_cost:g}"] if hosted.max_cost else []
+    if limits:
+        lines[-1] += f"; the run stops at {' or '.join(limits)}"
+    return lines
+
+
+def stage_tokens(job: Job, prompts: Prompts) -> Tokens:
+    """What a stage will use. For GRPO an answer is taken to be as long as the median gold one."""
+    stage: Any = job.stage
+    rows = job.steps * stage.batch_size
+    held = prompts([e.prompt for e in job.examples])
+    read = round(rows * sum(map(len, held)) / len(held))
+    answer = job.tokens.get("completion_p50", 0)
+    both = round(read + rows * answer)
+    if stage.kind == "sft":
+        return Tokens(train=both)
+    if stage.kind == "dpo":
+        return Tokens(prefill=4 * both, train=2 * both)
+    group = stage.group_size
+    written = round(rows * group * answer)
+    whole = read * group + written
+    return Tokens(prefill=read + whole * ((stage.beta > 0) + (stage.temperature != 1)), sample=written, train=whole)
+
+
+def _said(tokens: Tokens, hosted: Hosted) -> str:
+    named = {"read": tokens.prefill, "written": tokens.sample, "trained": tokens.train}
+    return ", ".join(f"{count:,} {name}" for name, count in named.items() if count) + _dollars(tokens, hosted)
+
+
+def _dollars(tokens: Tokens, hosted: Hosted) -> str:
+    return f" (${tokens.dollars(hosted.prices):.2f})" if hosted.prices else ""

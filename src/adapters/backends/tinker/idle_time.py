@@ -1,0 +1,39 @@
+"""How long the service waits for us."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+
+class IdleTimer:
+    """Measures the share of wall time in which the service has nothing of ours to do."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.open = 0
+        self.idle = 0.0
+        self.first = self.free_since = 0.0
+
+    def sent(self) -> None:
+        """A request is on its way."""
+        with self.lock:
+            now = time.monotonic()
+            if not self.first:
+                self.first = now
+            elif self.open == 0:
+                self.idle += now - self.free_since
+            self.open += 1
+
+    def answered(self, _: Any = None) -> None:
+        """A request is answered."""
+        with self.lock:
+            self.open -= 1
+            self.free_since = time.monotonic()
+
+    def share(self) -> float:
+        """IdleTimer seconds over seconds between the first request and the last answer."""
+        with self.lock:
+            wall = self.free_since - self.first
+            return self.idle / wall if wall > 0 else 0.0

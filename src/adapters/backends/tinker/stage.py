@@ -1,0 +1,222 @@
+"""A stage in training on the service: where it stands, its checkpoints, its log, and what it has submitted.
+
+A kill at any moment loses at most the steps since the last checkpoint, and the steps taken again start from the
+weights and optimizer of that checkpoint: none is counted twice, none left out. A checkpoint exists once its line is in
+`checkpoints.jsonl`, which is written when the service has confirmed the storage, which it does in the order of
+submission: after the step it belongs to and before the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.backends.health import HealthError, HealthMonitor
+from adapters.backends.jobs import Job
+from adapters.backends.local.model import Encoder
+from adapters.backends.tinker.cost import Account, Tokens
+from adapters.backends.tinker.objectives import learning_rate
+from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError
+from adapters.console import console
+from adapters.errors import UserError
+from adapters.files import write_json
+from adapters.recipe.recipe import Recipe
+from adapters.types import Progress
+
+HOSTED = "hosted.json"
+"""In an adapter's folder: where the service keeps the same weights, to train on and to sample from."""
+CHECKPOINT_DAYS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An optimizer step under way. `measure` turns the answers of its passes into figures."""
+
+    step: int
+    rate: float
+    passes: Sequence[Pending]
+    update: Pending
+    save: Pending | None
+    measure: Callable[[list[Any]], Mapping[str, float]]
+
+
+class HostedStage:
+    """One job on the service, new or continued; `done` is the last step in the weights."""
+
+    def __init__(
+        self,
+        service: Service,
+        account: Account,
+        encoder: Encoder,
+        job: Job,
+        recipe: Recipe,
+        base: str,
+        start: Path | None,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.service, self.account, self.encoder, self.job, self.recipe = service, account, encoder, job, recipe
+        self.base, self.start, self.folder, self.progress = base, start, folder, progress
+        self.monitor = HealthMonitor(job.stage.health)
+        self.work = folder / "trainer"
+        self.work.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.work / "stopped", ignore_errors=True)
+        self.log = folder / "log.jsonl"
+        self.rollouts = folder / "rollouts-0.jsonl"
+        self.open: deque[Submitted] = deque()
+        last = _checkpoints(self.work / "checkpoints.jsonl")[-1:]
+        self.done: int = last[0]["step"] if last else 0
+        self.stored = self.done if last else -1
+        for file in (self.log, self.rollouts):
+            _forget_after(file, self.done)
+        if last:
+            self.run = self._run_from(last[0]["state"], optimizer=True)
+        elif start is not None:
+            self.run = self._run_from(held(start)["state"], optimizer=False)
+        else:
+            attention, mlp = parts_trained(recipe)
+            self.run = service.new_run(base, recipe.lora.rank, recipe.seed, attention=attention, mlp=mlp)
+
+    def _run_from(self, path: str, *, optimizer: bool) -> Run:
+        try:
+            return self.service.run_from(path, optimizer=optimizer)
+        except ServiceError as error:
+            raise ServiceError(
+                f"{error}. Checkpoints are kept {CHECKPOINT_DAYS} days and finished stages tinker.keep_days; if these "
+                f"are gone, delete {self.folder} to train this stage again"
+            ) from None
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint follows this step."""
+        every = self.job.stage.save_every or max(1, self.job.steps // 10)
+        return step % every == 0 or step == self.job.steps
+
+    def submit(self, step: int, passes: Sequence[Pending], measure: Callable[[list[Any]], Mapping[str, float]]) -> None:
+        """Close a step: the optimizer's update, and a checkpoint where one is due."""
+        stage = self.job.stage
+        rate = learning_rate(step, self.job.steps, stage.learning_rate, stage.schedule, stage.warmup)
+        update = self.run.step(rate, stage.weight_decay)
+        save = self.run.save(f"step-{step}", CHECKPOINT_DAYS) if self.due(step) else None
+        self.open.append(Submitted(step, rate, passes, update, save, measure))
+
+    def settle(self, keep: int = 0) -> None:
+        """Wait until at most `keep` steps are under way; log what came back, and note confirmed checkpoints."""
+        while len(self.open) > keep:
+            sent = self.open.popleft()
+            figures = dict(sent.measure([p.result() for p in sent.passes]))
+            sent.update.result()
+            self._judge(sent.step, figures)
+            self.done = sent.step
+            figures |= {"learning_rate": sent.rate, "idle_share": self.service.idle.share()}
+            figures |= self.account.figures(self.job.name)
+            _append(self.log, {"step": sent.step, **figures})
+            self.progress(sent.step, self.job.steps, {**figures, **self.account.live()})
+            if sent.save is not None:
+                self._note(sent.step, sent.save)
+
+    def _judge(self, step: int, figures: Mapping[str, float]) -> None:
+        """Stop before the step is noted, let alone its checkpoint, when going on would only cost."""
+        found = self.monitor.update(figures)
+        if found is not None and found.fatal:
+            kept = f"The weights of step {self.stored} are kept there." if self.stored > 0 else "None were stored yet."
+            raise HealthError(f"stopped at step {step}: {found.what}. To do: {found.remedy}. {kept}")
+        if found is not None:
+            console(stderr=True).print(f"warning: {found.what}; {found.remedy}.", markup=False)
+
+    def checkpoint(self) -> None:
+        """Store what is trained so far, unless it is stored already."""
+        if self.done > max(0, self.stored):
+            self._note(self.done, self.run.save(f"step-{self.done}", CHECKPOINT_DAYS))
+
+    def _note(self, step: int, save: Pending) -> None:
+        _append(self.work / "checkpoints.jsonl", {"step": step, "state": save.result().path})
+        self.stored = step
+
+    def spend(self, tokens: Tokens) -> None:
+        """Charge tokens to this stage, before they are sent."""
+        self.account.charge(self.job.name, tokens)
+
+    def reference(self, name: str) -> Sampler:
+        """The reference of KL and DPO, found once and kept over restarts: the start, the base, or an adapter's path."""
+        path = self.work / "reference.json"
+        if not path.is_file():
+            folder = self.start if name == "start" else None if name == "base" else Path(name)
+            # A new adapter is the base itself: its B matrices are zero.
+            write_json(path, {"path": held(folder)["sampler"] if folder else None, "base": self.base})
+        where = json.loads(path.read_text())
+        if where["path"]:
+            return self.service.sampler(path=where["path"])
+        return self.service.sampler(base=where["base"])
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A value of the stage's start, computed once and kept over restarts."""
+        path = self.work / f"{name}.json"
+        if not path.is_file():
+            write_json(path, compute())
+        return json.loads(path.read_text())
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The figures of every step so far."""
+        return _lines(self.log)
+
+
+def held(folder: Path) -> dict[str, Any]:
+    """Where the service keeps the adapter of this folder. Raises UserError for an adapter trained elsewhere."""
+    try:
+        value: dict[str, Any] = json.loads((folder / HOSTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"the adapter in {folder} was not trained on the service, which cannot load adapters from elsewhere; "
+            "train that stage with trainer: tinker too, or this one with trainer: local."
+        ) from None
+    return value
+
+
+ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
+
+
+def parts_trained(recipe: Recipe) -> tuple[bool, bool]:
+    """Whether the attention's and the MLP's linear layers get an adapter: all the service lets one choose."""
+    targets = recipe.lora.target_modules
+    if targets == "all-linear":
+        return True, True
+    return bool(ATTENTION & set(targets)), bool(MLP & set(targets))
+
+
+def _append(path: Path, value: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    out = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            out.append(json.loads(line))
+        except ValueError:  # a kill in the middle of writing it
+            continue
+    return out
+
+
+def _checkpoints(path: Path) -> list[dict[str, Any]]:
+    return [row for row in _lines(path) if "state" in row]
+
+
+def _forget_after(path: Path, step: int) -> None:
+    rows = _lines(path)
+    if any(row["step"] > step for row in rows):
+        text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step)
+        half = path.with_name(path.name + ".half")
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, path)

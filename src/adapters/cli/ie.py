@@ -1,0 +1,218 @@
+"""The verbs that make and measure data of entities and relations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from adapters.cli.data import AsJson, write_lines
+from adapters.cli.errors import errors
+from adapters.errors import UserError
+
+app = typer.Typer()
+data_app = typer.Typer(help="Convert and mix annotated corpora.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file; for brat, a folder.")],
+    kind: Annotated[str, typer.Option("--from", help="conll, spert, brat or iepile.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file of rows for the task ie.")],
+    name: Annotated[str | None, typer.Option("--source", help="The corpus's name; default: the file's.")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="PER=person; MISC= drops the label.")
+    ] = None,
+    schema: Annotated[
+        str | None, typer.Option("--schema", help="Labels after renaming, comma-separated; default: those found.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="NER or RE alone; default: what the corpus has.")] = None,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out texts without labels.")] = False,
+    keep_doubles: Annotated[bool, typer.Option("--keep-doubles", help="Keep texts that come twice.")] = False,
+    token_column: Annotated[int, typer.Option("--token-column", help="CoNLL: from 0.")] = 0,
+    tag_column: Annotated[int, typer.Option("--tag-column", help="CoNLL: from 0, or from the end.")] = -1,
+    as_json: AsJson = False,
+) -> None:
+    """Turn an annotated corpus into rows: {id, task, source, schema, text, gold, spans}."""
+    from adapters.data_aug.ie import READERS, Options
+    from adapters.errors import hint
+
+    with errors():
+        if kind not in READERS:
+            raise UserError(
+                f"--from: no format is called {kind!r}.{hint(kind, list(READERS))} Known: {', '.join(READERS)}."
+            )
+        if task not in (None, "NER", "RE"):
+            raise UserError(f"--task is NER or RE, not {task!r}.")
+        pairs = [pair.partition("=") for pair in rename or ()]
+        if wrong := [old for old, sign, _ in pairs if not sign or not old]:
+            raise UserError(f"--rename {wrong[0]!r}: written OLD=NEW, such as PER=person.")
+        options = Options(
+            source=name or ("" if kind == "iepile" else source.name.split(".")[0]),
+            labels={old: new for old, _, new in pairs},
+            schema=tuple(label.strip() for label in schema.split(",")) if schema else (),
+            tasks=(task,) if task else ("NER", "RE"),
+            drop_empty=drop_empty,
+            keep_doubles=keep_doubles,
+            token_column=token_column,
+            tag_column=tag_column,
+        )
+        try:
+            corpus = READERS[kind](source, options)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}.") from None
+        except OSError as error:
+            raise UserError(f"{source} cannot be read: {error.strerror}.") from None
+        if not corpus.rows:
+            raise UserError(f"{source}: no row is left; left out: {corpus.left_out or 'nothing'}.")
+        write_lines(corpus.rows, out)
+        counts = Counter(row["task"] for row in corpus.rows)
+        empty = Counter(row["task"] for row in corpus.rows if not any(row["gold"].values()))
+        if as_json:
+            print(json.dumps({"rows": counts, "empty": empty, "left_out": corpus.left_out}))
+            return
+        for one, n in counts.items():
+            labels = next(row["schema"] for row in corpus.rows if row["task"] == one)
+            print(f"{out}: {n:,} {one} rows, {empty[one]:,} without labels; schema: {', '.join(labels)}")
+        for reason, n in corpus.left_out.items():
+            print(f"left out: {n:,} {reason}")
+
+
+@data_app.command("build-ie")
+def build(
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="IEPile records, or rows of `data convert`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for train, validation and ledger.jsonl.")],
+    label_names: Annotated[
+        Path | None,
+        typer.Option("--label-names", help="JSON: task -> source -> label -> labels easily confused with it."),
+    ] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option("--exclude", help="Test files whose texts must not be trained on.")
+    ] = None,
+    total: Annotated[int, typer.Option("--total", min=1, help="Records, both sides together.")] = 16_000,
+    empty: Annotated[float, typer.Option("--empty", help="Share of records where nothing is to be found.")] = 0.3,
+    validation: Annotated[float, typer.Option("--validation", help="Share held out, by text.")] = 0.1,
+    cap: Annotated[
+        int | None, typer.Option("--cap", min=1, help="Records of a source; default: as level as the total allows.")
+    ] = None,
+    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated.")] = "NER,RE",
+    keep: Annotated[
+        str, typer.Option("--sources", help="all, card (the 22 of Agents-K1), or names, comma-separated.")
+    ] = "all",
+    language: Annotated[str, typer.Option("--language", help="en (IEPile's ASCII instructions) or any.")] = "en",
+    ner_labels: Annotated[int, typer.Option("--ner-labels", min=1, help="Entity types in a prompt.")] = 6,
+    re_labels: Annotated[int, typer.Option("--re-labels", min=1, help="Relations in a prompt.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same mix.")] = 42,
+    as_json: AsJson = False,
+) -> None:
+    """Mix corpora as Agents-K1 did: schema batches with hard negatives, capped sources, 70 % with labels, 90/10."""
+    from adapters.console import console
+    from adapters.data_aug.ie import CARD_SOURCES, Mix, mix
+
+    with errors():
+        names = {"all": (), "card": CARD_SOURCES}.get(keep, tuple(name.strip() for name in keep.split(",")))
+        try:
+            excluded = [str(row.get("text") or "") for row in _plain(exclude or [])]
+            options = Mix(
+                total=total,
+                empty=empty,
+                validation=validation,
+                cap=cap,
+                seed=seed,
+                tasks=tuple(task.strip() for task in tasks.split(",")),
+                sources=names,
+                language=language,
+                sizes={"NER": ner_labels, "RE": re_labels},
+            )
+            mixed = mix(_read(sources), options, _confusable(label_names), [text for text in excluded if text])
+        except ValueError as error:
+            raise UserError(f"{error}.") from None
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be a folder: {error.strerror}.") from None
+        write_lines(mixed.validation, out / "validation.jsonl")
+        write_lines(mixed.train, out / "train.jsonl")
+        write_lines([{"source": name, **counts} for name, counts in mixed.ledger.items()], out / "ledger.jsonl")
+        figures = {"train": len(mixed.train), "validation": len(mixed.validation), "ledger": mixed.ledger}
+        if as_json:
+            print(json.dumps({**figures, "notes": mixed.notes}))
+            return
+        console().print(_ledger(mixed.ledger))
+        for note in mixed.notes:
+            console(stderr=True).print(f"note: {note}", style="yellow")
+        print(f"{out}: {len(mixed.train):,} rows to train on, {len(mixed.validation):,} held out")
+
+
+@data_app.command("score-spans")
+def score_spans(
+    predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion; a run's samples.jsonl fits.")],
+    gold: Annotated[Path, typer.Argument(help="Rows with spans, as `data convert` writes them.")],
+    params: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task ie, as in a recipe.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score entities as spans of the text (strict, exact, partial, type), through nervaluate."""
+    from adapters.console import console
+    from adapters.evaluation import spans
+    from adapters.recipe.load import parse_assignments
+
+    with errors():
+        result = spans.score_spans(predictions, gold, parse_assignments(params or []))
+        if as_json:
+            print(json.dumps(result))
+            return
+        for table in spans.tables(result, predictions.stem):
+            console().print(table)
+
+
+def _read(paths: list[Path]) -> Iterator[Mapping[str, Any]]:
+    from adapters.data.rows import BAD_ROW, read_file
+
+    for path in paths:
+        for number, row in read_file(path):
+            if BAD_ROW in row:
+                raise UserError(f"{path}, line {number}: {row[BAD_ROW]}.")
+            yield row
+
+
+def _plain(paths: list[Path]) -> Iterator[Mapping[str, Any]]:
+    from adapters.data_aug.ie import from_iepile, is_iepile
+
+    for row in _read(paths):
+        yield from_iepile(row) if is_iepile(row) else row
+
+
+def _confusable(path: Path | None) -> Mapping[str, Any]:
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--label-names {path} cannot be read: {error}") from None
+    sources = list(value.values()) if isinstance(value, dict) else [None]
+    if not all(isinstance(s, dict) and all(isinstance(labels, dict) for labels in s.values()) for s in sources):
+        raise UserError(f"--label-names {path}: an object task -> source -> label -> labels is wanted.")
+    return dict(value)
+
+
+def _ledger(ledger: Mapping[str, Counter[str]]) -> Table:
+    columns = ("read", "filtered", "in test sets", "doubles", "records", "with labels", "empty", "train", "validation")
+    table = Table(title="records by source", title_justify="left")
+    table.add_column("source")
+    shown = [column for column in columns if any(counts[column] for counts in ledger.values())]
+    for column in shown:
+        table.add_column(column, justify="right")
+    for source, counts in ledger.items():
+        table.add_row(source or "(none)", *(f"{counts[column]:,}" for column in shown))
+    table.add_section()
+    whole = sum(ledger.values(), Counter[str]())
+    table.add_row("all", *(f"{whole[column]:,}" for column in shown))
+    return table

@@ -1,0 +1,1 @@
+"""Files become examples: rows, noise, duplicates, lengths, preference pairs."""

@@ -1,0 +1,100 @@
+"""A recipe's `noise:` section at work on a source's rows, and the account of what it touched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.data_aug.noise import PRESETS, Edit, Noise, NoisedRow, Span, find_spans, noise_row, preset
+from adapters.data_aug.noise.edits import forward
+from adapters.errors import KeyPath, UserError
+from adapters.plugins.registry import resolve
+from adapters.recipe.fields import NoiseSpec
+from adapters.types import Row, Task
+
+
+@dataclass
+class NoiseStats:
+    """How much of a source was noised: counts, from which `shares` makes the ledger's entry."""
+
+    rows: int = 0
+    characters: int = 0
+    ids: int = 0
+    noisy_rows: int = 0
+    noisy_ids: int = 0
+    by_family: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, result: NoisedRow, spans: Sequence[Span]) -> None:
+        """Count one row. `spans` are the labels' places in the clean text."""
+        ids = {span.path: (span.start, span.end) for span in spans if span.kind == "id"}
+        self.rows += 1
+        self.characters += len(result.noised.source)
+        self.ids += len(ids)
+        self.noisy_rows += bool(result.edits)
+        self.noisy_ids += len(result.touched_ids)
+        places = list(ids.values())
+        for edits in result.noised.passes:
+            counts = self.by_family.setdefault(edits[0].family, Counter())
+            counts["rows"] += 1
+            counts["characters"] += sum(max(e.end - e.start, len(e.after)) for e in edits)
+            counts["ids"] += sum(1 for place in places if any(_within(e, *place) for e in edits))
+            places = [forward(start, end, edits) for start, end in places]
+
+    def shares(self) -> dict[str, Any]:
+        """Shares in [0, 1]: of rows, and of rows, characters and ids by family."""
+        whole = {"rows": self.rows or 1, "characters": self.characters or 1, "ids": self.ids or 1}
+        return {
+            "rows": self.noisy_rows / whole["rows"],
+            "ids": self.noisy_ids / whole["ids"],
+            "by_family": {
+                family: {name: round(counts[name] / n, 5) for name, n in whole.items()}
+                for family, counts in sorted(self.by_family.items())
+            },
+        }
+
+
+def _within(edit: Edit, start: int, end: int) -> bool:
+    return start < edit.end and edit.start < end if edit.end > edit.start else start < edit.start < end
+
+
+@dataclass(frozen=True)
+class RowNoiser:
+    """A resolved noise with its policy. Noise is a pure function of seed, epoch, row and variant."""
+
+    noise: Noise
+    policy: str
+    share: float
+    seed: int
+
+    def apply(self, row: Row, task: Task, *, epoch: int, variant: int, touched: NoiseStats) -> Row:
+        """The row as this epoch shows it. A row without usable text is handed on for the task to refuse."""
+        text = row.get(task.text_field)
+        if not isinstance(text, str) or not text:
+            return row
+        result = noise_row(
+            row,
+            self.noise,
+            seed=self.seed,
+            epoch=epoch,
+            variant=variant,
+            policy=self.policy,
+            share=self.share,
+            field=task.text_field,
+            labels=task.labels,
+        )
+        touched.add(result, find_spans(text, task.labels(row)))
+        return result.row
+
+
+def make_row_noiser(plug: NoiseSpec, *, seed: int, folder: Path, at: KeyPath) -> RowNoiser:
+    """A preset by name and level, or a single family, built in or of one's own, with its parameters."""
+    if plug.use in PRESETS:
+        if plug.params:
+            raise UserError(f"the preset {plug.use} takes a level, no parameters.", at=(*at, next(iter(plug.params))))
+        noise = preset(plug.use, plug.level)
+    else:
+        noise = Noise((resolve("noise", plug, folder=folder, at=at),), name=plug.use)
+    return RowNoiser(noise, plug.policy, plug.share, seed)

@@ -1,0 +1,76 @@
+"""`adapters noise`: a data file's rows before and after, or written out as a degraded test set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.text import Text
+
+from adapters.data.noise import make_row_noiser
+from adapters.data.rows import BAD_ROW, read_file
+from adapters.data_aug.noise import Noise, NoisedRow, noise_row
+from adapters.errors import UserError
+from adapters.plugins.registry import resolve
+from adapters.recipe.fields import NoiseSpec, PluginSpec
+from adapters.types import Task
+
+
+def noised(
+    file: Path, *, use: str, level: str, policy: str, seed: int, task: str, variants: int = 1
+) -> Iterator[NoisedRow]:
+    """Every row of a file under noise, `variants` times; variant v of row r depends on nothing else.
+
+    With several variants the row gains a `variant` column; its id stays, so that all variants of a text can be kept
+    on one side of a split. Raises UserError for unknown names and unreadable rows.
+    """
+    try:
+        plug = NoiseSpec.model_validate({"use": use, "level": level, "policy": policy, "share": 1.0})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}, not {first['input']!r}.") from None
+    noising = make_row_noiser(plug, seed=seed, folder=Path(), at=())
+    reader: Task = resolve("tasks", PluginSpec(use=task))
+    return _rows(file, reader, noising.noise, policy, seed, variants)
+
+
+def _rows(file: Path, task: Task, noise: Noise, policy: str, seed: int, variants: int) -> Iterator[NoisedRow]:
+    for number, row in read_file(file):
+        if BAD_ROW in row:
+            raise UserError(f"{file}, row {number}: {row[BAD_ROW]}.")
+        try:
+            task.example(row)
+        except ValueError as error:
+            raise UserError(f"{file}, row {number}: {error}.") from None
+        for variant in range(variants):
+            shown = {**row, "variant": variant} if variants > 1 else row
+            yield noise_row(
+                shown,
+                noise,
+                seed=seed,
+                variant=variant,
+                policy=policy,
+                field=task.text_field,
+                labels=task.labels,
+            )
+
+
+def before_and_after(result: NoisedRow) -> Text:
+    """The clean and the noisy text with what was removed in red and what was put there in green."""
+    clean, noisy = result.noised.source, result.noised.text
+    before, after = Text("before  ", style="dim"), Text("after   ", style="dim")
+    for tag, a, b, c, d in SequenceMatcher(None, clean, noisy, autojunk=False).get_opcodes():
+        before.append(clean[a:b], style="default" if tag == "equal" else "bold red")
+        # A line break or a zero-width character would be a change that nobody sees.
+        shown = noisy[c:d] if tag == "equal" else "".join(_visible(ch) for ch in noisy[c:d])
+        after.append(shown, style="default" if tag == "equal" else "bold green")
+    names = ", ".join(result.families) or "unchanged"
+    return Text("\n").join([Text(f"{result.row.get('id', '')}  {names}", style="bold"), before, after])
+
+
+def _visible(character: str) -> str:
+    if character == "\n":
+        return "⏎\n"
+    return character if character.isprintable() or character == "\t" else f"<U+{ord(character):04X}>"

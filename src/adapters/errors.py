@@ -1,0 +1,52 @@
+"""Errors that a user sees, and the hints in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+KeyPath = tuple[str | int, ...]
+
+
+SYNONYMS = {
+    "lr": "learning_rate",
+    "num_generations": "group_size",
+    "max_seq_length": "max_length",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "micro_batch_size",
+    "warmup_ratio": "warmup",
+    "lr_scheduler_type": "schedule",
+    "kl_coef": "beta",
+    "save_steps": "save_every",
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "base_model": "base",
+    "file": "path",
+    "limit": "cap",
+    "weight": "repeat",
+}
+
+
+def hint(given: str, known: Sequence[str]) -> str:
+    """A sentence that suggests the known name nearest to a mistyped one, or lists them all when they are few."""
+    if SYNONYMS.get(given) in known:
+        return f" Did you mean {SYNONYMS[given]}?"
+    if near := difflib.get_close_matches(given, known, 1, 0.6):
+        return f" Did you mean {near[0]}?"
+    return f" Known: {', '.join(known)}." if 0 < len(known) <= 30 else ""
+
+
+class UserError(Exception):
+    """The person's input is wrong. The message says what is wrong and what to do; the command exits with 2.
+
+    `at` is the recipe key the message is about, from which file and line are found.
+    """
+
+    def __init__(self, message: str, *, at: Sequence[str | int] = ()) -> None:
+        super().__init__(message)
+        self.at = tuple(at)
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
+    """A budget is used up, or a gate is not passed: the command exits with 3. The message says what to do to go on."""

@@ -1,0 +1,1 @@
+"""Completions become figures: metrics, spans, comparisons of two models, files scored without a model."""

@@ -1,0 +1,121 @@
+"""Scoring files of completions, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from adapters.data.rows import BAD_ROW, read_file
+from adapters.errors import UserError, hint
+from adapters.evaluation import metrics
+from adapters.plugins.registry import resolve
+from adapters.plugins.rewards import NamedReward, grade
+from adapters.recipe.fields import PluginSpec
+from adapters.types import Example, ModeCounts, Row, Task
+
+
+def score_files(
+    predictions: Path,
+    gold: Path,
+    *,
+    task: str = "funding",
+    mode: str | None = None,
+    reading: str | None = None,
+    params: Mapping[str, Any] = {},
+) -> tuple[dict[str, Any], list[str]]:
+    """Metrics of a prediction file, mode -> field -> figures, and warnings.
+
+    Rows are joined by `id`; the first of a repeated id wins. A prediction without gold is all false positives. A gold
+    row without a prediction is missed, or left out, as the published harness does, by a task in the `compatible`
+    reading. `reading` None is the task's own, `params` are its other parameters. Raises UserError for unreadable files
+    and unknown names.
+    """
+    chosen = dict(params) if reading is None else {**params, "reading": reading}
+    counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **chosen}))
+    leave_out = getattr(counter, "reading", None) == "compatible"
+    warnings: list[str] = []
+    golden = {i: _gold(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
+    answers = {i: _completion(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
+    without = [i for i in answers if i not in golden]
+    missing = [i for i in golden if i not in answers]
+    if without:
+        warnings.append(f"{len(without)} predictions have no gold row (such as {without[0]!r}): all false positives")
+    if missing:
+        fate = "left out, as the published harness does (see --reading)" if leave_out else "counted as missed"
+        warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
+    counts: list[ModeCounts] = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
+    if not leave_out:
+        counts += [counter.counts(golden[i], "") for i in missing]
+    result = metrics.corpus(counts, intervals=False)
+    if mode is not None:
+        if mode not in result:
+            text = "fixed and compatible are readings: use --reading." if mode in ("fixed", "compatible") else ""
+            raise UserError(f"no matching mode is called {mode!r}.{hint(mode, list(result))} {text}".strip())
+        result = {mode: result[mode]}
+    return result, warnings
+
+
+def score_rewards(reward: NamedReward, file: Path, *, task: str = "funding") -> list[dict[str, Any]]:
+    """Reward and named parts of each row's completion against the row's own gold."""
+    reader: Task = resolve("tasks", PluginSpec(use=task))
+    out = []
+    for n, row in read_file(file):
+        completion = _completion(row, n, file)
+        # Rewards compare with the gold; a file of bare structures need not repeat the texts.
+        bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
+        example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
+        try:
+            scored = grade(reward, completion, example)
+        except RuntimeError as error:
+            raise UserError(f"{file}, row {n}: {error}") from error
+        out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})
+    return out
+
+
+def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
+    """One table a matching mode."""
+    for mode, fields in result.items():
+        table = Table(title=f"{title}, {mode}", title_justify="left")
+        table.add_column("field", no_wrap=True)
+        for column in ("P", "R", "F1", "F0.5", "F1.5", "gold", "pred", "matched"):
+            table.add_column(column, justify="right")
+        for name, f in fields.items():
+            if not f["gold"] and not f["pred"]:
+                continue  # nothing to find, and nothing open_or_resume
+            figures = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
+            table.add_row(name, *figures, *(f"{f[k]:g}" for k in ("gold", "pred", "matched")))
+        yield table
+
+
+def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
+    seen: set[str] = set()
+    for n, row in read_file(path):
+        if BAD_ROW in row:
+            raise UserError(f"{path}, line {n}: {row[BAD_ROW]}.")
+        if not isinstance(row.get("id"), str | int):
+            raise UserError(f"{path}, line {n}: every row needs an id.")
+        if str(row["id"]) in seen:
+            warnings.append(f"{path.name}, line {n}: id {row['id']!r} stands there twice; the first counts")
+            continue
+        seen.add(str(row["id"]))
+        yield str(row["id"]), n, row
+    if not seen:
+        raise UserError(f"{path} holds no rows.")
+
+
+def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
+    try:
+        return task.gold(row)
+    except ValueError as error:
+        raise UserError(f"{path}, line {n}: {error}.") from None
+
+
+def _completion(row: Row, n: int, path: Path) -> str:
+    if BAD_ROW in row:
+        raise UserError(f"{path}, line {n}: {row[BAD_ROW]}.")
+    if not isinstance(row.get("completion"), str):
+        raise UserError(f"{path}, line {n}: completion must be the model's raw text.")
+    return str(row["completion"])

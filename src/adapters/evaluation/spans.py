@@ -1,0 +1,97 @@
+"""Where in the text the found entities stand, scored as spans: the figures that papers on named entities report.
+
+A model answers with strings, and a string can stand in a text several times. Every free-standing occurrence counts as
+predicted, so a model is charged for occurrences that the annotators did not mark, and for strings that the text lacks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from adapters.data.rows import BAD_ROW, read_file
+from adapters.data_aug.noise import Label, find_spans
+from adapters.errors import UserError
+from adapters.plugins.registry import resolve
+from adapters.recipe.fields import PluginSpec
+from adapters.types import Row
+
+STRATEGIES = ("strict", "exact", "partial", "ent_type")
+"""nervaluate's (SemEval 2013, task 9.1): bounds and type; bounds; overlap at half credit; type of what overlaps."""
+
+Mention = Mapping[str, Any]
+
+
+def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures by strategy over all entities, and by label in the strict one.
+
+    `predictions` have id and completion, `gold` rows have `spans` and text; `params` are the task's. Predictions with
+    one id are merged, as those of a text that was asked about in several batches of its schema. Raises UserError for
+    unreadable files, gold without spans, and without the library.
+    """
+    try:
+        from nervaluate.evaluator import Evaluator
+    except ImportError:
+        raise UserError("span scores need nervaluate: pip install 'extraction-adapters[ie]'") from None
+    task = resolve("tasks", PluginSpec.model_validate({"use": "ie", **params}))
+    said: dict[str, set[Any]] = defaultdict(set)
+    for number, row in _rows(predictions):
+        if not isinstance(row.get("completion"), str):
+            raise UserError(f"{predictions}, row {number}: completion must be the model's raw text.")
+        if not row.get("variant"):  # samples in further label orders are answers to the same question
+            said[str(row.get("id"))] |= task.read(row["completion"]).items
+    true: list[list[Mention]] = []
+    pred: list[list[Mention]] = []
+    for number, row in _rows(gold):
+        if str(row.get("id")) not in said:
+            continue
+        if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
+            raise UserError(f"{gold}, row {number}: no spans; `adapters data convert` keeps them.")
+        true.append([_mention(label, start, end) for start, end, label in row["spans"]])
+        pred.append(_located(row["text"], sorted(item for item in said[str(row["id"])] if len(item) == 2)))
+    if not true:
+        raise UserError(f"no id of {predictions} stands in {gold}.")
+    labels = sorted({mention["label"] for side in (true, pred) for text in side for mention in text})
+    result = Evaluator(true, pred, tags=labels, loader="dict").evaluate()
+    return {
+        "n": len(true),
+        "overall": {name: vars(result["overall"][name]) for name in STRATEGIES},
+        "strict_by_label": {label: vars(result["entities"][label]["strict"]) for label in labels},
+    }
+
+
+def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
+    """Strategies, then labels."""
+    for name, lines in (("all labels", result["overall"]), ("strict, by label", result["strict_by_label"])):
+        table = Table(title=f"{title} ({result['n']} texts), {name}", title_justify="left")
+        table.add_column("")
+        for column in ("P", "R", "F1", "possible", "actual", "correct"):
+            table.add_column(column, justify="right")
+        for label, f in lines.items():
+            scores = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1")]
+            table.add_row(label, *scores, *(f"{f[k]:,}" for k in ("possible", "actual", "correct")))
+        yield table
+
+
+def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
+    """Every occurrence of every item; one that the text does not hold stands behind it, as a false positive."""
+    places = find_spans(text, [Label((n,), "exact", item[1]) for n, item in enumerate(items)])
+    found = [(int(span.path[0]), span.start, span.end) for span in places if span.path]
+    strange = sorted(set(range(len(items))) - {n for n, _, _ in found})
+    found += [(n, len(text) + 2 * k, len(text) + 2 * k + 1) for k, n in enumerate(strange)]
+    return [_mention(items[n][0], start, end) for n, start, end in found]
+
+
+def _mention(label: str, start: int, end: int) -> Mention:
+    return {"label": label, "start": start, "end": end - 1}  # the library's ends are inclusive
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    for number, row in read_file(path):
+        if BAD_ROW in row:
+            raise UserError(f"{path}, row {number}: {row[BAD_ROW]}.")
+        yield number, row

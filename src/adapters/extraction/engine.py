@@ -1,0 +1,46 @@
+"""Requests, answers and options: what every extraction engine takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from adapters.types import Message
+
+
+class Request(NamedTuple):
+    """A row's prompt."""
+
+    row: int
+    prompt: tuple[Message, ...]
+
+
+class Answer(NamedTuple):
+    """What came of a row: the text as the model wrote it, or why there is none (a short kind, a colon, a reason)."""
+
+    row: int
+    text: str = ""
+    tokens: int = 0
+    truncated: bool = False
+    error: str | None = None
+
+
+Engine = Callable[[Iterable[Request]], Iterator[Answer]]
+"""Answers requests in any order, reading at most `WINDOW` rows ahead of the oldest one that is not answered."""
+
+
+WINDOW = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person may choose about the answers."""
+
+    max_new_tokens: int = 2048
+    batch_size: int | None = None
+    constrain: bool = True
+    endpoint: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    concurrency: int = 16

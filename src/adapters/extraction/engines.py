@@ -1,0 +1,50 @@
+"""What answers: a local model, or any server that speaks OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from adapters.errors import UserError
+from adapters.extraction.adapter_source import Source
+from adapters.extraction.engine import WINDOW, Answer, Engine, Options, Request
+from adapters.extraction.files import blocks
+
+
+def make(name: str, source: Source, options: Options, note: Callable[[str], None]) -> Engine:
+    """The engine of that name. `note` is told what a person should know. Raises UserError when it cannot be had."""
+    if name == "endpoint":
+        from adapters.extraction.endpoint_engine import Endpoint
+
+        return Endpoint.connect(source, options, note)
+    if source.echo:
+        return _echo(source, options)
+    if name == "vllm":
+        from importlib.util import find_spec
+
+        if find_spec("vllm") is None:
+            raise UserError("vLLM is not installed: pip install 'extraction-adapters[vllm]', or leave --engine out.")
+        from adapters.extraction.local_engines import vllm_engine
+
+        return vllm_engine(source, options, WINDOW)
+    from adapters.extraction.local_engines import transformers_engine
+
+    return transformers_engine(source, options, WINDOW, note)
+
+
+def _echo(source: Source, options: Options) -> Engine:
+    from adapters.backends.echo import EchoBackend
+
+    sampler = EchoBackend.remembered(source.adapter)
+
+    def answer(requests: Iterable[Request]) -> Iterator[Answer]:
+        for block in blocks(requests, WINDOW):
+            samples = sampler(
+                [r.prompt for r in block],
+                max_new_tokens=options.max_new_tokens,
+                batch_size=options.batch_size,
+                progress=lambda *_: None,
+            )
+            for request, sample in reversed(list(zip(block, samples, strict=True))):
+                yield Answer(request.row, *sample)
+
+    return answer

@@ -1,0 +1,115 @@
+"""The engines of `adapters extract` that hold the model themselves: transformers, and vLLM where it is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.backends.adapter_folder import CONFIG
+from adapters.backends.local import base_model
+from adapters.backends.local.generate import LocalSampler
+from adapters.backends.local.model import Encoder, load_merged, load_tokenizer, on_gpu, prepare_cpu
+from adapters.console import quiet_libraries
+from adapters.extraction.adapter_source import Source
+from adapters.extraction.engine import Answer, Engine, Options, Request
+from adapters.extraction.files import blocks
+
+_LEAST = 16
+"""Tokens that must be left for an answer."""
+
+
+def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
+    """The adapter merged into its base in memory; batches sorted by length inside a window."""
+    quiet_libraries()
+    prepare_cpu()
+    base, encoder = _load(source)
+    model = load_merged(base, source.model, source.adapter)
+    if on_gpu():
+        model = model.to(torch.accelerator.current_accelerator())
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
+    sampler = LocalSampler(model, encoder, stop_at_json=not source.model.thinking, context=context)
+    if not sampler.shares:
+        note("this architecture keeps more than keys and values: prompts are computed whole, through generate")
+
+    def answer(requests: Iterable[Request]) -> Iterator[Answer]:
+        for block in blocks(requests, window):
+            prompts, kept = [], []
+            for request, ids in zip(block, encoder.prompts([r.prompt for r in block]), strict=True):
+                if context is not None and len(ids) + _LEAST > context:
+                    yield _too_long(request, ids, context)
+                else:
+                    prompts.append(ids)
+                    kept.append(request.row)
+            for n, sample in sampler.answers(
+                prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size
+            ):
+                yield Answer(kept[n], *sample)
+
+    return answer
+
+
+def vllm_engine(source: Source, options: Options, window: int) -> Engine:
+    """An engine of vLLM in this process: a LoRA request, its own prefix cache, structured output."""
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import StructuredOutputsParams
+
+    base, encoder = _load(source)
+    rank = json.loads((source.adapter / CONFIG).read_text(encoding="utf-8")).get("r", 16)
+    llm = LLM(
+        model=base.load,
+        revision=base.revision,
+        dtype=source.model.dtype,
+        enable_lora=True,
+        # vLLM knows these ranks only, and reserves memory for the largest.
+        max_lora_rank=next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank),
+        enable_prefix_caching=True,
+    )
+    lora = LoRARequest("adapter", 1, str(Path(source.adapter).resolve()))
+    constrain = options.constrain and not source.model.thinking
+    schema = source.task.answer_schema() if constrain else None
+    structured = StructuredOutputsParams(json=schema) if schema is not None else None
+    sampling = SamplingParams(
+        temperature=0.0,
+        max_tokens=options.max_new_tokens,
+        stop_token_ids=[encoder.end],
+        structured_outputs=structured,
+    )
+    context = llm.llm_engine.model_config.max_model_len
+
+    def answer(requests: Iterable[Request]) -> Iterator[Answer]:
+        for block in blocks(requests, window):
+            prompts: list[dict[str, Any]] = []
+            kept = []
+            for request, ids in zip(block, encoder.prompts([r.prompt for r in block]), strict=True):
+                if len(ids) + _LEAST > context:
+                    yield _too_long(request, ids, context)
+                else:
+                    prompts.append({"prompt_token_ids": ids})
+                    kept.append(request.row)
+            if not prompts:
+                continue
+            for row, output in zip(
+                kept, llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False), strict=True
+            ):
+                first = output.outputs[0]
+                yield Answer(row, first.text, len(first.token_ids), first.finish_reason == "length")
+
+    return answer
+
+
+def _load(source: Source) -> tuple[base_model.Base, Encoder]:
+    base = base_model.resolve(source.model.base, source.model.revision)
+    # A bundle carries the tokenizer and chat template it was trained with.
+    own = (source.adapter / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(base_model.Base(str(source.adapter), base.hub_id) if own else base)
+    return base, Encoder(tokenizer, source.model.thinking)
+
+
+def _too_long(request: Request, ids: list[int], context: int) -> Answer:
+    return Answer(request.row, error=f"too long: a prompt of {len(ids):,} tokens for a context of {context:,}")

@@ -1,0 +1,53 @@
+"""Old import names of this project's modules, for plug-ins written before the modules moved."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {"rewards": "adapters.rewards", "data_aug": "adapters.data_aug", "adapters.outside": "adapters.integrations"}
+
+
+class OldImports(MetaPathFinder, Loader):
+    """Finds the old names. It stands last in `sys.meta_path`: a folder of the user's with such a name comes first."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of an old name whose new module exists; None for every other name."""
+        old = next((key for key in MOVED if name == key or name.startswith(f"{key}.")), None)
+        if old is None or (old != name and not isinstance(sys.modules.get(old), _Renamed)):
+            return None  # or a module that is missing in the user's own package of that name
+        try:
+            spec = importlib.util.find_spec(MOVED[old] + name[len(old) :])
+        except ModuleNotFoundError:
+            return None
+        return spec and ModuleSpec(name, self, origin=spec.name, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """A module that takes every attribute from the new one, so that both names give the same classes."""
+        old = next(key for key in MOVED if spec.name == key or spec.name.startswith(f"{key}."))
+        if old not in self.said:
+            self.said.add(old)
+            print(f"{old} is now {MOVED[old]}: please import it from there.", file=sys.stderr)
+        return _Renamed(spec.name, importlib.import_module(str(spec.origin)))
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run: the new module has run already."""
+
+
+class _Renamed(ModuleType):
+    def __init__(self, name: str, new: ModuleType) -> None:
+        super().__init__(name, new.__doc__)
+        self._new, self.__path__ = new, []  # no folder: every submodule is found here again
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._new, name)

@@ -1,0 +1,153 @@
+"""Files of turns, rows and samples to one checked set of preference pairs."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.data import preference
+from adapters.data.rows import BAD_ROW, read_file
+from adapters.data_aug.agent import pairs as building
+from adapters.data_aug.agent import synthesize, turns
+from adapters.data_aug.agent.corruptions import KINDS
+from adapters.errors import UserError
+from adapters.pairs import mine
+from adapters.plugins.registry import resolve
+from adapters.plugins.rewards import NamedReward
+from adapters.recipe.fields import PluginSpec
+from adapters.tasks.agent import AgentTask
+from adapters.types import Example, Row, Task
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What says of each pair whether its prompt and longer side fit, and the recipe's task if a recipe says it."""
+
+    fits: Callable[[Sequence[Example]], list[bool]]
+    task: Task | None = None
+
+
+def limit(recipe: Path | None, max_length: int) -> Limit:
+    """The `max_length` of a recipe's DPO stage, in its tokens; else a third of the characters as an estimate."""
+    if recipe is None:
+        return Limit(lambda examples: [_estimate(e) <= max_length for e in examples])
+    from adapters.backends import backend as make_backend
+    from adapters.recipe.load import load_recipe
+    from adapters.recipe.stages import Dpo
+
+    file = load_recipe(recipe)
+    stages = [stage for stage in file.recipe.stages if isinstance(stage, Dpo)]
+    if not stages:
+        raise UserError(f"{recipe} has no DPO stage, whose max_length the pairs must fit.")
+    backend, most = make_backend(file.recipe), stages[0].max_length
+
+    def fits(examples: Sequence[Example]) -> list[bool]:
+        return [n.prompt + max(n.completion, n.rejected) <= most for n in backend.lengths(examples)]
+
+    return Limit(fits, resolve("tasks", file.recipe.task, folder=file.folder, at=("task",)))
+
+
+def task_of(name: str) -> Task:
+    """A task by its name, with its defaults."""
+    task: Task = resolve("tasks", PluginSpec(use=name))
+    return task
+
+
+def reward_of(name: str) -> NamedReward:
+    """A reward by its name, with its defaults."""
+    return NamedReward(name, resolve("rewards", PluginSpec(use=name)))
+
+
+def examples(file: Path, task: Task) -> dict[str, Example]:
+    """The rows of a file by id. Raises UserError for a row that the task cannot read, or an id twice."""
+    out: dict[str, Example] = {}
+    for number, row in read_file(file):
+        i = str(row.get("id", f"{file.stem}:{number}"))
+        try:
+            if BAD_ROW in row:
+                raise ValueError(row[BAD_ROW])
+            if i in out:
+                raise ValueError(f"the id {i!r} stands there twice")
+            out[i] = task.example(row, source=file.stem, id=i)
+        except ValueError as error:
+            raise UserError(f"{file}, row {number}: {error}.") from None
+    if not out:
+        raise UserError(f"{file} holds no rows.")
+    return out
+
+
+def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, control: float) -> list[Row]:
+    """N pairs (fewer if there are not as many) from a file's turns, or our own; as evenly from each env as can be."""
+    rows = _turns(file) if file else list(synthesize(4 * n, seed))
+    random.Random(seed).shuffle(rows)
+    by_env: dict[str, list[Row]] = {}
+    for p in building.corrupted(rows, kinds, seed, control=control):
+        by_env.setdefault(p["meta"]["task"], []).append(p)
+    out: list[Row] = []
+    for k in range(max(map(len, by_env.values()), default=0)):
+        out += [held[k] for held in by_env.values() if k < len(held)]
+    return out[:n]
+
+
+def corrupted_rest(found: Sequence[mine.Graded], made: Sequence[Row], floor: float, seed: int) -> list[Row]:
+    """A corruption of the best completion of each agent's prompt that found no worse one among its own."""
+    taken = {p["id"] for p in made}
+    best: dict[str, mine.Graded] = {}
+    for g in sorted(found, key=lambda g: (g.score, g.completion)):
+        if g.score >= floor and g.example.id not in taken and isinstance(g.example.gold, Mapping):
+            best[g.example.id] = g
+    rows = [
+        {"id": i, "env": g.example.gold.get("env"), "actions": g.example.gold.get("actions")}
+        | {"prompt": list(g.example.prompt), "completion": g.completion}
+        for i, g in best.items()
+        if g.example.gold.get("env")
+    ]
+    return [{**p, "gold": best[p["id"]].example.gold} for p in building.corrupted(rows, list(KINDS), seed)]
+
+
+def checked(
+    made: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
+) -> tuple[list[Row], dict[str, Any]]:
+    """The pairs as DPO reads them, without those that are too long or there twice, and the figures of the set.
+
+    Raises `PairsError` when the set breaks a rule.
+    """
+    read = [preference.example(task, row, source="", id=str(row["id"])) for row in made]
+    fits = limit.fits(read) if read else []
+    kept = [(e, row) for e, row, fit in zip(read, made, fits, strict=True) if fit]
+    rows = [mine.row(e, e.completion or "", e.rejected or "", held["meta"]) for e, held in kept]
+    rows, twice = building.distinct(rows, lambda r: json.dumps([r["prompt"], r["chosen"], r["rejected"]]))
+    figures = building.audit(rows, rules)
+    return rows, {**figures, "too_long": len(made) - len(kept), "duplicates": twice}
+
+
+def _turns(file: Path) -> list[Row]:
+    out: list[Row] = []
+    for number, row in read_file(file):
+        try:
+            if BAD_ROW in row:
+                raise ValueError(row[BAD_ROW])
+            named = {**row, "id": str(row.get("id", f"{file.stem}:{number}"))}
+            out += [_turn(named)] if row.get("completion") is not None else turns(named, prompt="prompt")
+        except ValueError as error:
+            raise UserError(f"{file}, row {number}: {error}.") from None
+    if not out:
+        raise UserError(f"{file} holds no turn of an agent that its environment could read.")
+    return out
+
+
+def _turn(row: Row) -> Row:
+    read = AgentTask().example(row)
+    place = "prompt" if "prompt" in row else "messages"
+    kept = {"id": row["id"], "env": read.gold["env"], "actions": read.gold["actions"], "table": read.gold["table"]}
+    return {**kept, place: list(preference.messages(row[place])), "completion": read.completion}
+
+
+def _estimate(example: Example) -> int:
+    longer = max(len(example.completion or ""), len(example.rejected or ""))
+    return math.ceil((sum(len(m["content"]) for m in example.prompt) + longer) / 3)

@@ -1,0 +1,1 @@
+"""A recipe becomes a plan, a check and a run."""

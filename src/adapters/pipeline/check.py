@@ -1,0 +1,176 @@
+"""Everything that can be known about a recipe before GPU time is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.backends.jobs import Backend, Evaluation, Job
+from adapters.backends.memory import GB, StagePlan
+from adapters.data.load import prompt_key
+from adapters.errors import UserError
+from adapters.pipeline import ledger
+from adapters.pipeline.plan import Plan, check_dropped_share, cost_notes, make_plan
+from adapters.plugins import source_files
+from adapters.plugins.reward_bench import RewardTest, try_reward
+from adapters.recipe.load import RecipeFile
+from adapters.types import Difference, Example
+
+BENCH_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What to plan memory for. `device` is the bytes of a GPU that is not here; None: what is found."""
+
+    device: float | None = None
+    world: int = 1
+    zero: int = 0
+
+
+@dataclass
+class Checked:
+    """What a check found. `errors` keep a run from being started; `warnings` are for a person to weigh."""
+
+    plugins: list[source_files.PluginFiles]
+    plan: Plan | None = None
+    lengths: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    parity: list[Difference] = field(default_factory=list)
+    ledger: dict[str, Any] = field(default_factory=dict)
+    memory: list[StagePlan] = field(default_factory=list)
+    rewards: dict[str, RewardTest] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "notes": self.notes,
+            "plugins": [p.as_json() for p in self.plugins],
+            "lengths": self.lengths,
+            "prompts": self.prompts,
+            "parity": [asdict(d) for d in self.parity],
+            "ledger": self.ledger,
+            "memory": [m.as_json() for m in self.memory],
+            "rewards": {name: asdict(b) for name, b in self.rewards.items()},
+        }
+
+
+def check_recipe(
+    file: RecipeFile,
+    backend: Backend,
+    plugins: list[source_files.PluginFiles],
+    hardware: Hardware,
+    ask_hub: Callable[[RecipeFile], str | None],
+) -> Checked:
+    """Plan the recipe and audit what the plan holds. What the recipe itself gets wrong is among the errors too.
+
+    `ask_hub` asks the Hub whether the bundle may be pushed; it returns a warning or raises UserError.
+    """
+    out = Checked(plugins)
+    out.parity = getattr(backend, "parity", list)()
+    try:
+        out.plan = made = make_plan(file, backend, estimate=False)
+    except UserError as error:
+        out.errors.append(file.locate(error))
+        return out
+    out.notes = [note for note in made.notes if "also stand in the training data" not in note]  # the ledger's, below
+    sets: list[Job | Evaluation] = [*made.jobs, *made.evaluations]
+    out.lengths = {part.name: part.lengths for part in sets if part.lengths}
+    _try(out, file, lambda: check_dropped_share(made))
+    _try(out, file, lambda: out.notes.extend(cost_notes(backend, made.jobs, made.evaluations, certain=True)))
+    out.ledger = ledger.of_plan(made)
+    out.warnings += ledger.findings(out.ledger)
+    _try(out, file, lambda: _prompts(out, backend, made))
+    _try(out, file, lambda: _memory(out, backend, made, hardware))
+    _rewards(out, made)
+    _try(out, file, lambda: out.warnings.append(ask_hub(file) or ""))
+    out.warnings = list(dict.fromkeys(filter(None, out.warnings)))
+    return out
+
+
+def _try(out: Checked, file: RecipeFile, part: Any) -> None:
+    try:
+        part()
+    except UserError as error:
+        out.errors.append(file.locate(error))
+
+
+def _prompts(out: Checked, backend: Backend, made: Plan) -> None:
+    audit = getattr(backend, "audit", None)
+    if audit is None:
+        out.notes.append(f"prompts and memory not audited: {made.recipe.trainer} renders and trains elsewhere")
+        return
+    examples: list[Example] = [e for job in made.jobs for e in job.examples]
+    out.prompts = found = audit(examples, [job.stage.kind for job in made.jobs])
+    out.errors += found["errors"]
+    out.warnings += found["warnings"]
+    if found["end_token_lost"]:
+        out.errors.append(f"{found['end_token_lost']} of {found['looked_at']} targets lose their end token")
+    if found["special_in_target"]:
+        out.errors.append(
+            f"{found['special_in_target']} targets contain a special token as text; it would end the answer"
+        )
+    if found["special_in_prompt"]:
+        out.warnings.append(
+            f"{found['special_in_prompt']} texts contain a special token, which the model reads as such"
+        )
+
+
+def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> None:
+    memory = getattr(backend, "memory", None)
+    if memory is None:
+        return
+    try:
+        out.memory = memory(made.jobs, made.evaluations, **asdict(hardware))
+    except UserError as error:
+        out.warnings.append(f"memory not planned: {error}")
+        return
+    for stage in out.memory:
+        if not stage.fits:
+            have = (stage.available or 0) / GB
+            out.errors.append(f"{stage.name} needs {stage.peak / GB:.2f} GB of {have:.2f} GB: {stage.advice}")
+
+
+def _rewards(out: Checked, made: Plan) -> None:
+    for job in made.jobs:
+        rows = _spread(job.examples)
+        for reward in job.rewards:
+            name = f"{job.name}/{reward.name}"
+            try:
+                out.rewards[name] = result = try_reward(reward, rows, made.task, limit=reward.faults.timeout or 10.0)
+            except ValueError as error:
+                out.warnings.append(f"{name} not tried: {error}")
+                continue
+            out.errors += [f"{name}: {e}" for e in result.errors]
+            out.warnings += [f"{name}: {w}" for w in result.warnings]
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    """Some rows from everywhere, each text once."""
+    unique = list({prompt_key(e): e for e in examples}.values())
+    return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
+
+
+def hardware_of(device: str | None, launch: Path | None) -> Hardware:
+    """What `--device` and `--launch` say. Raises UserError."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    from adapters.backends.memory import parse_size
+
+    world, zero = 1, 0
+    if launch is not None:
+        try:
+            config = YAML(typ="safe", pure=True).load(launch.read_text(encoding="utf-8")) or {}
+            world = int(config.get("num_processes", 1))
+            zero = int((config.get("deepspeed_config") or {}).get("zero_stage", 0))
+        except (OSError, YAMLError, ValueError, AttributeError) as error:
+            raise UserError(f"{launch}: cannot be read as an accelerate config file: {error}") from None
+    return Hardware(parse_size(device, UserError) if device else None, world, zero)

@@ -1,0 +1,114 @@
+"""The data ledger of a run: what became of every source, what is in it twice, and what stands on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from adapters.backends.jobs import Evaluation, Job
+from adapters.data import duplicates
+from adapters.data.load import prompt_key
+from adapters.pipeline.plan import Plan
+
+
+def of_plan(plan: Plan) -> dict[str, Any]:
+    """The ledger of a plan's stages and test sets, as `ledger.json` holds it. 100,000 rows take some ten seconds.
+
+    Near duplicates are looked for in what is left of the prompts without the words that all of them share.
+    """
+    sets: list[Job | Evaluation] = [*plan.jobs, *plan.evaluations]
+    every = [text for part in sets for rows in part.by_source.values() for text in rows]
+    bare = _StripSharedWords(every)
+    trained = sorted({bare(text) for job in plan.jobs for text in job.texts})
+    known = duplicates.sketch(trained) if plan.evaluations and trained else None
+    stages = {}
+    for job in plan.jobs:
+        stages[job.name] = {
+            "sources": _sources(job, bare),
+            "rows": len(job.examples),
+            "too_long": job.too_long,
+            "tokens": job.tokens,
+            "lengths": job.lengths,
+            "duplicates": duplicates.inside([bare(t) for rows in job.by_source.values() for t in rows]),
+        }
+        if job.validation:
+            held_out, rest = ([bare(prompt_key(e)) for e in part] for part in (job.validation, job.examples))
+            stages[job.name]["validation"] = {
+                "rows": len(held_out),
+                "also_in_training": duplicates.across(held_out, sorted(set(rest))),
+            }
+    tests = {}
+    for test in plan.evaluations:
+        texts = [bare(t) for rows in test.by_source.values() for t in rows]
+        shared = duplicates.across(texts, trained, known)
+        tests[test.name] = {
+            "sources": _sources(test, bare),
+            "rows": len(test.examples),
+            "lengths": test.lengths,
+            "also_in_training": test.leaked,
+            "nearly_in_training": shared["near"],
+            "duplicates": duplicates.inside(texts),
+        }
+    return {"stages": stages, "tests": tests}
+
+
+def findings(ledger: dict[str, Any]) -> list[str]:
+    """What a person should know about the data, in words."""
+    out = []
+    for name, test in ledger["tests"].items():
+        if test["nearly_in_training"]:
+            out.append(
+                f"test set {name}: {test['nearly_in_training']} of {test['rows']} texts stand in the training data too "
+                f"({test['also_in_training']} word for word, the others nearly); its figures flatter the model"
+            )
+    for name, stage in ledger["stages"].items():
+        held = stage.get("validation")
+        if held and held["also_in_training"]["near"]:
+            n = held["also_in_training"]["near"]
+            out.append(
+                f"{name}: {n} of {held['rows']} held-out rows have a twin in the training rows; their NLL is low"
+            )
+        if stage["duplicates"]["near"] > 0.1:
+            out.append(f"{name}: {stage['duplicates']['near']:.0%} of its rows nearly repeat another")
+    parts = [*ledger["stages"].values(), *ledger["tests"].values()]
+    unlicensed = dict.fromkeys(
+        s["source"] for part in parts for s in part["sources"] if not s["license"] and not s["generated"]
+    )
+    if unlicensed:
+        out.append(f"no licence is stated for {', '.join(unlicensed)} (`license:` beside the source's path)")
+    return out
+
+
+def _sources(part: Job | Evaluation, bare: _StripSharedWords) -> list[dict[str, Any]]:
+    used = sum(entry["used"] for entry in part.ledger) or 1
+    return [
+        {
+            **entry,
+            "share": entry["used"] / used,
+            "empty_gold_share": entry["empty_gold"] / max(1, entry["rows"] * entry["repeat"]),
+            "duplicates": duplicates.inside([bare(t) for t in part.by_source.get(entry["source"], ())]),
+        }
+        for entry in part.ledger
+    ]
+
+
+class _StripSharedWords:
+    """A prompt without the instructions around its text: what all prompts start and end with."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        unique = list(dict.fromkeys(texts))
+        start = _common(unique)
+        end = _common([text[len(start) :][::-1] for text in unique])
+        # Cut at a word, so that texts that happen to start alike keep their first word whole.
+        self.start, self.end = start.rfind(" ") + 1, max(0, end.rfind(" "))
+
+    def __call__(self, text: str) -> str:
+        return text[self.start : len(text) - self.end]
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all texts start with; nothing when there is only one."""
+    if len(texts) < 2:
+        return ""
+    first, last = min(texts), max(texts)
+    return first[: next((n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]

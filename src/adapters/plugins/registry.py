@@ -1,0 +1,171 @@
+"""One rule for every kind of plug-in: `name`, `module:Class` or `./file.py:Class` becomes a configured instance.
+
+A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
+Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
+package; the noise families of `data_aug` are known without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+import typing
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapters.errors import UserError
+
+if TYPE_CHECKING:
+    from adapters.recipe.fields import PluginSpec
+
+Kind = Literal["tasks", "rewards", "noise"]
+FILE_MODULE = "adapters_plugin_"
+"""Start of the module name under which a `./file.py` is imported."""
+
+OLD_NAMES: dict[str, dict[str, str]] = {
+    "tasks": {"valid": "is_well_formed", "nothing": "empty_answer"},
+    "rewards": {"exempt": "blind_to"},
+}
+"""Attributes of plug-ins that were renamed: kind -> old name -> new name. The old name still works."""
+
+
+def names(kind: Kind) -> dict[str, str]:
+    """Installed plug-ins of a kind: name -> module:Class."""
+    found = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
+    if kind == "noise":
+        from adapters.data_aug.noise import FAMILIES
+
+        found |= {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
+    return dict(sorted(found.items()))
+
+
+def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
+    """The plug-in's instance, configured with the recipe's parameters.
+
+    `folder` is where `./file.py` paths start. Raises UserError, naming the key under `at`, for everything that can
+    be wrong: no such name, module, file or class; unknown or ill-typed parameters; values the plug-in refuses.
+    """
+    target = _target(kind, plug.use, folder, (*at, "use"))
+    if not isinstance(target, type):
+        if plug.params:
+            raise UserError(f"{plug.use} is a function and takes no parameters.", at=(*at, next(iter(plug.params))))
+        return target
+    if not dataclasses.is_dataclass(target):
+        if plug.params:
+            raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
+        return target()
+    return _configure(target, plug, at)
+
+
+def identity(plug: PluginSpec, folder: Path) -> str:
+    """What makes two uses of a plug-in the same: its name, parameters and, for a `./file.py`, the file's content.
+
+    What is to happen when it fails is no part of it: a run may continue under another policy.
+    """
+    from adapters.recipe.fields import FAULT_KEYS
+
+    text = json.dumps(plug.model_dump(exclude=set(FAULT_KEYS)), sort_keys=True, default=str)
+    path = folder / plug.use.rpartition(":")[0]
+    return (
+        f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.suffix == ".py" and path.is_file() else text
+    )
+
+
+def _hint(given: str, known: list[str]) -> str:
+    from adapters.errors import hint
+
+    return hint(given, known)
+
+
+def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> Any:
+    module_name, colon, attribute = use.rpartition(":")
+    if not colon:
+        known = names(kind)
+        if use not in known:
+            raise UserError(
+                f"no {kind.removesuffix('s')} is called {use!r}.{_hint(use, list(known))} "
+                "A plug-in of your own is written module:Class or ./file.py:Class.",
+                at=at,
+            )
+        module_name, _, attribute = known[use].partition(":")
+    module = _module(module_name, folder, at)
+    target: Any = module
+    for part in attribute.split("."):
+        target = getattr(target, part, None)
+        if target is None:
+            public = [name for name in vars(module) if not name.startswith("_")]
+            raise UserError(f"{module_name} has no {attribute}.{_hint(attribute, public)}", at=at)
+    if not callable(target):
+        raise UserError(f"{use} is not a class or function.", at=at)
+    for old, new in OLD_NAMES.get(kind, {}).items():
+        if hasattr(target, old) and not hasattr(target, new):
+            setattr(target, new, getattr(target, old))
+            print(f"{use}: the attribute `{old}` is now `{new}`; please rename it.", file=sys.stderr)
+    return target
+
+
+def load_file(path: Path) -> Any:
+    """The module of a plug-in file, under the name its instances are pickled by. Raises UserError as `resolve`."""
+    return _module(str(path), path.parent, ())
+
+
+def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
+    try:
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        path = (folder / name).resolve()
+        if not path.is_file():
+            near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+            raise UserError(f"there is no file {path}.{_hint(path.name, near)}", at=at)
+        # A stable importable name, so that instances pickle within the run and its worker processes.
+        alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if alias in sys.modules:
+            return sys.modules[alias]
+        spec = importlib.util.spec_from_file_location(alias, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"{path} cannot be imported as Python.", at=at)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[alias]
+            raise
+        return module
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
+
+
+def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in plug.params.items():
+        if name not in fields:
+            raise UserError(f"{plug.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
+        try:
+            # YAML has lists only, so a tuple field takes a list; everything else is strict.
+            values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UserError(f"{first['msg'].lower()}, not {first['input']!r}.", at=(*at, name)) from None
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{plug.use} needs the parameter {missing[0]}.", at=at)
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{plug.use}: {error}", at=at) from None

@@ -1,0 +1,1 @@
+"""What a user may write: fields, stages, loading, overrides, secrets."""

@@ -1,0 +1,87 @@
+"""The recipe's `publish:` section."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Final
+
+from pydantic import Field, field_validator
+
+from adapters.recipe.fields import Seq, Strict
+
+REPO: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$"
+TAG: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+# The Hub's licence ids that people mistype; any other id is left to the Hub's own check of the card.
+LICENSES: Final = (
+    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc",
+    "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0",
+    "cdla-permissive-2.0", "etalab-2.0", "eupl-1.2", "gemma", "gpl-2.0", "gpl-3.0", "isc", "lgpl-2.1", "lgpl-3.0",
+    "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "mit", "mpl-2.0", "odbl", "odc-by", "openrail",
+    "other", "pddl", "unknown", "unlicense",
+)  # fmt: skip
+
+
+class Publish(Strict):
+    """Where the adapter goes, and what its model card says that a run cannot know."""
+
+    repo: str | None = Field(
+        default=None, json_schema_extra={"pattern": REPO}, description="The Hub repository: owner/name."
+    )
+    private: bool = Field(default=True, description="Create the repository private; off, everyone can see it.")
+    base_model: str | None = Field(
+        default=None,
+        json_schema_extra={"pattern": REPO},
+        description="Hub id of the base model, where model.base is a local folder.",
+    )
+    title: str | None = Field(default=None, description="Title of the model card; default: the repository's name.")
+    description: str | None = Field(default=None, description="What the adapter does, in a sentence or two.")
+    license: str | None = Field(
+        default=None, description="Licence of the adapter, as the Hub writes it: apache-2.0, cc-by-4.0, other …"
+    )
+    language: Seq[str] = Field(default=("en",), description="ISO 639 codes of the languages of the training data.")
+    tags: Seq[str] = Field(default=(), description="Tags beside those that the stages give: lora, sft, grpo …")
+    datasets: Seq[str] = Field(default=(), description="Hub ids of datasets, beside those that the recipe reads.")
+    limitations: Seq[str] = Field(default=(), description="What users should know, a point each.")
+    example: dict[str, Any] | None = Field(
+        default=None,
+        description="A row, as the task reads it, for the card's usage; not taken from your data. Default: the task's.",
+    )
+    tag: str | None = Field(
+        default=None,
+        json_schema_extra={"pattern": TAG},
+        description="Git tag of the published commit; default: made from the run's name and the bundle's content.",
+    )
+
+    @field_validator("repo", "base_model")
+    @classmethod
+    def _hub_id(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(REPO, value):
+            raise ValueError(f"{value!r} is no Hub id; write owner/name, of letters, digits, '-', '_' and '.'")
+        return value
+
+    @field_validator("tag")
+    @classmethod
+    def _git_tag(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(TAG, value):
+            raise ValueError(f"{value!r} is no tag; use letters, digits, '-', '_' and '.', such as v1.0")
+        return value
+
+    @field_validator("license")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in LICENSES:
+            near = difflib.get_close_matches(value.lower().replace(" ", "-"), LICENSES, 1, 0.75)
+            if near:
+                raise ValueError(f"{value!r} is no licence id of the Hub. Did you mean {near[0]}?")
+        return value
+
+    @field_validator("language")
+    @classmethod
+    def _codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            if not (code.isalpha() and code.islower() and len(code) in (2, 3)) and code not in ("code", "multilingual"):
+                raise ValueError(f"{code!r} is no ISO 639 code such as en, de or fra, nor code or multilingual")
+        return value

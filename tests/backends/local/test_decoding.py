@@ -1,0 +1,211 @@
+"""The fast ways to an answer say what the plain way says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.backends.json_stop import JsonEnd, first_value
+
+torch = pytest.importorskip("torch")
+
+from adapters.backends.local import (  # noqa: E402
+    base_model,
+)
+from adapters.backends.local.generate import LocalSampler  # noqa: E402
+from adapters.backends.local.model import Encoder, load_base, load_tokenizer  # noqa: E402
+from adapters.backends.local.speedups import decoding  # noqa: E402
+from adapters.recipe.recipe import Model  # noqa: E402
+from adapters.tasks.funding import FundingTask  # noqa: E402
+
+TEXTS = [
+    "Supported by the Wellcome Trust.",
+    "None.",
+    "This work was funded by the National Science Foundation under grants AB-1 and AB-2, and by many other bodies "
+    "whose names would fill this page and the next one.",
+    "Ünïcode – the Österreichische Akademie 日本 gave 12 units.",
+    "We thank nobody in particular, twice.",
+]
+
+
+def liven(model) -> None:
+    """Larger random weights and an untied head: the tiny model as it is repeats one token whatever it reads."""
+    torch.manual_seed(1)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    for name, parameter in model.named_parameters():
+        if "proj" in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_model: Path) -> LocalSampler:
+    base = base_model.resolve(str(tiny_model))
+    model = load_base(base, Model(base=str(tiny_model), dtype="float32")).eval()
+    liven(model)
+    return LocalSampler(model, Encoder(load_tokenizer(base), thinking=False))
+
+
+@pytest.fixture(scope="module")
+def prompts(sampler: LocalSampler) -> list[list[int]]:
+    return sampler.encoder.prompts([FundingTask().prompt(text) for text in TEXTS])
+
+
+def plain(sampler: LocalSampler, prompts: list[list[int]], tokens: int, stops: set[int]) -> list[list[int]]:
+    return decoding.generate(sampler.model, prompts, limits=[tokens] * len(prompts), stops=stops, pad=0)
+
+
+def test_shared_prefix_leaves_every_row_a_token(prompts: list[list[int]]) -> None:
+    shared = decoding.shared_prefix(prompts)
+    assert shared > 100, "system prompt and instructions are shared"
+    assert len({tuple(p[:shared]) for p in prompts}) == 1
+    assert decoding.shared_prefix([[1, 2], [1, 2, 3]]) == 1
+    assert decoding.shared_prefix([[1, 2], [1, 2]]) == 1
+    assert decoding.shared_prefix([[1], [2]]) == 0
+    assert decoding.shared_prefix([[1, 2]]) == 0
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_decoding_with_a_shared_prefix_is_generate(
+    sampler: LocalSampler, prompts: list[list[int]], share: bool
+) -> None:
+    assert sampler.shares
+    prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)]) if share else None
+    expected = plain(sampler, prompts, 40, {2})
+    assert len({tuple(row) for row in expected}) > 1, "rows that differ"
+    assert decoding.greedy(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, prefix=prefix) == expected
+
+
+def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    free = plain(sampler, prompts, 40, {2})
+    # Tokens that the rows write at different times, taken as end tokens, make rows of every length.
+    stops = {2, *(row[5 * n + 3] for n, row in enumerate(free[:3]))}
+    expected = plain(sampler, prompts, 40, stops)
+    assert len({len(row) for row in expected}) > 1
+    prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)])
+    assert decoding.greedy(sampler.model, prompts, limits=[40] * 5, stops=stops, pad=0, prefix=prefix) == expected
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_both_ways_end_a_row_where_it_is_told_to(sampler: LocalSampler, prompts: list[list[int]], shares: bool) -> None:
+    free = plain(sampler, prompts, 40, {2})
+
+    def ended() -> list[decoding.Ended]:
+        counts = [0] * len(prompts)
+
+        def one(row: int, token: int) -> bool:
+            counts[row] += 1
+            return counts[row] == 4 + 7 * row
+
+        return [lambda token, row=row: one(row, token) for row in range(len(prompts))]
+
+    way = decoding.greedy if shares else decoding.generate
+    rows = way(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, ended=ended())
+    assert rows == [row[: 4 + 7 * n] for n, row in enumerate(free)]
+
+
+@pytest.mark.parametrize("way", [decoding.greedy, decoding.generate])
+def test_every_row_has_a_limit_of_its_own(sampler: LocalSampler, prompts: list[list[int]], way) -> None:
+    limits = [3, 9, 1, 20, 9]
+    rows = way(sampler.model, prompts, limits=limits, stops={2}, pad=0)
+    free = plain(sampler, prompts, 20, {2})
+    assert rows == [row[:limit] for row, limit in zip(free, limits, strict=True)]
+
+
+def test_the_context_limits_the_answer(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    context = len(prompts[2]) + 4
+    bounded = LocalSampler(sampler.model, sampler.encoder, context=context)
+    answers = dict(bounded.answers(prompts, max_new_tokens=30, batch_size=8))
+    free = dict(sampler.answers(prompts, max_new_tokens=30, batch_size=8))
+    assert answers[2].tokens == 4
+    assert answers[2].truncated
+    assert answers[1] == free[1]
+
+
+def test_the_sampler_answers_alike_in_any_batching(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    whole = dict(sampler.answers(prompts, max_new_tokens=24, batch_size=8))
+    single = {
+        n: next(s for _, s in sampler.answers([p], max_new_tokens=24, batch_size=1)) for n, p in enumerate(prompts)
+    }
+    assert whole == single
+    assert all(s.truncated == (s.tokens == 24) for s in whole.values())
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_an_answer_whose_last_token_is_the_end_is_not_truncated(sampler: LocalSampler, limit: int) -> None:
+    end = sampler.encoder.end
+    assert not sampler._sample([9] * (limit - 1) + [end], limit).truncated
+    assert sampler._sample([9] * limit, limit).truncated
+    assert sampler._sample([9] * (limit - 1) + [end], limit).tokens == limit - 1
+
+
+def test_models_with_other_caches_use_generate(sampler: LocalSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sliding = MistralForCausalLM(
+        MistralConfig(vocab_size=32, num_key_value_heads=1, sliding_window=4, max_position_embeddings=64, **shape)
+    )
+    assert not decoding.can_share(sliding)
+    recurrent = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=8, num_hidden_layers=1, state_size=2))
+    assert not decoding.can_share(recurrent)
+    monkeypatch.setattr(sampler.model.generation_config, "no_repeat_ngram_size", 3)
+    assert not decoding.can_share(sampler.model)
+
+
+def test_memory_that_runs_out_halves_the_batch(
+    sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = dict(sampler.answers(prompts, max_new_tokens=8, batch_size=8))
+    real, sizes = decoding.greedy, []
+
+    def scarce(model: object, rows: list, **options: object) -> list[list[int]]:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError
+        return real(model, rows, **options)
+
+    monkeypatch.setattr(decoding, "greedy", scarce)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    assert dict(sampler.answers(prompts, max_new_tokens=8, batch_size=8)) == expected
+    assert max(sizes) == 5
+    assert sizes[-1] <= 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+).filter(lambda value: isinstance(value, list | dict))
+
+
+@given(value=JSON, indent=st.sampled_from([None, 2]), ascii=st.booleans(), tail=st.text(), data=st.data())
+def test_an_answer_ends_where_its_json_does(value, indent, ascii, tail, data) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii)
+    text = data.draw(st.sampled_from(["", " \n", "```json\n", "\n```json"])) + text
+    end = JsonEnd()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    told = [end.closed_by(piece) for piece in pieces]
+    first = told.index(True)
+    assert not "".join(pieces[first + 1 :]), "never before the last character"
+    assert first_value(text + tail) == value
+
+
+@pytest.mark.parametrize("text", ["Here is [1] the list", "<think>[1]</think>[2]", "```python\n[1]", '"[1]"', "x", ""])
+def test_brackets_in_prose_end_nothing(text: str) -> None:
+    end = JsonEnd()
+    assert not any(end.closed_by(character) for character in text)
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "[}", "", "no", '[{"a": "b]}'])
+def test_broken_answers_are_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^not JSON: "):
+        first_value(text)
+
+
+def test_a_chain_of_thought_is_passed_over() -> None:
+    assert first_value("<think>maybe [1]?</think>\n\n[2]") == [2]

@@ -1,0 +1,243 @@
+"""The bench finds what a reward gets wrong, and the workshop's verbs work from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from conftest import funding_rows, write_jsonl
+from typer.testing import CliRunner
+
+from adapters.cli.main import app
+from adapters.errors import UserError
+from adapters.plugins.reward_bench import answers, baselines, try_reward
+from adapters.plugins.rewards import NamedReward
+from adapters.rewards.funding import Funding
+from adapters.tasks.funding import FundingTask
+from adapters.testing import check_reward, examples, reward_task
+from adapters.types import Example, Scored
+
+runner = CliRunner()
+TASK = FundingTask(target="compact")
+ROWS = [TASK.example(row, id=row["id"]) for row in funding_rows(12)]
+
+
+def same(completion: str, example: Example) -> float:
+    return float(completion == example.completion)
+
+
+def constant(completion: str, example: Example) -> float:
+    return 1.0
+
+
+def substring(completion: str, example: Example) -> float:
+    return float((example.completion or "") in completion)
+
+
+def longer(completion: str, example: Example) -> float:
+    return min(1.0, len(completion) / 200_000)
+
+
+def never(completion: str, example: Example) -> None:
+    return None
+
+
+def hashed(completion: str, example: Example) -> float:
+    return 1.0 if completion == example.completion else abs(hash(completion)) % 1000 / 2000
+
+
+def from_process(completion: str, example: Example) -> float:
+    return 1.0 if completion == example.completion else os.getpid() % 1000 / 2000
+
+
+def crashes(completion: str, example: Example) -> float:
+    return 1.0 if completion == example.completion else json.loads(completion)[0]
+
+
+def out_of_range(completion: str, example: Example) -> float:
+    return 1.0 if completion else -1.0
+
+
+def hangs(completion: str, example: Example) -> float:
+    while len(completion) > 50_000:
+        pass
+    return same(completion, example)
+
+
+@dataclass(frozen=True)
+class Brief:
+    """Cannot tell right from wrong, and says so."""
+
+    blind_to: ClassVar[tuple[str, ...]] = (
+        "empty", "garbage", "truncated", "always empty", "right id, wrong funder", "right funder, wrong id",
+    )  # fmt: skip
+
+    def __call__(self, completion: str, example: Example) -> Scored:
+        extra = len(completion) - len(example.completion or "")
+        return Scored(min(1.0, max(0.0, 1 - extra / 100)), {"extra": float(extra)})
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (constant, "garbage earns as much as gold on 12 of 12 rows"),
+        (substring, "100 kB of gold earns as much as gold"),
+        (longer, "prefers fenced to gold"),
+        (longer, "gold earns less than 1"),
+        (never, "gives no score to any gold answer"),
+        (hashed, "not deterministic"),
+        (from_process, "not deterministic"),
+        (crashes, "JSONDecodeError"),
+        (out_of_range, "outside [0, 1]"),
+        (hangs, "longer than 1 s"),
+        (lambda completion, example: 1.0, "cannot be pickled"),
+    ],
+)
+def test_what_is_wrong_is_named(reward: Callable, said: str) -> None:
+    found = try_reward(NamedReward("it", reward), ROWS, TASK, limit=1.0)
+    assert any(said in error for error in found.errors), found.errors
+
+
+@pytest.mark.parametrize("reading", ["compatible", "fixed"])
+@pytest.mark.parametrize("target", ["nested", "compact"])
+def test_the_shipped_reward_is_fit(reading: str, target: str) -> None:
+    task = FundingTask(target=target)
+    rows = [task.example(row, id=row["id"]) for row in funding_rows(12)]
+    found = check_reward(Funding(reading=reading), rows, task)
+    assert found.variants["gold"]["mean"] == 1
+    assert found.variants["fenced"]["mean"] == 1
+    assert found.variants["right id, wrong funder"]["mean"] <= 0.2
+    assert found.variants["always empty"]["mean"] == 0
+    # Two of the twelve rows have no funder: the known defect of the compatible reading, and no other, is warned of.
+    assert any("garbage earns as much" in w for w in found.warnings) == (reading == "compatible")
+    assert found.baselines["an empty answer"] == pytest.approx(2 / 12)
+    assert found.speed["calls_per_second"] > 0
+
+
+def test_a_reward_may_be_blind_to_something_by_design() -> None:
+    found = check_reward(Brief(), ROWS, TASK)
+    assert found.variants["empty"]["as_gold"] == 1
+    with pytest.raises(AssertionError, match=r"constant is not fit to train on:\n"):
+        check_reward(constant, ROWS, TASK)
+
+
+def test_answers_say_something_else_than_gold() -> None:
+    two = [{"funder_name": "A", "awards": []}, {"funder_name": "B", "awards": []}]
+    made = answers(TASK.example({"funding_statement": "x", "funders": two}), TASK, long=True)
+    assert json.loads(made["shuffled"])[0]["funder_name"] == "B"
+    assert len(json.loads(made["duplicated"])) == 4
+    assert json.loads(made["one funder missing"]) == [{"funder_name": "B"}]
+    assert all(len(made[name]) >= 100_000 for name in made if name.startswith("100 kB"))
+    empty = answers(TASK.example({"funding_statement": "x", "funders": []}), TASK)
+    assert "always empty" not in empty
+    assert "duplicated" not in empty
+    text = answers(Example("1", "", (), completion="Thought: a\nAction: b", gold="b"))
+    assert text["shuffled"] == "Action: b\nThought: a"
+    entities = answers(Example("1", "", (), completion='{"entities": [1, 2], "n": 2}', gold={}))
+    assert json.loads(entities["always empty"]) == {"entities": [], "n": 2}
+
+
+def test_baselines_do_not_look_at_the_row() -> None:
+    made = baselines(ROWS)
+    assert made["an empty answer"](0) == "[]"
+    assert len({made["the most common answer"](n) for n in range(12)}) == 1
+    assert made["another row's answer"](0) == ROWS[1].completion
+
+
+def test_examples_and_their_task(tmp_path: Path) -> None:
+    assert len(examples("funding", n=7)) == 7
+    path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
+    assert [e.id for e in examples("funding", path, n=3)] == ["r0", "r1", "r2"]
+    assert reward_task(Funding(), "funding") == "funding"
+    with pytest.raises(UserError, match="no task is called 'fundin'"):
+        reward_task(Funding(), "funding", "fundin")
+    with pytest.raises(ValueError, match="no example"):
+        try_reward(NamedReward("same", same), [Example("1", "", ())])
+
+
+# --- the verbs ---------------------------------------------------------------------------------------------------
+
+
+def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
+    good = runner.invoke(app, ["rewards", "test", "funding", "reading=fixed", "--data", str(path), "--json"])
+    assert good.exit_code == 0, good.output
+    assert json.loads(good.stdout)["rows"] == 9
+    human = runner.invoke(app, ["rewards", "test", "funding", "--data", str(path)])
+    assert "fit to train on" in human.stdout
+    assert "answers that do not depend on the input" in human.stdout
+    (tmp_path / "flat.py").write_text("def flat(completion, example):\n    return 1.0\n")
+    bad = runner.invoke(app, ["rewards", "test", f"{tmp_path}/flat.py:flat"])
+    assert bad.exit_code == 1
+    assert "not fit to train on" in bad.stdout
+    assert runner.invoke(app, ["rewards", "test", "fundin"]).exit_code == 2
+    assert "Did you mean reading" in runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"]).stderr
+    assert "key=value" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
+
+
+def test_rewards_show() -> None:
+    shown = runner.invoke(app, ["rewards", "show", "funding"]).stdout
+    assert "reading: Reading = 'compatible'" in shown
+    assert "funding_matching.py" in shown
+    found = json.loads(runner.invoke(app, ["rewards", "show", "funding", "--json"]).stdout)
+    assert found["parameters"]["beta"]["default"] == 0.5
+    assert len(found["score_hash"]) == 64
+
+
+@pytest.mark.slow
+def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runner.invoke(app, ["rewards", "new", "word_overlap"]).exit_code == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_word_overlap.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+    (tmp_path / "word_overlap.py").write_text(
+        (tmp_path / "word_overlap.py").read_text().replace("return Scored(f1,", "return Scored(1.0,")
+    )
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1, "the test can fail"
+    again = runner.invoke(app, ["rewards", "new", "word_overlap"])
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+    assert runner.invoke(app, ["rewards", "new", "my-reward"]).exit_code == 2
+    for taken in ("json", "class", "pytest"):
+        refused = runner.invoke(app, ["rewards", "new", taken])
+        assert refused.exit_code == 2
+        assert f"'{taken}' is taken" in refused.stderr
+    assert not (tmp_path / "json.py").exists()
+    unknown = runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"])
+    assert unknown.exit_code == 2
+    assert "readin: funding has no such parameter. Did you mean reading?" in unknown.stderr
+    absent = runner.invoke(app, ["rewards", "test", "funding", "--data", "none.jsonl"])
+    assert absent.exit_code == 2
+    assert "data_root" not in absent.stderr
+
+
+def test_the_score_hash_follows_code_and_parameters(tmp_path: Path) -> None:
+    from adapters.integrations import named_reward
+
+    plain = named_reward("funding")
+    assert plain.score_hash == named_reward("funding", weight=0.3).score_hash
+    assert plain.score_hash == named_reward("funding", beta=0.5, on_error="zero").score_hash
+    assert plain.score_hash != named_reward("funding", beta=1.0).score_hash
+    (tmp_path / "mine.py").write_text("def mine(completion, example):\n    return 1.0\n")
+    before = named_reward("./mine.py:mine", folder=tmp_path).score_hash
+    (tmp_path / "mine.py").write_text("def mine(completion, example):\n    return 0.5\n")
+    assert named_reward("./mine.py:mine", folder=tmp_path).score_hash != before
+    assert plain.record["reward"].startswith("Funding(funder=0.5")
+
+
+def test_the_documented_reward_is_as_documented(tmp_path: Path) -> None:
+    """The first code block of docs/rewards.md, tried as the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "brevity.py").write_text(code)
+    done = runner.invoke(app, ["rewards", "test", f"{tmp_path}/brevity.py:Brevity", "free=100"])
+    assert done.exit_code == 0, done.output

@@ -1,0 +1,450 @@
+"""The bundle and its card, made from a run of the echo backend: no model, no network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import funding_rows, write_jsonl
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from adapters.backends import adapter_folder
+from adapters.cli.main import app
+from adapters.errors import UserError
+from adapters.files import sha256, write_json
+from adapters.plugins.rewards import NamedReward
+from adapters.publish import bundle, card, comparison, gate, release
+from adapters.publish.finished_run import Finished, probes, read
+from adapters.recipe.load import load_recipe
+from adapters.recipe.publish import Publish
+from adapters.rewards.funding import Funding
+from adapters.tasks.agent import AgentTask
+
+pytest.importorskip("huggingface_hub")
+RECIPE = """
+name: echoed
+task: {{use: funding, target: compact, system: Extract., user: "{{statement}}"}}
+model: {{base: Qwen/Qwen3-0.6B}}
+lora: {{rank: 4, alpha: 8}}
+trainer: echo
+run_dir: {folder}/runs
+data_root: {folder}
+stages:
+  - {{kind: sft, data: [{{path: {folder}/train.jsonl, name: real, license: cc-by-nc-4.0}}, {{synthesize: funding, n: 20, name: made}}], batch_size: 8, max_steps: 3, learning_rate: 1e-2, noise: {{use: ocr, share: 0.5}}}}
+  - {{kind: grpo, data: [{{path: train.jsonl, name: real}}], batch_size: 2, max_steps: 2, learning_rate: 1e-3, beta: 0.05, rewards: [funding, {{use: {folder}/vowels.py:Vowels, weight: 0.5}}]}}
+evaluate:
+  - {{name: test, data: [{{path: test.jsonl}}]}}
+publish: {{repo: me/funding-echo, base_model: Qwen/Qwen3-0.6B, license: apache-2.0, description: Finds funders., tags: [scholarly-metadata]}}
+"""  # noqa: E501
+CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "base_model_name_or_path": "/home/someone/model", "target_modules": ["v", "q"]}  # noqa: E501 # fmt: skip
+STRANGERS = (
+    "training_args.bin", "rollouts-0.jsonl", "run.log", "run.lock", "hosted.json", "spent.json", "origin.json",
+    "samples.jsonl", "rejected.jsonl", "nll_before.json", "optimizer.pt", "rng_state_0.pth", "report.html",
+)  # fmt: skip
+FACTS = {"parameters": 64, "class": "A", "base_class": "A", "tied": True, "dtype": "float32", "end_token": "<|im_end|>"}
+
+
+def make_run(folder: Path, *overrides: str) -> Path:
+    """An echo run whose adapters are LoRA files, as a trained one's would be."""
+    write_jsonl(folder / "train.jsonl", funding_rows(26))
+    write_jsonl(folder / "test.jsonl", funding_rows(12))
+    (folder / "vowels.py").write_text(
+        "class Vowels:\n    def __call__(self, completion, example):\n        return 0.5\n"
+    )
+    (folder / "echo.yaml").write_text(RECIPE.format(folder=folder))
+    result = CliRunner().invoke(app, ["run", str(folder / "echo.yaml"), *overrides])
+    assert result.exit_code == 0, result.output
+    [run] = (
+        [p.parent for p in (folder / "runs").glob("*/report.json")] if not overrides else [folder / "runs" / "other"]
+    )
+    for stage in ("1-sft", "2-grpo"):
+        tensors = {f"base_model.model.q.lora_{side}.weight": np.ones((4, 4), np.float32) for side in "AB"}
+        save_file(tensors, run / stage / adapter_folder.WEIGHTS)
+        (run / stage / adapter_folder.CONFIG).write_text(json.dumps(CONFIG))
+        (run / stage / "tokenizer_config.json").write_text(
+            json.dumps({"name_or_path": "/home/someone/model", "is_local": True, "eos_token": "<|im_end|>"})
+        )
+        for name in STRANGERS:
+            (run / stage / name).write_text("secret prompts")
+        log = [
+            {"step": n, "loss": 1 / n, **({"reward": n / 9, "kl": 0.1} if "grpo" in stage else {})} for n in (1, 2, 3)
+        ]
+        write_jsonl(run / stage / "log.jsonl", log)
+        held = json.loads((run / stage / adapter_folder.MANIFEST).read_text())
+        held["files"] = {n: sha256(run / stage / n) for n in (adapter_folder.WEIGHTS, adapter_folder.CONFIG)}
+        held["start_hash"] = None
+        write_json(run / stage / adapter_folder.MANIFEST, held)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("echo"))
+
+
+@pytest.fixture(scope="module")
+def original(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    finished, folder = read(run), tmp_path_factory.mktemp("made") / "bundle"
+    bundle.assemble(finished, folder)
+    (folder / "README.md").write_text(card.render(finished, folder, "me/funding-echo", FACTS, []))
+    return folder
+
+
+@pytest.fixture
+def made(run: Path, original: Path, tmp_path: Path) -> tuple[Finished, Path]:
+    return read(run), Path(shutil.copytree(original, tmp_path / "bundle"))
+
+
+def test_only_what_a_user_needs_is_in_it(made: tuple[Finished, Path]) -> None:
+    _, folder = made
+    names = [p.as_posix() for p in bundle.files(folder)]
+    assert names == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "plots/kl.png", "plots/loss.png",
+        "plots/reward.png", "plots/test.png", "recipe.yaml", "results.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
+    assert config["target_modules"] == ["q", "v"]
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {"eos_token": "<|im_end|>"}
+    assert all(c.passed for c in gate.static(*made)), gate.static(*made)
+
+
+def test_the_recipe_in_it_runs_and_names_no_place(made: tuple[Finished, Path], tmp_path: Path) -> None:
+    finished, folder = made
+    text = (folder / "recipe.yaml").read_text()
+    assert str(finished.folder.parent.parent) not in text
+    again = load_recipe(folder / "recipe.yaml")
+    assert again.recipe.data_root is None
+    assert again.recipe.run_dir == "runs"
+    assert again.recipe.stages[0].data[0].path == "train.jsonl"
+    assert again.recipe.stages[1].rewards[1].use == "./vowels.py:Vowels"
+    assert again.recipe.stages[0].model_dump(exclude={"data"}) == finished.recipe.stages[0].model_dump(exclude={"data"})
+    assert text.startswith('if __name__ == "__main__"')
+
+
+PLANTED = {
+    "an access token": ["hf_" + "aB3" * 12, "ghp_" + "x1" * 18, "AKIA" + "A1" * 8, "-----BEGIN RSA PRIVATE KEY-----"],
+    "an e-mail address": ["ask jane.doe@example.org", "<a+b@sub.uni-x.de>"],
+    "a path on the hosted trainer": ["tinker://abc-def:train:0/weights/final"],
+    "a path of this machine": ["/home/jane/data.jsonl", "see /Users/jane/x", "C:\\Users\\jane", "C:\\\\Users\\\\jane"],
+}
+
+
+@pytest.mark.parametrize(("what", "text"), [(w, t) for w, texts in PLANTED.items() for t in texts])
+@pytest.mark.parametrize(
+    "name", ["README.md", "recipe.yaml", "results.json", "tokenizer_config.json", "adapter_config.json"]
+)
+def test_planted_secrets_are_found(made: tuple[Finished, Path], what: str, text: str, name: str) -> None:
+    _, folder = made
+    with (folder / name).open("a") as file:
+        file.write(f"\n{text}\n")
+    found = bundle.leaks(folder)
+    assert [f for f in found if f.startswith(name) and f.endswith(what)], found
+    assert not any(text in f for f in found), "a secret is named, never shown"
+
+
+def test_the_values_of_secret_variables_are_found_everywhere(
+    made: tuple[Finished, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, folder = made
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    (folder / "tokenizer.json").write_text('{"vocab": {"0123456789abcdef": 1, "x@y.com": 2, "/home/x": 3}}')
+    assert bundle.leaks(folder) == ["tokenizer.json:1 holds the value of $WANDB_API_KEY"], (
+        "a vocabulary may hold the rest"
+    )
+    (folder / "tokenizer.json").write_text(json.dumps({"x": str(finished.folder.resolve())}))
+    assert "a path of this machine" in bundle.leaks(folder, (str(finished.folder.resolve()),))[0]
+
+
+@pytest.mark.parametrize(
+    "name", [*STRANGERS, "ref/adapter_model.safetensors", "completions/1.parquet", "eval/2-grpo/test/samples.jsonl"]
+)
+def test_files_that_nobody_asked_for_are_refused(made: tuple[Finished, Path], name: str) -> None:
+    _, folder = made
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    assert bundle.leaks(folder)[0] == f"{name} does not belong in a bundle"
+
+
+def test_the_cards_metadata_survive_the_hubs_library(made: tuple[Finished, Path]) -> None:
+    from huggingface_hub import ModelCard
+
+    finished, folder = made
+    data = ModelCard((folder / "README.md").read_text()).data
+    assert data.base_model == "Qwen/Qwen3-0.6B"
+    assert (data.library_name, data.pipeline_tag, data.license) == ("peft", "text-generation", "apache-2.0")
+    assert data.tags == ["lora", "sft", "grpo", "funding", "scholarly-metadata"]
+    held = finished.figures["test"]["2-grpo"]["metrics"]["balanced"]["funder"]
+    [f1] = [r for r in data.eval_results if r.metric_name == "funder f1 (balanced)"]
+    assert f1.metric_value == pytest.approx(held["f1"], abs=1e-4)
+    assert not [r for r in data.eval_results if "scheme" in r.metric_name], "nothing to find and nothing found is no 0"
+    assert held["f1"] > 0.5, "the echo knows the test rows: the figure is no empty 0"
+
+
+def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    text = (folder / "README.md").read_text()
+    for wanted in (
+        "Finds funders.", "| learning rate | 0.01 |", "| learning rate | 0.001 |", "| beta | 0.05 |",
+        "R = 1 · funding + 0.5 · Vowels", "hierarchical 0.4", "use ocr", "share 0.5", "policy protect",
+        "rank 4, alpha 8", "**Seed:** 42", "| real | file `train.jsonl` | cc-by-nc-4.0 |", "allows no commercial use",
+        "made by the `funding` generator: 20 rows", "#### test, strict", "base and stages",
+        "R = 0.5 F0.5(funder) + 0.4 F0.5(award id", "reference | start (the weights", "| scheme | – | – | – | – |",
+        "`funding` (target compact)", "**strict:** names match", "Rows: file `test.jsonl`.", "last step of stage 2",
+        "3 steps of 8 rows", "2 steps of 2 prompts, 8 completions each",
+        'eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>")', "--max-lora-rank 8", "Example Science Foundation",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+    assert "12 of its 12 texts also stand in the training data" in text
+    figures = finished.figures["test"]["2-grpo"]["metrics"]["balanced"]["award_id"]
+    assert f"| award id | {figures['precision']:.4f} | {figures['recall']:.4f} | {figures['f1']:.4f} |" in text
+    compile(gate.snippet(text), "card", "exec")
+    for line in text.splitlines():
+        assert not line.startswith("| ") or line.endswith("|"), "no table row is broken"
+    rows = text.splitlines()
+    heads = [n for n, line in enumerate(rows) if line.startswith("|--")]
+    assert heads
+    for n in heads:
+        assert rows[n - 1].count("|") == rows[n].count("|") == rows[n + 1].count("|"), rows[n - 1 : n + 2]
+
+
+def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    stage = finished.stages[-1]
+    manifest = copy.deepcopy(stage.manifest)
+    manifest["stage"]["reference"] = "/home/someone/runs/old/1-sft"
+    manifest["figures"] = {
+        **{"margin_first": 0.0, "margin_last": 1.25},
+        **{"accuracy_first": 0.5, "accuracy_last": 0.9, "accuracy_held_out": 0.75},
+    }
+    changed = dataclasses.replace(finished, stages=(finished.stages[0], dataclasses.replace(stage, manifest=manifest)))
+    text = card.render(changed, folder, "me/funding-echo", FACTS, [])
+    assert "| reference | 1-sft |" in text
+    assert "margin 0.0000 → 1.2500, the chosen side preferred in 50.0 % → 90.0 % of the pairs (75.0 % of held" in text
+    assert "/home/someone" not in text
+    reward = NamedReward("funding", Funding(funder=0.5, hierarchical=0.5, flat=0, soft_ids=False))
+    about = card._reward(reward)["about"]
+    assert "0.5 F0.5(funder) + 0.5 F0.5(award id, under the right funder); names" in about
+    assert "0.1" not in about
+
+
+def test_blocks_inside_blocks_do_not_end_them(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    agent = dataclasses.replace(finished, task=AgentTask())
+    text = card.render(agent, folder, "me/agent", FACTS, [])
+    assert "\n````\nOne count answers this.\nAction: Operation\n```sql\n" in text
+    assert text.count("\n````\n") == 2
+    assert "\n```yaml\n" in text
+    assert gate.snippet(text).startswith("from peft")
+
+
+def test_a_hosted_adapter_is_not_called_trls(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    recipe = finished.recipe.model_copy(update={"trainer": "tinker"})
+    hosted = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=recipe))
+    text = card.render(hosted, folder, "me/funding-echo", FACTS, [])
+    assert "default of TRL" not in text
+    assert "- tinker\n" in text
+    assert "- trl\n" not in text
+    assert "**Trainer:** the Tinker API" in text
+
+
+def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], run: Path) -> None:
+    finished, folder = made
+    text = card.render(finished, folder, "me/funding-echo", FACTS, [], read(run / "1-sft"))
+    assert "## Comparison with echoed, 1-sft" in text
+    assert "| field | echoed, 1-sft | this adapter |" in text
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    bundle.assemble(read(run), again)
+    (again / "README.md").write_text(card.render(read(run), again, "me/funding-echo", FACTS, []))
+    assert bundle.hashes(again) == bundle.hashes(made[1]), "the same content again makes no new commit"
+
+
+def test_licences_and_what_they_ask() -> None:
+    def notes(licence: str | None) -> str:
+        return " ".join(card.license_notes([{"source": "s", "license": licence}]))
+
+    assert "not stated" in notes(None)
+    assert notes("cc0-1.0") == notes("mit") == notes(card.GENERATED) == ""
+    assert "asks for credit" in notes("cc-by-4.0")
+    assert "same licence" in notes("cc-by-sa-4.0")
+    assert "no commercial use" in notes("CC-BY-NC-4.0")
+    assert "no derivatives" in notes("cc-by-nd-4.0")
+
+
+def test_notes_before_it_is_out(run: Path) -> None:
+    notes = release._notes(read(run))
+    assert any("apache-2.0, and real allows no commercial use" in n for n in notes)
+    assert any("names no licence" in n for n in release._notes(read(run, ["publish.license=null"])))
+
+
+def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
+    mine = read(run)
+    tables, notes = comparison.compare(mine, read(run / "1-sft"), "balanced")
+    assert not notes
+    [funder] = [r for r in tables["test"] if r["field"] == "funder"]
+    figures = mine.figures["test"]
+    assert funder["mine"] == pytest.approx(figures["2-grpo"]["metrics"]["balanced"]["funder"]["f1"])
+    assert funder["other"] == pytest.approx(figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"])
+    assert funder["ci"][0] <= funder["delta"] <= funder["ci"][1]
+    assert [r["field"] for r in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
+    other = make_run(tmp_path, "name=other", "evaluate.0.data.0.cap=5")
+    assert comparison.compare(mine, read(other), "balanced") == (
+        {},
+        ["test: the two runs do not hold the same rows under this name"],
+    )
+
+
+def test_probes_are_the_training_processs_answers(run: Path) -> None:
+    finished = read(run)
+    found = probes(finished, 4)
+    assert len(found) == 4
+    assert all(p.completion and p.prompt[0]["role"] == "system" for p in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"r": 1024}, "rank 1024"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"alpha_pattern": {"q": 1}}, "alpha_pattern"),
+    ],
+)
+def test_what_vllm_does_not_serve(made: tuple[Finished, Path], change: dict, reason: str) -> None:
+    _, folder = made
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    check = gate._servable(folder)
+    assert not check.passed
+    assert reason in check.detail
+
+
+def test_an_lm_head_is_not_servable(made: tuple[Finished, Path]) -> None:
+    save_file({"base_model.model.lm_head.lora_A.weight": np.ones((1, 1), np.float32)}, made[1] / adapter_folder.WEIGHTS)
+    assert not gate._servable(made[1]).passed
+
+
+def test_lora_ranks() -> None:
+    assert [gate.max_lora_rank(r) for r in (1, 8, 9, 128, 512, 513)] == [8, 8, 16, 128, 512, None]
+
+
+def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path]) -> None:
+    _, folder = made
+    text = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(text.replace("library_name: peft\n", ""))
+    assert "library_name" in gate._card(folder).detail
+    (folder / "README.md").write_text(text)
+    (folder / "plots" / "kl.png").unlink()
+    assert "plots/kl.png" in gate._card(folder).detail
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"repo": "no-owner"}, "'no-owner' is no Hub id; write owner/name"),
+        ({"base_model": "a/b/c"}, "no Hub id"),
+        ({"tag": "v 1"}, "'v 1' is no tag"),
+        ({"license": "Apache 2.0"}, "Did you mean apache-2.0"),
+        ({"license": "apache2"}, "Did you mean apache-2.0"),
+        ({"language": ["English"]}, "no ISO 639 code"),
+        ({"privat": True}, "privat"),
+    ],
+)
+def test_the_section_is_strict(value: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Publish.model_validate(value)
+
+
+def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder"):
+        read(tmp_path)
+    with pytest.raises(UserError, match=r"only publish\.key=value"):
+        read(run, ["seed=3"])
+    finished = read(run, ["publish.base_model=null"])
+    assert finished.base_id == "Qwen/Qwen3-0.6B"
+    local = finished.recipe.model_copy(update={"model": finished.recipe.model.model_copy(update={"base": str(run)})})
+    with pytest.raises(UserError, match="Hub id"):
+        _ = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=local)).base_id
+    with pytest.raises(UserError, match="cannot read the example row"):
+        read(run, ["publish.example={a: 1}"]).example()
+
+
+def test_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "mine"))
+    samples = mine / "eval" / "2-grpo" / "test" / "samples.jsonl"
+    whole = samples.read_text()
+    samples.write_text("nonsense\n")
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged. Delete"):
+        probes(read(mine), 4)
+    with pytest.raises(UserError, match=r"samples\.jsonl is damaged"):
+        comparison.compare(read(run), read(mine), "balanced")
+    samples.write_text(whole)
+    (mine / "report.json").write_text("nonsense")
+    for command in (["publish", str(mine), "--dry-run"], ["merge", str(mine), "-o", str(tmp_path / "out")]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2
+        assert "report.json is missing or damaged" in result.stderr
+
+
+def test_the_command_wants_a_repository(run: Path) -> None:
+    result = CliRunner().invoke(app, ["publish", str(run), "publish.repo=null", "--dry-run"])
+    assert result.exit_code == 2
+    assert "--repo" in result.stderr
+
+
+def test_without_a_token_nothing_starts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    result = CliRunner().invoke(app, ["publish", str(run)])
+    assert result.exit_code == 2
+    assert "no Hub token" in result.stderr
+    assert not (run / "publish").exists()
+
+
+@pytest.mark.slow
+def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+    calls: list[str] = []
+    verdict = [gate.Check("tensors", False, "every B matrix is zero: the adapter changes nothing")]
+
+    def loaded(finished: Finished, folder: Path) -> tuple[list[gate.Check], dict]:
+        calls.append("loaded")
+        return list(verdict), FACTS
+
+    monkeypatch.setattr(gate, "loaded", loaded)
+    monkeypatch.setattr(gate, "used", lambda *_: gate.Check("usage", True, "runs"))
+    refused = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "--json"])
+    assert refused.exit_code == 3
+    assert "every B matrix is zero" in refused.stderr
+    assert json.loads(refused.stdout)["passed"] is False
+    assert not (run / "publish" / "bundle" / "README.md").exists(), "no card for an adapter that failed"
+    verdict[0] = gate.Check("tensors", True, "fine")
+    for _ in range(2):
+        good = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "--json"])
+        assert good.exit_code == 0, good.output
+    assert len(calls) == 2, "the third call found the bundle proven"
+    held = json.loads(good.stdout)
+    assert held["files"]["README.md"] == (run / "publish" / "bundle" / "README.md").stat().st_size
+    (run / "publish" / "bundle" / "recipe.yaml").write_text("changed by hand")
+    CliRunner().invoke(app, ["publish", str(run), "--dry-run"])
+    assert len(calls) == 3, "a bundle that was touched is made again"
+    assert CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New"]).exit_code == 0
+    assert len(calls) == 4, "another card is another bundle"
+    assert (
+        CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New", "--tag", "v2"]).exit_code == 0
+    )
+    assert len(calls) == 4, "another tag is the same bundle"

@@ -1,0 +1,258 @@
+"""Pushing to a Hub that speaks HTTP and fails in every way it can: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import CUT, LOST, HubServer
+
+from adapters.errors import UserError
+from adapters.publish import bundle, hub
+
+pytest.importorskip("huggingface_hub")
+REPO = "me/funding-tiny"
+CARD = "---\nlibrary_name: peft\nlicense: mit\n---\n\n# Card\n"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    with HubServer() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", running.token)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        close_session()
+        yield running
+        close_session()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "bundle"
+    (made / "plots").mkdir(parents=True)
+    (made / "README.md").write_text(CARD)
+    (made / "adapter_config.json").write_text("{}")
+    (made / "adapter_model.safetensors").write_bytes(b"\1\2\3" * 1000)
+    (made / "plots" / "loss.png").write_bytes(b"\x89PNG" + b"x" * 50)
+    return made
+
+
+def push(folder: Path, *, private: bool = True, tag: str = "v1") -> hub.Pushed:
+    return hub.push(folder, REPO, private=private, tag=tag, message="run: 2-grpo")
+
+
+def test_one_commit_private_and_tagged(server: HubServer, folder: Path) -> None:
+    pushed = push(folder)
+    repo = server.repos[REPO]
+    assert pushed.new
+    assert repo.private
+    assert len(repo.commits) == 2
+    assert repo.messages[-1] == "run: 2-grpo"
+    assert repo.tags == {"v1": pushed.commit}
+    assert repo.files["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()
+    assert set(repo.files) == {".gitattributes", *(p.as_posix() for p in bundle.files(folder))}
+    assert not pushed.strangers
+
+
+def test_the_same_content_again_makes_no_commit(server: HubServer, folder: Path) -> None:
+    first = push(folder)
+    server.requests.clear()
+    again = push(folder)
+    assert (again.commit, again.new) == (first.commit, False)
+    assert len(server.repos[REPO].commits) == 2
+    assert not server.sent(r"PUT /lfs|/commit/|/tag/"), "nothing is sent twice"
+
+
+def test_only_what_changed_is_sent(server: HubServer, folder: Path) -> None:
+    push(folder)
+    (folder / "README.md").write_text(CARD + "more\n")
+    server.requests.clear()
+    assert push(folder, tag="v2").new
+    assert len(server.repos[REPO].commits) == 3
+    assert not server.sent(r"PUT /lfs")
+    assert set(server.repos[REPO].tags) == {"v1", "v2"}
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "how"),
+    [
+        ("POST", r"/repos/create", 500),
+        ("POST", r"/repos/create", LOST),
+        ("GET", r"/tree/", 503),
+        ("POST", r"/preupload/", 500),
+        ("POST", r"/objects/batch", CUT),
+        ("PUT", r"/lfs/", 500),
+        ("PUT", r"/lfs/", CUT),
+        ("POST", r"/commit/", 500),
+        ("POST", r"/commit/", CUT),
+        ("POST", r"/commit/", LOST),
+        ("POST", r"/tag/", 502),
+        ("POST", r"/tag/", LOST),
+    ],
+)
+def test_one_fault_is_overcome(server: HubServer, folder: Path, method: str, where: str, how: object) -> None:
+    server.fail(method, where, how)
+    pushed = push(folder)
+    repo = server.repos[REPO]
+    assert len(repo.commits) == 2, "one commit, whatever was lost on the way"
+    assert pushed.new
+    assert repo.tags == {"v1": pushed.commit}
+    assert repo.files["README.md"] == CARD.encode()
+
+
+@pytest.mark.parametrize(("where", "how"), [(r"/repos/create", CUT), (r"/commit/", 500), (r"/tag/", CUT)])
+def test_after_a_lasting_fault_a_second_call_completes(
+    server: HubServer, folder: Path, where: str, how: object
+) -> None:
+    server.fail("POST", where, how, times=3)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(hub.HubError, match="failed"):
+        push(folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    pushed = push(folder)
+    assert len(server.repos[REPO].commits) == 2
+    assert server.repos[REPO].tags == {"v1": pushed.commit}
+
+
+def test_a_refusal_is_not_tried_again(server: HubServer, folder: Path) -> None:
+    server.fail("POST", r"/commit/", 403)
+    with pytest.raises(UserError, match=r"refuses the push.*403.*write permission"):
+        push(folder)
+    assert server.sent(r"/commit/") == 1
+    assert push(folder).new, "the same command completes once the rights are there"
+    assert server.sent(r"PUT /lfs") == 2, "what was uploaded before the refusal is not uploaded again"
+
+
+def test_a_card_that_the_hub_refuses_is_named_before_any_upload(server: HubServer, folder: Path) -> None:
+    (folder / "README.md").write_text(CARD.replace("mit", "nonsense"))
+    with pytest.raises(UserError, match=r"does not accept the model card.*license"):
+        push(folder)
+    assert not server.sent(r"PUT /lfs|/commit/")
+
+
+def test_a_public_repository_is_not_pushed_to_by_mistake(server: HubServer, folder: Path) -> None:
+    server.add(REPO, folder / "plots")
+    with pytest.raises(UserError, match="is public, and the recipe says private"):
+        push(folder)
+    assert len(server.repos[REPO].commits) == 1
+    pushed = push(folder, private=False)
+    assert pushed.strangers == ("loss.png",), "files of others stay, and are named"
+
+
+def test_a_taken_tag_is_found_before_the_commit(server: HubServer, folder: Path) -> None:
+    push(folder)
+    (folder / "README.md").write_text(CARD + "more\n")
+    with pytest.raises(UserError, match="tag 'v1' already"):
+        push(folder)
+    assert len(server.repos[REPO].commits) == 2
+
+
+def test_somebody_elses_push_in_between_is_an_error(server: HubServer, folder: Path) -> None:
+    server.fail("POST", r"/commit/", 412)
+    with pytest.raises(UserError, match="was changed while we pushed"):
+        push(folder)
+
+
+def test_rights(server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub.rights(REPO) == [], "our own name: it will be created"
+    assert "no member of others" in hub.rights("others/model")[0]
+    server.orgs = [{"name": "others", "roleInOrg": "read"}]
+    assert "role 'read'" in hub.rights("others/model")[0]
+    server.orgs = [{"name": "others", "roleInOrg": "write"}]
+    assert hub.rights("others/model") == []
+    push(folder)
+    assert hub.rights(REPO) == []
+    assert not server.sent("POST /api/repos/create .*others"), "asking changes nothing"
+    server.readonly.add(REPO)
+    assert "may not write" in hub.rights(REPO)[0]
+    server.readonly.clear()
+    server.role = "read"
+    assert "may only read" in hub.rights(REPO)[0]
+    server.role = "fineGrained"
+    assert "no permission to write" in hub.rights(REPO)[0]
+    server.scopes = [{"entity": {"type": "user", "name": "me"}, "permissions": ["repo.write"]}]
+    assert hub.rights(REPO) == []
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong" + "w" * 30)
+    assert "does not accept the token" in hub.rights(REPO)[0]
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert "no Hub token" in hub.rights(REPO)[0]
+
+
+def test_an_unreachable_hub(server: HubServer, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(hub.HubError, match="cannot be reached"):
+        hub.rights(REPO)
+    with pytest.raises(hub.HubError):
+        push(folder)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(hub.HubError, match="HF_HUB_OFFLINE"):
+        hub.rights(REPO)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+        push(folder)
+
+
+def test_a_refusal_of_the_xet_storage_is_not_tried_again(
+    server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf_xet sends large files with its own HTTP client, whose errors carry no response."""
+    pytest.importorskip("hf_xet")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    server.fail("GET", r"/xet-write-token/", 403)
+    with pytest.raises(UserError, match=r"refuses the push.*403"):
+        push(folder)
+    assert server.sent(r"/xet-write-token/") == 1
+    assert len(server.repos[REPO].commits) == 1
+
+
+@pytest.mark.parametrize("fault", [ConnectionError("Network error"), RuntimeError("cannot write"), PermissionError()])
+def test_a_fault_of_the_xet_storage_is_overcome(
+    server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """The storage itself is stood in for; what comes before and after is huggingface_hub's own."""
+    from huggingface_hub import _commit_api, constants
+
+    faults, sent = [fault], []
+
+    def upload(*, additions: list, **_: object) -> None:
+        if faults:
+            raise faults.pop()
+        for one in additions:
+            content = Path(one.path_or_fileobj).read_bytes()
+            one.upload_info.sha256 = hashlib.sha256(content).digest()  # as the real one fills it in
+            server.lfs[hashlib.sha256(content).hexdigest()] = content
+            sent.append(one.path_in_repo)
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr(_commit_api, "is_xet_available", lambda: True)
+    monkeypatch.setattr(_commit_api, "_upload_xet_files", upload)
+    server.fail("POST", r"/commit/", LOST)
+    first = push(folder)
+    assert first.new
+    assert len(server.repos[REPO].commits) == 2
+    sent.clear()
+    assert not push(folder).new
+    assert not sent, "the same content again is recognised by its hash, whichever way it came"
+
+
+def test_the_token_is_never_said(server: HubServer, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    server.fail("POST", r"/commit/", 500, times=3)
+    with pytest.raises(hub.HubError) as error:
+        hub.push(folder, REPO, private=True, tag="v1", message="m", say=said.append)
+    out = capfd.readouterr()
+    assert server.token not in "".join([*said, str(error.value), repr(error.value.__cause__), out.out, out.err])
+    assert len(said) == 2, "each further try is announced"
