@@ -28,7 +28,7 @@ class ChatServer:
                 status = outer.script.pop(0) if outer.script else 200
                 outer.before(len(outer.calls))
                 good = answers[body["messages"][-1]["content"]]
-                texts = [good if n % 2 == 0 else f"Certainly! {good} Bye!" for n in range(body["n"])]
+                texts = [good if n % 2 == 0 else f"Certainly! {good} Bye!" for n in range(body.get("n", 1))]
                 texts = texts[:1] if outer.one_choice else texts
                 reply = {"choices": [{"message": {"content": t}, "finish_reason": "stop"} for t in texts]}
                 content = json.dumps(reply if status == 200 else {"error": "busy"}).encode()

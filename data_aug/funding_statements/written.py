@@ -1,22 +1,23 @@
-"""Statements that a language model writes for structures of ours, and what such a text must hold to be kept.
+"""Funding statements that a language model writes for generated labels, and the checks on its texts.
 
-A model names what it likes. A text is kept only if its labels are exact: every value stands in it to the letter, and
-nothing else in it looks like an award identifier or is a well-known funder. Which id belongs to which funder is left to
-the model; nothing here can see that.
+A text is kept only if its labels are exact: it contains every value to the letter, and nothing else in it looks like an
+award identifier or is a well-known funder. Which id belongs to which funder cannot be checked.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.data_aug.funding_statements.names import KNOWN
 from adapters.data_aug.funding_statements.people import surname
 from adapters.data_aug.funding_statements.statement import FunderRow, Row
+from adapters.types import Message
 
 SYSTEM = (
     "You write the acknowledgement and funding sections of scientific papers. You are given what a section says as "
@@ -40,13 +41,43 @@ FIELDS = (
 )  # fmt: skip
 LENGTHS = ("as short as it can be", "in one or two sentences", "in three or four sentences", "in a long paragraph")
 MAX_CHARACTERS = 6000
+Ask = Callable[[Mapping[str, tuple[Message, ...]]], Iterable[Mapping[str, Any]]]
+"""From prompts by row id to samples with `id` and `completion`; a prompt without a usable completion has none."""
 _WORD = re.compile(r"[^\W_]+")
 _SPAN = re.compile(r"[^\W_](?:[\w/.\\-]*[^\W_])?")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _COUNTED = re.compile(r"\d{1,3}(?:[.,]\d+)?(?:st|nd|rd|th|s|%)?|(?:19|20)\d\ds|COVID-?19|SARS-CoV-2|[A-Za-z]-?\d")
 
 
-def messages(row: Row) -> tuple[dict[str, str], ...]:
+class Written(NamedTuple):
+    """The rows that were kept, and how many were refused for which reason."""
+
+    rows: list[Row]
+    refused: dict[str, int]
+
+    def __str__(self) -> str:
+        """The counts in words."""
+        reasons = "".join(f"\n  {count:,}: {reason}" for reason, count in self.refused.items())
+        return f"{len(self.rows):,} statements kept, {sum(self.refused.values()):,} refused{reasons}"
+
+
+def write(rows: Sequence[Row], ask: Ask) -> Written:
+    """Ask for a statement with each row's labels, and keep the texts in which the labels are exact."""
+    texts = {sample["id"]: cleaned(sample["completion"]) for sample in ask({row["id"]: messages(row) for row in rows})}
+    kept: dict[str, Row] = {}
+    refused: Counter[str] = Counter()
+    for row in rows:
+        text = texts.get(row["id"])
+        if text is None:
+            refused["cut at the longest length, or refused by the server"] += 1
+        elif (reason := refusal(row, text) or ("written before" if text in kept else None)) is not None:
+            refused[reason] += 1
+        else:
+            kept[text] = labelled(row, text)
+    return Written(list(kept.values()), dict(refused.most_common()))
+
+
+def messages(row: Row) -> tuple[Message, ...]:
     """The prompt that asks for a statement with the row's labels."""
     funders = [_shown(funder) for funder in row["funders"]]
     asked = json.dumps(funders, ensure_ascii=False, indent=1) if funders else NOTHING

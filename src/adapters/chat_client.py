@@ -1,4 +1,4 @@
-"""Completions of a model behind an OpenAI-compatible endpoint: hosted services, vLLM, llama.cpp, Ollama."""
+"""Client for OpenAI-compatible servers: hosted services, vLLM, SGLang, llama.cpp, Ollama, `transformers serve`."""
 
 from __future__ import annotations
 
@@ -6,143 +6,232 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 
 from adapters import parallel
-from adapters.data.rows import BAD_ROW, read_file
-from adapters.errors import UserError
+from adapters.errors import UserError, hint
+from adapters.files import append_jsonl, read_jsonl
 from adapters.types import Message, Progress, Row
 
-TRIES = 5
+CONCURRENCY = 16
 RETRIED = (408, 409, 429, *range(500, 600))
-TIMEOUT = 120.0
+TRIES = 10
+TIMEOUT = urllib3.Timeout(connect=30, read=600)
 ROW_ERRORS = (400, 413, 422)
-"""This one request is refused (its text too long, filtered): an error of its row. Any other refusal stops the work."""
+"""Statuses that refuse one request (its text too long, filtered). Any other refusal stops the work."""
 
 
-class PromptRefused(UserError):  # noqa: N818 - a refusal is an answer, not a defect
-    """The server will not complete this prompt, however often it is asked."""
+class ServerError(RuntimeError):
+    """The server does not answer, refuses the work, or does not speak chat completions."""
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where to ask, whom and how. `url` ends before `/chat/completions`; the key is read from the environment."""
+class PromptRefused(ServerError):  # noqa: N818 - a refusal is an answer, not a defect
+    """The server will not complete this prompt, however often it is asked. `reason` is what it said."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Completion(NamedTuple):
+    """One choice: its text, whether the length limit cut it, and the tokens of the reply that it came in."""
+
+    text: str
+    cut: bool
+    tokens: int
+
+
+@dataclass
+class Connection:
+    """A server, the model that is asked for there, and the key. `url` ends before `/chat/completions`."""
 
     url: str
     model: str
-    key_variable: str = "OPENAI_API_KEY"
-    temperature: float = 0.8
-    max_tokens: int = 256
-    parallel: int = 8
-    wait: float = 1.0
-    """Seconds before the third try, the second being at once; doubled each time."""
+    api_key_env: str | None = None
+    concurrency: int = CONCURRENCY
+    pool: urllib3.PoolManager = field(init=False, repr=False)
 
-    def ask(self, prompts: Mapping[str, Sequence[Message]], n: int, store: Path, progress: Progress) -> list[Row]:
-        """N completions of each prompt, as rows with id, completion and model; cut ones are not among them.
-
-        They are appended to `store` as they come, refusals of single prompts too, and what stands there already is not
-        asked for again, so an interrupted call costs nothing twice. Raises UserError for what asking again cannot mend,
-        and when the server refuses the first prompts and has completed none.
-        """
+    def __post_init__(self) -> None:
+        """Make the pool of connections. Raises UserError for an address or a key that cannot be used."""
         if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"{self.url!r} is no address: give the server's, such as http://localhost:8000/v1.")
-        held = [row for _, row in read_file(store) if BAD_ROW not in row] if store.is_file() else []
-        held = [row for row in held if row.get("model") == self.model and row.get("id") in prompts]
-        counts = Counter(str(row["id"]) for row in held)
-        refused = {str(row["id"]) for row in held if row.get("refused")}
-        missing = [(i, n - counts[i]) for i in prompts if counts[i] < n and i not in refused]
+            raise UserError(f"--endpoint {self.url!r}: give the server's address, such as http://localhost:8000/v1.")
+        headers = {"Content-Type": "application/json"}
+        if self.api_key_env:
+            if not (key := os.environ.get(self.api_key_env)):
+                raise UserError(f"--api-key-env: the environment has no {self.api_key_env}.")
+            headers["Authorization"] = f"Bearer {key}"
+        self.pool = urllib3.PoolManager(maxsize=self.concurrency, timeout=TIMEOUT, headers=headers)
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry, across the bar
-        pool = urllib3.PoolManager(maxsize=self.parallel, timeout=TIMEOUT, headers=self._headers())
-        place = {i: n for n, i in enumerate(prompts)}
 
-        def complete(item: tuple[str, int]) -> list[Row]:
-            i, count = item
+    @classmethod
+    def open(
+        cls, url: str, model: str | None = None, api_key_env: str | None = None, concurrency: int | None = None
+    ) -> Connection:
+        """Reach a server, complete its address with /v1 where that is missing, and choose the only model it serves.
+
+        Raises UserError when the server cannot be reached, wants a key, or serves several models and none is named.
+        """
+        url = url.rstrip("/")
+        for address in dict.fromkeys((url, f"{url.removesuffix('/v1')}/v1")):
+            connection = cls(address, model or "", api_key_env, concurrency or CONCURRENCY)
             try:
-                choices = self._complete(pool, prompts[i], count)
-            except PromptRefused as error:
-                return [{"id": i, "refused": str(error), "model": self.model}]
-            return [{"id": i, "completion": c["text"], "model": self.model, "cut": c["cut"]} for c in choices]
+                status, value = connection._request("GET", "models", retries=False)
+            except ServerError as error:
+                raise UserError(f"--endpoint: {error}") from None
+            if status == 200:
+                rows = value.get("data") if isinstance(value, dict) else None
+                served = [str(m["id"]) for m in rows or [] if isinstance(m, dict) and "id" in m]
+                break
+        else:
+            address, served = url, []
+        if not model and len(served) != 1:
+            raise UserError(f"name the server's model with --model.{hint('', served)}")
+        return cls(address, model or served[0], api_key_env, concurrency or CONCURRENCY)
 
-        asked = parallel.each(complete, missing, threads=self.parallel, window=len(missing))
+    def complete(
+        self,
+        prompt: Sequence[Message],
+        *,
+        temperature: float,
+        max_tokens: int,
+        n: int = 1,
+        extra: Mapping[str, Any] = {},
+    ) -> list[Completion]:
+        """N completions of a prompt. Raises PromptRefused, or ServerError for what asking again cannot mend."""
+        body = {"model": self.model, "messages": list(prompt), "temperature": temperature, "max_tokens": max_tokens}
+        completions: list[Completion] = []
+        while (missing := n - len(completions)) > 0:  # some servers give one choice whatever `n` says
+            count = {"n": missing} if missing > 1 else {}
+            status, value = self._request("POST", "chat/completions", {**body, "stream": False, **count, **extra})
+            if status != 200:
+                reason = f"HTTP {status}: {_reason(value)}"
+                message = f"{self.url} refuses the request for model {self.model!r}: {reason}"
+                raise PromptRefused(message, reason) if status in ROW_ERRORS else ServerError(message)
+            completions += self._choices(value)[:missing]
+        return completions
+
+    def _choices(self, value: Any) -> list[Completion]:
         try:
-            with store.open("a", encoding="utf-8") as file, closing(asked) as answers:
-                if file.tell() and not store.read_bytes().endswith(b"\n"):
-                    file.write("\n")  # a kill in the middle of a line must not cost the next one too
-                fresh: list[Row] = []  # refusals wait until something is completed: before, the request may be wrong
-                for done, rows in enumerate(answers, 1):
-                    fresh += rows
-                    if not held and "refused" in rows[0]:
-                        if len(fresh) == min(self.parallel, len(missing)):
-                            raise UserError(rows[0]["refused"])
-                        continue
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in fresh)
-                    file.flush()
-                    held += fresh
-                    refused |= {row["id"] for row in fresh if "refused" in row}
-                    fresh = []
-                    progress(done, len(missing), {"refused": len(refused)})
-        except UserError as error:
-            kept = f" {len(held):,} answers are kept in {store}; the same command continues." if held else ""
-            raise UserError(f"{error}{kept}") from None
-        whole = (row for row in held if not row.get("cut") and not row.get("refused"))
-        return sorted(whole, key=lambda row: place[row["id"]])
+            tokens = int((value.get("usage") or {}).get("completion_tokens") or 0)
+            choices = [
+                Completion(str(c["message"]["content"] or ""), c.get("finish_reason") == "length", tokens)
+                for c in value["choices"]
+            ]
+        except (LookupError, TypeError, AttributeError, ValueError):
+            choices = []
+        if not choices:
+            raise ServerError(f"{self.url} does not speak chat completions; it answers: {_reason(value)}")
+        return choices
 
-    def _headers(self) -> dict[str, str]:
-        key = os.environ.get(self.key_variable)
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-
-    def _complete(self, pool: urllib3.PoolManager, prompt: Sequence[Message], n: int) -> list[dict[str, Any]]:
-        out: list[dict[str, Any]] = []
-        while len(out) < n:  # some servers give one choice whatever `n` says
-            body = {"model": self.model, "messages": list(prompt), "n": n - len(out), "temperature": self.temperature}
-            value = self._post(pool, {**body, "max_tokens": self.max_tokens})
-            try:
-                choices = [
-                    {"text": str(c["message"]["content"] or ""), "cut": c.get("finish_reason") == "length"}
-                    for c in value["choices"]
-                ]
-            except (KeyError, TypeError):
-                choices = []
-            if not choices:
-                raise UserError(f"{self.url} answered, but not as an OpenAI-compatible chat server: {str(value)[:200]}")
-            out += choices[: n - len(out)]
-        return out
-
-    def _post(self, pool: urllib3.PoolManager, body: Mapping[str, Any]) -> Any:
-        # Waits `wait` seconds, twice, four times …, or what a Retry-After header asks for.
+    def _request(self, method: str, path: str, body: Any = None, retries: bool = True) -> tuple[int, Any]:
+        """Status and decoded content of a reply. Raises ServerError when there is none, or a key is missing."""
+        # Waits 0.5 s, 1 s, 2 s … up to a minute, or what a Retry-After header asks for.
         retry = urllib3.Retry(
             total=TRIES - 1,
             status_forcelist=RETRIED,
             allowed_methods=None,
-            backoff_factor=self.wait / 2,
+            backoff_factor=0.25,
+            backoff_max=60,
+            backoff_jitter=0.25,
             raise_on_status=False,
         )
-        address = f"{self.url.rstrip('/')}/chat/completions"
+        data = None if body is None else json.dumps(body).encode()
         try:
-            reply = pool.request("POST", address, body=json.dumps(body).encode(), retries=retry)
-        except urllib3.exceptions.LocationValueError as error:
-            raise UserError(f"{self.url!r} is no address: {error}.") from None
+            reply = self.pool.request(method, f"{self.url}/{path}", body=data, retries=retry if retries else False)
         except urllib3.exceptions.HTTPError as error:
-            why = getattr(error, "reason", None) or error
-            raise UserError(f"{self.url} did not answer in {TRIES} tries; the last said: {why}") from None
-        said = reply.data.decode("utf-8", "replace")
-        if reply.status in RETRIED:
-            raise UserError(
-                f"{self.url} did not answer in {TRIES} tries; the last said: status {reply.status}: {said[:200]}"
-            )
+            cause = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
+            raise ServerError(f"{self.url} does not answer: {cause}") from None
+        value = _decoded(reply.data)
+        failure = f"HTTP {reply.status}: {_reason(value)}"
         if reply.status in (401, 403):
-            state = "is refused" if os.environ.get(self.key_variable) else "is not set"
-            raise UserError(f"{self.url} wants a key ({reply.status}); {self.key_variable} {state}.")
-        if reply.status >= 400:
-            kind = PromptRefused if reply.status in ROW_ERRORS else UserError
-            raise kind(f"{self.url} refused model {self.model!r} ({reply.status}): {said[:200]}")
+            what = f"refuses the key in {self.api_key_env}" if self.api_key_env else "wants a key"
+            flag = "" if self.api_key_env else "; name the environment variable that holds it: --api-key-env VARIABLE"
+            raise ServerError(f"{self.url} {what} ({failure}){flag}")
+        if retries and reply.status in RETRIED:
+            raise ServerError(f"{self.url} failed in {TRIES} tries, the last with {failure}")
+        return reply.status, value
+
+
+def sample(
+    connection: Connection,
+    prompts: Mapping[str, Sequence[Message]],
+    n: int,
+    store: Path,
+    progress: Progress,
+    *,
+    temperature: float,
+    max_tokens: int,
+) -> list[Row]:
+    """N completions of each prompt, as rows with id, completion and model; cut ones are not among them.
+
+    They are appended to `store` as they come, refusals of single prompts too, and what stands there already is not
+    asked for again, so an interrupted call costs nothing twice. Raises UserError for what asking again cannot mend,
+    and when the server refuses the first prompts and has completed none.
+    """
+    stored: list[Row] = [
+        row for row in read_jsonl(store) if row.get("model") == connection.model and row.get("id") in prompts
+    ]
+    counts = Counter(str(row["id"]) for row in stored)
+    refused = {str(row["id"]) for row in stored if row.get("refused")}
+    missing = [(i, n - counts[i]) for i in prompts if counts[i] < n and i not in refused]
+
+    def complete(item: tuple[str, int]) -> list[Row]:
+        i, count = item
         try:
-            return json.loads(said)
-        except ValueError:
-            raise UserError(f"{self.url} answered with something that is not JSON: {said[:200]}") from None
+            completions = connection.complete(prompts[i], n=count, temperature=temperature, max_tokens=max_tokens)
+        except PromptRefused as error:
+            return [{"id": i, "refused": str(error), "model": connection.model}]
+        return [{"id": i, "completion": c.text, "model": connection.model, "cut": c.cut} for c in completions]
+
+    replies = parallel.each(complete, missing, threads=connection.concurrency, window=len(missing))
+    try:
+        with closing(replies):
+            first = min(connection.concurrency, len(missing))
+            for done, rows in _after_a_completion(replies, bool(stored), first):
+                append_jsonl(store, rows)
+                stored += rows
+                refused |= {row["id"] for row in rows if "refused" in row}
+                progress(done, len(missing), {"refused": len(refused)})
+    except ServerError as error:
+        kept = f" {len(stored):,} answers are kept in {store}; the same command continues." if stored else ""
+        raise UserError(f"{error}.{kept}") from None
+    place = {i: number for number, i in enumerate(prompts)}
+    whole = (row for row in stored if not row.get("cut") and not row.get("refused"))
+    return sorted(whole, key=lambda row: place[row["id"]])
+
+
+def _after_a_completion(replies: Iterator[list[Row]], completed: bool, first: int) -> Iterator[tuple[int, list[Row]]]:
+    """Numbered replies; refusals wait until a prompt is completed, as before that the request itself may be wrong.
+
+    Raises ServerError when the `first` replies are all refusals.
+    """
+    waiting: list[Row] = []
+    for done, rows in enumerate(replies, 1):
+        waiting += rows
+        completed = completed or "refused" not in rows[0]
+        if completed:
+            yield done, waiting
+            waiting = []
+        elif len(waiting) == first:
+            raise ServerError(rows[0]["refused"])
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data[:500].decode("utf-8", "replace")
+
+
+def _reason(value: Any) -> str:
+    """The server's own words for an error, from the shapes in which servers send it."""
+    if isinstance(value, dict):
+        inner = value.get("error", value.get("detail", value))
+        value = inner.get("message", inner) if isinstance(inner, dict) else inner
+    return " ".join(str(value).split())[:300]

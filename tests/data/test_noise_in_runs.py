@@ -1,4 +1,4 @@
-"""`noise:` in a stage, and `adapters noise`."""
+"""`noise:` in a stage, and `adapters data noise`."""
 
 from __future__ import annotations
 

@@ -414,14 +414,14 @@ def test_a_good_teacher_s_turns_are_corrupted(server: ChatServer, tmp_path: Path
 @pytest.mark.parametrize(
     ("status", "text"),
     [
-        (400, "refused model 'big' (400)"),
-        (401, "TEACHER_KEY is refused"),
-        (404, "refused model 'big' (404)"),
-        (500, "did not answer in 5 tries"),
+        (400, "refuses the request for model 'big': HTTP 400: busy"),
+        (401, "refuses the key in TEACHER_KEY (HTTP 401: busy)"),
+        (404, "refuses the request for model 'big': HTTP 404: busy"),
+        (500, "failed in 10 tries, the last with HTTP 500: busy"),
     ],
 )
 def test_what_a_server_refuses_is_said_once(server: ChatServer, tmp_path: Path, status: int, text: str) -> None:
-    server.script = [status] * 60
+    server.script = [status] * 100
     code, _, said = teach(server, tmp_path, "-n", 1)
     assert code == 2
     assert text in said
@@ -436,7 +436,7 @@ def test_a_prompt_that_a_server_refuses_costs_itself(server: ChatServer, tmp_pat
     assert json.loads(shown)["pairs"] == 7
     held = lines(tmp_path / "p.samples.jsonl")
     assert [row["refused"] for row in held if "refused" in row] == [
-        f"{server.url} refused model 'big' (400): {json.dumps({'error': 'busy'})}"
+        f"{server.url} refuses the request for model 'big': HTTP 400: busy"
     ]
     assert teach(server, tmp_path, "-n", 1)[0] == 0
     assert len(server.calls) == 8, "it is not asked again"
@@ -445,10 +445,10 @@ def test_a_prompt_that_a_server_refuses_costs_itself(server: ChatServer, tmp_pat
 def test_a_server_that_is_not_there(server: ChatServer, tmp_path: Path) -> None:
     server.url = "http://127.0.0.1:9/v1"
     code, _, said = teach(server, tmp_path, "-n", 1)
-    assert (code, "did not answer" in said) == (2, True)
+    assert (code, "does not answer" in said) == (2, True)
     server.url = "nonsense"
     code, _, said = teach(server, tmp_path, "-n", 1)
-    assert (code, "no address" in said) == (2, True)
+    assert (code, "give the server's address" in said) == (2, True)
 
 
 def test_shares_are_one_figure_in_the_table(tmp_path: Path) -> None:

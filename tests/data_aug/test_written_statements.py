@@ -99,8 +99,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 
 
 def write(server: ChatServer, out: Path, *more: object) -> tuple[int, str, str]:
-    fixed = ("--endpoint", server.url, "--model", "big", "--key", "WRITER_KEY", "--seed", 3, "-o", out)
-    result = CliRunner().invoke(main.app, ["synthesize", "funding", *map(str, (*fixed, *more))])
+    fixed = ("--endpoint", server.url, "--model", "big", "--api-key-env", "WRITER_KEY", "--seed", 3, "-o", out)
+    result = CliRunner().invoke(main.app, ["data", "synthesize", "funding", *map(str, (*fixed, *more))])
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -155,7 +155,7 @@ def test_giving_up_does_not_wait_for_requests_on_their_way(server: ChatServer, t
     server.script = [401]
     began = time.monotonic()
     code, _, said = write(server, tmp_path / "written.jsonl", "-n", 20, "--parallel", 8)
-    assert (code, "WRITER_KEY is refused" in said) == (2, True)
+    assert (code, "refuses the key in WRITER_KEY" in said) == (2, True)
     assert time.monotonic() - began < 15
     held.set()
 
@@ -163,9 +163,10 @@ def test_giving_up_does_not_wait_for_requests_on_their_way(server: ChatServer, t
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("funding", "--model", "m"), "--model is for an --endpoint"),
-        (("funding", "--parallel", "2"), "--parallel is for an --endpoint"),
-        (("funding", "--endpoint", "http://x/v1"), "needs --model NAME, and -o FILE"),
+        (("funding", "--model", "m"), "--model needs an --endpoint"),
+        (("funding", "--concurrency", "2"), "--concurrency needs an --endpoint"),
+        (("funding", "--parallel", "2"), "--concurrency needs an --endpoint"),
+        (("funding", "--endpoint", "http://x/v1"), "needs -o FILE"),
         (("agent", "--endpoint", "http://x/v1", "--model", "m", "-o", "x"), "only funding statements"),
     ],
 )

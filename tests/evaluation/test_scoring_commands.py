@@ -28,8 +28,10 @@ def score(*arguments: object) -> dict:
     return json.loads(result.stdout)
 
 
-def test_compatible_leaves_out_and_fixed_counts_as_missed(files: tuple[Path, Path]) -> None:
-    compatible, fixed = score(*files), score(*files, "--reading", "fixed")
+def test_the_published_scorer_leaves_out_what_the_corrected_one_counts_as_missed(files: tuple[Path, Path]) -> None:
+    compatible, fixed = score(*files), score(*files, "--scorer", "corrected")
+    assert score(*files, "--reading", "fixed") == score(*files, "--scorer", "fixed") == fixed
+    assert score(*files, "--scorer", "published") == score(*files, "--reading=compatible") == compatible
     assert set(compatible) == {"permissive", "balanced", "strict"}
     assert set(compatible["strict"]) == {"funder", "award_id", "scheme", "title"}
     assert compatible["strict"]["funder"] == {
@@ -53,10 +55,10 @@ def test_warnings_name_what_does_not_join(files: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--mode", "fixed"], "use --reading"),
+        (["--mode", "fixed"], "Known: permissive, balanced, strict"),
         (["--mode", "balancd"], "Did you mean balanced?"),
         (["--task", "fundin"], "Did you mean funding?"),
-        (["--reading", "loose"], "'compatible' or 'fixed'"),
+        (["--scorer", "loose"], "published or corrected, not 'loose'"),
     ],
 )
 def test_wrong_options(files: tuple[Path, Path], arguments: list[str], text: str) -> None:

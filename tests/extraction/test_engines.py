@@ -22,7 +22,7 @@ from test_extract import echo_adapter, invoke, lines
 
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines
-from adapters.extraction.endpoint_engine import Endpoint
+from adapters.extraction.endpoint_engine import EndpointEngine
 from adapters.extraction.engine import Answer, Options, Request
 from adapters.tasks.funding import FundingTask
 
@@ -97,9 +97,9 @@ def source(tmp_path: Path) -> adapter_source.Source:
     return adapter_source.find(str(echo_adapter(tmp_path / "adapter", funding_rows(3))))
 
 
-def connect(source: adapter_source.Source, server: Server, **options: Any) -> tuple[Endpoint, list[str]]:
+def connect(source: adapter_source.Source, server: Server, **options: Any) -> tuple[EndpointEngine, list[str]]:
     notes: list[str] = []
-    endpoint = Endpoint.connect(source, Options(endpoint=server.url, **options), notes.append)
+    endpoint = EndpointEngine.connect(source, Options(endpoint=server.url, **options), notes.append)
     server.requests.clear()
     server.times.clear()
     return endpoint, notes
@@ -114,7 +114,7 @@ def requests(n: int) -> list[Request]:
 
 def test_the_server_finds_model_and_version_and_gets_the_schema(source: Any, server: Server) -> None:
     endpoint, notes = connect(source, server, max_new_tokens=77)
-    assert (endpoint.url, endpoint.model, notes) == (f"{server.url}/v1", "tiny", [])
+    assert (endpoint.connection.url, endpoint.connection.model, notes) == (f"{server.url}/v1", "tiny", [])
     [answer] = endpoint(requests(1))
     [body] = server.requests
     assert answer == Answer(1, "[]", 3, False)
@@ -217,7 +217,7 @@ def test_what_the_server_does_not_take_is_left_out_and_said(source: Any, server:
     ]
     assert "thinking off" in notes[1]
     server.answer = lambda body: (404, {}, {"error": "no such model"})
-    with pytest.raises(UserError, match="refuses a first request for 'tiny': no such model"):
+    with pytest.raises(UserError, match="refuses the request for model 'tiny': HTTP 404: no such model"):
         connect(source, server)
 
 
@@ -237,7 +237,7 @@ def test_the_key_comes_from_the_variable_that_is_named(
 def test_a_server_that_dies_leaves_what_is_done(
     tmp_path: Path, source: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.extraction.endpoint_engine.RETRIED", ())
+    monkeypatch.setattr("adapters.chat_client.RETRIED", ())
     corpus, out = write_jsonl(tmp_path / "in.jsonl", funding_rows(30)), tmp_path / "out.jsonl"
     arguments = [source.adapter, corpus, "-o", out, "--endpoint", server.url, "--concurrency", "2"]
     server.answer = lambda body: said("[]") if len(server.requests) < 12 else (500, {}, {"error": "gone"})

@@ -56,7 +56,7 @@ def test_from_the_run_to_a_strangers_process(tmp_path: Path, recipe_text: str, t
         assert "refuses the push" in refused.stderr
         pushed = call([*publish, "--json"], tmp_path, **online)
         assert pushed.returncode == 0, pushed.stdout + pushed.stderr
-        assert "proven before" in pushed.stderr, "the second call only pushes"
+        assert "verified before" in pushed.stderr, "the second call only pushes"
         held = json.loads(pushed.stdout)
         assert held["pushed"]["new"] is True
         repo = server.repos[REPO]

@@ -18,7 +18,7 @@ def backend(recipe: Recipe) -> Backend:
     if recipe.trainer == "tinker":
         if importlib.util.find_spec("tinker") is None:
             raise UserError(
-                "the hosted trainer needs its SDK: pip install 'extraction-adapters[tinker]'.", at=("trainer",)
+                "the hosted trainer needs its SDK: pip install -e '.[tinker]' in the repository.", at=("trainer",)
             )
         from adapters.backends.tinker import TinkerBackend
 

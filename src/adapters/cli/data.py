@@ -1,46 +1,60 @@
-"""The verbs that need no model: scoring files and making data."""
+"""`adapters score` and the verbs of `adapters data` that make rows."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapters.cli.errors import errors
+from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, Task, Temperature, grouped
 from adapters.errors import UserError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapters.data_aug.funding_statements.written import Written
+    from adapters.types import Message, Row
+
 app = typer.Typer()
+data_app = typer.Typer(help="Make, convert, mix and measure data files.")
+SCORERS = {"published": "compatible", "corrected": "fixed"}
+"""The scorers of the funding task -> the values of its parameter."""
 
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion (the raw text).")],
-    gold: Annotated[Path, typer.Argument(help="JSONL: gold rows with the same ids.")],
-    task: Annotated[str, typer.Option("--task", help="The task that counts.")] = "funding",
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="JSONL: id and completion (raw text).")],
+    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="Rows with labels and the same ids.")],
+    task: Task = None,
     mode: Annotated[
-        str | None, typer.Option("--mode", help="One matching mode of the task: permissive, balanced, strict …")
-    ] = None,
-    reading: Annotated[
         str | None,
-        typer.Option("--reading", help="funding: compatible (as the published harness; the default) or fixed."),
+        typer.Option("--mode", metavar="NAME", help="One matching mode of the task: permissive, balanced, strict …"),
     ] = None,
-    params: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task, as in a recipe.")
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            "--scorer", metavar="NAME", help="Funding: published (as the published harness; the default) or corrected."
+        ),
     ] = None,
+    params: Params = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a file of completions against a file of gold, without a model."""
     from adapters import console
+    from adapters.data.task_of_file import task_of_file
     from adapters.evaluation import score_files
     from adapters.recipe.load import parse_assignments
 
     with errors():
-        chosen = parse_assignments(params or [])
+        reading = SCORERS.get(scorer or "", scorer)
+        if reading not in (None, *SCORERS.values()):
+            raise UserError(f"--scorer is published or corrected, not {scorer!r}.")
+        chosen = parse_assignments(params or []) | ({"reading": reading} if reading else {})
         result, warnings = score_files.score_files(
-            predictions, gold, task=task, mode=mode, reading=reading, params=chosen
+            predictions, gold, task=task_of_file(gold, task), mode=mode, params=chosen
         )
         for warning in warnings:
             console.console(stderr=True).print(f"warning: {warning}", style="yellow")
@@ -51,82 +65,93 @@ def score(
                 console.console().print(table)
 
 
-@app.command()
+@data_app.command()
+@grouped
 def synthesize(
-    task: Annotated[str, typer.Argument(help="funding, agent, agent_pairs …")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same rows.")] = 0,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option("--endpoint", help="OpenAI-compatible server (address up to /v1) that writes the texts."),
+    server: Server,
+    source: Annotated[str, typer.Argument(metavar="KIND", help="funding, agent, agent_pairs …")],
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many rows.")] = 1000,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="JSONL file; default: standard output.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The model's name there.")] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", help="Environment variable with the key.", show_default="OPENAI_API_KEY")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", min=0, show_default="0.8")] = None,
-    parallel: Annotated[
-        int | None, typer.Option("--parallel", min=1, help="Requests at a time.", show_default="8")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest text.")] = 2048,
+    temperature: Temperature = 0.8,
+    max_tokens: MaxTokens = 2048,
     as_json: AsJson = False,
 ) -> None:
     """Make labelled training rows.
 
-    With --endpoint a language model writes the text of every row's structure (funding only); a text is kept if its
-    labels are exact in it. What it wrote is in OUT.samples.jsonl: started again, or with a larger -n, only what is
-    missing is asked for.
+    With --endpoint a language model writes the text of each row (funding only); a text is kept if the labels are exact
+    in it. Its completions are kept in OUT.samples.jsonl: started again, or with a larger -n, the same command asks only
+    for those that are missing.
     """
     from adapters.data.load import read
     from adapters.recipe.fields import SynthesizedSource
 
     with errors():
-        given = {"--model": model, "--key": key, "--temperature": temperature, "--parallel": parallel}
-        if endpoint is None and (alone := next((name for name, value in given.items() if value is not None), None)):
-            raise UserError(f"{alone} is for an --endpoint.")
-        rows = (row for _, row in read(SynthesizedSource(synthesize=task, n=n, seed=seed), Path()))
-        if endpoint is None:
+        server.refuse_without_endpoint()
+        rows = (row for _, row in read(SynthesizedSource(synthesize=source, n=n, seed=seed), Path()))
+        if server.endpoint is None:
             write_lines(rows, out)
             return
-        if task != "funding":
-            raise UserError(f"--endpoint: only funding statements can be written by a model, not {task}.")
-        if model is None or out is None:
-            raise UserError("--endpoint needs --model NAME, and -o FILE, beside which what it wrote is kept.")
-        from adapters import console, writing
-        from adapters.chat_client import Endpoint
-
-        options: dict[str, Any] = {"key_variable": key, "temperature": temperature, "parallel": parallel}
-        place = Endpoint(endpoint, model, max_tokens=max_tokens, **{k: v for k, v in options.items() if v is not None})
-        with console.progress(f"asking {model}") as progress:
-            result = writing.write(list(rows), place, out.with_suffix(".samples.jsonl"), progress)
+        if source != "funding":
+            raise UserError(f"--endpoint: only funding statements can be written by a model, not {source}.")
+        if out is None:
+            raise UserError("--endpoint needs -o FILE; the model's completions are kept beside it.")
+        result = _written(list(rows), server, out, temperature, max_tokens)
         write_lines(result.rows, out)
         if as_json:
             print(json.dumps({"kept": len(result.rows), "refused": result.refused}))
         else:
-            console.console().print(f"{out}: {writing.summary(result)}", soft_wrap=True)
+            from adapters.console import console
+
+            console().print(f"{out}: {result}", soft_wrap=True)
         if not result.rows:
             raise typer.Exit(1)
 
 
-@app.command()
+def _written(rows: list[Any], server: Server, out: Path, temperature: float, max_tokens: int) -> Written:
+    from adapters.chat_client import sample
+    from adapters.console import progress
+    from adapters.data_aug.funding_statements import written
+
+    connection = server.connect()
+    with progress(f"asking {connection.model}") as bar:
+
+        def ask(prompts: Mapping[str, tuple[Message, ...]]) -> list[Row]:
+            store = out.with_suffix(".samples.jsonl")
+            return sample(connection, prompts, 1, store, bar, temperature=temperature, max_tokens=max_tokens)
+
+        return written.write(rows, ask)
+
+
+@data_app.command()
 def noise(
-    file: Annotated[Path, typer.Argument(help="A data file: .jsonl, .json, .csv or .parquet.")],
-    use: Annotated[str, typer.Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
-    level: Annotated[str, typer.Option("--level", help="light, medium or heavy.")] = "medium",
-    policy: Annotated[str, typer.Option("--policy", help="protect, follow or clean.")] = "protect",
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")] = 5,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write noised rows here instead.")] = None,
-    variants: Annotated[int, typer.Option("--variants", min=1, help="Noisy variants of each row in the file.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same noise.")] = 0,
-    task: Annotated[str, typer.Option("--task", help="The task whose labels are respected.")] = "funding",
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: .jsonl, .json, .csv or .parquet.")],
+    use: Annotated[
+        str, typer.Option("--preset", metavar="NAME", help="ocr, latex, html, pdf, document, or a family.")
+    ] = "document",
+    level: Annotated[str, typer.Option("--level", metavar="LEVEL", help="light, medium or heavy.")] = "medium",
+    policy: Annotated[str, typer.Option("--policy", metavar="POLICY", help="protect, follow or clean.")] = "protect",
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many rows to show.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the noisy rows here instead.")
+    ] = None,
+    variants: Annotated[
+        int, typer.Option("--variants", metavar="N", min=1, help="Noisy variants of each row in OUT.")
+    ] = 1,
+    seed: Seed = 0,
+    task: Task = None,
 ) -> None:
-    """Show what noise does to texts, or build a degraded test set."""
+    """Show what noise does to texts, or write a degraded test set."""
     from adapters import console
     from adapters.data import noise_files
+    from adapters.data.task_of_file import task_of_file
 
     with errors():
-        rows = noise_files.noised(file, use=use, level=level, policy=policy, seed=seed, task=task, variants=variants)
+        rows = noise_files.noised(
+            file, use=use, level=level, policy=policy, seed=seed, task=task_of_file(file, task), variants=variants
+        )
         if out is not None:
             write_lines((result.row for result in rows), out)
             return

@@ -1,17 +1,19 @@
-"""`adapters extract` and `adapters extract-merge`."""
+"""`adapters extract` and `adapters data merge-shards`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from adapters.cli.data import data_app
 from adapters.cli.errors import errors
-from adapters.errors import UserError
+from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, grouped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,73 +21,80 @@ if TYPE_CHECKING:
     from adapters.extraction.extract import Moved
 
 app = typer.Typer()
-AsJson = Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")]
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """The options about the corpus and its columns."""
+
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="NAME", help="Column of the texts; default: as in training.")
+    ] = None
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="NAME", help="A column to carry over; may be repeated.")
+    ] = None
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Only this share of the rows.")] = "1/1"
+    normalise: Annotated[bool, typer.Option("--normalize", help="Add normalized names and ids beside the record.")] = (
+        False
+    )
+    registry: Annotated[
+        Path | None, typer.Option("--registry", metavar="FILE", help="JSONL of funders to match names with.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The options that complete what an adapter's folder says about it."""
+
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="For an adapter that does not name its task.")
+    ] = None
+    params: Params = None
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="Base model, if not at the place that is named.")
+    ] = None
+    revision: Annotated[str | None, typer.Option("--revision", metavar="NAME", help="Of an adapter on the Hub.")] = None
+
+
 @app.command()
+@grouped
 def extract(
-    source: Annotated[str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
+    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
     input: Annotated[Path, typer.Argument(metavar="INPUT", help="The corpus: .jsonl, .csv or .parquet.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The records: .jsonl or .parquet.")],
-    text: Annotated[str | None, typer.Option("--text", help="Column of the texts; default: as in training.")] = None,
-    keep: Annotated[list[str] | None, typer.Option("--keep", help="A column to carry over; may be repeated.")] = None,
-    shard: Annotated[str, typer.Option("--shard", help="i/n: only this machine's share of the rows.")] = "1/1",
-    normalize: Annotated[bool, typer.Option("--normalize", help="Add tidy names and ids beside the record.")] = False,
-    registry: Annotated[Path | None, typer.Option("--registry", help="JSONL of funders to match names with.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The records: .jsonl or .parquet.")],
+    columns: Columns,
+    adapter: Adapter,
+    server: Server,
     engine: Annotated[
-        Literal["transformers", "vllm"], typer.Option("--engine", help="What runs the model here.")
+        Literal["transformers", "vllm"], typer.Option("--engine", help="What runs the model, without --endpoint.")
     ] = "transformers",
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Ask this OpenAI-compatible server instead, such as …/v1.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The model's name at the endpoint.")] = None,
-    api_key_env: Annotated[str | None, typer.Option("--api-key-env", help="Variable with the endpoint's key.")] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests at a time.")] = 16,
     constrain: Annotated[
         bool, typer.Option("--constrain/--no-constrain", help="Allow only the task's JSON, if the engine can.")
     ] = True,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Default: 64 (GPU) or 32.")] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 2048,
-    task: Annotated[str | None, typer.Option("--task", help="For an adapter that does not name its task.")] = None,
-    params: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task: schema=[person,place] for ie."),
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Default: 64 on a GPU, 32 without.")
     ] = None,
-    base: Annotated[str | None, typer.Option("--base", help="Base model, when it lies elsewhere than named.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Of an adapter on the Hub.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Drop what OUT holds and start over.")] = False,
+    max_tokens: MaxTokens = 2048,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
     with errors() as state:
-        if endpoint is None and (given := _given(model=model, api_key_env=api_key_env)):
-            raise UserError(f"{given} is for an --endpoint.")
+        server.refuse_without_endpoint()
         from adapters.console import console, quiet
         from adapters.extraction import adapter_source, engines
         from adapters.extraction.engine import Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
-        from adapters.recipe import load
+        from adapters.recipe.load import parse_assignments
 
         screen = console(stderr=True)
-        name = "endpoint" if endpoint else engine
-        found = adapter_source.find(
-            source, task=task, base=base, revision=revision, params=load.parse_assignments(params or [])
-        )
-        settings = {"engine": name, "endpoint": endpoint, "max_new_tokens": max_new_tokens, "constrain": constrain}
-        work = prepare(
-            found,
-            input,
-            out,
-            text=text,
-            keep=keep or (),
-            shard=shard,
-            normalise=normalize,
-            registry=registry,
-            engine=settings,
-        )
-        options = Options(max_new_tokens, batch_size, constrain, endpoint, model, api_key_env, concurrency)
+        name = "endpoint" if server.endpoint else engine
+        found = adapter_source.find(source, **{**vars(adapter), "params": parse_assignments(adapter.params or [])})
+        settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
+        work = prepare(found, input, out, **{**vars(columns), "keep": columns.keep or ()}, engine=settings)
+        options = Options(max_tokens, batch_size, constrain, **vars(server))
         with open_or_resume(work, fresh=fresh):
             counts = finished(work)
             if counts is not None:
@@ -103,23 +112,19 @@ def extract(
         _say(screen, out, counts, as_json)
 
 
-@app.command("extract-merge")
-def extract_merge(
-    parts: Annotated[list[Path], typer.Argument(metavar="PART…", help="The outputs of all shards.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The whole: .jsonl or .parquet.")],
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace OUT.")] = False,
+@data_app.command("merge-shards")
+def merge_shards(
+    parts: Annotated[list[Path], typer.Argument(metavar="PART", help="The outputs of all shards.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The whole: .jsonl or .parquet.")],
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the outputs of all shards into one, in the order of the input, if nothing is missing."""
+    """Merge the outputs of all shards of `adapters extract`, in the order of the input, if nothing is missing."""
     from adapters.console import console
-    from adapters.extraction import merge_shards
+    from adapters.extraction.merge_shards import merge
 
     with errors():
-        _say(console(stderr=True), out, merge_shards.merge(parts, out, fresh=fresh), as_json)
-
-
-def _given(**options: Any) -> str | None:
-    return next((f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None), None)
+        _say(console(stderr=True), out, merge(parts, out, fresh=fresh), as_json)
 
 
 def _say(screen: Console, out: Path, counts: Mapping[str, Any], as_json: bool) -> None:

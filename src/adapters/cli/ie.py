@@ -1,4 +1,4 @@
-"""The verbs that make and measure data of entities and relations."""
+"""The verbs of `adapters data` for entities and relations: convert corpora, mix them, score spans."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from adapters.cli.data import AsJson, write_lines
+from adapters.cli.data import data_app, write_lines
 from adapters.cli.errors import errors
+from adapters.cli.options import AsJson, Params, Seed
 from adapters.errors import UserError
 
-app = typer.Typer()
-data_app = typer.Typer(help="Convert and mix annotated corpora.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @data_app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A file; for brat, a folder.")],
-    kind: Annotated[str, typer.Option("--from", help="conll, spert, brat or iepile.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file of rows for the task ie.")],
-    name: Annotated[str | None, typer.Option("--source", help="The corpus's name; default: the file's.")] = None,
+    kind: Annotated[str, typer.Option("--from", metavar="FORMAT", help="conll, spert, brat or iepile.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="JSONL file of rows for the task ie.")],
+    name: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="The corpus's name; default: the file's.")
+    ] = None,
     rename: Annotated[
-        list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="PER=person; MISC= drops the label.")
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="PER=person; MISC= drops the label; may be repeated."),
     ] = None,
     schema: Annotated[
-        str | None, typer.Option("--schema", help="Labels after renaming, comma-separated; default: those found.")
+        str | None,
+        typer.Option("--schema", metavar="LABELS", help="After renaming, comma-separated; default: the corpus's."),
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="NER or RE alone; default: what the corpus has.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NER|RE", help="Rows of one kind; default: what the corpus has.")
+    ] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out texts without labels.")] = False,
-    keep_doubles: Annotated[bool, typer.Option("--keep-doubles", help="Keep texts that come twice.")] = False,
-    token_column: Annotated[int, typer.Option("--token-column", help="CoNLL: from 0.")] = 0,
-    tag_column: Annotated[int, typer.Option("--tag-column", help="CoNLL: from 0, or from the end.")] = -1,
+    keep_doubles: Annotated[bool, typer.Option("--keep-doubles", help="Keep repeated texts.")] = False,
+    token_column: Annotated[int, typer.Option("--token-column", metavar="N", help="CoNLL: counted from 0.")] = 0,
+    tag_column: Annotated[
+        int, typer.Option("--tag-column", metavar="N", help="CoNLL: counted from 0, or from the end when negative.")
+    ] = -1,
     as_json: AsJson = False,
 ) -> None:
-    """Turn an annotated corpus into rows: {id, task, source, schema, text, gold, spans}."""
+    """Convert an annotated corpus to rows of id, task, source, schema, text, gold and spans."""
     from adapters.data_aug.ie import READERS, Options
     from adapters.errors import hint
 
@@ -87,31 +94,45 @@ def convert(
 @data_app.command("build-ie")
 def build(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="IEPile records, or rows of `data convert`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for train, validation and ledger.jsonl.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="For train, validation and ledger.jsonl.")],
     label_names: Annotated[
         Path | None,
-        typer.Option("--label-names", help="JSON: task -> source -> label -> labels easily confused with it."),
+        typer.Option(
+            "--label-names", metavar="FILE", help="JSON: task -> source -> label -> labels easily confused with it."
+        ),
     ] = None,
     exclude: Annotated[
-        list[Path] | None, typer.Option("--exclude", help="Test files whose texts must not be trained on.")
+        list[Path] | None,
+        typer.Option("--exclude", metavar="FILE", help="Test rows, whose texts are left out; may be repeated."),
     ] = None,
-    total: Annotated[int, typer.Option("--total", min=1, help="Records, both sides together.")] = 16_000,
-    empty: Annotated[float, typer.Option("--empty", help="Share of records where nothing is to be found.")] = 0.3,
-    validation: Annotated[float, typer.Option("--validation", help="Share held out, by text.")] = 0.1,
-    cap: Annotated[
-        int | None, typer.Option("--cap", min=1, help="Records of a source; default: as level as the total allows.")
+    total: Annotated[
+        int, typer.Option("--total", metavar="N", min=1, help="Records, training and validation together.")
+    ] = 16_000,
+    empty: Annotated[float, typer.Option("--empty", metavar="SHARE", help="Records without labels.")] = 0.3,
+    validation: Annotated[
+        float, typer.Option("--validation", metavar="SHARE", help="Records held out, by text.")
+    ] = 0.1,
+    max_rows: Annotated[
+        int | None,
+        typer.Option("--max-rows", metavar="N", min=1, help="Of a source; default: as level as the total allows."),
     ] = None,
-    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated.")] = "NER,RE",
+    tasks: Annotated[str, typer.Option("--tasks", metavar="NAMES", help="Comma-separated.")] = "NER,RE",
     keep: Annotated[
-        str, typer.Option("--sources", help="all, card (the 22 of Agents-K1), or names, comma-separated.")
+        str,
+        typer.Option("--sources", metavar="NAMES", help="all, card (the 22 of Agents-K1), or names, comma-separated."),
     ] = "all",
-    language: Annotated[str, typer.Option("--language", help="en (IEPile's ASCII instructions) or any.")] = "en",
-    ner_labels: Annotated[int, typer.Option("--ner-labels", min=1, help="Entity types in a prompt.")] = 6,
-    re_labels: Annotated[int, typer.Option("--re-labels", min=1, help="Relations in a prompt.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same mix.")] = 42,
+    language: Annotated[
+        str, typer.Option("--language", metavar="NAME", help="en (IEPile's ASCII instructions) or any.")
+    ] = "en",
+    ner_labels: Annotated[int, typer.Option("--ner-labels", metavar="N", min=1, help="Entity types in a prompt.")] = 6,
+    re_labels: Annotated[int, typer.Option("--re-labels", metavar="N", min=1, help="Relations in a prompt.")] = 4,
+    seed: Seed = 42,
     as_json: AsJson = False,
 ) -> None:
-    """Mix corpora as Agents-K1 did: schema batches with hard negatives, capped sources, 70 % with labels, 90/10."""
+    """Mix corpora into training and validation rows, as Agents-K1 did.
+
+    Batches of the schema with hard negatives, at most so many records of a source, 70 % with labels, 90/10.
+    """
     from adapters.console import console
     from adapters.data_aug.ie import CARD_SOURCES, Mix, mix
 
@@ -123,7 +144,7 @@ def build(
                 total=total,
                 empty=empty,
                 validation=validation,
-                cap=cap,
+                cap=max_rows,
                 seed=seed,
                 tasks=tuple(task.strip() for task in tasks.split(",")),
                 sources=names,
@@ -152,14 +173,14 @@ def build(
 
 @data_app.command("score-spans")
 def score_spans(
-    predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion; a run's samples.jsonl fits.")],
-    gold: Annotated[Path, typer.Argument(help="Rows with spans, as `data convert` writes them.")],
-    params: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task ie, as in a recipe.")
-    ] = None,
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="JSONL: id and completion, such as a run's samples.jsonl.")
+    ],
+    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="Rows with spans, as `data convert` writes them.")],
+    params: Params = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score entities as spans of the text (strict, exact, partial, type), through nervaluate."""
+    """Score entities as spans of the text (strict, exact, partial, type), with nervaluate."""
     from adapters.console import console
     from adapters.evaluation import spans
     from adapters.recipe.load import parse_assignments
@@ -204,6 +225,8 @@ def _confusable(path: Path | None) -> Mapping[str, Any]:
 
 
 def _ledger(ledger: Mapping[str, Counter[str]]) -> Table:
+    from rich.table import Table
+
     columns = ("read", "filtered", "in test sets", "doubles", "records", "with labels", "empty", "train", "validation")
     table = Table(title="records by source", title_justify="left")
     table.add_column("source")

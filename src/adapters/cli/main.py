@@ -10,72 +10,59 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import check, eval, extract, ie, pairs, publish, run
+from adapters.cli import check, eval, extract, new, pairs, publish, rewards, run
 from adapters.cli import data as cli_data
+from adapters.cli import ie as ie  # registers its verbs in the group `data`
 from adapters.cli import report as cli_report
-from adapters.cli import rewards as cli_rewards
-from adapters.cli.errors import complain, errors
-from adapters.errors import UserError
+from adapters.cli.errors import complain
+from adapters.cli.help import Group, dress
 
 app = typer.Typer(
+    cls=Group,
     help="From labelled text to a publishable LoRA adapter.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=False,
+    context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-app.add_typer(run.app)
-app.add_typer(eval.app)
-app.add_typer(cli_data.app)
-app.add_typer(check.app)
-app.add_typer(cli_rewards.app, name="rewards")
-app.add_typer(cli_report.app)
-app.add_typer(extract.app)
-app.add_typer(publish.app)
-app.add_typer(ie.app)
+for verbs in (new, check, run, eval, cli_report, extract, cli_data, publish):
+    app.add_typer(verbs.app)
+app.add_typer(cli_data.data_app, name="data")
 app.add_typer(pairs.app, name="pairs")
+app.add_typer(rewards.app, name="rewards")
 
 
 def run_file(recipe: str) -> None:
-    """Run a recipe with this process's remaining arguments; the door that `accelerate launch` comes through."""
+    """Run a recipe with this process's remaining arguments, as a recipe does that `accelerate launch` starts."""
     # Python put the recipe's folder first on the path; its folders must not shadow libraries.
     if sys.path and Path(sys.path[0] or ".").resolve() == Path(recipe).resolve().parent:
         sys.path.pop(0)
     app(["run", recipe, *sys.argv[1:]], prog_name="adapters")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from adapters.environment import versions
+
+        print(f"extraction-adapters {versions().get('extraction-adapters', '(not installed)')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _start() -> None:
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
     try:
         distribution("adapters")
     except PackageNotFoundError:
         return
     complain(
         "AdapterHub's package `adapters` is installed in this environment and shares its import name with "
-        "extraction-adapters; one overwrites the other's files. Use a separate environment, or: "
-        "pip uninstall adapters && pip install --force-reinstall --no-deps extraction-adapters"
+        "extraction-adapters; one overwrites the other's files. Use a separate environment, or uninstall both and "
+        "install this project again: pip uninstall adapters extraction-adapters, then pip install -e . in its folder."
     )
     raise typer.Exit(2)
-
-
-@app.command()
-def new(
-    name: Annotated[str, typer.Argument(help="Name of your recipe; the file is NAME.yaml.")],
-    source: Annotated[str, typer.Option("--from", help="A shipped recipe.")] = "quickstart",
-) -> None:
-    """Copy a shipped recipe to start one of your own."""
-    from adapters.errors import hint
-
-    with errors():
-        shipped = {p.stem: p for p in _shipped_recipes().glob("*.yaml")}
-        if source not in shipped:
-            raise UserError(f"no shipped recipe is called {source!r}.{hint(source, sorted(shipped))}")
-        target = Path(f"{name}.yaml")
-        if target.exists():
-            raise UserError(f"{target} exists already; nothing was written.")
-        text = shipped[source].read_text(encoding="utf-8")
-        target.write_text(text.replace(f"\nname: {source}\n", f"\nname: {name}\n"), encoding="utf-8")
-        print(f"{target} written. Try: adapters run {target} --dry-run")
 
 
 @app.command()
@@ -86,6 +73,4 @@ def schema() -> None:
     print(json.dumps(Recipe.model_json_schema(), indent=2, ensure_ascii=False))
 
 
-def _shipped_recipes() -> Path:
-    inside = Path(__file__).parents[1] / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[3] / "recipes"
+dress(app)

@@ -1,4 +1,4 @@
-"""`adapters pairs`: preference pairs from disciplined turns, from graded completions, and with a teacher."""
+"""`adapters pairs`: preference pairs by corruption, from graded completions, and with a teacher model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 
 from adapters.cli.data import write_lines
 from adapters.cli.errors import complain, errors
+from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, Temperature, grouped
+from adapters.cli.options import Task as TaskName
 from adapters.errors import UserError
 from adapters.types import Row, Task
 
@@ -18,19 +20,22 @@ if TYPE_CHECKING:
     from adapters.data_aug.agent.pairs import Rules
     from adapters.pairs.from_files import Limit
 
-app = typer.Typer(help="Preference pairs for DPO.", no_args_is_help=True)
+app = typer.Typer(help="Preference pairs for DPO.")
 
-Out = Annotated[Path, typer.Option("-o", "--out", help="JSONL file of pairs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="JSONL file of pairs.")]
 RecipeOption = Annotated[
     Path | None,
-    typer.Option("--recipe", help="A recipe with a DPO stage: its task, tokenizer and max_length are used."),
+    typer.Option("--recipe", metavar="RECIPE", help="Its DPO stage gives the task, the tokenizer and max_length."),
 ]
-MaxLength = Annotated[int, typer.Option("--max-length", min=8, help="Without --recipe: about so many tokens a pair.")]
-TaskName = Annotated[str, typer.Option("--task", help="The task that reads the rows.")]
-RewardName = Annotated[str, typer.Option("--reward", help="The reward that grades completions.")]
-Margin = Annotated[float, typer.Option("--margin", min=0, help="Least difference of a pair's scores.")]
-Floor = Annotated[float, typer.Option("--floor", help="Least score of a chosen side.")]
+MaxLength = Annotated[
+    int, typer.Option("--max-length", metavar="N", min=8, help="Without --recipe: tokens of a pair, estimated.")
+]
+RewardName = Annotated[
+    str | None,
+    typer.Option("--reward", metavar="NAME", help="The reward that scores completions; default: that of the task."),
+]
+Margin = Annotated[float, typer.Option("--margin", metavar="X", min=0, help="Least difference of a pair's scores.")]
+Floor = Annotated[float, typer.Option("--floor", metavar="X", help="Least score of a chosen side.")]
 PRESETS = {"card": 0.0, "control": 0.25}
 """Name -> share of control pairs."""
 
@@ -39,22 +44,30 @@ PRESETS = {"card": 0.0, "control": 0.25}
 def corrupt(
     file: Annotated[
         Path | None,
-        typer.Argument(help="JSONL of trajectories (env, messages) or turns (env, prompt, completion); default: ours."),
+        typer.Argument(
+            metavar="FILE", help="Trajectories (env, messages) or turns (env, prompt, completion); default: generated."
+        ),
     ] = None,
     out: Out = Path("pairs.jsonl"),
-    n: Annotated[int, typer.Option("-n", min=1, help="How many pairs.")] = 157,
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many pairs.")] = 157,
     preset: Annotated[
-        str, typer.Option("--preset", help="card: every kind in turn; control: a quarter with the longer side chosen.")
+        str,
+        typer.Option(
+            "--preset", metavar="NAME", help="card: every kind in turn; control: a quarter has the longer side chosen."
+        ),
     ] = "card",
-    kinds: Annotated[str | None, typer.Option("--kinds", help="Only these kinds, separated by commas.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same pairs.")] = 0,
+    kinds: Annotated[
+        str | None, typer.Option("--kinds", metavar="NAMES", help="Only these kinds of corruption, comma-separated.")
+    ] = None,
+    seed: Seed = 0,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
     as_json: AsJson = False,
 ) -> None:
-    """Pairs from disciplined turns and their seeded corruptions, half of each environment.
+    """Make pairs from an agent's well-formed turns and corruptions of them.
 
-    A set that would teach length or content instead of discipline is refused (exit code 3), and nothing is written.
+    Half of the pairs come from each environment. A set in which length or content tells the sides apart is refused
+    (exit code 3), and nothing is written.
     """
     from adapters.data_aug.agent.corruptions import KINDS
     from adapters.data_aug.agent.pairs import Rules
@@ -75,19 +88,24 @@ def corrupt(
 
 @app.command()
 def mine(
-    source: Annotated[Path, typer.Argument(help="A run with a GRPO stage, or JSONL samples (id, completion).")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A run with a GRPO stage, or JSONL samples (id, completion).")
+    ],
     out: Out = Path("pairs.jsonl"),
-    rows: Annotated[Path | None, typer.Option("--rows", help="For samples: the rows with their ids.")] = None,
-    task: TaskName = "agent",
-    reward: RewardName = "agent",
+    rows: Annotated[
+        Path | None, typer.Option("--rows", metavar="FILE", help="For samples: the rows with their ids.")
+    ] = None,
+    task: TaskName = None,
+    params: Params = None,
+    reward: RewardName = None,
     margin: Margin = 0.2,
     floor: Floor = 0.5,
-    per_prompt: Annotated[int, typer.Option("--per-prompt", min=1, help="At most so many pairs a prompt.")] = 1,
+    per_prompt: Annotated[int, typer.Option("--per-prompt", metavar="N", min=1, help="Most pairs of a prompt.")] = 1,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
     as_json: AsJson = False,
 ) -> None:
-    """Pairs from completions that a run's rewards graded, or from samples of any model, graded here."""
+    """Take pairs from completions that a run's rewards scored, or score samples of any model."""
     from adapters.data.rows import read_file
     from adapters.pairs import from_files
     from adapters.pairs.mine import graded, pairs, rollouts
@@ -99,58 +117,58 @@ def mine(
         else:
             if rows is None:
                 raise UserError("samples need the rows they answer: add --rows FILE.")
-            reader = limit.task or from_files.task_of(task)
+            reader, scorer = from_files.readers(rows, limit, task, params or [], reward)
             examples = from_files.examples(rows, reader)
-            found = graded((row for _, row in read_file(source)), examples, from_files.reward_of(reward))
+            found = graded((row for _, row in read_file(source)), examples, scorer)
         made = pairs(found, reader, margin=margin, floor=floor, per_prompt=per_prompt)
         _finish(made, reader, limit, out, None, as_json)
 
 
 @app.command()
+@grouped
 def teach(
-    rows: Annotated[Path, typer.Argument(help="Rows of the task, such as: adapters synthesize agent -n 200.")],
-    endpoint: Annotated[str, typer.Option("--endpoint", help="Address up to /v1 of an OpenAI-compatible server.")],
-    model: Annotated[str, typer.Option("--model", help="The model's name there.")],
+    server: Server,
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows of the task, as `data synthesize` makes them.")],
     out: Out = Path("pairs.jsonl"),
-    n: Annotated[int, typer.Option("-n", min=1, help="Completions of each prompt.")] = 4,
-    key: Annotated[str, typer.Option("--key", help="Environment variable with the key.")] = "OPENAI_API_KEY",
-    temperature: Annotated[float, typer.Option("--temperature", min=0)] = 0.8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 256,
-    task: TaskName = "agent",
-    reward: RewardName = "agent",
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Completions of each prompt.")] = 4,
+    temperature: Temperature = 0.8,
+    max_tokens: MaxTokens = 256,
+    task: TaskName = None,
+    params: Params = None,
+    reward: RewardName = None,
     margin: Margin = 0.2,
     floor: Floor = 0.9,
     corrupt_rest: Annotated[
-        bool, typer.Option("--corrupt/--no-corrupt", help="Corrupt good completions that found no worse one.")
+        bool, typer.Option("--corrupt/--no-corrupt", help="Corrupt good completions that have no worse one.")
     ] = True,
-    seed: Annotated[int, typer.Option("--seed", help="For the corruptions.")] = 0,
+    seed: Seed = 0,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
     as_json: AsJson = False,
 ) -> None:
-    """Pairs from a teacher's (or any served model's) completions: its best against its worst, by the reward.
+    """Make pairs from a served model's completions: the best against the worst, by the reward.
 
     Completions are kept in OUT.samples.jsonl; started again, only what is missing is asked for.
     """
     from adapters import console
-    from adapters.chat_client import Endpoint
+    from adapters.chat_client import sample
     from adapters.pairs import from_files
     from adapters.pairs.mine import graded, pairs
 
     with errors():
         limit = from_files.limit(recipe, max_length)
-        reader, named = limit.task or from_files.task_of(task), from_files.reward_of(reward)
+        reader, scorer = from_files.readers(rows, limit, task, params or [], reward)
         examples = from_files.examples(rows, reader)
-        place = Endpoint(endpoint, model, key, temperature, max_tokens)
-        with console.progress(f"asking {model}") as progress:
-            store = out.with_suffix(".samples.jsonl")
-            samples = place.ask({i: e.prompt for i, e in examples.items()}, n, store, progress)
-        found = graded(samples, examples, named)
+        connection = server.connect()
+        prompts, store = {i: e.prompt for i, e in examples.items()}, out.with_suffix(".samples.jsonl")
+        with console.progress(f"asking {connection.model}") as bar:
+            samples = sample(connection, prompts, n, store, bar, temperature=temperature, max_tokens=max_tokens)
+        found = graded(samples, examples, scorer)
         made = pairs(found, reader, margin=margin, floor=floor)
         if corrupt_rest:
             made += from_files.corrupted_rest(found, made, floor, seed)
-        for p in made:
-            p["meta"]["teacher"] = model
+        for pair in made:
+            pair["meta"]["teacher"] = connection.model
         _finish(made, reader, limit, out, None, as_json)
 
 

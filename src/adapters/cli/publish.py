@@ -1,4 +1,4 @@
-"""The verbs that let an adapter out: publish and merge."""
+"""`adapters publish` and `adapters merge`."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.errors import complain, errors
+from adapters.cli.options import AsJson, RunPath
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from adapters.publish.release import Release
 
 app = typer.Typer()
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its stage folders.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()
 def publish(
-    run_folder: Run,
+    run_folder: RunPath,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="publish.KEY=VALUE", help="publish.license=mit …")
+        list[str] | None, typer.Argument(metavar="publish.KEY=VALUE", help="Such as publish.license=mit.")
     ] = None,
-    repo: Annotated[str | None, typer.Option("--repo", help="The Hub repository: owner/name.")] = None,
-    public: Annotated[bool, typer.Option("--public", help="Create the repository public (default: private).")] = False,
-    tag: Annotated[str | None, typer.Option("--tag", help="Tag of the published commit.")] = None,
+    repo: Annotated[str | None, typer.Option("--repo", metavar="OWNER/NAME", help="The repository on the Hub.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Create the repository public; default: private.")] = False,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="NAME", help="Tag of the published commit.")] = None,
     compare: Annotated[
         Path | None, typer.Option("--compare", metavar="RUN", help="An earlier run, for the card's comparison.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Make and prove the bundle, show it, push nothing.")
+        bool, typer.Option("--dry-run", help="Make and verify the bundle, show it, push nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a bundle of a finished run, prove it, and push it to the Hub. Called again, it only pushes."""
+    """Bundle a finished run's adapter, verify the bundle, and push it to the Hub.
+
+    Called again, it only pushes.
+    """
     from adapters.console import console, quiet
     from adapters.publish import finished_run, release
     from adapters.publish.hub import HubError
@@ -68,25 +70,30 @@ def publish(
             screen.print(f"pushing to {made.repo}")  # huggingface_hub draws the progress
             pushed = release.push(made, done, screen.print)
         except HubError as error:
-            complain(f"{error}\nThe bundle is proven and kept in {made.folder}; the same command only pushes it again.")
+            complain(f"{error}\nThe verified bundle is kept in {made.folder}; the same command only pushes it.")
             raise typer.Exit(1) from None
         what = "pushed" if pushed.new else "already there, unchanged"
         screen.print(f"{pushed.url}: {what}, tag {pushed.tag}, commit {pushed.commit[:12]}")
         if pushed.strangers:
-            screen.print(f"Left alone, as not of this bundle: {', '.join(pushed.strangers)}")
+            screen.print(f"Left alone, as they are not part of this bundle: {', '.join(pushed.strangers)}")
         _speak(as_json, made, asdict(pushed))
 
 
 @app.command()
 def merge(
-    run_folder: Run,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; it must not exist.")],
+    run_folder: RunPath,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="The model's new folder; it must not exist.")
+    ],
     dtype: Annotated[
-        str, typer.Option("--dtype", help="bfloat16, float16 or float32; auto: as the base is stored.")
+        str, typer.Option("--dtype", metavar="TYPE", help="bfloat16, float16 or float32; auto: as the base is stored.")
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Write base and adapter as one model, for servers without LoRA. What is written is loaded again and compared."""
+    """Merge base and adapter into one model, for servers without LoRA.
+
+    The merged model is loaded again and its answers are compared with the adapter's.
+    """
     from adapters.console import console, quiet
     from adapters.publish import finished_run
 
@@ -116,7 +123,7 @@ def _may_push(repo: str) -> None:
     try:
         problems = rights(repo)
     except HubError as error:
-        complain(f"{error}. Nothing was pushed; --dry-run makes and proves the bundle without the Hub.")
+        complain(f"{error}. Nothing was pushed; --dry-run makes and verifies the bundle without the Hub.")
         raise typer.Exit(1) from None
     if problems:
         raise UserError("\n".join(problems), at=("publish", "repo"))
@@ -125,8 +132,8 @@ def _may_push(repo: str) -> None:
 def _show(made: Release, screen: Any) -> None:
     from rich.table import Table
 
-    table = Table(title=f"gate{' (proven before)' if made.reused else ''}", title_justify="left")
-    for column in ("check", "", "found"):
+    table = Table(title=f"gate{' (verified before)' if made.reused else ''}", title_justify="left")
+    for column in ("check", "", "result"):
         table.add_column(column)
     for check in made.checks:
         table.add_row(check.name, "passed" if check.passed else "FAILED", check.detail)

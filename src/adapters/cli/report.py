@@ -1,4 +1,4 @@
-"""The verb that shows a run."""
+"""`adapters report`: a run as an HTML page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ app = typer.Typer()
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or still at work.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or still running.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where to write; default: RUN/report.html.")
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page; default: RUN/report.html.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Show a run as one HTML page: stages, curves, figures with intervals, samples, rollouts, data, versions."""
+    """Write a run as one HTML page.
+
+    It shows the stages, curves, figures with intervals, samples, rollouts, data and versions.
+    """
     with errors():
         from adapters.report import write_report
 
@@ -35,7 +38,7 @@ def report(
 
 
 def after_run(folder: Path) -> str:
-    """Write the page at the end of a run; says where it is. Never fails: the run is done, and its page is an extra."""
+    """Write the page at the end of a run and return its path. An error is logged, as the run itself is complete."""
     try:
         from adapters.report import write_report
 

@@ -1,4 +1,4 @@
-"""`adapters noise`: a data file's rows before and after, or written out as a degraded test set."""
+"""`adapters data noise`: a data file's rows before and after, or written out as a degraded test set."""
 
 from __future__ import annotations
 

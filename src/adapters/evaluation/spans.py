@@ -36,7 +36,7 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
     try:
         from nervaluate.evaluator import Evaluator
     except ImportError:
-        raise UserError("span scores need nervaluate: pip install 'extraction-adapters[ie]'") from None
+        raise UserError("span scores need nervaluate: pip install -e '.[ie]' in the repository") from None
     task = resolve("tasks", PluginSpec.model_validate({"use": "ie", **params}))
     said: dict[str, set[Any]] = defaultdict(set)
     for number, row in _rows(predictions):

@@ -43,4 +43,4 @@ class Options:
     endpoint: str | None = None
     model: str | None = None
     api_key_env: str | None = None
-    concurrency: int = 16
+    concurrency: int | None = None

@@ -13,16 +13,16 @@ from adapters.extraction.files import blocks
 def make(name: str, source: Source, options: Options, note: Callable[[str], None]) -> Engine:
     """The engine of that name. `note` is told what a person should know. Raises UserError when it cannot be had."""
     if name == "endpoint":
-        from adapters.extraction.endpoint_engine import Endpoint
+        from adapters.extraction.endpoint_engine import EndpointEngine
 
-        return Endpoint.connect(source, options, note)
+        return EndpointEngine.connect(source, options, note)
     if source.echo:
         return _echo(source, options)
     if name == "vllm":
         from importlib.util import find_spec
 
         if find_spec("vllm") is None:
-            raise UserError("vLLM is not installed: pip install 'extraction-adapters[vllm]', or leave --engine out.")
+            raise UserError("vLLM is not installed: pip install -e '.[vllm]' in the repository, or leave --engine out.")
         from adapters.extraction.local_engines import vllm_engine
 
         return vllm_engine(source, options, WINDOW)

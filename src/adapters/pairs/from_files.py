@@ -12,6 +12,7 @@ from typing import Any
 
 from adapters.data import preference
 from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.task_of_file import task_of_file
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, turns
 from adapters.data_aug.agent.corruptions import KINDS
@@ -20,6 +21,7 @@ from adapters.pairs import mine
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.fields import PluginSpec
+from adapters.recipe.load import parse_assignments
 from adapters.tasks.agent import AgentTask
 from adapters.types import Example, Row, Task
 
@@ -30,6 +32,8 @@ class Limit:
 
     fits: Callable[[Sequence[Example]], list[bool]]
     task: Task | None = None
+    name: str | None = None
+    """The name of that task."""
 
 
 def limit(recipe: Path | None, max_length: int) -> Limit:
@@ -49,18 +53,26 @@ def limit(recipe: Path | None, max_length: int) -> Limit:
     def fits(examples: Sequence[Example]) -> list[bool]:
         return [n.prompt + max(n.completion, n.rejected) <= most for n in backend.lengths(examples)]
 
-    return Limit(fits, resolve("tasks", file.recipe.task, folder=file.folder, at=("task",)))
+    task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
+    return Limit(fits, task, file.recipe.task.use)
 
 
-def task_of(name: str) -> Task:
-    """A task by its name, with its defaults."""
-    task: Task = resolve("tasks", PluginSpec(use=name))
+def task_of(name: str, params: Sequence[str] = ()) -> Task:
+    """A task by its name, with its defaults and the given `KEY=VALUE` parameters."""
+    task: Task = resolve("tasks", PluginSpec.model_validate({"use": name, **parse_assignments(params)}))
     return task
 
 
-def reward_of(name: str) -> NamedReward:
-    """A reward by its name, with its defaults."""
-    return NamedReward(name, resolve("rewards", PluginSpec(use=name)))
+def readers(
+    rows: Path, limit: Limit, task: str | None, params: Sequence[str], reward: str | None
+) -> tuple[Task, NamedReward]:
+    """The task of a file's rows and the reward for their completions: as given, the recipe's, or found from the file.
+
+    The default reward has the task's name. Raises UserError where the file leaves the task open.
+    """
+    name = limit.name or task_of_file(rows, task)
+    reward = reward or name
+    return limit.task or task_of(name, params), NamedReward(reward, resolve("rewards", PluginSpec(use=reward)))
 
 
 def examples(file: Path, task: Task) -> dict[str, Example]:

@@ -157,7 +157,7 @@ class LocalBackend:
 def _check_quantized(sharded: str | None) -> None:
     at = ("model", "quantize")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("bitsandbytes is not installed: pip install 'extraction-adapters[quant]'.", at=at)
+        raise UserError("bitsandbytes is not installed: pip install -e '.[quant]' in the repository.", at=at)
     if sharded == "zero3":
         raise UserError(
             "ZeRO-3 cannot partition 4-bit weights that were loaded whole; use recipes/accelerate/zero2.yaml, whose "

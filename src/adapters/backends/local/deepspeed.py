@@ -31,7 +31,7 @@ def check_launch() -> str | None:
     if not _asked("ACCELERATE_USE_DEEPSPEED"):
         return None
     if importlib.util.find_spec("deepspeed") is None:
-        raise UserError("DeepSpeed is not installed: pip install 'extraction-adapters[deepspeed]'.")
+        raise UserError("DeepSpeed is not installed: pip install -e '.[deepspeed]' in the repository.")
     if _asked("ACCELERATE_USE_CPU"):
         raise UserError(
             "accelerate leaves DeepSpeed out without a word when the launch config says use_cpu; remove that line "

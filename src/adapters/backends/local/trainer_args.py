@@ -110,7 +110,9 @@ def check_options(stage: Stage, at: KeyPath) -> None:
     if isinstance(stage, Dpo):
         _check_preference(stage.trl, losses, (*at, "trl"))
     if stage.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise UserError("vLLM is not installed: pip install 'extraction-adapters[vllm]'.", at=(*at, "trl", "use_vllm"))
+        raise UserError(
+            "vLLM is not installed: pip install -e '.[vllm]' in the repository.", at=(*at, "trl", "use_vllm")
+        )
     micro_batch(stage, at)
     try:  # the config class's own checks, which would otherwise run after the stages before this one
         rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.kind == "grpo" else {}

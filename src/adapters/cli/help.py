@@ -1,0 +1,196 @@
+"""Help pages and old names: verbs under headings, plain option values, an example at the end of each page."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from typer.models import CommandInfo
+
+HEADINGS = {
+    "Start": ("new", "check", "schema"),
+    "Train": ("run", "eval", "report"),
+    "Use": ("extract", "score", "merge", "publish"),
+    "Data": ("data", "pairs", "rewards"),
+}
+FIRST_STEPS = (
+    ("adapters new --list", "The shipped recipes, and what each needs."),
+    ("adapters new mine --from quickstart", "Write mine.yaml, a copy to change."),
+    ("adapters run mine.yaml", "Train and evaluate; about ten minutes on two CPU cores."),
+)
+EXAMPLES = {
+    "new": "adapters new mine --from quickstart",
+    "schema": "adapters schema > schema.json",
+    "check": "adapters check mine.yaml stages.1.beta=0.01",
+    "run": "adapters run mine.yaml stages.0.epochs=2",
+    "eval": "adapters eval runs/mine --data test.jsonl",
+    "report": "adapters report runs/mine --open",
+    "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
+    "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
+    "publish": "adapters publish runs/mine --repo owner/name --dry-run",
+    "merge": "adapters merge runs/mine -o merged",
+    "data": "adapters data noise rows.jsonl --preset ocr",
+    "data convert": "adapters data convert train.conll --from conll -o rows.jsonl --rename PER=person",
+    "data build-ie": "adapters data build-ie rows.jsonl -o mix --exclude test.jsonl",
+    "data noise": "adapters data noise rows.jsonl --preset ocr --level heavy -o degraded.jsonl",
+    "data synthesize": "adapters data synthesize funding -n 500 -o rows.jsonl",
+    "data score-spans": "adapters data score-spans samples.jsonl rows.jsonl",
+    "data merge-shards": "adapters data merge-shards 1.jsonl 2.jsonl -o records.jsonl",
+    "pairs": "adapters pairs corrupt -o pairs.jsonl",
+    "pairs corrupt": "adapters pairs corrupt -n 200 -o pairs.jsonl",
+    "pairs mine": "adapters pairs mine runs/mine -o pairs.jsonl",
+    "pairs teach": "adapters pairs teach rows.jsonl --endpoint http://localhost:8000/v1 -o pairs.jsonl",
+    "rewards": "adapters rewards list",
+    "rewards list": "adapters rewards list",
+    "rewards show": "adapters rewards show funding",
+    "rewards test": "adapters rewards test ./mine.py:Mine --data rows.jsonl",
+    "rewards score": "adapters rewards score funding completions.jsonl",
+    "rewards new": "adapters rewards new mine --task funding",
+}
+"""One example for each verb and group."""
+OLD_VERBS = {"noise": "data noise", "synthesize": "data synthesize", "extract-merge": "data merge-shards"}
+OLD_OPTIONS = {
+    "--key": "--api-key-env",
+    "--parallel": "--concurrency",
+    "--max-new-tokens": "--max-tokens",
+    "--reading": "--scorer",
+    "--cap": "--max-rows",
+}
+"""Applied where a verb has the new option."""
+VALUES = {"path": "PATH", "str": "TEXT", "text": "TEXT", "int": "N", "integer": "N", "float": "X"}
+"""How the help names the type of an option's value that has no name of its own."""
+
+
+class Command(TyperCommand):
+    """A verb whose help names no Python types, and that still takes the old names of its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, old option names replaced by the new ones."""
+        known = {option for parameter in self.params for option in parameter.opts}
+        for n, argument in enumerate(args[: args.index("--")] if "--" in args else args):
+            option, sign, value = argument.partition("=")
+            if (new := OLD_OPTIONS.get(option)) in known and option not in known:
+                _say_new_name(option, str(new))
+                args[n] = f"{new}{sign}{value}"
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The arguments by their names, optional ones in brackets."""
+        names = [_argument_name(p) if p.required else f"[{_argument_name(p)}]" for p in _arguments(self.params)]
+        return ["[OPTIONS]", *names]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, the options of a server apart."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            if parameter.param_type_name == "argument":
+                sections["Arguments"].append((_argument_name(parameter), _plain_help(record[1])))
+            else:
+                heading = getattr(parameter, "rich_help_panel", None) or "Options"
+                sections.setdefault(heading, []).append((_option_name(record[0]), _plain_help(record[1])))
+        for heading, rows in sections.items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the verb's example."""
+        _write_example(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """Verbs under headings. Without arguments it prints its help, and the exit code is 0."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; none at all asks for help."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb to run, old names replaced by the new ones."""
+        if ctx.parent is None and (new := OLD_VERBS.get(args[0])):
+            _say_new_name(f"adapters {args[0]}", f"adapters {new}")
+            args = [*new.split(), *args[1:]]
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the first steps, the verbs under their headings, and the options."""
+        root = ctx.parent is None
+        if root:
+            with formatter.section("First steps"):
+                formatter.write_dl(FIRST_STEPS, col_max=40)
+        for heading, names in (HEADINGS if root else {"Verbs": self.list_commands(ctx)}).items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(heading):
+                formatter.write_dl([(name, _first_line(command)) for name, command in commands if command])
+        records = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in records if record])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the group's example; the first steps are that of the command itself."""
+        if ctx.parent is not None:
+            _write_example(ctx, formatter)
+
+
+def dress(app: typer.Typer) -> typer.Typer:
+    """Give every verb of an app these help pages."""
+    commands: list[CommandInfo] = app.registered_commands
+    for command in commands:
+        command.cls = Command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            group.cls = Group
+            dress(group.typer_instance)
+    return app
+
+
+def _say_new_name(old: str, new: str) -> None:
+    print(f"{old} is now {new}.", file=sys.stderr)
+
+
+def _write_example(ctx: Any, formatter: Any) -> None:
+    example = EXAMPLES.get(" ".join(ctx.command_path.split()[1:]))
+    if example:
+        with formatter.section("Example"):
+            formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+
+
+def _first_line(command: Any) -> str:
+    return str(command.help or "").strip().split("\n")[0]
+
+
+def _arguments(parameters: Sequence[Any]) -> list[Any]:
+    return [p for p in parameters if p.param_type_name == "argument" and not p.hidden]
+
+
+def _argument_name(argument: Any) -> str:
+    name = str(argument.metavar or argument.name.upper())
+    return name if argument.nargs == 1 or name.endswith(("...", "…")) else f"{name}..."
+
+
+def _option_name(record: str) -> str:
+    """The options with the name of their value: `--data <list[path]>` becomes `--data PATH`."""
+    match = re.fullmatch(r"(.* )(<.+>|[A-Z ]+)", record)
+    if match is None:
+        return record
+    kind = re.sub(r"^list\[(.*)\]$", r"\1", match[2].strip("<>").lower()).removesuffix(" range")
+    return match[1] + VALUES.get(kind, match[2].strip("<>"))
+
+
+def _plain_help(text: str) -> str:
+    """A help text without the bounds of a number, such as `x>=1`, which only an error needs."""
+    words, sign, extra = text.rpartition("  [")
+    if not sign:
+        return text
+    items = [re.sub(r"^default: \((.*)\)$", r"default: \1", item) for item in extra[:-1].split("; ")]
+    kept = "; ".join(item for item in items if not re.search(r"[<>]=?x|x[<>]", item))
+    return f"{words}  [{kept}]" if kept else words

@@ -1,0 +1,36 @@
+"""The task of a data file, where its rows leave no doubt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapters.data.rows import BAD_ROW, read_file
+from adapters.errors import UserError
+from adapters.plugins.registry import names, resolve
+from adapters.recipe.fields import PluginSpec
+from adapters.types import Row, Task
+
+
+def task_of_file(file: Path, given: str | None = None) -> str:
+    """The given task, or the only installed one that reads the labels of the file's first record.
+
+    A row whose `task` is the name of a task says so itself. Raises UserError where no task or several read the record.
+    """
+    if given is not None:
+        return given
+    known = list(names("tasks"))
+    line, row = next(((n, row) for n, row in read_file(file) if BAD_ROW not in row), (1, {}))
+    fitting = [row["task"]] if row.get("task") in known else [name for name in known if _reads(name, row)]
+    if len(fitting) != 1:
+        which = f"the tasks {', '.join(fitting)} could all read" if fitting else "no installed task reads the labels of"
+        raise UserError(f"{file}, line {line}: {which} this record; name the task with --task ({', '.join(known)}).")
+    return str(fitting[0])
+
+
+def _reads(name: str, row: Row) -> bool:
+    task: Task = resolve("tasks", PluginSpec(use=name))
+    try:
+        task.gold(row)
+    except Exception:  # a task of another package may raise anything on a row that is not its own
+        return False
+    return True
