@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: install install-slow quickstart test slow bench lint types audit schema clean
+.PHONY: install install-slow quickstart test slow bench lint types audit schema cli-docs clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +50,9 @@ audit: install
 
 schema: install
 	$(BIN)/adapters schema > recipes/schema.json
+
+cli-docs: install
+	$(BIN)/python scripts/build/build_cli_docs.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyar
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
-        (["--help"], {"pydantic", "numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
+        (["--help"], {"rich", "pydantic", "numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
         (["extract", "--help"], {"numpy", "ruamel", "rapidfuzz", "ftfy", "huggingface_hub", "urllib3"}),
         (["rewards", "list"], {"numpy", "rapidfuzz", "huggingface_hub"}),
     ],

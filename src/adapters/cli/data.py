@@ -26,18 +26,15 @@ SCORERS = {"published": "compatible", "corrected": "fixed"}
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="JSONL: id and completion (raw text).")],
-    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="Rows with labels and the same ids.")],
+    predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion (raw text).")],
+    gold: Annotated[Path, typer.Argument(help="Rows with labels and the same ids.")],
     task: Task = None,
     mode: Annotated[
-        str | None,
-        typer.Option("--mode", metavar="NAME", help="One matching mode of the task: permissive, balanced, strict …"),
+        str | None, typer.Option("--mode", help="One matching mode of the task: permissive, balanced, strict …")
     ] = None,
     scorer: Annotated[
         str | None,
-        typer.Option(
-            "--scorer", metavar="NAME", help="Funding: published (as the published harness; the default) or corrected."
-        ),
+        typer.Option("--scorer", help="Funding: published (as the published harness; the default) or corrected."),
     ] = None,
     params: Params = None,
     as_json: AsJson = False,
@@ -70,11 +67,9 @@ def score(
 def synthesize(
     server: Server,
     source: Annotated[str, typer.Argument(metavar="KIND", help="funding, agent, agent_pairs …")],
-    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many rows.")] = 1000,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 1000,
     seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="JSONL file; default: standard output.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
     temperature: Temperature = 0.8,
     max_tokens: MaxTokens = 2048,
     as_json: AsJson = False,
@@ -127,19 +122,13 @@ def _written(rows: list[Any], server: Server, out: Path, temperature: float, max
 
 @data_app.command()
 def noise(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: .jsonl, .json, .csv or .parquet.")],
-    use: Annotated[
-        str, typer.Option("--preset", metavar="NAME", help="ocr, latex, html, pdf, document, or a family.")
-    ] = "document",
-    level: Annotated[str, typer.Option("--level", metavar="LEVEL", help="light, medium or heavy.")] = "medium",
-    policy: Annotated[str, typer.Option("--policy", metavar="POLICY", help="protect, follow or clean.")] = "protect",
-    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many rows to show.")] = 5,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the noisy rows here instead.")
-    ] = None,
-    variants: Annotated[
-        int, typer.Option("--variants", metavar="N", min=1, help="Noisy variants of each row in OUT.")
-    ] = 1,
+    file: Annotated[Path, typer.Argument(help="A data file: .jsonl, .json, .csv or .parquet.")],
+    use: Annotated[str, typer.Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
+    level: Annotated[str, typer.Option("--level", help="light, medium or heavy.")] = "medium",
+    policy: Annotated[str, typer.Option("--policy", help="protect, follow or clean.")] = "protect",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")] = 5,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the noisy rows here instead.")] = None,
+    variants: Annotated[int, typer.Option("--variants", min=1, help="Noisy variants of each row in OUT.")] = 1,
     seed: Seed = 0,
     task: Task = None,
 ) -> None:

@@ -29,41 +29,31 @@ EVERY = 30.0
 class Columns:
     """The options about the corpus and its columns."""
 
-    text: Annotated[
-        str | None, typer.Option("--text", metavar="NAME", help="Column of the texts; default: as in training.")
-    ] = None
-    keep: Annotated[
-        list[str] | None, typer.Option("--keep", metavar="NAME", help="A column to carry over; may be repeated.")
-    ] = None
+    text: Annotated[str | None, typer.Option("--text", help="Column of the texts; default: as in training.")] = None
+    keep: Annotated[list[str] | None, typer.Option("--keep", help="A column to carry over; may be repeated.")] = None
     shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Only this share of the rows.")] = "1/1"
     normalise: Annotated[bool, typer.Option("--normalize", help="Add normalized names and ids beside the record.")] = (
         False
     )
-    registry: Annotated[
-        Path | None, typer.Option("--registry", metavar="FILE", help="JSONL of funders to match names with.")
-    ] = None
+    registry: Annotated[Path | None, typer.Option("--registry", help="JSONL of funders to match names with.")] = None
 
 
 @dataclass(frozen=True)
 class Adapter:
     """The options that complete what an adapter's folder says about it."""
 
-    task: Annotated[
-        str | None, typer.Option("--task", metavar="NAME", help="For an adapter that does not name its task.")
-    ] = None
+    task: Annotated[str | None, typer.Option("--task", help="For an adapter that does not name its task.")] = None
     params: Params = None
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help="Base model, if not at the place that is named.")
-    ] = None
-    revision: Annotated[str | None, typer.Option("--revision", metavar="NAME", help="Of an adapter on the Hub.")] = None
+    base: Annotated[str | None, typer.Option("--base", help="Base model, if not at the place that is named.")] = None
+    revision: Annotated[str | None, typer.Option("--revision", help="Of an adapter on the Hub.")] = None
 
 
 @app.command()
 @grouped
 def extract(
     source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, typer.Argument(metavar="INPUT", help="The corpus: .jsonl, .csv or .parquet.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The records: .jsonl or .parquet.")],
+    input: Annotated[Path, typer.Argument(help="The corpus: .jsonl, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     columns: Columns,
     adapter: Adapter,
     server: Server,
@@ -74,7 +64,7 @@ def extract(
         bool, typer.Option("--constrain/--no-constrain", help="Allow only the task's JSON, if the engine can.")
     ] = True,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="Default: 64 on a GPU, 32 without.")
+        int | None, typer.Option("--batch-size", min=1, help="Default: 64 on a GPU, 32 without.")
     ] = None,
     max_tokens: MaxTokens = 2048,
     fresh: Fresh = False,
@@ -115,7 +105,7 @@ def extract(
 @data_app.command("merge-shards")
 def merge_shards(
     parts: Annotated[list[Path], typer.Argument(metavar="PART", help="The outputs of all shards.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The whole: .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The whole: .jsonl or .parquet.")],
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:

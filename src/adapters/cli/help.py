@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-
-if TYPE_CHECKING:
-    from typer.models import CommandInfo
 
 HEADINGS = {
     "Start": ("new", "check", "schema"),
@@ -63,7 +60,8 @@ OLD_OPTIONS = {
     "--cap": "--max-rows",
 }
 """Applied where a verb has the new option."""
-VALUES = {"path": "PATH", "str": "TEXT", "text": "TEXT", "int": "N", "integer": "N", "float": "X"}
+SERVER_OPTIONS = ("endpoint", "model", "api_key_env", "concurrency", "temperature")
+VALUES = {"path": "PATH", "str": "NAME", "text": "NAME", "int": "N", "integer": "N", "float": "X"}
 """How the help names the type of an option's value that has no name of its own."""
 
 
@@ -87,7 +85,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, the options of a server apart."""
-        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], "Server": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is None:
@@ -95,8 +93,8 @@ class Command(TyperCommand):
             if parameter.param_type_name == "argument":
                 sections["Arguments"].append((_argument_name(parameter), _plain_help(record[1])))
             else:
-                heading = getattr(parameter, "rich_help_panel", None) or "Options"
-                sections.setdefault(heading, []).append((_option_name(record[0]), _plain_help(record[1])))
+                heading = "Server" if parameter.name in SERVER_OPTIONS else "Options"
+                sections[heading].append((_option_name(record[0]), _plain_help(record[1])))
         for heading, rows in sections.items():
             if rows:
                 with formatter.section(heading):
@@ -112,7 +110,7 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; none at all asks for help."""
-        return super().parse_args(ctx, args or ["--help"])
+        return super().parse_args(ctx, args or ([] if ctx.resilient_parsing else ["--help"]))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb to run, old names replaced by the new ones."""
@@ -141,16 +139,14 @@ class Group(TyperGroup):
             _write_example(ctx, formatter)
 
 
-def dress(app: typer.Typer) -> typer.Typer:
+def dress(app: typer.Typer) -> None:
     """Give every verb of an app these help pages."""
-    commands: list[CommandInfo] = app.registered_commands
-    for command in commands:
+    for command in app.registered_commands:
         command.cls = Command
     for group in app.registered_groups:
         if group.typer_instance is not None:
             group.cls = Group
             dress(group.typer_instance)
-    return app
 
 
 def _say_new_name(old: str, new: str) -> None:

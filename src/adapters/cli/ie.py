@@ -22,27 +22,24 @@ if TYPE_CHECKING:
 @data_app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A file; for brat, a folder.")],
-    kind: Annotated[str, typer.Option("--from", metavar="FORMAT", help="conll, spert, brat or iepile.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="JSONL file of rows for the task ie.")],
-    name: Annotated[
-        str | None, typer.Option("--source", metavar="NAME", help="The corpus's name; default: the file's.")
-    ] = None,
+    kind: Annotated[str, typer.Option("--from", help="conll, spert, brat or iepile.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file of rows for the task ie.")],
+    name: Annotated[str | None, typer.Option("--source", help="The corpus's name; default: the file's.")] = None,
     rename: Annotated[
         list[str] | None,
         typer.Option("--rename", metavar="OLD=NEW", help="PER=person; MISC= drops the label; may be repeated."),
     ] = None,
     schema: Annotated[
-        str | None,
-        typer.Option("--schema", metavar="LABELS", help="After renaming, comma-separated; default: the corpus's."),
+        str | None, typer.Option("--schema", help="After renaming, comma-separated; default: the corpus's.")
     ] = None,
     task: Annotated[
         str | None, typer.Option("--task", metavar="NER|RE", help="Rows of one kind; default: what the corpus has.")
     ] = None,
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out texts without labels.")] = False,
     keep_doubles: Annotated[bool, typer.Option("--keep-doubles", help="Keep repeated texts.")] = False,
-    token_column: Annotated[int, typer.Option("--token-column", metavar="N", help="CoNLL: counted from 0.")] = 0,
+    token_column: Annotated[int, typer.Option("--token-column", help="CoNLL: counted from 0.")] = 0,
     tag_column: Annotated[
-        int, typer.Option("--tag-column", metavar="N", help="CoNLL: counted from 0, or from the end when negative.")
+        int, typer.Option("--tag-column", help="CoNLL: counted from 0, or from the end when negative.")
     ] = -1,
     as_json: AsJson = False,
 ) -> None:
@@ -94,38 +91,27 @@ def convert(
 @data_app.command("build-ie")
 def build(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="IEPile records, or rows of `data convert`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="For train, validation and ledger.jsonl.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="For train, validation and ledger.jsonl.")],
     label_names: Annotated[
         Path | None,
-        typer.Option(
-            "--label-names", metavar="FILE", help="JSON: task -> source -> label -> labels easily confused with it."
-        ),
+        typer.Option("--label-names", help="JSON: task -> source -> label -> labels easily confused with it."),
     ] = None,
     exclude: Annotated[
-        list[Path] | None,
-        typer.Option("--exclude", metavar="FILE", help="Test rows, whose texts are left out; may be repeated."),
+        list[Path] | None, typer.Option("--exclude", help="Test rows, whose texts are left out; may be repeated.")
     ] = None,
-    total: Annotated[
-        int, typer.Option("--total", metavar="N", min=1, help="Records, training and validation together.")
-    ] = 16_000,
-    empty: Annotated[float, typer.Option("--empty", metavar="SHARE", help="Records without labels.")] = 0.3,
-    validation: Annotated[
-        float, typer.Option("--validation", metavar="SHARE", help="Records held out, by text.")
-    ] = 0.1,
+    total: Annotated[int, typer.Option("--total", min=1, help="Records, training and validation together.")] = 16_000,
+    empty: Annotated[float, typer.Option("--empty", help="Records without labels.")] = 0.3,
+    validation: Annotated[float, typer.Option("--validation", help="Records held out, by text.")] = 0.1,
     max_rows: Annotated[
-        int | None,
-        typer.Option("--max-rows", metavar="N", min=1, help="Of a source; default: as level as the total allows."),
+        int | None, typer.Option("--max-rows", min=1, help="Of a source; default: as level as the total allows.")
     ] = None,
-    tasks: Annotated[str, typer.Option("--tasks", metavar="NAMES", help="Comma-separated.")] = "NER,RE",
+    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated.")] = "NER,RE",
     keep: Annotated[
-        str,
-        typer.Option("--sources", metavar="NAMES", help="all, card (the 22 of Agents-K1), or names, comma-separated."),
+        str, typer.Option("--sources", help="all, card (the 22 of Agents-K1), or names, comma-separated.")
     ] = "all",
-    language: Annotated[
-        str, typer.Option("--language", metavar="NAME", help="en (IEPile's ASCII instructions) or any.")
-    ] = "en",
-    ner_labels: Annotated[int, typer.Option("--ner-labels", metavar="N", min=1, help="Entity types in a prompt.")] = 6,
-    re_labels: Annotated[int, typer.Option("--re-labels", metavar="N", min=1, help="Relations in a prompt.")] = 4,
+    language: Annotated[str, typer.Option("--language", help="en (IEPile's ASCII instructions) or any.")] = "en",
+    ner_labels: Annotated[int, typer.Option("--ner-labels", min=1, help="Entity types in a prompt.")] = 6,
+    re_labels: Annotated[int, typer.Option("--re-labels", min=1, help="Relations in a prompt.")] = 4,
     seed: Seed = 42,
     as_json: AsJson = False,
 ) -> None:
@@ -173,10 +159,8 @@ def build(
 
 @data_app.command("score-spans")
 def score_spans(
-    predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="JSONL: id and completion, such as a run's samples.jsonl.")
-    ],
-    gold: Annotated[Path, typer.Argument(metavar="GOLD", help="Rows with spans, as `data convert` writes them.")],
+    predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion, such as a run's samples.jsonl.")],
+    gold: Annotated[Path, typer.Argument(help="Rows with spans, as `data convert` writes them.")],
     params: Params = None,
     as_json: AsJson = False,
 ) -> None:

@@ -59,8 +59,8 @@ def _start(
         return
     complain(
         "AdapterHub's package `adapters` is installed in this environment and shares its import name with "
-        "extraction-adapters; one overwrites the other's files. Use a separate environment, or uninstall both and "
-        "install this project again: pip uninstall adapters extraction-adapters, then pip install -e . in its folder."
+        "extraction-adapters; one overwrites the other's files. Use a separate environment, or, in the repository: "
+        "pip uninstall adapters extraction-adapters && pip install -e ."
     )
     raise typer.Exit(2)
 

@@ -57,8 +57,8 @@ class Shipped(NamedTuple):
 
 @app.command()
 def new(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Of your recipe; the file is NAME.yaml.")] = None,
-    source: Annotated[str, typer.Option("--from", metavar="RECIPE", help="The shipped recipe to copy.")] = "quickstart",
+    name: Annotated[str | None, typer.Argument(help="Of your recipe; the file is NAME.yaml.")] = None,
+    source: Annotated[str, typer.Option("--from", help="The shipped recipe to copy.")] = "quickstart",
     listed: Annotated[bool, typer.Option("--list", help="List the shipped recipes and what each needs.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -27,19 +27,14 @@ TrustCode = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace what OUT holds.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same result.")]
-Task = Annotated[
-    str | None, typer.Option("--task", metavar="NAME", help="The task of the rows; default: found from the file.")
-]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Task = Annotated[str | None, typer.Option("--task", help="The task of the rows; default: found from the file.")]
 Params = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task, as in a recipe; may be repeated."),
 ]
-SERVER = "Server"
-Temperature = Annotated[
-    float, typer.Option("--temperature", metavar="T", min=0, help="Sampling temperature.", rich_help_panel=SERVER)
-]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="Longest completion, in tokens.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0, help="Sampling temperature.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest completion, in tokens.")]
 
 
 @dataclass(frozen=True)
@@ -49,31 +44,19 @@ class Server:
     endpoint: Annotated[
         str | None,
         typer.Option(
-            "--endpoint", metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000/v1.",
-            rich_help_panel=SERVER,
+            "--endpoint", metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000/v1."
         ),
-    ] = None  # fmt: skip
+    ] = None
     model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="NAME", help="The model's name there; default: the only one it serves.",
-            rich_help_panel=SERVER,
-        ),
-    ] = None  # fmt: skip
+        str | None, typer.Option("--model", help="The model's name there; default: the only one it serves.")
+    ] = None
     api_key_env: Annotated[
         str | None,
-        typer.Option(
-            "--api-key-env", metavar="VARIABLE", help="The environment variable that holds the key; default: no key.",
-            rich_help_panel=SERVER,
-        ),
-    ] = None  # fmt: skip
+        typer.Option("--api-key-env", metavar="VARIABLE", help="The variable that holds the key; default: no key."),
+    ] = None
     concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "--concurrency", metavar="N", min=1, help="Requests at a time.", show_default="16",
-            rich_help_panel=SERVER,
-        ),
-    ] = None  # fmt: skip
+        int | None, typer.Option("--concurrency", min=1, help="Requests at a time.", show_default="16")
+    ] = None
 
     def refuse_without_endpoint(self) -> None:
         """Raise UserError for an option that means nothing without --endpoint."""

@@ -22,20 +22,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Preference pairs for DPO.")
 
-Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="JSONL file of pairs.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="JSONL file of pairs.")]
 RecipeOption = Annotated[
-    Path | None,
-    typer.Option("--recipe", metavar="RECIPE", help="Its DPO stage gives the task, the tokenizer and max_length."),
+    Path | None, typer.Option("--recipe", help="Its DPO stage gives the task, the tokenizer and max_length.")
 ]
-MaxLength = Annotated[
-    int, typer.Option("--max-length", metavar="N", min=8, help="Without --recipe: tokens of a pair, estimated.")
-]
+MaxLength = Annotated[int, typer.Option("--max-length", min=8, help="Without --recipe: tokens of a pair, estimated.")]
 RewardName = Annotated[
-    str | None,
-    typer.Option("--reward", metavar="NAME", help="The reward that scores completions; default: that of the task."),
+    str | None, typer.Option("--reward", help="The reward that scores completions; default: that of the task.")
 ]
-Margin = Annotated[float, typer.Option("--margin", metavar="X", min=0, help="Least difference of a pair's scores.")]
-Floor = Annotated[float, typer.Option("--floor", metavar="X", help="Least score of a chosen side.")]
+Margin = Annotated[float, typer.Option("--margin", min=0, help="Least difference of a pair's scores.")]
+Floor = Annotated[float, typer.Option("--floor", help="Least score of a chosen side.")]
 PRESETS = {"card": 0.0, "control": 0.25}
 """Name -> share of control pairs."""
 
@@ -49,15 +45,12 @@ def corrupt(
         ),
     ] = None,
     out: Out = Path("pairs.jsonl"),
-    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many pairs.")] = 157,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many pairs.")] = 157,
     preset: Annotated[
-        str,
-        typer.Option(
-            "--preset", metavar="NAME", help="card: every kind in turn; control: a quarter has the longer side chosen."
-        ),
+        str, typer.Option("--preset", help="card: every kind in turn; control: a quarter has the longer side chosen.")
     ] = "card",
     kinds: Annotated[
-        str | None, typer.Option("--kinds", metavar="NAMES", help="Only these kinds of corruption, comma-separated.")
+        str | None, typer.Option("--kinds", help="Only these kinds of corruption, comma-separated.")
     ] = None,
     seed: Seed = 0,
     recipe: RecipeOption = None,
@@ -88,19 +81,15 @@ def corrupt(
 
 @app.command()
 def mine(
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A run with a GRPO stage, or JSONL samples (id, completion).")
-    ],
+    source: Annotated[Path, typer.Argument(help="A run with a GRPO stage, or JSONL samples (id, completion).")],
     out: Out = Path("pairs.jsonl"),
-    rows: Annotated[
-        Path | None, typer.Option("--rows", metavar="FILE", help="For samples: the rows with their ids.")
-    ] = None,
+    rows: Annotated[Path | None, typer.Option("--rows", help="For samples: the rows with their ids.")] = None,
     task: TaskName = None,
     params: Params = None,
     reward: RewardName = None,
     margin: Margin = 0.2,
     floor: Floor = 0.5,
-    per_prompt: Annotated[int, typer.Option("--per-prompt", metavar="N", min=1, help="Most pairs of a prompt.")] = 1,
+    per_prompt: Annotated[int, typer.Option("--per-prompt", min=1, help="Most pairs of a prompt.")] = 1,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
     as_json: AsJson = False,
@@ -128,9 +117,9 @@ def mine(
 @grouped
 def teach(
     server: Server,
-    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows of the task, as `data synthesize` makes them.")],
+    rows: Annotated[Path, typer.Argument(help="Rows of the task, as `data synthesize` makes them.")],
     out: Out = Path("pairs.jsonl"),
-    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Completions of each prompt.")] = 4,
+    n: Annotated[int, typer.Option("-n", min=1, help="Completions of each prompt.")] = 4,
     temperature: Temperature = 0.8,
     max_tokens: MaxTokens = 256,
     task: TaskName = None,

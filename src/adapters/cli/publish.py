@@ -27,7 +27,7 @@ def publish(
     ] = None,
     repo: Annotated[str | None, typer.Option("--repo", metavar="OWNER/NAME", help="The repository on the Hub.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Create the repository public; default: private.")] = False,
-    tag: Annotated[str | None, typer.Option("--tag", metavar="NAME", help="Tag of the published commit.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Tag of the published commit.")] = None,
     compare: Annotated[
         Path | None, typer.Option("--compare", metavar="RUN", help="An earlier run, for the card's comparison.")
     ] = None,
@@ -82,11 +82,9 @@ def publish(
 @app.command()
 def merge(
     run_folder: RunPath,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FOLDER", help="The model's new folder; it must not exist.")
-    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The model's new folder; it must not exist.")],
     dtype: Annotated[
-        str, typer.Option("--dtype", metavar="TYPE", help="bfloat16, float16 or float32; auto: as the base is stored.")
+        str, typer.Option("--dtype", help="bfloat16, float16 or float32; auto: as the base is stored.")
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:

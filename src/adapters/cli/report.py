@@ -16,9 +16,7 @@ app = typer.Typer()
 @app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or still running.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="The page; default: RUN/report.html.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The page; default: RUN/report.html.")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write a run as one HTML page.

@@ -30,6 +30,11 @@ TaskName = Annotated[
 ]
 
 
+Params = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the reward; may be repeated.")
+]
+
+
 @app.command("list")
 def list_rewards(as_json: AsJson = False) -> None:
     """Installed rewards, and where they come from."""
@@ -68,7 +73,8 @@ def show(name: RewardName, as_json: AsJson = False) -> None:
 @app.command("test")
 def try_out(
     name: RewardName,
-    parameters: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="reading=fixed …")] = None,
+    parameters: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    params: Params = None,
     data: Annotated[Path | None, typer.Option("--data", help="Rows with gold; default: rows made up.")] = None,
     task: TaskName = None,
     n: Annotated[int, typer.Option("-n", min=1, help="At most this many rows.")] = 60,
@@ -83,7 +89,7 @@ def try_out(
     from adapters.recipe.fields import PluginSpec
 
     with errors():
-        made = _reward(name, parameters or [])
+        made = _reward(name, [*(parameters or []), *(params or [])])
         reader = testing.reward_task(made.reward, name, task)
         rows = testing.examples(reader, data, n=n)
         try:
@@ -105,6 +111,7 @@ def score_rows(
     file: Annotated[Path, typer.Argument(help="JSONL: gold rows with a `completion` each.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
     task: TaskName = None,
+    params: Params = None,
 ) -> None:
     """Score each row's completion against its own gold: reward and named parts."""
     from adapters import testing
@@ -113,7 +120,7 @@ def score_rows(
     from adapters.evaluation import score_files
 
     with errors():
-        made = _reward(name, [])
+        made = _reward(name, params or [])
         rows = score_files.score_rewards(made, file, task=testing.reward_task(made.reward, name, task))
         write_lines(rows, out)
         scores = [row["reward"] for row in rows if row["reward"] is not None]
