@@ -63,7 +63,7 @@ class Connection:
             raise UserError(f"--endpoint {self.url!r}: give the server's address, such as http://localhost:8000/v1.")
         headers = {"Content-Type": "application/json"}
         if self.api_key_env:
-            if not (key := os.environ.get(self.api_key_env)):
+            if not (key := os.environ.get(self.api_key_env, "").strip()):
                 raise UserError(f"--api-key-env: the environment has no {self.api_key_env}.")
             headers["Authorization"] = f"Bearer {key}"
         self.pool = urllib3.PoolManager(maxsize=self.concurrency, timeout=TIMEOUT, headers=headers)
@@ -174,26 +174,20 @@ def sample(
     asked for again, so an interrupted call costs nothing twice. Raises UserError for what asking again cannot mend,
     and when the server refuses the first prompts and has completed none.
     """
-    stored: list[Row] = [
-        row for row in read_jsonl(store) if row.get("model") == connection.model and row.get("id") in prompts
-    ]
+    records: list[Row] = [row for row in read_jsonl(store) if row.get("id") in prompts]
+    stored = [row for row in records if row.get("model") == connection.model]
     counts = Counter(str(row["id"]) for row in stored)
     refused = {str(row["id"]) for row in stored if row.get("refused")}
     missing = [(i, n - counts[i]) for i in prompts if counts[i] < n and i not in refused]
 
     def complete(item: tuple[str, int]) -> list[Row]:
         i, count = item
-        try:
-            completions = connection.complete(prompts[i], n=count, temperature=temperature, max_tokens=max_tokens)
-        except PromptRefused as error:
-            return [{"id": i, "refused": str(error), "model": connection.model}]
-        return [{"id": i, "completion": c.text, "model": connection.model, "cut": c.cut} for c in completions]
+        return _rows(connection, i, prompts[i], n=count, temperature=temperature, max_tokens=max_tokens)
 
     replies = parallel.each(complete, missing, threads=connection.concurrency, window=len(missing))
     try:
         with closing(replies):
-            first = min(connection.concurrency, len(missing))
-            for done, rows in _after_a_completion(replies, bool(stored), first):
+            for done, rows in _after_a_completion(replies, bool(stored), min(connection.concurrency, len(missing))):
                 append_jsonl(store, rows)
                 stored += rows
                 refused |= {row["id"] for row in rows if "refused" in row}
@@ -204,6 +198,15 @@ def sample(
     place = {i: number for number, i in enumerate(prompts)}
     whole = (row for row in stored if not row.get("cut") and not row.get("refused"))
     return sorted(whole, key=lambda row: place[row["id"]])
+
+
+def _rows(connection: Connection, i: str, prompt: Sequence[Message], **options: Any) -> list[Row]:
+    """A prompt's completions as rows, or the one row that says why the server refuses it."""
+    try:
+        completions = connection.complete(prompt, **options)
+    except PromptRefused as error:
+        return [{"id": i, "refused": str(error), "model": connection.model}]
+    return [{"id": i, "completion": c.text, "model": connection.model, "cut": c.cut} for c in completions]
 
 
 def _after_a_completion(replies: Iterator[list[Row]], completed: bool, first: int) -> Iterator[tuple[int, list[Row]]]:

@@ -310,7 +310,7 @@ def invoke(*arguments: object) -> Any:
 
 
 def test_from_a_corpus_to_span_scores(tmp_path: Path) -> None:
-    pytest.importorskip("nervaluate", reason="pip install 'extraction-adapters[ie]'")
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
     (tmp_path / "news.conll").write_text(CONLL)
     out = tmp_path / "news.jsonl"
     result = invoke("convert", tmp_path / "news.conll", "--from", "conll", "-o", out, "--rename", "PER=person")

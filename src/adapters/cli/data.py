@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, Task, Temperature, grouped
+from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SCORERS = {"published": "compatible", "corrected": "fixed"}
 def score(
     predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion (raw text).")],
     gold: Annotated[Path, typer.Argument(help="Rows with labels and the same ids.")],
-    task: Task = None,
+    task: TaskName = None,
     mode: Annotated[
         str | None, typer.Option("--mode", help="One matching mode of the task: permissive, balanced, strict …")
     ] = None,
@@ -130,7 +130,7 @@ def noise(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the noisy rows here instead.")] = None,
     variants: Annotated[int, typer.Option("--variants", min=1, help="Noisy variants of each row in OUT.")] = 1,
     seed: Seed = 0,
-    task: Task = None,
+    task: TaskName = None,
 ) -> None:
     """Show what noise does to texts, or write a degraded test set."""
     from adapters import console

@@ -26,7 +26,7 @@ EVERY = 30.0
 
 
 @dataclass(frozen=True)
-class Columns:
+class CorpusOptions:
     """The options about the corpus and its columns."""
 
     text: Annotated[str | None, typer.Option("--text", help="Column of the texts; default: as in training.")] = None
@@ -39,7 +39,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterOptions:
     """The options that complete what an adapter's folder says about it."""
 
     task: Annotated[str | None, typer.Option("--task", help="For an adapter that does not name its task.")] = None
@@ -54,8 +54,8 @@ def extract(
     source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
     input: Annotated[Path, typer.Argument(help="The corpus: .jsonl, .csv or .parquet.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The records: .jsonl or .parquet.")],
-    columns: Columns,
-    adapter: Adapter,
+    corpus: CorpusOptions,
+    adapter: AdapterOptions,
     server: Server,
     engine: Annotated[
         Literal["transformers", "vllm"], typer.Option("--engine", help="What runs the model, without --endpoint.")
@@ -83,7 +83,7 @@ def extract(
         name = "endpoint" if server.endpoint else engine
         found = adapter_source.find(source, **{**vars(adapter), "params": parse_assignments(adapter.params or [])})
         settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
-        work = prepare(found, input, out, **{**vars(columns), "keep": columns.keep or ()}, engine=settings)
+        work = prepare(found, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
         options = Options(max_tokens, batch_size, constrain, **vars(server))
         with open_or_resume(work, fresh=fresh):
             counts = finished(work)

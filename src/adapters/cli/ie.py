@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,39 +13,67 @@ import typer
 
 from adapters.cli.data import data_app, write_lines
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, Params, Seed
+from adapters.cli.options import AsJson, Params, Seed, grouped
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from adapters.data_aug.ie import Mix, Options
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The options that say how a corpus becomes rows."""
+
+    name: Annotated[str | None, typer.Option("--source", help="The corpus's name; default: the file's.")] = None
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="PER=person; MISC= drops the label; may be repeated."),
+    ] = None
+    schema: Annotated[
+        str | None, typer.Option("--schema", help="Labels after renaming, comma-separated; default: the corpus's.")
+    ] = None
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NER|RE", help="Rows of one kind; default: what the corpus has.")
+    ] = None
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out texts without labels.")] = False
+    keep_doubles: Annotated[bool, typer.Option("--keep-doubles", help="Keep repeated texts.")] = False
+    token_column: Annotated[int, typer.Option("--token-column", help="CoNLL: counted from 0.")] = 0
+    tag_column: Annotated[int, typer.Option("--tag-column", help="CoNLL: from 0, or from the end when negative.")] = -1
+
+    def of(self, source: Path, kind: str) -> Options:
+        """The reader's options for a corpus. Raises UserError."""
+        from adapters.data_aug.ie import Options
+
+        if self.task not in (None, "NER", "RE"):
+            raise UserError(f"--task is NER or RE, not {self.task!r}.")
+        pairs = [pair.partition("=") for pair in self.rename or ()]
+        if wrong := [old for old, sign, _ in pairs if not sign or not old]:
+            raise UserError(f"--rename {wrong[0]!r}: written OLD=NEW, such as PER=person.")
+        return Options(
+            source=self.name or ("" if kind == "iepile" else source.name.split(".")[0]),
+            labels={old: new for old, _, new in pairs},
+            schema=_names(self.schema) if self.schema else (),
+            tasks=(self.task,) if self.task else ("NER", "RE"),
+            drop_empty=self.drop_empty,
+            keep_doubles=self.keep_doubles,
+            token_column=self.token_column,
+            tag_column=self.tag_column,
+        )
+
 
 @data_app.command()
+@grouped
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A file; for brat, a folder.")],
     kind: Annotated[str, typer.Option("--from", help="conll, spert, brat or iepile.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file of rows for the task ie.")],
-    name: Annotated[str | None, typer.Option("--source", help="The corpus's name; default: the file's.")] = None,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option("--rename", metavar="OLD=NEW", help="PER=person; MISC= drops the label; may be repeated."),
-    ] = None,
-    schema: Annotated[
-        str | None, typer.Option("--schema", help="After renaming, comma-separated; default: the corpus's.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option("--task", metavar="NER|RE", help="Rows of one kind; default: what the corpus has.")
-    ] = None,
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out texts without labels.")] = False,
-    keep_doubles: Annotated[bool, typer.Option("--keep-doubles", help="Keep repeated texts.")] = False,
-    token_column: Annotated[int, typer.Option("--token-column", help="CoNLL: counted from 0.")] = 0,
-    tag_column: Annotated[
-        int, typer.Option("--tag-column", help="CoNLL: counted from 0, or from the end when negative.")
-    ] = -1,
+    options: RowOptions,
     as_json: AsJson = False,
 ) -> None:
     """Convert an annotated corpus to rows of id, task, source, schema, text, gold and spans."""
-    from adapters.data_aug.ie import READERS, Options
+    from adapters.data_aug.ie import READERS
     from adapters.errors import hint
 
     with errors():
@@ -52,23 +81,8 @@ def convert(
             raise UserError(
                 f"--from: no format is called {kind!r}.{hint(kind, list(READERS))} Known: {', '.join(READERS)}."
             )
-        if task not in (None, "NER", "RE"):
-            raise UserError(f"--task is NER or RE, not {task!r}.")
-        pairs = [pair.partition("=") for pair in rename or ()]
-        if wrong := [old for old, sign, _ in pairs if not sign or not old]:
-            raise UserError(f"--rename {wrong[0]!r}: written OLD=NEW, such as PER=person.")
-        options = Options(
-            source=name or ("" if kind == "iepile" else source.name.split(".")[0]),
-            labels={old: new for old, _, new in pairs},
-            schema=tuple(label.strip() for label in schema.split(",")) if schema else (),
-            tasks=(task,) if task else ("NER", "RE"),
-            drop_empty=drop_empty,
-            keep_doubles=keep_doubles,
-            token_column=token_column,
-            tag_column=tag_column,
-        )
         try:
-            corpus = READERS[kind](source, options)
+            corpus = READERS[kind](source, options.of(source, kind))
         except ValueError as error:
             raise UserError(f"{source}: {error}.") from None
         except OSError as error:
@@ -81,17 +95,55 @@ def convert(
         if as_json:
             print(json.dumps({"rows": counts, "empty": empty, "left_out": corpus.left_out}))
             return
-        for one, n in counts.items():
-            labels = next(row["schema"] for row in corpus.rows if row["task"] == one)
-            print(f"{out}: {n:,} {one} rows, {empty[one]:,} without labels; schema: {', '.join(labels)}")
+        for task, n in counts.items():
+            labels = next(row["schema"] for row in corpus.rows if row["task"] == task)
+            print(f"{out}: {n:,} {task} rows, {empty[task]:,} without labels; schema: {', '.join(labels)}")
         for reason, n in corpus.left_out.items():
             print(f"left out: {n:,} {reason}")
 
 
+@dataclass(frozen=True)
+class MixOptions:
+    """The options of a mix."""
+
+    total: Annotated[int, typer.Option("--total", min=1, help="Records, training and validation together.")] = 16_000
+    empty: Annotated[float, typer.Option("--empty", help="Share of records without labels.")] = 0.3
+    validation: Annotated[float, typer.Option("--validation", help="Share of records held out, by text.")] = 0.1
+    max_rows: Annotated[
+        int | None, typer.Option("--max-rows", min=1, help="Of a source; default: as level as the total allows.")
+    ] = None
+    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated.")] = "NER,RE"
+    keep: Annotated[
+        str, typer.Option("--sources", help="all, card (the 22 of Agents-K1), or names, comma-separated.")
+    ] = "all"
+    language: Annotated[str, typer.Option("--language", help="en (IEPile's ASCII instructions) or any.")] = "en"
+    ner_labels: Annotated[int, typer.Option("--ner-labels", min=1, help="Entity types in a prompt.")] = 6
+    re_labels: Annotated[int, typer.Option("--re-labels", min=1, help="Relations in a prompt.")] = 4
+    seed: Seed = 42
+
+    def mix(self) -> Mix:
+        """The settings of the mix. Raises ValueError for those that no mix has."""
+        from adapters.data_aug.ie import CARD_SOURCES, Mix
+
+        return Mix(
+            total=self.total,
+            empty=self.empty,
+            validation=self.validation,
+            cap=self.max_rows,
+            seed=self.seed,
+            tasks=_names(self.tasks),
+            sources={"all": (), "card": CARD_SOURCES}.get(self.keep, _names(self.keep)),
+            language=self.language,
+            sizes={"NER": self.ner_labels, "RE": self.re_labels},
+        )
+
+
 @data_app.command("build-ie")
+@grouped
 def build(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="IEPile records, or rows of `data convert`.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="For train, validation and ledger.jsonl.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for train, validation and ledger.jsonl.")],
+    options: MixOptions,
     label_names: Annotated[
         Path | None,
         typer.Option("--label-names", help="JSON: task -> source -> label -> labels easily confused with it."),
@@ -99,20 +151,6 @@ def build(
     exclude: Annotated[
         list[Path] | None, typer.Option("--exclude", help="Test rows, whose texts are left out; may be repeated.")
     ] = None,
-    total: Annotated[int, typer.Option("--total", min=1, help="Records, training and validation together.")] = 16_000,
-    empty: Annotated[float, typer.Option("--empty", help="Records without labels.")] = 0.3,
-    validation: Annotated[float, typer.Option("--validation", help="Records held out, by text.")] = 0.1,
-    max_rows: Annotated[
-        int | None, typer.Option("--max-rows", min=1, help="Of a source; default: as level as the total allows.")
-    ] = None,
-    tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated.")] = "NER,RE",
-    keep: Annotated[
-        str, typer.Option("--sources", help="all, card (the 22 of Agents-K1), or names, comma-separated.")
-    ] = "all",
-    language: Annotated[str, typer.Option("--language", help="en (IEPile's ASCII instructions) or any.")] = "en",
-    ner_labels: Annotated[int, typer.Option("--ner-labels", min=1, help="Entity types in a prompt.")] = 6,
-    re_labels: Annotated[int, typer.Option("--re-labels", min=1, help="Relations in a prompt.")] = 4,
-    seed: Seed = 42,
     as_json: AsJson = False,
 ) -> None:
     """Mix corpora into training and validation rows, as Agents-K1 did.
@@ -120,24 +158,12 @@ def build(
     Batches of the schema with hard negatives, at most so many records of a source, 70 % with labels, 90/10.
     """
     from adapters.console import console
-    from adapters.data_aug.ie import CARD_SOURCES, Mix, mix
+    from adapters.data_aug.ie import mix
 
     with errors():
-        names = {"all": (), "card": CARD_SOURCES}.get(keep, tuple(name.strip() for name in keep.split(",")))
         try:
-            excluded = [str(row.get("text") or "") for row in _plain(exclude or [])]
-            options = Mix(
-                total=total,
-                empty=empty,
-                validation=validation,
-                cap=max_rows,
-                seed=seed,
-                tasks=tuple(task.strip() for task in tasks.split(",")),
-                sources=names,
-                language=language,
-                sizes={"NER": ner_labels, "RE": re_labels},
-            )
-            mixed = mix(_read(sources), options, _confusable(label_names), [text for text in excluded if text])
+            excluded = [text for row in _plain(exclude or []) if (text := str(row.get("text") or ""))]
+            mixed = mix(_read(sources), options.mix(), _confusable(label_names), excluded)
         except ValueError as error:
             raise UserError(f"{error}.") from None
         try:
@@ -176,6 +202,10 @@ def score_spans(
             return
         for table in spans.tables(result, predictions.stem):
             console().print(table)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _read(paths: list[Path]) -> Iterator[Mapping[str, Any]]:

@@ -28,7 +28,7 @@ TrustCode = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace what OUT holds.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
-Task = Annotated[str | None, typer.Option("--task", help="The task of the rows; default: found from the file.")]
+TaskName = Annotated[str | None, typer.Option("--task", help="The task of the rows; default: found from the file.")]
 Params = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task, as in a recipe; may be repeated."),

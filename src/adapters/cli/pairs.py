@@ -11,8 +11,7 @@ import typer
 
 from adapters.cli.data import write_lines
 from adapters.cli.errors import complain, errors
-from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, Temperature, grouped
-from adapters.cli.options import Task as TaskName
+from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
 from adapters.types import Row, Task
 

@@ -14,6 +14,9 @@ from adapters.cli.options import AsJson, RunPath
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from adapters.publish.finished_run import Finished
     from adapters.publish.release import Release
 
 app = typer.Typer()
@@ -42,7 +45,6 @@ def publish(
     """
     from adapters.console import console, quiet
     from adapters.publish import finished_run, release
-    from adapters.publish.hub import HubError
 
     flags = [f"publish.repo={json.dumps(repo)}"] if repo else []
     flags += ["publish.private=false"] if public else []
@@ -64,19 +66,7 @@ def publish(
             raise typer.Exit(3)
         if dry_run:
             screen.print(f"Nothing was pushed. The bundle: {made.folder}")
-            _speak(as_json, made, None)
-            return
-        try:
-            screen.print(f"pushing to {made.repo}")  # huggingface_hub draws the progress
-            pushed = release.push(made, done, screen.print)
-        except HubError as error:
-            complain(f"{error}\nThe verified bundle is kept in {made.folder}; the same command only pushes it.")
-            raise typer.Exit(1) from None
-        what = "pushed" if pushed.new else "already there, unchanged"
-        screen.print(f"{pushed.url}: {what}, tag {pushed.tag}, commit {pushed.commit[:12]}")
-        if pushed.strangers:
-            screen.print(f"Left alone, as they are not part of this bundle: {', '.join(pushed.strangers)}")
-        _speak(as_json, made, asdict(pushed))
+        _speak(as_json, made, None if dry_run else _push(made, done, screen))
 
 
 @app.command()
@@ -125,6 +115,23 @@ def _may_push(repo: str) -> None:
         raise typer.Exit(1) from None
     if problems:
         raise UserError("\n".join(problems), at=("publish", "repo"))
+
+
+def _push(made: Release, done: Finished, screen: Console) -> dict[str, Any]:
+    from adapters.publish import release
+    from adapters.publish.hub import HubError
+
+    try:
+        screen.print(f"pushing to {made.repo}")  # huggingface_hub draws the progress
+        pushed = release.push(made, done, screen.print)
+    except HubError as error:
+        complain(f"{error}\nThe verified bundle is kept in {made.folder}; the same command only pushes it.")
+        raise typer.Exit(1) from None
+    what = "pushed" if pushed.new else "already there, unchanged"
+    screen.print(f"{pushed.url}: {what}, tag {pushed.tag}, commit {pushed.commit[:12]}")
+    if pushed.strangers:
+        screen.print(f"Left alone, as they are not part of this bundle: {', '.join(pushed.strangers)}")
+    return asdict(pushed)
 
 
 def _show(made: Release, screen: Any) -> None:

@@ -17,13 +17,11 @@ from tiny import chain_recipe, save_tiny_model
 from adapters.errors import UserError
 
 ROOT = Path(__file__).parents[3]
-NO_DEEPSPEED = (
-    "DeepSpeed is not installed; DS_BUILD_OPS=0 pip install -c constraints.txt 'extraction-adapters[deepspeed]'"
-)
+NO_DEEPSPEED = "DeepSpeed is not installed; DS_BUILD_OPS=0 pip install -c constraints.txt -e '.[deepspeed]'"
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason=NO_DEEPSPEED)
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None,
-    reason="bitsandbytes is not installed; pip install -c constraints.txt 'extraction-adapters[quant]'",
+    reason="bitsandbytes is not installed; pip install -c constraints.txt -e '.[quant]'",
 )
 # Adam turns rounding near zero into steps of full size.
 SAME = ["model.precision=fp32", "stages.0.trl.optim=sgd", "stages.0.learning_rate=0.5"]
@@ -179,7 +177,7 @@ def test_a_4_bit_base_is_checked_before_the_run(monkeypatch: pytest.MonkeyPatch)
     from adapters.backends import local
 
     monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"extraction-adapters\[quant\]") as raised:
+    with pytest.raises(UserError, match=r"pip install -e '\.\[quant\]'") as raised:
         local._check_quantized(None)
     assert raised.value.at == ("model", "quantize")
     monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: object())

@@ -306,7 +306,7 @@ def test_the_backend_without_its_sdk_says_what_to_install(monkeypatch: pytest.Mo
     from adapters import backends
 
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"extraction-adapters\[tinker\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tinker\]'"):
         backends.backend(recipe())
 
 
