@@ -10,6 +10,7 @@ composer makes those that respect the labelled spans. Every result carries its e
 from adapters.data_aug.noise.characters import Case, Ocr, Swaps
 from adapters.data_aug.noise.compose import Noise, noise_text
 from adapters.data_aug.noise.edits import Edit, Family, Noised, Path, Span, hits
+from adapters.data_aug.noise.family import FormedFamily, NoiseFamily
 from adapters.data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
 from adapters.data_aug.noise.labels import Label, NoisedRow, find_spans, funding_labels, noise_row, relabel
 from adapters.data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
@@ -34,6 +35,7 @@ __all__ = [
     "Emphasis",
     "Entities",
     "Family",
+    "FormedFamily",
     "FullWidth",
     "GluedWords",
     "Hyphenation",
@@ -51,6 +53,7 @@ __all__ = [
     "MarkdownEscapes",
     "Mojibake",
     "Noise",
+    "NoiseFamily",
     "Noised",
     "NoisedRow",
     "Ocr",

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.data_aug.noise.confusions import CONFUSIONS
-from adapters.data_aug.noise.edits import Edit, Span, check, hits
-
-WORD = re.compile(r"[^\W\d_]{2,}")
+from adapters.data_aug.noise.edits import Edit, Span, hits
+from adapters.data_aug.noise.family import WORD, Change, NoiseFamily, SwapFamily
 
 # Letters whose capital has the shape of the small letter, so that only the size tells them apart.
 _SAME_SHAPE = re.compile("[cCkKoOpPsSuUvVwWxXzZ]")
@@ -72,34 +71,27 @@ _PEAK = 4.0  # the likeliest confusions are held to this multiple of the average
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(NoiseFamily):
     """Wrong case. `rate`: share of words hit; half of the hits touch one letter whose capital looks the same."""
 
     rate: float = 0.03
-    chance: float = 1.0
+    NAME = "case"
+    SITES = WORD
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        words = [word.span() for word in WORD.finditer(text)]
-        return [self._edit(text, *words[index], rng.random()) for index in hits(rng, len(words), self.rate)]
-
-    @staticmethod
-    def _edit(text: str, start: int, end: int, draw: float) -> Edit:
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        draw = rng.random()
         word = text[start:end]
         if draw < 0.5:
             letters = _SAME_SHAPE.findall(word) or [word[0]]
             at = start + word.index(letters[int(draw * 2 * len(letters))])
-            return Edit(at, at + 1, text[at].swapcase(), "case")
+            return at, at + 1, text[at].swapcase()
         if draw < 0.7:
-            return Edit(start, start + 1, word[0].swapcase(), "case")
-        return Edit(start, end, word.upper() if draw < 0.87 else word.lower(), "case")
+            return start, start + 1, word[0].swapcase()
+        return start, end, word.upper() if draw < 0.87 else word.lower()
 
 
 @dataclass(frozen=True)
-class Ocr:
+class Ocr(NoiseFamily):
     """Confusions an OCR engine makes.
 
     `rate`: the character error rate that English text gets on average; each character has its own share of it, drawn
@@ -109,10 +101,7 @@ class Ocr:
 
     rate: float = 0.01
     pairs: float = 0.4
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "ocr"
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
@@ -138,19 +127,9 @@ class Ocr:
 
 
 @dataclass(frozen=True)
-class Swaps:
+class Swaps(SwapFamily):
     """Digits for letters and letters for digits: 0/O, 1/l/I, 5/S, 8/B, 2/Z, 6/G, 9/g. `rate`: share of those hit."""
 
     rate: float = 0.02
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        return [
-            Edit(at, at + 1, rng.choice(_SWAPS[text[at]]), "swaps")
-            for at in hits(rng, len(text), self.rate)
-            if text[at] in _SWAPS
-        ]
+    NAME = "swaps"
+    TABLE = _SWAPS

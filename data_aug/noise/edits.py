@@ -5,7 +5,6 @@ All positions are code points, half open, as in `text[start:end]`.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -157,16 +156,3 @@ def hits(rng: random.Random, sites: int, rate: float) -> list[int]:
 def inside(spans: Sequence[Span], position: int) -> bool:
     """Whether something inserted at `position` would land inside a span."""
     return any(span.start < position < span.end for span in spans)
-
-
-def check(family: object) -> None:
-    """Raise ValueError for a rate or chance outside [0, 1], or for a form that the family does not know."""
-    assert dataclasses.is_dataclass(family)  # noqa: S101 - a mistake in this package, not in a recipe
-    name = type(family).__name__
-    known = getattr(family, "FORMS", ())
-    for field in dataclasses.fields(family):
-        value = getattr(family, field.name)
-        if isinstance(value, (int, float)) and not 0 <= value <= 1:
-            raise ValueError(f"{name}.{field.name} must lie in [0, 1], not {value}")
-        if field.name == "forms" and (not value or set(value) - set(known)):
-            raise ValueError(f"{name}.forms must be a non-empty choice of {', '.join(known)}, not {list(value)}")
