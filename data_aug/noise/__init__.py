@@ -1,10 +1,10 @@
-"""Noise that scholarly text picks up on its way through scanners, PDF readers and markup, with exact label spans.
+"""Noise of scans, PDF readers and markup, with exact positions of labels.
 
     noise_row(row, preset("document", "medium"), seed=1, epoch=0, policy="protect", share=0.5)
     noise_text(text, rng, spans, Noise((Ligatures(rate=0.5), Hyphenation())), policy="follow")
 
-A family is a frozen dataclass of rates, or any callable `(text, rng, spans) -> list[Edit]`: it proposes edits, and the
-composer makes those that respect the labelled spans. Every result carries its edits and maps spans both ways.
+A family is a `NoiseFamily`, or any callable `(text, rng, spans) -> list[Edit]`. It proposes edits; those that respect
+the labelled spans are made. Every result carries its edits and maps spans both ways.
 """
 
 from adapters.data_aug.noise.characters import Case, Ocr, Swaps

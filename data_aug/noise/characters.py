@@ -72,7 +72,7 @@ _PEAK = 4.0  # the likeliest confusions are held to this multiple of the average
 
 @dataclass(frozen=True)
 class Case(NoiseFamily):
-    """Wrong case. `rate`: share of words hit; half of the hits touch one letter whose capital looks the same."""
+    """Wrong case of words, or of one letter whose capital has the same shape."""
 
     rate: float = 0.03
     NAME = "case"
@@ -92,7 +92,7 @@ class Case(NoiseFamily):
 
 @dataclass(frozen=True)
 class Ocr(NoiseFamily):
-    """Confusions an OCR engine makes.
+    """Confusions that an OCR engine makes.
 
     `rate`: the character error rate that English text gets on average; each character has its own share of it, drawn
     from counts on real print. `pairs`: how often a hit character breaks into two, or joins the next one into one
@@ -128,7 +128,7 @@ class Ocr(NoiseFamily):
 
 @dataclass(frozen=True)
 class Swaps(SwapFamily):
-    """Digits for letters and letters for digits: 0/O, 1/l/I, 5/S, 8/B, 2/Z, 6/G, 9/g. `rate`: share of those hit."""
+    """Digits and letters swapped: 0/O, 1/l/I, 5/S, 8/B, 2/Z, 6/G, 9/g."""
 
     rate: float = 0.02
     NAME = "swaps"

@@ -1,4 +1,4 @@
-"""What noise is made of: spans to respect, edits to make, and the map between the clean and the noisy text.
+"""Spans, edits, and the map between clean and noisy text.
 
 All positions are code points, half open, as in `text[start:end]`.
 """
@@ -15,7 +15,7 @@ Path = tuple[str | int, ...]
 
 
 class Span(NamedTuple):
-    """A labelled stretch of a text. `kind` says what is harmless inside: see `policy`."""
+    """A labelled range of a text. `policy` says which edits its `kind` allows."""
 
     start: int
     end: int
@@ -24,7 +24,10 @@ class Span(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """`text[start:end]` becomes `after`. The composer fills `before`, so that the edit can be undone."""
+    """`text[start:end]` becomes `after`.
+
+    The composer fills `before`, so that the edit can be undone.
+    """
 
     start: int
     end: int
@@ -39,7 +42,7 @@ Family = Callable[[str, random.Random, Sequence[Span]], list[Edit]]
 
 @dataclass(frozen=True)
 class Noised:
-    """A noisy text and the way back.
+    """A noisy text with the edits that lead there and back.
 
     `passes` holds one sorted, non-overlapping tuple of edits for each family that changed something, in the order
     applied; positions refer to the text as it was before that pass.
@@ -56,17 +59,23 @@ class Noised:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families that left a mark, each once, in the order they first did."""
+        """The families that made an edit, each once, in order."""
         return tuple(dict.fromkeys(edit.family for edit in self.edits))
 
     def to_noisy(self, start: int, end: int) -> tuple[int, int]:
-        """Where `source[start:end]` lies in `text`. A span that starts or ends inside an edit grows to cover it."""
+        """Where `source[start:end]` lies in `text`.
+
+        A span that starts or ends inside an edit grows to cover it.
+        """
         for edits in self.passes:
             start, end = forward(start, end, edits)
         return start, end
 
     def to_source(self, start: int, end: int) -> tuple[int, int]:
-        """Where `text[start:end]` came from: for every span that noise respected, the inverse of `to_noisy`."""
+        """Where `text[start:end]` lies in `source`.
+
+        For every span that noise respected, this is the inverse of `to_noisy`.
+        """
         for edits in reversed(self.passes):
             start, end = backward(start, end, edits)
         return start, end
@@ -87,7 +96,7 @@ class Noised:
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """Carry out sorted, non-overlapping edits."""
+    """The text after sorted, non-overlapping edits."""
     pieces: list[str] = []
     last = 0
     for start, end, after, _, _ in edits:
@@ -109,7 +118,10 @@ def inverse(edits: Sequence[Edit]) -> list[Edit]:
 
 
 def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Carry a span over one pass. What is inserted exactly at an edge of the span stays outside it."""
+    """Where a span lies after one pass of edits.
+
+    Insertions exactly at an edge of the span stay outside it.
+    """
     shift_start = shift_end = 0
     new_start, new_end = start, end
     for edit in edits:
@@ -129,14 +141,17 @@ def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
 
 
 def backward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Carry a span back over one pass. What was deleted exactly at an edge of the span stays outside it."""
+    """Where a span lay before one pass of edits.
+
+    Deletions exactly at an edge of the span stay outside it.
+    """
     return forward(start, end, inverse(edits))
 
 
 def hits(rng: random.Random, sites: int, rate: float) -> list[int]:
-    """The indices below `sites` that an event of probability `rate` strikes.
+    """Draw the indices below `sites` that an event of probability `rate` hits.
 
-    Draws the gap to the next strike, so the cost grows with the strikes and not with the sites.
+    Draws the gap to the next hit, so that the cost grows with the hits and not with the sites.
     """
     if rate < 1e-9 or sites <= 0:
         return []
@@ -145,12 +160,12 @@ def hits(rng: random.Random, sites: int, rate: float) -> list[int]:
     draw = rng.random
     scale = 1 / math.log1p(-rate)
     log = math.log
-    struck: list[int] = []
+    hit: list[int] = []
     index = int(log(1 - draw()) * scale)
     while index < sites:
-        struck.append(index)
+        hit.append(index)
         index += 1 + int(log(1 - draw()) * scale)
-    return struck
+    return hit
 
 
 def inside(spans: Sequence[Span], position: int) -> bool:

@@ -1,4 +1,4 @@
-"""The base of the noise families: a rate, a chance, and edits at the sites of a text that are hit."""
+"""The base of the noise families: a rate, a chance, and edits at hit sites."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ BLANK = re.compile(" ")
 
 @dataclass(frozen=True)
 class NoiseFamily:
-    """One kind of noise. `rate`: share of its sites that are hit; `chance`: how often it acts on a text at all.
+    """One kind of noise: edits at a share of a text's sites.
 
-    A subclass sets its `NAME` and the pattern of its `SITES`. A hit site becomes one of its `CHOICES`, drawn anew each
-    time, or what `_change` returns. What all changes of a text share comes from `_draw`.
+    `rate`: share of the sites that are hit; `chance`: probability that the family acts on a text at all. A subclass
+    sets its `NAME` and the pattern of its `SITES`. A hit site becomes one of its `CHOICES`, drawn anew each time, or
+    what `_change` returns. What all changes of a text share comes from `_draw`.
     """
 
     rate: float = 0.5
@@ -62,12 +63,15 @@ class NoiseFamily:
 
 @dataclass(frozen=True)
 class FormedFamily(NoiseFamily):
-    """A family that draws one of `forms` for a whole text. A form listed twice is drawn twice as often."""
+    """A family that draws one of `forms` for each text.
+
+    A form that is listed twice is drawn twice as often.
+    """
 
     forms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number outside [0, 1] and for a form that is not among the defaults."""
+        """Raise ValueError for a number outside [0, 1] or an unknown form."""
         super().__post_init__()
         known = dict.fromkeys(type(self).forms)
         if not self.forms or set(self.forms) - set(known):
@@ -80,7 +84,10 @@ class FormedFamily(NoiseFamily):
 
 @dataclass(frozen=True)
 class SwapFamily(NoiseFamily):
-    """A family that swaps single characters by a table. `rate`: share of those that are in the table."""
+    """A family that swaps single characters by a `TABLE`.
+
+    `rate`: share of the characters in the table that are hit.
+    """
 
     TABLE: ClassVar[Mapping[str, str]]
 

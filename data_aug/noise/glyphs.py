@@ -1,4 +1,4 @@
-"""Glyphs that PDF fonts and encodings lose: ligatures, accents, look-alikes, full width, broken encodings."""
+"""Glyph errors: ligatures, accents, look-alikes, full width, encodings."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ _FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 @cache
 def _decomposed(letter: str) -> tuple[str, str]:
-    """A letter as its base and its first combining mark; the mark is "" where it has none."""
-    parts = unicodedata.normalize("NFD", letter)
-    return (parts[0], parts[1]) if len(parts) == 2 else (letter, "")
+    """A letter as its base and its combining mark, "" if it has none."""
+    characters = unicodedata.normalize("NFD", letter)
+    return (characters[0], characters[1]) if len(characters) == 2 else (letter, "")
 
 
 @dataclass(frozen=True)
 class Ligatures(FormedFamily):
-    """Broken ligatures. `rate`: share of ff, fi, fl, ffi, ffl hit. One of `forms` is drawn for a whole text."""
+    """Broken ligatures: ff, fi, fl, ffi, ffl."""
 
     forms: tuple[str, ...] = ("char", "dropped", "split", "replaced")
     NAME = "ligatures"
@@ -96,7 +96,7 @@ class Ligatures(FormedFamily):
 
 @dataclass(frozen=True)
 class Accents(FormedFamily):
-    """Accents taken off their letters. `rate`: share of accented letters hit. One form is drawn for a whole text.
+    """Accents taken off their letters.
 
     Forms: "nfd" (combining mark), "before" and "after" (a spacing accent beside the letter, "W\u00a8urzburg"),
     "apart" (the accent between blanks), "lost".
@@ -124,7 +124,7 @@ class Accents(FormedFamily):
 
 @dataclass(frozen=True)
 class LookAlikes(SwapFamily):
-    """Cyrillic and Greek letters that look Latin. `rate`: share of the letters that have one."""
+    """Cyrillic and Greek letters that look Latin."""
 
     rate: float = 0.01
     NAME = "lookalikes"
@@ -133,7 +133,7 @@ class LookAlikes(SwapFamily):
 
 @dataclass(frozen=True)
 class FullWidth(NoiseFamily):
-    """Words in full-width forms, as East Asian typesetting leaves them. `rate`: share of words hit."""
+    """Words in full-width characters, as East Asian typesetting leaves them."""
 
     rate: float = 0.03
     NAME = "fullwidth"
@@ -145,7 +145,7 @@ class FullWidth(NoiseFamily):
 
 @dataclass(frozen=True)
 class Mojibake(NoiseFamily):
-    """UTF-8 read as Windows-1252 ("\u00c3\u00a9" for "\u00e9"). `rate`: share of the non-ASCII runs hit."""
+    """UTF-8 text that was read as Windows-1252 ("\u00c3\u00a9" for "\u00e9")."""
 
     rate: float = 0.8
     NAME = "mojibake"

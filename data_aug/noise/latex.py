@@ -96,13 +96,13 @@ _COMMANDS = {
 
 @cache
 def _commands(character: str) -> tuple[str, ...]:
-    """The ways to write a character; none for one that is written as itself."""
+    """The LaTeX commands for a character; none if it is written as itself."""
     if character in _ESCAPES:
         return _ESCAPES[character]
-    parts = unicodedata.normalize("NFD", character)
-    if len(parts) != 2 or parts[1] not in _ACCENT_COMMANDS:
+    characters = unicodedata.normalize("NFD", character)
+    if len(characters) != 2 or characters[1] not in _ACCENT_COMMANDS:
         return ()
-    base, mark = parts[0], _ACCENT_COMMANDS[parts[1]]
+    base, mark = characters[0], _ACCENT_COMMANDS[characters[1]]
     dotless = f"\\{base}" if base in "ij" else base
     braced = f"\\{mark}{{{dotless}}}"
     short = braced if mark.isalpha() else f"\\{mark}{dotless}"
@@ -111,7 +111,7 @@ def _commands(character: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LatexEscapes(NoiseFamily):
-    r"""Special and accented characters as LaTeX writes them: `\&`, `\_`, `\"{u}`, `--`. `rate`: share of them hit."""
+    r"""Special and accented characters in LaTeX: `\&`, `\_`, `\"{u}`, `--`."""
 
     rate: float = 0.8
     NAME = "latex_escapes"
@@ -128,7 +128,7 @@ class LatexEscapes(NoiseFamily):
 
 @dataclass(frozen=True)
 class LatexTies(NoiseFamily):
-    r"""Blanks as `~`, `\ `, `\,` or a line break of the source. `rate`: share of blanks hit."""
+    r"""Blanks as `~`, `\ `, `\,` or a line break of the source."""
 
     rate: float = 0.08
     NAME = "latex_ties"
@@ -138,10 +138,7 @@ class LatexTies(NoiseFamily):
 
 @dataclass(frozen=True)
 class LatexCommands(MarkupFamily):
-    r"""Commands around words (`\emph{}`), after words (`\textsuperscript{1}`, `$^{a}$`) and around the whole text.
-
-    `rate`: share of words hit; `whole`: chance of a command around everything. None stands inside a labelled span.
-    """
+    r"""Commands around words (`\emph{}`), after words (`$^{a}$`) and around the text."""
 
     rate: float = 0.04
     whole: float = 0.2
@@ -152,7 +149,7 @@ class LatexCommands(MarkupFamily):
 
 @dataclass(frozen=True)
 class LatexMath(NoiseFamily):
-    """Numbers set in math mode: `$12$`. `rate`: share of free-standing numbers hit."""
+    """Free-standing numbers set in math mode: `$12$`."""
 
     rate: float = 0.4
     NAME = "latex_math"

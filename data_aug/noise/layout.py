@@ -1,4 +1,4 @@
-"""Words taken apart and put together by line ends, letter spacing and lost blanks."""
+"""Words split or joined by line ends, letter spacing and lost blanks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 @dataclass(frozen=True)
 class Hyphenation(FormedFamily):
-    r"""Words hyphenated at a line end. `rate`: share of words of six letters and more. One form a text.
+    r"""Words of six letters and more, hyphenated at a line end.
 
     Forms: "newline" (`discus-\nsions`), "blank" (`discus- sions`), "soft" (a soft hyphen), "kept" (`discus-sions`).
     """
@@ -37,7 +37,7 @@ class Hyphenation(FormedFamily):
 
 @dataclass(frozen=True)
 class LineBreaks(FormedFamily):
-    """Line ends kept as they stood on the page: one width is drawn for a text. `rate`: share of the lines kept."""
+    """Line ends kept from the page; a text has one line width."""
 
     rate: float = 0.8
     forms: tuple[str, ...] = ("newline", "newline", "newline", "blank_newline", "paragraph")
@@ -67,7 +67,7 @@ def line_ends(text: str, width: int) -> list[int]:
 
 @dataclass(frozen=True)
 class GluedWords(NoiseFamily):
-    """Lost blanks. `rate`: share of blanks lost."""
+    """Lost blanks."""
 
     rate: float = 0.03
     NAME = "glued_words"
@@ -79,7 +79,7 @@ class GluedWords(NoiseFamily):
 
 @dataclass(frozen=True)
 class SplitWords(NoiseFamily):
-    """A blank inside a word. `rate`: share of words hit."""
+    """A blank inside a word."""
 
     rate: float = 0.03
     NAME = "split_words"
@@ -92,7 +92,7 @@ class SplitWords(NoiseFamily):
 
 @dataclass(frozen=True)
 class SpacedCapitals(NoiseFamily):
-    """Letter-spaced capitals and headings: "A C K N O W L E D G M E N T S". `rate`: share of such words hit.
+    """Letter-spaced capitals and headings: "F U N D I N G".
 
     `gaps`: share of the gaps between the letters of a hit word that turn into blanks.
     """
@@ -110,9 +110,9 @@ class SpacedCapitals(NoiseFamily):
 
 @dataclass(frozen=True)
 class IdSpacing(NoiseFamily):
-    """Blanks, lost separators and lower case inside identifiers. `rate`: share of identifiers hit.
+    """Blanks, lost separators and lower case inside identifiers.
 
-    Works on spans of kind "id", or on whatever looks like one in a text without such spans.
+    Its sites are the spans of kind "id", or what looks like an identifier in a text without such spans.
     """
 
     rate: float = 0.3

@@ -1,4 +1,4 @@
-"""Markdown as document converters write it: escapes, emphasis, the pipes of a table."""
+"""Markdown as document converters write it: escapes, emphasis, table pipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EMPHASIS = {"star": "*|*", "strong": "**|**", "underscore": "_|_"}
 
 @dataclass(frozen=True)
 class MarkdownEscapes(NoiseFamily):
-    r"""Backslashes before characters that mean something in Markdown: `\_`, `\[`. `rate`: share of them hit."""
+    r"""Backslashes before characters with a meaning in Markdown: `\_`, `\[`."""
 
     NAME = "markdown_escapes"
     SITES = re.compile(r"[*_#\[\]()<>&|~+-]")
@@ -27,9 +27,10 @@ class MarkdownEscapes(NoiseFamily):
 
 @dataclass(frozen=True)
 class Emphasis(FormedFamily):
-    """Stars and underscores. `rate`: share of words where emphasis starts; `stray`: share of words before a lone `*`.
+    """Stars and underscores around words, and lone stars.
 
-    Only lone stars may stand inside a name: scoring does not see them.
+    `rate`: share of words where emphasis starts; `stray`: share of words before a lone `*`. Only lone stars may stand
+    inside a name, because scorers ignore them.
     """
 
     rate: float = 0.03
@@ -52,7 +53,7 @@ class Emphasis(FormedFamily):
 
 @dataclass(frozen=True)
 class Pipes(NoiseFamily):
-    """Table pipes around the text and between its clauses, or a list bullet before it.
+    """Table pipes around the text and between its clauses, or a list bullet.
 
     `rate`: share of the blanks after punctuation that become a cell border; `bullet`: chance of a bullet instead.
     """

@@ -14,7 +14,7 @@ from adapters.data_aug.noise.family import FormedFamily, NoiseFamily
 
 
 class Markup(NamedTuple):
-    """A markup language: what may surround a few words, what may follow a word, what may surround everything."""
+    """What may stand around a few words, behind a word and around a whole text."""
 
     around: tuple[str, ...]
     behind: tuple[str, ...]
@@ -51,7 +51,10 @@ _APOSTROPHE = {0x27: "apos", 0x22: "quot"}
 
 
 def phrases(text: str, rng: random.Random, protected: Sequence[Span], rate: float) -> list[tuple[int, int]]:
-    """Runs of one to four words, none of which starts or ends within a span. `rate`: share of words that start one."""
+    """Runs of one to four words; none starts or ends within a span.
+
+    `rate`: share of words that start one.
+    """
     words = list(PLAIN_WORD.finditer(text))
     runs: list[tuple[int, int]] = []
     last = 0
@@ -65,16 +68,16 @@ def phrases(text: str, rng: random.Random, protected: Sequence[Span], rate: floa
 
 
 def surround(start: int, end: int, pattern: str, family: str) -> list[Edit]:
-    """The insertions that put the two halves of `left|right` around a run."""
+    """The insertions that put `left|right` around a run."""
     left, right = pattern.split("|", 1)
     return [edit for edit in (Edit(start, start, left, family), Edit(end, end, right, family)) if edit.after]
 
 
 @dataclass(frozen=True)
 class MarkupFamily(NoiseFamily):
-    """Markup around words, after words and around the whole text. None stands inside a labelled span.
+    """Markup around words, after words and around the whole text.
 
-    `rate`: share of words hit; `whole`: chance of markup around everything.
+    `rate`: share of words hit; `whole`: chance of markup around everything. None stands inside a labelled span.
     """
 
     whole: float = 0.3
@@ -97,10 +100,7 @@ class MarkupFamily(NoiseFamily):
 
 @dataclass(frozen=True)
 class Tags(MarkupFamily, FormedFamily):
-    """Tags around words, after words and around the whole text. `rate`: share of words; `forms`: the dialects.
-
-    No tag stands inside a labelled span, and none says what a span is.
-    """
+    """Tags around words, after words and around the whole text; `forms`: dialects."""
 
     rate: float = 0.04
     forms: tuple[str, ...] = ("html", "jats", "tei")
@@ -111,10 +111,10 @@ class Tags(MarkupFamily, FormedFamily):
 
 @dataclass(frozen=True)
 class Entities(FormedFamily):
-    """Character entities for ampersands, quotes, angle brackets and non-ASCII characters, and for blanks.
+    """Character entities for special and non-ASCII characters, and for blanks.
 
-    `rate`: share of such characters hit; `blanks`: share of blanks that become `&nbsp;`. Named, decimal, hexadecimal
-    or escaped twice: one of `forms` for a text.
+    `rate`: share of such characters hit; `blanks`: share of blanks that become `&nbsp;`. Named, decimal, hexadecimal or
+    escaped twice: one of `forms` for a text.
     """
 
     rate: float = 0.8

@@ -1,4 +1,4 @@
-"""What a page carries besides its text: line numbers, running heads, page numbers."""
+"""Page furniture in the text: line numbers, running heads, page numbers."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def running_head(rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class RunningHeads(NoiseFamily):
-    """A running head, foot or page number in the middle of the text. `rate`: share of its lines a page ends after.
+    """A running head, foot or page number in the middle of the text.
 
-    None stands inside a labelled span.
+    `rate`: share of its lines that end a page. None stands inside a labelled span.
     """
 
     rate: float = 0.2
@@ -57,9 +57,9 @@ class RunningHeads(NoiseFamily):
 
 @dataclass(frozen=True)
 class LineNumbers(NoiseFamily):
-    """The line numbers of a manuscript. `rate`: share of lines that carry one (1.0: all of them).
+    """The line numbers of a manuscript.
 
-    None stands inside a labelled span.
+    `rate`: share of lines that carry one. None stands inside a labelled span.
     """
 
     rate: float = 1.0

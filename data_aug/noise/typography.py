@@ -1,4 +1,4 @@
-"""Punctuation and blanks in their many Unicode forms, and note marks set as superscripts."""
+"""Unicode forms of punctuation and blanks, and superscript note marks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARKS = {
 
 @dataclass(frozen=True)
 class Dashes(NoiseFamily):
-    """Hyphens as Unicode dashes, soft hyphens or minus signs. `rate`: share of dashes hit; one sort a text."""
+    """Hyphens as Unicode dashes, soft hyphens or minus signs; one for a text."""
 
     rate: float = 0.6
     NAME = "dashes"
@@ -34,7 +34,7 @@ class Dashes(NoiseFamily):
 
 @dataclass(frozen=True)
 class Quotes(FormedFamily):
-    """Quotation marks in another style: "curly", "low" (German), "doubled" (two apostrophes), "straight"."""
+    """Quotation marks: "curly", "low" (German), "doubled" (''), "straight"."""
 
     rate: float = 0.8
     forms: tuple[str, ...] = ("curly", "curly", "low", "doubled", "straight")
@@ -59,7 +59,7 @@ class Quotes(FormedFamily):
 
 @dataclass(frozen=True)
 class Blanks(NoiseFamily):
-    """Blanks of another width: no-break, thin, ideographic, doubled, tab. `rate`: share of blanks hit."""
+    """Blanks of another width: no-break, thin, ideographic, doubled, tab."""
 
     rate: float = 0.08
     NAME = "blanks"
@@ -69,7 +69,7 @@ class Blanks(NoiseFamily):
 
 @dataclass(frozen=True)
 class Invisible(NoiseFamily):
-    """Zero-width characters, soft hyphens and byte-order marks between letters. `rate`: share of characters hit."""
+    """Zero-width characters, soft hyphens and byte-order marks between letters."""
 
     rate: float = 0.01
     NAME = "invisible"
@@ -83,7 +83,7 @@ class Invisible(NoiseFamily):
 
 @dataclass(frozen=True)
 class Superscripts(FormedFamily):
-    """Note marks after a word: superscript digits, daggers, bracketed numbers. `rate`: share of word ends hit."""
+    """Note marks after a word: superscript digits, daggers, bracketed numbers."""
 
     rate: float = 0.03
     forms: tuple[str, ...] = ("digits", "symbols", "brackets")
