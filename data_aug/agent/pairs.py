@@ -144,7 +144,7 @@ def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
 
 
 def _broken_rules(figures: Mapping[str, Any], longer: float, rules: Rules) -> list[str]:
-    """A message for each broken rule; `longer`: share of chosen sides that are no shorter, control pairs apart."""
+    """A message for each broken rule; `longer`: share of chosen sides no shorter."""
     domain, count = next(iter(figures["domains"].items()))
     share, same, unreadable = count / figures["pairs"], figures["same_action"], figures["unreadable"]
     checks = [
