@@ -17,55 +17,18 @@ _SAME_SHAPE = re.compile("[cCkKoOpPsSuUvVwWxXzZ]")
 
 # One glyph read as two, and two as one. Shapes that OCR engines list as ambiguous.
 _BREAKS = {
-    "m": ("rn", "in", "nn"),
-    "d": ("cl",),
-    "w": ("vv",),
-    "n": ("ri", "ii"),
-    "h": ("li", "lt"),
-    "u": ("ii", "li"),
-    "H": ("ll", "I-I"),
-    "M": ("IVI",),
-    "N": ("IV",),
-    "b": ("lo",),
-    "k": ("lc",),
-}
+    "m": ("rn", "in", "nn"), "d": ("cl",), "w": ("vv",), "n": ("ri", "ii"), "h": ("li", "lt"), "u": ("ii", "li"),
+    "H": ("ll", "I-I"), "M": ("IVI",), "N": ("IV",), "b": ("lo",), "k": ("lc",),
+}  # fmt: skip
 _JOINS = {
-    "rn": "m",
-    "in": "m",
-    "nn": "m",
-    "cl": "d",
-    "vv": "w",
-    "ri": "n",
-    "li": "h",
-    "ii": "u",
-    "ll": "H",
-    "fi": "h",
-    "tl": "d",
-    "ck": "dr",
-}
+    "rn": "m", "in": "m", "nn": "m", "cl": "d", "vv": "w", "ri": "n", "li": "h", "ii": "u", "ll": "H", "fi": "h",
+    "tl": "d", "ck": "dr",
+}  # fmt: skip
 
 _SWAPS = {
-    "0": "Oo",
-    "O": "0",
-    "o": "0",
-    "1": "lI",
-    "l": "1I",
-    "I": "1l",
-    "i": "1",
-    "5": "S",
-    "S": "5",
-    "s": "5",
-    "8": "B",
-    "B": "8",
-    "2": "Z",
-    "Z": "2",
-    "z": "2",
-    "6": "G",
-    "G": "6",
-    "9": "gq",
-    "g": "9",
-    "q": "9",
-}
+    "0": "Oo", "O": "0", "o": "0", "1": "lI", "l": "1I", "I": "1l", "i": "1", "5": "S", "S": "5", "s": "5",
+    "8": "B", "B": "8", "2": "Z", "Z": "2", "z": "2", "6": "G", "G": "6", "9": "gq", "g": "9", "q": "9",
+}  # fmt: skip
 
 _PEAK = 4.0  # the likeliest confusions are held to this multiple of the average
 
