@@ -1,4 +1,4 @@
-"""Trajectories of agents that keep to their environment's format, and preference pairs made from them.
+"""Synthetic agent trajectories in disciplined format, and preference pairs.
 
 All words, tables and households are the project's own; nothing is taken from an environment's data. Row i is a pure
 function of (seed, i). `unseen=True` draws from tables and rooms that the other rows never use, for held-out tasks.
@@ -18,49 +18,52 @@ SOURCES = (tables, households)
 
 
 def trajectory(seed: int, i: int, *, unseen: bool = False) -> Row:
-    """Trajectory i of a seed, DBBench-style and ALFWorld-style in turn: `id`, `env`, `messages` and perhaps `table`."""
+    """Trajectory i of a seed: `id`, `env`, `messages` and perhaps `table`.
+
+    DBBench-style and ALFWorld-style take turns.
+    """
     rng = random.Random(f"agent:{seed}:{i}:{unseen}")
     return {"id": f"agent-{'unseen-' if unseen else ''}{seed}-{i}", **SOURCES[i % 2].trajectory(rng, unseen=unseen)}
 
 
 def synthesize(n: int, seed: int = 0, *, unseen: bool = False) -> Iterator[Row]:
-    """One turn each of n trajectories, as rows of the `agent` task."""
+    """One turn of each of n trajectories, as rows of the `agent` task."""
     for i in range(n):
         rows = turns(trajectory(seed, i, unseen=unseen))
         yield {**random.Random(f"turn:{seed}:{i}").choice(rows), "id": f"agent-{'unseen-' if unseen else ''}{seed}-{i}"}
 
 
 def synthesize_unseen(n: int, seed: int = 0) -> Iterator[Row]:
-    """As `synthesize`, from tables and rooms of their own."""
+    """As `synthesize`, from held-out tables and rooms."""
     return synthesize(n, seed, unseen=True)
 
 
-def turns(held: Mapping[str, Any], *, prompt: str = "messages") -> list[Row]:
-    """The agent's turns of one trajectory as rows: the messages before each under the name `prompt`, and the turn.
+def turns(episode: Mapping[str, Any], *, prompt: str = "messages") -> list[Row]:
+    """The agent's turns of one trajectory, each a row with the messages before it.
 
-    In ALFWorld the earlier turns of the user lose their list of actions, as the environment does it. Turns that the
-    environment would not read (a greeting, "OK.") and those marked `target: "no"` are context, never targets. Raises
-    ValueError for a bad trajectory.
+    The messages stand under the name `prompt`. In ALFWorld the earlier turns of the user lose their list of actions, as
+    in the environment. Turns that the environment cannot parse (a greeting, "OK.") and those marked `target: "no"` are
+    context, never targets. Raises ValueError for a bad trajectory.
     """
-    env, messages = env_of(held.get("env")), held.get("messages")
+    env, messages = env_of(episode.get("env")), episode.get("messages")
     if not isinstance(messages, list) or not all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
     ):
         raise ValueError("messages must be a list of messages with role and content")
-    out: list[Row] = []
+    rows: list[Row] = []
     for n, message in enumerate(messages):
         target = message["role"] == "assistant" and message.get("target") != "no"
         if not target or n == 0 or read(env, message["content"]).kind is None:
             continue
-        said = [{"role": m["role"], "content": m["content"]} for m in messages[:n]]
-        for earlier in said[:-1] if env == "alfworld" else ():
+        history = [{"role": m["role"], "content": m["content"]} for m in messages[:n]]
+        for earlier in history[:-1] if env == "alfworld" else ():
             if earlier["role"] == "user":
                 earlier["content"] = without_actions(earlier["content"])
-        row: dict[str, Any] = {"id": f"{held.get('id', 'trajectory')}-{n}", "env": env, prompt: said}
+        row: dict[str, Any] = {"id": f"{episode.get('id', 'trajectory')}-{n}", "env": env, prompt: history}
         row["completion"] = message["content"]
         if env == "alfworld" and (listed := available(messages[n - 1]["content"])):
             row["actions"] = listed
-        if held.get("table"):
-            row["table"] = held["table"]
-        out.append(row)
-    return out
+        if episode.get("table"):
+            row["table"] = episode["table"]
+        rows.append(row)
+    return rows

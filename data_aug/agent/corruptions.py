@@ -1,7 +1,7 @@
-"""Undisciplined versions of a disciplined turn, one function a kind.
+"""Undisciplined versions of a disciplined turn, one function for each kind.
 
-Most keep the action, so that a pair differs in manner alone; `wrong_format` and `no_action` are responses that the
-environment cannot read; `loop` says again what was said before.
+Most keep the action, so that a pair differs in manner alone. The environment cannot parse `wrong_format` and
+`no_action`; `loop` repeats the previous turn.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ REASONS: Final = (
 """Sober sentences for a longer thought that is still allowed; none of them delays or doubts."""
 
 
-class Given(NamedTuple):
-    """A turn to corrupt: its environment, its text and reading, what was said before it, and other possible actions."""
+class SourceTurn(NamedTuple):
+    """A turn to corrupt, with what was said before and other possible actions."""
 
     env: Env
     text: str
@@ -76,65 +76,67 @@ class Given(NamedTuple):
     others: Sequence[str]
 
 
-def given(env: Env, text: str, messages: Sequence[Mapping[str, Any]], actions: Sequence[str] | None) -> Given:
-    """Prepare a turn that follows `messages`."""
+def source_turn(
+    env: Env, text: str, messages: Sequence[Mapping[str, Any]], actions: Sequence[str] | None
+) -> SourceTurn:
+    """Prepare the turn that follows `messages`."""
     turn = read(env, text)
-    said = [str(m["content"]) for m in messages if m["role"] == "assistant" and read(env, str(m["content"])).kind]
+    earlier = [str(m["content"]) for m in messages if m["role"] == "assistant" and read(env, str(m["content"])).kind]
     others = [a for a in actions or () if a.lower() != turn.argument]
-    return Given(env, text, turn, said[-1] if said else None, others)
+    return SourceTurn(env, text, turn, earlier[-1] if earlier else None, others)
 
 
-def filler(g: Given, rng: random.Random) -> str:
+def filler(source: SourceTurn, rng: random.Random) -> str:
     """A greeting, a farewell, or both."""
     which = rng.randrange(3)
     opener = f"{rng.choice(OPENERS)}\n" if which != 1 else ""
-    return f"{opener}{g.text}" + (f"\n{rng.choice(CLOSERS)}" if which != 0 else "")
+    return f"{opener}{source.text}" + (f"\n{rng.choice(CLOSERS)}" if which != 0 else "")
 
 
-def delayed(g: Given, rng: random.Random) -> str:
+def delayed(source: SourceTurn, rng: random.Random) -> str:
     """The action after a long thought."""
-    return _with_thought(g, " ".join([*rng.sample(DELAYS, rng.randint(6, 9)), g.turn.thought]))
+    return _with_thought(source, " ".join([*rng.sample(DELAYS, rng.randint(6, 9)), source.turn.thought]))
 
 
-def recursive(g: Given, rng: random.Random) -> str:
+def recursive(source: SourceTurn, rng: random.Random) -> str:
     """The thought again and again, with doubts between."""
-    rounds = [f"{g.turn.thought} {doubt}" for doubt in rng.choices(DOUBTS, k=rng.randint(4, 6))]
-    return _with_thought(g, " ".join([*rounds, g.turn.thought]))
+    rounds = [f"{source.turn.thought} {doubt}" for doubt in rng.choices(DOUBTS, k=rng.randint(4, 6))]
+    return _with_thought(source, " ".join([*rounds, source.turn.thought]))
 
 
-def two_actions(g: Given, rng: random.Random) -> str:
+def two_actions(source: SourceTurn, rng: random.Random) -> str:
     """Another action right after the first; the environment takes the first."""
-    if g.env == "dbbench" or (g.env == "fc" and g.turn.kind != "act"):
-        table = re.search(r"(?:FROM|INTO|UPDATE) (`[^`]+`|\w+)", g.turn.argument)
+    if source.env == "dbbench" or (source.env == "fc" and source.turn.kind != "act"):
+        table = re.search(r"(?:FROM|INTO|UPDATE) (`[^`]+`|\w+)", source.turn.argument)
         sql = f"SELECT * FROM {table.group(1)};" if table else "SHOW TABLES;"  # noqa: S608 - text, not run
-        return f"{g.text}\n{write(g.env, 'Then I look at the data.', 'operate', sql)}"
-    second = rng.choice(g.others) if g.others else "look"
-    return f"{g.text}\n{write(g.env, 'After that I go on.', 'act', second)}"
+        return f"{source.text}\n{write(source.env, 'Then I look at the data.', 'operate', sql)}"
+    second = rng.choice(source.others) if source.others else "look"
+    return f"{source.text}\n{write(source.env, 'After that I go on.', 'act', second)}"
 
 
-def observation(g: Given, rng: random.Random) -> str:
+def observation(source: SourceTurn, rng: random.Random) -> str:
     """The environment's reply, invented."""
-    if g.env == "dbbench" or (g.env == "fc" and g.turn.kind != "act"):
-        seen = f"[({rng.randint(1, 900)},)]" if g.turn.kind == "operate" else "The answer is correct."
+    if source.env == "dbbench" or (source.env == "fc" and source.turn.kind != "act"):
+        seen = f"[({rng.randint(1, 900)},)]" if source.turn.kind == "operate" else "The answer is correct."
     else:
         seen = rng.choice(("You see nothing special there.", "It worked; the task is almost finished."))
-    return f"{g.text}\nObservation: {seen}" + rng.choice(("", " The next step is clear now."))
+    return f"{source.text}\nObservation: {seen}" + rng.choice(("", " The next step is clear now."))
 
 
-def wrong_format(g: Given, rng: random.Random) -> str | None:
-    """The right action in a form that the environment's parser refuses: another case, fence, mark or line."""
-    thought, argument = g.turn.thought, g.turn.argument
-    if g.env == "alfworld":
+def wrong_format(source: SourceTurn, rng: random.Random) -> str | None:
+    """The right action in a form that the environment's parser refuses."""
+    thought, argument = source.turn.thought, source.turn.argument
+    if source.env == "alfworld":
         forms = [
             f"Thought: {thought}\nAction: {argument}",
             f"THOUGHT: {thought}\n ACTION - {argument}",
             f"THOUGHT: {thought}\n ACTION:\n{argument}",
             f"{thought} I choose `{argument}`.",
         ]
-    elif g.env == "react":
+    elif source.env == "react":
         forms = [f"Thought: {thought}\naction: {argument}", f"Thought: {thought}\n**Action:** {argument}"]
-    elif g.env == "fc":
-        call = g.text[g.text.find("<tool_call>") + 11 : g.text.find("</tool_call>")].strip()
+    elif source.env == "fc":
+        call = source.text[source.text.find("<tool_call>") + 11 : source.text.find("</tool_call>")].strip()
         forms = [
             f"{thought}\n```json\n{call}\n```",
             f"{thought}\n<tool_call>\n{call}",
@@ -142,7 +144,7 @@ def wrong_format(g: Given, rng: random.Random) -> str | None:
             f"{thought}\n<tool_call>\n{call.replace('arguments', 'parameters', 1)}\n</tool_call>",
             f"{thought}\nAction: {argument}",
         ]
-    elif g.turn.kind == "operate":
+    elif source.turn.kind == "operate":
         forms = [
             f"{thought}\nAction: Operation ```sql\n{argument}\n```",
             f"{thought}\nAction: Operation\n```SQL\n{argument}\n```",
@@ -158,35 +160,38 @@ def wrong_format(g: Given, rng: random.Random) -> str | None:
             f"{thought} Action: Answer Final Answer: {argument}",
             f"{thought}\nAction: Answer\nAnswer: {argument}",
         ]
-    failing = [form for form in forms if read(g.env, form).kind is None]
+    failing = [form for form in forms if read(source.env, form).kind is None]
     return rng.choice(failing) if failing else None
 
 
-def no_action(g: Given, rng: random.Random) -> str | None:
+def no_action(source: SourceTurn, rng: random.Random) -> str | None:
     """A thought and a promise."""
-    text = f"{g.turn.thought} {rng.choice(INTENTIONS)}"
-    labelled = f"THOUGHT: {text}" if g.env == "alfworld" else f"Thought: {text}" if g.env == "react" else text
-    return labelled if read(g.env, labelled).kind is None else None
+    text = f"{source.turn.thought} {rng.choice(INTENTIONS)}"
+    labelled = f"THOUGHT: {text}" if source.env == "alfworld" else f"Thought: {text}" if source.env == "react" else text
+    return labelled if read(source.env, labelled).kind is None else None
 
 
-def loop(g: Given, rng: random.Random) -> str | None:
+def loop(source: SourceTurn, rng: random.Random) -> str | None:
     """The previous turn once more; None on the first turn."""
-    return g.previous if g.previous and read(g.env, g.previous)[:2] != g.turn[:2] else None
+    return source.previous if source.previous and read(source.env, source.previous)[:2] != source.turn[:2] else None
 
 
-KINDS: Final[dict[str, Callable[[Given, random.Random], str | None]]] = {
+KINDS: Final[dict[str, Callable[[SourceTurn, random.Random], str | None]]] = {
     f.__name__: f for f in (filler, delayed, recursive, two_actions, observation, wrong_format, no_action, loop)
 }
 
 
-def fuller(g: Given, rng: random.Random, limit: int, count: Callable[[str], int]) -> str | None:
-    """The turn with a longer, still allowed thought, for pairs in which the longer side is the better one."""
-    thought = g.turn.thought
+def with_longer_thought(source: SourceTurn, rng: random.Random, limit: int, count: Callable[[str], int]) -> str | None:
+    """The turn with a longer thought that is still allowed, or None.
+
+    For pairs in which the longer side is the better one.
+    """
+    thought = source.turn.thought
     for extra in rng.sample(REASONS, len(REASONS)):
         if count(f"{thought} {extra}") <= limit:
             thought = f"{thought} {extra}"
-    return _with_thought(g, thought) if thought != g.turn.thought else None
+    return _with_thought(source, thought) if thought != source.turn.thought else None
 
 
-def _with_thought(g: Given, thought: str) -> str:
-    return write(g.env, thought, str(g.turn.kind), g.turn.argument)
+def _with_thought(source: SourceTurn, thought: str) -> str:
+    return write(source.env, thought, str(source.turn.kind), source.turn.argument)

@@ -1,7 +1,7 @@
-"""ALFWorld-style trajectories in small invented households: a scene, a task, and a plan that works.
+"""ALFWorld-style trajectories in small invented households.
 
-The scene is simulated: every turn's list of available actions and every observation follow from its state, and a plan
-that takes an action which is not available cannot be written down.
+The scene is simulated: available actions and observations follow from its state, and a plan with an action that is not
+available raises an error.
 """
 
 from __future__ import annotations
@@ -46,66 +46,67 @@ CHANGES: Final = {"clean": ("sinkbasin", "cleaned"), "heat": ("microwave", "hot"
 
 @dataclass
 class Scene:
-    """A room's state. Receptacles are named with their number; `inside` says what lies where."""
+    """A room's state: numbered receptacles, what lies in them, where the agent is."""
 
     receptacles: list[str]
     doors: frozenset[str]
     closed: set[str]
     inside: dict[str, list[str]]
     at: str | None = None
-    held: str | None = None
+    holding: str | None = None
 
     def actions(self) -> list[str]:
-        """What can be done now, in a fixed order."""
-        here, held = self.at, self.held
-        out = [f"go to {r}" for r in self.receptacles if r != here]
+        """The available actions, in a fixed order."""
+        here, holding = self.at, self.holding
+        actions = [f"go to {r}" for r in self.receptacles if r != here]
         if here in self.doors:
-            out.append(f"{'open' if here in self.closed else 'close'} {here}")
+            actions.append(f"{'open' if here in self.closed else 'close'} {here}")
         if here is not None and here not in self.closed:
-            out += [f"put {held} in/on {here}"] if held else [f"take {o} from {here}" for o in self.inside[here]]
-        if here is not None and held:
+            actions += (
+                [f"put {holding} in/on {here}"] if holding else [f"take {o} from {here}" for o in self.inside[here]]
+            )
+        if here is not None and holding:
             tools = {verb: kind for verb, (kind, _) in CHANGES.items() if here.startswith(f"{kind} ")}
-            out += [f"{verb} {held} with {here}" for verb in tools]
+            actions += [f"{verb} {holding} with {here}" for verb in tools]
         if here is not None and here.startswith("lamp "):
-            out.append(f"use {here}")
-        return [*out, "inventory", "look"]
+            actions.append(f"use {here}")
+        return [*actions, "inventory", "look"]
 
     def do(self, action: str) -> str:
-        """Take one available action; returns the observation. Raises ValueError for any other."""
+        """Take an available action and return the observation, or raise ValueError."""
         if action not in self.actions():
             raise ValueError(f"{action!r} is not available")
         verb, _, rest = action.partition(" ")
         if verb == "inventory":
-            return f"You hold the {self.held}." if self.held else "Your hands are empty."
+            return f"You hold the {self.holding}." if self.holding else "Your hands are empty."
         if verb == "go":
             self.at = rest.removeprefix("to ")
         if verb in ("go", "look", "open", "close"):
             self.closed ^= {rest} if verb in ("open", "close") else set()
             return self._look()
         if verb == "take":
-            self.held = rest.partition(" from ")[0]
-            self.inside[str(self.at)].remove(self.held)
-            return f"You now hold the {self.held}."
+            self.holding = rest.partition(" from ")[0]
+            self.inside[str(self.at)].remove(self.holding)
+            return f"You now hold the {self.holding}."
         if verb == "put":
-            thing, self.held = str(self.held), None
-            self.inside[str(self.at)].append(thing)
-            return f"The {thing} is now in/on the {self.at}."
+            item, self.holding = str(self.holding), None
+            self.inside[str(self.at)].append(item)
+            return f"The {item} is now in/on the {self.at}."
         if verb == "use":
-            return f"The {self.at} is on. You see the {self.held or 'room'} in its light."
-        return f"The {self.held} is {CHANGES[verb][1]} now."
+            return f"The {self.at} is on. You see the {self.holding or 'room'} in its light."
+        return f"The {self.holding} is {CHANGES[verb][1]} now."
 
     def _look(self) -> str:
         if self.at is None:
             return "You stand in the middle of the room."
         if self.at in self.closed:
             return f"The {self.at} is closed."
-        things = self.inside[self.at]
-        seen = ", ".join(f"a {thing}" for thing in things) if things else "nothing"
+        seen = ", ".join(f"a {item}" for item in self.inside[self.at]) or "nothing"
         return f"At the {self.at} you see {seen}."
 
 
 def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
-    """One trajectory: `env` and `messages`, each turn of the user with its available actions."""
+    """One trajectory: `env`, and `messages` with the available actions."""
     rooms = UNSEEN if unseen else ROOMS
     room = rng.choice(sorted(rooms))
     scene = _scene(*rooms[room], rng)
@@ -127,7 +128,7 @@ def _with_actions(observation: str, scene: Scene) -> str:
     return "\n".join([f"{observation} AVAILABLE ACTIONS: {scene.actions()[0]}", *scene.actions()[1:]])
 
 
-def _scene(places: str, things: str, rng: random.Random) -> Scene:
+def _scene(places: str, items: str, rng: random.Random) -> Scene:
     kinds: dict[str, int] = {}
     receptacles: list[str] = []
     doors: set[str] = set()
@@ -140,15 +141,15 @@ def _scene(places: str, things: str, rng: random.Random) -> Scene:
     rng.shuffle(receptacles)
     inside: dict[str, list[str]] = {r: [] for r in receptacles}
     roomy = [r for r in receptacles if not r.startswith(("lamp", "microwave", "sinkbasin", "toilet "))]
-    for thing in rng.sample(things.split(), 5):
-        inside[rng.choice(roomy)].append(f"{thing} {rng.randint(1, 3)}")
+    for item in rng.sample(items.split(), 5):
+        inside[rng.choice(roomy)].append(f"{item} {rng.randint(1, 3)}")
     return Scene(receptacles, frozenset(doors), set(doors), inside)
 
 
 def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
-    """A goal and the (thought, action) steps that reach it, a wrong place or two first."""
-    home, thing = rng.choice([(r, o) for r, found in scene.inside.items() for o in found])
-    name = thing.split()[0]
+    """A goal and the (thought, action) steps to it, after a wrong place or two."""
+    home, item = rng.choice([(r, o) for r, items in scene.inside.items() for o in items])
+    name = item.split()[0]
     places = [r for r in scene.receptacles if r != home]
     verbs = [verb for verb, (kind, _) in CHANGES.items() if any(r.startswith(f"{kind} ") for r in places)]
     lamps = [r for r in places if r.startswith("lamp ")]
@@ -161,10 +162,10 @@ def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]
     steps.append((_say(rng, next_place, f"I look for the {name} at the {home}."), f"go to {home}"))
     if home in scene.closed:
         steps.append((_say(rng, f"The {home} is closed, so I open it.", "It may be inside."), f"open {home}"))
-    steps.append((_say(rng, f"Here is the {thing}; I take it.", f"I found the {thing}."), f"take {thing} from {home}"))
+    steps.append((_say(rng, f"Here is the {item}; I take it.", f"I found the {item}."), f"take {item} from {home}"))
     if lamps and rng.random() < 0.4:
-        steps.append((_say(rng, f"I hold the {thing}; now to the lamp.", "The lamp comes next."), f"go to {lamps[0]}"))
-        steps.append((_say(rng, f"I look at the {thing} under the light.", "I switch it on."), f"use {lamps[0]}"))
+        steps.append((_say(rng, f"I hold the {item}; now to the lamp.", "The lamp comes next."), f"go to {lamps[0]}"))
+        steps.append((_say(rng, f"I look at the {item} under the light.", "I switch it on."), f"use {lamps[0]}"))
         return f"look at the {name} under the lamp", steps
     adjective = ""
     if verbs and rng.random() < 0.6:
@@ -173,7 +174,7 @@ def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]
         adjective = f"{CHANGES[verb][1]} "
         steps.append((_say(rng, f"To {verb} it I need the {tool}.", f"Now I go to the {tool}."), f"go to {tool}"))
         steps.append(
-            (_say(rng, f"I {verb} the {thing} here.", "This is the place for it."), f"{verb} {thing} with {tool}")
+            (_say(rng, f"I {verb} the {item} here.", "This is the place for it."), f"{verb} {item} with {tool}")
         )
         places = [p for p in places if p != tool]
     goal = rng.choice([p for p in places if p not in lamps])
@@ -181,7 +182,7 @@ def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]
     steps.append((_say(rng, f"The {name} belongs at the {goal}.", f"I bring it to the {goal}."), f"go to {goal}"))
     if goal in scene.closed and not any(action == f"open {goal}" for _, action in steps):
         steps.append((_say(rng, f"The {goal} is closed; I open it.", "It has to be open first."), f"open {goal}"))
-    steps.append((_say(rng, f"I put the {thing} down to finish.", "One step is left."), f"put {thing} in/on {goal}"))
+    steps.append((_say(rng, f"I put the {item} down to finish.", "One step is left."), f"put {item} in/on {goal}"))
     return f"put a {adjective}{name} in/on the {kind}", steps
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs from disciplined turns: seeded corruptions, the rules a set of pairs must keep, and its figures."""
+"""Preference pairs from disciplined turns: corruptions, rules, figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from adapters.data_aug.agent import Row, trajectory, turns
-from adapters.data_aug.agent.corruptions import KINDS, Given, fuller, given
+from adapters.data_aug.agent.corruptions import KINDS, SourceTurn, source_turn, with_longer_thought
 from adapters.rewards.agent import FILLER, THOUGHT, examine, tokens
 from adapters.rewards.agent_formats import env_of, read
 
@@ -20,16 +20,16 @@ CONTROL: Final = ("wrong_format", "no_action", "loop")
 
 
 class PairsError(ValueError):
-    """The set of pairs would teach something else than discipline; the message says what, and what to do."""
+    """The set of pairs breaks a rule; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a whole set of pairs must keep.
+    """Limits for a whole set of pairs, as shares.
 
-    `longer` is the most that may have a chosen side no shorter than the rejected one (control pairs, made that way,
-    are not counted); `domain` the largest share of one environment; `same_action` and `unreadable` the least shares of
-    rejected sides that keep the action, and that the environment cannot read.
+    `longer`: most pairs whose chosen side is no shorter than the rejected one, control pairs apart. `domain`: most
+    pairs of one environment. `same_action` and `unreadable`: least rejected sides that keep the action, and that the
+    environment cannot parse.
     """
 
     longer: float = 0.35
@@ -39,33 +39,36 @@ class Rules:
 
 
 def synthesize(n: int = CARD, seed: int = 0, *, unseen: bool = False, control: bool = False) -> Iterator[Row]:
-    """N pairs from as many of the project's own trajectories, the kinds in turn; row i is a function of (seed, i)."""
+    """N pairs from as many trajectories; row i is a function of (seed, i)."""
     kinds = CONTROL if control else tuple(KINDS)
     for i in range(n):
-        held = trajectory(seed, i, unseen=unseen)
+        episode = trajectory(seed, i, unseen=unseen)
         rng = random.Random(f"pair:{seed}:{i}")
-        rows = turns(held)
+        rows = turns(episode)
         rng.shuffle(rows)
         order = [kinds[(i // 2 + k) % len(kinds)] for k in range(len(kinds))]
         tries = (pair(row, kind, rng, control=control) for kind in order for row in rows)
-        yield {**next(p for p in tries if p is not None), "id": f"{held['id']}-pair"}
+        yield {**next(p for p in tries if p is not None), "id": f"{episode['id']}-pair"}
 
 
 def synthesize_unseen(n: int, seed: int = 0) -> Iterator[Row]:
-    """As `synthesize`, from tables and rooms of their own."""
+    """As `synthesize`, from held-out tables and rooms."""
     return synthesize(n, seed, unseen=True)
 
 
 def synthesize_control(n: int, seed: int = 0) -> Iterator[Row]:
-    """Pairs whose chosen side is the longer one: a model that learned only to be short prefers the other."""
+    """Pairs whose chosen side is the longer one.
+
+    A model that learned only to be short prefers the rejected side.
+    """
     return synthesize(n, seed, control=True)
 
 
 def corrupted(rows: Sequence[Row], kinds: Sequence[str], seed: int, *, control: float = 0.0) -> Iterator[Row]:
-    """One pair from each row (a turn, as `turns` makes them), the kinds in turn within each environment.
+    """One pair from each row of `turns`; within each environment the kinds take turns.
 
-    A share of `control` gets a longer chosen side and a short rejected one. Rows whose own turn is undisciplined, or
-    that no kind can be applied to, give none.
+    A share of `control` gets a longer chosen side and a short rejected one. Rows with an undisciplined turn, and rows
+    to which no kind applies, give none.
     """
     seen: Counter[str] = Counter()
     for n, row in enumerate(rows):
@@ -74,73 +77,76 @@ def corrupted(rows: Sequence[Row], kinds: Sequence[str], seed: int, *, control: 
         pool = [k for k in kinds if k in CONTROL] or list(CONTROL) if steered else list(kinds)
         start = seen[str(row.get("env"))]
         for k in range(len(pool)):
-            made = pair(row, pool[(start + k) % len(pool)], rng, control=steered)
-            if made is not None:
+            corrupted_pair = pair(row, pool[(start + k) % len(pool)], rng, control=steered)
+            if corrupted_pair is not None:
                 seen[str(row.get("env"))] += 1
-                yield made
+                yield corrupted_pair
                 break
 
 
 def pair(row: Row, kind: str, rng: random.Random, *, control: bool = False) -> Row | None:
-    """A pair of one kind from a row with `env`, `prompt` or `messages`, and `completion`; None where it cannot be.
+    """A pair of one kind from a row, or None if the kind does not apply.
 
-    The chosen side is read by the environment, with one action, nothing behind it, no filler, and at most 60 tokens of
-    thought.
+    The row has `env`, `prompt` or `messages`, and `completion`. The environment can parse the chosen side, which has
+    one action, nothing behind it, no filler, and at most 60 tokens of thought.
     """
     env = env_of(row.get("env"))
     messages = row["prompt"] if "prompt" in row else row["messages"]
-    terse = g = given(env, str(row["completion"]), messages, row.get("actions"))
+    terse = source = source_turn(env, str(row["completion"]), messages, row.get("actions"))
     if control:
-        longer = fuller(g, rng, THOUGHT, tokens) if g.turn.kind else None
+        longer = with_longer_thought(source, rng, THOUGHT, tokens) if source.turn.kind else None
         if longer is None:
             return None
-        g = g._replace(text=longer, turn=read(env, longer))
-    if not _disciplined(g, row):
+        source = source._replace(text=longer, turn=read(env, longer))
+    if not _disciplined(source, row):
         return None
     rejected = KINDS[kind](terse, rng)
-    if rejected is None or rejected.strip() == g.text.strip() or (control and len(rejected) >= len(g.text)):
+    if rejected is None or rejected.strip() == source.text.strip() or (control and len(rejected) >= len(source.text)):
         return None
     other = read(env, rejected)
     meta = {
         "task": env,
         "kind": kind,
-        "action": {"kind": g.turn.kind, "argument": g.turn.argument},
-        "same_action": other[:2] == g.turn[:2],
+        "action": {"kind": source.turn.kind, "argument": source.turn.argument},
+        "same_action": other[:2] == source.turn[:2],
         "readable": other.kind is not None,
         "control": control,
     }
-    kept = {k: v for k, v in row.items() if k in ("id", "env", "prompt", "messages", "actions", "table")}
-    return {**kept, "chosen": _said(g.text), "rejected": _said(rejected), "meta": meta}
+    context = {k: v for k, v in row.items() if k in ("id", "env", "prompt", "messages", "actions", "table")}
+    return {**context, "chosen": _agent(source.text), "rejected": _agent(rejected), "meta": meta}
 
 
 def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
-    """Figures of a set of pairs. Raises PairsError when it breaks a rule (None: only the figures are wanted)."""
+    """Figures of a set of pairs. Raises PairsError if the set breaks a rule."""
     if not pairs:
         raise PairsError("no pair is left")
-    sides = [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in pairs]
-    metas: list[Mapping[str, Any]] = [p.get("meta") or {} for p in pairs]
-    plain = [n for n, m in enumerate(metas) if not m.get("control")]
-    ratios = [tokens(rejected) / max(1, tokens(chosen)) for chosen, rejected in sides]
-    domains = Counter(str(m.get("task")) for m in metas)
+    metas: list[Mapping[str, Any]] = [row.get("meta") or {} for row in pairs]
+    lengths = [(tokens(row["chosen"][0]["content"]), tokens(row["rejected"][0]["content"])) for row in pairs]
+    ratios = [rejected / max(1, chosen) for chosen, rejected in lengths]
+    plain = [ratio for ratio, meta in zip(ratios, metas, strict=True) if not meta.get("control")]
     n = len(pairs)
     figures: dict[str, Any] = {
         "pairs": n,
-        "domains": dict(domains.most_common()),
-        "kinds": dict(Counter(str(m.get("kind")) for m in metas).most_common()),
-        "same_action": sum(bool(m.get("same_action")) for m in metas) / n,
-        "unreadable": sum(m.get("readable") is False for m in metas) / n,
+        "domains": dict(Counter(str(meta.get("task")) for meta in metas).most_common()),
+        "kinds": dict(Counter(str(meta.get("kind")) for meta in metas).most_common()),
+        "same_action": sum(bool(meta.get("same_action")) for meta in metas) / n,
+        "unreadable": sum(meta.get("readable") is False for meta in metas) / n,
         "control": 1 - len(plain) / n,
-        "chosen_tokens": median(tokens(chosen) for chosen, _ in sides),
-        "rejected_tokens": median(tokens(rejected) for _, rejected in sides),
+        "chosen_tokens": median(chosen for chosen, _ in lengths),
+        "rejected_tokens": median(rejected for _, rejected in lengths),
         "length_ratio": median(ratios),
-        # What a model would get right that has learned nothing but to be short.
+        # The accuracy of a model that has learned only to be short.
         "shorter_is_chosen": sum(ratio > 1 for ratio in ratios) / n,
     }
-    longer = sum(ratios[i] <= 1 for i in plain) / max(1, len(plain))
-    if rules is None:
-        return figures
-    biggest, count = domains.most_common(1)[0]
-    same, unreadable = figures["same_action"], figures["unreadable"]
+    if rules and (broken := _broken_rules(figures, sum(ratio <= 1 for ratio in plain) / max(1, len(plain)), rules)):
+        raise PairsError("; ".join(broken))
+    return figures
+
+
+def _broken_rules(figures: Mapping[str, Any], longer: float, rules: Rules) -> list[str]:
+    """A message for each broken rule; `longer`: share of chosen sides no shorter."""
+    domain, count = next(iter(figures["domains"].items()))
+    share, same, unreadable = count / figures["pairs"], figures["same_action"], figures["unreadable"]
     checks = [
         (
             longer > rules.longer,
@@ -148,8 +154,8 @@ def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
             "leave out kinds such as no_action and loop, or shorten the thoughts",
         ),
         (
-            count / n > rules.domain,
-            f"{count / n:.0%} of the pairs are {biggest} (at most {rules.domain:.0%}); add rows of another",
+            share > rules.domain,
+            f"{share:.0%} of the pairs are {domain} (at most {rules.domain:.0%}); add rows of another",
         ),
         (
             same < rules.same_action,
@@ -162,25 +168,24 @@ def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
             f"{rules.unreadable:.0%}); add wrong_format and no_action",
         ),
     ]
-    if broken := [text for refused, text in checks if refused]:
-        raise PairsError("; ".join(broken))
-    return figures
+    return [message for is_broken, message in checks if is_broken]
 
 
 def distinct(pairs: Iterable[Row], key: Callable[[Row], Any]) -> tuple[list[Row], int]:
-    """The first of each key, and how many others there were."""
-    found: dict[Any, Row] = {}
+    """The first pair of each key, and the number of the others."""
+    first: dict[Any, Row] = {}
     total = 0
-    for p in pairs:
+    for row in pairs:
         total += 1
-        found.setdefault(key(p), p)
-    return list(found.values()), total - len(found)
+        first.setdefault(key(row), row)
+    return list(first.values()), total - len(first)
 
 
-def _disciplined(g: Given, row: Row) -> bool:
-    held = examine(g.text, g.turn, {"env": g.env, "actions": row.get("actions")}, thought=THOUGHT, filler=FILLER)
-    return all(value is not False for value in held.values())
+def _disciplined(source: SourceTurn, row: Row) -> bool:
+    context = {"env": source.env, "actions": row.get("actions")}
+    rules = examine(source.text, source.turn, context, thought=THOUGHT, filler=FILLER)
+    return all(value is not False for value in rules.values())
 
 
-def _said(text: str) -> list[dict[str, str]]:
+def _agent(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]

@@ -1,7 +1,7 @@
-"""DBBench-style trajectories over small invented tables: question, SQL, what the database returns, answer.
+"""DBBench-style trajectories over small invented tables.
 
-Every statement runs in SQLite while the trajectory is made, and the answer is what came back, so that a wrong pair of
-SQL and answer cannot be written down.
+A trajectory is a question, SQL, the database's reply and an answer. Every statement runs in SQLite, and the answer is
+its result, so that SQL and answer always agree.
 """
 
 # ruff: noqa: S608 - the statements are made of this file's own words and numbers
@@ -21,7 +21,7 @@ from adapters.rewards.agent_sql import SqlError, execute
 
 @dataclass(frozen=True)
 class Domain:
-    """What a table is about: its key column, a column of words, and two of whole numbers with their ranges."""
+    """A table's subject: a key column, a column of words, two of whole numbers."""
 
     table: str
     noun: str
@@ -41,7 +41,7 @@ class Domain:
 @cache
 def domains() -> dict[str, tuple[Domain, ...]]:
     """The invented tables, `seen` and `unseen`."""
-    out: dict[str, list[Domain]] = {"seen": [], "unseen": []}
+    by_side: dict[str, list[Domain]] = {"seen": [], "unseen": []}
     for line in (
         resources.files("adapters.data_aug.agent").joinpath("tables.txt").read_text(encoding="utf-8").splitlines()
     ):
@@ -52,12 +52,12 @@ def domains() -> dict[str, tuple[Domain, ...]]:
         noun, plural = nouns.split("/")
         ranges = tuple((name, int(span.split()[0]), int(span.split()[1])) for name, span in numbers)
         values = tuple(names.split(", ")), tuple(words.split(", "))
-        out[side].append(Domain(table, noun, plural, key, values[0], word, values[1], ranges))
-    return {side: tuple(held) for side, held in out.items()}
+        by_side[side].append(Domain(table, noun, plural, key, values[0], word, values[1], ranges))
+    return {side: tuple(domains) for side, domains in by_side.items()}
 
 
 def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
-    """One trajectory: `env`, `messages` from the question to the answer, and the `table` before it."""
+    """One trajectory: `env`, `messages` and the `table` before them."""
     domain = rng.choice(domains()["unseen" if unseen else "seen"])
     table = _table(domain, rng)
     question, sql, plan = _ask(domain, table, rng)
@@ -80,9 +80,9 @@ def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
     rows, _ = execute(table, sql)
     messages += [_agent(write("dbbench", plan, "operate", sql)), _user(str(rows) if rows else "[]")]
     changed = not sql.startswith("SELECT")
-    found = ["done"] if changed else [str(value) for row in rows for value in row]
-    thought = _conclusion(found, changed, rng)
-    messages.append(_agent(write("dbbench", thought, "answer", json.dumps(found, ensure_ascii=False))))
+    answer = ["done"] if changed else [str(value) for row in rows for value in row]
+    thought = _conclusion(answer, changed, rng)
+    messages.append(_agent(write("dbbench", thought, "answer", json.dumps(answer, ensure_ascii=False))))
     return {"env": "dbbench", "messages": messages, "table": table}
 
 
@@ -166,10 +166,10 @@ def _ask(d: Domain, table: dict[str, Any], rng: random.Random) -> tuple[str, str
     return rng.choice(questions), sql, rng.choice(thoughts)
 
 
-def _conclusion(found: Sequence[str], changed: bool, rng: random.Random) -> str:
+def _conclusion(answer: Sequence[str], changed: bool, rng: random.Random) -> str:
     if changed:
         return rng.choice(("The table is changed as asked.", "The statement went through; nothing is left to do."))
-    shown = ", ".join(found[:2]) + (" and others" if len(found) > 2 else "")
+    shown = ", ".join(answer[:2]) + (" and others" if len(answer) > 2 else "")
     return rng.choice((f"The database returned {shown}.", f"The result is {shown}, which answers the question."))
 
 

@@ -1,4 +1,4 @@
-"""What a funder gave: identifiers, schemes and titles in realistic numbers."""
+"""Awards of a funder: identifiers, schemes and titles in realistic numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _scheme(rng: Random, funder: Funder) -> tuple[str, str] | None:
 
 
 def count(rng: Random) -> int:
-    """How many identifiers a funder that has any gets."""
+    """Draw the number of a funder's identifiers, at least one."""
     return _COUNTS[bisect(_COUNT_SUMS, rng.random() * _COUNT_SUMS[-1])]
 
 
@@ -50,16 +50,22 @@ def _hold(rng: Random, award: Award, style: int) -> None:
 
 
 def draw_ids(rng: Random, funder: Funder, number: int) -> list[str]:
-    """Identifiers of a funder, without its own name before a blank: "MOST 106-2420" of the MOST gives "106-2420"."""
-    found = []
-    for made in identifiers(rng, funder.shape, number):
-        head, _, rest = made.partition(" ")
-        found.append(rest if rest and head in funder.label and head.isalpha() and len(head) > 1 else made)
-    return found
+    """Identifiers of a funder, without its own name before a blank.
+
+    "MOST 106-2420" of the MOST becomes "106-2420".
+    """
+    ids = []
+    for award_id in identifiers(rng, funder.shape, number):
+        head, _, rest = award_id.partition(" ")
+        ids.append(rest if rest and head in funder.label and head.isalpha() and len(head) > 1 else award_id)
+    return ids
 
 
 def draw_awards(rng: Random, funder: Funder, style: int, more: float = 1.0) -> list[Award]:
-    """The awards of one funder; ``more`` raises the odds of identifiers, ``style`` is how this text writes initials."""
+    """The awards of one funder.
+
+    ``more`` raises the odds of identifiers, ``style`` is how this text writes initials.
+    """
     with_ids = rng.random() < (0.60 if funder.known else 0.30) * more
     award = Award(draw_ids(rng, funder, count(rng)) if with_ids else [], _scheme(rng, funder))
     if award.scheme is None and rng.random() < (0.075 if with_ids else 0.02):
@@ -73,14 +79,14 @@ def draw_awards(rng: Random, funder: Funder, style: int, more: float = 1.0) -> l
         return [award]
     awards = [award]
     for scheme in rng.sample(funder.schemes, min(len(funder.schemes), 2)):
-        if all(scheme[1] not in one.schemes for one in awards):
+        if all(scheme[1] not in other.schemes for other in awards):
             fresh = [i for i in draw_ids(rng, funder, 1 + int(rng.random() * 1.3)) if i not in award.ids]
             awards.append(Award(fresh if rng.random() < 0.9 else [], scheme))
     return awards
 
 
 def draw_mention(rng: Random, funder: Funder, style: int, more: float = 1.0) -> Mention:
-    """A funder with what it gave."""
+    """A funder with its awards."""
     return Mention(funder, draw_awards(rng, funder, style, more))
 
 

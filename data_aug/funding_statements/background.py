@@ -1,4 +1,4 @@
-"""Sentences without a funder: thanks to people and institutions, disclaimers, declarations, addresses, headings."""
+"""Sentences without a funder: thanks, disclaimers, declarations, headings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAYS = re.compile(r"Foundation|Office|Fund\b|Trust|Stiftung|Board|Society|Counc
 
 
 def _institution(rng: Random) -> str:
-    """A real university or institute, thanked for anything but money."""
+    """A real university or institute that does not fund."""
     while True:
         name, _, _, kind = REGISTRY[int(rng.random() * len(REGISTRY))]
         if kind in ("university", "institute") and not _PAYS.search(name):
@@ -88,7 +88,7 @@ def close(text: str) -> str:
 
 
 def agree(text: str) -> str:
-    """Repair the verb after a singular subject and the possessive after a first person."""
+    """Correct the verb after a singular subject, the possessive after a first person."""
     for subject, pairs in _AGREEMENT.items():
         if text.startswith(subject):
             rest = text[len(subject) :]
@@ -123,7 +123,7 @@ def negative(rng: Random) -> list[str]:
         return [sentence(rng, "coi"), *([other(rng)] if rng.random() < 0.3 else [])]
     if roll < 0.11:
         return [sentence(rng, "declare") for _ in range(1 + int(rng.random() * 2))]
-    out = [thanks(rng)]
-    while rng.random() < 0.55 and len(out) < 14:
-        out.append(thanks(rng) if rng.random() < 0.8 else other(rng))
-    return out
+    sentences = [thanks(rng)]
+    while rng.random() < 0.55 and len(sentences) < 14:
+        sentences.append(thanks(rng) if rng.random() < 0.8 else other(rng))
+    return sentences

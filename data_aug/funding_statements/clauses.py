@@ -1,4 +1,4 @@
-"""Sentences that name funders, built around the phrases; none ends with a full stop yet."""
+"""Sentences that name funders, without their full stop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _authors(rng: Random, style: int) -> str:
 
 
 def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
-    """The usual sentence: a list of one or more funders, in the passive, the active, or about one author."""
+    """A list of funders, in the passive, the active, or about one author."""
     items = [phrase(rng, mention) for mention in mentions]
     roll = rng.random()
     rule = "passive" if roll < 0.64 else "active" if roll < 0.83 else "personal"
@@ -60,28 +60,31 @@ def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
 
 
 def respectively(rng: Random, mentions: list[Mention]) -> str:
-    """Funders first, their identifiers after, in the same order; every mention has one identifier."""
+    """Funders first, then their identifiers in the same order.
+
+    Every mention has one identifier.
+    """
     merged = Award([i for mention in mentions for i in mention.awards[0].ids])
     names = join(rng, [mention.funder.the for mention in mentions if mention.funder], loose=0)
     return GRAMMAR.say(rng, "respectively", names=names, listed=words(rng, merged, "", False))
 
 
 def bare_list(rng: Random, mentions: list[Mention]) -> str:
-    """The journal form: funder, "Grant/Award Number:", identifiers; separated by semicolons."""
+    """The journal form: funder, "Grant/Award Number:", identifiers; semicolons."""
     form = int(rng.random() * 4)
-    parts = []
+    entries = []
     for mention in mentions:
         award = mention.awards[0]
         name = mention.funder.label if mention.funder else award.schemes[0]
         if not award.ids:
-            parts.append(name if form != 3 else f"Contract grant sponsor: {name}")
+            entries.append(name if form != 3 else f"Contract grant sponsor: {name}")
             continue
         ids = id_list(rng, award)
         many = "s" if len(award.ids) > 1 else ""
         shapes = (f"{name}, Grant/Award Number{many}: {ids}", f"{name}: {ids}", f"{name} ({ids})")
-        parts.append(shapes[form] if form < 3 else f"Contract grant sponsor: {name}; contract grant number: {ids}")
+        entries.append(shapes[form] if form < 3 else f"Contract grant sponsor: {name}; contract grant number: {ids}")
     head = GRAMMAR.say(rng, "bare_head").replace("_", " ") if form < 3 else ""
-    return head + "; ".join(parts)
+    return head + "; ".join(entries)
 
 
 def _bracket(rng: Random, award: Award, shape: str) -> str:
@@ -89,7 +92,10 @@ def _bracket(rng: Random, award: Award, shape: str) -> str:
 
 
 def through(rng: Random, first: Funder, award: Award, second: Funder) -> str:
-    """An agency that spends the money of another body: the identifier belongs to the first, the second has none."""
+    """A funder that spends the money of another body.
+
+    The identifier belongs to the first, the second has none.
+    """
     scheme = ""
     if award.scheme:
         scheme = f"the {award.scheme[1]} through " if award.scheme[0] == "p" else f"{a(award.scheme[1])} of "
@@ -98,13 +104,13 @@ def through(rng: Random, first: Funder, award: Award, second: Funder) -> str:
 
 
 def european_union(rng: Random) -> Mention:
-    """The body behind the European Research Council, named for its framework programme."""
+    """The European Union as a funder, named for its framework programme."""
     union = Funder("EU", GRAMMAR.say(rng, "union"), "the ", "eu", "", (), True)
     return Mention(union, [Award([], ("p", GRAMMAR.say(rng, "union_programme")))])
 
 
 def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> str:
-    """A grant of the council under a programme of the union: the identifier is the council's."""
+    """A grant of the council under a programme of the union; the id is the council's."""
     scheme = ""
     if award.scheme:
         scheme = f" through {a(award.scheme[1])}" if award.scheme[0] == "f" else f" ({award.scheme[1]})"
@@ -115,10 +121,10 @@ def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> s
 
 
 def open_access(rng: Random, funder: Funder) -> str:
-    """Who paid the publication charge."""
+    """A sentence on who paid the publication charge."""
     return GRAMMAR.say(rng, "open_access", the=funder.the)
 
 
 def disclaimer(rng: Random, names: list[str]) -> str:
-    """Views are not those of the named bodies."""
+    """A disclaimer: the views are not those of the named bodies."""
     return GRAMMAR.say(rng, "disclaimer", the=" or ".join(names))

@@ -1,4 +1,4 @@
-"""A very small text grammar: templates with choices and named slots, compiled once.
+"""A small text grammar: templates with choices and named slots.
 
 ``<a|b|c>`` picks one part, and may nest; ``{name}`` is filled from the values of the call, else from a rule.
 A rule is a sequence of templates (one is picked) or a function of the random generator.
@@ -12,21 +12,21 @@ from pathlib import Path
 from random import Random
 
 Maker = Callable[[Random], str]
-Node = str | tuple[str] | list["Parts"]
+Node = str | tuple[str] | list["Template"]
 """Literal text, a one-element tuple holding a slot name, or the alternatives of a choice."""
-Parts = Sequence[Node]
+Template = Sequence[Node]
 
 
-def parse(template: str) -> Parts:
+def parse(template: str) -> Template:
     """Compile one template; an unbalanced bracket raises ValueError."""
-    parts, end = _alternatives(template, 0)
-    if end != len(template) or len(parts) != 1:
+    options, end = _alternatives(template, 0)
+    if end != len(template) or len(options) != 1:
         raise ValueError(f"unbalanced template: {template!r}")
-    return parts[0]
+    return options[0]
 
 
-def _alternatives(template: str, at: int) -> tuple[list[Parts], int]:
-    options: list[Parts] = []
+def _alternatives(template: str, at: int) -> tuple[list[Template], int]:
+    options: list[Template] = []
     now: list[Node] = []
     text: list[str] = []
     depth_zero = at == 0
@@ -63,8 +63,8 @@ def _alternatives(template: str, at: int) -> tuple[list[Parts], int]:
     return options, at
 
 
-def pick(rng: Random, options: Sequence[Parts]) -> Parts:
-    """One of the options, uniformly; cheaper than Random.choice, which this module calls millions of times."""
+def pick(rng: Random, options: Sequence[Template]) -> Template:
+    """One of the options, uniformly; faster than Random.choice in this hot loop."""
     return options[int(rng.random() * len(options))]
 
 
@@ -95,33 +95,33 @@ class Grammar:
 
     def __init__(self, rules: Mapping[str, Sequence[str] | Maker]) -> None:
         self.rules = rules
-        self._compiled: dict[str, list[Parts] | Maker] = {}
+        self._compiled: dict[str, list[Template] | Maker] = {}
 
     def say(self, rng: Random, rule: str, **values: str) -> str:
         """Expand a rule by name; an unknown name raises KeyError."""
-        found = self._rule(rule)
-        return found(rng) if callable(found) else self._render(rng, pick(rng, found), values)
+        options = self._rule(rule)
+        return options(rng) if callable(options) else self._render(rng, pick(rng, options), values)
 
-    def _rule(self, name: str) -> list[Parts] | Maker:
-        found = self._compiled.get(name)
-        if found is None:
+    def _rule(self, name: str) -> list[Template] | Maker:
+        options = self._compiled.get(name)
+        if options is None:
             rule = self.rules[name]
-            found = rule if callable(rule) else [parse(template) for template in rule]
-            self._compiled[name] = found
-        return found
+            options = rule if callable(rule) else [parse(template) for template in rule]
+            self._compiled[name] = options
+        return options
 
-    def _render(self, rng: Random, parts: Parts, values: Mapping[str, str]) -> str:
-        out: list[str] = []
-        for node in parts:
+    def _render(self, rng: Random, template: Template, values: Mapping[str, str]) -> str:
+        pieces: list[str] = []
+        for node in template:
             if isinstance(node, str):
-                out.append(node)
+                pieces.append(node)
             elif isinstance(node, tuple):
                 name = node[0]
                 if name in values:
-                    out.append(values[name])
+                    pieces.append(values[name])
                     continue
-                found = self._rule(name)
-                out.append(found(rng) if callable(found) else self._render(rng, pick(rng, found), values))
+                options = self._rule(name)
+                pieces.append(options(rng) if callable(options) else self._render(rng, pick(rng, options), values))
             else:
-                out.append(self._render(rng, pick(rng, node), values))
-        return "".join(out)
+                pieces.append(self._render(rng, pick(rng, node), values))
+        return "".join(pieces)

@@ -1,4 +1,4 @@
-"""Who funds: a table of well-known funders, the Crossref registry (CC0) and composed local bodies."""
+"""Funders: a table of well-known ones, the Crossref registry, composed bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One line of known_funders.txt; ``schemes`` are (form, text): f takes "a", p takes "the"."""
+    """One line of known_funders.txt.
+
+    ``schemes`` are (form, text): f takes "a", p takes "the".
+    """
 
     weight: int
     shape: str
@@ -30,7 +33,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Funder:
-    """A funder as one statement names it: ``label`` is the exact name, ``article`` what goes before it."""
+    """A funder as one statement names it: exact ``label``, and its ``article``."""
 
     key: str
     label: str
@@ -47,13 +50,13 @@ class Funder:
 
 
 def _read_known() -> list[Known]:
-    found = []
+    known = []
     for line in (_HERE / "known_funders.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             weight, shape, acronym, names, local, schemes = (field.strip() for field in line.split("|"))
             forms = tuple((s[0], s[2:]) for s in schemes.split(" ; ") if s)
-            found.append(Known(int(weight), shape, acronym, tuple(names.split(" ; ")), local, forms))
-    return found
+            known.append(Known(int(weight), shape, acronym, tuple(names.split(" ; ")), local, forms))
+    return known
 
 
 def _read_registry() -> list[tuple[str, str, str, str]]:
@@ -87,7 +90,7 @@ _ARTICLE = re.compile(
 
 
 def article(rng: Random, label: str, kind: str = "") -> str:
-    """Return "the " or nothing, as an author would write before the name; authors waver, so the result does."""
+    """Draw "the " or "" for a name; authors waver, so the result does."""
     roll = rng.random()
     if " " not in label:
         return "the " if roll < 0.3 and kind != "company" else ""
@@ -101,13 +104,13 @@ def article(rng: Random, label: str, kind: str = "") -> str:
 
 
 def _fits(acronym: str, name: str) -> bool:
-    """Whether the letters of the acronym occur in the name in their order."""
+    """Whether the letters of an acronym occur in the name in order."""
     letters = iter(name.casefold())
     return all(char in letters for char in acronym.casefold() if char.isalpha())
 
 
 def _surface(rng: Random, name: str, acronym: str, other: str) -> str:
-    """Long form, acronym, both, or bilingual."""
+    """The name as a text writes it: long form, acronym, both, or bilingual."""
     roll = rng.random()
     if acronym and roll < 0.24:
         return acronym
@@ -146,7 +149,10 @@ def registry_funder(rng: Random) -> Funder:
 
 
 def composed_funder(rng: Random) -> Funder:
-    """A nested or local body, invented from real places and fields: departments, provincial funds, key laboratories."""
+    """A nested or local body, invented from real places and fields.
+
+    Departments, provincial funds, key laboratories.
+    """
     roll = rng.random()
     rule, shape = (
         ("provincial", "province") if roll < 0.34 else ("open_lab", "openlab") if roll < 0.42 else ("nested", "uni")

@@ -1,4 +1,4 @@
-"""Invented people: names of many countries, titles, lists of names, author initials."""
+"""Invented people: names of many countries, titles, lists, initials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def surname(rng: Random) -> str:
 
 
 def full_name(rng: Random, given: str = "") -> str:
-    """A name as acknowledgements print it: given name, initials, or both, then the family name.
+    """A person's name: given name, initials, or both, then the family name.
 
     ``given`` is "woman" or "man" where a title already tells.
     """
@@ -51,7 +51,7 @@ def person(rng: Random) -> str:
 
 
 def people(rng: Random) -> str:
-    """A list of two to seven names joined in one of the usual ways; all plain names or each with its own title."""
+    """Two to seven names, all plain or each with its own title."""
     count = 2 + int(rng.random() ** 2 * 5.5)
     if rng.random() < 0.35:
         names = [f"{letter(rng)}. {surname(rng)}" for _ in range(count)]
@@ -65,7 +65,10 @@ def people(rng: Random) -> str:
 
 
 def initials(rng: Random, style: int) -> str:
-    """Initials of an author; style 0: A.B., 1: AB, 2: A. B., 3: A.B.C., 4: a full name with an initial."""
+    """Initials of an author in one of five styles.
+
+    0: A.B., 1: AB, 2: A. B., 3: A.B.C., 4: a full name with an initial.
+    """
     first, second = letter(rng), letter(rng)
     if style == 0:
         return f"{first}.{second}."

@@ -1,4 +1,4 @@
-"""How one funder and its awards read inside a sentence: "grant no. X from the Y", "the Y (X and Z)", and so on."""
+"""How a sentence names a funder and its awards: "grant no. X from the Y"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from adapters.data_aug.funding_statements.names import Funder
 
 @dataclass(slots=True)
 class Award:
-    """Awards that share a scheme or a title; ``scheme`` is (form, text), form "f" takes "a" and "p" takes "the"."""
+    """Awards that share a scheme or a title.
+
+    ``scheme`` is (form, text): form "f" takes "a", form "p" takes "the".
+    """
 
     ids: list[str] = field(default_factory=list)
     scheme: tuple[str, str] | None = None
@@ -29,7 +32,7 @@ class Award:
 
 @dataclass(slots=True)
 class Mention:
-    """One funder in one place of the text. ``funder`` is None for a programme that names no funder."""
+    """A funder at one place of the text; None for a programme without a funder."""
 
     funder: Funder | None
     awards: list[Award]
@@ -50,7 +53,10 @@ def a(noun: str) -> str:
 
 
 def join(rng: Random, items: list[str], semicolon: bool = False, loose: float = 0.25) -> str:
-    """A list in running text, with its own taste in commas; ``loose`` is how often it goes without an "and"."""
+    """A list in running text, with varying commas.
+
+    ``loose`` is the chance that it has no "and".
+    """
     if len(items) == 1:
         return items[0]
     roll = rng.random()
@@ -95,8 +101,10 @@ def phrase(rng: Random, mention: Mention) -> str:
     funder = mention.funder
     if funder is not None and len(mention.awards) > 1:
         bracket = rng.random() < 0.6
-        parts = [_inner(rng, award, funder.shape, bracket) for award in mention.awards]
-        return f"{funder.the} ({'; '.join(parts)})" if bracket else f"{funder.the} through {join(rng, parts, True, 0)}"
+        awards = [_inner(rng, award, funder.shape, bracket) for award in mention.awards]
+        return (
+            f"{funder.the} ({'; '.join(awards)})" if bracket else f"{funder.the} through {join(rng, awards, True, 0)}"
+        )
     award = mention.awards[0]
     scheme = award.scheme[1] if award.scheme else ""
     values = {"s": scheme, "u": award.under}
@@ -112,7 +120,7 @@ def phrase(rng: Random, mention: Mention) -> str:
         values["T"] = _quoted(rng, award.title)
     form = "award" if award.scheme and award.scheme[0] == "f" else "programme" if award.scheme else ""
     rule = [("ids" if award.ids else "none"), form, "title" if award.title else ""]
-    return GRAMMAR.say(rng, "under_ids" if award.under else "_".join(part for part in rule if part), **values)
+    return GRAMMAR.say(rng, "under_ids" if award.under else "_".join(filter(None, rule)), **values)
 
 
 def _quoted(rng: Random, title: str) -> str:

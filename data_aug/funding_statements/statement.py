@@ -1,4 +1,4 @@
-"""From a seed and an index to one labelled statement."""
+"""Make one labelled statement from a seed and an index."""
 
 from __future__ import annotations
 
@@ -44,13 +44,16 @@ _NEGATIVE = 0.365
 
 
 def synthesize(n: int, seed: int = 0) -> Iterator[Row]:
-    """Yield ``n`` statements; row i depends on (seed, i) only, so that a longer run begins with a shorter one."""
+    """Yield ``n`` statements.
+
+    Row i depends on (seed, i) only, so that a longer run begins with a shorter one.
+    """
     for index in range(n):
         yield make_row(seed, index)
 
 
 def make_row(seed: int, index: int) -> Row:
-    """The statement number ``index`` of a seed."""
+    """Statement number ``index`` of a seed."""
     rng = Random(f"{seed}:{index}")
     mentions: list[Mention] = []
     funding_first = False
@@ -64,7 +67,10 @@ def make_row(seed: int, index: int) -> Row:
 
 
 def label(mentions: list[Mention]) -> list[FunderRow]:
-    """Merge the mentions of a text into the target: one object a funder, one award a scheme or title."""
+    """Merge the mentions of a text into the target.
+
+    One object for each funder, one award for each scheme or title.
+    """
     rows: list[FunderRow] = []
     places: dict[str, FunderRow] = {}
     for mention in mentions:
@@ -98,10 +104,10 @@ def _add(awards: list[AwardRow], award: Award) -> None:
 def _draw(rng: Random, style: int) -> list[Mention]:
     """The funders of one text, each with its own name."""
     count = _FUNDER_COUNTS[bisect(_FUNDER_SUMS, rng.random() * _FUNDER_SUMS[-1])]
-    found: list[Mention] = []
+    mentions: list[Mention] = []
     seen: set[str] = set()
     more = (0.6, 1.0, 1.0, 1.3)[int(rng.random() * 4)]
-    while len(found) < count:
+    while len(mentions) < count:
         if rng.random() < 0.025:
             mention = programme(rng)
             keys = set(mention.awards[0].schemes)
@@ -111,8 +117,8 @@ def _draw(rng: Random, style: int) -> list[Mention]:
             keys = {funder.key, funder.label}
         if not keys & seen:
             seen |= keys
-            found.append(mention)
-    return found
+            mentions.append(mention)
+    return mentions
 
 
 def _plain(mention: Mention) -> bool:
@@ -120,34 +126,37 @@ def _plain(mention: Mention) -> bool:
 
 
 def _special(rng: Random, todo: list[Mention], at: int) -> tuple[str, int]:
-    """A sentence of a fixed build for the next mentions and how many it takes; 0 when none fits."""
-    left = todo[at : at + 3]
-    one = left[0].funder
-    two = left[1].funder if len(left) > 1 else None
-    award = left[0].awards[0]
+    """A sentence of a fixed form and the number of mentions it takes, 0 if none fits."""
+    following = todo[at : at + 3]
+    first = following[0].funder
+    second = following[1].funder if len(following) > 1 else None
+    award = following[0].awards[0]
     roll = rng.random()
-    if one is None or not _plain(left[0]):
+    if first is None or not _plain(following[0]):
         return "", 0
-    if two is not None and roll < 0.07:
-        some = left[: 2 + int(rng.random() * 1.4)]
+    if second is not None and roll < 0.07:
+        some = following[: 2 + int(rng.random() * 1.4)]
         if all(m.funder and _plain(m) and len(m.awards[0].ids) == 1 and not m.awards[0].scheme for m in some):
             return clauses.respectively(rng, some), len(some)
-    if two is not None and roll > (0.7 if one.shape in ("nrf_kr", "iitp") else 0.975):
-        left[1].awards = [Award()]
-        return clauses.through(rng, one, award, two), 2
-    if one.shape == "erc" and roll < 0.35 and not award.under:
+    if second is not None and roll > (0.7 if first.shape in ("nrf_kr", "iitp") else 0.975):
+        following[1].awards = [Award()]
+        return clauses.through(rng, first, award, second), 2
+    if first.shape == "erc" and roll < 0.35 and not award.under:
         union = clauses.european_union(rng)
         if all(m.funder is None or union.funder is None or m.funder.label != union.funder.label for m in todo):
             todo.insert(at + 1, union)
-            return clauses.under_union(rng, one, award, union), 2
-    if at and left[0].awards == [Award()] and roll < 0.06:
-        return clauses.open_access(rng, one), 1
+            return clauses.under_union(rng, first, award, union), 2
+    if at and following[0].awards == [Award()] and roll < 0.06:
+        return clauses.open_access(rng, first), 1
     return "", 0
 
 
 def _funding(rng: Random, todo: list[Mention], style: int) -> list[str]:
-    """Sentences for all mentions, in their order; may add a mention or empty the awards of a second-hand funder."""
-    out: list[str] = []
+    """Sentences for all mentions, in order.
+
+    May add a mention, and may empty the awards of a funder whose money another one spends.
+    """
+    sentences: list[str] = []
     if rng.random() < 0.05 and all(_plain(m) and not (m.funder and m.awards[0].scheme) for m in todo):
         return [clauses.bare_list(rng, todo)]
     together = rng.random() < 0.55
@@ -158,13 +167,13 @@ def _funding(rng: Random, todo: list[Mention], style: int) -> list[str]:
             left = todo[at:]
             size = len(left) if together else min(len(left), 1 + int(rng.random() ** 1.6 * 3.2))
             text = clauses.main_sentence(rng, left[:size], style)
-        out.append(text)
+        sentences.append(text)
         at += size
-    return out
+    return sentences
 
 
 def _positive(rng: Random) -> tuple[list[str], list[Mention], bool]:
-    """Sentences and mentions of a text with funders, and whether it begins with the money."""
+    """Sentences and mentions of a text with funders, and whether funding is first."""
     style = int(rng.random() * 5)
     mentions = _draw(rng, style)
     money = _funding(rng, mentions, style)
@@ -177,7 +186,7 @@ def _positive(rng: Random) -> tuple[list[str], list[Mention], bool]:
     if named and rng.random() < 0.04:
         names = [named[int(rng.random() * len(named))].the]
         extra = known_funder(rng)
-        if rng.random() < 0.3 and all(extra.label != one.label for one in named):
+        if rng.random() < 0.3 and all(extra.label != funder.label for funder in named):
             names.append(extra.the)
             mentions.append(Mention(extra, [Award()]))
         money.append(clauses.disclaimer(rng, names))
@@ -200,16 +209,19 @@ def _literals(funders: list[FunderRow]) -> Iterator[str]:
 
 
 def _finish(rng: Random, text: str, funders: list[FunderRow], funding_first: bool) -> str:
-    """Heading, a lost full stop, a truncated end, a hyphen from a line break; the labels stay literal."""
+    """Add a heading, drop a full stop, cut the end, or hyphenate a word.
+
+    The labels stay literal parts of the text.
+    """
     roll = rng.random()
     if roll < (0.125 if funding_first else 0.15):
         text = background.heading(rng, funding_first and roll < 0.06) + text
-    kept = text
+    finished = text
     roll = rng.random()
     if roll < 0.06:
-        kept = text.rstrip(".")
+        finished = text.rstrip(".")
     elif roll < 0.09 and len(text) > 120:
-        kept = text[: text.rfind(" ", 0, len(text) - int(rng.random() * 60))]
+        finished = text[: text.rfind(" ", 0, len(text) - int(rng.random() * 60))]
     elif roll < 0.13:
         words = text.split(" ")
         place = int(rng.random() * len(words))
@@ -217,5 +229,5 @@ def _finish(rng: Random, text: str, funders: list[FunderRow], funding_first: boo
         if len(word) > 7 and word.isalpha() and word.islower():
             cut = 3 + int(rng.random() * (len(word) - 5))
             words[place] = word[:cut] + ("-" if rng.random() < 0.6 else "- ") + word[cut:]
-            kept = " ".join(words)
-    return text if any(part not in kept for part in _literals(funders)) else kept
+            finished = " ".join(words)
+    return text if any(literal not in finished for literal in _literals(funders)) else finished

@@ -1,4 +1,4 @@
-"""Corpora of entities and relations: reading other people's formats, and mixing them for training.
+"""Entity and relation corpora: readers of their formats, and training mixes.
 
 A row is `{"id", "task": NER or RE, "source", "schema": [label, …], "text", "gold"}`; gold is {type: [text, …]} or
 {relation: [{"head", "tail"}, …]} with every label of the schema, `id` the SHA-256 of the text. Rows with character

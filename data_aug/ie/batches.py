@@ -1,7 +1,7 @@
-"""A large schema cut into prompts of a few labels, the hard ones to tell apart together.
+"""Cut a large schema into prompts of a few labels, confusable ones together.
 
-IEPile asks for 6 entity types or 4 relations at a time. Beside the labels that a text has, each prompt holds labels
-that are easily confused with them (a dictionary of such labels by source) and some others at random.
+As in IEPile, a prompt asks for 6 entity types or 4 relations. Its labels are those of the text, labels that are easily
+confused with them (from a dictionary by source) and some others at random.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def batches(
     else:
         chosen = [label for label in schema if rng.random() < 0.5] or [rng.choice(schema)]
     rng.shuffle(chosen)
-    cut = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-    if len(cut) > 1 and len(cut[-1]) < max(1, size // 2):
-        remainder = cut.pop()
-        cut[-1] += remainder
-    return cut
+    pieces = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    if len(pieces) > 1 and len(pieces[-1]) < max(1, size // 2):
+        remainder = pieces.pop()
+        pieces[-1] += remainder
+    return pieces
 
 
 def of_source(confusable: Confusable, task: str, source: str) -> Mapping[str, Sequence[str]]:
-    """The entry of a source, whose name may differ in case; empty when it has none."""
+    """The confusable labels of a source, by name in any case; perhaps none."""
     by_source = {name.casefold(): labels for name, labels in confusable.get(task, {}).items()}
     return by_source.get(source.casefold(), {})

@@ -1,7 +1,7 @@
-"""Annotated corpora in the field's file formats, as plain rows: CoNLL columns, SpERT's JSON, brat's standoff files.
+"""Read annotated corpora as plain rows: CoNLL, SpERT, brat, IEPile.
 
-Every reader yields `Sentence`s with character offsets; `Corpus` turns them into rows with one schema, the union of the
-corpus's labels or the one that is given.
+The readers make `Sentence`s with character offsets, and from these rows with one schema: the given one, or the union of
+the corpus's labels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from adapters.data_aug.ie.records import Row, from_iepile, row_id
 
 
 class Entity(NamedTuple):
-    """A mention. `parts` are character ranges of the sentence's text: one, or several when it is discontinuous."""
+    """A mention: its label and character ranges, several if it is discontinuous."""
 
     label: str
-    parts: tuple[tuple[int, int], ...]
+    ranges: tuple[tuple[int, int], ...]
 
     def surface(self, text: str) -> str:
-        """What the text says there."""
-        return " ".join(text[start:end] for start, end in self.parts)
+        """The text of the mention."""
+        return " ".join(text[start:end] for start, end in self.ranges)
 
 
 class Relation(NamedTuple):
@@ -68,17 +68,18 @@ class Options:
 
 @dataclass
 class Corpus:
-    """Rows of a corpus, and what was left out: reason -> number."""
+    """Rows of a corpus, and the number left out by reason."""
 
     rows: list[Row]
     left_out: dict[str, int] = field(default_factory=dict)
 
 
 def read_conll(path: Path, options: Options) -> Corpus:
-    """One token a line, blank lines between sentences, columns split at white space; tags in any BIO dialect.
+    """Read CoNLL columns: one token a line, blank lines between sentences.
 
-    As conlleval reads them, an I- tag after another type starts a mention; E-, L-, S- and U- are known too. Raises
-    ValueError for a line without the columns and for tags without a type.
+    Columns are split at white space; tags are in any BIO dialect. As conlleval reads them, an I- tag after another type
+    starts a mention; E-, L-, S- and U- are known too. Raises ValueError for a line without the columns and for tags
+    without a type.
     """
     sentences: list[Sentence] = []
     tokens: list[tuple[str, str]] = []
@@ -124,8 +125,9 @@ def _tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
 
 
 def read_spert(path: Path, options: Options) -> Corpus:
-    """A JSON list of `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`.
+    """Read SpERT's JSON: a list of sentences with tokens, entities and relations.
 
+    A sentence is `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`.
     Entities are token ranges, relations indices into them; both tasks get rows. Raises ValueError for other JSON.
     """
     try:
@@ -135,26 +137,27 @@ def read_spert(path: Path, options: Options) -> Corpus:
     if not isinstance(documents, list):
         raise ValueError("is no list of sentences")
     sentences = []
-    for number, one in enumerate(documents, 1):
+    for number, document in enumerate(documents, 1):
         try:
             starts = [0]
-            for token in one["tokens"]:
+            for token in document["tokens"]:
                 starts.append(starts[-1] + len(token) + 1)
-            entities = [Entity(e["type"], ((starts[e["start"]], starts[e["end"]] - 1),)) for e in one["entities"]]
+            entities = [Entity(e["type"], ((starts[e["start"]], starts[e["end"]] - 1),)) for e in document["entities"]]
             relations = [
-                Relation(r["type"], entities[r["head"]], entities[r["tail"]]) for r in one.get("relations", ())
+                Relation(r["type"], entities[r["head"]], entities[r["tail"]]) for r in document.get("relations", ())
             ]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
-        sentences.append(Sentence(" ".join(one["tokens"]), entities, relations))
+        sentences.append(Sentence(" ".join(document["tokens"]), entities, relations))
     return _rows(sentences, options, ("NER", "RE"))
 
 
 def read_brat(path: Path, options: Options) -> Corpus:
-    """A folder of NAME.txt and NAME.ann, a sentence a line of the text. Only T and R annotations are read.
+    """Read brat's standoff files: a folder of NAME.txt and NAME.ann.
 
-    A relation's first argument is its head. Mentions that cross a line, and relations with an end in another line,
-    are counted as left out. Raises ValueError for a folder without such pairs and for broken lines.
+    A line of the text is a sentence. Only T and R annotations are read; a relation's first argument is its head.
+    Mentions that cross a line, and relations with an end in another line, are counted as left out. Raises ValueError
+    for a folder without such pairs and for broken lines.
     """
     texts = sorted(p for p in path.rglob("*.txt") if p.with_suffix(".ann").is_file()) if path.is_dir() else []
     if not texts:
@@ -170,12 +173,12 @@ def read_brat(path: Path, options: Options) -> Corpus:
         by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
         lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n]+", text)]
         for name, entity in mentions.items():
-            inside = [n for n, (a, b) in enumerate(lines) if a <= entity.parts[0][0] and entity.parts[-1][1] <= b]
+            inside = [n for n, (a, b) in enumerate(lines) if a <= entity.ranges[0][0] and entity.ranges[-1][1] <= b]
             if not inside:
                 left_out["mentions across lines"] += 1
                 continue
             begin = lines[inside[0]][0]
-            moved = Entity(entity.label, tuple((a - begin, b - begin) for a, b in entity.parts))
+            moved = Entity(entity.label, tuple((a - begin, b - begin) for a, b in entity.ranges))
             placed[name] = inside[0], moved
             by_line.setdefault(inside[0], ([], []))[0].append(moved)
         for label, head, tail in relations:
@@ -196,18 +199,18 @@ def _standoff(path: Path) -> tuple[dict[str, Entity], list[tuple[str, str, str]]
     mentions: dict[str, Entity] = {}
     relations: list[tuple[str, str, str]] = []
     for number, line in enumerate(_lines(path), 1):
-        if line.startswith("T") and (found := _MENTION.fullmatch(line)):
-            ranges = [tuple(map(int, part.split())) for part in found[3].split(";")]
-            mentions[found[1]] = Entity(found[2], tuple((a, b) for a, b in ranges))
-        elif line.startswith("R") and (found := _RELATION.fullmatch(line)):
-            relations.append((found[1], found[2], found[3]))
+        if line.startswith("T") and (match := _MENTION.fullmatch(line)):
+            ranges = [tuple(map(int, bounds.split())) for bounds in match[3].split(";")]
+            mentions[match[1]] = Entity(match[2], tuple((a, b) for a, b in ranges))
+        elif line.startswith("R") and (match := _RELATION.fullmatch(line)):
+            relations.append((match[1], match[2], match[3]))
         elif line.startswith(("T", "R")):
             raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
     return mentions, relations
 
 
 def read_iepile(path: Path, options: Options) -> Corpus:
-    """A JSONL file of IEPile records, each a text with a batch of the schema. Renaming and schema do not apply."""
+    """Read a JSONL file of IEPile records, which have their own schemas and labels."""
     rows: list[Row] = []
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
@@ -226,31 +229,31 @@ READERS: dict[str, Callable[[Path, Options], Corpus]] = {
     "brat": read_brat,
     "iepile": read_iepile,
 }
-"""Format -> reader. Each raises ValueError that says what in the file is wrong."""
+"""Readers by format. Each raises ValueError that says what in the file is wrong."""
 
 
 def _rows(
     sentences: Iterable[Sentence], options: Options, tasks: Sequence[str], left_out: Mapping[str, int] | None = None
 ) -> Corpus:
-    """Rows of every task of which the corpus has labels."""
+    """Rows for each task that the corpus has labels for."""
     renamed = [_renamed(sentence, options.labels) for sentence in sentences]
     corpus = Corpus([], {reason: n for reason, n in (left_out or {}).items() if n})
     wanted = [task for task in tasks if task in options.tasks]
-    labels = {t: dict.fromkeys(label for sentence in renamed for label, _ in _found(sentence, t)) for t in wanted}
+    labels = {t: dict.fromkeys(label for sentence in renamed for label, _ in _labelled(sentence, t)) for t in wanted}
     labels = {task: seen for task, seen in labels.items() if seen or (options.schema and len(wanted) == 1)}
     if not labels:
         raise ValueError(f"has no labels for {' or '.join(options.tasks)}")
     if options.schema and len(labels) > 1:
         raise ValueError("has entities and relations; a schema is one task's, so choose the task too")
     for task, seen_labels in labels.items():
-        if strange := [label for label in seen_labels if options.schema and label not in options.schema]:
-            raise ValueError(f"has the label {strange[0]!r}, which the given schema lacks; rename it, or to nothing")
+        if unknown := [label for label in seen_labels if options.schema and label not in options.schema]:
+            raise ValueError(f"has the label {unknown[0]!r}, which the given schema lacks; rename it, or to nothing")
         seen: set[str] = set()
         for sentence in renamed:
             row = _row(sentence, task, options.schema or list(seen_labels), options.source)
             reason = "without labels" if options.drop_empty and not any(row["gold"].values()) else ""
             if sentence.text in seen and not options.keep_doubles:
-                reason = "texts that came before"
+                reason = "duplicate texts"
             seen.add(sentence.text)
             if reason:
                 corpus.left_out[reason] = corpus.left_out.get(reason, 0) + 1
@@ -269,7 +272,7 @@ def _renamed(sentence: Sentence, labels: Mapping[str, str]) -> Sentence:
     )
 
 
-def _found(sentence: Sentence, task: str) -> Iterator[tuple[str, str | dict[str, str]]]:
+def _labelled(sentence: Sentence, task: str) -> Iterator[tuple[str, str | dict[str, str]]]:
     if task == "NER":
         yield from ((e.label, e.surface(sentence.text)) for e in sentence.entities)
     else:
@@ -279,13 +282,13 @@ def _found(sentence: Sentence, task: str) -> Iterator[tuple[str, str | dict[str,
 
 def _row(sentence: Sentence, task: str, schema: Sequence[str], source: str) -> Row:
     gold: dict[str, list[Any]] = {label: [] for label in schema}
-    for label, entry in _found(sentence, task):
+    for label, entry in _labelled(sentence, task):
         if entry not in gold[label]:
             gold[label].append(entry)
     row: Row = {"id": row_id(sentence.text), "task": task, "source": source, "schema": list(schema)}
     row |= {"text": sentence.text, "gold": gold}
     if task == "NER":
-        row["spans"] = sorted([*e.parts[0], e.label] for e in sentence.entities if len(e.parts) == 1)
+        row["spans"] = sorted([*e.ranges[0], e.label] for e in sentence.entities if len(e.ranges) == 1)
     return row
 
 

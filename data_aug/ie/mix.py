@@ -1,9 +1,9 @@
-"""The training mix of Agents-K1: sources capped to one level, 70 % of the records with something to find, no text on
-both sides of the split, and a ledger of what became of every source.
+"""The training mix of Agents-K1: balanced sources, empty records, a split.
 
-The card gives sizes and shares; how they are reached is this project's choice. Records with and without labels are
-levelled apart: each side has a cap per source, the highest one that does not exceed the side's quota, so that what a
-small source cannot give the others do. The split is by text: all records of a text stand on one side.
+The model card gives sizes and shares; how they are reached is this project's choice. Records with and without labels
+are balanced separately: the records of a source are capped, and the cap is the highest that keeps the sum within the
+quota, so that larger sources make up for small ones. The split is by text: all records of a text stand on one side. A
+ledger counts what became of each source.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ CARD_SOURCES = (
 
 @dataclass(frozen=True)
 class Mix:
-    """What to mix. `total` records, of which `empty` (a share) have nothing to find and `validation` are held out.
+    """Settings of a mix.
 
-    `cap` bounds a source's records, both kinds together; None levels the sources as far as the total allows. `tasks`
-    and `sources` (empty: all) and `language` ("en" or "any") filter. `sizes` is labels in a prompt by task.
+    `total`: number of records; `empty` and `validation`: shares without labels, and held out. `cap` bounds a source's
+    records, both kinds together; None levels the sources as far as the total allows. `tasks` and `sources` (empty: all)
+    and `language` ("en" or "any") filter. `sizes` is labels in a prompt by task.
     """
 
     total: int = 16_000
@@ -57,7 +58,7 @@ class Mix:
 
 @dataclass
 class Mixed:
-    """Both sides of the mix, and its ledger: source -> what happened -> how many records."""
+    """Both sides of a mix, and its ledger: counts of records by source and outcome."""
 
     train: list[Row]
     validation: list[Row]
@@ -68,24 +69,25 @@ class Mixed:
 def mix(
     records: Iterable[Mapping[str, Any]], options: Mix, confusable: Confusable, exclude: Iterable[str] = ()
 ) -> Mixed:
-    """Mix IEPile records (already batched, used as they are) and plain rows (batched here).
+    """Mix IEPile records and plain rows for training.
 
+    IEPile records are used as they are; the schemas of plain rows are cut into batches here.
     Texts in `exclude`, up to case, white space and punctuation, are kept out of both sides: give the test sets.
     Raises ValueError when a record cannot be read, naming its number, or when nothing is left.
     """
     ledger: dict[str, Counter[str]] = {}
     kept = _records(records, options, confusable, {_key(text) for text in exclude}, ledger)
-    some = [row for row in kept if any(row["gold"].values())]
-    none = [row for row in kept if not any(row["gold"].values())]
+    labelled = [row for row in kept if any(row["gold"].values())]
+    empty = [row for row in kept if not any(row["gold"].values())]
     if not kept:
         raise ValueError("no record is left after the filters")
     caps: tuple[int | None, int | None] = (None, None)
     if options.cap is not None:
         caps = (max(1, round(options.cap * (1 - options.empty))), round(options.cap * options.empty))
-    available = [sum(_sizes(rows, cap).values()) for rows, cap in zip((some, none), caps, strict=True)]
+    available = [sum(_sizes(rows, cap).values()) for rows, cap in zip((labelled, empty), caps, strict=True)]
     rng = random.Random(options.seed)
     chosen: list[Row] = []
-    for rows, quota, cap in zip((some, none), _quotas(available[0], available[1], options), caps, strict=True):
+    for rows, quota, cap in zip((labelled, empty), _quotas(available[0], available[1], options), caps, strict=True):
         chosen += _levelled(rows, quota, cap, rng)
     rng.shuffle(chosen)
     train, validation = _split(chosen, options.validation, rng)
@@ -127,11 +129,11 @@ def _records(
         elif _key(row["text"]) in excluded:
             entry["in test sets"] += 1
         else:
-            for one in [row] if is_iepile(record) else _batched(row, options, confusable):
-                key = (one["task"], one["text"], *sorted(one["schema"]))
+            for example in [row] if is_iepile(record) else _batched(row, options, confusable):
+                key = (example["task"], example["text"], *sorted(example["schema"]))
                 entry["doubles" if key in seen else "records"] += 1
                 if key not in seen:
-                    kept.append(one)
+                    kept.append(example)
                 seen.add(key)
     return kept
 
@@ -141,16 +143,16 @@ def _plain(record: Mapping[str, Any]) -> Row:
     if not isinstance(text, str) or not text.strip() or not isinstance(gold, Mapping):
         raise ValueError("a plain row has a text and gold, an object from labels to lists")
     schema = record.get("schema") or list(gold)
-    if not isinstance(schema, list) or not all(isinstance(found, list | None) for found in gold.values()):
+    if not isinstance(schema, list) or not all(isinstance(entries, list | None) for entries in gold.values()):
         raise ValueError("schema must be a list, and gold an object from labels to lists")
-    if strange := [label for label, found in gold.items() if found and label not in schema]:
-        raise ValueError(f"gold has the label {strange[0]!r}, which is not in the schema")
+    if unknown := [label for label, entries in gold.items() if entries and label not in schema]:
+        raise ValueError(f"gold has the label {unknown[0]!r}, which is not in the schema")
     return {**record, "id": record.get("id") or row_id(text), "schema": schema, "source": str(record.get("source", ""))}
 
 
 def _batched(row: Row, options: Mix, confusable: Confusable) -> list[Row]:
     gold, hard = row["gold"], of_source(confusable, row["task"], row["source"])
-    present = {label for label, found in gold.items() if found}
+    present = {label for label, entries in gold.items() if entries}
     rng = random.Random(f"{options.seed}:{row['task']}:{row['id']}")
     plain = {key: value for key, value in row.items() if key != "spans"}
     return [
@@ -160,7 +162,7 @@ def _batched(row: Row, options: Mix, confusable: Confusable) -> list[Row]:
 
 
 def _quotas(some: int, none: int, options: Mix) -> tuple[int, int]:
-    """Records with and without labels: the shares of the largest total that both can fill."""
+    """Numbers of records with and without labels, of the largest possible total."""
     total = min(float(options.total), some / (1 - options.empty), none / options.empty if options.empty else some)
     empty = round(total * options.empty)
     return min(some, round(total) - empty), min(none, empty)
@@ -172,17 +174,17 @@ def _sizes(rows: Sequence[Row], cap: int | None) -> Counter[str]:
 
 
 def _levelled(rows: Sequence[Row], quota: int, cap: int | None, rng: random.Random) -> list[Row]:
-    """`quota` rows, from each source the same number as far as it has them (and `cap` allows)."""
+    """`quota` rows, spread evenly over the sources as far as each has them."""
     sizes = _sizes(rows, cap)
 
-    def given(level: int) -> int:
+    def rows_at(level: int) -> int:
         return sum(min(size, level) for size in sizes.values())
 
-    level = bisect_right(range(max(sizes.values(), default=0) + 1), quota, key=given) - 1
+    level = bisect_right(range(max(sizes.values(), default=0) + 1), quota, key=rows_at) - 1
     take = {source: min(size, level) for source, size in sizes.items()}
     larger = sorted(source for source, size in sizes.items() if size > level)
     # What this level leaves over is less than one row for each of the larger sources.
-    for source in rng.sample(larger, min(len(larger), quota - given(level))):
+    for source in rng.sample(larger, min(len(larger), quota - rows_at(level))):
         take[source] += 1
     by_source: dict[str, list[Row]] = {}
     for row in rows:
@@ -196,11 +198,12 @@ def _split(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[
         by_text.setdefault(_key(row["text"]), []).append(n)
     groups = sorted(by_text.values())
     rng.shuffle(groups)
-    room, held = round(share * len(rows)), set[int]()
+    room, held_out = round(share * len(rows)), set[int]()
     for group in groups:
-        if len(held) + len(group) <= room:
-            held.update(group)
-    return [row for n, row in enumerate(rows) if n not in held], [row for n, row in enumerate(rows) if n in held]
+        if len(held_out) + len(group) <= room:
+            held_out.update(group)
+    train = [row for n, row in enumerate(rows) if n not in held_out]
+    return train, [row for n, row in enumerate(rows) if n in held_out]
 
 
 def _key(text: str) -> str:

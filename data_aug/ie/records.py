@@ -1,4 +1,4 @@
-"""IEPile's records, whose instruction and output are JSON inside JSON, and the plain rows made of them."""
+"""IEPile's records (JSON inside JSON), and the plain rows made of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Row = dict[str, Any]
 
 
 def row_id(text: str) -> str:
-    """What rows of one text share: its SHA-256, as in IEPile's evaluation files."""
+    """The SHA-256 of a text, as in IEPile's evaluation files."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_iepile(record: Mapping[str, Any]) -> bool:
-    """Whether a record is IEPile's, training or test."""
+    """Whether a record is in IEPile's form, training or test."""
     return isinstance(record.get("instruction"), str) and ("output" in record or "label" in record)
 
 
@@ -26,26 +26,26 @@ def from_iepile(record: Mapping[str, Any]) -> Row:
     `language` is "en" when the instruction is ASCII, as it is in the English part. Relations get head and tail, which
     the data calls subject and object in most places. Raises ValueError for a record that cannot be read.
     """
-    asked = _inner(record, "instruction")
-    if not isinstance(asked, dict) or not isinstance(asked.get("input"), str):
+    instruction = _inner(record, "instruction")
+    if not isinstance(instruction, dict) or not isinstance(instruction.get("input"), str):
         raise ValueError("instruction holds no input text")
-    schema = asked.get("schema")
+    schema = instruction.get("schema")
     if not isinstance(schema, list) or not schema or not all(isinstance(label, str) for label in schema):
         raise ValueError("instruction holds no schema of label names")
-    found = _inner(record, "output") if "output" in record else _grouped(_inner(record, "label"), schema)
-    if not isinstance(found, dict) or not all(isinstance(entries, list | None) for entries in found.values()):
+    gold = _inner(record, "output") if "output" in record else _grouped(_inner(record, "label"), schema)
+    if not isinstance(gold, dict) or not all(isinstance(entries, list | None) for entries in gold.values()):
         raise ValueError("output is no object from labels to lists")
-    if strange := [label for label, entries in found.items() if entries and label not in schema]:
-        raise ValueError(f"output has the label {strange[0]!r}, which is not in the schema")
-    text = asked["input"]
+    if unknown := [label for label, entries in gold.items() if entries and label not in schema]:
+        raise ValueError(f"output has the label {unknown[0]!r}, which is not in the schema")
+    text = instruction["input"]
     return {
         "id": row_id(text),
         "task": str(record.get("task", "")),
         "source": str(record.get("source", "")),
-        "language": "en" if str(asked.get("instruction", "")).isascii() else "other",
+        "language": "en" if str(instruction.get("instruction", "")).isascii() else "other",
         "schema": schema,
         "text": text,
-        "gold": {label: [_entry(entry) for entry in found.get(label) or ()] for label in schema},
+        "gold": {label: [_entry(entry) for entry in gold.get(label) or ()] for label in schema},
     }
 
 
@@ -60,15 +60,18 @@ def _inner(record: Mapping[str, Any], key: str) -> Any:
 
 
 def _grouped(labels: object, schema: list[str]) -> dict[str, list[Any]]:
-    """A test record's flat list of labels, by type or relation. It is the text's; other batches have the rest of it."""
-    if not isinstance(labels, list) or not all(isinstance(one, dict) for one in labels):
+    """A test record's flat list of labels, grouped by type or relation.
+
+    The list covers the whole text; labels outside the record's schema belong to other batches.
+    """
+    if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
         raise ValueError("label is no list of objects")
-    found: dict[str, list[Any]] = {}
-    for one in labels:
-        name = one.get("entity_type") or one.get("relation")
+    by_name: dict[str, list[Any]] = {}
+    for label in labels:
+        name = label.get("entity_type") or label.get("relation")
         if name in schema:
-            found.setdefault(name, []).append(one.get("entity", one))
-    return found
+            by_name.setdefault(name, []).append(label.get("entity", label))
+    return by_name
 
 
 def _entry(entry: object) -> str | dict[str, str]:

@@ -1,15 +1,16 @@
-"""Noise that scholarly text picks up on its way through scanners, PDF readers and markup, with exact label spans.
+"""Noise of scans, PDF readers and markup, with exact positions of labels.
 
     noise_row(row, preset("document", "medium"), seed=1, epoch=0, policy="protect", share=0.5)
     noise_text(text, rng, spans, Noise((Ligatures(rate=0.5), Hyphenation())), policy="follow")
 
-A family is a frozen dataclass of rates, or any callable `(text, rng, spans) -> list[Edit]`: it proposes edits, and the
-composer makes those that respect the labelled spans. Every result carries its edits and maps spans both ways.
+A family is a `NoiseFamily`, or any callable `(text, rng, spans) -> list[Edit]`. It proposes edits; those that respect
+the labelled spans are made. Every result carries its edits and maps spans both ways.
 """
 
 from adapters.data_aug.noise.characters import Case, Ocr, Swaps
 from adapters.data_aug.noise.compose import Noise, noise_text
 from adapters.data_aug.noise.edits import Edit, Family, Noised, Path, Span, hits
+from adapters.data_aug.noise.family import FormedFamily, NoiseFamily
 from adapters.data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
 from adapters.data_aug.noise.labels import Label, NoisedRow, find_spans, funding_labels, noise_row, relabel
 from adapters.data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
@@ -34,6 +35,7 @@ __all__ = [
     "Emphasis",
     "Entities",
     "Family",
+    "FormedFamily",
     "FullWidth",
     "GluedWords",
     "Hyphenation",
@@ -51,6 +53,7 @@ __all__ = [
     "MarkdownEscapes",
     "Mojibake",
     "Noise",
+    "NoiseFamily",
     "Noised",
     "NoisedRow",
     "Ocr",

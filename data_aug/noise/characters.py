@@ -9,98 +9,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapters.data_aug.noise.confusions import CONFUSIONS
-from adapters.data_aug.noise.edits import Edit, Span, check, hits
-
-WORD = re.compile(r"[^\W\d_]{2,}")
+from adapters.data_aug.noise.edits import Edit, Span, hits
+from adapters.data_aug.noise.family import WORD, Change, NoiseFamily, SwapFamily
 
 # Letters whose capital has the shape of the small letter, so that only the size tells them apart.
 _SAME_SHAPE = re.compile("[cCkKoOpPsSuUvVwWxXzZ]")
 
 # One glyph read as two, and two as one. Shapes that OCR engines list as ambiguous.
 _BREAKS = {
-    "m": ("rn", "in", "nn"),
-    "d": ("cl",),
-    "w": ("vv",),
-    "n": ("ri", "ii"),
-    "h": ("li", "lt"),
-    "u": ("ii", "li"),
-    "H": ("ll", "I-I"),
-    "M": ("IVI",),
-    "N": ("IV",),
-    "b": ("lo",),
-    "k": ("lc",),
-}
+    "m": ("rn", "in", "nn"), "d": ("cl",), "w": ("vv",), "n": ("ri", "ii"), "h": ("li", "lt"), "u": ("ii", "li"),
+    "H": ("ll", "I-I"), "M": ("IVI",), "N": ("IV",), "b": ("lo",), "k": ("lc",),
+}  # fmt: skip
 _JOINS = {
-    "rn": "m",
-    "in": "m",
-    "nn": "m",
-    "cl": "d",
-    "vv": "w",
-    "ri": "n",
-    "li": "h",
-    "ii": "u",
-    "ll": "H",
-    "fi": "h",
-    "tl": "d",
-    "ck": "dr",
-}
+    "rn": "m", "in": "m", "nn": "m", "cl": "d", "vv": "w", "ri": "n", "li": "h", "ii": "u", "ll": "H", "fi": "h",
+    "tl": "d", "ck": "dr",
+}  # fmt: skip
 
 _SWAPS = {
-    "0": "Oo",
-    "O": "0",
-    "o": "0",
-    "1": "lI",
-    "l": "1I",
-    "I": "1l",
-    "i": "1",
-    "5": "S",
-    "S": "5",
-    "s": "5",
-    "8": "B",
-    "B": "8",
-    "2": "Z",
-    "Z": "2",
-    "z": "2",
-    "6": "G",
-    "G": "6",
-    "9": "gq",
-    "g": "9",
-    "q": "9",
-}
+    "0": "Oo", "O": "0", "o": "0", "1": "lI", "l": "1I", "I": "1l", "i": "1", "5": "S", "S": "5", "s": "5",
+    "8": "B", "B": "8", "2": "Z", "Z": "2", "z": "2", "6": "G", "G": "6", "9": "gq", "g": "9", "q": "9",
+}  # fmt: skip
 
 _PEAK = 4.0  # the likeliest confusions are held to this multiple of the average
 
 
 @dataclass(frozen=True)
-class Case:
-    """Wrong case. `rate`: share of words hit; half of the hits touch one letter whose capital looks the same."""
+class Case(NoiseFamily):
+    """Wrong case of words, or of one letter whose capital has the same shape."""
 
     rate: float = 0.03
-    chance: float = 1.0
+    NAME = "case"
+    SITES = WORD
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        words = [word.span() for word in WORD.finditer(text)]
-        return [self._edit(text, *words[index], rng.random()) for index in hits(rng, len(words), self.rate)]
-
-    @staticmethod
-    def _edit(text: str, start: int, end: int, draw: float) -> Edit:
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        draw = rng.random()
         word = text[start:end]
         if draw < 0.5:
             letters = _SAME_SHAPE.findall(word) or [word[0]]
             at = start + word.index(letters[int(draw * 2 * len(letters))])
-            return Edit(at, at + 1, text[at].swapcase(), "case")
+            return at, at + 1, text[at].swapcase()
         if draw < 0.7:
-            return Edit(start, start + 1, word[0].swapcase(), "case")
-        return Edit(start, end, word.upper() if draw < 0.87 else word.lower(), "case")
+            return start, start + 1, word[0].swapcase()
+        return start, end, word.upper() if draw < 0.87 else word.lower()
 
 
 @dataclass(frozen=True)
-class Ocr:
-    """Confusions an OCR engine makes.
+class Ocr(NoiseFamily):
+    """Confusions that an OCR engine makes.
 
     `rate`: the character error rate that English text gets on average; each character has its own share of it, drawn
     from counts on real print. `pairs`: how often a hit character breaks into two, or joins the next one into one
@@ -109,10 +64,7 @@ class Ocr:
 
     rate: float = 0.01
     pairs: float = 0.4
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "ocr"
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
@@ -138,19 +90,9 @@ class Ocr:
 
 
 @dataclass(frozen=True)
-class Swaps:
-    """Digits for letters and letters for digits: 0/O, 1/l/I, 5/S, 8/B, 2/Z, 6/G, 9/g. `rate`: share of those hit."""
+class Swaps(SwapFamily):
+    """Digits and letters swapped: 0/O, 1/l/I, 5/S, 8/B, 2/Z, 6/G, 9/g."""
 
     rate: float = 0.02
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        return [
-            Edit(at, at + 1, rng.choice(_SWAPS[text[at]]), "swaps")
-            for at in hits(rng, len(text), self.rate)
-            if text[at] in _SWAPS
-        ]
+    NAME = "swaps"
+    TABLE = _SWAPS

@@ -1,4 +1,4 @@
-"""Families in a row: each works on what the one before it left, and the labelled spans move along."""
+"""Apply noise families in order and carry the labelled spans along."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from adapters.data_aug.noise.policy import POLICIES, admit
 class Noise:
     """Noise families in the order they are applied.
 
-    A family may carry a `chance`: the probability that it takes part in a text at all. Artefacts come in kinds, and
-    a text usually shows a few kinds often and not every kind once. A text that came out unchanged is tried again until
-    `attempts` are used up, so that a mixture of small chances still noises what it was asked to noise.
+    A family may have a `chance`, the probability that it acts on a text at all: real texts show a few kinds of noise
+    often, not every kind once. A text that stays unchanged is tried again, up to `attempts` times, so that a mixture
+    of small chances still noises it.
     """
 
     families: tuple[Family, ...]
@@ -45,7 +45,7 @@ def noise_text(
 
 
 def _attempt(text: str, rng: random.Random, protected: Sequence[Span], noise: Noise, policy: str) -> Noised:
-    """Each family once."""
+    """Apply each family once."""
     source, spans = text, list(protected)
     passes: list[tuple[Edit, ...]] = []
     for family in noise.families:

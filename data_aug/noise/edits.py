@@ -1,11 +1,10 @@
-"""What noise is made of: spans to respect, edits to make, and the map between the clean and the noisy text.
+"""Spans, edits, and the map between clean and noisy text.
 
 All positions are code points, half open, as in `text[start:end]`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ Path = tuple[str | int, ...]
 
 
 class Span(NamedTuple):
-    """A labelled stretch of a text. `kind` says what is harmless inside: see `policy`."""
+    """A labelled range of a text. `policy` says which edits its `kind` allows."""
 
     start: int
     end: int
@@ -25,7 +24,10 @@ class Span(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """`text[start:end]` becomes `after`. The composer fills `before`, so that the edit can be undone."""
+    """`text[start:end]` becomes `after`.
+
+    The composer fills `before`, so that the edit can be undone.
+    """
 
     start: int
     end: int
@@ -40,7 +42,7 @@ Family = Callable[[str, random.Random, Sequence[Span]], list[Edit]]
 
 @dataclass(frozen=True)
 class Noised:
-    """A noisy text and the way back.
+    """A noisy text with the edits that lead there and back.
 
     `passes` holds one sorted, non-overlapping tuple of edits for each family that changed something, in the order
     applied; positions refer to the text as it was before that pass.
@@ -57,17 +59,23 @@ class Noised:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families that left a mark, each once, in the order they first did."""
+        """The families that made an edit, each once, in order."""
         return tuple(dict.fromkeys(edit.family for edit in self.edits))
 
     def to_noisy(self, start: int, end: int) -> tuple[int, int]:
-        """Where `source[start:end]` lies in `text`. A span that starts or ends inside an edit grows to cover it."""
+        """Where `source[start:end]` lies in `text`.
+
+        A span that starts or ends inside an edit grows to cover it.
+        """
         for edits in self.passes:
             start, end = forward(start, end, edits)
         return start, end
 
     def to_source(self, start: int, end: int) -> tuple[int, int]:
-        """Where `text[start:end]` came from: for every span that noise respected, the inverse of `to_noisy`."""
+        """Where `text[start:end]` lies in `source`.
+
+        For every span that noise respected, this is the inverse of `to_noisy`.
+        """
         for edits in reversed(self.passes):
             start, end = backward(start, end, edits)
         return start, end
@@ -88,7 +96,7 @@ class Noised:
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """Carry out sorted, non-overlapping edits."""
+    """The text after sorted, non-overlapping edits."""
     pieces: list[str] = []
     last = 0
     for start, end, after, _, _ in edits:
@@ -110,7 +118,10 @@ def inverse(edits: Sequence[Edit]) -> list[Edit]:
 
 
 def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Carry a span over one pass. What is inserted exactly at an edge of the span stays outside it."""
+    """Where a span lies after one pass of edits.
+
+    Insertions exactly at an edge of the span stay outside it.
+    """
     shift_start = shift_end = 0
     new_start, new_end = start, end
     for edit in edits:
@@ -130,14 +141,17 @@ def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
 
 
 def backward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Carry a span back over one pass. What was deleted exactly at an edge of the span stays outside it."""
+    """Where a span lay before one pass of edits.
+
+    Deletions exactly at an edge of the span stay outside it.
+    """
     return forward(start, end, inverse(edits))
 
 
 def hits(rng: random.Random, sites: int, rate: float) -> list[int]:
-    """The indices below `sites` that an event of probability `rate` strikes.
+    """Draw the indices below `sites` that an event of probability `rate` hits.
 
-    Draws the gap to the next strike, so the cost grows with the strikes and not with the sites.
+    Draws the gap to the next hit, so that the cost grows with the hits and not with the sites.
     """
     if rate < 1e-9 or sites <= 0:
         return []
@@ -146,27 +160,14 @@ def hits(rng: random.Random, sites: int, rate: float) -> list[int]:
     draw = rng.random
     scale = 1 / math.log1p(-rate)
     log = math.log
-    struck: list[int] = []
+    hit: list[int] = []
     index = int(log(1 - draw()) * scale)
     while index < sites:
-        struck.append(index)
+        hit.append(index)
         index += 1 + int(log(1 - draw()) * scale)
-    return struck
+    return hit
 
 
 def inside(spans: Sequence[Span], position: int) -> bool:
     """Whether something inserted at `position` would land inside a span."""
     return any(span.start < position < span.end for span in spans)
-
-
-def check(family: object) -> None:
-    """Raise ValueError for a rate or chance outside [0, 1], or for a form that the family does not know."""
-    assert dataclasses.is_dataclass(family)  # noqa: S101 - a mistake in this package, not in a recipe
-    name = type(family).__name__
-    known = getattr(family, "FORMS", ())
-    for field in dataclasses.fields(family):
-        value = getattr(family, field.name)
-        if isinstance(value, (int, float)) and not 0 <= value <= 1:
-            raise ValueError(f"{name}.{field.name} must lie in [0, 1], not {value}")
-        if field.name == "forms" and (not value or set(value) - set(known)):
-            raise ValueError(f"{name}.forms must be a non-empty choice of {', '.join(known)}, not {list(value)}")

@@ -1,8 +1,7 @@
-"""Noise for labelled rows: where the labels stand in the text, and what becomes of them.
+"""Noise for labelled rows: finds the labels and rewrites or protects them.
 
-A row is a JSON object with a text field and labels anywhere beside it. All that noise must know of a task is which
-labels there are: a function from a row to `Label`s, each with its path in the row. `funding_labels` is the one for
-funding statements; any other task passes its own.
+A row is a JSON object with a text field and labels. A task provides a function from a row to its `Label`s, each with
+its path in the row; `funding_labels` is the one for funding statements.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 class Label(NamedTuple):
-    """A labelled value: its path in the row, the kind of span it is (see `policy`), and the value."""
+    """A labelled value: its path in the row, its kind of span, and its text."""
 
     path: Path
     kind: str
@@ -30,8 +29,8 @@ class Label(NamedTuple):
 class NoisedRow:
     """A row after noise.
 
-    `row` is the input row itself where nothing changed, else a copy that shares what did not. `touched` and
-    `touched_ids` are the paths of the labels, and of the award ids among them, that some occurrence of was edited.
+    `row` is the input row itself if nothing changed, else a shallow copy. `touched` are the paths of the labels of
+    which an occurrence was edited, `touched_ids` those of the award ids among them.
     """
 
     row: Row
@@ -46,12 +45,15 @@ class NoisedRow:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The noise families that left a mark."""
+        """The noise families that made an edit."""
         return self.noised.families
 
 
 def funding_labels(row: Row) -> Iterator[Label]:
-    """The labels of `{"funders": [{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}]}`."""
+    """The labels of a funding row.
+
+    Its form: `{"funders": [{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}]}`.
+    """
     fields = (("award_ids", "id"), ("funding_scheme", "scheme"), ("award_title", "title"))
     for i, funder in enumerate(row.get("funders") or ()):
         if funder.get("funder_name"):
@@ -70,15 +72,15 @@ def funding_labels(row: Row) -> Iterator[Label]:
 def find_spans(text: str, labels: Iterable[Label]) -> list[Span]:
     """Every occurrence of every label, sorted by position.
 
-    An occurrence inside a longer word or number counts only where the label never stands free. A label that the text
-    breaks with other blanks has no verbatim surface to follow: it gets "fixed" spans without a path.
+    An occurrence inside a longer word or number counts only if there is no free-standing one. A label whose blanks
+    differ in the text cannot be followed verbatim: it gets "fixed" spans without a path.
     """
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    occurrences: dict[tuple[str, str], list[tuple[int, int]]] = {}
     spans: list[Span] = []
     for path, kind, value in labels:
-        places = found.get((kind, value))
+        places = occurrences.get((kind, value))
         if places is None:
-            places = found[kind, value] = _occurrences(text, value)
+            places = occurrences[kind, value] = _occurrences(text, value)
         if places:
             spans += [Span(start, end, kind, path) for start, end in places]
         else:
@@ -88,7 +90,7 @@ def find_spans(text: str, labels: Iterable[Label]) -> list[Span]:
 
 
 def _occurrences(text: str, value: str) -> list[tuple[int, int]]:
-    """Where a value stands in a text, free-standing occurrences only if there are any."""
+    """Where a value stands in a text: the free-standing places, if any."""
     places: list[tuple[int, int]] = []
     free: list[tuple[int, int]] = []
     if not value.strip():
@@ -106,15 +108,15 @@ def _occurrences(text: str, value: str) -> list[tuple[int, int]]:
 
 
 def _spaced_occurrences(text: str, value: str) -> list[tuple[int, int]]:
-    """Where a value stands in a text when no blank counts."""
-    kept = [at for at, character in enumerate(text) if not character.isspace()]
+    """Where a value stands in a text, blanks ignored."""
+    positions = [at for at, character in enumerate(text) if not character.isspace()]
     bare = "".join(value.split())
     places = _occurrences("".join(text.split()), bare)
-    return [(kept[start], kept[end - 1] + 1) for start, end in places]
+    return [(positions[start], positions[end - 1] + 1) for start, end in places]
 
 
 def relabel(row: Row, values: Mapping[Path, str]) -> dict[str, Any]:
-    """A copy of a row with the values at some paths replaced; the input is left alone."""
+    """A copy of a row with the values at some paths replaced."""
     copy: Any = dict(row)
     fresh: set[Path] = {()}
     for path, value in values.items():
@@ -141,11 +143,11 @@ def noise_row(
     field: str = "funding_statement",
     labels: Callable[[Row], Iterable[Label]] = funding_labels,
 ) -> NoisedRow:
-    """Noise the text of a row with probability `share`, and treat its labels by `policy`.
+    """Noise the text of a row with probability `share`; `policy` treats its labels.
 
-    A pure function of the row, `seed`, `epoch` and `variant`; a row without an `id` is known by its text. Under
-    `follow` each label becomes what the noisy text says where it first stood; labels that are not in the text
-    verbatim stay as they are under every policy.
+    A pure function of the row, `seed`, `epoch` and `variant`; a row without an `id` is identified by its text. Under
+    `follow` each label becomes what the noisy text says at its first occurrence. Labels that are not verbatim in the
+    text stay as they are under every policy.
     """
     text: str = row[field]
     key = f"{seed}:{epoch}:{row.get('id', text)}:{variant}"
@@ -166,7 +168,7 @@ def noise_row(
 
 
 def _surfaces(noised: Noised, spans: Sequence[Span]) -> dict[Path, tuple[str, bool]]:
-    """For each label, what the noisy text says at its first occurrence, and whether any occurrence was edited."""
+    """Each label's first occurrence in the noisy text, and whether any was edited."""
     surfaces: dict[Path, tuple[str, bool]] = {}
     for span in spans:
         if not span.path:

@@ -1,4 +1,4 @@
-"""Words taken apart and put together by line ends, letter spacing and lost blanks."""
+"""Words split or joined by line ends, letter spacing and lost blanks."""
 
 from __future__ import annotations
 
@@ -6,66 +6,48 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from adapters.data_aug.noise.characters import WORD
-from adapters.data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.edits import Edit, Span, hits
+from adapters.data_aug.noise.family import BLANK, WORD, Change, FormedFamily, NoiseFamily
 
-_LONG_WORD = re.compile(r"[^\W\d_]{6,}")
 _SYLLABLE_END = re.compile(r"(?<=[aeiou])(?=[bcdfghjklmnpqrstvwxz][aeiouhlr])|(?<=[lnrst])(?=[bcdfgmpstv])")
 _HYPHENS = {"newline": "-\n", "blank": "- ", "soft": "\u00ad", "kept": "-"}
-_CAPITALS = re.compile(r"\b(?:[A-Z]{3,}|Acknowledge?ments?|Funding)\b")
-_ID_LIKE = re.compile(r"\b(?=[A-Z/-]*\d)[A-Z0-9]+(?:[/-][A-Z0-9]+)*\b")
+_LINE_ENDS = {"newline": "\n", "blank_newline": " \n", "paragraph": "\n\n"}
 _SEPARATOR = re.compile(r"[/\s-]+")
 _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 
 @dataclass(frozen=True)
-class Hyphenation:
-    r"""Words hyphenated at a line end. `rate`: share of words of six letters and more. One form a text.
+class Hyphenation(FormedFamily):
+    r"""Words of six letters and more, hyphenated at a line end.
 
     Forms: "newline" (`discus-\nsions`), "blank" (`discus- sions`), "soft" (a soft hyphen), "kept" (`discus-sions`).
     """
 
     rate: float = 0.06
     forms: tuple[str, ...] = ("newline", "newline", "blank", "blank", "soft", "kept")
-    chance: float = 1.0
-    FORMS: ClassVar[tuple[str, ...]] = tuple(_HYPHENS)
+    NAME = "hyphenation"
+    SITES = re.compile(r"[^\W\d_]{6,}")
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        words = [word.span() for word in _LONG_WORD.finditer(text)]
-        hyphen = _HYPHENS[rng.choice(self.forms)]
-        edits = []
-        for index in hits(rng, len(words), self.rate):
-            start, end = words[index]
-            places = [place.start() for place in _SYLLABLE_END.finditer(text, start + 2, end - 2)] or [start + 3]
-            at = rng.choice(places)
-            edits.append(Edit(at, at, hyphen, "hyphenation"))
-        return edits
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        places = [place.start() for place in _SYLLABLE_END.finditer(text, start + 2, end - 2)] or [start + 3]
+        at = rng.choice(places)
+        return at, at, _HYPHENS[form]
 
 
 @dataclass(frozen=True)
-class LineBreaks:
-    """Line ends kept as they stood on the page: one width is drawn for a text. `rate`: share of the lines kept."""
+class LineBreaks(FormedFamily):
+    """Line ends kept from the page; a text has one line width."""
 
     rate: float = 0.8
     forms: tuple[str, ...] = ("newline", "newline", "newline", "blank_newline", "paragraph")
-    chance: float = 1.0
-    FORMS: ClassVar[tuple[str, ...]] = ("newline", "blank_newline", "paragraph")
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "line_breaks"
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
-        width = rng.randint(35, 95)
-        end = {"newline": "\n", "blank_newline": " \n", "paragraph": "\n\n"}[rng.choice(self.forms)]
-        breaks = line_ends(text, width)
-        return [Edit(breaks[i], breaks[i] + 1, end, "line_breaks") for i in hits(rng, len(breaks), self.rate)]
+        ends = line_ends(text, rng.randint(35, 95))
+        after = _LINE_ENDS[self._draw(rng)]
+        return [Edit(ends[i], ends[i] + 1, after, "line_breaks") for i in hits(rng, len(ends), self.rate)]
 
 
 def line_ends(text: str, width: int) -> list[int]:
@@ -84,108 +66,81 @@ def line_ends(text: str, width: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class GluedWords:
-    """Lost blanks. `rate`: share of blanks lost."""
+class GluedWords(NoiseFamily):
+    """Lost blanks."""
 
     rate: float = 0.03
-    chance: float = 1.0
+    NAME = "glued_words"
+    SITES = BLANK
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        sites = [at for at, character in enumerate(text) if character == " "]
-        return [Edit(sites[i], sites[i] + 1, "", "glued_words") for i in hits(rng, len(sites), self.rate)]
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        return start, end, ""
 
 
 @dataclass(frozen=True)
-class SplitWords:
-    """A blank inside a word. `rate`: share of words hit."""
+class SplitWords(NoiseFamily):
+    """A blank inside a word."""
 
     rate: float = 0.03
-    chance: float = 1.0
+    NAME = "split_words"
+    SITES = WORD
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        words = [word.span() for word in WORD.finditer(text)]
-        edits = []
-        for index in hits(rng, len(words), self.rate):
-            at = rng.randrange(words[index][0] + 1, words[index][1])
-            edits.append(Edit(at, at, " ", "split_words"))
-        return edits
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        at = rng.randrange(start + 1, end)
+        return at, at, " "
 
 
 @dataclass(frozen=True)
-class SpacedCapitals:
-    """Letter-spaced capitals and headings: "A C K N O W L E D G M E N T S". `rate`: share of such words hit.
+class SpacedCapitals(NoiseFamily):
+    """Letter-spaced capitals and headings: "F U N D I N G".
 
     `gaps`: share of the gaps between the letters of a hit word that turn into blanks.
     """
 
-    rate: float = 0.5
     gaps: float = 0.8
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "spaced_capitals"
+    SITES = re.compile(r"\b(?:[A-Z]{3,}|Acknowledge?ments?|Funding)\b")
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
-        words = [word.span() for word in _CAPITALS.finditer(text)]
-        edits = []
-        for index in hits(rng, len(words), self.rate):
-            start, end = words[index]
-            edits += [
-                Edit(start + 1 + gap, start + 1 + gap, " ", "spaced_capitals")
-                for gap in hits(rng, end - start - 1, self.gaps)
-            ]
-        return edits
+        hit = self._hit_sites(text, rng, protected)
+        gaps = (start + 1 + gap for start, end in hit for gap in hits(rng, end - start - 1, self.gaps))
+        return [Edit(gap, gap, " ", "spaced_capitals") for gap in gaps]
 
 
 @dataclass(frozen=True)
-class IdSpacing:
-    """Blanks, lost separators and lower case inside identifiers. `rate`: share of identifiers hit.
+class IdSpacing(NoiseFamily):
+    """Blanks, lost separators and lower case inside identifiers.
 
-    Works on spans of kind "id", or on whatever looks like one in a text without such spans.
+    Its sites are the spans of kind "id", or what looks like an identifier in a text without such spans.
     """
 
     rate: float = 0.3
-    chance: float = 1.0
+    NAME = "id_spacing"
+    SITES = re.compile(r"\b(?=[A-Z/-]*\d)[A-Z0-9]+(?:[/-][A-Z0-9]+)*\b")
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
+    def _hit_sites(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[tuple[int, int]]:
         ids = [(span.start, span.end) for span in protected if span.kind == "id"]
-        ids = ids or [like.span() for like in _ID_LIKE.finditer(text) if like.end() - like.start() > 4]
-        edits: list[Edit] = []
-        for index in hits(rng, len(ids), self.rate):
-            edits += self._edits(text, *ids[index], rng)
-        return edits
+        ids = ids or [site.span() for site in self.SITES.finditer(text) if site.end() - site.start() > 4]
+        return [ids[index] for index in hits(rng, len(ids), self.rate)]
 
-    @staticmethod
-    def _edits(text: str, start: int, end: int, rng: random.Random) -> list[Edit]:
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change | None:
         draw = rng.random()
         separators = [site.span() for site in _SEPARATOR.finditer(text, start + 1, end - 1)]
         if not separators:
             joints = [joint.start() for joint in _LETTER_DIGIT.finditer(text, start + 1, end - 1)]
             if draw < 0.2:
-                return [Edit(start, end, text[start:end].swapcase(), "id_spacing")]
+                return start, end, text[start:end].swapcase()
             at = rng.choice(joints) if joints else start + (end - start) // 2
-            return [Edit(at, at, " ", "id_spacing")] if start < at < end else []
+            return (at, at, " ") if start < at < end else None
         at, stop = rng.choice(separators)
-        mark = text[at:stop]
+        mark = text[at:stop].strip()
         if draw < 0.5:
-            after = f"{mark.strip() or '-'} "  # by far the commonest: a line end after the hyphen
+            after = f"{mark or '-'} "  # by far the commonest: a line end after the hyphen
         elif draw < 0.65:
-            after = f" {mark.strip() or '-'} "
+            after = f" {mark or '-'} "
         elif draw < 0.8:
-            after = mark.strip() + "\n"
+            after = mark + "\n"
         else:
             after = "" if draw < 0.9 else " "
-        return [Edit(at, stop, after, "id_spacing")]
+        return at, stop, after

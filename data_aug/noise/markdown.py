@@ -1,4 +1,4 @@
-"""Markdown as document converters write it: escapes, emphasis, the pipes of a table."""
+"""Markdown as document converters write it: escapes, emphasis, table pipes."""
 
 from __future__ import annotations
 
@@ -6,76 +6,62 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from adapters.data_aug.noise.edits import Edit, Span, check, hits
+from adapters.data_aug.noise.edits import Edit, Span, hits
+from adapters.data_aug.noise.family import Change, FormedFamily, NoiseFamily
 from adapters.data_aug.noise.markup import PLAIN_WORD, phrases, surround
 
-_SPECIAL = re.compile(r"[*_#\[\]()<>&|~+-]")
 _EMPHASIS = {"star": "*|*", "strong": "**|**", "underscore": "_|_"}
-_CELL_END = re.compile(r"(?<=[,.;:)]) ")
 
 
 @dataclass(frozen=True)
-class MarkdownEscapes:
-    r"""Backslashes before characters that mean something in Markdown: `\_`, `\[`. `rate`: share of them hit."""
+class MarkdownEscapes(NoiseFamily):
+    r"""Backslashes before characters with a meaning in Markdown: `\_`, `\[`."""
 
-    rate: float = 0.5
-    chance: float = 1.0
+    NAME = "markdown_escapes"
+    SITES = re.compile(r"[*_#\[\]()<>&|~+-]")
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
-        """Propose edits."""
-        sites = [site.start() for site in _SPECIAL.finditer(text)]
-        return [
-            Edit(sites[index], sites[index] + 1, f"\\{text[sites[index]]}", "markdown_escapes")
-            for index in hits(rng, len(sites), self.rate)
-        ]
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        return start, end, f"\\{text[start]}"
 
 
 @dataclass(frozen=True)
-class Emphasis:
-    """Stars and underscores. `rate`: share of words where emphasis starts; `stray`: share of words before a lone `*`.
+class Emphasis(FormedFamily):
+    """Stars and underscores around words, and lone stars.
 
-    Only lone stars may stand inside a name: scoring does not see them.
+    `rate`: share of words where emphasis starts; `stray`: share of words before a lone `*`. Only lone stars may stand
+    inside a name, because scorers ignore them.
     """
 
     rate: float = 0.03
     stray: float = 0.02
-    forms: tuple[str, ...] = ("star", "strong", "underscore")
-    chance: float = 1.0
-    FORMS: ClassVar[tuple[str, ...]] = tuple(_EMPHASIS)
-
-    def __post_init__(self) -> None:
-        check(self)
+    forms: tuple[str, ...] = tuple(_EMPHASIS)
+    NAME = "emphasis"
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
-        pattern = _EMPHASIS[rng.choice(self.forms)]
+        pattern = _EMPHASIS[self._draw(rng)]
         edits: list[Edit] = []
         for start, end in phrases(text, rng, protected, self.rate):
             edits += surround(start, end, pattern, "emphasis")
         if self.stray:
-            words = [word.end() for word in PLAIN_WORD.finditer(text)]
-            edits += [Edit(words[i], words[i], "*", "emphasis") for i in hits(rng, len(words), self.stray)]
+            words = list(PLAIN_WORD.finditer(text))
+            ends = (words[index].end() for index in hits(rng, len(words), self.stray))
+            edits += [Edit(end, end, "*", "emphasis") for end in ends]
         return edits
 
 
 @dataclass(frozen=True)
-class Pipes:
-    """Table pipes around the text and between its clauses, or a list bullet before it.
+class Pipes(NoiseFamily):
+    """Table pipes around the text and between its clauses, or a list bullet.
 
     `rate`: share of the blanks after punctuation that become a cell border; `bullet`: chance of a bullet instead.
     """
 
     rate: float = 0.2
     bullet: float = 0.2
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "pipes"
+    SITES = re.compile(r"(?<=[,.;:)]) ")
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
@@ -83,7 +69,9 @@ class Pipes:
             return []
         if rng.random() < self.bullet:
             return [Edit(0, 0, rng.choice(("\u2022 ", "* ", "- ", "> ")), "pipes")]
-        sites = [site.start() for site in _CELL_END.finditer(text)]
-        edits = [Edit(sites[i], sites[i] + 1, " | ", "pipes") for i in hits(rng, len(sites), self.rate)]
+        borders = super().__call__(text, rng, protected)
         left = rng.choice(("| ", "| ", "|", "| | "))
-        return [Edit(0, 0, left, "pipes"), *edits, Edit(len(text), len(text), " |", "pipes")]
+        return [Edit(0, 0, left, "pipes"), *borders, Edit(len(text), len(text), " |", "pipes")]
+
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        return start, end, " | "

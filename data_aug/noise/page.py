@@ -1,4 +1,4 @@
-"""What a page carries besides its text: line numbers, running heads, page numbers."""
+"""Page furniture in the text: line numbers, running heads, page numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.data_aug.noise.edits import Edit, Span, check, hits, inside
+from adapters.data_aug.noise.edits import Edit, Span, hits, inside
+from adapters.data_aug.noise.family import NoiseFamily
 from adapters.data_aug.noise.layout import line_ends
 
 _SURNAMES = ("Almeida", "Brandt", "Chen", "Dubois", "Eriksen", "Farkas", "Gupta", "Hansen", "Ito", "Kowalski", "Okafor")
@@ -37,40 +38,32 @@ def running_head(rng: random.Random) -> str:
 
 
 @dataclass(frozen=True)
-class RunningHeads:
-    """A running head, foot or page number in the middle of the text. `rate`: share of its lines a page ends after.
+class RunningHeads(NoiseFamily):
+    """A running head, foot or page number in the middle of the text.
 
-    None stands inside a labelled span.
+    `rate`: share of its lines that end a page. None stands inside a labelled span.
     """
 
     rate: float = 0.2
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "running_heads"
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
         ends = [end for end in line_ends(text, rng.randint(45, 95)) if not inside(protected, end)]
         gap = rng.choice(("\n", "\n\n", "\n\n", " "))
-        return [
-            Edit(ends[index], ends[index] + 1, f"{gap}{running_head(rng)}{gap}", "running_heads")
-            for index in hits(rng, len(ends), self.rate)
-        ]
+        hit = (ends[index] for index in hits(rng, len(ends), self.rate))
+        return [Edit(end, end + 1, f"{gap}{running_head(rng)}{gap}", "running_heads") for end in hit]
 
 
 @dataclass(frozen=True)
-class LineNumbers:
-    """The line numbers of a manuscript. `rate`: share of lines that carry one (1.0: all of them).
+class LineNumbers(NoiseFamily):
+    """The line numbers of a manuscript.
 
-    None stands inside a labelled span.
+    `rate`: share of lines that carry one. None stands inside a labelled span.
     """
 
     rate: float = 1.0
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self)
+    NAME = "line_numbers"
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""

@@ -1,12 +1,12 @@
 """Which edits a labelled span allows.
 
-protect  The label stays. Inside a span only such edits are made as a scorer's own normalisation undoes.
-follow   The label is rewritten to what the noisy text says, so everything is allowed inside a span.
-clean    The label stays and the text breaks: a model learns to repair. Everything is allowed inside a span.
+protect  The label stays. Inside a span, only edits that the scorer's normalisation undoes.
+follow   The label becomes what the noisy text says. Inside a span, every edit.
+clean    The label stays, so that a model learns to repair the text. Inside a span, every edit.
 
-What a scorer undoes depends on the span's kind: case and separators of an "id"; white space alone of what is compared
-letter by letter ("exact"); of other kinds also quotes, entities and ligatures. Under each policy an edit lies wholly
-inside or wholly outside a span, and never strips the span's edge; a span of kind "fixed" is left alone.
+What normalisation undoes depends on the span's kind: case and separators for "id"; white space for "exact"; white
+space, quotes, entities and ligatures for other kinds. Under each policy an edit lies wholly inside or wholly outside a
+span and leaves no blank or gap at the span's edge. A span of kind "fixed" is never edited.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _QUOTES = frozenset("'`\u2018\u2019")
 
 @lru_cache(maxsize=4096)
 def _text_form(piece: str) -> str:
-    """A piece of running text as normalisation leaves it."""
+    """A piece of running text after the scorer's normalisation."""
     if "&" in piece:
         piece = _ENTITY.sub(lambda entity: html.unescape(entity[0]), piece)
     piece = piece.translate(_ALIKE).replace("``", '"').replace("''", '"')
@@ -48,7 +48,7 @@ def _text_form(piece: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _id_form(piece: str) -> str:
-    """A piece of an id as normalisation leaves it: case, whitespace, ASCII hyphen and slash do not count."""
+    """A piece of an id after normalisation: no case, blanks, hyphens or slashes."""
     return _UNSEEN_IN_IDS.sub("", piece.upper())
 
 
@@ -69,7 +69,7 @@ def _same_text(text: str, edit: Edit, span: Span) -> bool:
 
 
 def harmless(text: str, edit: Edit, span: Span) -> bool:
-    """Whether a label survives an edit inside its span once both are normalised for scoring."""
+    """Whether a label stays equal for the scorer after an edit inside its span."""
     if span.kind == "id":
         return _id_form(edit.before) == _id_form(edit.after)
     if span.kind == "exact":
@@ -78,12 +78,12 @@ def harmless(text: str, edit: Edit, span: Span) -> bool:
 
 
 def admit(text: str, proposed: list[Edit], spans: Sequence[Span], policy: str) -> list[Edit]:
-    """The proposals that may be made, left to right, none overlapping another; `before` is filled in.
+    """The proposed edits that may be made, sorted and without overlaps.
 
-    Raises ValueError for an edit that lies outside the text.
+    Fills in `before`. Raises ValueError for an edit that lies outside the text.
     """
     proposed.sort()
-    kept: list[Edit] = []
+    admitted: list[Edit] = []
     last, last_insertion = 0, -1
     for start, end, after, family, _ in proposed:
         if not 0 <= start <= end <= len(text):
@@ -93,11 +93,11 @@ def admit(text: str, proposed: list[Edit], spans: Sequence[Span], policy: str) -
             continue
         edit = Edit(start, end, after, family, before)
         if all(_allowed(text, edit, span, policy) for span in spans if span.start < end and start < span.end):
-            kept.append(edit)
+            admitted.append(edit)
             last = end
             if start == end:
                 last_insertion = end
-    return kept
+    return admitted
 
 
 def _allowed(text: str, edit: Edit, span: Span, policy: str) -> bool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from adapters.data_aug.noise.characters import Case, Ocr, Swaps
 from adapters.data_aug.noise.compose import Noise
-from adapters.data_aug.noise.edits import Family
+from adapters.data_aug.noise.family import NoiseFamily
 from adapters.data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAlikes, Mojibake
 from adapters.data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
 from adapters.data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
@@ -18,39 +16,6 @@ from adapters.data_aug.noise.markup import Entities, Tags
 from adapters.data_aug.noise.page import LineNumbers, RunningHeads
 from adapters.data_aug.noise.typography import Blanks, Dashes, Invisible, Quotes, Superscripts
 
-FAMILIES: dict[str, Callable[..., Family]] = {
-    "case": Case,
-    "ocr": Ocr,
-    "swaps": Swaps,
-    "ligatures": Ligatures,
-    "accents": Accents,
-    "lookalikes": LookAlikes,
-    "fullwidth": FullWidth,
-    "mojibake": Mojibake,
-    "dashes": Dashes,
-    "quotes": Quotes,
-    "blanks": Blanks,
-    "invisible": Invisible,
-    "superscripts": Superscripts,
-    "tags": Tags,
-    "entities": Entities,
-    "latex_escapes": LatexEscapes,
-    "latex_ties": LatexTies,
-    "latex_commands": LatexCommands,
-    "latex_math": LatexMath,
-    "markdown_escapes": MarkdownEscapes,
-    "emphasis": Emphasis,
-    "pipes": Pipes,
-    "hyphenation": Hyphenation,
-    "line_breaks": LineBreaks,
-    "glued_words": GluedWords,
-    "split_words": SplitWords,
-    "spaced_capitals": SpacedCapitals,
-    "id_spacing": IdSpacing,
-    "running_heads": RunningHeads,
-    "line_numbers": LineNumbers,
-}
-
 ATTEMPTS = 8
 
 # How far a level moves the medium's chances and rates.
@@ -58,7 +23,7 @@ LEVELS = {"light": (0.6, 0.5), "medium": (1.0, 1.0), "heavy": (1.8, 2.0)}
 
 # Characters and words first, then the page, then markup from escapes to tags: misread text gets marked up, but markup
 # is not misread, and no family escapes the tags and commands of an earlier one.
-_PRESETS: dict[str, tuple[Family, ...]] = {
+_PRESETS: dict[str, tuple[NoiseFamily, ...]] = {
     "ocr": (
         Case(rate=0.02, chance=0.5),
         Ocr(rate=0.012, chance=0.9),
@@ -145,6 +110,7 @@ _PRESETS: dict[str, tuple[Family, ...]] = {
 }
 
 PRESETS = tuple(_PRESETS)
+FAMILIES = {family.NAME: type(family) for family in _PRESETS["document"]}  # the preset that mixes them all
 
 
 @cache
@@ -155,12 +121,8 @@ def preset(name: str, level: str = "medium") -> Noise:
     if level not in LEVELS:
         raise ValueError(f"unknown noise level {level!r}; known: {', '.join(LEVELS)}")
     chance, rate = LEVELS[level]
-    return Noise(tuple(_scaled(family, chance, rate) for family in _PRESETS[name]), ATTEMPTS, f"{name}/{level}")
-
-
-def _scaled(family: Any, chance: float, rate: float) -> Family:
-    """A family with its chance and its rate moved, neither beyond 1."""
-    scaled: Family = dataclasses.replace(
-        family, chance=min(1.0, family.chance * chance), rate=min(1.0, family.rate * rate)
+    families = (
+        dataclasses.replace(family, chance=min(1.0, family.chance * chance), rate=min(1.0, family.rate * rate))
+        for family in _PRESETS[name]
     )
-    return scaled
+    return Noise(tuple(families), ATTEMPTS, f"{name}/{level}")

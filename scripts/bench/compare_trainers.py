@@ -99,7 +99,10 @@ def trained(recipe: Path, name: str, overrides: list[str]) -> dict[str, float]:
         [reward] = held["rewards"].values()
         out[f"test reward, {label}"] = reward["mean"]
     for stage, figures in (("SFT", sft), ("GRPO", grpo)):
-        for key, said in (("idle_share", "share of time the service waits"), ("home_difference", "home difference")):
+        for key, said in (
+            ("idle_share", "share of time the service waits"),
+            ("logprob_difference", "adapter difference, nats a token"),
+        ):
             if key in figures:
                 out[f"{said}, {stage}"] = figures[key]
     return out

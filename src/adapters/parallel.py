@@ -1,4 +1,4 @@
-"""Many slow calls side by side, such as requests to a server."""
+"""Many slow calls in parallel, such as requests to a server."""
 
 from __future__ import annotations
 
@@ -16,30 +16,19 @@ Result = TypeVar("Result")
 def each(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, window: int
 ) -> Generator[Result, None, None]:
-    """What `function` makes of every item, as it comes, reading at most `window` items ahead of the oldest open one.
+    """Call `function` on every item in threads; yields results as they come.
 
-    The first error ends it. Whoever leaves early does not wait for the calls on their way.
+    Reads at most `window` items ahead of the oldest unfinished one. The first exception is raised and stops the rest.
+    Closing the generator does not wait for calls in flight.
     """
     items = iter(items)
     running: set[Future[Result]] = set()
     order: deque[tuple[int, Future[Result]]] = deque()
     sent, exhausted = 0, False
     waiting: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
-
-    def work() -> None:
-        while (task := waiting.get()) is not None:
-            item, future = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function(item))
-            except Exception as error:  # the first ends everything, so this thread takes nothing new
-                future.set_exception(error)
-                return
-
-    # Daemons, not an executor's threads: whoever gives up must not wait for a request that may take minutes.
+    # Daemon threads, not an executor's: closing must not wait for a request that may take minutes.
     for _ in range(threads):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=_work, args=(function, waiting), daemon=True).start()
     try:
         while True:
             while order and order[0][1].done():
@@ -66,3 +55,16 @@ def each(
             future.cancel()
         for _ in range(threads):
             waiting.put(None)
+
+
+def _work(function: Callable[[Item], Result], waiting: queue.SimpleQueue[tuple[Item, Future[Result]] | None]) -> None:
+    """One thread: carry out tasks until None comes or a call fails."""
+    while (task := waiting.get()) is not None:
+        item, future = task
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(function(item))
+        except Exception as error:  # it stops the others too, so this thread takes nothing new
+            future.set_exception(error)
+            return

@@ -106,7 +106,7 @@ def test_labels_are_renamed_dropped_and_ordered(tmp_path: Path) -> None:
     options = Options(labels={"PER": "person", "ORG": ""}, schema=("LOC", "person", "extra"))
     corpus = READERS["conll"](path, options)
     assert [list(row["gold"]) for row in corpus.rows] == [["LOC", "person", "extra"]] * 3
-    assert corpus.left_out == {"texts that came before": 3}
+    assert corpus.left_out == {"duplicate texts": 3}
     assert len(read("conll", path, keep_doubles=True)) == 6
     with pytest.raises(ValueError, match="the label 'ORG', which the given schema lacks"):
         read("conll", path, schema=("PER",))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.data_aug import noise as noise_package
 from adapters.data_aug.noise import (
     FAMILIES,
     LEVELS,
@@ -21,10 +24,12 @@ from adapters.data_aug.noise import (
     PRESETS,
     Edit,
     Emphasis,
+    FormedFamily,
     Label,
     Ligatures,
     LineNumbers,
     Noise,
+    NoiseFamily,
     Ocr,
     RunningHeads,
     Span,
@@ -76,6 +81,7 @@ FILLERS = [
     " and the FUNDING body's R&D unit, with ",
     ", see section 4.2 for the ",
 ]
+NOISED = "b02828661867970de3a0bad7e4407221b105d6641c2c83ceff3023fed2cda7f7"
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 NOISES = st.builds(preset, st.sampled_from(PRESETS), st.sampled_from(list(LEVELS)))
 SEEDS = st.integers(0, 10**6)
@@ -276,6 +282,36 @@ def test_same_text_in_another_process():
         for hash_seed in ("1", "2")
     }
     assert len(digests) == 1
+
+
+def test_noised_texts_and_edits_stay_what_they_were():
+    row = {"id": "a", "funding_statement": TEXT, "funders": [{"funder_name": "Nordic Council", "awards": []}]}
+    noises = [preset(name, level) for name in PRESETS for level in LEVELS]
+    noises += [Noise((FAMILIES[name](rate=0.5),)) for name in sorted(FAMILIES)]
+    results = [
+        noise_row(row, noise, seed=1, epoch=epoch, policy=policy)
+        for noise in noises
+        for policy in POLICIES
+        for epoch in range(20)
+    ]
+    outputs = repr([(result.row, result.noised.passes) for result in results])
+    assert hashlib.sha256(outputs.encode()).hexdigest() == NOISED
+
+
+def test_every_exported_family_has_a_name_in_recipes():
+    exported = [value for value in vars(noise_package).values() if isinstance(value, type)]
+    families = {family for family in exported if issubclass(family, NoiseFamily)} - {NoiseFamily, FormedFamily}
+    assert families == set(FAMILIES.values())
+
+
+def test_a_family_is_its_sites_and_its_choices():
+    class Vowels(NoiseFamily):
+        NAME = "vowels"
+        SITES = re.compile("[aeiou]")
+        CHOICES = ("*", "_")
+
+    assert set(noise_text("banana", random.Random(0), (), Noise((Vowels(rate=1.0),))).text) == set("bn*_")
+    assert noise_text("banana", random.Random(0), (), Noise((Vowels(rate=1.0, chance=0.0),))).edits == ()
 
 
 def test_import_is_light():

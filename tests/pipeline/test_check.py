@@ -15,7 +15,7 @@ from conftest import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend
-from adapters.backends.memory import GB, Shape, Use, advise, parse_size, parts, peak
+from adapters.backends.memory import GB, Shape, Use, advise, components, parse_size, peak
 from adapters.cli.main import app
 from adapters.data import duplicates
 from adapters.data.load import fold
@@ -277,18 +277,18 @@ TRAINING = Use(tokens=4096, micro_batch=2, checkpointing=True, weight_bits=16, c
 
 
 def test_static_parts_are_exact() -> None:
-    found = parts(LLAMA_8B, TRAINING)
+    found = components(LLAMA_8B, TRAINING)
     assert found["weights"] == pytest.approx(2 * 8_030_261_248)
     assert found["adapter"] == found["gradients"] == 4 * 335_544_320
     assert found["optimizer"] == 8 * 335_544_320
-    four_bit = parts(LLAMA_8B, replace(TRAINING, weight_bits=4.5))
+    four_bit = components(LLAMA_8B, replace(TRAINING, weight_bits=4.5))
     assert four_bit["weights"] == pytest.approx(6_979_321_856 * 4.5 / 8 + 2 * 1_050_939_392)
-    assert parts(LLAMA_8B, replace(TRAINING, reference=True))["reference"] == found["adapter"]
+    assert components(LLAMA_8B, replace(TRAINING, reference=True))["reference"] == found["adapter"]
 
 
 def test_zero_shares_what_its_stage_shares() -> None:
-    one, two, three = (parts(LLAMA_8B, replace(TRAINING, world=4, zero=z)) for z in (1, 2, 3))
-    alone = parts(LLAMA_8B, TRAINING)
+    one, two, three = (components(LLAMA_8B, replace(TRAINING, world=4, zero=z)) for z in (1, 2, 3))
+    alone = components(LLAMA_8B, TRAINING)
     assert one["optimizer"] == alone["optimizer"] / 4
     assert one["gradients"] == alone["gradients"]
     assert two["gradients"] == alone["gradients"] / 4
@@ -298,13 +298,13 @@ def test_zero_shares_what_its_stage_shares() -> None:
 
 def test_more_costs_more() -> None:
     def need(**changes: object) -> float:
-        return peak(parts(LLAMA_8B, replace(TRAINING, **changes)), gpu=True)
+        return peak(components(LLAMA_8B, replace(TRAINING, **changes)), gpu=True)
 
     assert need(tokens=8192) > need()
     assert need(micro_batch=4) > need()
     assert need(checkpointing=False) > 2 * need()
     assert need(generated=256) > need(generated=16) >= need()
-    cache = parts(LLAMA_8B, replace(TRAINING, generated=8))["generation cache"]
+    cache = components(LLAMA_8B, replace(TRAINING, generated=8))["generation cache"]
     assert cache == pytest.approx(2 * 8 * 4096 * 1024 * 32 * 2 + 12 * 8 * 128_256)
 
 
@@ -314,13 +314,13 @@ def test_the_advice_fits() -> None:
     assert "stages.0.micro_batch_size=" in text
     assert "fits" in text
     pairs = replace(roomy, sides=2)
-    assert peak(parts(LLAMA_8B, pairs), gpu=True) > peak(parts(LLAMA_8B, roomy), gpu=True)
-    need = peak(parts(LLAMA_8B, replace(pairs, micro_batch=4)), gpu=True)
+    assert peak(components(LLAMA_8B, pairs), gpu=True) > peak(components(LLAMA_8B, roomy), gpu=True)
+    need = peak(components(LLAMA_8B, replace(pairs, micro_batch=4)), gpu=True)
     assert advise(LLAMA_8B, pairs, need, "stages.1", 8).startswith("stages.1.micro_batch_size=4 needs"), "in pairs"
     test = Use(
         tokens=600, micro_batch=64, checkpointing=False, weight_bits=16, compute_bytes=2, generated=64, trains=False
     )
-    need = peak(parts(LLAMA_8B, replace(test, generated=16)), gpu=True)
+    need = peak(components(LLAMA_8B, replace(test, generated=16)), gpu=True)
     assert advise(LLAMA_8B, test, need, "evaluate.0", 64).startswith("evaluate.0.batch_size=16 needs")
     assert "smaller base model" in advise(LLAMA_8B, roomy, 8 * GB, "stages.0", 16)
 

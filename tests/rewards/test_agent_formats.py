@@ -254,8 +254,7 @@ def test_what_fc_writes_it_reads(kind: str, argument: str) -> None:
 def test_every_corruption_of_a_call_breaks_the_discipline(kind: str) -> None:
     import random
 
-    from adapters.data_aug.agent.corruptions import KINDS
-    from adapters.data_aug.agent.corruptions import given as prepared
+    from adapters.data_aug.agent.corruptions import KINDS, source_turn
     from adapters.rewards.agent import FILLER, THOUGHT, examine
 
     argument = {"operate": "SELECT 1 FROM `t`;", "answer": '["4"]', "act": "look"}[kind]
@@ -268,7 +267,7 @@ def test_every_corruption_of_a_call_breaks_the_discipline(kind: str) -> None:
     before = [{"role": "assistant", "content": write("fc", "So.", "act", "go on")}]
     for name, corrupt in KINDS.items():
         for seed in range(8):
-            bad = corrupt(prepared("fc", text, before, None), random.Random(seed))
+            bad = corrupt(source_turn("fc", text, before, None), random.Random(seed))
             assert bad, name
             if name == "loop":
                 continue

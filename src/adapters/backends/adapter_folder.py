@@ -1,4 +1,4 @@
-"""The adapter directory: what any PEFT user can load, plus `manifest.json`. Written whole or not at all."""
+"""The adapter folder: PEFT's files and `manifest.json`, written atomically."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
 OWNER_FILE = "fingerprint"
 WORK_FILES = ("trainer", OWNER_FILE)
-"""What is no part of an adapter: a trainer's checkpoints with their copy of the reference, and whose work this is."""
+"""Files of a running stage that are deleted when it completes: trainer checkpoints and the owner file."""
 
 
 def work_folder(folder: Path) -> Path:
-    """Where an adapter is made until it is complete."""
+    """The folder in which an adapter is made until it is complete."""
     return folder.with_name(folder.name + ".partial")
 
 
 def owner_line(fingerprint: str, start: Path | None) -> str:
-    """Whose work an unfinished folder holds: a job's, trained from one set of weights."""
+    """The owner file's line: a job's fingerprint and the weights it starts from."""
     return f"{fingerprint} from {weights_hash(start) or 'base'}"
 
 
 def commit(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Turn `<folder>.partial` into the adapter directory: hash, write the manifest, rename, then drop work files."""
+    """Turn `<folder>.partial` into the adapter folder.
+
+    Hashes the files, writes the manifest, renames, then deletes the work files.
+    """
     work = work_folder(folder)
-    kept = [p for p in sorted(work.rglob("*")) if p.is_file() and p.relative_to(work).parts[0] not in WORK_FILES]
-    files = {str(p.relative_to(work)): sha256(p) for p in kept if p.name != MANIFEST}
+    paths = [p for p in sorted(work.rglob("*")) if p.is_file() and p.relative_to(work).parts[0] not in WORK_FILES]
+    files = {str(p.relative_to(work)): sha256(p) for p in paths if p.name != MANIFEST}
     write_json(work / MANIFEST, {**manifest, "files": files})
     os.replace(work, folder)
     remove_work_files(folder)
 
 
 def remove_work_files(folder: Path) -> None:
-    """Drop what only the making of an adapter needed."""
+    """Delete the files that only training needed."""
     (folder / OWNER_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / "trainer", ignore_errors=True)
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete adapter directory; None when there is none to read."""
+    """The manifest of a complete adapter folder, or None."""
     try:
         value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -55,24 +58,22 @@ def manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with an adapter directory, in words; empty when it is sound."""
+    """Messages on what is wrong with an adapter folder; empty if nothing is."""
     missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
-        return [f"{folder} holds no {name}" for name in missing]
-    held = manifest(folder)
-    if held is None:
-        return []  # an adapter from elsewhere
-    out = []
-    for name, digest in held.get("files", {}).items():
+        return [f"{folder} has no {name}" for name in missing]
+    stored = manifest(folder) or {}  # an adapter from elsewhere has none
+    messages = []
+    for name, digest in stored.get("files", {}).items():
         if not (folder / name).is_file():
-            out.append(f"{folder / name} is missing")
+            messages.append(f"{folder / name} is missing")
         elif (name in (WEIGHTS, CONFIG)) and sha256(folder / name) != digest:
-            out.append(f"{folder / name} was changed after training")
-    return out
+            messages.append(f"{folder / name} was changed after training")
+    return messages
 
 
 def weights_hash(folder: Path | None) -> str | None:
-    """Hash of a finished adapter's weights, from its manifest; None for the base or an unfinished one."""
-    held = manifest(folder) if folder is not None else None
-    found = (held or {}).get("files", {}).get(WEIGHTS)
-    return found if isinstance(found, str) else None
+    """Hash of a complete adapter's weights from its manifest, else None."""
+    stored = manifest(folder) if folder is not None else None
+    digest = (stored or {}).get("files", {}).get(WEIGHTS)
+    return digest if isinstance(digest, str) else None

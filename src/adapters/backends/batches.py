@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 
 def layout(lengths: Sequence[int], batch: int, steps: int, seed: int, *, by_length: bool) -> list[int]:
-    """Row indices in the order they are trained on: `steps` full batches, as many shuffled epochs as that takes.
+    """Row indices in training order: `steps` full batches of shuffled epochs.
 
-    The rows of a batch are random; only inside it are they sorted, so that the forward passes it is cut into pad
-    little. Drawing whole batches of one length, as samplers do that group the data by length, makes batches of short
-    targets, whose mean over few tokens weighs each of them many times over: a model then learns the empty answer.
+    The rows of a batch are random; `by_length` sorts them only inside it, so that its micro-batches need little
+    padding. Batches of one length, as length-grouping samplers draw them, would include batches of short targets only.
+    Their mean over few tokens gives each token a large weight, and a model learns the empty answer.
     """
     rng = random.Random(seed)
     order: list[int] = []

@@ -1,4 +1,4 @@
-"""Where the JSON of an answer ends: for stopping a model there, and for reading no further."""
+"""Find where the JSON of an answer ends, to stop a model or a parser there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DECODER = json.JSONDecoder()
 
 
 class JsonEnd:
-    """Sees an answer's text piece by piece, and says when its JSON array or object has been closed.
+    """Follows an answer piece by piece and tells when its JSON is complete.
 
-    Only an answer that begins with the JSON, or with a ```json fence around it, is ever ended: brackets inside prose
-    or a chain of thought mean nothing.
+    Only an answer that begins with the JSON, or with a ```json fence around it, can be complete: brackets inside prose
+    or a chain of thought do not count.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class JsonEnd:
         self._in_string = self._escaped = False
 
     def closed_by(self, piece: str) -> bool:
-        """Whether the answer's JSON is complete once this piece is added. Nothing may follow a True."""
+        """Whether this piece completes the JSON. Do not call it again after True."""
         if self._prose:
             return False
         if self._head is not None:
@@ -56,9 +56,9 @@ class JsonEnd:
 
 
 def first_value(text: str) -> Any:
-    """The JSON value that an answer begins with, after a chain of thought and a fence if it has them.
+    """The JSON value an answer begins with, after a chain of thought or a fence.
 
-    What follows the value is not read. Raises ValueError, led by "not JSON:".
+    What follows the value is not read. Raises ValueError that begins with "not JSON:".
     """
     text = text.rpartition("</think>")[2].strip()
     if text.startswith(_FENCE):

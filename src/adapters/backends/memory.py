@@ -1,4 +1,4 @@
-"""How much memory a stage takes, from the model's shape alone: arithmetic, no weights, no device.
+"""Estimate a stage's memory from the model's shape, without loading anything.
 
 All figures are bytes of one process. What is counted and what not: docs/checking.md.
 """
@@ -19,7 +19,10 @@ something small stands beside it: runs of 96 to 600 steps held 1.5 to 1.8 times 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's configuration says. `linear` and `other` are parameters of the base; `lora` of the adapter."""
+    """Sizes from a model's configuration.
+
+    `linear` and `other` are numbers of parameters of the base, `lora` of the adapter.
+    """
 
     linear: int
     other: int
@@ -36,7 +39,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Use:
-    """What a stage does with it."""
+    """How a stage uses the model."""
 
     tokens: int
     """Longest sequence, prompt and completion."""
@@ -61,33 +64,33 @@ class Use:
     gpu: bool = True
 
 
-def parts(shape: Shape, use: Use) -> dict[str, float]:
-    """Bytes by component. Training and generation take turns: the larger of them is the peak."""
+def components(shape: Shape, use: Use) -> dict[str, float]:
+    """Bytes by component; training and generation take turns."""
     c = use.compute_bytes
     other_bits = max(16.0, use.weight_bits)
     weights = shape.linear * use.weight_bits / 8 + shape.other * other_bits / 8
     shared = use.world if use.zero >= 3 else 1
-    out = {"process": GPU_PROCESS if use.gpu else CPU_PROCESS, "weights": weights / shared}
+    sizes = {"process": GPU_PROCESS if use.gpu else CPU_PROCESS, "weights": weights / shared}
     # Adapters are held and trained in fp32, whatever the base is in (PEFT's autocast_adapter_dtype).
-    out["adapter"] = 4.0 * shape.lora / shared
+    sizes["adapter"] = 4.0 * shape.lora / shared
     if use.trains:
         gradients = 4.0 * shape.lora / (use.world if use.zero >= 2 else 1)
         buckets = 4.0 * shape.lora if use.world > 1 and use.zero == 0 else 0.0
-        out["gradients"] = gradients + buckets
-        out["optimizer"] = use.optimizer_bytes * shape.lora / (use.world if use.zero >= 1 else 1)
+        sizes["gradients"] = gradients + buckets
+        sizes["optimizer"] = use.optimizer_bytes * shape.lora / (use.world if use.zero >= 1 else 1)
         if use.reference:
-            out["reference"] = 4.0 * shape.lora / shared
-        out["activations"] = _activations(shape, use)
-        out["logits"] = _logits(shape, use)
+            sizes["reference"] = 4.0 * shape.lora / shared
+        sizes["activations"] = _activations(shape, use)
+        sizes["logits"] = _logits(shape, use)
     if use.generated:
-        out["generation cache"] = 2.0 * use.generated * use.tokens * shape.kv * shape.layers * c
+        sizes["generation cache"] = 2.0 * use.generated * use.tokens * shape.kv * shape.layers * c
         # The last position's logits of every sequence, in fp32, with the copies that sampling makes.
-        out["generation cache"] += 3 * 4.0 * use.generated * shape.vocabulary
-    return out
+        sizes["generation cache"] += 3 * 4.0 * use.generated * shape.vocabulary
+    return sizes
 
 
 def peak(by_part: Mapping[str, float], *, gpu: bool) -> float:
-    """Bytes at the highest moment: all of it, but of training and generation only the larger."""
+    """Peak bytes: everything, but only the larger of training and generation."""
     training = sum(by_part.get(k, 0.0) for k in ("activations", "logits"))
     generation = by_part.get("generation cache", 0.0)
     rest = sum(v for k, v in by_part.items() if k not in ("activations", "logits", "generation cache", "process"))
@@ -96,7 +99,7 @@ def peak(by_part: Mapping[str, float], *, gpu: bool) -> float:
 
 
 def _activations(shape: Shape, use: Use) -> float:
-    """What a backward pass keeps: of all layers, or with checkpointing of one layer and every layer's input."""
+    """Bytes kept for the backward pass: all layers, or one and every layer's input."""
     c, tokens = use.compute_bytes, use.tokens * use.micro_batch * use.sides
     h, i, a, kv = shape.hidden, shape.intermediate, shape.attention, shape.kv
     # Two norms in fp32 (input and normalised), their outputs; q, k, v before and after rotation, the attention's
@@ -119,7 +122,7 @@ def _logits(shape: Shape, use: Use) -> float:
 
 @dataclass(frozen=True)
 class Knob:
-    """A recipe key that lowers the need."""
+    """A recipe key that lowers memory use."""
 
     key: str
     value: Any
@@ -127,36 +130,37 @@ class Knob:
 
 
 def knobs(use: Use, at: str, batch_rows: int) -> Iterator[Knob]:
-    """Settings to try when a stage does not fit, the cheapest for the result first."""
+    """Settings to try if a stage does not fit, the least harmful first."""
     micro = use.micro_batch
     while use.trains and micro > 1:
         micro = next(m for m in range(micro - 1, 0, -1) if batch_rows % m == 0)
         yield Knob(f"{at}.micro_batch_size", micro, replace(use, micro_batch=micro))
-    lean = replace(use, micro_batch=micro)
+    leaner = replace(use, micro_batch=micro)
     if use.trains and not use.checkpointing:
-        lean = replace(lean, checkpointing=True)
-        yield Knob(f"{at}.gradient_checkpointing", True, lean)
+        leaner = replace(leaner, checkpointing=True)
+        yield Knob(f"{at}.gradient_checkpointing", True, leaner)
     if use.generated > 1:
         for part, words in ((2, "(half of it)"), (4, "(a quarter of it)")):
             if generated := use.generated // part:
                 # A stage generates whole groups, on several processes; a test set as many rows as it says.
-                yield Knob(f"{at}.batch_size", words if use.trains else generated, replace(lean, generated=generated))
+                yield Knob(f"{at}.batch_size", words if use.trains else generated, replace(leaner, generated=generated))
     if use.weight_bits > 16:
-        lean = replace(lean, weight_bits=16.0)
-        yield Knob("model.dtype", "bfloat16", lean)
+        leaner = replace(leaner, weight_bits=16.0)
+        yield Knob("model.dtype", "bfloat16", leaner)
     for tokens in (use.tokens // 2, use.tokens // 4):
-        yield Knob(f"{at}'s length limits", tokens, replace(lean, tokens=tokens))
+        yield Knob(f"{at}'s length limits", tokens, replace(leaner, tokens=tokens))
 
 
 def advise(shape: Shape, use: Use, available: float, at: str, batch_rows: int) -> str:
-    """The first setting that makes a stage fit, in words; all settings before it stay at their leanest."""
+    """A sentence on the first settings that make a stage fit."""
     tried: dict[str, Any] = {}
     for knob in knobs(use, at, batch_rows):
         tried[knob.key] = knob.value
-        need = peak(parts(shape, knob.use), gpu=use.gpu)
+        need = peak(components(shape, knob.use), gpu=use.gpu)
         if need <= available:
             return f"{', '.join(f'{k}={v}' for k, v in tried.items())} needs {need / GB:.2f} GB and fits"
-    largest = max((k for k in parts(shape, use) if k != "process"), key=lambda k: parts(shape, use)[k])
+    sizes = components(shape, use)
+    largest = max((name for name in sizes if name != "process"), key=lambda name: sizes[name])
     return f"no setting of this recipe makes it fit; the largest part is {largest}: take a smaller base model or rank"
 
 
@@ -172,17 +176,17 @@ class StagePlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the device has that much; True when no device is known."""
+        """Whether the device has enough memory; True if no device is known."""
         return self.available is None or self.peak <= self.available
 
     def as_json(self) -> dict[str, Any]:
-        """For programs; bytes."""
+        """The plan as JSON, in bytes."""
         return {**asdict(self), "fits": self.fits}
 
 
 def plan_stage(name: str, shape: Shape, use: Use, available: float | None, at: str, batch_rows: int) -> StagePlan:
-    """The plan of one stage, with advice when it does not fit."""
-    by_part = parts(shape, use)
+    """The plan of one stage, with advice if it does not fit."""
+    by_part = components(shape, use)
     need = peak(by_part, gpu=use.gpu)
     fits = available is None or need <= available
     return StagePlan(name, by_part, need, available, "" if fits else advise(shape, use, available or 0, at, batch_rows))

@@ -127,7 +127,7 @@ def test_generation_reads_a_prompt_once(adapter: Any, args: GRPOConfig, shown: l
     cold = asked(PROMPTS, sampling(temperature=1e-4))
     plain, passes = adapter.generate(**cold).tolist(), list(shown)
     shown.clear()
-    with grpo.lean(adapter, args):
+    with grpo.grpo_speedups(adapter, args):
         assert adapter.generate(**cold).tolist() == plain
     assert (passes[0], shown[:2]) == (7 * 6, [3 * 5, 7]), "three prompts but their last tokens, then seven last tokens"
     assert len({tuple(row) for row in plain}) == 3
@@ -137,7 +137,7 @@ def test_generation_reads_a_prompt_once(adapter: Any, args: GRPOConfig, shown: l
 def test_a_row_that_has_ended_leaves(adapter: Any, args: GRPOConfig, shown: list[int]) -> None:
     stops = list(range(100, 300))
     torch.manual_seed(0)
-    with grpo.lean(adapter, args):
+    with grpo.grpo_speedups(adapter, args):
         out = adapter.generate(**asked(PROMPTS, sampling(eos_token_id=stops, max_new_tokens=20)))
     answers = [[t for t in row if t] for row in out[:, 6:].tolist()]
     assert out.shape[1] == 6 + max(map(len, answers))
@@ -153,7 +153,7 @@ def test_tokens_are_drawn_by_their_odds(adapter: Any, args: GRPOConfig, temperat
     with torch.no_grad():
         logits = adapter(input_ids=torch.tensor([prompt])).logits[0, -1].float()
     torch.manual_seed(0)
-    with grpo.lean(adapter, args):
+    with grpo.grpo_speedups(adapter, args):
         out = adapter.generate(**asked([prompt] * 8000, sampling(temperature=temperature, max_new_tokens=1)))
     drawn = torch.bincount(out[:, 6], minlength=len(logits)) / len(out)
 
@@ -170,5 +170,5 @@ def test_other_rules_are_left_to_transformers(adapter: Any, args: GRPOConfig, ru
     torch.manual_seed(4)
     plain = adapter.generate(**given).tolist()
     torch.manual_seed(4)
-    with grpo.lean(adapter, args):
+    with grpo.grpo_speedups(adapter, args):
         assert adapter.generate(**given).tolist() == plain

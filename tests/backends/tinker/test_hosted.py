@@ -344,11 +344,11 @@ def refused(kind: type, status: int, text: str) -> Exception:
     [
         (refused(tinker.AuthenticationError, 401, "bad key"), UserError, "refuses the API key"),
         (refused(tinker.PermissionDeniedError, 403, "no"), UserError, "refuses the API key"),
-        (refused(tinker.BillingError, 402, "set up billing"), Refused, "want of payment"),
+        (refused(tinker.BillingError, 402, "set up billing"), Refused, "asks for payment"),
         (tinker.TinkerError("The api_key must start with the 'tml-' prefix"), UserError, "malformed"),
         (tinker.TinkerError("The api_key client option must be set by"), UserError, "no API key"),
         (RuntimeError("this TrainingClient is poisoned"), service.ServiceError, "unusable after a failed request"),
-        (ValueError("Error retrieving result: gone with status 404"), service.ServiceError, "does not know"),
+        (ValueError("Error retrieving result: gone with status 404"), service.ServiceError, "did not find"),
         (RuntimeError("anything"), service.ServiceError, "failed while it trained: anything"),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_refusal_for_payment_is_seen_behind_what_the_sdk_makes_of_it() -> None
     except AttributeError as error:
         found = service.explain(error, "at the start")
     assert type(found) is Refused
-    assert "for want of payment at the start: set up billing" in str(found)
+    assert "asks for payment at the start: set up billing" in str(found)
 
 
 def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -609,7 +609,7 @@ def test_an_adapter_is_compared_with_the_service_by_numbers(trained: tuple, tmp_
     sampler = SimpleNamespace(logprobs=lambda text: SimpleNamespace(result=lambda: answers[0 if len(text) == 4 else 1]))
     if right:
         figures = convert_adapter.compare(tmp_path / "out", base, made.model, sampler, [[5, 6, 7, 8], [9, 3, 30]])
-        assert figures["home_difference_max"] < 1e-4 < figures["base_difference"]
+        assert figures["logprob_difference_max"] < 1e-4 < figures["base_difference"]
     else:
         # The service serves the base: what came home is not what it samples from.
         save_file({k: v * 30 for k, v in load_file(raw / "adapter_model.safetensors").items()}, raw / "x.safetensors")

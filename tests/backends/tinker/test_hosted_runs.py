@@ -213,8 +213,8 @@ def test_one_recipe_trains_on_both_sides(chains: dict[str, Path], server: Server
     assert base[0]["tokens"] == base[1]["tokens"], "greedy answers of the base are the same on both sides"
     for stage in ("1-sft", "2-grpo"):
         hosted, local = chains["tinker"] / stage, chains["local"] / stage
-        assert figures(hosted)["home_difference_max"] < 1e-3, "the adapter here is the service's"
-        assert figures(hosted)["base_difference"] > 10 * figures(hosted)["home_difference"]
+        assert figures(hosted)["logprob_difference_max"] < 1e-3, "the adapter here is the service's"
+        assert figures(hosted)["base_difference"] > 10 * figures(hosted)["logprob_difference"]
         shapes = [
             {k: tuple(v.shape) for k, v in load_file(f / "adapter_model.safetensors").items()} for f in (hosted, local)
         ]
@@ -401,7 +401,7 @@ def test_dpo_widens_the_margin_and_survives_a_kill(tiny_model: Path, tmp_path: P
     assert made["margin_last"] > 0
     assert made["margin_held_out"] > 0
     assert made["accuracy_held_out"] > 0.5
-    assert made["home_difference_max"] < 1e-3
+    assert made["logprob_difference_max"] < 1e-3
     assert [row["step"] for row in lines(folder / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
@@ -465,10 +465,10 @@ def test_an_unpaid_account_waits_and_then_stops_with_everything_kept(
 
     threading.Thread(target=stop_paying, daemon=True).start()
     try:
-        with pytest.raises(Refused, match=r"want of payment while .*payment failed.*the same command goes on"):
+        with pytest.raises(Refused, match=r"asks for payment while .*payment failed.*the same command then continues"):
             run_here(recipe)
         assert "waiting for the service: The job is paused due to billing" in capsys.readouterr().err
-        with pytest.raises(Refused, match="want of payment when asked for its models"):
+        with pytest.raises(Refused, match="asks for payment when asked for its models"):
             service.models()
     finally:
         unpaid.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The memory plan of a recipe on this machine's devices, or on a device named."""
+"""The memory plan of a recipe on this machine's devices, or on a named device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 def shape_of(base: Base, recipe: Recipe) -> tuple[Shape, float | None]:
-    """The model's shape from its configuration, with no weight loaded, and the bits of a quantised base."""
+    """The model's shape from its config, and the bits of a quantised base."""
     try:
         config = AutoConfig.from_pretrained(base.load, revision=base.revision)
         with init_empty_weights():
@@ -54,13 +54,15 @@ def shape_of(base: Base, recipe: Recipe) -> tuple[Shape, float | None]:
     return shape, _quantised_bits(getattr(config, "quantization_config", None))
 
 
-def _quantised_bits(found: Any) -> float | None:
-    held = found if isinstance(found, dict) else getattr(found, "to_dict", dict)() if found else {}
-    if held.get("load_in_4bit"):
+def _quantised_bits(quantization: Any) -> float | None:
+    if not quantization:
+        return None
+    config = quantization if isinstance(quantization, dict) else getattr(quantization, "to_dict", dict)()
+    if config.get("load_in_4bit"):
         return 4.5  # with the scales of its blocks
-    if held.get("load_in_8bit") or "fp8" in str(held.get("quant_method", "")):
+    if config.get("load_in_8bit") or "fp8" in str(config.get("quant_method", "")):
         return 8.0
-    return float(held["bits"]) + 0.5 if isinstance(held.get("bits"), int) else None
+    return float(config["bits"]) + 0.5 if isinstance(config.get("bits"), int) else None
 
 
 def devices() -> tuple[float, bool]:
@@ -83,40 +85,21 @@ def plan_memory(
     world: int = 1,
     zero: int = 0,
 ) -> list[StagePlan]:
-    """One entry a stage and a test set. `device` is the bytes of a GPU that is not here. Raises UserError."""
+    """The memory plans of all stages and test sets. Raises UserError.
+
+    `device`: bytes of a GPU that is not in this machine.
+    """
     shape, bits = shape_of(base, recipe)
     available, gpu = (device, True) if device is not None else devices()
     compute = 4 if recipe.model.precision == "fp32" else 2
     if recipe.model.precision == "auto" and not gpu:
         compute = 4 if precision(recipe.model) == "fp32" else 2
-    held = BYTES.get(recipe.model.dtype, (4 if recipe.model.precision == "fp32" else 2) if gpu else 4)
-    weight_bits = bits or 8.0 * held
-    out = []
+    stored = BYTES.get(recipe.model.dtype, (4 if recipe.model.precision == "fp32" else 2) if gpu else 4)
+    weight_bits = bits or 8.0 * stored
+    plans = []
     for job in jobs:
-        stage: Any = job.stage  # kinds differ in their fields, which are asked for by name
-        micro, passes = micro_batch(stage)
-        share = max(1, micro * passes * PartialState().num_processes // world)  # rows of one process and step
-        micro = min(micro, share)
-        checkpointing = gpu if stage.gradient_checkpointing is None else stage.gradient_checkpointing
-        longest = _longest(job)
-        if hasattr(stage, "max_completion_length"):
-            longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
-            longest = min(longest, stage.max_prompt_length) + stage.max_completion_length
-        use = Use(
-            tokens=longest,
-            micro_batch=micro,
-            sides=2 if stage.kind == "dpo" else 1,
-            checkpointing=checkpointing,
-            weight_bits=weight_bits,
-            compute_bytes=compute,
-            reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
-            generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
-            optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
-            world=world,
-            zero=zero,
-            gpu=gpu,
-        )
-        out.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share))
+        use, share = _training_use(job, weight_bits=weight_bits, compute_bytes=compute, world=world, zero=zero, gpu=gpu)
+        plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share))
     for n, test in enumerate(tests):
         size = min(test.batch_size or (64 if gpu else 32), len(test.examples))
         prompt = max((e["prompt"]["max"] for e in test.lengths), default=0)
@@ -131,17 +114,45 @@ def plan_memory(
             trains=False,
             gpu=gpu,
         )
-        out.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size))
-    return out
+        plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size))
+    return plans
+
+
+def _training_use(
+    job: Job, *, weight_bits: float, compute_bytes: int, world: int, zero: int, gpu: bool
+) -> tuple[Use, int]:
+    """How a stage uses the model, and the rows of one process and step."""
+    stage: Any = job.stage  # kinds differ in their fields, which are asked for by name
+    micro, passes = micro_batch(stage)
+    share = max(1, micro * passes * PartialState().num_processes // world)
+    longest = _longest(job)
+    if hasattr(stage, "max_completion_length"):
+        longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
+        longest = min(longest, stage.max_prompt_length) + stage.max_completion_length
+    use = Use(
+        tokens=longest,
+        micro_batch=min(micro, share),
+        sides=2 if stage.kind == "dpo" else 1,
+        checkpointing=gpu if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
+        weight_bits=weight_bits,
+        compute_bytes=compute_bytes,
+        reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
+        generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
+        optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
+        world=world,
+        zero=zero,
+        gpu=gpu,
+    )
+    return use, share
 
 
 def _longest(job: Job) -> int:
     limit = getattr(job.stage, "max_length", 0)
-    found = max(
+    longest = max(
         (e["prompt"]["max"] + max(e[side]["max"] for side in ("target", "rejected") if side in e) for e in job.lengths),
         default=limit,
     )
-    return min(found, limit) if limit else found
+    return min(longest, limit) if limit else longest
 
 
 def _optimizer_bytes(name: str) -> float:

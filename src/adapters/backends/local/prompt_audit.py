@@ -1,4 +1,4 @@
-"""The tokens that every user of a prompt really gets, and what a chat template may do to them."""
+"""Compare the prompt tokens of training, evaluation and use; check masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sft(encoder: Encoder, example: Example) -> list[int]:
 
 
 def grpo(encoder: Encoder, example: Example) -> list[int]:
-    """What TRL's own trainer makes of the prompt; its method is called, not copied."""
+    """The tokens that TRL's own trainer makes of the prompt."""
     trainer = SimpleNamespace(
         processing_class=encoder.tokenizer,
         chat_template=None,
@@ -44,7 +44,10 @@ def grpo(encoder: Encoder, example: Example) -> list[int]:
 
 
 def dpo(encoder: Encoder, example: Example) -> list[int]:
-    """The masked tokens of the pair that DPO trains on, by TRL's own collator; of both sides, where they differ."""
+    """The masked tokens of the pair that DPO trains on, by TRL's collator.
+
+    Of both sides, if they differ.
+    """
     chosen, rejected = (masked for masked, _ in _sides(encoder, example))
     return chosen if chosen == rejected else chosen + rejected
 
@@ -57,7 +60,7 @@ def evaluation(encoder: Encoder, example: Example) -> list[int]:
 
 
 def usage(encoder: Encoder, example: Example) -> list[int]:
-    """What somebody gets who loads the tokenizer from the published folder, as the model card shows."""
+    """The tokens that a user gets who follows the model card."""
     with tempfile.TemporaryDirectory() as folder:
         encoder.tokenizer.save_pretrained(folder)
         published = AutoTokenizer.from_pretrained(folder)
@@ -74,7 +77,7 @@ VIEWS: dict[str, Callable[[Encoder, Example], list[int]]] = {
 
 
 class _Recorder:
-    """A model that remembers what it is asked."""
+    """A model that records its input."""
 
     def __init__(self, end: int) -> None:
         self.generation_config = GenerationConfig(eos_token_id=end)
@@ -83,7 +86,7 @@ class _Recorder:
         self.ids: list[int] = []
 
     def forward(self) -> None:
-        """Takes no positions, for which the sampler leaves the decoding to `generate`, with the whole prompt."""
+        """Takes no positions, so that the sampler calls `generate` with the whole prompt."""
 
     def generate(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> torch.Tensor:
         self.ids = input_ids[0][attention_mask[0].bool()].tolist()
@@ -91,7 +94,7 @@ class _Recorder:
 
 
 def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-    """The first example (and the first pair) as the trainer sees it, every view of its prompt, and what is wrong.
+    """Audit the first example, and the first pair, as the trainer sees them.
 
     `examples` are of all stages; `kinds` are the recipe's stage kinds, of which only those named in `VIEWS` are
     compared, beside evaluation and the card. Raises UserError when the template refuses the prompt.
@@ -106,10 +109,10 @@ def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -
         ) from error
     errors, warnings = _problems(encoder, first, prompt)
     shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair is first else [first, pair])]
-    for one in shown:
-        if one["different"]:
-            odd = ", ".join(one["different"])
-            errors.append(f"{odd} would not get the prompt that the others get; the difference is shown above")
+    for view in shown:
+        if view["different"]:
+            names = ", ".join(view["different"])
+            errors.append(f"{names} would not get the prompt that the others get; the difference is shown above")
     return {
         "shown": shown,
         "end_token": encoder.tokenizer.decode([encoder.end]),
@@ -120,7 +123,7 @@ def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -
 
 
 def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str, Any]:
-    """One example: its prompt, its target and its rejected side token by token, and every view of its prompt."""
+    """One example token by token, and every view of its prompt."""
     prompt = encoder.prompts([example.prompt])[0]
     names = [n for n in VIEWS if n in ("evaluation", "model card") or n in kinds]
     if example.rejected is None:
@@ -140,14 +143,14 @@ def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str
 
 
 def _sides(encoder: Encoder, example: Example) -> list[tuple[list[int], list[int]]]:
-    """Masked and learned tokens of the chosen and of the rejected side, as TRL's collator makes a batch of them."""
+    """Masked and learned tokens of the chosen and the rejected side, by TRL's collator."""
     batch = DataCollatorForPreference(pad_token_id=encoder.end)(list(_pairs(encoder, [example])))
     sides = zip(*(batch[name].tolist() for name in ("input_ids", "attention_mask", "completion_mask")), strict=True)
-    out = []
+    tokens_of_sides = []
     for ids, seen, learned in sides:
-        held = [(i, bool(mask)) for i, real, mask in zip(ids, seen, learned, strict=True) if real]
-        out.append(([i for i, mask in held if not mask], [i for i, mask in held if mask]))
-    return out
+        tokens = [(i, bool(mask)) for i, real, mask in zip(ids, seen, learned, strict=True) if real]
+        tokens_of_sides.append(([i for i, mask in tokens if not mask], [i for i, mask in tokens if mask]))
+    return tokens_of_sides
 
 
 def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[list[str], list[str]]:
@@ -188,23 +191,23 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
 
 
 def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
-    """Rows whose target would end without, or before, its end token; of a pair, both sides."""
-    some = [e for e in examples if e.completion is not None][:sample]
+    """Count targets whose end token is lost, and special tokens in targets and prompts."""
+    singles = [e for e in examples if e.completion is not None][:sample]
     pairs = [e for e in examples if e.rejected is not None][:sample]
-    rows = list(training._tokens(encoder, some)) if some else []
-    lost = {id(e) for e, row in zip(some, rows, strict=True) if row["labels"][-1] != encoder.end}
+    rows = list(training._tokens(encoder, singles)) if singles else []
+    lost = {id(e) for e, row in zip(singles, rows, strict=True) if row["labels"][-1] != encoder.end}
     lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
     specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
     pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
     texts = [
         (f"{e.completion or ''}\n{e.rejected or ''}", e.prompt[-1]["content"] if e.prompt else "") for e in examples
     ]
-    found = [[bool(pattern and pattern.search(text)) for text in pair] for pair in texts]
+    special = [[bool(pattern and pattern.search(text)) for text in pair] for pair in texts]
     return {
-        "looked_at": len({id(e) for e in (*some, *pairs)}),
+        "looked_at": len({id(e) for e in (*singles, *pairs)}),
         "end_token_lost": len(lost),
-        "special_in_target": sum(target for target, _ in found),
-        "special_in_prompt": sum(prompt for _, prompt in found),
+        "special_in_target": sum(target for target, _ in special),
+        "special_in_prompt": sum(prompt for _, prompt in special),
     }
 
 

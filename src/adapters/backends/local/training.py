@@ -25,7 +25,7 @@ from adapters.backends.local import deepspeed
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
-from adapters.backends.local.speedups.grpo import lean
+from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import options
 from adapters.backends.local.trl_reward import TrlReward
@@ -144,7 +144,7 @@ def train_grpo(
     only_our_progress(trainer)
     if stage.beta:
         set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    with lean(model, args):
+    with grpo_speedups(model, args):
         state = train_to_the_end(trainer, folder, job.steps)
     log = [entry for entry in state.log_history if "reward" in entry]
     figures: dict[str, Any] = {"steps": state.global_step}

@@ -1,4 +1,4 @@
-"""What a bundle does when it is loaded: tensors, keys, logits, greedy answers. Run in a process of its own.
+"""Verify a loaded bundle in a process of its own: tensors, keys, logits, answers.
 
     python -m adapters.backends.local.verify_adapter SPEC.json FACTS.json
 
@@ -32,7 +32,7 @@ TIES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts and checks of a bundle: {"checks": [[name, passed, detail], …], and what the card says of the model}."""
+    """Facts of a bundle for the model card, with `checks`: [[name, passed, detail], …]."""
     bundle = Path(spec["bundle"])
     stored = load_file(bundle / WEIGHTS)
     checks = [_tensors(stored)]
@@ -70,9 +70,9 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
     name = "tensors"
     if not stored:
-        return [name, False, "the file holds no tensor"]
-    if odd := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
-        return [name, False, f"{len(odd)} tensors are not finite, such as {odd[0]}"]
+        return [name, False, "the file has no tensor"]
+    if broken := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
+        return [name, False, f"{len(broken)} tensors are not finite, such as {broken[0]}"]
     if empty := [k for k, t in stored.items() if t.numel() == 0]:
         return [name, False, f"{len(empty)} tensors are empty, such as {empty[0]} (a sharded save?)"]
     second = {k: t for k, t in stored.items() if ".lora_B." in k}
@@ -83,10 +83,10 @@ def _tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
 
 
 def _embeddings(stored: Mapping[str, torch.Tensor], tied: bool) -> list[Any]:
-    found = [k for k in stored if "embed_tokens" in k or "lm_head" in k]
-    if found:
+    changed = [k for k in stored if "embed_tokens" in k or "lm_head" in k]
+    if changed:
         fate = "would part the tied embeddings" if tied else "cannot be served by vLLM"
-        return ["embeddings", False, f"{found[0]} is in the adapter, and {fate}"]
+        return ["embeddings", False, f"{changed[0]} is in the adapter, and {fate}"]
     return ["embeddings", True, f"not touched (the base {'ties' if tied else 'does not tie'} them)"]
 
 
@@ -124,20 +124,7 @@ def _answers(
         return ["answers", True, "not compared: the run evaluated nothing, so no answers of the training process exist"]
     equal = near = 0
     for ids, probe in zip(prompts, probes, strict=False):
-        out = peft.generate(
-            input_ids=torch.tensor([ids], device=peft.device),
-            max_new_tokens=spec["max_new_tokens"],
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=None,
-            eos_token_id=stops,
-            pad_token_id=encoder.tokenizer.pad_token_id,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        tokens = out.sequences[0, len(ids) :].tolist()
+        tokens, logits = _greedy(peft, encoder, stops, ids, spec["max_new_tokens"])
         ended = next((n for n, token in enumerate(tokens) if token in stops), None)
         text = encoder.tokenizer.decode(tokens[:ended], skip_special_tokens=True)
         wanted = probe["completion"]
@@ -146,7 +133,7 @@ def _answers(
         if text == wanted or cut:
             equal += 1
             continue
-        step, gap, scale = _first_difference(encoder, tokens[:ended], out.logits, wanted)
+        step, gap, scale = _first_difference(encoder, tokens[:ended], logits, wanted)
         if gap > TIES[torch.bfloat16 if spec["elsewhere"] else peft.dtype] * scale:
             return [
                 "answers", False,
@@ -160,10 +147,30 @@ def _answers(
     return ["answers", True, detail + (f", {near} part at a tie of the two best tokens" if near else "")]
 
 
+def _greedy(
+    peft: PeftModel, encoder: Encoder, stops: list[int], ids: list[int], limit: int
+) -> tuple[list[int], Sequence[torch.Tensor]]:
+    """The tokens of a greedy answer, and the logits of each step."""
+    answer = peft.generate(
+        input_ids=torch.tensor([ids], device=peft.device),
+        max_new_tokens=limit,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=None,
+        eos_token_id=stops,
+        pad_token_id=encoder.tokenizer.pad_token_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return answer.sequences[0, len(ids) :].tolist(), answer.logits
+
+
 def _first_difference(
     encoder: Encoder, tokens: list[int], logits: Sequence[torch.Tensor], wanted: str
 ) -> tuple[int, float, float]:
-    """The step at which the text leaves the wanted one, by how much its token led there, and the largest logit."""
+    """The first step that leads to another text, the lead of its token, the largest logit."""
     for n in range(len(tokens)):
         if not wanted.startswith(encoder.tokenizer.decode(tokens[: n + 1], skip_special_tokens=True).rstrip("\ufffd")):
             break
@@ -176,7 +183,7 @@ def _first_difference(
 
 
 def main() -> None:
-    """Read the specification, write the facts."""
+    """Read the specification and write the facts."""
     prepare_cpu()
     write_json(Path(sys.argv[2]), verify(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
 

@@ -1,7 +1,7 @@
-"""The adapter comes home: downloaded, renamed for PEFT, rebuilt, checked, and written as any local adapter is.
+"""Convert a downloaded adapter to PEFT's format, and check it.
 
-A service's adapter that is loaded as it comes may load and do nothing: PEFT takes `target_modules` from the config, and
-a config that names none, or too few, makes it drop the other tensors with no more than a warning.
+An adapter that is loaded as the service stores it may do nothing: PEFT takes `target_modules` from the config, and if
+that names too few modules, PEFT drops the other tensors with no more than a warning.
 """
 
 from __future__ import annotations
@@ -32,62 +32,76 @@ TOLERANCE = 0.05
 
 
 def peft_name(key: str) -> str:
-    """The service's name of a tensor as PEFT writes it: the prefix, and the names of a text-only causal LM."""
+    """PEFT's name of a tensor of the service, in a text-only causal LM."""
     name = key if key.startswith("base_model.model.") else f"base_model.model.{key}"
     name = name.replace(".model.language_model.", ".model.").replace(".unembed_tokens.", ".lm_head.")
     return re.sub(r"\.layers\.(\d+)\.attn\.", r".layers.\1.self_attn.", name)
 
 
 def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str], int, int]:
-    """The service's tensors under PEFT's names, the adapted modules (paths below the base model), their rank, and
-    what it has grown by: 1 or 3.
+    """The service's tensors for PEFT.
 
-    Qwen3.5's linear attention has one input projection where the service adapts its query, key and value thirds each:
-    they become one adapter of three times the rank, A stacked and B block-diagonal, which computes the same. The other
-    modules then get zeros up to that rank, for vLLM knows one rank and one alpha for all. Raises ServiceError for
-    tensors that are no LoRA pair of a linear layer.
+    Returns the tensors under PEFT's names, the adapted modules (paths below the base model), their rank, and the factor
+    by which the rank has grown: 1, or 3 after `_join_thirds`. The other modules then get zeros up to that rank, because
+    vLLM supports one rank and one alpha for all. Raises ServiceError for tensors that are no LoRA pair of a linear
+    layer.
     """
-    pairs: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        found = KEY.match(peft_name(key))
-        if found is None or tensor.ndim != 2:
-            raise ServiceError(
-                f"the service's adapter holds {key} {tuple(tensor.shape)}, which is no LoRA pair of a linear layer "
-                "(experts, perhaps); its files are kept beside the stage's checkpoints"
-            )
-        pairs.setdefault(found["module"], {})[found["side"]] = tensor
-    if odd := [module for module, sides in pairs.items() if sides.keys() != {"A", "B"}]:
-        raise ServiceError(f"the service's adapter has one half only of {odd[0]}")
+    pairs = _lora_pairs(tensors)
     ranks = {sides["A"].shape[0] for sides in pairs.values()}
     if len(ranks) != 1:
         raise ServiceError(f"the service's adapter has modules of ranks {sorted(ranks)}; one rank was asked for")
+    _join_thirds(pairs)
+    rank = max(sides["A"].shape[0] for sides in pairs.values())
+    named: dict[str, torch.Tensor] = {}
+    for module, sides in pairs.items():
+        missing = rank - sides["A"].shape[0]
+        padded = {
+            "A": torch.nn.functional.pad(sides["A"], (0, 0, 0, missing)),
+            "B": torch.nn.functional.pad(sides["B"], (0, missing)),
+        }
+        named |= {f"base_model.model.{module}.lora_{side}.weight": t.contiguous() for side, t in padded.items()}
+    return named, sorted(pairs), rank, rank // ranks.pop()
+
+
+def _lora_pairs(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Each module's A and B."""
+    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = KEY.match(peft_name(key))
+        if match is None or tensor.ndim != 2:
+            raise ServiceError(
+                f"the service's adapter has {key} {tuple(tensor.shape)}, which is no LoRA pair of a linear layer "
+                "(experts, perhaps); its files are kept beside the stage's checkpoints"
+            )
+        pairs.setdefault(match["module"], {})[match["side"]] = tensor
+    if incomplete := [module for module, sides in pairs.items() if sides.keys() != {"A", "B"}]:
+        raise ServiceError(f"the service's adapter has one half only of {incomplete[0]}")
+    return pairs
+
+
+def _join_thirds(pairs: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Join the adapters of query, key and value into one.
+
+    Qwen3.5's linear attention has one input projection where the service adapts its three thirds. A is stacked and B is
+    block-diagonal: one adapter of three times the rank, which computes the same.
+    """
     for module in sorted(m for m in pairs if (s := SPLIT.match(m)) and s["part"] == "q"):
         stem = module[:-1]
-        thirds = [pairs.pop(stem + part) for part in "qkv" if stem + part in pairs]
+        thirds = [pairs.pop(stem + letter) for letter in "qkv" if stem + letter in pairs]
         if len(thirds) != 3:
-            raise ServiceError(f"the service's adapter has not all of {stem}q, k and v")
+            raise ServiceError(f"the service's adapter lacks one of {stem}q, k and v")
         pairs[f"{stem}qkv"] = {
             "A": torch.cat([t["A"] for t in thirds]),
             "B": torch.block_diag(*(t["B"] for t in thirds)),  # type: ignore[no-untyped-call]
         }
-    rank = max(sides["A"].shape[0] for sides in pairs.values())
-    names: dict[str, torch.Tensor] = {}
-    for module, sides in pairs.items():
-        more = rank - sides["A"].shape[0]
-        padded = {
-            "A": torch.nn.functional.pad(sides["A"], (0, 0, 0, more)),
-            "B": torch.nn.functional.pad(sides["B"], (0, more)),
-        }
-        names |= {f"base_model.model.{module}.lora_{side}.weight": t.contiguous() for side, t in padded.items()}
-    return names, sorted(pairs), rank, rank // ranks.pop()
 
 
-def rebuild_config(held: Mapping[str, Any], rank: int, grown: int, targets: Sequence[str], base: Base) -> LoraConfig:
-    """A config that says what the tensors are, whatever the service's own says or leaves out.
+def rebuild_config(stored: Mapping[str, Any], rank: int, grown: int, targets: Sequence[str], base: Base) -> LoraConfig:
+    """A config that matches the tensors, whatever the service's own says.
 
-    The scale is alpha over rank: a rank that has grown takes alpha with it.
+    The scale is alpha over rank, so alpha grows with the rank.
     """
-    alpha = held.get("lora_alpha")
+    alpha = stored.get("lora_alpha")
     if not alpha:
         raise ServiceError("the service's adapter does not say its lora_alpha")
     config = LoraConfig(
@@ -103,18 +117,18 @@ def rebuild_config(held: Mapping[str, Any], rank: int, grown: int, targets: Sequ
 
 
 def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
-    """Turn the downloaded files into an adapter directory and prove its shape against the base model's architecture.
+    """Write the downloaded files as an adapter folder that fits the base model.
 
     Needs the base model's config only, no weights. Raises ServiceError when a tensor would not find its module.
     Returns rank, alpha and target modules.
     """
-    held = json.loads((raw / CONFIG).read_text(encoding="utf-8"))
+    stored = json.loads((raw / CONFIG).read_text(encoding="utf-8"))
     tensors, modules, rank, grown = convert(load_file(raw / WEIGHTS))
-    _prove(tensors)
+    _check_values(tensors)
     leaves = sorted({module.rpartition(".")[2] for module in modules})
     problem = None
     for targets in (leaves, modules):  # short names, unless they would also match what was not trained
-        config = rebuild_config(held, rank, grown, targets, base)
+        config = rebuild_config(stored, rank, grown, targets, base)
         problem = misfit(config, tensors, base)
         if problem is None:
             break
@@ -126,15 +140,15 @@ def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
     return {"rank": config.r, "lora_alpha": config.lora_alpha, "target_modules": leaves}
 
 
-def _prove(tensors: Mapping[str, torch.Tensor]) -> None:
-    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ServiceError(f"the trained adapter is not finite: {bad[0]}")
+def _check_values(tensors: Mapping[str, torch.Tensor]) -> None:
+    if not_finite := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ServiceError(f"the trained adapter is not finite: {not_finite[0]}")
     if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
         raise ServiceError("training left every B matrix at zero: the adapter would change nothing")
 
 
 def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) -> str | None:
-    """What PEFT would not find, or find too much of, putting these tensors on the base; None when all is in place."""
+    """How the tensors fail to fit the base model under PEFT; None if they fit."""
     architecture = AutoConfig.from_pretrained(base.load, revision=base.revision)
     trial = copy.deepcopy(config)  # PEFT writes the model's path into the config it is given
     trial.base_model_name_or_path = base.load
@@ -143,17 +157,17 @@ def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) 
             model = get_peft_model(AutoModelForCausalLM.from_config(architecture), trial)
     except ValueError as error:
         return str(error).splitlines()[0]
-    wanted = {n: tuple(t.shape) for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
-    if odd := sorted(wanted.keys() ^ tensors.keys()):
-        return f"{len(odd)} tensors are on one side only, such as {odd[0]}"
+    expected = {n: tuple(t.shape) for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    if unmatched := sorted(expected.keys() ^ tensors.keys()):
+        return f"{len(unmatched)} tensors are only in the adapter or only in the model, such as {unmatched[0]}"
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != wanted[name]:
-            return f"{name} is {tuple(tensor.shape)}, and the base model wants {wanted[name]}"
+        if tuple(tensor.shape) != expected[name]:
+            return f"{name} is {tuple(tensor.shape)}, but the base model needs {expected[name]}"
     return None
 
 
 def weights_fit_here(base: Base) -> bool:
-    """Whether the base model's weights are on this machine and small enough to load in float32."""
+    """Whether the base model's weights are here and fit into memory as float32."""
     folder = Path(base.load)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -171,28 +185,28 @@ def weights_fit_here(base: Base) -> bool:
 def compare(
     folder: Path, base: Base, model: Model, sampler: Sampler, texts: Sequence[Sequence[int]]
 ) -> dict[str, float]:
-    """Log-probabilities of the adapter here and on the service, on the same tokens.
+    """Compare the adapter's log-probabilities here and on the service.
 
-    Returns mean and highest absolute difference per token, and the mean difference of the bare base model for
-    comparison. Raises ServiceError when adapter and service disagree.
+    Returns mean and highest absolute difference per token, and the mean difference of the bare base model. Raises
+    ServiceError when adapter and service disagree.
     """
-    asked = [sampler.logprobs(text) for text in texts]
+    pending = [sampler.logprobs(text) for text in texts]
     bare = load_base(base, model).eval()
     alone = [_logprobs(bare, text) for text in texts]
     peft = load_adapter(bare, folder, base, trainable=False).eval()
     here = [_logprobs(peft, text) for text in texts]
-    there = [torch.tensor([float(v) for v in p.result()[1:]]) for p in asked]
+    there = [torch.tensor([float(v) for v in p.result()[1:]]) for p in pending]
     differences = torch.cat([(a - b).abs() for a, b in zip(here, there, strict=True)])
     without = torch.cat([(a - b).abs() for a, b in zip(alone, there, strict=True)]).mean()
     figures = {
-        "home_difference": float(differences.mean()),
-        "home_difference_max": float(differences.max()),
+        "logprob_difference": float(differences.mean()),
+        "logprob_difference_max": float(differences.max()),
         "base_difference": float(without),
     }
-    if figures["home_difference"] > TOLERANCE or (without > TOLERANCE and differences.mean() > without / 2):
+    if figures["logprob_difference"] > TOLERANCE or (without > TOLERANCE and differences.mean() > without / 2):
         raise ServiceError(
             f"the downloaded adapter is not what the service trained: its log-probabilities differ by "
-            f"{figures['home_difference']:.3f} per token (the bare base model's by {float(without):.3f})"
+            f"{figures['logprob_difference']:.3f} per token (the bare base model's by {float(without):.3f})"
         )
     return figures
 

@@ -1,4 +1,4 @@
-"""What a run has spent on the service: tokens, dollars where prices are known, and the limit the recipe sets."""
+"""Tokens and dollars that a run has spent on the service, and their limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapters.recipe.tinker import Hosted, Prices
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens by what the service charges for: read, written, trained on."""
+    """Numbers of tokens by what the service charges for: read, sampled, trained on."""
 
     prefill: int = 0
     sample: int = 0
@@ -34,13 +34,16 @@ class Tokens:
 
 
 class Account:
-    """The run's ledger, `spent.json` in its folder: what each stage, and evaluation, has used, lost work included."""
+    """The run's spending by stage and evaluation, in `spent.json` of its folder.
+
+    Work that was lost and repeated counts, too.
+    """
 
     def __init__(self, hosted: Hosted, folder: Path) -> None:
         self.hosted, self.path = hosted, folder / "spent.json"
         self.spent: dict[str, Tokens] = {}
         if self.path.is_file():
-            self.spent = {name: Tokens(**held) for name, held in json.loads(self.path.read_text()).items()}
+            self.spent = {name: Tokens(**counts) for name, counts in json.loads(self.path.read_text()).items()}
 
     @property
     def total(self) -> Tokens:
@@ -48,10 +51,13 @@ class Account:
         return sum(self.spent.values(), Tokens())
 
     def charge(self, entry: str, tokens: Tokens) -> None:
-        """Write tokens down, before they are sent where that is possible: a killed run must not forget them."""
+        """Record tokens.
+
+        Call it before the request where possible: a killed run must not forget them.
+        """
         self.spent[entry] = self.spent.get(entry, Tokens()) + tokens
         if self.path.parent.is_dir():
-            write_json(self.path, {name: asdict(held) for name, held in self.spent.items()})
+            write_json(self.path, {name: asdict(tokens) for name, tokens in self.spent.items()})
 
     def allow(self, more: Tokens) -> None:
         """Raise Refused when `more` would go beyond the recipe's limit."""
@@ -68,14 +74,14 @@ class Account:
             )
 
     def figures(self, entry: str) -> dict[str, float]:
-        """The figures of one entry, for manifests and logs; `cost` in dollars where prices are known."""
-        held = self.spent.get(entry, Tokens())
-        out: dict[str, float] = {f"tokens_{kind}": count for kind, count in asdict(held).items()}
+        """The figures of an entry, for manifests and logs; `cost` in dollars if known."""
+        spent = self.spent.get(entry, Tokens())
+        figures: dict[str, float] = {f"tokens_{kind}": count for kind, count in asdict(spent).items()}
         if self.hosted.prices:
-            out["cost"] = round(held.dollars(self.hosted.prices), 4)
-        return out
+            figures["cost"] = round(spent.dollars(self.hosted.prices), 4)
+        return figures
 
     def live(self) -> dict[str, float]:
-        """What the progress bar shows: the run's thousands of tokens so far, and dollars where prices are known."""
-        out = {"ktok": self.total.total / 1000}
-        return out | ({"usd": self.total.dollars(self.hosted.prices)} if self.hosted.prices else {})
+        """The figures of the progress bar: thousands of tokens, and dollars if known."""
+        figures = {"ktok": self.total.total / 1000}
+        return figures | ({"usd": self.total.dollars(self.hosted.prices)} if self.hosted.prices else {})

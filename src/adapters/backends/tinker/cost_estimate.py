@@ -1,4 +1,4 @@
-"""Tokens and dollars before they are spent."""
+"""Estimate a run's tokens and dollars before it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Prompts = Callable[[Sequence[Sequence[Message]]], list[list[int]]]
 
 
 def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation], hosted: Hosted) -> list[str]:
-    """A line a stage, one for evaluation, one for all; answers are taken to be as long as the gold ones."""
+    """One line for each stage, one for evaluation, and the total.
+
+    Answers are assumed to be as long as the gold ones.
+    """
     entries = {job.name: stage_tokens(job, prompts) for job in jobs}
     read = sum(len(p) for t in tests for p in prompts([e.prompt for e in t.examples]))
     models = len(jobs) + 1
@@ -22,7 +25,7 @@ def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation],
     if tests:
         entries["evaluation, at most"] = Tokens(prefill=models * read, sample=models * most)
     total = sum(entries.values(), Tokens())
-    lines = [f"{name}: about {_said(tokens, hosted)}" for name, tokens in entries.items()]
+    lines = [f"{name}: about {_described(tokens, hosted)}" for name, tokens in entries.items()]
     lines.append(f"in all about {total.total:,} tokens" + _dollars(total, hosted))
     limits = [f"{hosted.max_tokens:,} tokens"] if hosted.max_tokens else []
     limits += [f"${hosted.max_cost:g}"] if hosted.max_cost else []
@@ -32,11 +35,11 @@ def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation],
 
 
 def stage_tokens(job: Job, prompts: Prompts) -> Tokens:
-    """What a stage will use. For GRPO an answer is taken to be as long as the median gold one."""
+    """Estimated tokens of a stage; GRPO's answers are as long as the median gold one."""
     stage: Any = job.stage
     rows = job.steps * stage.batch_size
-    held = prompts([e.prompt for e in job.examples])
-    read = round(rows * sum(map(len, held)) / len(held))
+    encoded = prompts([e.prompt for e in job.examples])
+    read = round(rows * sum(map(len, encoded)) / len(encoded))
     answer = job.tokens.get("completion_p50", 0)
     both = round(read + rows * answer)
     if stage.kind == "sft":
@@ -49,7 +52,7 @@ def stage_tokens(job: Job, prompts: Prompts) -> Tokens:
     return Tokens(prefill=read + whole * ((stage.beta > 0) + (stage.temperature != 1)), sample=written, train=whole)
 
 
-def _said(tokens: Tokens, hosted: Hosted) -> str:
+def _described(tokens: Tokens, hosted: Hosted) -> str:
     named = {"read": tokens.prefill, "written": tokens.sample, "trained": tokens.train}
     return ", ".join(f"{count:,} {name}" for name, count in named.items() if count) + _dollars(tokens, hosted)
 

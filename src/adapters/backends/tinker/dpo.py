@@ -1,4 +1,7 @@
-"""DPO on the service: its log-probabilities there, the loss here, one custom-loss call a batch of pairs."""
+"""DPO on the service, with one custom-loss call for each batch of pairs.
+
+The service computes log-probabilities; the loss is computed here.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,17 @@ class Pairs:
         """Ask the reference for the log-probabilities of both sides of each pair."""
         return [reference.logprobs(self.prompts[i] + side) for i in batch for side in self.sides[i]]
 
-    def sums(self, asked: Sequence[Pending], batch: Sequence[int]) -> list[float]:
+    def sums(self, pending: Sequence[Pending], batch: Sequence[int]) -> list[float]:
         """The reference's log-probability of each side, summed over the answer's tokens."""
         lengths = [len(self.prompts[i]) for i in batch for _ in self.sides[i]]
-        return [sum(answer_logprobs(p.result()[1:], n)) for p, n in zip(asked, lengths, strict=True)]
+        return [sum(answer_logprobs(p.result()[1:], n)) for p, n in zip(pending, lengths, strict=True)]
 
 
 def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
-    """One DPO stage against a reference that is found once. Returns its figures, of first and last steps, held out."""
+    """Train one DPO stage against a fixed reference.
+
+    Returns the figures of the first and last steps, and of held-out pairs.
+    """
     job = run.job
     pairs = Pairs(run, job.examples)
     lengths = [len(p) + max(map(len, s)) for p, s in zip(pairs.prompts, pairs.sides, strict=True)]
@@ -66,23 +72,24 @@ def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
         run.spend(Tokens(prefill=pairs.tokens(batches[step - 1])))
         return pairs.ask(reference, batches[step - 1])
 
-    asked: list[Pending] | None = None
+    pending: list[Pending] | None = None
     for step in range(run.done + 1, job.steps + 1):
         batch = batches[step - 1]
         # The custom loss costs a forward pass besides the one of training.
         need = pairs.tokens(batch)
         run.account.allow(Tokens(prefill=2 * need, train=need))
-        sums = pairs.sums(asked or ask(step), batch)
+        sums = pairs.sums(pending or ask(step), batch)
         run.spend(Tokens(prefill=need, train=need))
         size = stage.micro_batch_size or len(batch)
         passes, measures = [], []
         for first in range(0, len(batch), size):
-            part = batch[first : first + size]
-            loss, measure = _loss(sums[2 * first : 2 * (first + size)], stage.beta, len(part) / len(batch), pairs, part)
-            passes.append(run.run.learn_custom(pairs.rows(part), loss))
+            micro = batch[first : first + size]
+            reference_sums = sums[2 * first : 2 * (first + size)]
+            loss, measure = _loss(reference_sums, stage.beta, len(micro) / len(batch), pairs, micro)
+            passes.append(run.run.learn_custom(pairs.rows(micro), loss))
             measures.append(measure)
-        run.submit(step, passes, _together(measures))
-        asked = ask(step + 1) if step < job.steps else None
+        run.submit(step, passes, _averaged(measures))
+        pending = ask(step + 1) if step < job.steps else None
         run.settle(keep=1)
     run.settle()
     return _summary(run, stage, reference)
@@ -91,7 +98,7 @@ def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
 def _loss(
     reference: Sequence[float], beta: float, share: float, pairs: Pairs, batch: Sequence[int]
 ) -> tuple[Any, dict[str, float]]:
-    """The loss of one pass as the SDK calls it, and the figures that the call fills in."""
+    """The loss of one pass in the SDK's form, and the figures that its call fills in."""
     figures: dict[str, float] = {}
     starts = [len(pairs.prompts[i]) for i in batch for _ in pairs.sides[i]]
 
@@ -99,8 +106,8 @@ def _loss(
         import torch
 
         sums = torch.stack([lp[n - 1 :].sum() for lp, n in zip(logprobs, starts, strict=True)])
-        held = torch.tensor(reference, dtype=sums.dtype)
-        value, measured = dpo_loss(sums[::2], sums[1::2], held[::2], held[1::2], beta)
+        fixed = torch.tensor(reference, dtype=sums.dtype)
+        value, measured = dpo_loss(sums[::2], sums[1::2], fixed[::2], fixed[1::2], beta)
         figures.update({"loss": float(value.detach()), **measured})
         return share * value
 
@@ -108,7 +115,7 @@ def _loss(
     return loss, figures
 
 
-def _together(measures: Sequence[Mapping[str, float]]) -> Any:
+def _averaged(measures: Sequence[Mapping[str, float]]) -> Any:
     def measure(_: list[Any]) -> Mapping[str, float]:
         names = {"loss": "loss", **LOGGED}
         return {shown: sum(m["share"] * m[name] for m in measures) for name, shown in names.items()}
@@ -127,13 +134,13 @@ def _summary(run: HostedStage, stage: Any, reference: Sampler) -> dict[str, Any]
         import torch
 
         pairs = Pairs(run, run.job.validation)
-        everyone = range(len(run.job.validation))
-        run.spend(Tokens(prefill=2 * pairs.tokens(everyone)))
-        asked, own = pairs.ask(reference, everyone), run.run.forward(pairs.rows(everyone))
-        held = torch.tensor(pairs.sums(asked, everyone))
-        starts = [len(pairs.prompts[i]) for i in everyone for _ in pairs.sides[i]]
+        every_pair = range(len(run.job.validation))
+        run.spend(Tokens(prefill=2 * pairs.tokens(every_pair)))
+        pending, own = pairs.ask(reference, every_pair), run.run.forward(pairs.rows(every_pair))
+        fixed = torch.tensor(pairs.sums(pending, every_pair))
+        starts = [len(pairs.prompts[i]) for i in every_pair for _ in pairs.sides[i]]
         rows = zip(logprobs_of(own.result()), starts, strict=True)
         sums = torch.tensor([sum(answer_logprobs(lp, n)) for lp, n in rows])
-        value, measured = dpo_loss(sums[::2], sums[1::2], held[::2], held[1::2], stage.beta)
+        value, measured = dpo_loss(sums[::2], sums[1::2], fixed[::2], fixed[1::2], stage.beta)
         figures |= {f"{name}_held_out": v for name, v in {"loss": float(value), **measured}.items()}
     return figures

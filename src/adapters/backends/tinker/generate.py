@@ -12,7 +12,10 @@ from adapters.types import Message, Progress, Sample
 
 
 def stop_tokens(encoder: Encoder) -> list[int]:
-    """Tokens that end an answer: the template's end of turn, the tokenizer's, and those of the generation config."""
+    """Tokens that end an answer.
+
+    From the template's end of turn, the tokenizer and the generation config.
+    """
     return sorted({encoder.end, encoder.tokenizer.eos_token_id, *_configured(encoder.tokenizer.name_or_path)} - {None})
 
 
@@ -28,13 +31,13 @@ def _configured(model: str) -> tuple[int, ...]:
 
 
 def answer_of(encoder: Encoder, tokens: Sequence[int]) -> list[int]:
-    """The tokens before the one that ends the answer, whether or not the service sent that one."""
+    """The tokens before the stop token, whether or not the service sent that one."""
     stops = set(stop_tokens(encoder))
     return list(tokens[: next((n for n, token in enumerate(tokens) if token in stops), len(tokens))])
 
 
 def text_of(encoder: Encoder, tokens: Sequence[int]) -> str:
-    """The answer as text."""
+    """An answer's text."""
     return str(encoder.tokenizer.decode(answer_of(encoder, tokens), skip_special_tokens=True))
 
 
@@ -47,24 +50,27 @@ class HostedSampler:
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
     ) -> list[Sample]:
-        """Completions in the order of the prompts; hundreds are under way at a time, whatever `batch_size` says."""
+        """Completions in the order of the prompts.
+
+        Up to `SAMPLED_AT_ONCE` requests are in flight at a time, whatever `batch_size` is.
+        """
         ids = self.encoder.prompts(prompts)
-        out: list[Sample] = []
+        samples: list[Sample] = []
         for first in range(0, len(ids), SAMPLED_AT_ONCE):
-            some = ids[first : first + SAMPLED_AT_ONCE]
-            read = Tokens(prefill=sum(map(len, some)))
-            self.account.allow(read)
-            self.account.charge(self.entry, read)
-            asked = [
+            chunk = ids[first : first + SAMPLED_AT_ONCE]
+            prompt_tokens = Tokens(prefill=sum(map(len, chunk)))
+            self.account.allow(prompt_tokens)
+            self.account.charge(self.entry, prompt_tokens)
+            requests = [
                 self.sampler.sample(i, 1, max_tokens=max_new_tokens, temperature=0.0, stop=stop_tokens(self.encoder))
-                for i in some
+                for i in chunk
             ]
-            written = 0
-            for pending in asked:
+            sampled = 0
+            for pending in requests:
                 sequence = pending.result().sequences[0]
                 answer = answer_of(self.encoder, sequence.tokens)
-                written += len(sequence.tokens)
-                out.append(Sample(text_of(self.encoder, answer), len(answer), sequence.stop_reason == "length"))
-                progress(len(out), len(ids), self.account.live())
-            self.account.charge(self.entry, Tokens(sample=written))
-        return out
+                sampled += len(sequence.tokens)
+                samples.append(Sample(text_of(self.encoder, answer), len(answer), sequence.stop_reason == "length"))
+                progress(len(samples), len(ids), self.account.live())
+            self.account.charge(self.entry, Tokens(sample=sampled))
+        return samples

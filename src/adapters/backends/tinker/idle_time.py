@@ -1,4 +1,4 @@
-"""How long the service waits for us."""
+"""Share of a run in which the service waits for us."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class IdleTimer:
-    """Measures the share of wall time in which the service has nothing of ours to do."""
+    """Measures the fraction of the run during which no request is in flight."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -17,7 +17,7 @@ class IdleTimer:
         self.first = self.free_since = 0.0
 
     def sent(self) -> None:
-        """A request is on its way."""
+        """Record that a request was sent."""
         with self.lock:
             now = time.monotonic()
             if not self.first:
@@ -27,13 +27,13 @@ class IdleTimer:
             self.open += 1
 
     def answered(self, _: Any = None) -> None:
-        """A request is answered."""
+        """Record that a request was answered."""
         with self.lock:
             self.open -= 1
             self.free_since = time.monotonic()
 
     def share(self) -> float:
-        """IdleTimer seconds over seconds between the first request and the last answer."""
+        """Idle seconds over seconds between the first request and the last answer."""
         with self.lock:
             wall = self.free_since - self.first
             return self.idle / wall if wall > 0 else 0.0

@@ -1,7 +1,7 @@
-"""The arithmetic of hosted training, without the service: rows, advantages, losses, schedules.
+"""Arithmetic of hosted training: rows, advantages, losses, schedules.
 
-The service sums every loss over tokens and rows and knows no KL, no normalisation and no schedule; all of that is put
-into the numbers sent with the tokens, here. Where TRL and the service can be made to agree, these functions make them.
+The service sums every loss over tokens and rows and has no KL, normalisation or schedule. These functions put them into
+the numbers that are sent with the tokens, so that results agree with TRL where they can.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One sequence as the service trains on it: inputs, the next token at each place, and numbers for each place.
+    """One training sequence: inputs, next tokens, and columns of numbers.
 
     Every column of `columns` has as many entries as `tokens` and `targets`.
     """
@@ -29,48 +29,56 @@ class TrainRow:
         for name, values in {"targets": self.targets, **self.columns}.items():
             if len(values) != len(self.tokens):
                 raise ValueError(f"{name} has {len(values)} entries for {len(self.tokens)} tokens")
-            # A server may train on what is not a number without a word.
+            # A server may train on NaN without an error.
             if not all(math.isfinite(v) for v in values):
                 raise ValueError(f"{name} holds a number that is not finite")
 
 
 def answer_row(prompt: Sequence[int], answer: Sequence[int], columns: Mapping[str, Sequence[float]]) -> TrainRow:
-    """A prompt with its answer, shifted by one; each column has one number per answer token, 0 stands elsewhere."""
+    """A prompt with its answer, shifted by one.
+
+    Each column has one number for each answer token; it is 0 elsewhere.
+    """
     if not prompt or not answer:
         raise ValueError("a row needs a prompt and an answer")
     for name, values in columns.items():
         if len(values) != len(answer):
             raise ValueError(f"{name} has {len(values)} numbers for an answer of {len(answer)} tokens")
-    whole = (*prompt, *answer)
-    rest = (0.0,) * (len(prompt) - 1)
-    return TrainRow(whole[:-1], whole[1:], {name: (*rest, *map(float, values)) for name, values in columns.items()})
+    tokens = (*prompt, *answer)
+    padding = (0.0,) * (len(prompt) - 1)
+    return TrainRow(
+        tokens[:-1], tokens[1:], {name: (*padding, *map(float, values)) for name, values in columns.items()}
+    )
 
 
 def sft_rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[TrainRow]:
-    """Rows whose summed cross-entropy is the mean negative log-likelihood per answer token of this batch."""
+    """Rows for SFT.
+
+    Their summed cross-entropy is the batch's mean negative log-likelihood per answer token.
+    """
     scale = 1 / sum(map(len, answers))
     return [answer_row(p, a, {"weights": [scale] * len(a)}) for p, a in zip(prompts, answers, strict=True)]
 
 
 def answer_logprobs(logprobs: Sequence[float], prompt: int) -> list[float]:
-    """The answer's part of a row's log-probabilities; `prompt` is the prompt's length in tokens."""
+    """The answer's log-probabilities in a row; `prompt` is the prompt's length."""
     return list(logprobs[prompt - 1 :])
 
 
 def group_advantages(rewards: Sequence[Sequence[float | None]], scale: str) -> list[list[float]]:
-    """Rewards minus their group's mean, divided by the deviation of the group, of the batch, or not at all.
+    """Rewards minus their group's mean, scaled as TRL's `scale_rewards` says.
 
-    As TRL does it: sample deviation plus 1e-4; what could not be scored (None) is left out of mean and deviation and
-    gets 0.
+    The scale is the sample deviation of the group or of the batch plus 1e-4, or none. Unscored answers (None) are left
+    out of mean and deviation and get 0.
     """
-    known = [[r for r in group if r is not None] for group in rewards]
-    everything = _deviation([r for group in known for r in group])
-    out = []
-    for group, scored in zip(rewards, known, strict=True):
+    scored_groups = [[r for r in group if r is not None] for group in rewards]
+    batch_deviation = _deviation([r for group in scored_groups for r in group])
+    advantages = []
+    for group, scored in zip(rewards, scored_groups, strict=True):
         mean = sum(scored) / len(scored) if scored else 0.0
-        by = {"group": _deviation(scored) + 1e-4, "batch": everything + 1e-4, "none": 1.0}[scale]
-        out.append([0.0 if r is None else (r - mean) / by for r in group])
-    return out
+        divisor = {"group": _deviation(scored) + 1e-4, "batch": batch_deviation + 1e-4, "none": 1.0}[scale]
+        advantages.append([0.0 if r is None else (r - mean) / divisor for r in group])
+    return advantages
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -82,31 +90,35 @@ def _deviation(values: Sequence[float]) -> float:
 
 def weighted_reward(scores: Sequence[float | None], weights: Sequence[float]) -> float | None:
     """The weighted sum of the rewards that apply; None when none does."""
-    known = [s * w for s, w in zip(scores, weights, strict=True) if s is not None]
-    return sum(known) if known else None
+    weighted = [s * w for s, w in zip(scores, weights, strict=True) if s is not None]
+    return sum(weighted) if weighted else None
 
 
 def fold_kl(advantage: float, policy: Sequence[float], reference: Sequence[float], beta: float) -> list[float]:
-    """Token advantages with the KL to the reference in them: A - beta (log pi - log pi_ref), no gradient through it.
+    """Token advantages with the KL term folded in: A - beta (log pi - log pi_ref).
 
-    On the policy that sampled, the gradient of this is that of TRL's KL term, whose k3 estimate is corrected by the
-    probability ratio: d(r k3) = (log pi - log pi_ref) d log pi at r = 1.
+    There is no gradient through the KL term. On the policy that sampled, the gradient of this is that of TRL's KL term,
+    whose k3 estimate is corrected by the probability ratio: d(r k3) = (log pi - log pi_ref) d log pi at r = 1.
     """
     return [advantage - beta * (p - r) for p, r in zip(policy, reference, strict=True)]
 
 
 def kl_estimate(policy: Sequence[float], reference: Sequence[float]) -> float:
-    """Sum over tokens of the k3 estimate exp(d) - d - 1, d = log pi_ref - log pi (Schulman 2020); never negative."""
+    """Sum over tokens of the k3 estimate of the KL (Schulman 2020); never negative.
+
+    k3 = exp(d) - d - 1 with d = log pi_ref - log pi.
+    """
     return sum(math.exp(min(r - p, 50.0)) - (r - p) - 1 for p, r in zip(policy, reference, strict=True))
 
 
 def dpo_loss(
     chosen: Any, rejected: Any, chosen_reference: Any, rejected_reference: Any, beta: float
 ) -> tuple[Any, dict[str, float]]:
-    """Mean of -log sigmoid(beta (policy log-ratio - reference log-ratio)) over pairs (Rafailov et al. 2023, eq. 7).
+    """The DPO loss (Rafailov et al. 2023, eq. 7), mean over pairs.
 
-    Arguments are 1-D tensors of summed log-probabilities, an entry a pair. The figures are `accuracy` (share of pairs
-    whose chosen side is preferred), `margin` and the two implicit rewards, means over pairs.
+    Per pair it is -log sigmoid(beta (policy log-ratio - reference log-ratio)). Arguments are 1-D tensors of summed
+    log-probabilities, an entry a pair. The figures are `accuracy` (share of pairs whose chosen side is preferred),
+    `margin` and the two implicit rewards, means over pairs.
     """
     import torch
 
@@ -124,7 +136,10 @@ def dpo_loss(
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:
-    """Learning rate of 1-based `step`, as transformers' schedulers have it: warm up, then constant, line or cosine."""
+    """Learning rate of 1-based `step`, as transformers' schedulers have it.
+
+    Warm-up, then constant, linear or cosine.
+    """
     done, warm = step - 1, math.ceil(warmup * steps)
     if done < warm:
         return peak * done / max(1, warm)
@@ -137,7 +152,10 @@ def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: flo
 
 
 def parts(rows: Sequence[TrainRow], size: int | None) -> Iterator[Sequence[TrainRow]]:
-    """The rows of one optimizer step in passes of `size` (all at once when None); gradients add up over passes."""
+    """The rows of one optimizer step in micro-batches of `size`, or all at once.
+
+    Gradients add up over them.
+    """
     size = size or len(rows)
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

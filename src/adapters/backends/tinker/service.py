@@ -1,6 +1,6 @@
-"""The service behind one object, and the only module that imports the SDK: waiting, errors, downloads.
+"""The Tinker service: requests, waiting, errors, downloads.
 
-Everything that comes out of here is plain Python; everything that goes wrong is one sentence without secrets.
+The only module that imports the SDK. Its results are plain Python, its errors one sentence without secrets.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from adapters.recipe.tinker import Hosted
 
 log = logging.getLogger(__name__)
 LOOK_AFTER = 15.0
-"""Seconds without a result after which the service is asked whether it is still there."""
+"""Seconds without a result after which the service's health is checked."""
 CONSOLE = "https://tinker-console.thinkingmachines.ai"
 SAMPLED_AT_ONCE = 512
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 class _Pauses(logging.Handler):
-    """Shows why the SDK waits (for payment, for capacity), which it tells its log only."""
+    """Prints why the SDK waits (payment, capacity), which it only logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message about a pause."""
@@ -47,7 +47,7 @@ logging.getLogger("tinker").addHandler(_Pauses())
 
 
 class ServiceError(RuntimeError):
-    """The service failed, in one sentence. What was stored before is kept, and the run continues from there."""
+    """The service failed. The run continues from what was stored before."""
 
 
 def redact(text: str) -> str:
@@ -67,12 +67,15 @@ def base_url() -> str:
 
 
 def explain(error: BaseException, doing: str) -> Exception:
-    """One sentence for what the SDK raised: whose matter it is, and what to do. `doing` reads "while …"."""
-    # SDK 0.38 stumbles over a refusal for payment while it opens a session; the refusal is behind what it raises then.
-    behind = [error]
-    while following := behind[-1].__cause__ or behind[-1].__context__:
-        behind.append(following)
-    error = next((e for e in behind if isinstance(e, tinker.BillingError)), error)
+    """The error to raise for what the SDK raised: one sentence with what to do.
+
+    `doing` reads "while …".
+    """
+    # SDK 0.38 fails on a refusal for payment while it opens a session; the refusal is a cause of what it raises then.
+    causes = [error]
+    while following := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(following)
+    error = next((e for e in causes if isinstance(e, tinker.BillingError)), error)
     text = redact(str(error)).strip() or type(error).__name__
     first = text.splitlines()[0]
     if isinstance(error, tinker.AuthenticationError | tinker.PermissionDeniedError):
@@ -82,8 +85,8 @@ def explain(error: BaseException, doing: str) -> Exception:
         )
     if isinstance(error, tinker.BillingError) or "status 402" in text:
         return Refused(
-            f"the service refuses for want of payment {doing}: {first.rstrip('.')}. Set up billing at {CONSOLE}; what "
-            "is stored is kept, and the same command goes on from there"
+            f"the service asks for payment {doing}: {first.rstrip('.')}. Set up billing at {CONSOLE}; "
+            "the same command then continues from what is stored"
         )
     if isinstance(error, tinker.APIConnectionError):
         return ServiceError(f"{base_url()} cannot be reached {doing}: {first}")
@@ -96,12 +99,12 @@ def explain(error: BaseException, doing: str) -> Exception:
         why = f" ({redact(str(cause)).splitlines()[0]})" if cause and str(cause) else ""
         return ServiceError(f"the training run on the service is unusable after a failed request{why} {doing}")
     if isinstance(error, tinker.NotFoundError) or "status 404" in text or " 404" in text:
-        return ServiceError(f"the service does not know what it was asked for {doing}: {first}")
+        return ServiceError(f"the service did not find what was asked for {doing}: {first}")
     return ServiceError(f"the service failed {doing}: {first}")
 
 
 SDK_ERRORS = (tinker.TinkerError, ValueError, RuntimeError, OSError, CancelledError, httpx.HTTPError)
-"""What the SDK raises; retrieval of a result gives plain ValueError, a poisoned client RuntimeError."""
+"""What the SDK raises; a failed result raises ValueError, a poisoned client RuntimeError."""
 
 
 class Pending:
@@ -114,7 +117,7 @@ class Pending:
         self.future.add_done_callback(service.idle.answered)
 
     def result(self) -> Any:
-        """Wait for the answer. Raises ServiceError when it fails or the service stays silent beyond patience."""
+        """Wait for the answer. Raises ServiceError for failures and after the time-out."""
         silent: float | None = None
         patience = 60 * self.service.hosted.patience
         while True:
@@ -159,10 +162,10 @@ def models() -> dict[str, int | None]:
         tinker.auth.raise_if_tinker_not_accessible()
         known = tinker.RestClient(base_url=base_url()).get_server_capabilities().result().supported_models
     except SDK_ERRORS as error:
-        found = explain(error, "when asked for its models")
-        if isinstance(found, ServiceError):
-            raise UserError(f"{found}. Is TINKER_BASE_URL right, and the service up?") from None
-        raise found from None
+        explained = explain(error, "when asked for its models")
+        if isinstance(explained, ServiceError):
+            raise UserError(f"{explained}. Is TINKER_BASE_URL right, and the service up?") from None
+        raise explained from None
     return {m.model_name: getattr(m, "max_context_length", None) for m in known if m.model_name}
 
 
@@ -177,14 +180,14 @@ class Service:
             raise explain(error, "at the start") from None
 
     def close(self, status: Any) -> None:
-        """End the session; a service that does not answer is not waited for."""
+        """End the session, without waiting for a service that does not answer."""
         try:
             self.client.close(status).result(timeout=10)
         except SDK_ERRORS as error:
             log.info("the session was not closed: %s", redact(str(error)))
 
     def ask(self, call: Callable[..., Any], *arguments: Any, doing: str, **options: Any) -> Pending:
-        """Submit a request; refusals that come at once are explained like the others."""
+        """Submit a request. Raises as `explain` says if it fails at once."""
         try:
             return Pending(self, call(*arguments, **options), doing)
         except SDK_ERRORS as error:
@@ -193,7 +196,7 @@ class Service:
     def new_run(self, base: str, rank: int, seed: int, *, attention: bool, mlp: bool) -> Run:
         """A fresh adapter on a base model of the service."""
         doing = f"while it made a new adapter on {base}"
-        made = self.ask(
+        client = self.ask(
             self.client.create_lora_training_client,
             base,
             rank,
@@ -203,10 +206,10 @@ class Service:
             False,  # the LM head: TRL's losses never train it and vLLM cannot serve it
             doing=doing,
         )
-        return Run(self, made.result())
+        return Run(self, client.result())
 
     def run_from(self, path: str, *, optimizer: bool) -> Run:
-        """The adapter of a stored state, with or without the state of its optimizer."""
+        """The adapter of a stored state, with or without its optimizer state."""
         create = (
             self.client.create_training_client_from_state_with_optimizer
             if optimizer
@@ -221,7 +224,7 @@ class Service:
         return Sampler(self, self.ask(self.client.create_sampling_client, doing=doing, **options).result())
 
     def download(self, path: str, folder: Path) -> None:
-        """Fetch the files of external weights into `folder`, whole or not at all."""
+        """Download the files of external weights into `folder`, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         doing = "while the adapter was downloaded"
         try:
@@ -231,9 +234,9 @@ class Service:
         for attempt in range(3):
             urls = self.ask(rest.get_external_weights_urls, path, doing=doing).result().urls
             if missing := set(FILES) - set(urls):
-                raise ServiceError(f"the service's adapter holds no {sorted(missing)[0]}")
+                raise ServiceError(f"the service's adapter lacks {sorted(missing)[0]}")
             try:
-                for name in FILES:  # by our names: a server's own could lead out of the folder
+                for name in FILES:  # not the server's own names, which could lead out of the folder
                     self._fetch(urls[name], folder / name)
                 return
             except httpx.HTTPError as error:  # an expired signature, a broken connection: sign and fetch again
@@ -259,7 +262,10 @@ def datum(row: TrainRow) -> Any:
 
 
 class Run:
-    """An adapter in training on the service. Requests are carried out in the order of submission."""
+    """An adapter in training on the service.
+
+    Requests are carried out in the order of submission.
+    """
 
     def __init__(self, service: Service, client: Any) -> None:
         self.service, self.client = service, client
@@ -282,7 +288,7 @@ class Run:
         )
 
     def learn_custom(self, rows: Sequence[TrainRow], loss: Callable[[list[Any]], Any]) -> Pending:
-        """Add the gradient of a loss of our own on the rows' log-probabilities (a 1-D tensor a row)."""
+        """Add the gradient of a custom loss on log-probabilities (one tensor a row)."""
         data = [datum(r) for r in rows]
 
         def wrapped(_: Any, logprobs: list[Any]) -> tuple[Any, dict[str, float]]:
@@ -332,17 +338,20 @@ class Sampler:
         self.service, self.client = service, client
 
     def sample(self, prompt: Sequence[int], n: int, *, max_tokens: int, temperature: float, stop: list[int]) -> Pending:
-        """`n` answers to one prompt. No seed: with one, the answers of a group would be copies of each other."""
+        """`n` answers to one prompt.
+
+        Without a seed: with one, the answers of a group would be copies of each other.
+        """
         params = tinker.SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
         text = tinker.ModelInput.from_ints(list(prompt))
         return self.service.ask(self.client.sample, text, n, params, doing="while it sampled")
 
     def logprobs(self, tokens: Sequence[int]) -> Pending:
-        """Log-probability of each token given those before it, at temperature 1; the first has none."""
+        """Log-probability of each token but the first, at temperature 1."""
         text = tinker.ModelInput.from_ints(list(tokens))
         return self.service.ask(self.client.compute_logprobs, text, doing="while it computed log-probabilities")
 
 
 def logprobs_of(answer: Any) -> list[list[float]]:
-    """Log-probabilities of each row's targets out of a training answer."""
-    return [[float(v) for v in out["logprobs"].tolist()] for out in answer.loss_fn_outputs]
+    """Log-probabilities of each row's targets, from a training answer."""
+    return [[float(v) for v in row["logprobs"].tolist()] for row in answer.loss_fn_outputs]

@@ -1,4 +1,4 @@
-"""SFT on the service: the next step is on its way before the last one is answered."""
+"""SFT on the service: the next step is sent before the last one is answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ EVALUATED_AT_ONCE = 64
 
 
 def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
-    """One SFT stage: same batches, same normalisation and same optimizer as the local trainer. Returns its figures."""
+    """Train one SFT stage and return its figures.
+
+    Batches, normalisation and optimizer are those of the local trainer.
+    """
     encoder, job = run.encoder, run.job
     prompts = encoder.prompts([e.prompt for e in job.examples])
     answers = encoder.completions([e.completion or "" for e in job.examples])
@@ -32,8 +35,8 @@ def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
         tokens = Tokens(train=sum(lengths[i] for i in batch))
         run.account.allow(tokens)
         run.spend(tokens)
-        sent = list(parts(rows, stage.micro_batch_size))
-        run.submit(step, [run.run.learn(part, "cross_entropy") for part in sent], _measure(sent))
+        passes = list(parts(rows, stage.micro_batch_size))
+        run.submit(step, [run.run.learn(rows, "cross_entropy") for rows in passes], _measure(passes))
         run.settle(keep=1)
     run.settle()
     figures["steps"] = run.done
@@ -43,10 +46,10 @@ def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
     return figures
 
 
-def _measure(sent: Sequence[Sequence[TrainRow]]) -> Any:
+def _measure(passes: Sequence[Sequence[TrainRow]]) -> Any:
     def measure(answers: list[Any]) -> Mapping[str, float]:
         loss = 0.0
-        for rows, answer in zip(sent, answers, strict=True):
+        for rows, answer in zip(passes, answers, strict=True):
             for row, logprobs in zip(rows, logprobs_of(answer), strict=True):
                 loss -= sum(w * lp for w, lp in zip(row.columns["weights"], logprobs, strict=True))
         return {"loss": loss}
@@ -60,6 +63,6 @@ def nll(run: HostedStage, examples: Sequence[Example]) -> float:
     answers = run.encoder.completions([e.completion or "" for e in examples])
     run.spend(Tokens(prefill=sum(map(len, prompts)) + sum(map(len, answers))))
     rows = sft_rows(prompts, answers)
-    sent = list(parts(rows, EVALUATED_AT_ONCE))
-    pending = [run.run.forward(part) for part in sent]
-    return float(_measure(sent)([p.result() for p in pending])["loss"])
+    passes = list(parts(rows, EVALUATED_AT_ONCE))
+    pending = [run.run.forward(rows) for rows in passes]
+    return float(_measure(passes)([p.result() for p in pending])["loss"])

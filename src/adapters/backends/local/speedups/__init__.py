@@ -1,1 +1,1 @@
-"""Faster replacements of parts of TRL and transformers, each proved equal by a test."""
+"""Faster replacements of parts of TRL and transformers; tests show equal results."""

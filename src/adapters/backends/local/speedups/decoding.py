@@ -1,8 +1,8 @@
-"""Decoding of a batch, faster than `generate` where the model allows it; greedily, token for token the same.
+"""Batch decoding, faster than `generate`; greedy answers are the same tokens.
 
-Two things are saved. Prompts of one task share their beginning (system prompt, instructions): its keys and values are
-computed once and copied to every row. And a row that has ended leaves the batch, so that one answer that never ends
-does not keep the others' rows busy. A row can end before its end token when `ended` says so.
+Prompts of one task share a prefix (system prompt, instructions): its keys and values are computed once and copied to
+every row. A row that has ended leaves the batch, so that one endless answer does not keep the other rows busy. A row
+can end before its end token if `ended` says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 Ended = Callable[[int], bool]
-"""Told each token of one row; True when the row's answer is complete."""
+"""Called with each token of one row; True if the row's answer is complete."""
 
 # Options of a generation config that say nothing about which token is chosen greedily.
 _HARMLESS = {
@@ -28,14 +28,14 @@ _HARMLESS = {
 
 
 def new_cache(model: Any) -> DynamicCache:
-    """No keys and values yet, for a model's layers."""
+    """An empty cache for a model's layers."""
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
 def plain_attention(model: Any) -> bool:
-    """Whether every layer keeps plain keys and values, and positions are the running numbers of the tokens.
+    """Whether every layer has a plain cache, and positions count the tokens.
 
-    Not so for sliding windows and recurrent states.
+    Sliding windows and recurrent states are not plain.
     """
     config = model.config.get_text_config(decoder=True)
     plain = all(type(layer) is DynamicLayer for layer in new_cache(model).layers)
@@ -45,9 +45,9 @@ def plain_attention(model: Any) -> bool:
 
 
 def can_share(model: Any) -> bool:
-    """Whether keys and values may be copied and have padding in their middle, and tokens follow no further rules.
+    """Whether `decode` works for a model; others use `generate`.
 
-    Other models use `generate`.
+    Keys and values may be copied and have padding between them, and no further rules apply to tokens.
     """
     return plain_attention(model) and not set(model.generation_config.to_diff_dict()) - _HARMLESS
 
@@ -58,7 +58,7 @@ def _reorders(config: Any) -> bool:
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with; at least one is left to each row."""
+    """Length of the prompts' common prefix; at least one token is left to each row."""
     if len(prompts) < 2:
         return 0
     low, high = min(prompts), max(prompts)
@@ -88,21 +88,21 @@ def greedy(
     prefix: DynamicCache | None = None,
     ended: Sequence[Ended] | None = None,
 ) -> list[list[int]]:
-    """The tokens of each row's answer, its end token included; `limits` is the most that a row may have.
+    """The tokens of each row's greedy answer, its end token included.
 
-    `prefix` holds the keys and values of the tokens that all prompts begin with.
+    `limits`: most tokens of each row. `prefix` has the keys and values of the tokens that all prompts begin with.
     """
     shared = prefix.get_seq_length() if prefix is not None else 0
-    rest = [list(p[shared:]) for p in prompts]
-    width = max(map(len, rest))
+    suffixes = [list(p[shared:]) for p in prompts]
+    width = max(map(len, suffixes))
     device = model.device
-    tokens = torch.tensor([[pad] * (width - len(r)) + r for r in rest], device=device)
+    tokens = torch.tensor([[pad] * (width - len(r)) + r for r in suffixes], device=device)
     # Padding stands between the shared prefix and the rest of a row; positions count what is not padding.
-    mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in rest], device=device)
+    mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in suffixes], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
     cache = copy.deepcopy(prefix) or new_cache(model)
     if shared:
-        cache.batch_repeat_interleave(len(rest))
+        cache.batch_repeat_interleave(len(suffixes))
     return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=_likeliest)
 
 
@@ -122,15 +122,15 @@ def decode(
     choose: Callable[[torch.Tensor], torch.Tensor],
     ended: Sequence[Ended] | None = None,
 ) -> list[list[int]]:
-    """The tokens of each row's answer from the prompt's last `tokens` (rows, new) on; a row that has ended leaves.
+    """The tokens of each row's answer after the prompt's last `tokens` (rows, new).
 
     `mask` (rows, cached and new) and `positions` (rows, new) are those of the tokens; `choose` takes logits in 32 bits
-    (rows, vocabulary) and gives a token for each row. `cache` is used up.
+    (rows, vocabulary) and gives a token for each row. `cache` is modified.
     """
     answers: list[list[int]] = [[] for _ in limits]
     alive = list(range(len(limits)))
     while True:
-        out = model(
+        output = model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
@@ -138,7 +138,7 @@ def decode(
             use_cache=True,
             logits_to_keep=1,
         )
-        chosen = choose(out.logits[:, -1].float())
+        chosen = choose(output.logits[:, -1].float())
         keep = []
         for place, token in enumerate(chosen.tolist()):
             row = alive[place]
@@ -167,10 +167,10 @@ def generate(
     pad: int,
     ended: Sequence[Ended] | None = None,
 ) -> list[list[int]]:
-    """The same through transformers' `generate`, for any model."""
+    """Greedy answers through transformers' `generate`, for any model."""
     width = max(map(len, prompts))
     rules = [_EachRow(ended, width)] if ended else []
-    out = model.generate(
+    rows = model.generate(
         input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
         attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
         max_new_tokens=max(limits),
@@ -185,14 +185,14 @@ def generate(
     )[:, width:].tolist()
     lengths = rules[0].lengths if rules else {}
     answers = []
-    for n, row in enumerate(out):
+    for n, row in enumerate(rows):
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
         answers.append(row[: min(end, lengths.get(n, end), limits[n])])
     return answers
 
 
 class _EachRow(StoppingCriteria):  # type: ignore[misc]
-    """Ends single rows of a batch; `lengths` holds how many tokens an ended row has."""
+    """Ends single rows of a batch; `lengths` are the tokens of ended rows."""
 
     def __init__(self, ended: Sequence[Ended], width: int) -> None:
         self.ended, self.width = ended, width

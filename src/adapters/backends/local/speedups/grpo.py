@@ -1,9 +1,8 @@
-"""What a GRPO step of TRL computes twice or for nothing, left out. Losses, gradients and odds stay what they are.
+"""GRPO steps without redundant work; losses, gradients and probabilities are unchanged.
 
-TRL pads all rows of a step to its longest prompt and its longest completion, and shuffles them before it cuts them into
-forward passes; one completion that never ends makes every pass as long. When it generates, it reads each prompt for
-every completion of its group, and goes on with rows that have ended until the last one ends. How much that is:
-docs/benchmarks.md.
+TRL pads all rows of a step to the longest prompt and completion, and shuffles them before it cuts them into forward
+passes: one endless completion makes every pass as long. In generation, it reads each prompt once for every completion
+of its group, and continues rows that have ended until the last one ends. Savings: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from adapters.backends.local.speedups.decoding import can_share, decode, new_cac
 from adapters.backends.local.speedups.padding_free import in_use
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
-"""What a pass that scores text tokens is given; with anything more, images say, nothing is changed."""
+"""Inputs of a pass that scores text tokens; with any other, such as images, nothing is changed."""
 SAMPLING = {
     *("max_new_tokens", "do_sample", "temperature", "pad_token_id", "bos_token_id", "eos_token_id"),
     *("disable_compile", "transformers_version"),
 }
-"""What a generation config may say beside rules about tokens."""
+"""Keys of a generation config that are no rules about tokens."""
 
 
 @contextmanager
-def lean(model: Any, args: GRPOConfig) -> Iterator[None]:
-    """Train `model` (a PeftModel) with GRPO inside of this."""
+def grpo_speedups(model: Any, args: GRPOConfig) -> Iterator[None]:
+    """Use the speed-ups for `model` (a PeftModel) while the context is open."""
     trim = TrimPadding()
     hooks = [
         model.register_forward_pre_hook(trim.cut, with_kwargs=True),
@@ -55,13 +54,13 @@ def lean(model: Any, args: GRPOConfig) -> Iterator[None]:
 
 
 class TrimPadding:
-    """Cuts the columns that are padding in every row off a pass that scores tokens, and fills its output up again."""
+    """Removes columns of padding before a scoring pass and restores them in its output."""
 
     def __init__(self) -> None:
         self.behind = 0
 
     def cut(self, model: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        """A forward pre-hook. Callers count columns from the right, so none is missed on the left."""
+        """Forward pre-hook; callers count columns from the right, so the left can go."""
         self.behind = 0
         if _tensors(kwargs) != COLUMNS:
             return None
@@ -72,11 +71,11 @@ class TrimPadding:
         return args, {**kwargs, **{k: kwargs[k][:, columns] for k in COLUMNS}}
 
     def fill(self, model: Any, args: Any, output: Any) -> None:
-        """A forward hook."""
+        """Forward hook: pad the output on the right."""
         if self.behind:
             for name in ("log_probs", "entropy"):
-                if (held := getattr(output, name, None)) is not None:
-                    setattr(output, name, pad(held, (0, self.behind)))
+                if (values := getattr(output, name, None)) is not None:
+                    setattr(output, name, pad(values, (0, self.behind)))
 
 
 def _tensors(given: Mapping[str, Any]) -> set[str]:
@@ -95,7 +94,7 @@ def _order_matters(args: GRPOConfig) -> bool:
 
 
 def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
-    """Longest prompt first, a group's completions by length: instead of TRL's random order of a step's rows."""
+    """Order a step's rows by prompt and completion length, instead of TRL's shuffle."""
     torch.randperm(len(batch["prompt_mask"]))  # what the shuffle draws: all later draws stay the same
     lengths = zip(batch["prompt_mask"].sum(1).tolist(), batch["completion_mask"].sum(1).tolist(), strict=True)
     order = [n for n, _ in sorted(enumerate(lengths), key=lambda row: row[1], reverse=True)]
@@ -109,7 +108,7 @@ def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Generate:
-    """`model.generate` that reads every distinct prompt once, and spends nothing on rows that have ended."""
+    """`model.generate` that reads each distinct prompt once and drops ended rows."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.generate = model, model.generate
@@ -117,12 +116,12 @@ class _Generate:
     def __call__(
         self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any, **rest: Any
     ) -> torch.Tensor:
-        """See `GenerationMixin.generate`, which is used when the config changes more than the temperature."""
+        """As `GenerationMixin.generate`, which serves configs with more than a temperature."""
         width = input_ids.shape[1]
         if rest or width == 1 or not _only_temperature(generation_config):
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **rest}
-            out: torch.Tensor = self.generate(**given, generation_config=generation_config)
-            return out
+            sequences: torch.Tensor = self.generate(**given, generation_config=generation_config)
+            return sequences
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
         places = group.tolist()
         first = [places.index(n) for n in range(max(places) + 1)]

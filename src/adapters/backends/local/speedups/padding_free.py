@@ -1,8 +1,8 @@
-"""Forward passes that score text, without their padding. What comes out of the model stays what it is.
+"""Padding-free scoring passes on a CPU, with the same output.
 
 TRL pads the rows of a pass to the longest of them, and on a CPU a token of padding costs as much as any other. Here the
-rows are laid end to end, positions start anew in every row, and attention looks into its own row only. Attention takes
-32 bits: the CPU kernels for 16 are slower. How much that is: docs/benchmarks.md.
+rows are concatenated, positions restart in every row, and attention stays within its row. Attention runs in 32 bits,
+because the CPU kernels for 16 are slower. Savings: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups.decoding import plain_attention
 
-NAME = "unpadded"
-"""Of the attention. transformers builds no mask for a name that it does not know one for."""
+NAME = "padding_free"
+"""Name of the attention function. transformers builds no mask for a name that it does not know."""
 
 
 @contextmanager
 def without_padding(model: PeftModel, *, checkpointing: bool) -> Iterator[None]:
-    """Train `model` inside of this. Does nothing on a GPU, and for models whose rows cannot be laid end to end.
+    """Compute passes of `model` without padding while the context is open.
 
-    `checkpointing` says that activations are computed again during backward, where the rows would not be known.
+    Does nothing on a GPU and for models whose rows cannot be concatenated. `checkpointing`: activations are recomputed
+    during the backward pass, where the rows are unknown.
     """
     base = model.get_base_model()
     if (
@@ -55,13 +56,13 @@ def without_padding(model: PeftModel, *, checkpointing: bool) -> Iterator[None]:
 def in_use(model: PeftModel) -> bool:
     """Whether passes of `model` are computed without padding now.
 
-    Then rows of any lengths may share one, and had better: sorted, the long ones make one pass larger than the caches.
+    Then rows of mixed lengths should share a pass: if sorted, the long ones make one pass larger than the CPU caches.
     """
     return "forward" in vars(model.get_base_model().base_model)
 
 
 class PackedRows:
-    """The rows of a pass, end to end."""
+    """The rows of a pass, concatenated."""
 
     def __init__(self, model: PeftModel) -> None:
         self.model, self.backbone = model, model.get_base_model().base_model
@@ -69,7 +70,7 @@ class PackedRows:
         self.lengths: list[int] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The backbone's forward pass, which is used as it is for anything but the scoring of padded text."""
+        """The backbone's forward pass, changed only for scoring padded text."""
         given = {name: value for name, value in kwargs.items() if value is not None}
         if args or given.keys() != {"input_ids", "attention_mask", "use_cache"} or given["use_cache"]:
             return self.plain(*args, **kwargs)
@@ -82,26 +83,29 @@ class PackedRows:
         try:
             with casts(self.model):
                 positions = real.cumsum(1) - 1
-                out = self.plain(input_ids=ids[real][None], position_ids=positions[real][None], use_cache=False)
+                output = self.plain(input_ids=ids[real][None], position_ids=positions[real][None], use_cache=False)
         finally:
             config._attn_implementation = usual
-        hidden = out.last_hidden_state
+        hidden = output.last_hidden_state
         padded = hidden.new_zeros(*real.shape, hidden.shape[-1])
-        out.last_hidden_state = padded.masked_scatter(real[..., None], hidden)
-        return out
+        output.last_hidden_state = padded.masked_scatter(real[..., None], hidden)
+        return output
 
     def attention(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
     ) -> tuple[torch.Tensor, None]:
-        """See `sdpa_attention_forward`; tensors are (1, heads, tokens of all rows, width of a head)."""
+        """As `sdpa_attention_forward`, on tensors (1, heads, tokens of all rows, head width)."""
         with torch.autocast(query.device.type, enabled=False):
             rows = zip(*(t.float().split_with_sizes(self.lengths, dim=2) for t in (query, key, value)), strict=True)
             rest["is_causal"] = True
-            found = [sdpa_attention_forward(module, *row, None, **rest)[0] for row in rows]
-        return torch.cat(found, dim=1).to(query.dtype), None
+            outputs = [sdpa_attention_forward(module, *row, None, **rest)[0] for row in rows]
+        return torch.cat(outputs, dim=1).to(query.dtype), None
 
     def verified(self) -> bool:
-        """Whether two rows come out as they do with padding: a model may make masks or positions of its own."""
+        """Whether two rows give the same output as with padding.
+
+        A model may make masks or positions of its own.
+        """
         mask = torch.ones(2, 16, dtype=torch.long)
         mask[1, 8:] = 0
         ids = torch.arange(32).reshape(2, 16) % self.backbone.get_input_embeddings().num_embeddings
