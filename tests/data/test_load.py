@@ -240,7 +240,7 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
     loaded = load(PathSource(path="a.csv"), root=tmp_path, max_rejected=0.7)
     assert [(r.row, r.reason) for r in loaded.rejected] == [
         (1, "funders: the key 'funder_name' stands in one object twice"),
-        (2, "more cells than the file has columns"),
+        (2, "line 3: 4 cells, but the header has 3"),
     ]
     path.write_text("id,funding_statement,funders,id\n1,We thank A.,[],2\n")
     with pytest.raises(UserError, match="two columns 'id'"):

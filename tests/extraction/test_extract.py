@@ -86,7 +86,7 @@ def test_every_row_has_its_record_in_order(tmp_path: Path, known: Path, corpus: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "in.jsonl", "out.jsonl", "out.jsonl.manifest.json"]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
 @pytest.mark.parametrize("target", ["jsonl", "parquet"])
 def test_every_pair_of_formats(tmp_path: Path, known: Path, rows: list[dict], kind: str, target: str) -> None:
     source = tmp_path / f"in.{kind}"
@@ -94,6 +94,8 @@ def test_every_pair_of_formats(tmp_path: Path, known: Path, rows: list[dict], ki
     flat[3]["passage"] = 'a "quoted", two-line\ntext'
     if kind == "jsonl":
         write_jsonl(source, flat)
+    elif kind == "json":
+        source.write_text(json.dumps(flat))
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(flat), source, row_group_size=7)
     else:
@@ -423,7 +425,7 @@ def test_more_shards_than_rows(tmp_path: Path, known: Path, corpus: Path, rows: 
     [
         (["{adapter}", "{in}", "-o", "out.txt"], "ends in .jsonl or .parquet"),
         (["{adapter}", "{in}", "-o", "nowhere/out.jsonl"], "no folder nowhere"),
-        (["{adapter}", "{in}.x", "-o", "out.jsonl"], "an input file ends in"),
+        (["{adapter}", "{adapter}/adapter_model.safetensors", "-o", "out.jsonl"], "a data file ends in"),
         (["{adapter}", "in.jsnl.jsonl", "-o", "out.jsonl"], "there is no file in.jsnl.jsonl"),
         (["{adapter}", "{in}", "-o", "{in}"], "would overwrite the input"),
         (["{adapter}", "{in}", "-o", "out.jsonl", "--text", "funding_statment"], "Did you mean funding_statement"),

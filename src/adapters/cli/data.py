@@ -10,6 +10,7 @@ import typer
 
 from adapters.cli.errors import errors
 from adapters.errors import UserError
+from adapters.files import write_jsonl
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 app = typer.Typer()
@@ -140,10 +141,7 @@ def write_lines(rows: Any, out: Path | None) -> None:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
         return
-    temporary = out.with_name(f".{out.name}.partial")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.replace(out)
+        write_jsonl(out, rows)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}.") from None

@@ -27,7 +27,7 @@ EVERY = 30.0
 @app.command()
 def extract(
     source: Annotated[str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, typer.Argument(metavar="INPUT", help="The corpus: .jsonl, .csv or .parquet.")],
+    input: Annotated[Path, typer.Argument(metavar="INPUT", help="The corpus: .jsonl, .json, .csv or .parquet.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     text: Annotated[str | None, typer.Option("--text", help="Column of the texts; default: as in training.")] = None,
     keep: Annotated[list[str] | None, typer.Option("--keep", help="A column to carry over; may be repeated.")] = None,

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adapters.backends.json_stop import first_value
-from adapters.data.rows import BAD_ROW
+from adapters.data.rows import BAD_ROW, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
 from adapters.extraction import files
@@ -86,12 +86,12 @@ def prepare(
     if not out.parent.is_dir():
         raise UserError(f"-o {out}: there is no folder {out.parent}.")
     part = _shard(shard)
-    rows, digest = files.survey(input)
+    rows, digest = survey(input)
     if rows == 0:
         raise UserError(f"{input} holds no row.")
     if out.resolve() == input.resolve():
         raise UserError("the output would overwrite the input.")
-    known = files.columns(input)
+    known = column_names(input)
     text = text or source.task.text_field
     if text not in known:
         raise UserError(f"{input} has no column {text!r}.{hint(text, known)} Name the column of the texts with --text.")
@@ -244,9 +244,9 @@ def _requests(
 ) -> Iterator[Request]:
     """Prompts of the rows that are not done; a row that cannot be asked is done at once, with its error."""
     mine = work.mine
-    names = {work.text, *work.keep} | ({"id"} & set(files.columns(work.input)))
-    names |= {n for n in files.columns(work.input) if n in _needed(work)}
-    for number, row in files.read(work.input, lambda n: n in mine and n not in journal, names):
+    used = {work.text, *work.keep, "id", *getattr(work.source.task, "request_fields", ())}
+    columns = [name for name in column_names(work.input) if name in used]
+    for number, row in read_records(work.input, lambda n: n in mine and n not in journal, columns):
         start = {"row": number, "id": str(row.get("id", number))}
         start |= {name: row.get(name) for name in work.keep}
         try:
@@ -258,11 +258,6 @@ def _requests(
             continue
         asked[number] = start
         yield Request(number, prompt)
-
-
-def _needed(work: ExtractionJob) -> tuple[str, ...]:
-    # Columns besides the text that a task's prompt may depend on, such as the labels to look for.
-    return tuple(getattr(work.source.task, "request_fields", ()))
 
 
 def _named(row: Row, work: ExtractionJob) -> Row:

@@ -8,6 +8,7 @@ from heapq import merge as merge_sorted
 from pathlib import Path
 from typing import Any
 
+from adapters.data.rows import read_records
 from adapters.errors import UserError
 from adapters.extraction import files
 from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
@@ -71,7 +72,7 @@ def _complete(part: Path) -> dict[str, Any]:
 
 
 def _rows(part: Path) -> Iterator[dict[str, Any]]:
-    for _, row in files.read(part, lambda n: True):
+    for _, row in read_records(part):
         if not isinstance(row.get("row"), int):
             raise UserError(f"{part} is damaged: a row has no number.")
         yield dict(row)

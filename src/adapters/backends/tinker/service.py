@@ -24,6 +24,7 @@ from adapters.backends.tinker.idle_time import IdleTimer
 from adapters.backends.tinker.objectives import TrainRow
 from adapters.console import console
 from adapters.errors import Refused, UserError
+from adapters.files import replacing
 from adapters.recipe.tinker import Hosted
 
 log = logging.getLogger(__name__)
@@ -243,12 +244,14 @@ class Service:
                 time.sleep(2**attempt)
 
     def _fetch(self, url: str, target: Path) -> None:
-        half = target.with_name(target.name + ".half")
-        with httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer, half.open("wb") as file:
+        with (
+            httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer,
+            replacing(target) as temporary,
+            temporary.open("wb") as file,
+        ):
             answer.raise_for_status()
             for chunk in answer.iter_bytes():
                 file.write(chunk)
-        os.replace(half, target)
 
 
 def datum(row: TrainRow) -> Any:
