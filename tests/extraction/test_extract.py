@@ -149,6 +149,22 @@ def test_bad_rows_keep_their_place_with_a_reason(tmp_path: Path, known: Path, ro
     assert "5 rows have no record, and say why in `error`: 3 unreadable row, 2 no text" in said
 
 
+def test_an_unclosed_quote_in_a_table_loses_no_row(tmp_path: Path, known: Path, rows: list[dict]) -> None:
+    source = tmp_path / "in.csv"
+    texts = [row["funding_statement"].replace('"', "'") for row in rows[:6]]
+    lines_of = [f'd{n},"{text}"' for n, text in enumerate(texts)]
+    lines_of[1] = lines_of[1][:-1]
+    lines_of[3] += ",more"
+    source.write_text("\n".join(["id,funding_statement", *lines_of]))
+    code, said = invoke(known, source, "-o", tmp_path / "out.jsonl")
+    assert code == 0, said
+    out = lines(tmp_path / "out.jsonl")
+    assert [r["id"] for r in out] == ["d0", "2", "d2", "4", "d4", "d5"]
+    assert [r["record"] is None for r in out] == [False, True, False, True, False, False]
+    assert out[1]["error"].startswith("unreadable row: line 3: a quote is not closed")
+    assert out[3]["error"] == "unreadable row: line 5: 3 cells, but the header has 2"
+
+
 @pytest.mark.parametrize(
     ("text", "record", "error"),
     [

@@ -42,6 +42,7 @@ def convert(
     """Turn an annotated corpus into rows: {id, task, source, schema, text, gold, spans}."""
     from adapters.data_aug.ie import READERS, Options
     from adapters.errors import hint
+    from adapters.recipe.load import split_assignment
 
     with errors():
         if kind not in READERS:
@@ -50,12 +51,9 @@ def convert(
             )
         if task not in (None, "NER", "RE"):
             raise UserError(f"--task is NER or RE, not {task!r}.")
-        pairs = [pair.partition("=") for pair in rename or ()]
-        if wrong := [old for old, sign, _ in pairs if not sign or not old]:
-            raise UserError(f"--rename {wrong[0]!r}: written OLD=NEW, such as PER=person.")
         options = Options(
             source=name or ("" if kind == "iepile" else source.name.split(".")[0]),
-            labels={old: new for old, _, new in pairs},
+            labels=dict(map(split_assignment, rename or ())),
             schema=tuple(label.strip() for label in schema.split(",")) if schema else (),
             tasks=(task,) if task else ("NER", "RE"),
             drop_empty=drop_empty,

@@ -115,8 +115,8 @@ def _ledger_entry(source: Source, name: str, counts: Mapping[str, int]) -> dict[
 def _check_size(rows: int, per_row: int, at: KeyPath) -> None:
     if rows * per_row > MOST:
         raise UserError(
-            f"{rows:,} rows, repeated and noised anew in every epoch, make {rows * per_row:,} examples; memory holds "
-            f"at most {MOST:,}. Lower repeat or epochs.",
+            f"{rows:,} rows, repeated and noised anew in every epoch, make {rows * per_row:,} examples; at most "
+            f"{MOST:,} are held in memory. Lower repeat or epochs.",
             at=at,
         )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -25,6 +24,7 @@ from adapters.backends.tinker.objectives import TrainRow
 from adapters.console import console
 from adapters.errors import Refused, UserError
 from adapters.files import replacing
+from adapters.recipe.secrets import redact
 from adapters.recipe.tinker import Hosted
 
 log = logging.getLogger(__name__)
@@ -49,15 +49,6 @@ logging.getLogger("tinker").addHandler(_Pauses())
 
 class ServiceError(RuntimeError):
     """The service failed, in one sentence. What was stored before is kept, and the run continues from there."""
-
-
-def redact(text: str) -> str:
-    """The text without keys and signatures."""
-    for name in ("TINKER_API_KEY", "CLOUDFLARE_ACCESS_CLIENT_SECRET"):
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "***")
-    text = re.sub(r"\b(tml-|eyJ)[\w.-]{4,}", r"\1***", text)
-    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 
 def base_url() -> str:
