@@ -172,13 +172,10 @@ def score_spans(
 
 
 def _read(paths: list[Path]) -> Iterator[Mapping[str, Any]]:
-    from adapters.data.rows import BAD_ROW, read_file
+    from adapters.data.rows import read_file
 
     for path in paths:
-        for number, row in read_file(path):
-            if BAD_ROW in row:
-                raise UserError(f"{path}, line {number}: {row[BAD_ROW]}.")
-            yield row
+        yield from (row for _, row in read_file(path, strict=True))
 
 
 def _plain(paths: list[Path]) -> Iterator[Mapping[str, Any]]:

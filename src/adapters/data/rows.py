@@ -28,14 +28,18 @@ LONGEST_CELL: Final = 1 << 24
 Wanted = Callable[[int], bool]
 
 
-def read_file(path: Path, *, at: KeyPath = ()) -> Iterator[tuple[int, Row]]:
+def read_file(path: Path, *, at: KeyPath = (), strict: bool = False) -> Iterator[tuple[int, Row]]:
     """Rows of a .jsonl, .json, .csv or .parquet file, numbered from 1 (of a .jsonl file: with their line numbers).
 
-    CSV cells that hold a JSON list or object are decoded. Raises UserError for a file that cannot be read.
+    CSV cells that hold a JSON list or object are decoded. Raises UserError for a file that cannot be read, and, if
+    `strict`, for the first bad row.
     """
     cells = path.suffix.lower() == ".csv"
-    for _, number, row in _stream(path, at=at):
-        yield number, _decoded(row) if cells else row
+    for _, number, record in _stream(path, at=at):
+        row = _decoded(record) if cells else record
+        if strict and BAD_ROW in row:
+            raise UserError(f"{path}, row {number}: {row[BAD_ROW]}.", at=at)
+        yield number, row
 
 
 def read_records(

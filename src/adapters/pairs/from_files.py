@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.data import preference
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.rows import read_file
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, turns
 from adapters.data_aug.agent.corruptions import KINDS
@@ -66,11 +66,9 @@ def reward_of(name: str) -> NamedReward:
 def examples(file: Path, task: Task) -> dict[str, Example]:
     """The rows of a file by id. Raises UserError for a row that the task cannot read, or an id twice."""
     out: dict[str, Example] = {}
-    for number, row in read_file(file):
+    for number, row in read_file(file, strict=True):
         i = str(row.get("id", f"{file.stem}:{number}"))
         try:
-            if BAD_ROW in row:
-                raise ValueError(row[BAD_ROW])
             if i in out:
                 raise ValueError(f"the id {i!r} stands there twice")
             out[i] = task.example(row, source=file.stem, id=i)
@@ -128,10 +126,8 @@ def checked(
 
 def _turns(file: Path) -> list[Row]:
     out: list[Row] = []
-    for number, row in read_file(file):
+    for number, row in read_file(file, strict=True):
         try:
-            if BAD_ROW in row:
-                raise ValueError(row[BAD_ROW])
             named = {**row, "id": str(row.get("id", f"{file.stem}:{number}"))}
             out += [_turn(named)] if row.get("completion") is not None else turns(named, prompt="prompt")
         except ValueError as error:

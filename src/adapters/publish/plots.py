@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.files import read_jsonl
 from adapters.publish.finished_run import Finished
 
 CURVES = {"loss": "loss", "reward": "reward", "kl": "KL to the reference"}
@@ -20,7 +20,7 @@ def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    logs = {s.name: read_jsonl(s.folder / "log.jsonl") for s in finished.stages}
+    logs = {s.name: _log(s.folder / "log.jsonl") for s in finished.stages}
     drawn = []
     for key, label in CURVES.items():
         # GRPO's loss is near 0 by construction and says nothing.
@@ -39,6 +39,12 @@ def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
             _bars({m: models[m]["metrics"][mode] for m in labels}, f"{name}, {mode}", folder / f"{name}.png")
             drawn.append(f"{name}.png")
     return drawn
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _curves(series: Mapping[str, Sequence[tuple[int, float]]], label: str, path: Path) -> None:
