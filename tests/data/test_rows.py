@@ -98,7 +98,7 @@ def test_a_quote_that_swallows_too_much_is_given_up(tmp_path: Path, monkeypatch:
 def test_cells_that_do_not_fit_the_header_are_a_bad_row_with_its_line(tmp_path: Path) -> None:
     rows = read_text(tmp_path / "a.csv", 'id,text\n\n1,"two\nlines"\n2\n3,x,y\n4,\n')
     assert bad(rows) == {
-        2: "line 5: 1 cells, but the header has 2",
+        2: "line 5: 1 cell, but the header has 2",
         3: "line 6: 3 cells, but the header has 2",
     }
     assert rows[3] == (4, {"id": "4", "text": ""})

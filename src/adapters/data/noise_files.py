@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from adapters.data.noise import make_row_noiser
-from adapters.data.rows import read_file
+from adapters.data.rows import place, read_file
 from adapters.data_aug.noise import Noise, NoisedRow, noise_row
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
@@ -41,7 +41,7 @@ def _rows(file: Path, task: Task, noise: Noise, policy: str, seed: int, variants
         try:
             task.example(row)
         except ValueError as error:
-            raise UserError(f"{file}, row {number}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}.") from None
         for variant in range(variants):
             shown = {**row, "variant": variant} if variants > 1 else row
             yield noise_row(

@@ -38,8 +38,13 @@ def read_file(path: Path, *, at: KeyPath = (), strict: bool = False) -> Iterator
     for _, number, record in _stream(path, at=at):
         row = _decoded(record) if cells else record
         if strict and BAD_ROW in row:
-            raise UserError(f"{path}, row {number}: {row[BAD_ROW]}.", at=at)
+            raise UserError(f"{place(path, number)}: {row[BAD_ROW]}.", at=at)
         yield number, row
+
+
+def place(path: Path, number: int) -> str:
+    """File and number of a row of `read_file`, for messages."""
+    return f"{path}, {'line' if path.suffix.lower() == '.jsonl' else 'row'} {number}"
 
 
 def read_records(
@@ -49,8 +54,8 @@ def read_records(
 
     CSV cells stay text. Of a Parquet file only `columns` are read. Raises UserError for a file that cannot be read.
     """
-    for place, _, row in _stream(path, wanted, columns):
-        yield place, row
+    for index, _, row in _stream(path, wanted, columns):
+        yield index, row
 
 
 def column_names(path: Path) -> list[str]:
@@ -88,7 +93,7 @@ def survey(path: Path) -> tuple[int, str]:
 def _stream(
     path: Path, wanted: Wanted | None = None, columns: Iterable[str] | None = None, *, at: KeyPath = ()
 ) -> Iterator[tuple[int, int, Row]]:
-    """Place among the file's rows, number in messages (a .jsonl file's line), and row."""
+    """Index among the file's rows, from 1, number in messages (a .jsonl file's line), and row."""
     with _reading(path, at) as suffix:
         if suffix == ".parquet":
             yield from _parquet(path, wanted, columns)
@@ -130,14 +135,14 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _jsonl(path: Path, wanted: Wanted | None) -> Iterator[tuple[int, int, Row]]:
-    place = 0
+    index = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.isspace():
                 continue
-            place += 1
-            if wanted is None or wanted(place):
-                yield place, number, _line(line)
+            index += 1
+            if wanted is None or wanted(index):
+                yield index, number, _line(line)
 
 
 def _line(line: bytes) -> Row:
@@ -174,7 +179,8 @@ def _csv(path: Path, wanted: Wanted | None) -> Iterator[tuple[int, int, Row]]:
         if isinstance(cells, str):
             yield n, n, {BAD_ROW: cells}
         elif len(cells) != len(header):
-            yield n, n, {BAD_ROW: f"line {line}: {len(cells)} cells, but the header has {len(header)}"}
+            count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+            yield n, n, {BAD_ROW: f"line {line}: {count}, but the header has {len(header)}"}
         else:
             yield n, n, dict(zip(header, cells, strict=True))
 

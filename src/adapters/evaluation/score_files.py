@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters.data.rows import read_file
+from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
@@ -70,7 +70,7 @@ def score_rewards(reward: NamedReward, file: Path, *, task: str = "funding") -> 
         try:
             scored = grade(reward, completion, example)
         except RuntimeError as error:
-            raise UserError(f"{file}, row {n}: {error}") from error
+            raise UserError(f"{place(file, n)}: {error}") from error
         out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})
     return out
 
@@ -94,9 +94,9 @@ def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
     seen: set[str] = set()
     for n, row in read_file(path, strict=True):
         if not isinstance(row.get("id"), str | int):
-            raise UserError(f"{path}, row {n}: every row needs an id.")
+            raise UserError(f"{place(path, n)}: every row needs an id.")
         if str(row["id"]) in seen:
-            warnings.append(f"{path.name}, row {n}: a repeated id {row['id']!r}; the first row counts")
+            warnings.append(f"{place(path, n)}: a repeated id {row['id']!r}; the first row counts")
             continue
         seen.add(str(row["id"]))
         yield str(row["id"]), n, row
@@ -108,10 +108,10 @@ def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
     try:
         return task.gold(row)
     except ValueError as error:
-        raise UserError(f"{path}, row {n}: {error}.") from None
+        raise UserError(f"{place(path, n)}: {error}.") from None
 
 
 def _completion(row: Row, n: int, path: Path) -> str:
     if not isinstance(row.get("completion"), str):
-        raise UserError(f"{path}, row {n}: completion must be the model's raw text.")
+        raise UserError(f"{place(path, n)}: completion must be the model's raw text.")
     return str(row["completion"])

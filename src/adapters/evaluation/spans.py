@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters.data.rows import read_file
+from adapters.data.rows import place, read_file
 from adapters.data_aug.noise import Label, find_spans
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
@@ -40,7 +40,7 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
     said: dict[str, set[Any]] = defaultdict(set)
     for number, row in read_file(predictions, strict=True):
         if not isinstance(row.get("completion"), str):
-            raise UserError(f"{predictions}, row {number}: completion must be the model's raw text.")
+            raise UserError(f"{place(predictions, number)}: completion must be the model's raw text.")
         if not row.get("variant"):  # samples in further label orders are answers to the same question
             said[str(row.get("id"))] |= task.read(row["completion"]).items
     true: list[list[Mention]] = []
@@ -49,7 +49,7 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
         if str(row.get("id")) not in said:
             continue
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
-            raise UserError(f"{gold}, row {number}: no spans; `adapters data convert` keeps them.")
+            raise UserError(f"{place(gold, number)}: no spans; `adapters data convert` keeps them.")
         true.append([_mention(label, start, end) for start, end, label in row["spans"]])
         pred.append(_located(row["text"], sorted(item for item in said[str(row["id"])] if len(item) == 2)))
     if not true:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adapters.errors import UserError
 from adapters.files import replacing, write_jsonl
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ T = TypeVar("T")
 OUTPUTS = (".jsonl", ".parquet")
 _ROW_GROUP = 2048
 """Rows of a Parquet row group."""
+
+
+def check_output(path: Path) -> None:
+    """Raise UserError for an output file of another format, or in a folder that does not exist."""
+    if path.suffix.lower() not in OUTPUTS:
+        raise UserError(f"-o {path}: an output file ends in {' or '.join(OUTPUTS)}.")
+    if not path.parent.is_dir():
+        raise UserError(f"-o {path}: there is no folder {path.parent}.")
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> int:

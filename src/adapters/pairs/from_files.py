@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.data import preference
-from adapters.data.rows import read_file
+from adapters.data.rows import place, read_file
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, turns
 from adapters.data_aug.agent.corruptions import KINDS
@@ -73,7 +73,7 @@ def examples(file: Path, task: Task) -> dict[str, Example]:
                 raise ValueError(f"the id {i!r} stands there twice")
             out[i] = task.example(row, source=file.stem, id=i)
         except ValueError as error:
-            raise UserError(f"{file}, row {number}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}.") from None
     if not out:
         raise UserError(f"{file} holds no rows.")
     return out
@@ -131,7 +131,7 @@ def _turns(file: Path) -> list[Row]:
             named = {**row, "id": str(row.get("id", f"{file.stem}:{number}"))}
             out += [_turn(named)] if row.get("completion") is not None else turns(named, prompt="prompt")
         except ValueError as error:
-            raise UserError(f"{file}, row {number}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}.") from None
     if not out:
         raise UserError(f"{file} holds no turn of an agent that its environment could read.")
     return out

@@ -154,14 +154,14 @@ def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
         patterns = {} if path.name in VOCABULARIES else LEAKS
         text = (folder / path).read_text(encoding="utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
-            out += [f"{path}:{number} holds {what}" for what in _found(line, known, patterns)]
+            out += [f"{path}:{number} holds {what}" for what in _leaks_in(line, known, patterns)]
     return out
 
 
-def _found(line: str, known: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
-    found = [what for text, what in known.items() if text in line]
-    found += [what for what, pattern in patterns.items() if pattern.search(line)]
-    yield from dict.fromkeys(found)
+def _leaks_in(line: str, known: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
+    leaks = [what for text, what in known.items() if text in line]
+    leaks += [what for what, pattern in patterns.items() if pattern.search(line)]
+    yield from dict.fromkeys(leaks)
 
 
 def _allowed(name: str) -> bool:
