@@ -96,9 +96,10 @@ def main() -> None:
             statements.write_text("".join(lines), encoding="utf-8")
         else:
             from adapters.data_aug.funding_statements import synthesize
+            from adapters.files import write_jsonl
 
             rows = synthesize(options.n, 7)
-            statements.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            write_jsonl(statements, rows)
         given = {"adapter": options.adapter, "base": options.base, "file": str(statements)}
         given |= {"limit": options.max_new_tokens, "dtype": options.dtype}
         found = {"usage snippet in a loop": benchmarks.in_process(SNIPPET, [json.dumps(given)])}

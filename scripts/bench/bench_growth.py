@@ -91,12 +91,13 @@ def scoring(n: int) -> float:
 
 def planning(n: int, *, long: bool = False) -> float:
     from adapters.backends import backend as make_backend
+    from adapters.files import write_jsonl
     from adapters.pipeline.plan import make_plan
     from adapters.recipe.load import load_recipe
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "recipe.yaml"
-        write(Path(folder) / "rows.jsonl", statements(n, long=long))
+        write_jsonl(Path(folder) / "rows.jsonl", statements(n, long=long))
         recipe.write_text(
             f"name: x\ntask: funding\nmodel: {{base: x}}\ntrainer: echo\nrun_dir: {folder}\nstages:\n"
             "  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, max_length: 100000}\n"
@@ -109,6 +110,7 @@ def extraction(n: int, *, long: bool = False) -> float:
     from adapters.backends import adapter_folder
     from adapters.extraction import adapter_source, engines, extract
     from adapters.extraction.engine import Options
+    from adapters.files import write_jsonl
 
     with tempfile.TemporaryDirectory() as folder:
         known = Path(folder) / "adapter"
@@ -117,7 +119,7 @@ def extraction(n: int, *, long: bool = False) -> float:
         (known / adapter_folder.CONFIG).write_text(json.dumps({"peft_type": "ECHO", "base_model_name_or_path": "x"}))
         source = adapter_source.find(str(known), task="funding")
         corpus = Path(folder) / "rows.jsonl"
-        write(corpus, statements(n, long=long))
+        write_jsonl(corpus, statements(n, long=long))
         work = extract.prepare(source, corpus, Path(folder) / "out.parquet", engine={})
 
         def go() -> None:
@@ -126,11 +128,6 @@ def extraction(n: int, *, long: bool = False) -> float:
                 extract.run(work, lambda: engine, lambda *_: None)
 
         return seconds(go)
-
-
-def write(path: Path, rows: Iterator[dict]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def groups(n: int) -> float:

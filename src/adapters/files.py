@@ -1,4 +1,4 @@
-"""Hashes, JSON files and atomic writes."""
+"""Hashes, JSON and JSONL files, and writes that a reader sees whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,49 +38,88 @@ def read_run_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half."""
+    """Replace a file by a JSON value."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole, also when the process or the machine dies meanwhile."""
+    """Replace a file by a text, in a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` when the block ends, also if the machine dies meanwhile."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
+        yield temporary
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno is None or str(error.filename or temporary) != str(temporary):
+            raise
+        # A full disk is reported without a file name.
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        # A write that found no room does not know whose it was.
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file, without lines that a kill has torn; none when there is no file."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            records.append(value)
-    return records
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of a JSONL file."""
+    return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
 
 
-def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append records to a JSONL file, on a line of their own where a kill has torn the last one."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Replace a file by records, one a line, as they come. Returns how many."""
+    count = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for record in records:
+            file.write(json_line(record))
+            count += 1
+    return count
+
+
+def append_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
+    """Add records to a file; `sync` makes them survive a power cut too. A torn last line is ended first."""
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
         torn = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * torn + text.encode("utf-8", "replace"))
+        file.write(b"\n" * torn + b"".join(map(json_line, records)))
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def truncate_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the records that `keep` refuses, and torn lines."""
+    if path.is_file():
+        write_jsonl(path, (record for _, record in numbered_jsonl(path) if keep(record)))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, without torn lines; none when there is no file."""
+    return [record for _, record in numbered_jsonl(path)]
+
+
+def numbered_jsonl(path: Path, *, strict: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and records of a file, one at a time; nothing when there is no file.
+
+    A line that is no object is skipped, because its writer may be at work or was killed; `strict` raises UserError.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line.decode())
+            except (ValueError, RecursionError):
+                record = None
+            if isinstance(record, dict):
+                yield number, record
+            elif strict and not line.isspace():
+                raise UserError(f"{path}, line {number}: not a JSON object.")

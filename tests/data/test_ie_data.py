@@ -382,7 +382,7 @@ def test_the_published_sizes(tmp_path: Path) -> None:
     [
         (["convert", "x", "--from", "conl", "-o", "y"], "Did you mean conll?"),
         (["convert", "x", "--from", "conll", "-o", "y"], "x cannot be read: No such file"),
-        (["convert", "x", "--from", "conll", "-o", "y", "--rename", "PER"], "written OLD=NEW"),
+        (["convert", "x", "--from", "conll", "-o", "y", "--rename", "PER"], "'PER' is not KEY=VALUE"),
         (["convert", "x", "--from", "conll", "-o", "y", "--task", "EE"], "NER or RE"),
         (["build-ie", "x.jsonl", "-o", "y"], "there is no file x.jsonl"),
         (["build-ie", "x.jsonl", "-o", "y", "--empty", "1"], "empty is a share"),

@@ -154,6 +154,22 @@ def test_bad_rows_are_counted_and_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "selection", [{"where": {"lang": "en"}}, {"subset": Subset(take="train", of={"train": 0.5, "test": 0.5})}]
+)
+def test_a_selection_hides_no_unreadable_row(tmp_path: Path, selection: dict) -> None:
+    path = write_jsonl(
+        tmp_path / "a.jsonl", [{**row, "lang": "de" if n % 2 else "en"} for n, row in enumerate(funding_rows(8))]
+    )
+    with path.open("a") as file:
+        file.write("{broken\n")
+    with pytest.raises(UserError, match=r"1 of 5 rows cannot be used.*\n  row 9: not valid JSON"):
+        load(PathSource(path="a.jsonl", **selection), root=tmp_path)
+    loaded = load(PathSource(path="a.jsonl", **selection), root=tmp_path, max_rejected=0.5)
+    assert [bad.row for bad in loaded.rejected] == [9]
+    assert len(loaded.examples) == 4
+
+
+@pytest.mark.parametrize(
     ("source", "text"),
     [
         (PathSource(path="b.jsonl"), "no file .*Did you mean a.jsonl"),
@@ -240,7 +256,7 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
     loaded = load(PathSource(path="a.csv"), root=tmp_path, max_rejected=0.7)
     assert [(r.row, r.reason) for r in loaded.rejected] == [
         (1, "funders: the key 'funder_name' stands in one object twice"),
-        (2, "more cells than the file has columns"),
+        (2, "line 3: 4 cells, but the header has 3"),
     ]
     path.write_text("id,funding_statement,funders,id\n1,We thank A.,[],2\n")
     with pytest.raises(UserError, match="two columns 'id'"):

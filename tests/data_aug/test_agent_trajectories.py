@@ -283,7 +283,7 @@ def test_corrupt_refuses_and_explains(tmp_path: Path) -> None:
         write_jsonl(tmp_path / "t.jsonl", [row])
         code, _, said = cli("pairs", "corrupt", tmp_path / "t.jsonl", "-o", out)
         assert code == 2
-        assert "row 1: " in said
+        assert "line 1: " in said
         assert text in said
     assert not out.exists()
 

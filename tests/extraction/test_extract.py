@@ -86,7 +86,7 @@ def test_every_row_has_its_record_in_order(tmp_path: Path, known: Path, corpus: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "in.jsonl", "out.jsonl", "out.jsonl.manifest.json"]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
 @pytest.mark.parametrize("target", ["jsonl", "parquet"])
 def test_every_pair_of_formats(tmp_path: Path, known: Path, rows: list[dict], kind: str, target: str) -> None:
     source = tmp_path / f"in.{kind}"
@@ -94,6 +94,8 @@ def test_every_pair_of_formats(tmp_path: Path, known: Path, rows: list[dict], ki
     flat[3]["passage"] = 'a "quoted", two-line\ntext'
     if kind == "jsonl":
         write_jsonl(source, flat)
+    elif kind == "json":
+        source.write_text(json.dumps(flat))
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(flat), source, row_group_size=7)
     else:
@@ -145,6 +147,22 @@ def test_bad_rows_keep_their_place_with_a_reason(tmp_path: Path, known: Path, ro
         *("", "unreadable row", "unreadable row", "no text", "no text", "", "unreadable row")
     ]
     assert "5 rows have no record, and say why in `error`: 3 unreadable row, 2 no text" in said
+
+
+def test_an_unclosed_quote_in_a_table_loses_no_row(tmp_path: Path, known: Path, rows: list[dict]) -> None:
+    source = tmp_path / "in.csv"
+    texts = [row["funding_statement"].replace('"', "'") for row in rows[:6]]
+    lines_of = [f'd{n},"{text}"' for n, text in enumerate(texts)]
+    lines_of[1] = lines_of[1][:-1]
+    lines_of[3] += ",more"
+    source.write_text("\n".join(["id,funding_statement", *lines_of]))
+    code, said = invoke(known, source, "-o", tmp_path / "out.jsonl")
+    assert code == 0, said
+    out = lines(tmp_path / "out.jsonl")
+    assert [r["id"] for r in out] == ["d0", "2", "d2", "4", "d4", "d5"]
+    assert [r["record"] is None for r in out] == [False, True, False, True, False, False]
+    assert out[1]["error"].startswith("unreadable row: line 3: a quote is not closed")
+    assert out[3]["error"] == "unreadable row: line 5: 3 cells, but the header has 2"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +298,7 @@ def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, known: Path, cor
     out.write_text("mine")
     code, said = invoke(known, corpus, "-o", out)
     assert code == 2
-    assert "not from here" in said
+    assert "no extraction wrote it" in said
     assert out.read_text() == "mine"
 
 
@@ -423,7 +441,7 @@ def test_more_shards_than_rows(tmp_path: Path, known: Path, corpus: Path, rows: 
     [
         (["{adapter}", "{in}", "-o", "out.txt"], "ends in .jsonl or .parquet"),
         (["{adapter}", "{in}", "-o", "nowhere/out.jsonl"], "no folder nowhere"),
-        (["{adapter}", "{in}.x", "-o", "out.jsonl"], "an input file ends in"),
+        (["{adapter}", "{adapter}/adapter_model.safetensors", "-o", "out.jsonl"], "a data file ends in"),
         (["{adapter}", "in.jsnl.jsonl", "-o", "out.jsonl"], "there is no file in.jsnl.jsonl"),
         (["{adapter}", "{in}", "-o", "{in}"], "would overwrite the input"),
         (["{adapter}", "{in}", "-o", "out.jsonl", "--text", "funding_statment"], "Did you mean funding_statement"),

@@ -179,7 +179,7 @@ def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     assert "not fit to train on" in bad.stdout
     assert runner.invoke(app, ["rewards", "test", "fundin"]).exit_code == 2
     assert "Did you mean reading" in runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"]).stderr
-    assert "key=value" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
+    assert "KEY=VALUE" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
 
 
 def test_rewards_show() -> None:

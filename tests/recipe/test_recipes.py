@@ -154,7 +154,7 @@ def test_mistakes_are_named(mine: Path, old: str, new: str, wanted: list[str]) -
 
 
 def test_override_mistakes_are_named(mine: Path) -> None:
-    assert "key.path=value" in complaint(mine, "nonsense")
+    assert "KEY=VALUE" in complaint(mine, "nonsense")
     assert "index" in complaint(mine, "stages.7.beta=1")
     assert "stages.1.beta" in complaint(mine, "stages.1.beta=high")
     assert "stages.0.group_size" in complaint(mine, "stages.0.group_size=4")

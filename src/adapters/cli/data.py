@@ -11,6 +11,7 @@ import typer
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
+from adapters.files import write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,10 +155,7 @@ def write_lines(rows: Any, out: Path | None) -> None:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
         return
-    temporary = out.with_name(f".{out.name}.partial")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.replace(out)
+        write_jsonl(out, rows)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}.") from None

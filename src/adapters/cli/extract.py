@@ -52,7 +52,7 @@ class AdapterOptions:
 @grouped
 def extract(
     source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, typer.Argument(help="The corpus: .jsonl, .csv or .parquet.")],
+    input: Annotated[Path, typer.Argument(help="The corpus: .jsonl, .json, .csv or .parquet.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     corpus: CorpusOptions,
     adapter: AdapterOptions,

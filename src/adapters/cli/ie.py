@@ -45,15 +45,13 @@ class RowOptions:
     def of(self, source: Path, kind: str) -> Options:
         """The reader's options for a corpus. Raises UserError."""
         from adapters.data_aug.ie import Options
+        from adapters.recipe.load import split_assignment
 
         if self.task not in (None, "NER", "RE"):
             raise UserError(f"--task is NER or RE, not {self.task!r}.")
-        pairs = [pair.partition("=") for pair in self.rename or ()]
-        if wrong := [old for old, sign, _ in pairs if not sign or not old]:
-            raise UserError(f"--rename {wrong[0]!r}: written OLD=NEW, such as PER=person.")
         return Options(
             source=self.name or ("" if kind == "iepile" else source.name.split(".")[0]),
-            labels={old: new for old, _, new in pairs},
+            labels=dict(map(split_assignment, self.rename or ())),
             schema=_names(self.schema) if self.schema else (),
             tasks=(self.task,) if self.task else ("NER", "RE"),
             drop_empty=self.drop_empty,
@@ -209,13 +207,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _read(paths: list[Path]) -> Iterator[Mapping[str, Any]]:
-    from adapters.data.rows import BAD_ROW, read_file
+    from adapters.data.rows import read_file
 
     for path in paths:
-        for number, row in read_file(path):
-            if BAD_ROW in row:
-                raise UserError(f"{path}, line {number}: {row[BAD_ROW]}.")
-            yield row
+        yield from (row for _, row in read_file(path, strict=True))
 
 
 def _plain(paths: list[Path]) -> Iterator[Mapping[str, Any]]:

@@ -187,20 +187,10 @@ def _escape(text: str) -> str:
 
 
 def _reward(name: str, parameters: list[str]) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     from adapters.integrations import named_reward
+    from adapters.recipe.load import parse_assignments
 
-    values = {}
-    for parameter in parameters:
-        key, sign, text = parameter.partition("=")
-        if not sign or not key:
-            raise UserError(f"{parameter!r}: a parameter is written key=value, such as reading=fixed.")
-        try:
-            values[key] = YAML(typ="safe", pure=True).load(text)
-        except YAMLError:
-            raise UserError(f"{parameter!r}: the value is not valid YAML; quote it if it is text.") from None
+    values = parse_assignments(parameters)
     try:
         return named_reward(name, **values)
     except UserError as error:

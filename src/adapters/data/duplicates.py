@@ -2,10 +2,10 @@
 
 Texts are compared by the set of their 5-grams (of UTF-8 bytes), after case, spacing and punctuation are folded. Two
 texts are near duplicates when the estimated Jaccard similarity of these sets is at least 0.8. The estimate is the
-share of equal values among 100 minima (standard error 0.04 at 0.8); candidates share one of 20 bands of 5 values, which
-pairs at 0.8 miss with probability 0.0004. In a bucket each text is compared with its eight neighbours only, so that a
-thousand variants of one text cost no million comparisons: the share of rows *with* a duplicate stays right, pairs are
-not counted.
+share of equal values among 100 minima (standard error 0.04 at 0.8). Candidates share one of 20 bands of 5 values; a
+pair at 0.8 is missed with probability 0.0004. Within a band each text is compared with eight neighbours only, so that a
+thousand variants of one text do not cost a million comparisons. The share of rows with a duplicate is still right;
+pairs are not counted.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _minima(texts: Sequence[bytes], factors: NDArray[np.uint64], offsets: NDArra
 
 def repeats(signatures: Sketch) -> NDArray[np.bool_]:
     """Which texts are near duplicates of an earlier one."""
-    found = np.zeros(len(signatures), dtype=bool)
+    near = np.zeros(len(signatures), dtype=bool)
     for keys in _bands(signatures):
         order = np.argsort(keys, kind="stable")
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
@@ -76,25 +76,25 @@ def repeats(signatures: Sketch) -> NDArray[np.bool_]:
             if not same.any():
                 break
             a, b = earlier[same], later[same]
-            found[b[_similar(signatures[a], signatures[b])]] = True
-    return found
+            near[b[_similar(signatures[a], signatures[b])]] = True
+    return near
 
 
 def matches(signatures: Sketch, others: Sketch) -> NDArray[np.bool_]:
     """Which texts have a near duplicate among other texts."""
-    found = np.zeros(len(signatures), dtype=bool)
+    near = np.zeros(len(signatures), dtype=bool)
     if not len(others):
-        return found
+        return near
     for mine, theirs in zip(_bands(signatures), _bands(others), strict=True):
         order = np.argsort(theirs, kind="stable")
         ordered = theirs[order]
         low, high = np.searchsorted(ordered, mine, "left"), np.searchsorted(ordered, mine, "right")
         for step in range(NEIGHBOURS):
-            here = np.nonzero((low + step < high) & ~found)[0]
+            here = np.nonzero((low + step < high) & ~near)[0]
             if not len(here):
                 break
-            found[here[_similar(signatures[here], others[order[low[here] + step]])]] = True
-    return found
+            near[here[_similar(signatures[here], others[order[low[here] + step]])]] = True
+    return near
 
 
 def _similar(a: Sketch, b: Sketch) -> NDArray[np.bool_]:
@@ -113,7 +113,7 @@ def _bands(signatures: Sketch) -> list[NDArray[np.uint64]]:
 
 
 def inside(texts: Sequence[str]) -> dict[str, Any]:
-    """Shares of a set's (folded) texts that repeat an earlier one: `exact`, and `near` (exact ones included)."""
+    """Shares of (folded) texts that repeat an earlier one: `exact`, and `near`, which includes `exact`."""
     if not texts:
         return {"exact": 0.0, "near": 0.0}
     unique = list(dict.fromkeys(texts))
@@ -122,16 +122,14 @@ def inside(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def across(texts: Sequence[str], others: Sequence[str], known: Sketch | None = None) -> dict[str, int]:
-    """How many of a set's (folded) texts stand in another set too: `exact`, and `near` (exact ones included).
+    """Numbers of (folded) texts that are in another set too: `exact`, and `near`, which includes `exact`.
 
-    `known` are the signatures of `others`, if they are at hand.
+    `known` are the signatures of `others`, if they were computed before.
     """
-    seen = set(others)
-    strange = [text for text in texts if text not in seen]
-    exact = len(texts) - len(strange)
-    if not strange or not others:
+    exact_texts = set(others)
+    rest = [text for text in texts if text not in exact_texts]
+    exact = len(texts) - len(rest)
+    if not rest or not others:
         return {"exact": exact, "near": exact}
-    return {
-        "exact": exact,
-        "near": exact + int(matches(sketch(strange), sketch(others) if known is None else known).sum()),
-    }
+    signatures = sketch(others) if known is None else known
+    return {"exact": exact, "near": exact + int(matches(sketch(rest), signatures).sum())}

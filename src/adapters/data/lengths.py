@@ -1,4 +1,4 @@
-"""How long prompts and targets are, by source, and what the length limits cost."""
+"""Token counts of prompts and targets by source, and the rows that exceed the length limits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 
 def by_source(examples: Sequence[Example], lengths: Sequence[Lengths], kept: Sequence[bool]) -> list[dict[str, Any]]:
-    """One entry a source: rows, kept, dropped, and the tokens of prompts, targets and (of pairs) rejected sides.
+    """One entry for each source: rows, kept, dropped, and tokens of prompts, targets and (of pairs) rejected sides.
 
-    End tokens are included, and the rows that are dropped.
+    The token counts include end tokens and the dropped rows.
     """
     out = []
     for source in dict.fromkeys(e.source for e in examples):
         rows = [n for n, e in enumerate(examples) if e.source == source]
-        fits = sum(kept[n] for n in rows)
+        fitting = sum(kept[n] for n in rows)
         columns = {
             "prompt": [lengths[n].prompt for n in rows],
             "target": [lengths[n].completion for n in rows],
@@ -28,8 +28,8 @@ def by_source(examples: Sequence[Example], lengths: Sequence[Lengths], kept: Seq
             {
                 "source": source,
                 "rows": len(rows),
-                "kept": fits,
-                "dropped": len(rows) - fits,
+                "kept": fitting,
+                "dropped": len(rows) - fitting,
                 **{name: quantiles(values) for name, values in columns.items() if name != "rejected" or any(values)},
             }
         )

@@ -1,7 +1,7 @@
-"""Sources to examples: reading, columns, filters, seeded subsets and caps, and a ledger of what became of it.
+"""Sources of a recipe as examples: reading, renamed columns, splits, filters and row limits, and a ledger of counts.
 
-Order of operations on a source: read, rename columns, `subset`, `where`, `cap`, `repeat`. A subset is cut before any
-row is filtered, so that two uses of one file with different filters agree on who is on which side.
+Order of operations on a source: read, rename columns, `split`, `where`, `max_rows`, `repeat`. Rows are split before
+they are filtered, so that two uses of one file with different filters put each row on the same side.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,12 @@ GENERATORS = {
     "agent_pairs_unseen": "adapters.data_aug.agent.pairs:synthesize_unseen",
     "agent_control": "adapters.data_aug.agent.pairs:synthesize_control",
 }
-"""What `synthesize:` may name: functions of (n, seed) that yield rows, imported when they are used."""
+"""Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that could not become an example."""
+    """A bad row: one that could not become an example."""
 
     source: str
     row: int
@@ -45,19 +45,19 @@ class Rejected:
 
 @dataclass(slots=True)
 class Loaded:
-    """Examples of one `data:` list with their ledger: one dict a source, and the rows that were rejected."""
+    """Examples of one `data:` list, a ledger with an entry for each source, and the bad rows."""
 
     examples: list[Example] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     texts: set[str] = field(default_factory=set)
-    """The texts of the clean rows (`text_key`), whatever noise made of them: for counting leakage."""
+    """Texts of the rows before noise (`text_key`), for counting leakage."""
     by_source: dict[str, list[str]] = field(default_factory=dict)
-    """The same, row by row, by source."""
+    """The same texts, row by row, by source."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash over everything a trainer or a scorer can see of the examples, in order."""
+        """Hash of everything that a trainer or scorer sees of the examples, in order."""
         digest = hashlib.sha256()
         for e in self.examples:
             row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
@@ -78,71 +78,89 @@ def load_examples(
 ) -> Loaded:
     """Read every source of a `data:` list into examples.
 
-    With `noising`, the rows are laid out for `epochs` epochs, each (and each repeat) with noise of its own; without,
-    one epoch serves for all. Raises UserError when a source is missing, empty after filtering, or has more than
-    `max_rejected` bad rows.
+    With `noising` there is a noisy copy of each row for each of `epochs` epochs and each repeat; without, one epoch
+    serves for all. Raises UserError when a source is missing, empty after filtering, or has more than `max_rejected`
+    (a share) bad rows.
     """
     out = Loaded()
     for n, source in enumerate(sources):
         key = (*at, n)
-        rows = _select(source, read(source, root, at=key), seed, key)
         name = source.name or default_name(source)
-        laid_out = len(rows) * source.repeat * (epochs if noising else 1)
-        if laid_out > MOST:
-            raise UserError(
-                f"{len(rows):,} rows, repeated and noised anew in every epoch, make {laid_out:,}; more than {MOST:,} "
-                "are not held in memory. Lower repeat or epochs.",
-                at=key,
-            )
-        examples: list[Example] = []
-        bad: list[Rejected] = []
-        seen: dict[bytes, int] = {}
-        touched = NoiseStats()
-        copies = [(epoch, copy) for epoch in range(epochs if noising else 1) for copy in range(source.repeat)]
-        for number, row in rows:
-            # A row is refused on its clean text, once, whatever noise would make of it.
-            example, reason = _example(task, row, name, number)
-            if example is not None:
-                # Variants of one text may share its id; the very same row twice is a mistake of whoever made the file.
-                whole = repr(replace(example, meta={})).encode()
-                same = seen.setdefault(hashlib.blake2b(whole, digest_size=16).digest(), number)
-                if same != number:
-                    example, reason = None, f"the same as row {same}; to use rows more than once there is repeat"
-            if example is None:
-                bad.append(Rejected(name, number, reason))
-                continue
-            key_text = text_key(example)
-            out.texts.add(key_text)
-            out.by_source.setdefault(name, []).append(key_text)
-            if noising is None:
-                examples += [example] * source.repeat
-            else:
-                for epoch, copy in copies:
-                    noisy = noising.apply(row, task, epoch=epoch, variant=copy, touched=touched)
-                    examples.append(preference.example(task, noisy, source=name, id=example.id))
-        if len(bad) > max_rejected * len(rows):
-            first = "".join(f"\n  row {b.row}: {b.reason}" for b in bad[:5])
-            raise UserError(
-                f"{len(bad)} of {len(rows)} rows cannot be used (max_rejected allows {max_rejected:.0%}):{first}",
-                at=key,
-            )
+        rows = _select(source, read(source, root, at=key), seed, key)
+        per_row = source.repeat * (epochs if noising else 1)
+        _check_size(len(rows), per_row, key)
+        clean, bad = _clean_examples(rows, task, name)
+        _check_bad_share(bad, len(rows), max_rejected, key)
+        stats = NoiseStats()
+        if noising is None:
+            examples = [example for _, example in clean for _ in range(per_row)]
+        else:
+            examples = list(_noisy_examples(clean, task, noising, epochs, source.repeat, stats))
+        texts = [text_key(example) for _, example in clean]
+        out.texts.update(texts)
+        out.by_source.setdefault(name, []).extend(texts)
         out.examples += examples
         out.rejected += bad
-        entry = {
-            "source": name,
-            "rows": len(rows) - len(bad),
-            "repeat": source.repeat,
-            "used": len(examples),
-            "rejected": len(bad),
-            "empty_gold": sum(1 for e in examples if _is_empty(e.gold)) // len(copies),
-            "license": source.license,
-            "generated": isinstance(source, SynthesizedSource),
-        }
-        out.ledger.append(entry | ({"noise": touched.shares()} if noising else {}))
+        empty = sum(_is_empty(example.gold) for _, example in clean)
+        counts = {"rows": len(clean), "used": len(examples), "rejected": len(bad), "empty_gold": empty}
+        out.ledger.append(_ledger_entry(source, name, counts) | ({"noise": stats.shares()} if noising else {}))
     return out
 
 
+def _ledger_entry(source: Source, name: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    generated = isinstance(source, SynthesizedSource)
+    return {"source": name, **counts, "repeat": source.repeat, "license": source.license, "generated": generated}
+
+
+def _check_size(rows: int, per_row: int, at: KeyPath) -> None:
+    if rows * per_row > MOST:
+        raise UserError(
+            f"{rows:,} rows, repeated and noised anew in every epoch, make {rows * per_row:,} examples; at most "
+            f"{MOST:,} are held in memory. Lower repeat or epochs.",
+            at=at,
+        )
+
+
+def _clean_examples(
+    rows: Sequence[tuple[int, Row]], task: Task, source: str
+) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
+    """Rows with their examples, before noise, and the bad rows. A repetition of an earlier row is a bad row."""
+    clean: list[tuple[Row, Example]] = []
+    bad: list[Rejected] = []
+    first: dict[bytes, int] = {}
+    for number, row in rows:
+        example, reason = _example(task, row, source, number)
+        if example is not None:
+            # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
+            content = repr(replace(example, meta={})).encode()
+            earlier = first.setdefault(hashlib.blake2b(content, digest_size=16).digest(), number)
+            if earlier == number:
+                clean.append((row, example))
+                continue
+            reason = f"the same as row {earlier}; to use rows more than once there is repeat"
+        bad.append(Rejected(source, number, reason))
+    return clean, bad
+
+
+def _check_bad_share(bad: Sequence[Rejected], rows: int, limit: float, at: KeyPath) -> None:
+    if len(bad) > limit * rows:
+        first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
+        raise UserError(f"{len(bad)} of {rows} rows cannot be used (max_bad_rows allows {limit:.0%}):{first}", at=at)
+
+
+def _noisy_examples(
+    clean: Iterable[tuple[Row, Example]], task: Task, noising: RowNoiser, epochs: int, repeat: int, stats: NoiseStats
+) -> Iterator[Example]:
+    """Each row under noise of its own in every epoch and repeat."""
+    for row, example in clean:
+        for epoch in range(epochs):
+            for variant in range(repeat):
+                noisy = noising.apply(row, task, epoch=epoch, variant=variant, touched=stats)
+                yield preference.example(task, noisy, source=example.source, id=example.id)
+
+
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
+    """A row's example, or the reason why there is none."""
     if BAD_ROW in row:
         return None, row[BAD_ROW]
     row_id = row.get("id", f"{source}:{number}")
@@ -151,19 +169,19 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     text = row.get(task.text_field)
     if isinstance(text, str):
         if len(text) > LONGEST:
-            return None, f"{task.text_field} has {len(text):,} characters; it should be a passage, not a book"
+            return None, f"{task.text_field} has {len(text):,} characters; the limit is {LONGEST:,}"
         if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
-            return None, f"{task.text_field} holds NUL or half of a character pair (a lone surrogate): broken decoding"
+            return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
     try:
         example = preference.example(task, row, source=source, id=str(row_id))
-        # What could not be written as JSON in UTF-8 would fail in the tokenizer, or when the samples are stored.
-        held = [example.id, example.prompt, example.completion, example.rejected, example.gold]
-        written = json.dumps(held, ensure_ascii=False, default=str)
+        # What cannot be written as JSON in UTF-8 would fail later, in the tokenizer or when samples are stored.
+        values = [example.id, example.prompt, example.completion, example.rejected, example.gold]
+        written = json.dumps(values, ensure_ascii=False, default=str)
         written.encode()
-        if written.count("[") + written.count("{") > DEEPEST and _deeper(held, DEEPEST):
+        if written.count("[") + written.count("{") > DEEPEST and _deeper(values, DEEPEST):
             return None, "nested too deeply"
     except UnicodeEncodeError:
-        return None, "a text of it holds half of a character pair (a lone surrogate): broken decoding"
+        return None, "a text holds a lone surrogate: it was decoded wrongly"
     except RecursionError:
         return None, "nested too deeply"
     except ValueError as error:
@@ -178,7 +196,7 @@ def _deeper(value: Any, levels: int) -> bool:
 
 
 def default_name(source: Source) -> str:
-    """What a source is called in ledgers and reports when the recipe gives it no name."""
+    """Name of a source in ledgers and reports when the recipe gives none."""
     if isinstance(source, PathSource):
         return Path(source.path).stem
     if isinstance(source, HubSource):
@@ -192,15 +210,15 @@ def read(source: Source, root: Path, *, at: KeyPath = ()) -> list[tuple[int, Row
         return list(enumerate(_synthesize(source, (*at, "synthesize")), 1))
     if isinstance(source, HubSource):
         return list(enumerate(_read_hub(source, root, (*at, "hub")), 1))
-    return read_file(root / Path(source.path).expanduser(), at=(*at, "path"))
+    return list(read_file(root / Path(source.path).expanduser(), at=(*at, "path")))
 
 
 LONGEST = 500_000
-"""Characters of a row's text above which something else than a text stands there."""
+"""Upper bound for the characters of a row's text: a longer one is a book, not a passage."""
 MOST = 50_000_000
-"""Rows of a source, its repeats and noisy epochs counted."""
+"""Upper bound for the examples of a source, its repeats and noisy epochs included."""
 DEEPEST = 100
-"""Levels of brackets of a row; Python gives up near a thousand, wherever it happens to be by then."""
+"""Upper bound for the levels of brackets in a row; Python's recursion limit is a thousand calls."""
 
 
 def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
@@ -211,7 +229,7 @@ def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(path, source.config, split=source.split, revision=source.revision)
-    except Exception as error:  # the library raises many kinds, all of which mean the same to the person
+    except Exception as error:  # the library raises many types for the same user error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"the dataset {source.hub!r} (config {source.config}, split {source.split!r}) cannot be loaded: {first}",
@@ -257,7 +275,7 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    # The named column wins over one that happens to have the wanted name already.
+    # A renamed column replaces one that has the new name already.
     if not columns or BAD_ROW in row:
         return row
     kept = {k: v for k, v in row.items() if k not in columns and k not in columns.values()}
@@ -265,8 +283,9 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
-    """The keys of one part: distinct keys sorted, shuffled with the seed, cut at int(fraction * n); the last part
-    takes the rest. This reproduces the published 70/20/10 split by id with seed 42.
+    """The keys of one part of a split, as in the published 70/20/10 split by id with seed 42.
+
+    Distinct keys are sorted, shuffled with the seed, and cut at int(fraction * n); the last part takes the rest.
     """
     ordered = sorted(set(keys))
     random.Random(subset.seed).shuffle(ordered)
@@ -285,12 +304,12 @@ def _is_empty(gold: Any) -> bool:
 
 
 def prompt_key(example: Example) -> str:
-    """What two examples share when they show a model the same prompt, up to case, spacing and punctuation."""
+    """Key of an example's prompt, without case, spacing and punctuation."""
     return fold(" ".join(m["content"] for m in example.prompt))
 
 
 def text_key(example: Example) -> str:
-    """What two examples share when they are about the same text, whatever is asked about it."""
+    """Key of an example's text, whatever the prompt asks about it."""
     text = example.meta.get("text")
     return fold(text) if isinstance(text, str) else prompt_key(example)
 
@@ -301,5 +320,5 @@ def fold(text: str) -> str:
 
 
 def overlap(seen: Set[str], test: Iterable[Example]) -> int:
-    """How many test examples also stand in the training data, of which `seen` are the texts (leakage)."""
+    """Number of test examples whose text is among the training texts `seen` (leakage)."""
     return sum(1 for e in test if text_key(e) in seen)

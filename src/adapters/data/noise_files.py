@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from adapters.data.noise import make_row_noiser
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.rows import place, read_file
 from adapters.data_aug.noise import Noise, NoisedRow, noise_row
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
@@ -21,29 +21,27 @@ from adapters.types import Task
 def noised(
     file: Path, *, use: str, level: str, policy: str, seed: int, task: str, variants: int = 1
 ) -> Iterator[NoisedRow]:
-    """Every row of a file under noise, `variants` times; variant v of row r depends on nothing else.
+    """Every row of a file under noise, `variants` times. The noise of a variant depends on its row and number only.
 
-    With several variants the row gains a `variant` column; its id stays, so that all variants of a text can be kept
-    on one side of a split. Raises UserError for unknown names and unreadable rows.
+    Several variants are told apart by a `variant` column. They share their row's id, so that a split keeps them
+    together. Raises UserError for unknown names and unreadable rows.
     """
     try:
-        plug = NoiseSpec.model_validate({"use": use, "level": level, "policy": policy, "share": 1.0})
+        spec = NoiseSpec.model_validate({"use": use, "level": level, "policy": policy, "share": 1.0})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}, not {first['input']!r}.") from None
-    noising = make_row_noiser(plug, seed=seed, folder=Path(), at=())
+    noiser = make_row_noiser(spec, seed=seed, folder=Path(), at=())
     reader: Task = resolve("tasks", PluginSpec(use=task))
-    return _rows(file, reader, noising.noise, policy, seed, variants)
+    return _rows(file, reader, noiser.noise, policy, seed, variants)
 
 
 def _rows(file: Path, task: Task, noise: Noise, policy: str, seed: int, variants: int) -> Iterator[NoisedRow]:
-    for number, row in read_file(file):
-        if BAD_ROW in row:
-            raise UserError(f"{file}, row {number}: {row[BAD_ROW]}.")
+    for number, row in read_file(file, strict=True):
         try:
             task.example(row)
         except ValueError as error:
-            raise UserError(f"{file}, row {number}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}.") from None
         for variant in range(variants):
             shown = {**row, "variant": variant} if variants > 1 else row
             yield noise_row(
@@ -58,12 +56,12 @@ def _rows(file: Path, task: Task, noise: Noise, policy: str, seed: int, variants
 
 
 def before_and_after(result: NoisedRow) -> Text:
-    """The clean and the noisy text with what was removed in red and what was put there in green."""
+    """The clean text with the removed characters in red, and the noisy text with the inserted ones in green."""
     clean, noisy = result.noised.source, result.noised.text
     before, after = Text("before  ", style="dim"), Text("after   ", style="dim")
     for tag, a, b, c, d in SequenceMatcher(None, clean, noisy, autojunk=False).get_opcodes():
         before.append(clean[a:b], style="default" if tag == "equal" else "bold red")
-        # A line break or a zero-width character would be a change that nobody sees.
+        # Line breaks and zero-width characters are made visible.
         shown = noisy[c:d] if tag == "equal" else "".join(_visible(ch) for ch in noisy[c:d])
         after.append(shown, style="default" if tag == "equal" else "bold green")
     names = ", ".join(result.families) or "unchanged"

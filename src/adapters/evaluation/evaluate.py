@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from adapters.backends.jobs import Evaluation
 from adapters.evaluation import metrics
+from adapters.files import write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
 from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Task
 
@@ -50,13 +50,11 @@ def evaluate(
             result.setdefault("reward_errors", {})[grader.named.name] = grader.failures
     if write:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-            rows = len(evaluation.examples) // evaluation.variants
-            for i, (example, sample, score) in enumerate(zip(evaluation.examples, samples, scored, strict=True)):
-                record = _record(example, sample, score)
-                if evaluation.variants > 1:
-                    record["variant"] = i // rows
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        records = [_record(*triple) for triple in zip(evaluation.examples, samples, scored, strict=True)]
+        if evaluation.variants > 1:
+            rows = len(records) // evaluation.variants
+            records = [{**record, "variant": i // rows} for i, record in enumerate(records)]
+        write_jsonl(folder / "samples.jsonl", records)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Scoring files of completions, without a model."""
+"""Scores of a file of completions, without a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
@@ -59,24 +59,24 @@ def score_files(
 
 
 def score_rewards(reward: NamedReward, file: Path, *, task: str = "funding") -> list[dict[str, Any]]:
-    """Reward and named parts of each row's completion against the row's own gold."""
+    """Reward and its parts for each row's completion, compared with the row's own gold."""
     reader: Task = resolve("tasks", PluginSpec(use=task))
     out = []
-    for n, row in read_file(file):
+    for n, row in read_file(file, strict=True):
         completion = _completion(row, n, file)
-        # Rewards compare with the gold; a file of bare structures need not repeat the texts.
+        # Rewards compare with the gold, so the file may leave out the texts.
         bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
         example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
         try:
             scored = grade(reward, completion, example)
         except RuntimeError as error:
-            raise UserError(f"{file}, row {n}: {error}") from error
+            raise UserError(f"{place(file, n)}: {error}") from error
         out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})
     return out
 
 
 def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
-    """One table a matching mode."""
+    """One table for each matching mode."""
     for mode, fields in result.items():
         table = Table(title=f"{title}, {mode}", title_justify="left")
         table.add_column("field", no_wrap=True)
@@ -84,7 +84,7 @@ def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
             table.add_column(column, justify="right")
         for name, f in fields.items():
             if not f["gold"] and not f["pred"]:
-                continue  # nothing to find, and nothing open_or_resume
+                continue  # nothing to find, and nothing predicted
             figures = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
             table.add_row(name, *figures, *(f"{f[k]:g}" for k in ("gold", "pred", "matched")))
         yield table
@@ -92,13 +92,11 @@ def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
 
 def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
     seen: set[str] = set()
-    for n, row in read_file(path):
-        if BAD_ROW in row:
-            raise UserError(f"{path}, line {n}: {row[BAD_ROW]}.")
+    for n, row in read_file(path, strict=True):
         if not isinstance(row.get("id"), str | int):
-            raise UserError(f"{path}, line {n}: every row needs an id.")
+            raise UserError(f"{place(path, n)}: every row needs an id.")
         if str(row["id"]) in seen:
-            warnings.append(f"{path.name}, line {n}: id {row['id']!r} stands there twice; the first counts")
+            warnings.append(f"{place(path, n)}: a repeated id {row['id']!r}; the first row counts")
             continue
         seen.add(str(row["id"]))
         yield str(row["id"]), n, row
@@ -110,12 +108,10 @@ def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
     try:
         return task.gold(row)
     except ValueError as error:
-        raise UserError(f"{path}, line {n}: {error}.") from None
+        raise UserError(f"{place(path, n)}: {error}.") from None
 
 
 def _completion(row: Row, n: int, path: Path) -> str:
-    if BAD_ROW in row:
-        raise UserError(f"{path}, line {n}: {row[BAD_ROW]}.")
     if not isinstance(row.get("completion"), str):
-        raise UserError(f"{path}, line {n}: completion must be the model's raw text.")
+        raise UserError(f"{place(path, n)}: completion must be the model's raw text.")
     return str(row["completion"])

@@ -13,12 +13,11 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.rows import place, read_file
 from adapters.data_aug.noise import Label, find_spans
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
-from adapters.types import Row
 
 STRATEGIES = ("strict", "exact", "partial", "ent_type")
 """nervaluate's (SemEval 2013, task 9.1): bounds and type; bounds; overlap at half credit; type of what overlaps."""
@@ -39,18 +38,18 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
         raise UserError("span scores need nervaluate: pip install -e '.[ie]' in the repository") from None
     task = resolve("tasks", PluginSpec.model_validate({"use": "ie", **params}))
     said: dict[str, set[Any]] = defaultdict(set)
-    for number, row in _rows(predictions):
+    for number, row in read_file(predictions, strict=True):
         if not isinstance(row.get("completion"), str):
-            raise UserError(f"{predictions}, row {number}: completion must be the model's raw text.")
+            raise UserError(f"{place(predictions, number)}: completion must be the model's raw text.")
         if not row.get("variant"):  # samples in further label orders are answers to the same question
             said[str(row.get("id"))] |= task.read(row["completion"]).items
     true: list[list[Mention]] = []
     pred: list[list[Mention]] = []
-    for number, row in _rows(gold):
+    for number, row in read_file(gold, strict=True):
         if str(row.get("id")) not in said:
             continue
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
-            raise UserError(f"{gold}, row {number}: no spans; `adapters data convert` keeps them.")
+            raise UserError(f"{place(gold, number)}: no spans; `adapters data convert` keeps them.")
         true.append([_mention(label, start, end) for start, end, label in row["spans"]])
         pred.append(_located(row["text"], sorted(item for item in said[str(row["id"])] if len(item) == 2)))
     if not true:
@@ -88,10 +87,3 @@ def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
 
 def _mention(label: str, start: int, end: int) -> Mention:
     return {"label": label, "start": start, "end": end - 1}  # the library's ends are inclusive
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    for number, row in read_file(path):
-        if BAD_ROW in row:
-            raise UserError(f"{path}, row {number}: {row[BAD_ROW]}.")
-        yield number, row

@@ -1,7 +1,7 @@
-"""A finished adapter over a corpus: a record for every row, in order, whatever happens on the way.
+"""A finished adapter run over a corpus: one record for each row, in the order of the input.
 
-OUT appears when all its records are there. OUT.manifest.json says what made them and how many of what kind there are;
-it is also what a restart is compared with. OUT.partial is the journal of an unfinished run (see `extract_journal.py`).
+OUT appears when it is complete. OUT.manifest.json holds the settings, which a restart must share, and the counts.
+OUT.partial is the journal of an unfinished run (see `journal.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adapters.backends.json_stop import first_value
-from adapters.data.rows import BAD_ROW
+from adapters.data.rows import BAD_ROW, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
 from adapters.extraction import files
@@ -27,20 +27,20 @@ from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer, Engine, Request
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
-from adapters.files import sha256, write_json
+from adapters.files import read_json, sha256, write_json
 from adapters.types import Normaliser, Row
 
 Moved = Callable[[int, int, Mapping[str, int]], None]
-"""Told (rows done, rows in all, counts) as rows are finished."""
+"""Progress callback: rows done, rows in all, counts."""
 
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
-"""Settings that may change between two starts."""
+"""Settings that may change when an extraction is resumed."""
 SYNC_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractionJob:
-    """What is to be done, checked. `settings` is what a restart must agree with."""
+    """A checked extraction. A restart must have the same `settings`."""
 
     source: Source
     input: Path
@@ -53,18 +53,18 @@ class ExtractionJob:
     settings: dict[str, Any]
 
     @property
-    def mine(self) -> range:
-        """The numbers of this shard's rows, counted from 1. Shards are interleaved, so they take equally long."""
+    def row_numbers(self) -> range:
+        """Row numbers of this shard, counted from 1. Shards are interleaved, so they take equally long."""
         return range(self.shard[0], self.rows + 1, self.shard[1])
 
     @property
     def journal(self) -> Path:
-        """The unfinished output."""
+        """File of the unfinished output."""
         return self.out.with_name(f"{self.out.name}.partial")
 
 
 def manifest_path(out: Path) -> Path:
-    """Where an output's manifest lies."""
+    """Path of an output's manifest."""
     return out.with_name(f"{out.name}.manifest.json")
 
 
@@ -81,33 +81,18 @@ def prepare(
     engine: Mapping[str, Any],
 ) -> ExtractionJob:
     """Check everything that can be checked before a model is loaded. Raises UserError."""
-    if out.suffix.lower() not in files.OUTPUTS:
-        raise UserError(f"-o {out}: an output file ends in {' or '.join(files.OUTPUTS)}.")
-    if not out.parent.is_dir():
-        raise UserError(f"-o {out}: there is no folder {out.parent}.")
+    files.check_output(out)
     part = _shard(shard)
-    rows, digest = files.survey(input)
+    rows, digest = survey(input)
     if rows == 0:
         raise UserError(f"{input} holds no row.")
     if out.resolve() == input.resolve():
         raise UserError("the output would overwrite the input.")
-    known = files.columns(input)
     text = text or source.task.text_field
-    if text not in known:
-        raise UserError(f"{input} has no column {text!r}.{hint(text, known)} Name the column of the texts with --text.")
     keep = tuple(dict.fromkeys(keep))
-    for name in keep:
-        if name not in known:
-            raise UserError(f"--keep {name}: {input} has no such column.{hint(name, known)}")
-        if name in _columns(()):
-            raise UserError(f"--keep {name}: the output has a column of that name already.")
+    _check_columns(source, input, text, keep)
     if registry is not None and not normalise:
         raise UserError("--registry is for --normalize; give both.")
-    if check := getattr(source.task, "check_columns", None):
-        try:
-            check(known)
-        except ValueError as error:
-            raise UserError(f"{input}: {error}.") from None
     normaliser = _normaliser(source, registry) if normalise else None
     settings = {
         "input": digest,
@@ -127,6 +112,22 @@ def prepare(
     return ExtractionJob(source, input, out, text, keep, rows, part, normaliser, settings)
 
 
+def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
+    known = column_names(input)
+    if text not in known:
+        raise UserError(f"{input} has no column {text!r}.{hint(text, known)} Name the column of the texts with --text.")
+    for name in keep:
+        if name not in known:
+            raise UserError(f"--keep {name}: {input} has no such column.{hint(name, known)}")
+        if name in _columns(()):
+            raise UserError(f"--keep {name}: the output has a column of that name already.")
+    if check := getattr(source.task, "check_columns", None):
+        try:
+            check(known)
+        except ValueError as error:
+            raise UserError(f"{input}: {error}.") from None
+
+
 def _shard(given: str) -> tuple[int, int]:
     first, _, count = given.partition("/")
     if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
@@ -142,41 +143,47 @@ def _normaliser(source: Source, registry: Path | None) -> Normaliser:
 
 
 @contextmanager
-def open_or_resume(work: ExtractionJob, *, fresh: bool) -> Iterator[None]:
-    """Hold the output for this process alone, and refuse one that other settings made. Raises UserError."""
-    lock = FileLock(f"{work.out}.lock")
+def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
+    """Lock the output for this process, and refuse one made with other settings. Raises UserError."""
+    lock = FileLock(f"{job.out}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"another process is writing {work.out}.") from None
-    held = None
+        raise UserError(f"another process is writing {job.out}.") from None
+    earlier = None
     try:
         if fresh:
-            for path in (work.out, work.journal, manifest_path(work.out)):
+            for path in (job.out, job.journal, manifest_path(job.out)):
                 path.unlink(missing_ok=True)
-        held = manifest(work.out)
-        if held is None and (work.out.exists() or work.journal.exists()):
-            raise UserError(f"{work.out} exists, and not from here. Choose another name, or replace it with --fresh.")
-        changed = [
-            k
-            for k, v in work.settings.items()
-            if k not in CHANGEABLE_EXTRACTION_KEYS and held and held["settings"].get(k) != v
-        ]
-        if changed:
+        earlier = manifest(job.out)
+        if earlier is not None:
+            _check_settings(job, earlier["settings"])
+        elif job.out.exists() or job.journal.exists():
             raise UserError(
-                f"{work.out} was {'made' if work.out.exists() else 'begun'} with other settings: "
-                f"{'; '.join(_change(k, held['settings'].get(k), work.settings[k]) for k in changed if held)}. Choose "
-                "another name, or start over with --fresh."
+                f"{job.out} exists, but no extraction wrote it. Choose another name, or replace it with --fresh."
             )
-        if held is None:
-            write_json(manifest_path(work.out), {"complete": False, **described(work)})
+        else:
+            write_json(manifest_path(job.out), {"complete": False, **described(job)})
         yield
     finally:
-        if held is None and not work.out.exists() and not (work.journal.is_file() and work.journal.stat().st_size):
-            for path in (work.journal, manifest_path(work.out)):  # nothing was done: leave no trace
+        if earlier is None and not job.out.exists() and not (job.journal.is_file() and job.journal.stat().st_size):
+            for path in (job.journal, manifest_path(job.out)):  # no row was finished
                 path.unlink(missing_ok=True)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _check_settings(job: ExtractionJob, earlier: Mapping[str, Any]) -> None:
+    changes = "; ".join(
+        _change(name, earlier.get(name), value)
+        for name, value in job.settings.items()
+        if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value
+    )
+    if changes:
+        raise UserError(
+            f"{job.out} was {'made' if job.out.exists() else 'begun'} with other settings: {changes}. Choose another "
+            "name, or start over with --fresh."
+        )
 
 
 def _change(name: str, old: Any, new: Any) -> str:
@@ -185,27 +192,24 @@ def _change(name: str, old: Any, new: Any) -> str:
 
 
 def manifest(out: Path) -> dict[str, Any] | None:
-    """An output's manifest; None when there is none to read."""
-    try:
-        value = json.loads(manifest_path(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) and isinstance(value.get("settings"), dict) else None
+    """An output's manifest; None when it is missing or damaged."""
+    value = read_json(manifest_path(out))
+    return value if isinstance(value.get("settings"), dict) else None
 
 
-def finished(work: ExtractionJob) -> dict[str, Any] | None:
-    """The counts of an output that is complete already."""
-    held = manifest(work.out)
-    return dict(held["counts"]) if held and held.get("complete") and work.out.is_file() else None
+def finished(job: ExtractionJob) -> dict[str, Any] | None:
+    """Counts of an output that is complete; None for any other."""
+    earlier = manifest(job.out)
+    return dict(earlier["counts"]) if earlier and earlier.get("complete") and job.out.is_file() else None
 
 
-def run(work: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[str, Any]:
-    """Ask for every row that is not answered yet, then write the output. Returns the counts.
+def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[str, Any]:
+    """Request every row that is not answered yet, then write the output. Returns the counts.
 
-    `engine` is made only if a row needs it. Must be called inside `open_or_resume`.
+    `engine` is called only if a row needs it. Must run inside `open_or_resume`.
     """
-    journal = Journal(work.journal, *work.shard)
-    began, resumed, total = time.monotonic(), journal.count, len(work.mine)
+    journal = Journal(job.journal, *job.shard)
+    began, resumed, total = time.monotonic(), journal.count, len(job.row_numbers)
     tally: Counter[str] = Counter()
 
     def done(record: dict[str, Any]) -> None:
@@ -216,43 +220,43 @@ def run(work: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict
     try:
         if journal.count < total:
             asked: dict[int, dict[str, Any]] = {}
-            requests = _requests(work, journal, asked, done)
+            requests = _requests(job, journal, asked, done)
             first = next(requests, None)
             if first is not None:
                 synced = time.monotonic()
                 for answer in engine()(chain([first], requests)):
-                    done(_record(work, asked.pop(answer.row), answer))
+                    done(_record(job, asked.pop(answer.row), answer))
                     if time.monotonic() - synced > SYNC_SECONDS:
                         journal.sync()
                         synced = time.monotonic()
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")
-        counts = _finish(work, journal)
+        counts = _finish(job, journal)
     finally:
         journal.close()
     seconds = time.monotonic() - began
     counts |= {"resumed": resumed, "seconds": round(seconds, 2)}
     counts["rows_per_second"] = round((total - resumed) / seconds, 3) if total > resumed else None
-    write_json(manifest_path(work.out), {"complete": True, **described(work), "counts": counts})
-    work.journal.unlink()
+    write_json(manifest_path(job.out), {"complete": True, **described(job), "counts": counts})
+    job.journal.unlink()
     return counts
 
 
 def _requests(
-    work: ExtractionJob, journal: Journal, asked: dict[int, dict[str, Any]], done: Callable[[dict[str, Any]], None]
+    job: ExtractionJob, journal: Journal, asked: dict[int, dict[str, Any]], done: Callable[[dict[str, Any]], None]
 ) -> Iterator[Request]:
-    """Prompts of the rows that are not done; a row that cannot be asked is done at once, with its error."""
-    mine = work.mine
-    names = {work.text, *work.keep} | ({"id"} & set(files.columns(work.input)))
-    names |= {n for n in files.columns(work.input) if n in _needed(work)}
-    for number, row in files.read(work.input, lambda n: n in mine and n not in journal, names):
+    """Prompts of the rows that are not done. A row without a prompt is finished at once, with its error."""
+    mine = job.row_numbers
+    used = {job.text, *job.keep, "id", *getattr(job.source.task, "request_fields", ())}
+    columns = [name for name in column_names(job.input) if name in used]
+    for number, row in read_records(job.input, lambda n: n in mine and n not in journal, columns):
         start = {"row": number, "id": str(row.get("id", number))}
-        start |= {name: row.get(name) for name in work.keep}
+        start |= {name: row.get(name) for name in job.keep}
         try:
             if BAD_ROW in row:
                 raise ValueError(f"unreadable row: {row[BAD_ROW]}")
-            prompt = work.source.task.request(_named(row, work))
+            prompt = job.source.task.request(_named(row, job))
         except ValueError as error:
             done(_line(start, error=str(error)))
             continue
@@ -260,20 +264,15 @@ def _requests(
         yield Request(number, prompt)
 
 
-def _needed(work: ExtractionJob) -> tuple[str, ...]:
-    # Columns besides the text that a task's prompt may depend on, such as the labels to look for.
-    return tuple(getattr(work.source.task, "request_fields", ()))
+def _named(row: Row, job: ExtractionJob) -> Row:
+    return {**row, job.source.task.text_field: row.get(job.text)}
 
 
-def _named(row: Row, work: ExtractionJob) -> Row:
-    return {**row, work.source.task.text_field: row.get(work.text)}
-
-
-def _record(work: ExtractionJob, start: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def _record(job: ExtractionJob, start: dict[str, Any], answer: Answer) -> dict[str, Any]:
     if answer.error is not None:
         return _line(start, error=answer.error)
     try:
-        task = work.source.task
+        task = job.source.task
         record = task.record(getattr(task, "decode", first_value)(answer.text))
     except ValueError as error:
         why = f"truncated: no complete answer in {answer.tokens} tokens" if answer.truncated else str(error)
@@ -301,27 +300,27 @@ def _columns(keep: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def described(work: ExtractionJob) -> dict[str, Any]:
-    """What the manifest says of the work: its settings, and the JSON schema of the rows written."""
-    properties = _columns(work.keep) | {"record": work.source.task.record_schema()}
-    if work.normalise is None:
+def described(job: ExtractionJob) -> dict[str, Any]:
+    """The manifest's description of an extraction: its settings, and the JSON schema of the output's rows."""
+    properties = _columns(job.keep) | {"record": job.source.task.record_schema()}
+    if job.normalise is None:
         del properties["normalized"]
     else:
-        properties["normalized"] = work.normalise.schema
-    return {"settings": work.settings, "schema": {"type": "object", "properties": properties}}
+        properties["normalized"] = job.normalise.schema
+    return {"settings": job.settings, "schema": {"type": "object", "properties": properties}}
 
 
-def _finish(work: ExtractionJob, journal: Journal) -> dict[str, Any]:
-    """Write the output from the complete journal, in order, and count what it holds."""
+def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
+    """Write the output from the complete journal, in order, and count its rows, records, errors and tokens."""
     kinds: Counter[str] = Counter()
     sums: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, Any]]:
         for block in blocks(journal.ordered(), 2048):
-            if work.normalise is not None:
-                found = iter(work.normalise([r["record"] for r in block if r["record"] is not None]))
+            if job.normalise is not None:
+                normalised = iter(job.normalise([r["record"] for r in block if r["record"] is not None]))
                 for record in block:
-                    record["normalized"] = None if record["record"] is None else next(found)
+                    record["normalized"] = None if record["record"] is None else next(normalised)
             for record in block:
                 sums["rows"] += 1
                 sums["records"] += record["error"] is None
@@ -331,6 +330,6 @@ def _finish(work: ExtractionJob, journal: Journal) -> dict[str, Any]:
                     kinds[record["error"].partition(":")[0]] += 1
                 yield record
 
-    files.write(work.out, counted(), described(work)["schema"])
+    files.write(job.out, counted(), described(job)["schema"])
     names = ("rows", "records", "empty", "tokens")
     return {name: sums[name] for name in names} | {"errors": dict(kinds.most_common())}

@@ -1,8 +1,8 @@
-"""What an extraction has done so far, on disk: nothing is lost when it is killed, and nothing is done twice.
+"""Journal of an extraction: the finished rows on disk, so that a restart repeats no request.
 
-Answers are appended to `OUT.partial` as they come, which is out of order inside the engine's window. A line that was
-cut while it was written is dropped when the journal is opened again, and its row is asked once more. Only a complete
-journal becomes OUT, in order. Memory holds a window of rows, not the corpus.
+Answers are appended to `OUT.partial` as they come, so out of order within the engine's window. A torn last line is
+dropped when the journal is opened again, and its row is requested again. Only a complete journal becomes OUT, in order.
+Memory holds a window of rows, not the corpus.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import UserError
+from adapters.files import json_line
 
 _ROW = re.compile(rb'\{"row": (\d+), ')
 
@@ -25,33 +26,33 @@ class Journal:
     def __init__(self, path: Path, first: int, step: int) -> None:
         self.path, self.step = path, step
         self.next = first
-        """The first row that is not done."""
+        """First row that is not done."""
         self._beyond: set[int] = set()
         self.count = 0
         self._first = first
         if path.is_file():
-            self._open_again()
+            self._resume()
         self._file = path.open("ab")
 
     def __contains__(self, row: int) -> bool:
         return row < self.next or row in self._beyond
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a finished row; it is safe from a kill once this returns. `row` is the record's first key."""
-        self._file.write(json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+        """Add a finished row, which then survives a kill. `row` must be the record's first key."""
+        self._file.write(json_line(record))
         self._file.flush()
         self._mark(record["row"])
 
     def sync(self) -> None:
-        """Make what was added safe from a power cut too."""
+        """Make the added rows survive a power cut too."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._file.close()
 
     def ordered(self) -> Iterator[dict[str, Any]]:
-        """The records in the order of the input, up to the first row that is missing."""
+        """Records in the order of the input, up to the first missing row."""
         wanted, waiting = self._first, dict[int, bytes]()
         with self.path.open("rb") as file:
             for line in file:
@@ -67,8 +68,9 @@ class Journal:
             self._beyond.remove(self.next)
             self.next += self.step
 
-    def _open_again(self) -> None:
-        whole = 0
+    def _resume(self) -> None:
+        """Count the complete lines and cut off the rest."""
+        complete = 0
         with self.path.open("rb") as file:
             for line in file:
                 try:
@@ -76,16 +78,16 @@ class Journal:
                         break
                     row = _number(line)
                 except ValueError:
-                    break  # a power cut may leave a block of zeros; what follows it is asked again
+                    break  # a power cut may leave a block of zeros; the rows after it are requested again
                 if row in self:
                     raise UserError(f"{self.path} holds row {row} twice; delete it, or start over with --fresh.")
                 self._mark(row)
-                whole += len(line)
-        os.truncate(self.path, whole)
+                complete += len(line)
+        os.truncate(self.path, complete)
 
 
 def _number(line: bytes) -> int:
-    found = _ROW.match(line)
-    if found is None or not line.endswith(b"}\n"):
+    start = _ROW.match(line)
+    if start is None or not line.endswith(b"}\n"):
         raise ValueError("not a line of a journal")
-    return int(found[1])
+    return int(start[1])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.data import preference
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.rows import place, read_file
 from adapters.data.task_of_file import task_of_file
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, turns
@@ -78,16 +78,14 @@ def readers(
 def examples(file: Path, task: Task) -> dict[str, Example]:
     """The rows of a file by id. Raises UserError for a row that the task cannot read, or an id twice."""
     out: dict[str, Example] = {}
-    for number, row in read_file(file):
+    for number, row in read_file(file, strict=True):
         i = str(row.get("id", f"{file.stem}:{number}"))
         try:
-            if BAD_ROW in row:
-                raise ValueError(row[BAD_ROW])
             if i in out:
                 raise ValueError(f"the id {i!r} stands there twice")
             out[i] = task.example(row, source=file.stem, id=i)
         except ValueError as error:
-            raise UserError(f"{file}, row {number}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}.") from None
     if not out:
         raise UserError(f"{file} holds no rows.")
     return out
@@ -140,14 +138,12 @@ def checked(
 
 def _turns(file: Path) -> list[Row]:
     out: list[Row] = []
-    for number, row in read_file(file):
+    for number, row in read_file(file, strict=True):
         try:
-            if BAD_ROW in row:
-                raise ValueError(row[BAD_ROW])
             named = {**row, "id": str(row.get("id", f"{file.stem}:{number}"))}
             out += [_turn(named)] if row.get("completion") is not None else turns(named, prompt="prompt")
         except ValueError as error:
-            raise UserError(f"{file}, row {number}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}.") from None
     if not out:
         raise UserError(f"{file} holds no turn of an agent that its environment could read.")
     return out
@@ -155,9 +151,9 @@ def _turns(file: Path) -> list[Row]:
 
 def _turn(row: Row) -> Row:
     read = AgentTask().example(row)
-    place = "prompt" if "prompt" in row else "messages"
+    column = "prompt" if "prompt" in row else "messages"
     kept = {"id": row["id"], "env": read.gold["env"], "actions": read.gold["actions"], "table": read.gold["table"]}
-    return {**kept, place: list(preference.messages(row[place])), "completion": read.completion}
+    return {**kept, column: list(preference.messages(row[column])), "completion": read.completion}
 
 
 def _estimate(example: Example) -> int:

@@ -19,7 +19,7 @@ from adapters.environment import peak_memory_gb, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
 from adapters.evaluation.evaluate import evaluate
-from adapters.files import read_json, write_json, write_text
+from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
 from adapters.plugins.rewards import NamedReward
@@ -257,7 +257,6 @@ def _write_ledger(plan: Plan) -> None:
         {"for": name, "source": r.source, "row": r.row, "reason": r.reason} for name, rows in places for r in rows
     ]
     if rejected:
-        text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected)
-        write_text(plan.folder / "rejected.jsonl", text)
+        write_jsonl(plan.folder / "rejected.jsonl", rejected)
     else:
         (plan.folder / "rejected.jsonl").unlink(missing_ok=True)

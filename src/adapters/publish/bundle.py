@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from ruamel.yaml import YAML
 from adapters.backends import adapter_folder
 from adapters.files import sha256, write_json
 from adapters.publish.finished_run import Finished
+from adapters.recipe import secrets
 from adapters.recipe.recipe import HEADER
 
 TOKENIZER: Final = (
@@ -41,10 +41,7 @@ PUSH_KEYS: Final = ("private", "tag")
 HEADER_LINE: Final = 'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
 
 LEAKS: Final = {
-    "an access token": re.compile(
-        r"\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[A-Z0-9]{16}\b"
-        r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\btml-[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\bglpat-[\w-]{20,}"
-    ),
+    "an access token": secrets.SHAPES,
     "an e-mail address": re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
     "a path on the hosted trainer": re.compile(r"\btinker://"),
     "a path of this machine": re.compile(
@@ -53,7 +50,6 @@ LEAKS: Final = {
 }
 # A vocabulary holds every string there is; only what is known to be secret is looked for in it.
 VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
-SECRET_NAME: Final = re.compile(r"TOKEN(?!IZER)|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 
 
 def assemble(finished: Finished, folder: Path) -> None:
@@ -151,25 +147,21 @@ def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
     out = [f"{p} does not belong in a bundle" for p in files(folder) if not _allowed(p.as_posix())]
     # A path of one part, such as /root, is a word of many vocabularies.
     known = {text: "a path of this machine" for text in (*machine, str(Path.home())) if len(Path(text).parts) > 2}
-    known |= {
-        value: f"the value of ${name}"
-        for name, value in os.environ.items()
-        if SECRET_NAME.search(name) and len(value) >= 8
-    }
+    known |= {value: f"the value of ${name}" for value, name in secrets.values().items()}
     for path in files(folder):
         if path.suffix in (".safetensors", ".png", ".model"):
             continue
         patterns = {} if path.name in VOCABULARIES else LEAKS
         text = (folder / path).read_text(encoding="utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
-            out += [f"{path}:{number} holds {what}" for what in _found(line, known, patterns)]
+            out += [f"{path}:{number} holds {what}" for what in _leaks_in(line, known, patterns)]
     return out
 
 
-def _found(line: str, known: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
-    found = [what for text, what in known.items() if text in line]
-    found += [what for what, pattern in patterns.items() if pattern.search(line)]
-    yield from dict.fromkeys(found)
+def _leaks_in(line: str, known: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
+    leaks = [what for text, what in known.items() if text in line]
+    leaks += [what for what, pattern in patterns.items() if pattern.search(line)]
+    yield from dict.fromkeys(leaks)
 
 
 def _allowed(name: str) -> bool:

@@ -158,18 +158,24 @@ def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], open_nodes: set[
     return node if node is None else str(node)
 
 
-def parse_assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    """A plug-in's parameters from `key=value` words, the values read as YAML."""
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Parameters from KEY=VALUE texts, the values read as YAML. Raises UserError."""
     tree: dict[str, Any] = {}
-    for pair in pairs:
-        _override(tree, {}, pair)
+    for text in texts:
+        _override(tree, {}, text)
     return tree
 
 
-def _override(tree: dict[str, Any], lines: dict[KeyPath, int], override: str) -> None:
-    key, sign, text = override.partition("=")
+def split_assignment(text: str) -> tuple[str, str]:
+    """Key and value of a KEY=VALUE text. Raises UserError."""
+    key, sign, value = text.partition("=")
     if not sign or not key:
-        raise UserError(f"{override!r}: an override is written key.path=value, such as stages.0.learning_rate=1e-4.")
+        raise UserError(f"{text!r} is not KEY=VALUE, such as seed=7 or stages.0.learning_rate=1e-4.")
+    return key, value
+
+
+def _override(tree: dict[str, Any], lines: dict[KeyPath, int], override: str) -> None:
+    key, text = split_assignment(override)
     try:
         value = _plain(YAML(typ="rt", pure=True).load(text), (), {}, set())
     except (YAMLError, ValueError, RecursionError, OverflowError):

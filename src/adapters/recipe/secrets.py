@@ -1,26 +1,50 @@
-"""Secrets come from the environment or the Hub's token store; a recipe is copied into every run and must hold none."""
+"""Secrets: the shapes of access tokens, the values of secret variables, and what must not hold either.
+
+Secrets come from the environment or the Hub's token store. A recipe is copied into every run, so it must hold none.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from adapters.errors import UserError
 
-NAMES = re.compile(r"TOKEN$|API_KEY$|ACCESS_KEY|SECRET|PASSWORD", re.IGNORECASE)
-"""Environment variables whose values are secrets. TOKENIZERS_PARALLELISM is none."""
-SHAPES = re.compile(r"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{30,}|github_pat_\w{30,}|gh[opsu]_[A-Za-z0-9]{30,})\b")
+NAMES: Final = re.compile(r"TOKEN(?!IZER)|API_?KEY|ACCESS_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+"""Names of environment variables whose values are secrets; TOKENIZERS_PARALLELISM is not."""
+SHAPES: Final = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[A-Z0-9]{16}\b"
+    r"|sk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{20,}|xox[abprs]-[A-Za-z0-9-]{10,}|tml-[\w.-]{8,}|glpat-[\w-]{20,}"
+    r"|eyJ[\w-]{6,}\.[\w.-]+)|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+"""Access tokens of the Hub, GitHub, GitLab, AWS, OpenAI, Slack and Tinker, JSON web tokens, and private keys."""
+SHORTEST: Final = 8
+"""Characters of a variable's value below which it may be an ordinary word."""
+
+
+def values() -> dict[str, str]:
+    """Values of the environment's secret variables, with the variables' names."""
+    return {value: name for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST}
+
+
+def redact(text: str) -> str:
+    """The text with secrets, and the queries of URLs (signatures), replaced by ***."""
+    for value in values():
+        text = text.replace(value, "***")
+    text = SHAPES.sub("***", text)
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 
 def refuse_in(texts: Iterable[str], where: str) -> None:
-    """Raise UserError, without repeating it, for a secret of the environment or a text that is shaped like one."""
-    held = {name: value for name, value in os.environ.items() if NAMES.search(name) and len(value) >= 8}
+    """Raise UserError, without repeating it, for the value of a secret variable or the shape of a token."""
+    known = values()
     for text in texts:
-        name = next((name for name, value in held.items() if value in text), None)
+        name = next((name for value, name in known.items() if value in text), None)
         if name or SHAPES.search(text):
-            what = f"the value of {name}" if name else "what looks like an access token"
+            secret = f"the value of {name}" if name else "what looks like an access token"
             raise UserError(
-                f"{where}: it holds {what}, which would be copied into the run's files. Take it out, and give it in "
+                f"{where}: it holds {secret}, which would be copied into the run's files. Take it out, and give it in "
                 "the environment (HF_TOKEN, WANDB_API_KEY, TINKER_API_KEY), or log in with: hf auth login"
             )

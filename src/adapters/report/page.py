@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +15,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from adapters.errors import UserError
-from adapters.files import read_json
+from adapters.files import read_json, replacing
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
@@ -35,12 +34,10 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     run = read_run(folder)
     path = out or run.folder / NAME
     text = render(run)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
         raise UserError(f"{path} cannot be written: {error.strerror}. Give another file with -o FILE.") from None
     return path
 

@@ -374,7 +374,7 @@ def test_a_refusal_for_payment_is_seen_behind_what_the_sdk_makes_of_it() -> None
 def test_secrets_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "my-very-own-secret")
     text = "key my-very-own-secret, tml-abcdef123 and https://host/file?signature=abc eyJhbGciOi.x.y"
-    assert service.redact(text) == "key ***, tml-*** and https://host/file?*** eyJ***"
+    assert service.redact(text) == "key ***, *** and https://host/file?*** ***"
 
 
 @pytest.mark.parametrize(("asked", "on"), [(None, False), ("1", True), ("0", False)])
@@ -394,7 +394,7 @@ def test_a_pause_of_the_sdk_is_shown(capsys: pytest.CaptureFixture) -> None:
     log.warning("The job is paused due to billing status. Error: 402 for tml-abcdef123")
     log.warning("something else")
     said = " ".join(capsys.readouterr().err.split())
-    assert said == "waiting for the service: The job is paused due to billing status. Error: 402 for tml-***"
+    assert said == "waiting for the service: The job is paused due to billing status. Error: 402 for ***"
 
 
 def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,16 +629,3 @@ def test_a_sick_training_is_stopped_before_its_checkpoint_counts(capsys: pytest.
         stage_run.HostedStage._judge(run, 6, {"loss": 0.1, "kl": 11.0})
     with pytest.raises(HealthError, match="loss is nan"):
         stage_run.HostedStage._judge(run, 6, {"loss": math.nan})
-
-
-def test_a_line_cut_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoints.jsonl"
-    path.write_text('{"step": 2, "state": "tinker://a"}\n{"step": 4, "sta')
-    assert stage_run._checkpoints(path) == [{"step": 2, "state": "tinker://a"}]
-
-
-def test_steps_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3, 4)) + '{"st')
-    stage_run._forget_after(path, 2)
-    assert [row["step"] for row in stage_run._lines(path)] == [1, 2]

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from adapters.backends.local.deepspeed import whole
 from adapters.backends.local.model import mismatch
-from adapters.files import sha256, write_json, write_text
+from adapters.files import sha256, truncate_jsonl, write_json
 
 SEAL = "seal.json"
 KEPT = 2
@@ -52,17 +52,8 @@ def last_good(folder: Path) -> Path | None:
 
 
 def rewind(records: Path, below: float) -> None:
-    """Drop the lines of a stage's log that the steps from `below` on will write again, and a half-written one."""
-    if not records.is_file():
-        return
-    kept = []
-    for line in records.read_text(encoding="utf-8").splitlines():
-        try:
-            if (json.loads(line).get("step") or 0) < below:
-                kept.append(line + "\n")
-        except ValueError:
-            continue
-    write_text(records, "".join(kept))
+    """Drop the records of a stage's log that the steps from `below` on will write again, and torn lines."""
+    truncate_jsonl(records, lambda record: (record.get("step") or 0) < below)
 
 
 def _by_step(folder: Path) -> list[Path]:

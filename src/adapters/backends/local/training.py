@@ -30,6 +30,7 @@ from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import options
 from adapters.backends.local.trl_reward import TrlReward
 from adapters.errors import UserError
+from adapters.files import append_jsonl
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Grpo, Sft
 from adapters.types import Progress
@@ -62,8 +63,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Append the figures to the stage's log; stop on a reference that is not what the recipe says."""
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if state.is_world_process_zero:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+            append_jsonl(self.log, [{"step": state.global_step, **figures}])
         self.last.update(figures)
         stage = self.job.stage
         if state.global_step == 1 and not isinstance(stage, Sft) and stage.reference == "start":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -24,6 +23,8 @@ from adapters.backends.tinker.idle_time import IdleTimer
 from adapters.backends.tinker.objectives import TrainRow
 from adapters.console import console
 from adapters.errors import Refused, UserError
+from adapters.files import replacing
+from adapters.recipe.secrets import redact
 from adapters.recipe.tinker import Hosted
 
 log = logging.getLogger(__name__)
@@ -48,15 +49,6 @@ logging.getLogger("tinker").addHandler(_Pauses())
 
 class ServiceError(RuntimeError):
     """The service failed. The run continues from what was stored before."""
-
-
-def redact(text: str) -> str:
-    """The text without keys and signatures."""
-    for name in ("TINKER_API_KEY", "CLOUDFLARE_ACCESS_CLIENT_SECRET"):
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "***")
-    text = re.sub(r"\b(tml-|eyJ)[\w.-]{4,}", r"\1***", text)
-    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 
 def base_url() -> str:
@@ -246,12 +238,14 @@ class Service:
                 time.sleep(2**attempt)
 
     def _fetch(self, url: str, target: Path) -> None:
-        half = target.with_name(target.name + ".half")
-        with httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer, half.open("wb") as file:
+        with (
+            httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer,
+            replacing(target) as temporary,
+            temporary.open("wb") as file,
+        ):
             answer.raise_for_status()
             for chunk in answer.iter_bytes():
                 file.write(chunk)
-        os.replace(half, target)
 
 
 def datum(row: TrainRow) -> Any:

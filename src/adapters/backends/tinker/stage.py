@@ -9,7 +9,6 @@ submission: after the step it belongs to and before the next.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from adapters.backends.tinker.objectives import learning_rate
 from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError
 from adapters.console import console
 from adapters.errors import UserError
-from adapters.files import write_json
+from adapters.files import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from adapters.recipe.recipe import Recipe
 from adapters.types import Progress
 
@@ -70,11 +69,11 @@ class HostedStage:
         self.log = folder / "log.jsonl"
         self.rollouts = folder / "rollouts-0.jsonl"
         self.open: deque[Submitted] = deque()
-        last = _checkpoints(self.work / "checkpoints.jsonl")[-1:]
+        last = [row for row in read_jsonl(self.work / "checkpoints.jsonl") if "state" in row][-1:]
         self.done: int = last[0]["step"] if last else 0
         self.stored = self.done if last else -1
         for file in (self.log, self.rollouts):
-            _forget_after(file, self.done)
+            truncate_jsonl(file, lambda row: row["step"] <= self.done)
         if last:
             self.run = self._run_from(last[0]["state"], optimizer=True)
         elif start is not None:
@@ -115,7 +114,7 @@ class HostedStage:
             self.done = sent.step
             figures |= {"learning_rate": sent.rate, "idle_share": self.service.idle.share()}
             figures |= self.account.figures(self.job.name)
-            _append(self.log, {"step": sent.step, **figures})
+            append_jsonl(self.log, [{"step": sent.step, **figures}], sync=True)
             self.progress(sent.step, self.job.steps, {**figures, **self.account.live()})
             if sent.save is not None:
                 self._note(sent.step, sent.save)
@@ -135,7 +134,7 @@ class HostedStage:
             self._note(self.done, self.run.save(f"step-{self.done}", CHECKPOINT_DAYS))
 
     def _note(self, step: int, save: Pending) -> None:
-        _append(self.work / "checkpoints.jsonl", {"step": step, "state": save.result().path})
+        append_jsonl(self.work / "checkpoints.jsonl", [{"step": step, "state": save.result().path}], sync=True)
         self.stored = step
 
     def spend(self, tokens: Tokens) -> None:
@@ -163,7 +162,7 @@ class HostedStage:
 
     def logged(self) -> list[dict[str, Any]]:
         """The figures of every step so far."""
-        return _lines(self.log)
+        return read_jsonl(self.log)
 
 
 def held(folder: Path) -> dict[str, Any]:
@@ -188,35 +187,3 @@ def parts_trained(recipe: Recipe) -> tuple[bool, bool]:
     if targets == "all-linear":
         return True, True
     return bool(ATTENTION & set(targets)), bool(MLP & set(targets))
-
-
-def _append(path: Path, value: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    out = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            out.append(json.loads(line))
-        except ValueError:  # a kill in the middle of writing it
-            continue
-    return out
-
-
-def _checkpoints(path: Path) -> list[dict[str, Any]]:
-    return [row for row in _lines(path) if "state" in row]
-
-
-def _forget_after(path: Path, step: int) -> None:
-    rows = _lines(path)
-    if any(row["step"] > step for row in rows):
-        text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step)
-        half = path.with_name(path.name + ".half")
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, path)

@@ -1,0 +1,57 @@
+"""Secrets are found by their variable's name and by their shape, and are never repeated."""
+
+from __future__ import annotations
+
+import pytest
+
+from adapters.errors import UserError
+from adapters.recipe import secrets
+
+TOKENS = [
+    "hf_" + "aB3" * 10,
+    "ghp_" + "x1" * 18,
+    "github_pat_" + "a1_" * 10,
+    "glpat-" + "a1b2" * 5,
+    "AKIA" + "A1" * 8,
+    "sk-proj-" + "aB3_" * 8,
+    "xoxb-" + "1234567890-ab",
+    "tml-" + "aB3" * 8,
+    "eyJhbGciOi.eyJzdWIi.x-y",
+    "-----BEGIN RSA PRIVATE KEY-----",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["WANDB_API_KEY", "wandb_api_key", "Wandb_Api_Key", "hf_token", "DbPassword", "aws_secret_access_key"]
+)
+def test_secret_names_are_found_in_any_case(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "of no shape at all")
+    assert secrets.values()["of no shape at all"] == name
+    with pytest.raises(UserError, match=f"it holds the value of {name}") as raised:
+        secrets.refuse_in(["name: x # of no shape at all"], "r.yaml")
+    assert "of no shape" not in str(raised.value)
+    assert secrets.redact("key: of no shape at all.") == "key: ***."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TOKENIZERS_PARALLELISM", "disabled"), ("HF_TOKEN", "short"), ("A", "b" * 9)]
+)
+def test_other_variables_are_no_secrets(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert value not in secrets.values()
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_tokens_are_found_by_their_shape(token: str) -> None:
+    with pytest.raises(UserError, match="what looks like an access token") as raised:
+        secrets.refuse_in([f"trl: {{hub_token: {token}}}"], "r.yaml")
+    assert token not in str(raised.value)
+    assert secrets.redact(f"refused: {token}") == "refused: ***"
+
+
+@pytest.mark.parametrize(
+    "text", ["sk-parallel-corpus-2020-filtered", "hf_internal-testing/tiny", "a task-of-many-words-and-1-Number-more"]
+)
+def test_ordinary_names_are_no_tokens(text: str) -> None:
+    secrets.refuse_in([text], "r.yaml")
+    assert secrets.redact(text) == text
