@@ -1,8 +1,8 @@
-"""One rule for every kind of plug-in: `name`, `module:Class` or `./file.py:Class` becomes a configured instance.
+"""From the name of a spec-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
 
-A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
+A spec-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
 Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
-package; the noise families of `data_aug` are known without.
+package. The noise families of `adapters.data_aug` need no entry point.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
-import json
 import sys
 import typing
 from importlib.metadata import entry_points
@@ -25,55 +24,41 @@ if TYPE_CHECKING:
 
 Kind = Literal["tasks", "rewards", "noise"]
 FILE_MODULE = "adapters_plugin_"
-"""Start of the module name under which a `./file.py` is imported."""
+"""Prefix of the module name under which a `./file.py` is imported."""
 
 OLD_NAMES: dict[str, dict[str, str]] = {
     "tasks": {"valid": "is_well_formed", "nothing": "empty_answer"},
     "rewards": {"exempt": "blind_to"},
 }
-"""Attributes of plug-ins that were renamed: kind -> old name -> new name. The old name still works."""
+"""Attributes of spec-ins that were renamed: kind -> old name -> new name. The old name still works."""
 
 
 def names(kind: Kind) -> dict[str, str]:
-    """Installed plug-ins of a kind: name -> module:Class."""
-    found = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
+    """Installed spec-ins of a kind: name -> module:Class."""
+    targets = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
     if kind == "noise":
         from adapters.data_aug.noise import FAMILIES
 
-        found |= {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
-    return dict(sorted(found.items()))
+        targets |= {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
+    return dict(sorted(targets.items()))
 
 
-def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
-    """The plug-in's instance, configured with the recipe's parameters.
+def resolve(kind: Kind, spec: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
+    """The spec-in as an instance with the recipe's parameters.
 
-    `folder` is where `./file.py` paths start. Raises UserError, naming the key under `at`, for everything that can
-    be wrong: no such name, module, file or class; unknown or ill-typed parameters; values the plug-in refuses.
+    Paths `./file.py` start at `folder`. Raises UserError, which names the key under `at`, when there is no such name,
+    module, file or class, when a parameter is unknown or of the wrong type, or when the spec-in refuses a value.
     """
-    target = _target(kind, plug.use, folder, (*at, "use"))
+    target = _target(kind, spec.use, folder, (*at, "use"))
     if not isinstance(target, type):
-        if plug.params:
-            raise UserError(f"{plug.use} is a function and takes no parameters.", at=(*at, next(iter(plug.params))))
+        if spec.params:
+            raise UserError(f"{spec.use} is a function and takes no parameters.", at=(*at, next(iter(spec.params))))
         return target
     if not dataclasses.is_dataclass(target):
-        if plug.params:
-            raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
+        if spec.params:
+            raise UserError(f"{spec.use} must be a dataclass to take parameters.", at=(*at, next(iter(spec.params))))
         return target()
-    return _configure(target, plug, at)
-
-
-def identity(plug: PluginSpec, folder: Path) -> str:
-    """What makes two uses of a plug-in the same: its name, parameters and, for a `./file.py`, the file's content.
-
-    What is to happen when it fails is no part of it: a run may continue under another policy.
-    """
-    from adapters.recipe.fields import FAULT_KEYS
-
-    text = json.dumps(plug.model_dump(exclude=set(FAULT_KEYS)), sort_keys=True, default=str)
-    path = folder / plug.use.rpartition(":")[0]
-    return (
-        f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.suffix == ".py" and path.is_file() else text
-    )
+    return _configure(target, spec, at)
 
 
 def _hint(given: str, known: list[str]) -> str:
@@ -89,7 +74,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
         if use not in known:
             raise UserError(
                 f"no {kind.removesuffix('s')} is called {use!r}.{_hint(use, list(known))} "
-                "A plug-in of your own is written module:Class or ./file.py:Class.",
+                "A spec-in of your own is written module:Class or ./file.py:Class.",
                 at=at,
             )
         module_name, _, attribute = known[use].partition(":")
@@ -110,7 +95,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
 
 
 def load_file(path: Path) -> Any:
-    """The module of a plug-in file, under the name its instances are pickled by. Raises UserError as `resolve`."""
+    """Import a spec-in file under the module name that its pickled instances hold. Raises UserError as `resolve`."""
     return _module(str(path), path.parent, ())
 
 
@@ -122,17 +107,17 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise UserError(f"there is no file {path}.{_hint(path.name, near)}", at=at)
-        # A stable importable name, so that instances pickle within the run and its worker processes.
+        # The name depends on the path alone: worker processes of the run import it under the same name and can unpickle.
         alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if alias in sys.modules:
             return sys.modules[alias]
-        spec = importlib.util.spec_from_file_location(alias, path)
-        if spec is None or spec.loader is None:
+        source = importlib.util.spec_from_file_location(alias, path)
+        if source is None or source.loader is None:
             raise UserError(f"{path} cannot be imported as Python.", at=at)
-        module = importlib.util.module_from_spec(spec)
+        module = importlib.util.module_from_spec(source)
         sys.modules[alias] = module
         try:
-            spec.loader.exec_module(module)
+            source.loader.exec_module(module)
         except BaseException:
             del sys.modules[alias]
             raise
@@ -143,15 +128,15 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
 
 
-def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
+def _configure(cls: type, spec: PluginSpec, at: tuple[str | int, ...]) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
-    for name, value in plug.params.items():
+    for name, value in spec.params.items():
         if name not in fields:
-            raise UserError(f"{plug.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
+            raise UserError(f"{spec.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
         try:
             # YAML has lists only, so a tuple field takes a list; everything else is strict.
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
@@ -164,8 +149,8 @@ def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{plug.use} needs the parameter {missing[0]}.", at=at)
+        raise UserError(f"{spec.use} needs the parameter {missing[0]}.", at=at)
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{plug.use}: {error}", at=at) from None
+        raise UserError(f"{spec.use}: {error}", at=at) from None

@@ -19,11 +19,11 @@ import pickle
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters.plugins.reward_worker import Worker
-from adapters.plugins.rewards import GARBAGE, NamedReward, RewardError, checked, grade
+from adapters.plugins.rewards import GARBAGE, FaultPolicy, Grader, NamedReward, RewardError, checked
 from adapters.types import Example, Scored, Task
 
 AT_MOST_GOLD = ("fenced", "shuffled", "duplicated")
@@ -162,6 +162,7 @@ def _here(
     named: NamedReward, rows: Sequence[Example], trials: Sequence[tuple[int, str, str]], result: RewardTest
 ) -> list[Scored | None]:
     out: list[Scored | None] = [None] * len(trials)
+    grader = Grader(replace(named, faults=FaultPolicy()))  # in this process, whatever the recipe says
     usual: list[float] = []
     long = [0.0]
     # Backwards: a reward that remembers what it saw before would give itself away.
@@ -169,7 +170,7 @@ def _here(
         n, name, text = trials[at]
         began = time.perf_counter()
         try:
-            out[at] = grade(named, text, rows[n])
+            out[at] = grader.attempt(text, rows[n])
         except RewardError as error:
             result.errors.append(str(error))
             continue
