@@ -1,6 +1,6 @@
-"""From the name of a spec-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
+"""From the name of a plug-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
 
-A spec-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
+A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
 Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
 package. The noise families of `adapters.data_aug` need no entry point.
 """
@@ -30,11 +30,11 @@ OLD_NAMES: dict[str, dict[str, str]] = {
     "tasks": {"valid": "is_well_formed", "nothing": "empty_answer"},
     "rewards": {"exempt": "blind_to"},
 }
-"""Attributes of spec-ins that were renamed: kind -> old name -> new name. The old name still works."""
+"""Attributes of plug-ins that were renamed: kind -> old name -> new name. The old name still works."""
 
 
 def names(kind: Kind) -> dict[str, str]:
-    """Installed spec-ins of a kind: name -> module:Class."""
+    """Installed plug-ins of a kind: name -> module:Class."""
     targets = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
     if kind == "noise":
         from adapters.data_aug.noise import FAMILIES
@@ -43,22 +43,22 @@ def names(kind: Kind) -> dict[str, str]:
     return dict(sorted(targets.items()))
 
 
-def resolve(kind: Kind, spec: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
-    """The spec-in as an instance with the recipe's parameters.
+def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
+    """The plug-in as an instance with the recipe's parameters.
 
     Paths `./file.py` start at `folder`. Raises UserError, which names the key under `at`, when there is no such name,
-    module, file or class, when a parameter is unknown or of the wrong type, or when the spec-in refuses a value.
+    module, file or class, when a parameter is unknown or of the wrong type, or when the plug-in refuses a value.
     """
-    target = _target(kind, spec.use, folder, (*at, "use"))
+    target = _target(kind, plug.use, folder, (*at, "use"))
     if not isinstance(target, type):
-        if spec.params:
-            raise UserError(f"{spec.use} is a function and takes no parameters.", at=(*at, next(iter(spec.params))))
+        if plug.params:
+            raise UserError(f"{plug.use} is a function and takes no parameters.", at=(*at, next(iter(plug.params))))
         return target
     if not dataclasses.is_dataclass(target):
-        if spec.params:
-            raise UserError(f"{spec.use} must be a dataclass to take parameters.", at=(*at, next(iter(spec.params))))
+        if plug.params:
+            raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
         return target()
-    return _configure(target, spec, at)
+    return _configure(target, plug, at)
 
 
 def _hint(given: str, known: list[str]) -> str:
@@ -74,7 +74,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
         if use not in known:
             raise UserError(
                 f"no {kind.removesuffix('s')} is called {use!r}.{_hint(use, list(known))} "
-                "A spec-in of your own is written module:Class or ./file.py:Class.",
+                "A plug-in of your own is written module:Class or ./file.py:Class.",
                 at=at,
             )
         module_name, _, attribute = known[use].partition(":")
@@ -95,7 +95,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
 
 
 def load_file(path: Path) -> Any:
-    """Import a spec-in file under the module name that its pickled instances hold. Raises UserError as `resolve`."""
+    """Import a plug-in file under the module name that its pickled instances hold. Raises UserError as `resolve`."""
     return _module(str(path), path.parent, ())
 
 
@@ -107,17 +107,17 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise UserError(f"there is no file {path}.{_hint(path.name, near)}", at=at)
-        # The name depends on the path alone: worker processes of the run import it under the same name and can unpickle.
+        # The name depends on the path alone, so that worker processes can unpickle instances.
         alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if alias in sys.modules:
             return sys.modules[alias]
-        source = importlib.util.spec_from_file_location(alias, path)
-        if source is None or source.loader is None:
+        spec = importlib.util.spec_from_file_location(alias, path)
+        if spec is None or spec.loader is None:
             raise UserError(f"{path} cannot be imported as Python.", at=at)
-        module = importlib.util.module_from_spec(source)
+        module = importlib.util.module_from_spec(spec)
         sys.modules[alias] = module
         try:
-            source.loader.exec_module(module)
+            spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[alias]
             raise
@@ -128,15 +128,15 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
 
 
-def _configure(cls: type, spec: PluginSpec, at: tuple[str | int, ...]) -> Any:
+def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
-    for name, value in spec.params.items():
+    for name, value in plug.params.items():
         if name not in fields:
-            raise UserError(f"{spec.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
+            raise UserError(f"{plug.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
         try:
             # YAML has lists only, so a tuple field takes a list; everything else is strict.
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
@@ -149,8 +149,8 @@ def _configure(cls: type, spec: PluginSpec, at: tuple[str | int, ...]) -> Any:
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{spec.use} needs the parameter {missing[0]}.", at=at)
+        raise UserError(f"{plug.use} needs the parameter {missing[0]}.", at=at)
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{spec.use}: {error}", at=at) from None
+        raise UserError(f"{plug.use}: {error}", at=at) from None

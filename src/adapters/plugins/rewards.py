@@ -100,13 +100,13 @@ def _check_pickles(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
         ) from None
 
 
-def task_of(reward: Reward, name: str, given: str | None = None) -> str | None:
+def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:
     """The task that reads a reward's rows: the given one, its `task` attribute, or the task of the same name."""
     return given or getattr(reward, "task", None) or (name if name in names("tasks") else None)
 
 
 def checked(name: str, value: Any, example: Example) -> Scored:
-    """What a reward returned as a score. Parts that are not finite are left out. Raises RewardError if it is invalid."""
+    """A reward's result as a score, without parts that are not finite. Raises RewardError when it is invalid."""
     scored = value if isinstance(value, Scored) else Scored(value)
     said = f"the reward {name} gave"
     if not isinstance(scored.parts, Mapping):

@@ -99,7 +99,7 @@ def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built
     """
     files = files_of_plugin(kind, spec, folder)
     name = spec.use if files.built_in else spec.use.rpartition(":")[2]
-    text = json.dumps({"use": name, **_parameters(spec, instance)}, sort_keys=True, default=str)
+    text = json.dumps({"use": name, **_parameters(instance)}, sort_keys=True, default=str)
     own = () if files.built_in and not built_in_code else files.files
     counted = [path for path in (*own, *(files.built_in_files if built_in_code else ())) if path.is_file()]
     code = sorted((path.name, sha256(path)) for path in counted)
@@ -112,16 +112,14 @@ def score_hash(kind: Kind, spec: PluginSpec, instance: Any, folder: Path) -> str
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def _parameters(spec: PluginSpec, instance: Any) -> dict[str, Any]:
-    """The parameters of a recipe that differ from their defaults."""
-    defaults = {}
+def _parameters(instance: Any) -> dict[str, Any]:
+    """The parameters of an instance that differ from their defaults."""
+    given = {}
     for f in fields(instance) if is_dataclass(instance) else ():
-        defaults[f.name] = f.default if f.default_factory is MISSING else f.default_factory()
-    return {
-        name: value
-        for name, value in spec.params.items()
-        if name not in defaults or getattr(instance, name, value) != defaults[name]
-    }
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if f.init and (value := getattr(instance, f.name)) != default:
+            given[f.name] = sorted(value) if isinstance(value, set | frozenset) else value
+    return given
 
 
 def _specs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]]:

@@ -162,6 +162,8 @@ def parse_assignments(pairs: Sequence[str]) -> dict[str, Any]:
     """A plug-in's parameters from `key=value` words, the values read as YAML."""
     tree: dict[str, Any] = {}
     for pair in pairs:
+        if not pair.partition("=")[1] or pair.startswith("="):
+            raise UserError(f"{pair!r}: a parameter is written key=value, such as target=compact.")
         _override(tree, {}, pair)
     return tree
 

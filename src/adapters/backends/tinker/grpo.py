@@ -94,7 +94,9 @@ def _sample(
     run.spend(Tokens(prefill=sum(map(len, prompts))))
     stops = stop_tokens(run.encoder)
     length, temperature = stage.max_completion_length, stage.temperature
-    asked = [sampler.sample(p, stage.group_size, max_tokens=length, temperature=temperature, stop=stops) for p in prompts]
+    asked = [
+        sampler.sample(p, stage.group_size, max_tokens=length, temperature=temperature, stop=stops) for p in prompts
+    ]
     run.settle()  # the last step's figures are read while this step's answers are on their way
     groups = []
     for prompt, example, pending in zip(prompts, examples, asked, strict=True):
@@ -221,7 +223,9 @@ def _figures(groups: Sequence[list[Answer]], callers: Sequence[RewardCaller]) ->
         if scores := [score for a in answers if (score := a.scores[n]) is not None]:
             mean = sum(scores) / len(scores)
             out[f"rewards/{caller.name}/mean"] = mean
-            out[f"rewards/{caller.name}/std"] = math.sqrt(sum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1))
+            out[f"rewards/{caller.name}/std"] = math.sqrt(
+                sum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1)
+            )
         out |= caller.take_figures()
     return out
 
