@@ -76,10 +76,18 @@ def test_the_policies(make, text: str) -> None:  # type: ignore[no-untyped-def]
     assert (zero.last_error, zero.failures, zero.calls) == (None, 1, 2)
 
 
-def test_parts_that_are_no_numbers_are_failures() -> None:
-    named = NamedReward("odd", lambda c, e: Scored(1.0, {"a": "b"}))  # type: ignore[dict-item]
-    with pytest.raises(RewardError, match="part 'b'"):
+@pytest.mark.parametrize(("parts", "said"), [({"a": "b"}, "part 'b'"), (None, "parts of type NoneType")])
+def test_parts_that_are_no_numbers_are_failures(parts: object, said: str) -> None:
+    named = NamedReward("odd", lambda c, e: Scored(1.0, parts))  # type: ignore[arg-type]
+    with pytest.raises(RewardError, match=said):
         Grader(named)("x", EXAMPLE)
+
+
+def test_parts_that_are_not_finite_are_left_out() -> None:
+    parts = {"a": 0.5, "nan": math.nan, "inf": -math.inf, "huge": 10**400}
+    assert Grader(NamedReward("odd", lambda c, e: Scored(1, parts)))("x", EXAMPLE) == Scored(1, {"a": 0.5})
+    with pytest.raises(RewardError, match="not a number in"):
+        Grader(NamedReward("odd", lambda c, e: 10**400))("x", EXAMPLE)
 
 
 def test_the_budget_stops_the_run(make) -> None:  # type: ignore[no-untyped-def]
