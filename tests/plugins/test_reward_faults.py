@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import funding_rows, write_jsonl
+from tiny import FAULTY
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score
@@ -24,31 +25,6 @@ from adapters.tasks.funding import FundingTask
 from adapters.types import Scored
 
 EXAMPLE = FundingTask().example(funding_rows(1)[0], id="r0")
-FAULTY = '''
-import os, re, sys, time
-from dataclasses import dataclass
-
-@dataclass(frozen=True)
-class Faulty:
-    """Does what the completion says."""
-    level: float = 1.0
-    def __call__(self, completion, example):
-        if completion == "loop":
-            while True: pass
-        if completion == "backtrack":
-            return float(bool(re.match(r"(a+)+$", "a" * 64 + "b")))
-        if completion == "die":
-            os._exit(7)
-        if completion == "exit":
-            sys.exit(3)
-        if completion == "pid":
-            return os.getpid() % 1000 / 1000
-        if completion == "lambda":
-            return lambda: 1
-        return {"crash": lambda: {}["x"], "nan": lambda: float("nan"), "inf": lambda: float("inf"),
-                "high": lambda: 7, "text": lambda: "0.5", "none": lambda: None, "true": lambda: True,
-                }.get(completion, lambda: self.level)()
-'''
 
 
 @pytest.fixture
