@@ -19,6 +19,35 @@ class Vowels:
         return sum(c in "aeiou" for c in completion) / (len(completion) + 1)
 """
 # A reward that any model can learn in a few steps: letters, whatever they say.
+FAULTY = '''
+import os, re, sys, time
+from dataclasses import dataclass
+from adapters.types import Scored
+
+@dataclass(frozen=True)
+class Faulty:
+    """Does what the completion says."""
+    level: float = 1.0
+    def __call__(self, completion, example):
+        if completion == "loop":
+            while True: pass
+        if completion == "backtrack":
+            return float(bool(re.match(r"(a+)+$", "a" * 64 + "b")))
+        if completion == "die":
+            os._exit(7)
+        if completion == "exit":
+            sys.exit(3)
+        if completion == "pid":
+            return os.getpid() % 1000 / 1000
+        if completion == "nan part":
+            return Scored(self.level, {"nan": float("nan"), "inf": float("-inf"), "fine": 0.5})
+        if completion == "lambda":
+            return lambda: 1
+        return {"crash": lambda: {}["x"], "nan": lambda: float("nan"), "inf": lambda: float("inf"),
+                "high": lambda: 7, "text": lambda: "0.5", "none": lambda: None, "true": lambda: True,
+                }.get(completion, lambda: self.level)()
+'''
+
 LETTERS = """
 class Letters:
     def __call__(self, completion, example):

@@ -1,4 +1,4 @@
-"""The same rewards in other people's trainers: a bare TRL `GRPOTrainer`, and verl.
+"""Rewards of this project in other trainers: TRL's own `GRPOTrainer`, and verl.
 
 from adapters.integrations import trl_reward, verl_score
 
@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.plugins.registry import names, resolve
-from adapters.plugins.rewards import Grader, NamedReward, resolve_all
+from adapters.plugins.registry import resolve
+from adapters.plugins.rewards import Grader, NamedReward, resolve_all, task_of
+from adapters.plugins.rollouts import RewardCaller
 from adapters.recipe.fields import PluginSpec, RewardSpec
 from adapters.types import Example, Row, Task
 
@@ -22,22 +23,16 @@ TRL_KEYS = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metr
 
 
 def named_reward(use: str, *, folder: Path | None = None, **params: Any) -> NamedReward:
-    """A reward as a recipe's `rewards:` entry would make it. Raises UserError for what it cannot be."""
-    plug = RewardSpec.model_validate({"use": use, **params})
-    return resolve_all([plug], folder=folder or Path(), at=())[0]
-
-
-def task_name(reward: NamedReward, given: str | None = None) -> str | None:
-    """The task that reads a reward's rows: the given one, the reward's own `task` attribute, or its namesake."""
-    own = given or getattr(reward.reward, "task", None)
-    return own or (reward.name if reward.name in names("tasks") else None)
+    """A reward from what a recipe's `rewards:` entry holds. Raises UserError when it cannot be resolved."""
+    spec = RewardSpec.model_validate({"use": use, **params})
+    return resolve_all([spec], folder=folder or Path(), at=())[0]
 
 
 def read_example(task: Task | None, row: Row, number: int = 0) -> Example:
-    """What a reward sees of a dataset row.
+    """A dataset row as the example that a reward sees.
 
-    With a task, the row's columns are read as the task reads them, target text included when the text is there;
-    without, the column `gold` is the gold and `target` the target text.
+    With a task, the task reads the row, and the target text too where the row has its text. Without, the column
+    `gold` is the gold and `target` the target text.
     """
     id = str(row.get("id", number))
     if task is None:
@@ -52,7 +47,7 @@ class TrlRewardFunction:
     """See `trl_reward`. Picklable."""
 
     def __init__(self, reward: NamedReward, task: Task | None) -> None:
-        self.grader, self.task = Grader(reward), task
+        self.caller, self.task = RewardCaller(reward), task
         self.__name__ = reward.name  # what TRL logs it under
 
     def __call__(
@@ -63,29 +58,22 @@ class TrlRewardFunction:
     ) -> list[float | None]:
         """Scores of a batch. `columns` are the dataset's, each a list as long as `completions`."""
         rows = {k: v for k, v in columns.items() if k not in TRL_KEYS}
-        scores: list[float | None] = []
-        parts: dict[str, list[float]] = {}
-        for n, completion in enumerate(completions):
-            text = completion if isinstance(completion, str) else completion[-1]["content"]
-            example = read_example(self.task, {k: v[n] for k, v in rows.items()}, n)
-            scored = self.grader(text, example)
-            scores.append(scored.score)
-            for part, value in scored.parts.items():
-                parts.setdefault(part, []).append(value)
-        if log_metric is not None:
-            for part, values in parts.items():
-                log_metric(f"parts/{self.__name__}/{part}", sum(values) / len(values))
+        examples = [read_example(self.task, {k: v[n] for k, v in rows.items()}, n) for n in range(len(completions))]
+        scores = self.caller.score(completions, examples)
+        for name, value in self.caller.take_figures().items():
+            if log_metric is not None:
+                log_metric(name, value)
         return scores
 
 
 def trl_reward(use: str, *, task: str | None = None, **params: Any) -> TrlRewardFunction:
     """A reward as an entry of `reward_funcs` of TRL's own `GRPOTrainer`.
 
-    `use` and `params` are what a recipe would say, fault policy included. Gold comes from the dataset's columns: those
-    the task reads (for funding: `funders`), or a column `gold` when there is no task of the reward's name.
+    `use` and `params` are as in a recipe, fault policy included. Gold comes from the dataset's columns: those that the
+    task reads (for funding: `funders`), or a column `gold` when the reward has no task.
     """
     reward = named_reward(use, **params)
-    name = task_name(reward, task)
+    name = task_of(reward.reward, reward.name, task)
     return TrlRewardFunction(reward, resolve("tasks", PluginSpec(use=name)) if name else None)
 
 
@@ -104,7 +92,7 @@ class VerlScore:
         extra_info: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> float:
-        """One score in [0, 1]; 0 where the reward does not apply, for which verl has no word."""
+        """One score in [0, 1]; 0 where the reward does not apply, because verl accepts numbers only."""
         extra = dict(extra_info or {})
         example = Example(
             id=str(extra.get("index", "")),
@@ -120,7 +108,7 @@ class VerlScore:
 def verl_score(use: str, **params: Any) -> VerlScore:
     """A reward as verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`.
 
-    `ground_truth` is the gold as the task reads it, as JSON text (`json.dumps(task.gold(row))`) or as it is; a reward
-    that wants the target text finds it in `extra_info["target"]`.
+    `ground_truth` is the gold as the task reads it, as JSON text (`json.dumps(task.gold(row))`) or as an object. The
+    target text, for rewards that need it, comes from `extra_info["target"]`.
     """
     return VerlScore(named_reward(use, **params))

@@ -1,4 +1,4 @@
-"""What a plug-in's author uses in their own tests; the same code as `adapters rewards test`.
+"""Checks for the tests of a plug-in's author; the same code as `adapters rewards test`.
 
 from adapters.testing import check_reward, examples
 
@@ -15,7 +15,7 @@ from adapters.data.load import GENERATORS, load_examples
 from adapters.errors import UserError, hint
 from adapters.plugins.registry import names, resolve
 from adapters.plugins.reward_bench import RewardTest, try_reward
-from adapters.plugins.rewards import NamedReward
+from adapters.plugins.rewards import NamedReward, task_of
 from adapters.recipe.fields import PathSource, PluginSpec, Source, SynthesizedSource
 from adapters.types import Example, Reward, Task
 
@@ -25,17 +25,17 @@ ROWS = 60
 
 
 def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
-    """Examples to try a reward on: the first `n` of a data file, or rows made up for the task.
+    """Examples to test a reward on: the first `n` rows of a file, or synthetic rows of the task.
 
-    `task` is a task's name, `module:Class` or `./file.py:Class`, with its default parameters. Rows are made by the
-    generator of the task's name, where there is one, or are the task's own `example_rows`.
+    `task` is a task's name, `module:Class` or `./file.py:Class`, with its default parameters. Synthetic rows come from
+    the generator of the task's name, where there is one, or are the task's own `example_rows`.
 
-    Raises UserError when the file cannot be read, or when there are no made-up rows.
+    Raises UserError when the file cannot be read, or when the task has no synthetic rows.
     """
     reader: Task = resolve("tasks", PluginSpec(use=task))
-    own = getattr(reader, "example_rows", ())
-    if file is None and task not in GENERATORS and own:
-        return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(own[:n])]
+    rows = getattr(reader, "example_rows", ())
+    if file is None and task not in GENERATORS and rows:
+        return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(rows[:n])]
     if file is not None:
         source: Source = PathSource(path=str(Path(file).resolve()))
     else:
@@ -44,30 +44,38 @@ def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> lis
         return load_examples([source], reader, root=Path(), seed=0).examples[:n]
     except UserError as error:
         if file is None:
-            raise UserError(f"{error} Give the reward rows of your own (--data FILE).") from None
+            raise UserError(f"{error} Give rows of your own: --data FILE.") from None
         raise
 
 
-def reward_task(reward: Reward, name: str = "", given: str | None = None) -> str:
-    """The task whose rows a reward is tried on: the given one, the reward's `task` attribute, its namesake, funding."""
-    known = names("tasks")
-    task = given or getattr(reward, "task", None) or (name if name in known else "funding")
-    if ":" not in str(task) and task not in known:
-        raise UserError(f"no task is called {task!r}.{hint(str(task), list(known))}")
+def reward_task(reward: Reward | None, name: str = "", given: str | None = None) -> str:
+    """The task that reads a reward's rows: the given one, its `task` attribute, or the task of the same name.
+
+    Raises UserError when none of these is known.
+    """
+    installed = names("tasks")
+    task = task_of(reward, name, given)
+    if task is None:
+        raise UserError(
+            f"no task is known for the reward {name}. Give one with --task ({', '.join(installed)}, module:Class or "
+            './file.py:Class), or name it in the reward\'s class: task: ClassVar[str] = "…".'
+        )
+    if ":" not in str(task) and task not in installed:
+        raise UserError(f"no task is called {task!r}.{hint(str(task), list(installed))}")
     return str(task)
 
 
 def check_reward(
     reward: Reward, rows: Sequence[Example], task: str | Task | None = None, *, limit: float = 10.0
 ) -> RewardTest:
-    """Assert that a reward is fit to train on: right order, range, determinism, picklability.
+    """Assert that a reward is fit to train on: order of answers, range, determinism, picklability.
 
-    `task` adds the task's own wrong answers. Raises AssertionError that lists every promise broken; what a policy may
-    exploit is in the result's `warnings`.
+    `task` adds the task's own wrong answers. Raises AssertionError, which lists every error; what a model may exploit
+    is in the result's `warnings`.
     """
-    plug = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
+    reader = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
     name = getattr(reward, "__name__", type(reward).__name__)
-    result = try_reward(NamedReward(name, reward), rows, plug, limit=limit)
+    result = try_reward(NamedReward(name, reward), rows, reader, limit=limit)
     if result.errors:
         raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))
     return result

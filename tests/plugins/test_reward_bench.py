@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from conftest import funding_rows, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
@@ -151,6 +151,20 @@ def test_baselines_do_not_look_at_the_row() -> None:
     assert made["another row's answer"](0) == ROWS[1].completion
 
 
+@pytest.mark.parametrize(("share", "warned"), [(5, False), (6, True)])
+def test_a_constant_answer_above_half_of_golds_reward_is_warned_of(share: int, warned: bool) -> None:
+    """Of ten rows `share` have the same answer: to give it always earns that share of gold's reward."""
+    rows = [
+        Example(str(n), "", (), completion=text, gold=text)
+        for n, text in enumerate("same" if n < share else f"other {n}" for n in range(10))
+    ]
+    result = try_reward(NamedReward("same", same), rows)
+    assert result.baselines["the most common answer"] == share / 10
+    assert [w for w in result.warnings if w.startswith("the most common answer, whatever")] == (
+        [f"the most common answer, whatever the input, earns {share / 10:.3f} of gold's 1.000 on average"] * warned
+    )
+
+
 def test_examples_and_their_task(tmp_path: Path) -> None:
     assert len(examples("funding", n=7)) == 7
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
@@ -171,15 +185,37 @@ def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     assert good.exit_code == 0, good.output
     assert json.loads(good.stdout)["rows"] == 9
     human = runner.invoke(app, ["rewards", "test", "funding", "--data", str(path)])
-    assert "fit to train on" in human.stdout
+    assert "no errors; mend the" in human.stdout
+    assert "fit to train on" not in human.stdout, "that would stand under warnings"
+    clean = runner.invoke(app, ["rewards", "test", "funding", "reading=fixed", "--data", str(path)])
+    assert "warning" not in clean.stdout
+    assert clean.stdout.splitlines()[-1] == "fit to train on"
     assert "answers that do not depend on the input" in human.stdout
     (tmp_path / "flat.py").write_text("def flat(completion, example):\n    return 1.0\n")
-    bad = runner.invoke(app, ["rewards", "test", f"{tmp_path}/flat.py:flat"])
+    bad = runner.invoke(app, ["rewards", "test", f"{tmp_path}/flat.py:flat", "--task", "funding"])
     assert bad.exit_code == 1
     assert "not fit to train on" in bad.stdout
     assert runner.invoke(app, ["rewards", "test", "fundin"]).exit_code == 2
     assert "Did you mean reading" in runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"]).stderr
     assert "KEY=VALUE" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
+
+
+def test_the_task_is_the_rewards_own_or_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Own:\n    task = 'ie'\n"
+        "    def __call__(self, completion, example):\n        return float('answer' in completion)\n"
+        "def plain(completion, example):\n    return 1.0\n"
+    )
+    completions = write_jsonl(tmp_path / "rows.jsonl", [{**ie_rows(1)[0], "completion": "answer"}])
+    for verb in (["test"], ["score", str(completions)]):
+        asked = runner.invoke(app, ["rewards", verb[0], f"{tmp_path}/mine.py:plain", *verb[1:]])
+        assert asked.exit_code == 2
+        assert "no task is known for the reward" in asked.stderr
+        assert "--task (agent, funding, ie" in asked.stderr
+    own = runner.invoke(app, ["rewards", "score", f"{tmp_path}/mine.py:Own", str(completions)])
+    assert own.exit_code == 0, own.output
+    assert json.loads(own.stdout.splitlines()[0])["reward"] == 1
+    assert reward_task(None, "agent") == "agent"
 
 
 def test_rewards_show() -> None:
@@ -192,9 +228,23 @@ def test_rewards_show() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["funding", "ie", "agent"])
+def test_rewards_new_prints_commands_that_work(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = runner.invoke(app, ["rewards", "new", "word_overlap", "--task", task])
+    assert written.exit_code == 0, written.output
+    tested, tried = (line.split() for line in written.stdout.splitlines() if line.startswith("  "))
+    assert tried == ["adapters", "rewards", "test", "./word_overlap.py:WordOverlap", "--task", task]
+    for command in (tried, tried[:-2]):
+        assert runner.invoke(app, command[1:]).exit_code == 0
+    done = subprocess.run([sys.executable, *tested[1:]], capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout
+
+
+@pytest.mark.slow
 def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert runner.invoke(app, ["rewards", "new", "word_overlap"]).exit_code == 0
+    assert runner.invoke(app, ["rewards", "new", "word_overlap", "--task", "funding"]).exit_code == 0
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_word_overlap.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -203,12 +253,16 @@ def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypat
         (tmp_path / "word_overlap.py").read_text().replace("return Scored(f1,", "return Scored(1.0,")
     )
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1, "the test can fail"
-    again = runner.invoke(app, ["rewards", "new", "word_overlap"])
+    again = runner.invoke(app, ["rewards", "new", "word_overlap", "--task", "funding"])
     assert again.exit_code == 2
     assert "exists already" in again.stderr
-    assert runner.invoke(app, ["rewards", "new", "my-reward"]).exit_code == 2
+    assert runner.invoke(app, ["rewards", "new", "my-reward", "--task", "funding"]).exit_code == 2
+    asked = runner.invoke(app, ["rewards", "new", "another"])
+    assert asked.exit_code == 2
+    assert "Give one with --task" in asked.stderr
+    assert not (tmp_path / "another.py").exists()
     for taken in ("json", "class", "pytest"):
-        refused = runner.invoke(app, ["rewards", "new", taken])
+        refused = runner.invoke(app, ["rewards", "new", taken, "--task", "funding"])
         assert refused.exit_code == 2
         assert f"'{taken}' is taken" in refused.stderr
     assert not (tmp_path / "json.py").exists()
@@ -239,5 +293,5 @@ def test_the_documented_reward_is_as_documented(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "brevity.py").write_text(code)
-    done = runner.invoke(app, ["rewards", "test", f"{tmp_path}/brevity.py:Brevity", "free=100"])
+    done = runner.invoke(app, ["rewards", "test", f"{tmp_path}/brevity.py:Brevity", "--task", "funding", "free=100"])
     assert done.exit_code == 0, done.output

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import funding_rows, write_jsonl
+from tiny import FAULTY
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score
@@ -24,31 +25,6 @@ from adapters.tasks.funding import FundingTask
 from adapters.types import Scored
 
 EXAMPLE = FundingTask().example(funding_rows(1)[0], id="r0")
-FAULTY = '''
-import os, re, sys, time
-from dataclasses import dataclass
-
-@dataclass(frozen=True)
-class Faulty:
-    """Does what the completion says."""
-    level: float = 1.0
-    def __call__(self, completion, example):
-        if completion == "loop":
-            while True: pass
-        if completion == "backtrack":
-            return float(bool(re.match(r"(a+)+$", "a" * 64 + "b")))
-        if completion == "die":
-            os._exit(7)
-        if completion == "exit":
-            sys.exit(3)
-        if completion == "pid":
-            return os.getpid() % 1000 / 1000
-        if completion == "lambda":
-            return lambda: 1
-        return {"crash": lambda: {}["x"], "nan": lambda: float("nan"), "inf": lambda: float("inf"),
-                "high": lambda: 7, "text": lambda: "0.5", "none": lambda: None, "true": lambda: True,
-                }.get(completion, lambda: self.level)()
-'''
 
 
 @pytest.fixture
@@ -76,10 +52,18 @@ def test_the_policies(make, text: str) -> None:  # type: ignore[no-untyped-def]
     assert (zero.last_error, zero.failures, zero.calls) == (None, 1, 2)
 
 
-def test_parts_that_are_no_numbers_are_failures() -> None:
-    named = NamedReward("odd", lambda c, e: Scored(1.0, {"a": "b"}))  # type: ignore[dict-item]
-    with pytest.raises(RewardError, match="part 'b'"):
+@pytest.mark.parametrize(("parts", "said"), [({"a": "b"}, "part 'b'"), (None, "parts of type NoneType")])
+def test_parts_that_are_no_numbers_are_failures(parts: object, said: str) -> None:
+    named = NamedReward("odd", lambda c, e: Scored(1.0, parts))  # type: ignore[arg-type]
+    with pytest.raises(RewardError, match=said):
         Grader(named)("x", EXAMPLE)
+
+
+def test_parts_that_are_not_finite_are_left_out() -> None:
+    parts = {"a": 0.5, "nan": math.nan, "inf": -math.inf, "huge": 10**400}
+    assert Grader(NamedReward("odd", lambda c, e: Scored(1, parts)))("x", EXAMPLE) == Scored(1, {"a": 0.5})
+    with pytest.raises(RewardError, match="not a number in"):
+        Grader(NamedReward("odd", lambda c, e: 10**400))("x", EXAMPLE)
 
 
 def test_the_budget_stops_the_run(make) -> None:  # type: ignore[no-untyped-def]

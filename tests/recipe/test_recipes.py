@@ -201,14 +201,14 @@ def test_a_reward_that_pays_broken_text_is_noted(mine: Path) -> None:
         file = load_recipe(mine, overrides)
         return make_plan(file, EchoBackend(file.recipe)).notes
 
-    assert any("pays broken text as much as gold on 4 of 20 rows" in note for note in notes())
+    assert any("scores broken text as high as gold on 4 of 20 rows" in note for note in notes())
     assert not any("broken" in note for note in notes("stages.1.rewards=[{use: funding, reading: fixed}]"))
 
 
 def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:
     (mine.parent / "odd.py").write_text("def length(completion, example):\n    return 1 / (1 + len(completion))\n")
     text = complaint(mine, "stages.1.rewards=[./odd.py:length]")
-    assert "prefers empty or broken text" in text
+    assert "scores empty or broken text" in text
     assert "stages.1.rewards" in text
     (mine.parent / "bad.py").write_text("def crash(completion, example):\n    return {}['x']\n")
     assert "failed on row" in complaint(mine, "stages.1.rewards=[./bad.py:crash]")

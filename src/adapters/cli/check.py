@@ -74,7 +74,7 @@ def plugin_lines(plugins: Sequence[PluginFiles]) -> Iterator[str]:
         where = ".".join(map(str, p.at))
         if not p.found:
             yield f"{where}: {p.use}: not found"
-        elif p.ours:
+        elif p.built_in:
             yield f"{where}: {p.use}, built in"
         else:
             yield f"{where}: {p.use} imports"

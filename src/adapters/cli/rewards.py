@@ -1,4 +1,4 @@
-"""The reward workshop: list, show, try, score and write rewards."""
+"""`adapters rewards`: list, show, write and test rewards, and score files with them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import keyword
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,19 +15,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.errors import errors
+from adapters.cli.options import AsJson
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from adapters.plugins.reward_bench import RewardTest
+    from adapters.plugins.rewards import NamedReward
 
-app = typer.Typer(help="The reward workshop.", no_args_is_help=True)
+app = typer.Typer(help="List, show, test, score and write rewards.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 RewardName = Annotated[str, typer.Argument(metavar="NAME", help="A reward's name, module:Class or ./file.py:Class.")]
 TaskName = Annotated[
-    str | None, typer.Option("--task", help="The task that reads the gold; default: the reward's own, or funding.")
+    str | None,
+    typer.Option(
+        "--task", help="The task that reads the rows; default: the reward's `task`, or the task of the same name."
+    ),
 ]
 
 
@@ -46,28 +51,28 @@ def list_rewards(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: RewardName, as_json: AsJson = False) -> None:
-    """What a reward does, its parameters, and the files it is made of."""
+    """A reward's documentation, parameters and source files."""
     from adapters.console import console
     from adapters.plugins.source_files import files_of_plugin
     from adapters.recipe.fields import PluginSpec
 
     with errors():
-        made = _reward(name, [])
-        reward, plug = made.reward, PluginSpec(use=name)
-        files = files_of_plugin("rewards", plug, Path())
+        named = _reward(name, [])
+        reward: Any = named.reward
+        files = files_of_plugin("rewards", PluginSpec(use=name), Path())
         fields = dataclasses.fields(reward) if dataclasses.is_dataclass(reward) else ()
         parameters = {f.name: (str(f.type), getattr(reward, f.name)) for f in fields}
         text = inspect.getdoc(reward if inspect.isfunction(reward) else type(reward)) or "(no docstring)"
         if as_json:
             types = {k: {"type": kind, "default": value} for k, (kind, value) in parameters.items()}
-            print(json.dumps({"doc": text, "parameters": types, "score_hash": made.score_hash, **files.as_json()}))
+            print(json.dumps({"doc": text, "parameters": types, "score_hash": named.score_hash, **files.as_json()}))
             return
         screen = console()
         screen.print(f"{name}: {type(reward).__module__}\n\n{text}\n", markup=False)
         for key, (kind, value) in parameters.items():
             screen.print(f"  {key}: {kind} = {value!r}", markup=False)
         screen.print(f"\nfiles: {', '.join(map(str, files.files))}", soft_wrap=True)
-        screen.print(f"score hash: {made.score_hash}  (code and parameters)", soft_wrap=True)
+        screen.print(f"score hash: {named.score_hash}  (code and parameters)", soft_wrap=True)
 
 
 @app.command("test")
@@ -75,13 +80,15 @@ def try_out(
     name: RewardName,
     parameters: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     params: Params = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Rows with gold; default: rows made up.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Rows with gold; default: synthetic rows of the task.")
+    ] = None,
     task: TaskName = None,
     n: Annotated[int, typer.Option("-n", min=1, help="At most this many rows.")] = 60,
     limit: Annotated[float, typer.Option("--limit", min=0.1, help="Seconds a call may take.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Try a reward on gold, wrong and absurd answers: order, range, determinism, speed. Exits with 1 when it fails."""
+    """Test a reward on gold, wrong and absurd answers: order, range, determinism, speed. Exit code 1: unfit."""
     from adapters import testing
     from adapters.console import console
     from adapters.plugins.registry import resolve
@@ -89,18 +96,18 @@ def try_out(
     from adapters.recipe.fields import PluginSpec
 
     with errors():
-        made = _reward(name, [*(parameters or []), *(params or [])])
-        reader = testing.reward_task(made.reward, name, task)
+        named = _reward(name, [*(parameters or []), *(params or [])])
+        reader = testing.reward_task(named.reward, name, task)
         rows = testing.examples(reader, data, n=n)
         try:
-            result = try_reward(made, rows, resolve("tasks", PluginSpec(use=reader)), limit=limit)
+            result = try_reward(named, rows, resolve("tasks", PluginSpec(use=reader)), limit=limit)
         except ValueError as error:
             raise UserError(f"{data or 'the rows'}: {error}.") from None
         if as_json:
             print(json.dumps(dataclasses.asdict(result)))
         else:
-            for part in report(result):
-                console().print(part)
+            for paragraph in report(result):
+                console().print(paragraph)
     if result.errors:
         raise typer.Exit(1)
 
@@ -120,8 +127,8 @@ def score_rows(
     from adapters.evaluation import score_files
 
     with errors():
-        made = _reward(name, params or [])
-        rows = score_files.score_rewards(made, file, task=testing.reward_task(made.reward, name, task))
+        named = _reward(name, params or [])
+        rows = score_files.score_rewards(named, file, task=testing.reward_task(named.reward, name, task))
         write_lines(rows, out)
         scores = [row["reward"] for row in rows if row["reward"] is not None]
         if scores:
@@ -131,7 +138,9 @@ def score_rows(
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A Python name; the files are NAME.py and test_NAME.py.")],
-    task: Annotated[str, typer.Option("--task", help="The task whose examples the test uses.")] = "funding",
+    task: Annotated[
+        str | None, typer.Option("--task", help="The task whose answers it scores; default: the task called NAME.")
+    ] = None,
 ) -> None:
     """Write a reward to start from, and its test."""
     from adapters import testing
@@ -139,22 +148,24 @@ def new(
     with errors():
         if not name.isidentifier() or name.startswith("_"):
             raise UserError(f"{name!r} is not a Python name; use letters, digits and _.")
-        testing.reward_task(None, name, task)  # type: ignore[arg-type]
+        reader = testing.reward_task(None, name, task)
+        testing.examples(reader, n=1)  # the test needs some
         paths = Path(f"{name}.py"), Path(f"test_{name}.py")
         if there := [p for p in paths if p.exists()]:
             raise UserError(f"{there[0]} exists already; nothing was written.")
         found = importlib.util.find_spec(name)  # a folder of that name has no origin
         if keyword.iskeyword(name) or name in sys.stdlib_module_names or (found and found.origin):
-            raise UserError(f"{name!r} is taken: a file {name}.py would stand in the way of Python's own or a package.")
-        cls = "".join(part.capitalize() for part in name.split("_"))
+            raise UserError(f"{name!r} is taken: a file {name}.py would hide a module of Python or of a package.")
+        cls = "".join(word.capitalize() for word in name.split("_"))
         for path, text in zip(paths, (REWARD, TEST), strict=True):
-            path.write_text(text.format(name=name, cls=cls, task=task), encoding="utf-8")
+            path.write_text(text.format(name=name, cls=cls, task=json.dumps(reader)), encoding="utf-8")
         print(f"{paths[0]} and {paths[1]} written. In a recipe: rewards: [./{name}.py:{cls}]")
-        print(f"Try: python -m pytest {paths[1]}   or: adapters rewards test ./{name}.py:{cls}")
+        print(f"Next:\n  python -m pytest {paths[1]}")
+        print("  " + shlex.join(["adapters", "rewards", "test", f"./{name}.py:{cls}", "--task", reader]))
 
 
 def report(result: RewardTest) -> list[Table | str]:
-    """What a bench found, for a person: ranks, baselines, speed, and last what is wrong."""
+    """A test's result for the terminal: scores by answer, baselines, speed, problems, and the verdict last."""
     from rich.table import Table
 
     ranks = Table(title=f"{result.name} on {result.rows} rows", title_justify="left")
@@ -168,16 +179,26 @@ def report(result: RewardTest) -> list[Table | str]:
     constant.add_column("mean reward", justify="right")
     for baseline, mean in sorted(result.baselines.items(), key=lambda item: -item[1]):
         constant.add_row(baseline, f"{mean:.3f}")
-    parts: list[Table | str] = [table for table in (ranks, constant) if table.row_count]
+    out: list[Table | str] = [table for table in (ranks, constant) if table.row_count]
     if result.speed:
-        parts.append(
+        out.append(
             "{calls_per_second:,.0f} calls/s on one core, p50 {p50_ms} ms, p99 {p99_ms} ms, "
             "100 kB in {long_ms} ms".format(**result.speed)
         )
-    parts.append(f"score hash {result.score_hash[:16]}")
-    parts += [f"[yellow]warning:[/] {_escape(w)}" for w in result.warnings]
-    parts += [f"[red]error:[/] {_escape(e)}" for e in result.errors]
-    return [*parts, "[red]not fit to train on[/]" if result.errors else "[green]fit to train on[/]"]
+    out.append(f"score hash {result.score_hash[:16]}")
+    out += [f"[yellow]warning:[/] {_escape(w)}" for w in result.warnings]
+    out += [f"[red]error:[/] {_escape(e)}" for e in result.errors]
+    return [*out, verdict(result)]
+
+
+def verdict(result: RewardTest) -> str:
+    """One line: whether to train on the reward."""
+    if result.errors:
+        return "[red]not fit to train on[/]"
+    if count := len(result.warnings):
+        what = "the warning" if count == 1 else f"the {count} warnings"
+        return f"[yellow]no errors; mend {what}, or train knowing that the model may exploit them[/]"
+    return "[green]fit to train on[/]"
 
 
 def _escape(text: str) -> str:
@@ -186,7 +207,7 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def _reward(name: str, parameters: list[str]) -> Any:
+def _reward(name: str, parameters: list[str]) -> NamedReward:
     from adapters.integrations import named_reward
     from adapters.recipe.load import parse_assignments
 
@@ -194,14 +215,15 @@ def _reward(name: str, parameters: list[str]) -> Any:
     try:
         return named_reward(name, **values)
     except UserError as error:
-        wrong = error.at[-1] if error.at else ""
-        raise UserError(f"{wrong}: {error}" if wrong in values else str(error)) from None
+        key = error.at[-1] if error.at else ""
+        raise UserError(f"{key}: {error}" if key in values else str(error)) from None
 
 
-REWARD = '''"""A reward: what it pays for, in one sentence."""
+REWARD = '''"""A reward: what it scores, in one sentence."""
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rapidfuzz.distance import LCSseq
 
@@ -212,6 +234,7 @@ from adapters.types import Example, Scored
 class {cls}:
     """F1 of the words and signs that answer and target share in the same order. The fields are the YAML parameters."""
 
+    task: ClassVar[str] = {task}  # reads the rows that `adapters rewards test` tries it on
     ignore_case: bool = False
 
     def __call__(self, completion: str, example: Example) -> Scored:
@@ -234,12 +257,12 @@ TEST = '''"""Tests of the reward in {name}.py."""
 from adapters.testing import check_reward, examples
 from {name} import {cls}
 
-ROWS = examples("{task}")  # or examples("{task}", "my_rows.jsonl")
+ROWS = examples({task})  # or examples({task}, "my_rows.jsonl")
 
 
 def test_{name}_is_fit_to_train_on() -> None:
     """Gold earns 1; empty, broken, cut and wrong answers earn less; same input, same score."""
-    result = check_reward({cls}(), ROWS, "{task}")
+    result = check_reward({cls}(), ROWS, {task})
     assert result.variants["empty"]["mean"] < 0.5
 
 

@@ -12,7 +12,7 @@ from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward, grade
+from adapters.plugins.rewards import Grader, NamedReward
 from adapters.recipe.fields import PluginSpec
 from adapters.types import Example, ModeCounts, Row, Task
 
@@ -58,9 +58,10 @@ def score_files(
     return result, warnings
 
 
-def score_rewards(reward: NamedReward, file: Path, *, task: str = "funding") -> list[dict[str, Any]]:
-    """Reward and its parts for each row's completion, compared with the row's own gold."""
+def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[str, Any]]:
+    """Reward and named parts of each row's completion against the row's own gold."""
     reader: Task = resolve("tasks", PluginSpec(use=task))
+    grader = Grader(reward)
     out = []
     for n, row in read_file(file, strict=True):
         completion = _completion(row, n, file)
@@ -68,7 +69,7 @@ def score_rewards(reward: NamedReward, file: Path, *, task: str = "funding") -> 
         bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
         example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
         try:
-            scored = grade(reward, completion, example)
+            scored = grader(completion, example)
         except RuntimeError as error:
             raise UserError(f"{place(file, n)}: {error}") from error
         out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})

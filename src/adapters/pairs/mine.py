@@ -13,7 +13,7 @@ from adapters.data.noise import make_row_noiser
 from adapters.data.rows import read_file
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward, grade, resolve_all
+from adapters.plugins.rewards import Grader, NamedReward, resolve_all
 from adapters.recipe.load import RecipeFile, as_overrides, load_recipe
 from adapters.recipe.stages import Grpo
 from adapters.types import Example, Row, Task
@@ -81,12 +81,13 @@ def _stage(file: RecipeFile, task: Task, folder: Path) -> list[Graded]:
 
 def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: NamedReward) -> list[Graded]:
     """Samples (rows with `id` and `completion`) scored by a reward. Raises UserError for a sample of no example."""
+    grader = Grader(reward)
     out = []
     for sample in samples:
         example, text = examples.get(str(sample.get("id"))), sample.get("completion")
         if example is None or not isinstance(text, str):
             raise UserError(f"a sample needs the id of a row and a completion; this one has id {sample.get('id')!r}.")
-        score = grade(reward, text, example).score
+        score = grader(text, example).score
         if score is not None:
             out.append(Graded(example, text, score))
     return out

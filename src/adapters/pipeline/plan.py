@@ -16,9 +16,10 @@ from adapters.data.lengths import by_source
 from adapters.data.load import Loaded, load_examples, overlap
 from adapters.data.noise import RowNoiser, make_row_noiser
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.registry import identity, resolve
+from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
-from adapters.recipe.fields import FAULT_KEYS, Source
+from adapters.plugins.source_files import identity, score_hash
+from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
 from adapters.recipe.stages import Dpo, Grpo, Sft, Stage
@@ -175,7 +176,7 @@ def _job(
     steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
     what = {
         "stage": fingerprinted_settings(stage),
-        "plugins": [identity(recipe.task, file.folder), *(r.identity for r in rewards)],
+        "plugins": [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)],
         "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
         "model": recipe.model.model_dump(),
         "lora": recipe.lora.model_dump(),
@@ -219,13 +220,9 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     """The settings that bear on the trained weights."""
-    dump = stage.model_dump(
-        exclude={"data", "micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_dropped"}
-    )
-    for reward in dump.get("rewards", ()):
-        for key in FAULT_KEYS:
-            del reward[key]
-    return dump
+    apart = {"data", "rewards"}  # the fingerprint holds rows, and what the rewards compute
+    unrelated = {"micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_dropped"}
+    return stage.model_dump(exclude=apart | unrelated)
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
@@ -265,7 +262,8 @@ def _evaluation(
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
-    what = {"rows": rows, "task": recipe.task.model_dump(), "model": recipe.model.model_dump(), "limit": limit}
+    scorer = score_hash("tasks", recipe.task, task, file.folder)
+    what = {"rows": rows, "task": scorer, "model": recipe.model.model_dump(), "limit": limit}
     return Evaluation(
         name=spec.name,
         examples=tuple(examples),

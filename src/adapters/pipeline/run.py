@@ -240,7 +240,7 @@ def evaluate_all(
 
 def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequence[NamedReward]) -> str:
     weights = adapter_folder.weights_hash(folder) or "base"
-    return f"{evaluation.fingerprint}:{weights}:{','.join(r.identity for r in rewards)}"
+    return f"{evaluation.fingerprint}:{weights}:{','.join(f'{r.name}={r.score_hash}' for r in rewards)}"
 
 
 def _text(path: Path) -> str:

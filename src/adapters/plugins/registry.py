@@ -1,8 +1,8 @@
-"""One rule for every kind of plug-in: `name`, `module:Class` or `./file.py:Class` becomes a configured instance.
+"""From the name of a plug-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
 
 A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
 Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
-package; the noise families of `data_aug` are known without.
+package. The noise families of `adapters.data_aug` need no entry point.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
-import json
 import sys
 import typing
 from importlib.metadata import entry_points
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["tasks", "rewards", "noise"]
 FILE_MODULE = "adapters_plugin_"
-"""Start of the module name under which a `./file.py` is imported."""
+"""Prefix of the module name under which a `./file.py` is imported."""
 
 OLD_NAMES: dict[str, dict[str, str]] = {
     "tasks": {"valid": "is_well_formed", "nothing": "empty_answer"},
@@ -36,19 +35,19 @@ OLD_NAMES: dict[str, dict[str, str]] = {
 
 def names(kind: Kind) -> dict[str, str]:
     """Installed plug-ins of a kind: name -> module:Class."""
-    found = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
+    targets = {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
     if kind == "noise":
         from adapters.data_aug.noise import FAMILIES
 
-        found |= {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
-    return dict(sorted(found.items()))
+        targets |= {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
+    return dict(sorted(targets.items()))
 
 
 def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
-    """The plug-in's instance, configured with the recipe's parameters.
+    """The plug-in as an instance with the recipe's parameters.
 
-    `folder` is where `./file.py` paths start. Raises UserError, naming the key under `at`, for everything that can
-    be wrong: no such name, module, file or class; unknown or ill-typed parameters; values the plug-in refuses.
+    Paths `./file.py` start at `folder`. Raises UserError, which names the key under `at`, when there is no such name,
+    module, file or class, when a parameter is unknown or of the wrong type, or when the plug-in refuses a value.
     """
     target = _target(kind, plug.use, folder, (*at, "use"))
     if not isinstance(target, type):
@@ -60,20 +59,6 @@ def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: tuple[st
             raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
         return target()
     return _configure(target, plug, at)
-
-
-def identity(plug: PluginSpec, folder: Path) -> str:
-    """What makes two uses of a plug-in the same: its name, parameters and, for a `./file.py`, the file's content.
-
-    What is to happen when it fails is no part of it: a run may continue under another policy.
-    """
-    from adapters.recipe.fields import FAULT_KEYS
-
-    text = json.dumps(plug.model_dump(exclude=set(FAULT_KEYS)), sort_keys=True, default=str)
-    path = folder / plug.use.rpartition(":")[0]
-    return (
-        f"{text} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.suffix == ".py" and path.is_file() else text
-    )
 
 
 def _hint(given: str, known: list[str]) -> str:
@@ -110,7 +95,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
 
 
 def load_file(path: Path) -> Any:
-    """The module of a plug-in file, under the name its instances are pickled by. Raises UserError as `resolve`."""
+    """Import a plug-in file under the module name that its pickled instances hold. Raises UserError as `resolve`."""
     return _module(str(path), path.parent, ())
 
 
@@ -122,7 +107,7 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise UserError(f"there is no file {path}.{_hint(path.name, near)}", at=at)
-        # A stable importable name, so that instances pickle within the run and its worker processes.
+        # The name depends on the path alone, so that worker processes can unpickle instances.
         alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if alias in sys.modules:
             return sys.modules[alias]

@@ -1,12 +1,12 @@
-"""Does a reward reward what it should? Every answer a policy may stumble on, in the order it deserves.
+"""Test a reward: every kind of answer that a model may write, and how it must score beside the gold answer.
 
-| variant                            | must earn                                                   |
+| answer                             | must score                                                  |
 |------------------------------------|-------------------------------------------------------------|
 | gold                               | 1                                                           |
-| fenced, shuffled, duplicated       | at most what gold earns                                     |
+| fenced, shuffled, duplicated       | at most what gold scores                                    |
 | empty, garbage, truncated, always empty, 100 kB, and what the task adds | less than gold         |
 
-"Always empty" is an answer of the right form that says nothing, on rows where there is something to say. A task adds
+"Always empty" is an answer of the right form without content, on rows that have content. A task adds
 its own wrong answers with a method `adversarial(example) -> {name: text}`. A reward that by design cannot tell some of
 these from gold (one for brevity, say) lists their names in a class attribute `blind_to`.
 """
@@ -19,23 +19,24 @@ import pickle
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters.plugins.reward_worker import Worker
-from adapters.plugins.rewards import GARBAGE, NamedReward, RewardError, checked, grade
+from adapters.plugins.rewards import GARBAGE, FaultPolicy, Grader, NamedReward, RewardError, checked
 from adapters.types import Example, Scored, Task
 
 AT_MOST_GOLD = ("fenced", "shuffled", "duplicated")
 LONG = 100_000
 LONG_ROWS = 3
 HACKABLE = 0.5
+"""Share of gold's mean above which a constant answer is warned of."""
 TOLERANCE = 1e-9
 
 
 @dataclass
 class RewardTest:
-    """What came of it. `errors` are broken promises, `warnings` what a policy may exploit."""
+    """Result of testing a reward. `errors` make it unfit to train on; `warnings` are what a model may exploit."""
 
     name: str
     score_hash: str
@@ -43,7 +44,7 @@ class RewardTest:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     variants: dict[str, dict[str, float]] = field(default_factory=dict)
-    """variant -> n, mean, and `as_gold`: the share of rows on which it earns as much as gold."""
+    """answer -> n, mean, and `as_gold`: the share of rows on which it scores as high as gold."""
     baselines: dict[str, float] = field(default_factory=dict)
     """Answers that do not depend on the input -> mean reward."""
     speed: dict[str, float] = field(default_factory=dict)
@@ -53,10 +54,10 @@ class RewardTest:
 def try_reward(
     named: NamedReward, examples: Sequence[Example], task: Task | None = None, *, limit: float = 10.0
 ) -> RewardTest:
-    """Try a reward on gold, on wrong answers made from it, and on constant outputs.
+    """Test a reward on gold, on wrong answers made from it, and on constant outputs.
 
-    The first round is made in another process, where a call that takes longer than `limit` seconds is ended; the
-    second here, to time it and to compare. Examples need target texts. Raises ValueError when none has one.
+    All calls are made twice: in another process, where a call that takes longer than `limit` seconds is stopped, and
+    in this one, to time them and to compare the scores. Raises ValueError when no example has a target text.
     """
     rows = [e for e in examples if e.completion is not None and e.gold is not None]
     if not rows:
@@ -68,11 +69,11 @@ def try_reward(
     constants = baselines(rows, task)
     trials += [(n, f"={name}", make(n)) for name, make in constants.items() for n in range(len(rows))]
     try:
-        first = _elsewhere(named, rows, trials, limit)
+        first = _in_other_process(named, rows, trials, limit)
     except RewardError as error:
         result.errors.append(str(error))
         return result
-    second = _here(named, rows, trials, result)
+    second = _in_this_process(named, rows, trials, result)
     differing = [t for t, a, b in zip(trials, first, second, strict=True) if a is not None and b != a]
     if differing:
         n, name, _ = differing[0]
@@ -93,9 +94,9 @@ def try_reward(
 
 
 def answers(example: Example, task: Task | None = None, *, long: bool = False) -> dict[str, str]:
-    """Gold and everything made from it, name -> text. What says the same as gold is left out."""
+    """Gold and the answers made from it, name -> text. Answers that are equal to gold are left out."""
     gold = example.completion or ""
-    value = _read(gold)
+    value = _parse(gold)
     out = {
         "gold": gold,
         "fenced": f"```json\n{gold}\n```",
@@ -103,7 +104,7 @@ def answers(example: Example, task: Task | None = None, *, long: bool = False) -
         "duplicated": _each_list(value, lambda items: items * 2) or f"{gold}\n{gold}",
         "truncated": gold[: max(1, len(gold) // 2)],
         "empty": "",
-        "always empty": _nothing(example, task),
+        "always empty": _empty_answer(example, task),
         "garbage": GARBAGE,
     }
     out |= getattr(task, "adversarial", lambda _: {})(example)
@@ -113,14 +114,14 @@ def answers(example: Example, task: Task | None = None, *, long: bool = False) -
             "100 kB of one letter": "a" * LONG,
             "100 kB of brackets": "[" * LONG,
         }
-    return {k: text for k, text in out.items() if k == "gold" or not (text == gold or _same(_read(text), value))}
+    return {k: text for k, text in out.items() if k == "gold" or not (text == gold or _same(_parse(text), value))}
 
 
 def baselines(rows: Sequence[Example], task: Task | None = None) -> dict[str, Callable[[int], str]]:
-    """Answers that need no understanding: name -> the answer for a row's number."""
+    """Answers that do not depend on the row's text: name -> the answer for a row's number."""
     golds = [e.completion or "" for e in rows]
     most_common = Counter(golds).most_common(1)[0][0]
-    empty = [_nothing(e, task) for e in rows]
+    empty = [_empty_answer(e, task) for e in rows]
     out: dict[str, Callable[[int], str]] = {
         "nothing at all": lambda n: "",
         "the most common answer": lambda n: most_common,
@@ -132,13 +133,13 @@ def baselines(rows: Sequence[Example], task: Task | None = None) -> dict[str, Ca
     return out
 
 
-def _nothing(example: Example, task: Task | None) -> str:
-    """The answer of the right form that finds nothing: the task's own, or gold with its lists emptied."""
-    own: Callable[[Example], str] | None = getattr(task, "empty_answer", None)
-    return own(example) if own else _each_list(_read(example.completion or ""), lambda _: []) or ""
+def _empty_answer(example: Example, task: Task | None) -> str:
+    """An answer of the right form without content: the task's own, or gold with its lists emptied."""
+    of_task: Callable[[Example], str] | None = getattr(task, "empty_answer", None)
+    return of_task(example) if of_task else _each_list(_parse(example.completion or ""), lambda _: []) or ""
 
 
-def _elsewhere(
+def _in_other_process(
     named: NamedReward, rows: Sequence[Example], trials: Sequence[tuple[int, str, str]], limit: float
 ) -> list[Scored]:
     try:
@@ -158,10 +159,11 @@ def _elsewhere(
     return out
 
 
-def _here(
+def _in_this_process(
     named: NamedReward, rows: Sequence[Example], trials: Sequence[tuple[int, str, str]], result: RewardTest
 ) -> list[Scored | None]:
     out: list[Scored | None] = [None] * len(trials)
+    grader = Grader(replace(named, faults=FaultPolicy()))  # in this process, whatever the recipe says
     usual: list[float] = []
     long = [0.0]
     # Backwards: a reward that remembers what it saw before would give itself away.
@@ -169,7 +171,7 @@ def _here(
         n, name, text = trials[at]
         began = time.perf_counter()
         try:
-            out[at] = grade(named, text, rows[n])
+            out[at] = grader.attempt(text, rows[n])
         except RewardError as error:
             result.errors.append(str(error))
             continue
@@ -196,7 +198,7 @@ def _rank(
     if not gold:
         out.errors.append("gives no score to any gold answer")
         return
-    untold: list[str] = []
+    blind: list[str] = []
     for name, earned in scores.items():
         shared = [n for n in earned if n in gold]
         if name.startswith("=") or not shared:
@@ -209,7 +211,7 @@ def _rank(
         }
         if name in blind_to:
             if len(equal) == len(shared):
-                untold.append(name)
+                blind.append(name)
             continue
         if name == "gold":
             low = [n for n in shared if gold[n] < 1 - TOLERANCE]
@@ -223,8 +225,8 @@ def _rank(
         elif equal and name not in AT_MOST_GOLD:
             kind = out.errors if len(equal) == len(shared) else out.warnings
             kind.append(f"{name} earns as much as gold on {_rows(equal, shared, rows)}")
-    if untold:
-        out.warnings.append(f"by its own word it cannot tell from gold: {', '.join(untold)}")
+    if blind:
+        out.warnings.append(f"it cannot tell from gold, as its `blind_to` says: {', '.join(blind)}")
 
 
 def _rows(some: Sequence[int], of: Sequence[int], rows: Sequence[Example]) -> str:
@@ -238,18 +240,18 @@ def _hackable(out: RewardTest) -> None:
             out.warnings.append(f"{name}, whatever the input, earns {mean:.3f} of gold's {best:.3f} on average")
 
 
-_UNREADABLE = object()
+_NO_JSON = object()
 
 
-def _read(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return _UNREADABLE
+        return _NO_JSON
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is not _UNREADABLE and type(a) is type(b) and bool(a == b)
+    return a is not _NO_JSON and type(a) is type(b) and bool(a == b)
 
 
 def _each_list(value: Any, change: Callable[[list[Any]], list[Any]]) -> str | None:

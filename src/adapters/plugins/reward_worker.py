@@ -1,4 +1,4 @@
-"""A reward in a process of its own: the one way to end a call that never returns.
+"""Run a reward in a child process, so that a call that never returns can be stopped.
 
 A thread cannot be stopped, and a regular expression that backtracks for hours holds the interpreter lock, so that not
 even a watchdog beside it would run. A process can be killed. It is used only for rewards with a `timeout`.
@@ -19,7 +19,7 @@ from adapters.plugins.registry import FILE_MODULE, load_file
 from adapters.types import Example, Reward
 
 STARTUP_SECONDS = 120
-"""How long the process may take to start and import the reward; counted apart from `timeout`."""
+"""Limit for starting the process and importing the reward; `timeout` does not count it."""
 MARGIN_SECONDS = 5
 
 
@@ -36,11 +36,11 @@ class Worker:
         self._pipe: Connection | None = None
 
     def __call__(self, completion: str, example: Example) -> Any:
-        """What the reward returns. Raises TimeoutError when it takes too long, RuntimeError when it fails or dies."""
+        """The reward's result. Raises TimeoutError when it takes too long, RuntimeError when it fails or dies."""
         if self._pipe is None:
             self._start()
         try:
-            good, value = self._ask((completion, example), self.timeout)
+            succeeded, value = self._ask((completion, example), self.timeout)
         except TimeoutError:
             self.stop()
             raise TimeoutError(f"it took longer than {self.timeout:g} s and was stopped") from None
@@ -49,12 +49,12 @@ class Worker:
             code = self._process.exitcode
             self.stop()
             raise RuntimeError(f"its process died (exit code {code})") from None
-        if not good:
+        if not succeeded:
             raise RuntimeError(value)
         return value
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join(MARGIN_SECONDS)
@@ -69,17 +69,17 @@ class Worker:
     def _start(self) -> None:
         # spawn: a fork of a process with threads and a GPU inherits locks that nobody will release.
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, self._pickled, self._file, self.timeout)
+        self._pipe, child_end = context.Pipe()
+        arguments = (child_end, self._pickled, self._file, self.timeout)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
-        theirs.close()
+        child_end.close()
         try:
-            good, value = self._receive(STARTUP_SECONDS)
+            succeeded, value = self._receive(STARTUP_SECONDS)
         except (TimeoutError, EOFError, OSError) as error:
             self.stop()
             raise RuntimeError(f"its process did not start: {type(error).__name__}") from None
-        if not good:
+        if not succeeded:
             self.stop()
             raise RuntimeError(f"it cannot be loaded in a process of its own: {value}")
 
@@ -97,7 +97,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, pickled: bytes, file: Path | None, timeout: float) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer handles Ctrl-C
     try:
         if file is not None:
             load_file(file)
@@ -111,7 +111,7 @@ def _serve(pipe: Connection, pickled: bytes, file: Path | None, timeout: float) 
             completion, example = pipe.recv()
         except (EOFError, OSError):
             return
-        # Should the trainer be killed while a call hangs, the kernel ends this process by itself.
+        # If the trainer is killed while a call hangs, the kernel's alarm ends this process.
         _alarm(timeout + MARGIN_SECONDS)
         try:
             answer = (True, reward(completion, example))

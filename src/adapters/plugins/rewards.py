@@ -1,19 +1,19 @@
-"""Rewards of a recipe, resolved, named and probed; one way to call them, whoever calls."""
+"""Rewards of a recipe: resolved, named, called under their fault policy, probed."""
 
 from __future__ import annotations
 
 import logging
-import math
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.registry import identity, resolve
+from adapters.plugins.registry import names, resolve
 from adapters.plugins.reward_worker import Worker
-from adapters.plugins.source_files import score_hash
+from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import RewardSpec
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Grpo
@@ -21,12 +21,12 @@ from adapters.types import Example, Reward, Scored
 
 GARBAGE = "]]} this is not an answer {{["
 BUDGET_FLOOR = 100
-"""Calls that `max_errors` is at least taken of, so that one early failure is not a share of 100 %."""
+"""`max_errors` is a share of at least this many calls: one failure among the first calls is not 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
-class Faults:
-    """What happens when a reward fails: see the keys of `adapters.schema.RewardSpec`."""
+class FaultPolicy:
+    """What happens when a reward fails: the keys of `RewardSpec` with these names."""
 
     on_error: str = "raise"
     timeout: float | None = None
@@ -41,14 +41,14 @@ class NamedReward:
     reward: Reward
     weight: float = 1.0
     identity: str = ""
-    """What it is, across processes and restarts: the plug-in, its parameters and the hash of its file."""
-    faults: Faults = Faults()
+    """Its part of a stage's fingerprint: see `source_files.identity`."""
+    faults: FaultPolicy = FaultPolicy()
     score_hash: str = ""
-    """Hash of the scoring code and its parameters."""
+    """Hash of the scoring code and its parameters; evaluations are reused by it."""
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a manifest says about it."""
+        """Its entry in a stage's manifest."""
         return {
             "name": self.name,
             "reward": repr(self.reward) if is_dataclass(self.reward) else self.name,
@@ -58,78 +58,79 @@ class NamedReward:
 
 
 class RewardError(RuntimeError):
-    """A reward failed, took too long, or gave what is no score. The message names reward and row."""
+    """A reward failed, took too long, or returned no valid score. The message names reward and row."""
 
 
-def resolve_all(plugs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tuple[NamedReward, ...]:
-    """Instances of a stage's rewards, each under a name of its own."""
+def resolve_all(specs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tuple[NamedReward, ...]:
+    """The rewards of a stage as instances, each under a unique name."""
     out: list[NamedReward] = []
-    for n, plug in enumerate(plugs):
-        reward = resolve("rewards", plug, folder=folder, at=(*at, n))
-        _check_names(reward, plug, (*at, n))
-        if plug.timeout is not None:
-            _check_pickles(reward, plug, (*at, n, "timeout"))
-        name = plug.use.rpartition(":")[2]
+    for n, spec in enumerate(specs):
+        reward = resolve("rewards", spec, folder=folder, at=(*at, n))
+        _check_names(reward, spec, (*at, n))
+        if spec.timeout is not None:
+            _check_pickles(reward, spec, (*at, n, "timeout"))
+        name = spec.use.rpartition(":")[2]
         taken = sum(1 for other in out if other.name.rpartition("#")[0] == name or other.name == name)
         out.append(
             NamedReward(
                 f"{name}#{taken + 1}" if taken else name,
                 reward,
-                plug.weight,
-                identity(plug, folder),
-                Faults(plug.on_error, plug.timeout, plug.max_errors),
-                score_hash("rewards", plug, reward, folder),
+                spec.weight,
+                identity("rewards", spec, reward, folder),
+                FaultPolicy(spec.on_error, spec.timeout, spec.max_errors),
+                score_hash("rewards", spec, reward, folder),
             )
         )
     return tuple(out)
 
 
-def _check_names(reward: Reward, plug: RewardSpec, at: KeyPath) -> None:
+def _check_names(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
     # A parameter of that name could never be set: the recipe's own key takes the value.
-    own: set[str] = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
-    if clash := sorted(own & set(type(plug).model_fields)):
-        raise UserError(f"{plug.use} has a parameter {clash[0]!r}, which is a key of every reward; rename it.", at=at)
+    parameters: set[str] = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
+    if clash := sorted(parameters & set(type(spec).model_fields)):
+        raise UserError(f"{spec.use} has a parameter {clash[0]!r}, which is a key of every reward; rename it.", at=at)
 
 
-def _check_pickles(reward: Reward, plug: RewardSpec, at: KeyPath) -> None:
+def _check_pickles(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
     try:
         pickle.dumps(reward)
     except Exception as error:  # objects may raise anything here
         raise UserError(
-            f"{plug.use} cannot be pickled, which running it in a process of its own needs: {error}", at=at
+            f"{spec.use} cannot be pickled, which running it in a process of its own needs: {error}", at=at
         ) from None
 
 
-def grade(named: NamedReward, completion: str, example: Example) -> Scored:
-    """One direct call. Raises RewardError, naming reward and row, when the reward fails or leaves [0, 1]."""
-    try:
-        value: Any = named.reward(completion, example)
-    except (Exception, SystemExit) as error:
-        raise RewardError(
-            f"the reward {named.name} failed on row {example.id!r}: {type(error).__name__}: {error}"
-        ) from error
-    return checked(named.name, value, example)
+def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:
+    """The task that reads a reward's rows: the given one, its `task` attribute, or the task of the same name."""
+    return given or getattr(reward, "task", None) or (name if name in names("tasks") else None)
 
 
 def checked(name: str, value: Any, example: Example) -> Scored:
-    """What a reward returned, as a score. Raises RewardError for what is none."""
+    """A reward's result as a score, without parts that are not finite. Raises RewardError when it is invalid."""
     scored = value if isinstance(value, Scored) else Scored(value)
+    said = f"the reward {name} gave"
+    if not isinstance(scored.parts, Mapping):
+        raise RewardError(f"{said} parts of type {type(scored.parts).__name__} for row {example.id!r}, not a mapping")
     for part in scored.parts.values():
         if not isinstance(part, int | float):
-            raise RewardError(f"the reward {name} gave a part {part!r} for row {example.id!r}, not a number")
-    if scored.score is None:
-        return scored
-    if isinstance(scored.score, bool) or not isinstance(scored.score, int | float) or not math.isfinite(scored.score):
-        raise RewardError(f"the reward {name} gave {scored.score!r} for row {example.id!r}, not a number in [0, 1]")
-    if not -1e-9 <= scored.score <= 1 + 1e-9:
-        raise RewardError(f"the reward {name} gave {scored.score!r} for row {example.id!r}, outside [0, 1]")
-    return scored
+            raise RewardError(f"{said} a part {part!r} for row {example.id!r}, not a number")
+    score = scored.score
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not _finite(score)):
+        raise RewardError(f"{said} {score!r} for row {example.id!r}, not a number in [0, 1]")
+    if score is not None and not -1e-9 <= score <= 1 + 1e-9:
+        raise RewardError(f"{said} {score!r} for row {example.id!r}, outside [0, 1]")
+    return Scored(score, {part: value for part, value in scored.parts.items() if _finite(value)})
+
+
+def _finite(value: float) -> bool:
+    # Not math.isfinite, which fails on an integer that is too large for a float.
+    return abs(value) <= sys.float_info.max
 
 
 class Grader:
-    """One reward at work under its fault policy, on one process: its calls, its failures and their budget.
+    """Calls one reward under its fault policy, and counts calls and failures. Every caller of a reward uses it.
 
-    A reward without a `timeout` is called directly.
+    A reward with a `timeout` runs in a process of its own; one without is called directly. Counts are per process.
     """
 
     def __init__(self, named: NamedReward) -> None:
@@ -141,7 +142,7 @@ class Grader:
         self._worker = Worker(named.reward, timeout) if timeout is not None else None
 
     def __call__(self, completion: str, example: Example) -> Scored:
-        """Grade, and do what the policy says of a failure. Raises RewardError when the run has to stop."""
+        """Score a completion under the fault policy. Raises RewardError when the run has to stop."""
         self.calls += 1
         self.last_error = None
         try:
@@ -161,22 +162,21 @@ class Grader:
             return Scored(0.0 if faults.on_error == "zero" else None)
 
     def attempt(self, completion: str, example: Example) -> Scored:
-        """Grade whatever the policy. Raises RewardError for a failure."""
-        if self._worker is None:
-            return grade(self.named, completion, example)
+        """Score a completion without the policy. Raises RewardError, naming reward and row, for every failure."""
         try:
-            value = self._worker(completion, example)
-        except (RuntimeError, TimeoutError) as error:
-            raise RewardError(f"the reward {self.named.name} failed on row {example.id!r}: {error}") from error
+            value: Any = (self._worker or self.named.reward)(completion, example)
+        except (Exception, SystemExit) as error:
+            reason = str(error) if self._worker else f"{type(error).__name__}: {error}"
+            raise RewardError(f"the reward {self.named.name} failed on row {example.id!r}: {reason}") from error
         return checked(self.named.name, value, example)
 
     def close(self) -> None:
-        """End the reward's process, if it has one."""
+        """Stop the reward's process, if it has one."""
         if self._worker is not None:
             self._worker.stop()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy for another process starts its own worker and its own count."""
+        """A copy in another process starts its own worker and counts anew."""
         return {"named": self.named}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -185,44 +185,46 @@ class Grader:
 
 
 def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[str]:
-    """Try a reward on gold, empty and garbage text of a few rows before any model is loaded.
+    """Try a reward on gold, empty and garbage text of 20 rows before any model is loaded.
 
-    Raises UserError when it fails, leaves [0, 1], or prefers garbage to gold. Returns a note when it pays garbage as
-    much as gold. A reward whose recipe tolerates failures may fail here, except on gold.
+    Raises UserError when it fails, leaves [0, 1], or scores garbage higher than gold. Returns a note when garbage
+    scores as high as gold. A reward with `on_error` zero or skip may fail here, except on gold.
     """
-    bought, failed = 0, 0
+    as_gold, failed = 0, 0
     grader = Grader(named)
     try:
         for example in list(examples)[:20]:
             if example.completion is None:
                 continue
-            earned: list[float | None] = []
+            scores: list[float | None] = []
             for text in (example.completion, "", GARBAGE):
                 try:
-                    earned.append(grader.attempt(text, example).score)
+                    scores.append(grader.attempt(text, example).score)
                 except RewardError as error:
-                    if named.faults.on_error == "raise" or not earned:
+                    if named.faults.on_error == "raise" or not scores:
                         raise UserError(str(error), at=at) from error
                     failed += 1
-                    earned.append(None)
-            gold, empty, garbage = earned
+                    scores.append(None)
+            gold, empty, garbage = scores
             if gold is not None and max(empty or 0, garbage or 0) > gold + 1e-9:
                 raise UserError(
-                    f"{named.name} prefers empty or broken text ({max(empty or 0, garbage or 0):.3f}) to the gold "
-                    f"answer ({gold:.3f}) on row {example.id!r}; a policy would learn that.",
+                    f"{named.name} scores empty or broken text ({max(empty or 0, garbage or 0):.3f}) higher than the "
+                    f"gold answer ({gold:.3f}) on row {example.id!r}; the model would learn to write such text.",
                     at=at,
                 )
-            bought += gold is not None and garbage == gold > 0
+            as_gold += gold is not None and garbage == gold > 0
     finally:
         grader.close()
-    notes = [f"the reward {named.name} pays broken text as much as gold on {bought} of 20 rows tried"] if bought else []
+    notes: list[str] = []
+    if as_gold:
+        notes.append(f"the reward {named.name} scores broken text as high as gold on {as_gold} of 20 rows tried")
     if failed:
         notes.append(f"the reward {named.name} fails on empty or broken text; on_error: {named.faults.on_error}")
     return notes
 
 
 def stage_rewards(file: RecipeFile) -> list[tuple[NamedReward, ...]]:
-    """Each stage's rewards, resolved; empty for stages without."""
+    """The rewards of each stage; empty for stages other than GRPO."""
     return [
         resolve_all(stage.rewards, folder=file.folder, at=("stages", n, "rewards")) if isinstance(stage, Grpo) else ()
         for n, stage in enumerate(file.recipe.stages)

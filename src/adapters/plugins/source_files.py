@@ -1,4 +1,4 @@
-"""Which files a plug-in is made of, found by reading, not by importing: plug-ins are other people's code."""
+"""The source files of a plug-in, and hashes over them. Nothing is imported: a plug-in may be anybody's code."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import hashlib
 import importlib.machinery
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from adapters.errors import KeyPath
+from adapters.files import sha256
+from adapters.old_imports import MOVED, OldImports
 from adapters.plugins.registry import Kind, names
 from adapters.recipe.fields import NoiseSpec, PluginSpec, RewardSpec
 
-BUILT_IN_PACKAGES = ("adapters", "rewards", "data_aug")
+SCORING_PACKAGES = ("adapters.rewards", "adapters.tasks")
+"""Of this project's own packages, those whose code decides a score."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,24 @@ class PluginFiles:
     files: tuple[Path, ...]
     """Its own file first, then local files and members of its package that it imports, directly or not."""
     libraries: tuple[str, ...]
-    """Other packages these files import, the standard library left out."""
+    """Other packages that these files import, without the standard library."""
     found: bool = True
+    built_in_files: tuple[Path, ...] = ()
+    """Scoring code of this project that a plug-in from elsewhere imports."""
 
     @property
-    def ours(self) -> bool:
+    def built_in(self) -> bool:
         """Whether it comes with this project."""
-        return self.module is not None and self.module.partition(".")[0] in BUILT_IN_PACKAGES
+        return self.module is not None and _is_in(self.module, "adapters")
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The same as a JSON object."""
         return {
             "at": ".".join(map(str, self.at)),
             "kind": self.kind,
             "use": self.use,
             "module": self.module,
-            "built_in": self.ours,
+            "built_in": self.built_in,
             "found": self.found,
             "files": [str(f) for f in self.files],
             "libraries": list(self.libraries),
@@ -56,38 +61,68 @@ class PluginFiles:
 
 
 def of_recipe(recipe: BaseModel, folder: Path) -> list[PluginFiles]:
-    """Every plug-in a recipe names, in its order. Imports none of them."""
-    return [files_of_plugin(kind, plug, folder, at) for at, kind, plug in _plugs(recipe, ())]
+    """Every plug-in that a recipe names, in its order. Imports none of them."""
+    return [files_of_plugin(kind, spec, folder, at) for at, kind, spec in _specs(recipe, ())]
 
 
-def files_of_plugin(kind: Kind, plug: PluginSpec, folder: Path, at: KeyPath = ()) -> PluginFiles:
+def files_of_plugin(kind: Kind, spec: PluginSpec, folder: Path, at: KeyPath = ()) -> PluginFiles:
     """The files of one plug-in."""
-    where, colon, _ = plug.use.rpartition(":")
+    where, colon, _ = spec.use.rpartition(":")
     if not colon:
-        where = names(kind).get(plug.use, "").partition(":")[0]
+        where = names(kind).get(spec.use, "").partition(":")[0]
     if where.endswith(".py"):
         path = (folder / where).resolve()
-        files, libraries = _closure([path], path.stem)
-        return PluginFiles(at, kind, plug.use, None, files, libraries, path.is_file())
-    start = _module_files(where) if where else []
-    files, libraries = _closure(start[-1:], where)
-    packages = [f for f in start[:-1] if f not in files]
-    return PluginFiles(at, kind, plug.use, where or None, (*files, *packages), libraries, bool(start))
+        modules, libraries = _closure(Module(path.stem, path), neighbours=path.parent)
+        own, built_in = _split(modules)
+        return PluginFiles(at, kind, spec.use, None, own, libraries, path.is_file(), built_in)
+    where = _new_name(where)
+    imported = _modules(where) if where else []
+    if not imported:
+        return PluginFiles(at, kind, spec.use, where or None, (), (), found=False)
+    modules, libraries = _closure(imported[-1])
+    modules += [m for m in imported[:-1] if m not in modules and m.name != "adapters"]
+    if _is_in(where, "adapters"):
+        return PluginFiles(at, kind, spec.use, where, tuple(m.path for m in modules), libraries)
+    own, built_in = _split(modules)
+    return PluginFiles(at, kind, spec.use, where, own, libraries, built_in_files=built_in)
 
 
-def score_hash(kind: Kind, plug: PluginSpec, instance: Any, folder: Path) -> str:
-    """Hash of a plug-in's own code, of the code of its package it uses, and of every parameter, defaults included."""
-    found = files_of_plugin(kind, plug, folder)
-    digest = hashlib.sha256()
-    for path in sorted(found.files, key=lambda p: (p.name, str(p))):
-        if path.is_file():
-            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    parameters = asdict(instance) if is_dataclass(instance) and not isinstance(instance, type) else plug.params
-    digest.update(json.dumps([plug.use.rpartition(":")[2], parameters], sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built_in_code: bool = False) -> str:
+    """What a plug-in computes, as text: its name, its parameters and a hash of its code.
+
+    The code is its own file and those that it imports: neighbours, members of its package, and with `built_in_code`
+    this project's rewards and tasks. A parameter that is given its default is as one that is left out. `weight`,
+    `on_error`, `timeout` and `max_errors` do not count: they change no score.
+
+    A stage's fingerprint holds it without the built-in code: an edit of a user's plug-in trains again, an upgrade of
+    this project does not. Evaluations are reused by `score_hash`, which covers all code, and are repeated by both.
+    """
+    files = files_of_plugin(kind, spec, folder)
+    name = spec.use if files.built_in else spec.use.rpartition(":")[2]
+    text = json.dumps({"use": name, **_parameters(instance)}, sort_keys=True, default=str)
+    own = () if files.built_in and not built_in_code else files.files
+    counted = [path for path in (*own, *(files.built_in_files if built_in_code else ())) if path.is_file()]
+    code = sorted((path.name, sha256(path)) for path in counted)
+    return f"{text} {hashlib.sha256(json.dumps(code).encode()).hexdigest()}" if code else text
 
 
-def _plugs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]]:
+def score_hash(kind: Kind, spec: PluginSpec, instance: Any, folder: Path) -> str:
+    """Hash of a plug-in's parameters and of all code that decides its scores, built-in code included."""
+    text = identity(kind, spec, instance, folder, built_in_code=True)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _parameters(instance: Any) -> dict[str, Any]:
+    """The parameters of an instance that differ from their defaults."""
+    given = {}
+    for f in fields(instance) if is_dataclass(instance) else ():
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if f.init and (value := getattr(instance, f.name)) != default:
+            given[f.name] = sorted(value) if isinstance(value, set | frozenset) else value
+    return given
+
+
+def _specs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]]:
     if isinstance(value, RewardSpec):
         yield at, "rewards", value
     elif isinstance(value, NoiseSpec):
@@ -99,27 +134,55 @@ def _plugs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]
         yield at, "tasks", value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _plugs(getattr(value, name), (*at, name))
+            yield from _specs(getattr(value, name), (*at, name))
     elif isinstance(value, list | tuple):
         for n, item in enumerate(value):
-            yield from _plugs(item, (*at, n))
+            yield from _specs(item, (*at, n))
 
 
-def _module_files(name: str) -> list[Path]:
-    """Files that importing a dotted module runs, packages first; empty when it is not found or not Python."""
-    out: list[Path] = []
-    search: list[str] | None = None
+class Module(NamedTuple):
+    """A Python module and its file."""
+
+    name: str
+    path: Path
+
+
+def _modules(name: str, folder: Path | None = None) -> list[Module]:
+    """The modules that importing a dotted name runs, packages first; empty when it is not found or not Python.
+
+    With `folder` its first part is looked for there, otherwise on the import path.
+    """
+    out: list[Module] = []
+    search = [str(folder)] if folder else None
     parts = name.split(".")
     for n in range(len(parts)):
-        spec = _find(".".join(parts[: n + 1]), search)
+        whole = ".".join(parts[: n + 1])
+        spec = _find(whole, search)
         if spec is None:
             return []
         search = list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else []
         if spec.origin and spec.origin.endswith(".py"):
-            out.append(Path(spec.origin))
+            out.append(Module(whole, Path(spec.origin)))
         elif n == len(parts) - 1:
             return []
     return out
+
+
+def _new_name(name: str) -> str:
+    """The present name of a module that is given by an old name of this project's, unless the user has one of it."""
+    root = name.partition(".")[0]
+    spec = _find(root, None) if root in MOVED else None
+    return MOVED[root] + name[len(root) :] if spec and isinstance(spec.loader, OldImports) else name
+
+
+def _is_in(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _split(modules: Sequence[Module]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Files of a plug-in's own, and files of this project."""
+    built_in = {module for module in modules if _is_in(module.name, "adapters")}
+    return tuple(m.path for m in modules if m not in built_in), tuple(m.path for m in modules if m in built_in)
 
 
 def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec | None:
@@ -135,30 +198,35 @@ def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec
     return None
 
 
-def _closure(start: list[Path], module: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Files reached from `start` by import statements that are local or of the same package, and other packages."""
-    # Of this package itself, whose parts all lead to each other, only the plug-ins beside it belong to a plug-in.
-    own = module.rpartition(".")[0] if module.startswith("adapters.") else module.partition(".")[0]
-    todo, files, libraries = [(path, module) for path in start], [], set()
+def _closure(start: Module, neighbours: Path | None = None) -> tuple[list[Module], tuple[str, ...]]:
+    """The modules that `start` imports, directly or not, and the names of libraries.
+
+    Followed are modules of the same package, local ones, those in the folder `neighbours`, and of this project those
+    that score.
+    """
+    # Of this project itself, whose parts all lead to each other, only the plug-ins beside it belong to a plug-in.
+    package = start.name.rpartition(".")[0] if _is_in(start.name, "adapters") else start.name.partition(".")[0]
+    counted = (package, *SCORING_PACKAGES)
+    todo, libraries = [start], set[str]()
+    modules: list[Module] = []
     while todo:
-        path, name = todo.pop(0)
-        if path in files:
+        module = todo.pop(0)
+        if module.path in [m.path for m in modules]:
             continue
-        files.append(path)
-        for wanted in _imports(path, name):
+        modules.append(module)
+        for wanted in map(_new_name, _imports(module.path, module.name)):
             root = wanted.partition(".")[0]
             if root in sys.stdlib_module_names:
                 continue
-            mine = wanted == own or wanted.startswith(f"{own}.")
-            found = [] if root in BUILT_IN_PACKAGES and not mine else _module_files(wanted)
+            found = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted)
+            if neighbours and root != "adapters":
+                found += _modules(wanted, neighbours)
+            followed = [m for m in found if _is_in(m.name, *counted) or not _installed(m.path)]
+            todo += [m for m in followed if m.name != "adapters"]
             # `from package.module import name` also arrives here as package.module.name.
-            if not found and mine:
-                continue
-            if found and (mine or not _installed(found[-1])):
-                todo += [(f, wanted) for f in found if f not in files]
-            else:
+            if not followed and not _is_in(wanted, *counted):
                 libraries.add(root)
-    return tuple(files), tuple(sorted(libraries))
+    return modules, tuple(sorted(libraries))
 
 
 def _installed(path: Path) -> bool:
@@ -178,7 +246,7 @@ def _imports(path: Path, module: str) -> Iterator[str]:
             base = node.module or ""
             if node.level:
                 parents = package.split(".")
-                base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
+                base = ".".join([*filter(None, parents[: len(parents) - node.level + 1]), *([base] if base else [])])
             if base:
                 yield base
                 yield from (f"{base}.{alias.name}" for alias in node.names)

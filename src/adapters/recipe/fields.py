@@ -80,9 +80,6 @@ class RewardSpec(PluginSpec):
     )
 
 
-FAULT_KEYS = ("on_error", "timeout", "max_errors")
-
-
 class NoiseSpec(PluginSpec):
     """Noise on the training texts: a preset (ocr, latex, html, pdf, document), a family, or a plug-in."""
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import chain_recipe
+from tiny import FAULTY, chain_recipe, funding_rows
 
 from adapters.backends.health import HealthError, HealthMonitor
 from adapters.errors import Refused, UserError
@@ -37,10 +37,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.backends.local import base_model, model
-from adapters.backends.tinker import TinkerBackend, convert_adapter, objectives, parity, service
+from adapters.backends.local.trl_reward import TrlReward
+from adapters.backends.tinker import TinkerBackend, convert_adapter, grpo, objectives, parity, service
 from adapters.backends.tinker import stage as stage_run
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.idle_time import IdleTimer
+from adapters.integrations import named_reward
+from adapters.plugins.rewards import NamedReward, RewardError
+from adapters.plugins.rollouts import RewardCaller
+from adapters.tasks.funding import FundingTask
+from adapters.types import Example, Scored
 
 ROOT = Path(__file__).parents[3]
 
@@ -95,6 +101,100 @@ def test_a_step_is_cut_into_passes() -> None:
     rows = objectives.sft_rows([[1]] * 5, [[2]] * 5)
     assert [len(p) for p in objectives.parts(rows, 2)] == [2, 2, 1]
     assert [len(p) for p in objectives.parts(rows, None)] == [5]
+
+
+# --- rewards ----------------------------------------------------------------------------------------------------
+
+FAILURES = {
+    "crash": "KeyError", "exit": "SystemExit", "nan": "nan", "inf": "inf", "high": "outside [0, 1]", "text": "'0.5'",
+    "true": "True", "lambda": "cannot be sent", "die": "exit code 7", "loop": "longer than 1 s",
+}  # fmt: skip
+"""What a faulty reward does -> what its error says."""
+
+
+@pytest.fixture
+def example() -> Example:
+    return FundingTask().example(funding_rows(1)[0], id="r0")
+
+
+def faulty(folder: Path, **policy: object) -> NamedReward:
+    (folder / "faulty.py").write_text(FAULTY)
+    return named_reward("./faulty.py:Faulty", folder=folder, **policy)
+
+
+def group_of(n: int) -> list[grpo.Answer]:
+    return [grpo.Answer([1, 2], [-1.0, -1.0], cut=False) for _ in range(n)]
+
+
+def rollouts(path: Path) -> list[dict]:
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("policy", "score"), [("zero", 0.0), ("skip", None)])
+def test_a_faulty_reward_neither_ends_nor_stalls_a_run(
+    policy: str, score: float | None, tmp_path: Path, example: Example
+) -> None:
+    texts = [*FAILURES, "none", "nan part", "fine"]
+    reward = faulty(tmp_path, on_error=policy, timeout=1.0, max_errors=1.0, weight=2.0)
+    caller = RewardCaller(reward, tmp_path / "hosted.jsonl")
+    group = group_of(len(texts))
+    grpo.score_group(group, texts, example, [caller], 3)
+    assert [a.scores for a in group] == [(score,)] * len(FAILURES) + [(None,), (1.0,), (1.0,)]
+    assert [a.reward for a in group[-3:]] == [None, 2.0, 2.0]
+    figures = grpo._figures([group], [caller])
+    assert figures["errors/Faulty"] == pytest.approx(len(FAILURES) / len(texts))
+    assert all(map(math.isfinite, figures.values()))
+    assert figures["parts/Faulty/fine"] == 0.5
+    assert not {"parts/Faulty/nan", "parts/Faulty/inf"} & set(figures)
+    caller.grader.close()
+    entries = rollouts(tmp_path / "hosted.jsonl")
+    for entry, text in zip(entries, texts, strict=True):
+        assert entry["completion"] == text
+        assert FAILURES.get(text, "") in entry.get("error", "")
+        assert ("error" in entry) == (text in FAILURES)
+    assert (entries[0]["text"], entries[0]["gold"]) == (example.meta["text"], example.gold)
+    local = TrlReward(reward, [example], tmp_path / "local.jsonl")
+    local(completions=texts, row=[0] * len(texts), trainer_state=SimpleNamespace(global_step=3))
+    assert rollouts(tmp_path / "local.jsonl") == entries, "the local trainer writes the same"
+
+
+def test_a_reward_that_may_not_fail_ends_the_run_and_shows_the_completion(tmp_path: Path, example: Example) -> None:
+    caller = RewardCaller(faulty(tmp_path), tmp_path / "hosted.jsonl")
+    with pytest.raises(RewardError, match=r"the reward Faulty failed on row 'r0': KeyError"):
+        grpo.score_group(group_of(3), ["fine", "crash", "fine"], example, [caller], 1)
+    assert [(e["completion"], e["score"], "error" in e) for e in rollouts(tmp_path / "hosted.jsonl")] == [
+        ("fine", 1.0, False),
+        ("crash", None, True),
+    ]
+
+
+def test_the_error_budget_ends_a_hosted_run(tmp_path: Path, example: Example) -> None:
+    caller = RewardCaller(faulty(tmp_path, on_error="zero", max_errors=0.02), tmp_path / "hosted.jsonl")
+    with pytest.raises(RewardError, match=r"3 of 4 calls failed, more than max_errors \(2.0%\)"):
+        grpo.score_group(group_of(5), ["crash", "fine", "nan", "high", "fine"], example, [caller], 1)
+
+
+def test_a_step_without_any_score_is_no_step_less(tmp_path: Path, example: Example) -> None:
+    """Under `skip` every call of a step may fail: nothing is learned from it, and the run goes on."""
+    caller = RewardCaller(faulty(tmp_path, on_error="skip", max_errors=1.0), tmp_path / "hosted.jsonl")
+    group = group_of(2)
+    grpo.score_group(group, ["crash", "nan"], example, [caller], 1)
+    figures = grpo._figures([group], [caller])
+    assert (figures["reward"], figures["frac_reward_zero_std"], figures["errors/Faulty"]) == (0, 1, 1)
+    assert objectives.group_advantages([[a.reward for a in group]], "group") == [[0.0, 0.0]]
+
+
+def test_rollouts_are_json_whatever_the_gold(tmp_path: Path) -> None:
+    gold = {"amount": math.nan, "names": ["NaN", -math.inf], "place": tmp_path}
+    reward = NamedReward("odd", lambda completion, example: Scored(0.5, {"part": math.nan}))
+    RewardCaller(reward, tmp_path / "r.jsonl").score(["NaN"], [Example("1", "", (), gold=gold)], 1)
+    assert rollouts(tmp_path / "r.jsonl") == [
+        {"step": 1, "id": "1", "reward": "odd", "score": 0.5, "parts": {}, "completion": "NaN", "text": "",
+         "gold": {"amount": None, "names": ["NaN", None], "place": str(tmp_path)}}
+    ]  # fmt: skip
 
 
 # --- advantages, KL, DPO, schedules -----------------------------------------------------------------------------

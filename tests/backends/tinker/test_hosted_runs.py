@@ -24,6 +24,7 @@ from tiny import LETTERS, save_lively_model
 from typer.testing import CliRunner, Result
 
 from adapters.cli.main import app
+from adapters.plugins.rewards import RewardError
 
 pytestmark = pytest.mark.slow
 
@@ -372,6 +373,50 @@ def test_a_learnable_reward_moves(lively_model: Path, tmp_path: Path, client: Se
     made = figures(folder / "1-grpo")
     assert made["sampling_logp_difference"] < 1e-4, "sampler and trainer hold the same weights"
     assert 0 <= made["idle_share"] < 1
+
+
+WILD = """
+import os
+from pathlib import Path
+from adapters.plugins.rewards import GARBAGE
+
+def wild(completion, example):
+    if completion in (example.completion, "", GARBAGE):
+        return float(completion == example.completion)  # sound while it is probed
+    with Path(__file__).with_name("calls").open("a") as calls:
+        calls.write(".")
+    n = os.path.getsize(Path(__file__).with_name("calls")) % 8
+    while n == 1:
+        pass
+    if n == 2:
+        os._exit(7)
+    if n == 3:
+        raise KeyError("x")
+    return {4: None, 5: float("nan"), 6: 7, 7: "text"}.get(n, 0.25)
+"""
+
+
+def test_a_reward_that_fails_in_every_way_costs_its_calls_alone(
+    tiny_model: Path, tmp_path: Path, client: Server
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_model, GRPO)
+    (tmp_path / "wild.py").write_text(WILD)
+    policy = "use: ./wild.py:wild, on_error: skip, timeout: 1, max_errors: 1"
+    changes = ["stages.0.max_steps=2", "stages.0.max_completion_length=8"]
+    folder = run_here(recipe, *changes, f"stages.0.rewards=[{{{policy}}}, ./vowels.py:Vowels]")
+    text = (folder / "1-grpo" / "rollouts-0.jsonl").read_text()
+    assert "NaN" not in text
+    rollouts = [row for row in map(json.loads, text.splitlines()) if row["reward"] == "wild"]
+    assert len(rollouts) == 16
+    errors = " ".join(row.get("error", "") for row in rollouts)
+    for said in ("KeyError", "longer than 1 s", "exit code 7", "nan", "outside [0, 1]", "'text'"):
+        assert said in errors
+    assert all(row["text"] and "gold" in row for row in rollouts[::4]), "at the start of every group"
+    assert all(0 < row["errors/wild"] < 1 for row in lines(folder / "1-grpo" / "log.jsonl"))
+    with pytest.raises(RewardError, match="the reward wild failed on row"):
+        run_here(recipe, *changes, "stages.0.rewards=[{use: ./wild.py:wild, timeout: 1}]", "name=strict")
+    kept = lines(tmp_path / "runs" / "strict" / "1-grpo.partial" / "rollouts-0.jsonl")
+    assert "error" in kept[-1]
 
 
 @pytest.mark.parametrize("loss", ["ppo", "cispo", "importance_sampling"])

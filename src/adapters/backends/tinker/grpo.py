@@ -1,11 +1,10 @@
-"""GRPO on the service: sampled there, scored here, each group while the next ones are still being sampled."""
+"""GRPO on the service: it samples, this machine scores. A group is scored while the next ones are sampled."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from adapters.backends.batches import layout
@@ -23,7 +22,7 @@ from adapters.backends.tinker.objectives import (
 )
 from adapters.backends.tinker.service import Pending, Sampler, ServiceError, logprobs_of
 from adapters.backends.tinker.stage import HostedStage
-from adapters.plugins.rewards import grade
+from adapters.plugins.rollouts import RewardCaller
 from adapters.recipe.stages import Grpo
 from adapters.types import Example
 
@@ -35,23 +34,18 @@ FIRST_KL = 1e-2
 
 @dataclass(slots=True)
 class Answer:
-    """A sampled answer: tokens, the sampler's own log-probabilities, and what is asked about it meanwhile."""
+    """A sampled answer: tokens, the sampler's own log-probabilities, scores, and requests that are under way."""
 
     tokens: list[int]
     logprobs: list[float]
     cut: bool
+    scores: tuple[float | None, ...] = ()
+    """One a reward; None where it does not apply."""
     reward: float | None = None
+    """Their weighted sum."""
     plain: Pending | None = None
     """The sampler's log-probabilities at temperature 1, where sampling had another."""
     reference: Pending | None = None
-
-
-@dataclass(slots=True)
-class Figures:
-    """Figures of one step as they come in."""
-
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    parts: dict[str, list[float]] = field(default_factory=dict)
 
 
 def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
@@ -64,44 +58,73 @@ def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
     prompts = run.encoder.prompts([e.prompt for e in job.examples])
     order = layout([len(p) for p in prompts], stage.batch_size, job.steps, run.recipe.seed, by_length=False)
     reference = run.reference(stage.reference) if stage.beta and run.done < job.steps else None
-    stops = stop_tokens(run.encoder)
     length = job.tokens.get("completion_p50") or stage.max_completion_length
-    bounds = run.recipe.tinker.bounds
+    callers = [RewardCaller(reward, run.rollouts) for reward in job.rewards]
     snapshot: Pending | None = None
-    for step in range(run.done + 1, job.steps + 1):
-        batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
-        read = sum(len(prompts[i]) for i in batch)
-        run.account.allow(_expected(run, stage, read, length))
-        sampler = Sampler(run.service, (snapshot or run.run.snapshot()).result())
-        run.spend(Tokens(prefill=read))
-        asked = [
-            sampler.sample(
-                prompts[i],
-                stage.group_size,
-                max_tokens=stage.max_completion_length,
-                temperature=stage.temperature,
-                stop=stops,
-            )
-            for i in batch
-        ]
-        run.settle()  # the last step's figures are read while this step's answers are on their way
-        figures = Figures()
-        groups = []
-        for i, pending in zip(batch, asked, strict=True):
-            group = _group(pending.result(), stage)
-            _ask_more(run, stage, sampler, reference, prompts[i], group)
-            _score(run, stage, step, job.examples[i], group, figures)
-            groups.append(group)
-        length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
-        rows, measured = _rows(run, stage, step, [prompts[i] for i in batch], groups, figures)
-        run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
-        config = {"clip_low_threshold": bounds[0], "clip_high_threshold": bounds[1]} if bounds else None
-        sent = list(parts(rows, stage.micro_batch_size))
-        passes = [run.run.learn(part, run.recipe.tinker.loss, config) for part in sent]
-        run.submit(step, passes, _measure(sent, measured, on_policy=stage.temperature == 1))
-        snapshot = run.run.snapshot() if step < job.steps else None
+    try:
+        for step in range(run.done + 1, job.steps + 1):
+            batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
+            asked = [prompts[i] for i in batch]
+            run.account.allow(_expected(run, stage, sum(map(len, asked)), length))
+            sampler = Sampler(run.service, (snapshot or run.run.snapshot()).result())
+            groups = _sample(run, stage, sampler, reference, asked, callers, [job.examples[i] for i in batch], step)
+            length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
+            rows, measured = _rows(run, stage, step, asked, groups)
+            measured |= _figures(groups, callers)
+            _submit(run, stage, step, rows, measured)
+            snapshot = run.run.snapshot() if step < job.steps else None
+    finally:
+        for caller in callers:
+            caller.grader.close()
     run.settle()
     return _summary(run)
+
+
+def _sample(
+    run: HostedStage,
+    stage: Grpo,
+    sampler: Sampler,
+    reference: Sampler | None,
+    prompts: Sequence[list[int]],
+    callers: Sequence[RewardCaller],
+    examples: Sequence[Example],
+    step: int,
+) -> list[list[Answer]]:
+    """A scored group of answers to each prompt of a step."""
+    run.spend(Tokens(prefill=sum(map(len, prompts))))
+    stops = stop_tokens(run.encoder)
+    length, temperature = stage.max_completion_length, stage.temperature
+    asked = [
+        sampler.sample(p, stage.group_size, max_tokens=length, temperature=temperature, stop=stops) for p in prompts
+    ]
+    run.settle()  # the last step's figures are read while this step's answers are on their way
+    groups = []
+    for prompt, example, pending in zip(prompts, examples, asked, strict=True):
+        group = _group(pending.result(), stage)
+        _ask_more(run, stage, sampler, reference, prompt, group)
+        score_group(group, [text_of(run.encoder, a.tokens) for a in group], example, callers, step)
+        groups.append(group)
+    return groups
+
+
+def score_group(
+    group: Sequence[Answer], texts: Sequence[str], example: Example, callers: Sequence[RewardCaller], step: int
+) -> None:
+    """Score the answers to one prompt with every reward, and append them to the rollouts."""
+    by_reward = [caller.score(texts, [example] * len(texts), step) for caller in callers]
+    for answer, scores in zip(group, zip(*by_reward, strict=True), strict=True):
+        answer.scores = scores
+        answer.reward = weighted_reward(scores, [caller.grader.named.weight for caller in callers])
+
+
+def _submit(run: HostedStage, stage: Grpo, step: int, rows: list[TrainRow], measured: Mapping[str, float]) -> None:
+    """Train on a step's rows."""
+    run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
+    bounds = run.recipe.tinker.bounds
+    config = {"clip_low_threshold": bounds[0], "clip_high_threshold": bounds[1]} if bounds else None
+    sent = list(parts(rows, stage.micro_batch_size))
+    passes = [run.run.learn(part, run.recipe.tinker.loss, config) for part in sent]
+    run.submit(step, passes, _measure(sent, measured, on_policy=stage.temperature == 1))
 
 
 def _expected(run: HostedStage, stage: Grpo, read: int, length: float) -> Tokens:
@@ -143,34 +166,14 @@ def _ask_more(
             answer.plain = sampler.logprobs(whole) if plain else None
 
 
-def _score(run: HostedStage, stage: Grpo, step: int, example: Example, group: list[Answer], figures: Figures) -> None:
-    """Grade a group and write its rollouts down."""
-    with run.rollouts.open("a", encoding="utf-8") as file:
-        for answer in group:
-            text = text_of(run.encoder, answer.tokens)
-            scores: list[float | None] = []
-            for reward in run.job.rewards:
-                scored = grade(reward, text, example)
-                scores.append(scored.score)
-                if scored.score is not None:
-                    figures.scores.setdefault(reward.name, []).append(scored.score)
-                for name, value in scored.parts.items():
-                    if math.isfinite(value):
-                        figures.parts.setdefault(f"{reward.name}/{name}", []).append(value)
-                entry = {"step": step, "id": example.id, "reward": reward.name, "score": scored.score}
-                file.write(json.dumps({**entry, "parts": dict(scored.parts), "completion": text}) + "\n")
-            answer.reward = weighted_reward(scores, [r.weight for r in run.job.rewards])
-
-
 def _rows(
     run: HostedStage,
     stage: Grpo,
     step: int,
     prompts: Sequence[list[int]],
     groups: Sequence[list[Answer]],
-    figures: Figures,
 ) -> tuple[list[TrainRow], dict[str, float]]:
-    """The step's rows, advantages divided by the batch's answer tokens (TRL's dapo), and its figures."""
+    """The step's rows, advantages divided by the batch's answer tokens (TRL's dapo), and its KL."""
     advantages = group_advantages([[a.reward for a in g] for g in groups], stage.advantage)
     total = sum(len(a.tokens) for g in groups for a in g)
     if not total:
@@ -196,9 +199,8 @@ def _rows(
     kl /= total
     if stage.beta and step == 1 and stage.reference == "start" and kl > FIRST_KL:
         raise RuntimeError(f"the reference is not the starting adapter: first KL is {kl:g}, not 0")
-    measured = _figures(groups, figures, run) | ({"kl": kl} if stage.beta else {})
     # Rows without advantage have no gradient and cost as much as others; one keeps a step a step.
-    return rows or still[:1], measured
+    return rows or still[:1], {"kl": kl} if stage.beta else {}
 
 
 def _asked(pending: Pending, prompt: int) -> list[float]:
@@ -206,23 +208,26 @@ def _asked(pending: Pending, prompt: int) -> list[float]:
     return [float(v) for v in answer_logprobs(logprobs[1:], prompt)]
 
 
-def _figures(groups: Sequence[list[Answer]], figures: Figures, run: HostedStage) -> dict[str, float]:
-    everyone = [a for g in groups for a in g]
-    known = [a.reward for a in everyone if a.reward is not None]
-    if not known:
-        raise RuntimeError("no reward applies to any answer of this step")
+def _figures(groups: Sequence[list[Answer]], callers: Sequence[RewardCaller]) -> dict[str, float]:
+    """Figures of a step's answers and rewards, under TRL's names."""
+    answers = [a for g in groups for a in g]
+    known = [a.reward for a in answers if a.reward is not None]
     flat = [g for g in groups if len({round(a.reward, 8) for a in g if a.reward is not None}) <= 1]
     out = {
-        "reward": sum(known) / len(known),
+        "reward": sum(known) / max(1, len(known)),  # 0 where no reward applies, as in TRL
         "frac_reward_zero_std": len(flat) / len(groups),
-        "completions/mean_length": sum(len(a.tokens) for a in everyone) / len(everyone),
-        "completions/clipped_ratio": sum(a.cut for a in everyone) / len(everyone),
+        "completions/mean_length": sum(len(a.tokens) for a in answers) / len(answers),
+        "completions/clipped_ratio": sum(a.cut for a in answers) / len(answers),
     }
-    for name, values in figures.scores.items():
-        mean = sum(values) / len(values)
-        out[f"rewards/{name}/mean"] = mean
-        out[f"rewards/{name}/std"] = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
-    return out | {f"parts/{name}": sum(values) / len(values) for name, values in figures.parts.items()}
+    for n, caller in enumerate(callers):
+        if scores := [score for a in answers if (score := a.scores[n]) is not None]:
+            mean = sum(scores) / len(scores)
+            out[f"rewards/{caller.name}/mean"] = mean
+            out[f"rewards/{caller.name}/std"] = math.sqrt(
+                sum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1)
+            )
+        out |= caller.take_figures()
+    return out
 
 
 def _measure(sent: Sequence[Sequence[TrainRow]], measured: Mapping[str, float], *, on_policy: bool) -> Any:

@@ -1,9 +1,9 @@
-"""A stage in training on the service: where it stands, its checkpoints, its log, and what it has submitted.
+"""A stage in training on the service: its checkpoints, its log, and the steps it has submitted.
 
-A kill at any moment loses at most the steps since the last checkpoint, and the steps taken again start from the
-weights and optimizer of that checkpoint: none is counted twice, none left out. A checkpoint exists once its line is in
-`checkpoints.jsonl`, which is written when the service has confirmed the storage, which it does in the order of
-submission: after the step it belongs to and before the next.
+A kill at any moment loses at most the steps since the last checkpoint. These are trained again from the weights and the
+optimizer of that checkpoint, so that every step counts once. A checkpoint exists once its line is in
+`checkpoints.jsonl`. The line is written when the service has confirmed the storage; it confirms in the order of
+submission, so after the checkpoint's step and before the next.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from adapters.recipe.recipe import Recipe
 from adapters.types import Progress
 
 HOSTED = "hosted.json"
-"""In an adapter's folder: where the service keeps the same weights, to train on and to sample from."""
+"""File in an adapter's folder: the service's paths of the same weights, for training and for sampling."""
 CHECKPOINT_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """An optimizer step under way. `measure` turns the answers of its passes into figures."""
+    """An optimizer step in flight. `measure` computes figures from the answers of its passes."""
 
     step: int
     rate: float
@@ -46,7 +46,7 @@ class Submitted:
 
 
 class HostedStage:
-    """One job on the service, new or continued; `done` is the last step in the weights."""
+    """One job on the service, new or resumed; `done` is the last step that the weights hold."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class HostedStage:
             ) from None
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint follows this step."""
+        """Whether a checkpoint is stored after this step."""
         every = self.job.stage.save_every or max(1, self.job.steps // 10)
         return step % every == 0 or step == self.job.steps
 
     def submit(self, step: int, passes: Sequence[Pending], measure: Callable[[list[Any]], Mapping[str, float]]) -> None:
-        """Close a step: the optimizer's update, and a checkpoint where one is due."""
+        """Submit a step's optimizer update, and a checkpoint where one is due."""
         stage = self.job.stage
         rate = learning_rate(step, self.job.steps, stage.learning_rate, stage.schedule, stage.warmup)
         update = self.run.step(rate, stage.weight_decay)
@@ -105,7 +105,7 @@ class HostedStage:
         self.open.append(Submitted(step, rate, passes, update, save, measure))
 
     def settle(self, keep: int = 0) -> None:
-        """Wait until at most `keep` steps are under way; log what came back, and note confirmed checkpoints."""
+        """Wait until at most `keep` steps are in flight; log their figures and the confirmed checkpoints."""
         while len(self.open) > keep:
             sent = self.open.popleft()
             figures = dict(sent.measure([p.result() for p in sent.passes]))
@@ -120,16 +120,16 @@ class HostedStage:
                 self._note(sent.step, sent.save)
 
     def _judge(self, step: int, figures: Mapping[str, float]) -> None:
-        """Stop before the step is noted, let alone its checkpoint, when going on would only cost."""
-        found = self.monitor.update(figures)
-        if found is not None and found.fatal:
+        """Raise HealthError, before the step and its checkpoint are noted, when training on would be of no use."""
+        problem = self.monitor.update(figures)
+        if problem is not None and problem.fatal:
             kept = f"The weights of step {self.stored} are kept there." if self.stored > 0 else "None were stored yet."
-            raise HealthError(f"stopped at step {step}: {found.what}. To do: {found.remedy}. {kept}")
-        if found is not None:
-            console(stderr=True).print(f"warning: {found.what}; {found.remedy}.", markup=False)
+            raise HealthError(f"stopped at step {step}: {problem.what}. To do: {problem.remedy}. {kept}")
+        if problem is not None:
+            console(stderr=True).print(f"warning: {problem.what}; {problem.remedy}.", markup=False)
 
     def checkpoint(self) -> None:
-        """Store what is trained so far, unless it is stored already."""
+        """Store the weights as they are, unless they are stored already."""
         if self.done > max(0, self.stored):
             self._note(self.done, self.run.save(f"step-{self.done}", CHECKPOINT_DAYS))
 
@@ -138,11 +138,11 @@ class HostedStage:
         self.stored = step
 
     def spend(self, tokens: Tokens) -> None:
-        """Charge tokens to this stage, before they are sent."""
+        """Charge tokens to this stage; called before they are sent."""
         self.account.charge(self.job.name, tokens)
 
     def reference(self, name: str) -> Sampler:
-        """The reference of KL and DPO, found once and kept over restarts: the start, the base, or an adapter's path."""
+        """The reference model of KL and DPO: the start, the base, or an adapter's path. Kept over restarts."""
         path = self.work / "reference.json"
         if not path.is_file():
             folder = self.start if name == "start" else None if name == "base" else Path(name)
@@ -154,7 +154,7 @@ class HostedStage:
         return self.service.sampler(base=where["base"])
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A value of the stage's start, computed once and kept over restarts."""
+        """A value that is computed once and kept over restarts."""
         path = self.work / f"{name}.json"
         if not path.is_file():
             write_json(path, compute())
@@ -166,7 +166,7 @@ class HostedStage:
 
 
 def held(folder: Path) -> dict[str, Any]:
-    """Where the service keeps the adapter of this folder. Raises UserError for an adapter trained elsewhere."""
+    """Where the service stores the adapter of this folder. Raises UserError for an adapter trained elsewhere."""
     try:
         value: dict[str, Any] = json.loads((folder / HOSTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +182,7 @@ MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 
 def parts_trained(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether the attention's and the MLP's linear layers get an adapter: all the service lets one choose."""
+    """Whether the linear layers of attention and of the MLP get an adapter: the service's only choice."""
     targets = recipe.lora.target_modules
     if targets == "all-linear":
         return True, True
