@@ -1,4 +1,4 @@
-"""The signs of a training that goes wrong without failing, whoever trains."""
+"""Health checks of a training (NaN, KL, no signal), for the local and the hosted trainer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_SIGNAL = {
 
 
 class HealthError(RuntimeError):
-    """A training that was stopped because going on would only cost."""
+    """A training was stopped automatically because its figures show that it does not learn."""
 
 
 class Finding(NamedTuple):
@@ -31,6 +31,10 @@ class Finding(NamedTuple):
     what: str
     remedy: str
     fatal: bool
+
+    def message(self, step: int, kept: str) -> str:
+        """The error that ends a training at this step. `kept` says which weights remain."""
+        return f"stopped automatically at step {step}: {self.what}. Try to {self.remedy}. {kept}"
 
 
 class HealthMonitor:
@@ -41,7 +45,7 @@ class HealthMonitor:
         self.stuck = dict.fromkeys(NO_SIGNAL, 0)
 
     def update(self, logs: Mapping[str, Any]) -> Finding | None:
-        """Judge the figures of one more step; what ends the training comes before what is worth a warning."""
+        """Check the figures of one more step. A finding that ends the training goes before a warning."""
         figures = {k: v for k, v in logs.items() if isinstance(v, int | float)}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(figures.get(name, 0.0)):

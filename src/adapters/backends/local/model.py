@@ -1,4 +1,4 @@
-"""Device, precision, tokenizer and weights of a local run, and the one place where prompts become tokens."""
+"""Device, precision, tokenizer and weights of a local run; the encoder that turns prompts into tokens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from adapters.backends.local.base_model import AT, Base
+from adapters.console import phase
 from adapters.errors import UserError
 from adapters.recipe.recipe import Lora, Model
 from adapters.types import Example, Lengths, Message
@@ -95,6 +96,7 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
     On the CPU, or, quantised to 4 bits (Dettmers et al. 2023, with double quantisation), on this process's device.
     `whole` leaves the weights unquantised, which is what an adapter may be merged into.
     """
+    phase("loading the model")
     on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
     dtype = DTYPES.get(config.dtype, on_device if on_gpu() else torch.float32)
     options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}

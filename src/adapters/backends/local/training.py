@@ -29,6 +29,7 @@ from adapters.backends.local.speedups.grpo import lean
 from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import options
 from adapters.backends.local.trl_reward import TrlReward
+from adapters.console import phase
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Grpo, Sft
@@ -48,18 +49,23 @@ trl_utils._use_triton = _score_targets_only
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Progress, the metrics log, and the checks that need a number from inside the training."""
+    """Reports progress, writes the metrics log, and checks that the first step starts at the reference."""
 
     def __init__(self, job: Job, log: Path, progress: Progress) -> None:
         self.job, self.log, self.progress = job, log, progress
         self.last: dict[str, float] = {}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the step at which the training starts or continues."""
+        self.last["resumed"] = state.global_step
+        self.on_step_end(args, state, control)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the progress bar."""
+        """Move the progress display."""
         self.progress(state.global_step, state.max_steps, self.last)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Append the figures to the stage's log; stop on a reference that is not what the recipe says."""
+        """Append the figures to the stage's log. Raises RuntimeError when the reference is not the start."""
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if state.is_world_process_zero:
             with self.log.open("a", encoding="utf-8") as file:
@@ -82,6 +88,7 @@ def train_sft(
     model: PeftModel, encoder: Encoder, job: Job, stage: Sft, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
+    phase("tokenising")
     rows = _tokens(encoder, job.examples)
     by_length = stage.group_by_length and not in_use(model)
     order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=by_length)
@@ -99,8 +106,9 @@ def train_sft(
     )
     only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
+    phase("measuring before training")
     with deepspeed.not_yet(trainer):
-        before = nll(trainer, held_out) if held_out and not last_good(folder) else None
+        before = nll(trainer, held_out, progress) if held_out and not last_good(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
     state = train_to_the_end(trainer, folder, job.steps)
@@ -108,7 +116,8 @@ def train_sft(
     figures: dict[str, Any] = {"steps": state.global_step}
     if held_out:
         figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
-        figures["nll_after"] = nll(trainer, held_out)
+        phase("measuring after training")
+        figures["nll_after"] = nll(trainer, held_out, progress)
     release(trainer)
     return figures
 
@@ -173,12 +182,13 @@ def set_reference(model: PeftModel, reference: str) -> None:
 
 
 def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
-    """What every stage's trainer is given. `folder` is the trainer's, inside the stage's."""
+    """The callbacks of every stage's trainer. `folder` is the trainer's, inside the stage's."""
     return [Watch(job, folder.parent / "log.jsonl", progress), HealthWatch(job.stage.health), Checkpoints()]
 
 
 def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
-    """Train to the end, from the last sound checkpoint if there is one."""
+    """Train all steps, from the newest valid checkpoint if there is one."""
+    phase("training")
     deepspeed.verify_gathered(trainer)
     checkpoint = last_good(folder)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -196,7 +206,7 @@ def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
 
 
 def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
-    """Ready tokens: the trainer's own preparation is skipped, so prompt and mask are exactly inference's."""
+    """Token ids and labels of the rows. TRL's preparation is skipped, so prompt and mask are those of inference."""
     prompts = encoder.prompts([e.prompt for e in examples])
     answers = encoder.completions([e.completion for e in examples])
     return Dataset.from_dict(
@@ -208,7 +218,7 @@ def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
     )
 
 
-def nll(trainer: SFTTrainer, rows: Dataset) -> float:
+def nll(trainer: SFTTrainer, rows: Dataset, progress: Progress) -> float:
     """Mean negative log-likelihood per target token (nats) over all rows, whatever the batching."""
     accelerator = trainer.accelerator
     model = trainer.model_wrapped if trainer.model_wrapped is not trainer.model else trainer.model
@@ -229,13 +239,16 @@ def nll(trainer: SFTTrainer, rows: Dataset) -> float:
                 out = model(**batch, fused_lm_head=True)
             if mine < len(batches):
                 total += torch.tensor([-out.log_probs.double().sum().item(), float(out.label_mask.sum().item())])
+            progress(min((n + 1) * accelerator.num_processes, len(batches)), len(batches), {})
     model.train()
     total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").cpu()
-    return float(total[0] / total[1])
+    value = float(total[0] / total[1])
+    progress(len(batches), len(batches), {"nll": value})
+    return value
 
 
 def only_our_progress(trainer: Any) -> None:
-    """Drop the trainer's own progress bar and printing."""
+    """Remove the trainer's own progress bar and printing."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     for callback in (PrinterCallback, ProgressCallback):
@@ -243,7 +256,7 @@ def only_our_progress(trainer: Any) -> None:
 
 
 def release(trainer: Any) -> None:
-    """Give the stage's memory back before the next one starts."""
+    """Free the stage's memory before the next one starts."""
     trainer.accelerator.free_memory()
     trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
     AcceleratorState._reset_state(reset_partial_state=False)

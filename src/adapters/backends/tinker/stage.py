@@ -23,7 +23,7 @@ from adapters.backends.local.model import Encoder
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.objectives import learning_rate
 from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError
-from adapters.console import console
+from adapters.console import console, phase
 from adapters.errors import UserError
 from adapters.files import write_json
 from adapters.recipe.recipe import Recipe
@@ -72,6 +72,7 @@ class HostedStage:
         self.open: deque[Submitted] = deque()
         last = _checkpoints(self.work / "checkpoints.jsonl")[-1:]
         self.done: int = last[0]["step"] if last else 0
+        self.resumed = self.done
         self.stored = self.done if last else -1
         for file in (self.log, self.rollouts):
             _forget_after(file, self.done)
@@ -82,6 +83,7 @@ class HostedStage:
         else:
             attention, mlp = parts_trained(recipe)
             self.run = service.new_run(base, recipe.lora.rank, recipe.seed, attention=attention, mlp=mlp)
+        phase("training")
 
     def _run_from(self, path: str, *, optimizer: bool) -> Run:
         try:
@@ -99,6 +101,7 @@ class HostedStage:
 
     def submit(self, step: int, passes: Sequence[Pending], measure: Callable[[list[Any]], Mapping[str, float]]) -> None:
         """Close a step: the optimizer's update, and a checkpoint where one is due."""
+        phase("training")
         stage = self.job.stage
         rate = learning_rate(step, self.job.steps, stage.learning_rate, stage.schedule, stage.warmup)
         update = self.run.step(rate, stage.weight_decay)
@@ -116,18 +119,18 @@ class HostedStage:
             figures |= {"learning_rate": sent.rate, "idle_share": self.service.idle.share()}
             figures |= self.account.figures(self.job.name)
             _append(self.log, {"step": sent.step, **figures})
-            self.progress(sent.step, self.job.steps, {**figures, **self.account.live()})
+            self.progress(sent.step, self.job.steps, {**figures, **self.account.live(), "resumed": self.resumed})
             if sent.save is not None:
                 self._note(sent.step, sent.save)
 
     def _judge(self, step: int, figures: Mapping[str, float]) -> None:
         """Stop before the step is noted, let alone its checkpoint, when going on would only cost."""
-        found = self.monitor.update(figures)
-        if found is not None and found.fatal:
-            kept = f"The weights of step {self.stored} are kept there." if self.stored > 0 else "None were stored yet."
-            raise HealthError(f"stopped at step {step}: {found.what}. To do: {found.remedy}. {kept}")
-        if found is not None:
-            console(stderr=True).print(f"warning: {found.what}; {found.remedy}.", markup=False)
+        finding = self.monitor.update(figures)
+        if finding is not None and finding.fatal:
+            stored = f"The service keeps the weights of step {self.stored}." if self.stored > 0 else ""
+            raise HealthError(finding.message(step, stored or "No checkpoint had been stored yet."))
+        if finding is not None:
+            console(stderr=True).print(f"warning: {finding.what}. Try to {finding.remedy}.", markup=False)
 
     def checkpoint(self) -> None:
         """Store what is trained so far, unless it is stored already."""
