@@ -111,7 +111,7 @@ class _Phase:
         texts = [f"{self.done:,} of {self.total:,}"] if self.total else []
         texts.append(f"{_clock(elapsed)} elapsed")
         left = each * (self.total - self.done + fresh) - elapsed if self.done < self.total else 0.0
-        if each and left > 0:  # a step that takes longer than those before it leaves no sound estimate
+        if left >= 0.5:  # a step that takes longer than those before it leaves no sound estimate
             texts.append(f"{_clock(left)} left")
         texts += self.shown_figures()
         if each:

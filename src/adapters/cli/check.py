@@ -51,7 +51,7 @@ def check(
         from adapters.publish.hub import ask_hub
 
         hardware = hardware_of(device, launch)
-        with quiet(None), progress("check", "reading the recipe"):
+        with quiet(None), progress("check", "loading libraries"):
             checked = check_recipe(file, make_backend(file.recipe), plugins, hardware, ask_hub)
         if as_json:
             print(json.dumps(checked.as_json(), default=str))

@@ -71,7 +71,7 @@ def errors() -> Iterator[State]:
         except OSError:
             if full is None:
                 traceback.print_exc()
-        print("Finished work is kept. Run the same command again to continue from there.", file=sys.stderr)
+        print("Finished work is kept; the same command continues from there.", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

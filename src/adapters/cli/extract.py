@@ -87,7 +87,7 @@ def extract(
                 screen.print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
             else:
                 state.log = out.with_name(f"{out.name}.log")
-                with quiet(state.log), progress(out.name, "reading the corpus") as moved:
+                with quiet(state.log), progress(out.name, "starting the engine") as moved:
 
                     def start() -> Engine:
                         made = engines.make(

@@ -119,7 +119,7 @@ def _train(
             with progress("report", "writing the page"):
                 page = cli_report.after_run(plan.folder) if is_main() else ""
     tables.print_results(screen, report, plan.folder, everything=all_tables)
-    screen.print(f"Adapter: {plan.jobs[-1].folder}\nReport: {page}", soft_wrap=True, markup=False)
+    screen.print(f"\nAdapter: {plan.jobs[-1].folder}\nReport: {page}", soft_wrap=True, markup=False)
     screen.print(tables.next_commands(plan.folder), soft_wrap=True, markup=False)
     return report
 

@@ -93,8 +93,9 @@ def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, e
     """Stages, one table of results, what changed in one sentence. With `everything`, all tables instead of the one."""
     lines = [_stage_line(name, stage) for name, stage in report.get("stages", {}).items()]
     tables = list(result_tables(report)) if everything else [main_table(report["sets"])] if report["sets"] else []
-    for item in [*lines, *tables, headline(report["sets"], folder)]:
+    for item in ["\n".join(lines), *tables, headline(report["sets"], folder)]:
         if item:
+            screen.print()
             screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
 
 
@@ -102,7 +103,7 @@ def next_commands(folder: Path) -> str:
     """What to do with a finished run."""
     run = shlex.quote(str(folder))
     return (
-        f"Next:\n  adapters report {run} --open\n  adapters extract {run} CORPUS.jsonl -o records.jsonl\n"
+        f"\nNext:\n  adapters report {run} --open\n  adapters extract {run} CORPUS.jsonl -o records.jsonl\n"
         f"  adapters publish {run}"
     )
 

@@ -46,7 +46,8 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
     folder = plan.folder
     if console.is_main():
         open_or_resume(plan)
-        _write_ledger(plan)
+        with console.progress("plan", "looking for duplicates"):
+            _write_ledger(plan)
     backend.barrier()
     start: Path | None = None
     for job in plan.jobs:
