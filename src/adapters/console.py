@@ -1,4 +1,4 @@
-"""Terminal output: the console, the one progress display, and where other libraries' logs go."""
+"""Terminal output: the console, the progress display, other libraries' logs."""
 
 from __future__ import annotations
 
@@ -71,13 +71,16 @@ def quiet(log: Path | None) -> Iterator[None]:
 
 
 def _to_root(record: logging.LogRecord) -> bool:
-    """Pass a record on to the root logger. DeepSpeed's own handler writes to stdout, where only results belong."""
+    """Pass a record to the root logger, and on to no other handler.
+
+    DeepSpeed's own handler writes to stdout, where only results belong.
+    """
     logging.getLogger().handle(record)
     return False
 
 
 def quiet_libraries() -> None:
-    """Switch off the progress bars and log handlers of the Hugging Face libraries, which this imports."""
+    """Import the Hugging Face libraries, and switch off their bars and log handlers."""
     import datasets
     import transformers
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -135,7 +138,7 @@ class _Phase:
 
 
 class Display:
-    """The progress display: title and phase of the work, step, times, figures and speed.
+    """The progress display: title and phase of the work, step, times, figures.
 
     At a terminal it is a bar that is redrawn; elsewhere it is a line now and then, without cursor codes. One line of
     every phase stays. Calling the display moves it (see `adapters.types.Progress`).
@@ -168,7 +171,7 @@ class Display:
             self._print(summary)
 
     def speak(self) -> None:
-        """Print a line of each phase at growing intervals until the display has ended. Runs in a thread."""
+        """Print a line of each phase at growing intervals. Runs in a thread."""
         seen, due, interval = None, 0.0, 0.0
         while not self.ended.wait(BRIEF / 2):
             phase = self.current
@@ -194,7 +197,7 @@ class Display:
 
 @contextmanager
 def progress(title: str, first: str = "") -> Iterator[Progress]:
-    """Show the progress of some work, from its `first` phase on; yields the function that moves the display."""
+    """Show the progress of some work from its `first` phase on; yields the display."""
     if not is_main():
         yield lambda *_: None
         return
@@ -213,7 +216,7 @@ def progress(title: str, first: str = "") -> Iterator[Progress]:
 
 
 def phase(name: str) -> None:
-    """Say what the process does from here on. Shown by the progress display, if there is one."""
+    """Begin a phase in the progress display, if there is one."""
     if Display.active:
         Display.active[-1].phase(name)
 

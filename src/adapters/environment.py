@@ -18,7 +18,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_gb() -> float | None:
-    """Peak resident memory of this process in GB (10^9 bytes). None where the system does not report it."""
+    """Peak resident memory of this process in GB (10^9 bytes); None if unknown."""
     try:
         import resource
         import sys

@@ -1,4 +1,4 @@
-"""A backend without a model, for tests: it stores the targets of the training rows and answers with them.
+"""A backend without a model, for tests: it answers with the stored targets.
 
 Its adapter is a file of prompt -> answer. To other prompts its sampler answers `[]`.
 """

@@ -28,7 +28,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Check a recipe before training: plug-ins, lengths, masks, prompts, data, memory, rewards.
+    """Check a recipe before training: code, data, lengths, prompts, memory, rewards.
 
     Exits with 2 when a run would fail.
     """

@@ -51,7 +51,10 @@ def report(checked: Checked) -> Iterator[RenderableType]:
 
 
 def lengths_table(checked: Checked) -> Table:
-    """Tokens of prompts and targets, and rows lost to the limits. Of a test set, "dropped" rows are cut answers."""
+    """Tokens of prompts and targets, and rows lost to the length limits.
+
+    Of a test set, "dropped" counts the gold answers that are longer than max_new_tokens.
+    """
     columns = ("rows", "kept", "dropped", "prompt", "target")
     table = new_table("lengths in tokens (p50/p95/p99/max)", "source", *columns)
     for name, sources in checked.lengths.items():
@@ -66,7 +69,7 @@ def lengths_table(checked: Checked) -> Table:
 
 
 def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
-    """The first example and the first pair by token, and how their prompts differ between trainers and use.
+    """The first example and the first pair by token, and where their prompts differ.
 
     Masked tokens are grey, learned ones green, those of the rejected side red.
     """
@@ -98,7 +101,7 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def parity_table(checked: Checked) -> Table:
-    """The local and the hosted trainer compared: first what differs, then what is the same."""
+    """The local and the hosted trainer: first what differs, then what is the same."""
     table = new_table("local and hosted", "what", "")
     for column in ("local", "hosted"):
         table.add_column(column)
@@ -110,7 +113,7 @@ def parity_table(checked: Checked) -> Table:
 
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
-    """Sources by stage and test set: share of the mix, empty gold, exactly and nearly repeated texts, licence."""
+    """Sources by stage and test set: share, empty gold, repeated texts, licence."""
     names = ("source", "rows", "used", "share", "empty", "twice", "nearly")
     table = new_table("data (empty: no gold; twice, nearly: repeats another text)", *names)
     table.add_column("licence", overflow="fold")
@@ -125,7 +128,7 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
 
 
 def memory_table(checked: Checked) -> Table:
-    """Memory by component and available memory, of every stage and of the largest test set."""
+    """Memory by component, of every stage and of the largest test set."""
     tests = [s for s in checked.memory if s.name.startswith("evaluate ")]
     most = max(tests, key=lambda s: s.peak, default=None)
     shown = [s for s in checked.memory if s not in tests or s is most]

@@ -36,7 +36,7 @@ class State:
 
 @contextmanager
 def errors() -> Iterator[State]:
-    """Turn an exception into one message and an exit code: 2 wrong input, 1 failed work, 3 a refusal."""
+    """Turn exceptions into one message and an exit code: 2 input, 1 failed, 3 refused."""
     state = State()
     try:
         yield state
@@ -84,10 +84,11 @@ def _full_disk(error: Exception, log: Path | None) -> Path | None:
 
 
 def complain(message: str, *, everywhere: bool = False) -> None:
-    """Print an error message: rank 0 at once; another rank with its number, and after a delay unless `everywhere`.
+    """Print an error message; ranks other than 0 add their number.
 
-    An error that all ranks hit is printed by rank 0 alone, because its exit makes the launcher end the others. A rank
-    that still runs after the delay has hit an error of its own, such as a file that is missing on one machine.
+    Unless `everywhere`, the other ranks wait first: an error that all ranks hit is printed by rank 0 alone, because
+    its exit makes the launcher end the others. A rank that still runs after the delay has hit an error of its own,
+    such as a file that is missing on one machine.
     """
     rank = os.environ.get("RANK", "0")
     if rank != "0" and not everywhere:

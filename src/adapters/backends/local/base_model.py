@@ -1,4 +1,4 @@
-"""Resolve `model.base`: a Hub id, a local folder, or a model inside a wheel from the Python package index."""
+"""Resolve `model.base`: a Hub id, a local folder, or a wheel with a model inside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adapters.errors import UserError, hint
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A resolved base model: what to load, and the Hub id that a published adapter names."""
+    """What to load as the base model, and the Hub id that a published adapter names."""
 
     load: str
     hub_id: str
@@ -48,7 +48,7 @@ AT = ("model", "base")
 
 
 def resolve(base: str, revision: str | None = None) -> Base:
-    """Find the files of a base model. The first use of a wheel downloads and converts it.
+    """Find the files of a base model; the first use of a wheel downloads it.
 
     Raises UserError when a folder or wheel cannot be used. A Hub id is returned as it is, without asking the Hub.
     """
@@ -124,7 +124,10 @@ def _download(requirement: str, wheel: _Wheel, work: Path) -> Path:
 
 
 def _pip(requirement: str) -> list[str]:
-    """The command that runs pip: this environment's, or one that uv provides (an environment of uv has none)."""
+    """The command that runs pip.
+
+    An environment made by uv has no pip, but uv can run one.
+    """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     if (uv := shutil.which("uv")) is not None:

@@ -1,4 +1,4 @@
-"""A stage's checkpoints: hashed when complete, verified before and after loading; the last two are kept."""
+"""A stage's checkpoints: hashed when complete, verified, and the last two kept."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KEPT = 2
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Writes the hashes of each checkpoint, deletes old ones, and verifies the one that was loaded.
+    """Hashes each checkpoint, deletes old ones, verifies the one that was loaded.
 
     Checkpoints are ordered by step. The trainer itself orders them by time, which a clock that is set back reverses.
     """
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the hashes of the checkpoint's files as its last file; delete older checkpoints."""
+        """Write the hashes of the new checkpoint's files; delete older checkpoints."""
         if not state.is_world_process_zero:
             return
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -36,7 +36,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             shutil.rmtree(old, ignore_errors=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Raise RuntimeError when the weights in memory are not those of the checkpoint that was loaded."""
+        """Raise RuntimeError when the weights in memory are not the checkpoint's."""
         if state.global_step:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             with whole(model):
@@ -46,12 +46,12 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
 
 def last_good(folder: Path) -> Path | None:
-    """The newest checkpoint whose files all have their recorded hashes. None when there is none."""
+    """The newest checkpoint whose files have their recorded hashes; None without one."""
     return next((c for c in reversed(_by_step(folder)) if _is_complete(c)), None)
 
 
 def rewind(records: Path, below: float) -> None:
-    """Delete the log lines of the steps from `below` on, which will be written again, and incomplete lines."""
+    """Delete incomplete log lines and those of steps from `below` on, to be repeated."""
     if not records.is_file():
         return
     kept = []

@@ -15,7 +15,7 @@ from adapters.recipe.stages import Health
 
 
 class HealthWatch(TrainerCallback):  # type: ignore[misc]
-    """Warns, then raises HealthError, by the thresholds of the stage's `health:`, before a bad state is saved."""
+    """Warns, then raises HealthError, by the thresholds of the stage's `health:`."""
 
     def __init__(self, health: Health) -> None:
         self.monitor = HealthMonitor(health)

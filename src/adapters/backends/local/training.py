@@ -1,4 +1,4 @@
-"""SFT and GRPO through TRL's trainers, on the one adapter that is carried through the stages."""
+"""SFT and GRPO through TRL's trainers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ trl_utils._use_triton = _score_targets_only
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, writes the metrics log, and checks that the first step starts at the reference."""
+    """Reports progress, writes the metrics log, checks the reference at step 1."""
 
     def __init__(self, job: Job, log: Path, progress: Progress) -> None:
         self.job, self.log, self.progress = job, log, progress
@@ -65,7 +65,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.progress(state.global_step, state.max_steps, self.last)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Append the figures to the stage's log. Raises RuntimeError when the reference is not the start."""
+        """Append the figures to the stage's log.
+
+        Raises RuntimeError when the reference should be the start and is not.
+        """
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if state.is_world_process_zero:
             with self.log.open("a", encoding="utf-8") as file:
@@ -87,7 +90,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 def train_sft(
     model: PeftModel, encoder: Encoder, job: Job, stage: Sft, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
+    """Train one SFT stage. Returns its steps, and NLL per token before and after.
+
+    `folder` keeps the trainer's checkpoints.
+    """
     phase("tokenising")
     rows = _tokens(encoder, job.examples)
     by_length = stage.group_by_length and not in_use(model)
@@ -125,7 +131,10 @@ def train_sft(
 def train_grpo(
     model: PeftModel, encoder: Encoder, job: Job, stage: Grpo, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """One GRPO stage. The KL reference is the start, the base or a path: asserted, never implied."""
+    """Train one GRPO stage. Returns its steps, first KL, rewards and zero variance.
+
+    The KL reference is set as the recipe names it, and checked at the first step.
+    """
     shared = options(stage, recipe, folder, job)
     args = GRPOConfig(
         **shared,
@@ -182,7 +191,7 @@ def set_reference(model: PeftModel, reference: str) -> None:
 
 
 def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
-    """The callbacks of every stage's trainer. `folder` is the trainer's, inside the stage's."""
+    """The callbacks of every stage's trainer; `folder` holds its checkpoints."""
     return [Watch(job, folder.parent / "log.jsonl", progress), HealthWatch(job.stage.health), Checkpoints()]
 
 
@@ -206,7 +215,10 @@ def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
 
 
 def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
-    """Token ids and labels of the rows. TRL's preparation is skipped, so prompt and mask are those of inference."""
+    """Token ids, labels and lengths of the rows.
+
+    TRL's own preparation is skipped, so that prompt and mask are those of inference.
+    """
     prompts = encoder.prompts([e.prompt for e in examples])
     answers = encoder.completions([e.completion for e in examples])
     return Dataset.from_dict(
@@ -219,7 +231,7 @@ def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
 
 
 def nll(trainer: SFTTrainer, rows: Dataset, progress: Progress) -> float:
-    """Mean negative log-likelihood per target token (nats) over all rows, whatever the batching."""
+    """Mean negative log-likelihood per target token over all rows, in nats."""
     accelerator = trainer.accelerator
     model = trainer.model_wrapped if trainer.model_wrapped is not trainer.model else trainer.model
     order = sorted(range(len(rows)), key=lambda i: rows[i]["length"])

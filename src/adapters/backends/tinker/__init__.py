@@ -1,4 +1,7 @@
-"""Training on the Tinker API: recipe, data and rewards run here, the model runs there, the adapter is downloaded."""
+"""Training on the Tinker API.
+
+Data and rewards are computed here, the model is trained there, and the adapter is downloaded at the end.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from adapters.backends.tinker.grpo import train_grpo
 from adapters.backends.tinker.parity import check_recipe, differences, notes
 from adapters.backends.tinker.service import Service
 from adapters.backends.tinker.sft import train_sft
-from adapters.backends.tinker.stage import HOSTED, HostedStage, held
+from adapters.backends.tinker.stage import HOSTED, HostedStage, service_copy
 from adapters.console import phase, quiet_libraries
 from adapters.errors import Refused, UserError, hint
 from adapters.files import write_json
@@ -50,7 +53,7 @@ class TinkerBackend:
 
     @property
     def base(self) -> base_model.Base:
-        """The local copy of the base model: its tokenizer, its config and, perhaps, its weights."""
+        """The local files of the base model: tokenizer, config and, perhaps, weights."""
         if self._resolved is None:
             self._resolved = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
         return self._resolved
@@ -68,19 +71,19 @@ class TinkerBackend:
         return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Raise UserError for settings that the service lacks; return notes on what it does differently."""
+        """Raise UserError for what the service cannot do; return notes on differences."""
         check_recipe(self.recipe)
         for n, stage in enumerate(stages):
             reference = getattr(stage, "reference", "start")
             if reference not in ("start", "base"):
                 try:
-                    held(Path(reference))
+                    service_copy(Path(reference))
                 except UserError as error:
                     raise UserError(str(error), at=("stages", n, "reference")) from None
         return [f"hosted at {service.base_url()}", *notes(self.recipe)]
 
     def estimate(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
-        """What the run will use, and whether the service is there, takes our key and knows the base model.
+        """Estimate the run's cost; check the service, the API key and the base model.
 
         With `certain` off (a dry run) what is wrong with the service is a note. Raises UserError and Refused.
         """
@@ -140,11 +143,11 @@ class TinkerBackend:
         return encoder.lengths(examples)
 
     def parity(self) -> list[Difference]:
-        """What differs between the local and the hosted trainer for this recipe, and what is the same."""
+        """How the local and the hosted trainer differ for this recipe."""
         return differences(self.recipe)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """The tokens of a prompt in training, evaluation and use; see `backends.local.prompt_audit`."""
+        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
         from adapters.backends.local import prompt_audit
 
         return prompt_audit.audit(self.encoder, examples, kinds)
@@ -240,7 +243,7 @@ class TinkerBackend:
         return HostedSampler(weights, self.encoder, self.account, "evaluation")
 
     def _kept(self, adapter: Path) -> str:
-        where = held(adapter)
+        where = service_copy(adapter)
         if datetime.fromisoformat(where["kept_until"]) < datetime.now(UTC):
             raise UserError(
                 f"the service kept the weights of {adapter} until {where['kept_until']}; the adapter itself is here, "

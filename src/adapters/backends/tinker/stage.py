@@ -1,4 +1,4 @@
-"""A stage in training on the service: where it stands, its checkpoints, its log, and what it has submitted.
+"""A stage on the service: its step, checkpoints, log and submitted requests.
 
 A kill at any moment loses at most the steps since the last checkpoint, and the steps taken again start from the
 weights and optimizer of that checkpoint: none is counted twice, none left out. A checkpoint exists once its line is in
@@ -36,7 +36,7 @@ CHECKPOINT_DAYS = 7
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """An optimizer step under way. `measure` turns the answers of its passes into figures."""
+    """An optimizer step in flight; `measure` turns the answers into figures."""
 
     step: int
     rate: float
@@ -79,7 +79,7 @@ class HostedStage:
         if last:
             self.run = self._run_from(last[0]["state"], optimizer=True)
         elif start is not None:
-            self.run = self._run_from(held(start)["state"], optimizer=False)
+            self.run = self._run_from(service_copy(start)["state"], optimizer=False)
         else:
             attention, mlp = parts_trained(recipe)
             self.run = service.new_run(base, recipe.lora.rank, recipe.seed, attention=attention, mlp=mlp)
@@ -109,7 +109,7 @@ class HostedStage:
         self.open.append(Submitted(step, rate, passes, update, save, measure))
 
     def settle(self, keep: int = 0) -> None:
-        """Wait until at most `keep` steps are under way; log what came back, and note confirmed checkpoints."""
+        """Wait until at most `keep` steps are in flight; log results and checkpoints."""
         while len(self.open) > keep:
             sent = self.open.popleft()
             figures = dict(sent.measure([p.result() for p in sent.passes]))
@@ -124,7 +124,7 @@ class HostedStage:
                 self._note(sent.step, sent.save)
 
     def _judge(self, step: int, figures: Mapping[str, float]) -> None:
-        """Stop before the step is noted, let alone its checkpoint, when going on would only cost."""
+        """Raise HealthError before a bad step or its checkpoint is recorded."""
         finding = self.monitor.update(figures)
         if finding is not None and finding.fatal:
             stored = f"The service keeps the weights of step {self.stored}." if self.stored > 0 else ""
@@ -146,12 +146,15 @@ class HostedStage:
         self.account.charge(self.job.name, tokens)
 
     def reference(self, name: str) -> Sampler:
-        """The reference of KL and DPO, found once and kept over restarts: the start, the base, or an adapter's path."""
+        """The reference of KL and DPO: the start, the base, or an adapter's path.
+
+        It is resolved once and kept over restarts.
+        """
         path = self.work / "reference.json"
         if not path.is_file():
             folder = self.start if name == "start" else None if name == "base" else Path(name)
             # A new adapter is the base itself: its B matrices are zero.
-            write_json(path, {"path": held(folder)["sampler"] if folder else None, "base": self.base})
+            write_json(path, {"path": service_copy(folder)["sampler"] if folder else None, "base": self.base})
         where = json.loads(path.read_text())
         if where["path"]:
             return self.service.sampler(path=where["path"])
@@ -169,8 +172,11 @@ class HostedStage:
         return _lines(self.log)
 
 
-def held(folder: Path) -> dict[str, Any]:
-    """Where the service keeps the adapter of this folder. Raises UserError for an adapter trained elsewhere."""
+def service_copy(folder: Path) -> dict[str, Any]:
+    """Where the service keeps the adapter of this folder.
+
+    Raises UserError for an adapter that was trained elsewhere.
+    """
     try:
         value: dict[str, Any] = json.loads((folder / HOSTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -186,7 +192,10 @@ MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 
 def parts_trained(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether the attention's and the MLP's linear layers get an adapter: all the service lets one choose."""
+    """Whether the linear layers of attention and of the MLP get an adapter.
+
+    The service offers no finer choice.
+    """
     targets = recipe.lora.target_modules
     if targets == "all-linear":
         return True, True
