@@ -1,41 +1,45 @@
-"""Terminal output: the console, progress bars, and where other libraries' logs go."""
+"""Terminal output: the console, the progress display, other libraries' logs."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from adapters.types import Progress as Report
+from adapters.types import Progress
 
-LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss")
-
-
-SPENT_FIGURES = ("ktok", "usd", "refused")
-"""What a server has used so far, thousands of tokens and dollars where prices are known, and prompts it refused."""
+LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss", "nll")
+"""Figures of a training that the display shows, at most two of them, in this order."""
+COUNTED_FIGURES = {"ktok": "thousand tokens", "usd": "dollars", "refused": "refused", "errors": "without a record"}
+"""Running totals that the display always shows, and how it calls them."""
+BRIEF = 1.0
+"""Seconds. A phase that ends sooner is not announced."""
+INTERVALS = (60.0, 600.0)
+"""Seconds between two lines of one phase where there is no terminal: the first, which doubles up to the second."""
 
 
 def is_main() -> bool:
-    """Whether this process speaks and writes for the run."""
+    """Whether this process is rank 0, the only one that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where to print; silent on every process but the first."""
+    """The console to print to. Other ranks than 0 print nothing."""
+    if stderr and Display.active:
+        return Display.active[-1].screen  # a second console would write across the bar
     return Console(stderr=stderr, quiet=not is_main(), highlight=False)
 
 
@@ -67,13 +71,16 @@ def quiet(log: Path | None) -> Iterator[None]:
 
 
 def _to_root(record: logging.LogRecord) -> bool:
-    """DeepSpeed's logger writes to stdout, where only results belong."""
+    """Pass a record to the root logger, and on to no other handler.
+
+    DeepSpeed's own handler writes to stdout, where only results belong.
+    """
     logging.getLogger().handle(record)
     return False
 
 
 def quiet_libraries() -> None:
-    """Route the Hugging Face libraries' own handlers and progress bars away from the screen. Imports them."""
+    """Import the Hugging Face libraries, and switch off their bars and log handlers."""
     import datasets
     import transformers
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -87,26 +94,134 @@ def quiet_libraries() -> None:
         logger.propagate = True
 
 
+@dataclass
+class _Phase:
+    """What a piece of work does at present, and how far it is."""
+
+    label: str
+    done: int = 0
+    total: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    moved: float = 0.0
+    """When the last step was done."""
+
+    def state(self) -> str:
+        """Step, times, figures and speed."""
+        elapsed = time.monotonic() - self.began
+        fresh = self.done - self.figures.get("resumed", 0)
+        each = (self.moved - self.began) / fresh if fresh > 0 else 0.0
+        texts = [f"{self.done:,} of {self.total:,}"] if self.total else []
+        texts.append(f"{_clock(elapsed)} elapsed")
+        left = each * (self.total - self.done + fresh) - elapsed if self.done < self.total else 0.0
+        if left >= 0.5:  # a step that takes longer than those before it leaves no sound estimate
+            texts.append(f"{_clock(left)} left")
+        texts += self.shown_figures()
+        if each:
+            texts.append(f"{each:.1f} s each" if each > 1 else f"{1 / each:,.1f}/s")
+        return ", ".join(texts)
+
+    def summary(self) -> str:
+        """The line that stays of the phase; empty for a short one without steps."""
+        seconds = time.monotonic() - self.began
+        if not self.total and seconds < BRIEF:
+            return ""
+        count = f"{self.done:,} of {self.total:,}" if self.total else "done"
+        return ", ".join([f"{self.label}: {count} in {_clock(seconds)}", *self.shown_figures()])
+
+    def shown_figures(self) -> list[str]:
+        """The figures that are worth a place on the line."""
+        live = [f"{name} {self.figures[name]:.3g}" for name in LIVE_FIGURES if name in self.figures][:2]
+        return live + [
+            f"{self.figures[key]:,.4g} {name}" for key, name in COUNTED_FIGURES.items() if self.figures.get(key)
+        ]
+
+
+class Display:
+    """The progress display: title and phase of the work, step, times, figures.
+
+    At a terminal it is a bar that is redrawn; elsewhere it is a line now and then, without cursor codes. One line of
+    every phase stays. Calling the display moves it (see `adapters.types.Progress`).
+    """
+
+    active: ClassVar[list[Display]] = []
+
+    def __init__(self, title: str, first: str) -> None:
+        self.title, self.name, self.screen = title, first, console(stderr=True)
+        self.current = self._new_phase()
+        self.ended = threading.Event()
+        at_terminal = self.screen.is_interactive and self.screen.file.isatty()
+        self.live = Live(get_renderable=self._bar, console=self.screen, transient=True) if at_terminal else None
+
+    def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Note that `done` of `total` steps are done."""
+        phase = self.current
+        phase.done, phase.total, phase.figures, phase.moved = done, total, figures, time.monotonic()
+
+    def phase(self, name: str) -> None:
+        """End the current phase and begin another."""
+        if name != self.name:
+            self.finish()
+            self.name = name
+            self.current = self._new_phase()
+
+    def finish(self) -> None:
+        """Print the line that stays of the current phase."""
+        if summary := self.current.summary():
+            self._print(summary)
+
+    def speak(self) -> None:
+        """Print a line of each phase at growing intervals. Runs in a thread."""
+        seen, due, interval = None, 0.0, 0.0
+        while not self.ended.wait(BRIEF / 2):
+            phase = self.current
+            if phase is not seen:
+                seen, due, interval = phase, phase.began + BRIEF, INTERVALS[0]
+            if time.monotonic() >= due:
+                self._print(f"{phase.label}, {phase.state()}")
+                due, interval = time.monotonic() + interval, min(2 * interval, INTERVALS[1])
+
+    def _new_phase(self) -> _Phase:
+        return _Phase(f"{self.title}: {self.name}" if self.name else self.title)
+
+    def _print(self, line: str) -> None:
+        self.screen.print(line, soft_wrap=True, markup=False)
+
+    def _bar(self) -> Table:
+        phase = self.current
+        words = Text(f"{phase.label}, {phase.state()}", no_wrap=True, overflow="ellipsis")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(*([ProgressBar(phase.total, phase.done, width=12)] if phase.total else []), words)
+        return grid
+
+
 @contextmanager
-def progress(title: str) -> Iterator[Report]:
-    """A progress bar with time left and the latest figures; yields the function that moves it."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, figures="")
+def progress(title: str, first: str = "") -> Iterator[Progress]:
+    """Show the progress of some work from its `first` phase on; yields the display."""
+    if not is_main():
+        yield lambda *_: None
+        return
+    display = Display(title, first)
+    Display.active.append(display)
+    speaker = threading.Thread(target=display.speak, daemon=True)
+    try:
+        display.live.start() if display.live else speaker.start()
+        yield display
+        display.finish()
+    finally:
+        display.ended.set()
+        if display.live:
+            display.live.stop()
+        Display.active.remove(display)
 
-        def move(done: int, total: int, figures: Mapping[str, float]) -> None:
-            known = [k for k in LIVE_FIGURES if k in figures][:2]
-            known += [k for k in SPENT_FIGURES if k in figures]
-            shown = "  ".join(f"{k} {figures[k]:.3g}" for k in known)
-            bar.update(task, completed=done, total=total, figures=shown)
 
-        yield move
+def phase(name: str) -> None:
+    """Begin a phase in the progress display, if there is one."""
+    if Display.active:
+        Display.active[-1].phase(name)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 VERSIONS = ("extraction-adapters", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tinker")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made an adapter."""
-    out = {}
+    """Versions of the installed libraries that training depends on."""
+    installed = {}
     for name in VERSIONS:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return out
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 def peak_memory_gb() -> float | None:
-    """Highest resident memory of this process so far, in GB (10^9 bytes); None where the system does not tell."""
+    """Peak resident memory of this process in GB (10^9 bytes); None if unknown."""
     try:
         import resource
         import sys

@@ -189,7 +189,7 @@ class Lengths(NamedTuple):
 
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (done, total, figures) as work goes on."""
+"""Called with (done, total, figures) as work goes on. `figures["resumed"]` is what was done before this start."""
 
 
 @dataclass(frozen=True, slots=True)

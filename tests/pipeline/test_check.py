@@ -242,7 +242,7 @@ def test_tables_fit_a_narrow_screen_and_lose_no_digit() -> None:
     from rich.console import Console
 
     from adapters.backends.memory import StagePlan
-    from adapters.cli.check import ledger_table, lengths_table, memory_table, rewards_table
+    from adapters.cli.check_tables import ledger_table, lengths_table, memory_table, rewards_table
     from adapters.pipeline.check import Checked
     from adapters.plugins.reward_bench import RewardTest
 
@@ -396,7 +396,7 @@ def test_a_view_that_differs_is_an_error_with_its_difference(tiny_model: Path, m
     """What happens when one consumer forgets the switch: TRL's own trainer without its chat_template_kwargs."""
     pytest.importorskip("torch")
     from adapters.backends.local import prompt_audit
-    from adapters.cli.check import prompts_shown
+    from adapters.cli.check_tables import prompts_shown
 
     def forgetful(encoder, example):  # type: ignore[no-untyped-def]
         other = type(encoder)(encoder.tokenizer, thinking=True)
@@ -427,7 +427,7 @@ def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> Non
 def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from adapters.backends.local import base_model, model, prompt_audit
-    from adapters.cli.check import prompts_shown
+    from adapters.cli.check_tables import prompts_shown
 
     encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     task = FundingTask(target="compact")

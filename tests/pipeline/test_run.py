@@ -98,9 +98,9 @@ def test_the_same_command_skips_what_is_done(mine: Path) -> None:
 
 def test_a_changed_recipe_is_refused_by_the_key(mine: Path) -> None:
     made, _ = start(mine)
-    with pytest.raises(UserError, match=r"from 1-sft on.*rate was 0.0001, is 0.0002.\n.*--fresh"):
+    with pytest.raises(UserError, match=r"recipe: 1-sft differs.*rate was 0.0001, is 0.0002.\n.*--fresh"):
         start(mine, "stages.0.learning_rate=2e-4")
-    with pytest.raises(UserError, match=r"from 2-grpo on. Changed: stages.1.beta was 0.1, is 0.2"):
+    with pytest.raises(UserError, match=r"another recipe: 2-grpo differs. Changed: stages.1.beta was 0.1, is 0.2"):
         start(mine, "stages.1.beta=0.2")
     write_jsonl(mine.parent / "train.jsonl", funding_rows(29))
     with pytest.raises(UserError, match="the training data"):
@@ -163,7 +163,7 @@ def test_unfinished_work_of_another_recipe_is_refused_not_deleted(mine: Path) ->
     work.mkdir(parents=True)
     (work / adapter_folder.OWNER_FILE).write_text("another")
     (work / "checkpoint").write_text("hours of work")
-    with pytest.raises(UserError, match="another recipe, from 1-sft on"):
+    with pytest.raises(UserError, match="another recipe: 1-sft differs"):
         start(mine)
     assert (work / "checkpoint").is_file()
 
@@ -199,7 +199,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_the_command_line_shows_plan_and_results(mine: Path) -> None:
-    done = command("run", str(mine), "stages.0.max_steps=2", cwd=mine.parent)
+    done = command("run", str(mine), "stages.0.max_steps=2", "--all", cwd=mine.parent)
     assert done.returncode == 0, done.stderr
     for text in (
         "1-sft",

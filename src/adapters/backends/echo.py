@@ -1,6 +1,6 @@
-"""A backend without a model, for tests of everything around it: it "learns" the targets it was shown.
+"""A backend without a model, for tests: it answers with the stored targets.
 
-Its adapter is a file of prompt -> answer; its sampler answers what it was shown, and `[]` elsewhere.
+Its adapter is a file of prompt -> answer. To other prompts its sampler answers `[]`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.jobs import Job
+from adapters.console import phase
 from adapters.data.load import prompt_key
 from adapters.recipe.recipe import Recipe
 from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
@@ -24,7 +25,7 @@ class EchoBackend:
         self.recipe = recipe
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Nothing can be wrong."""
+        """Accept every stage."""
         return ["echo: no model is trained"]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
@@ -39,7 +40,8 @@ class EchoBackend:
         ]
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
-        """Remember the targets."""
+        """Store the targets."""
+        phase("training")
         known = json.loads((start / WEIGHTS).read_text()) if start else {}
         for step in range(job.steps):
             progress(step + 1, job.steps, {"loss": 1 / (step + 1)})
@@ -49,7 +51,7 @@ class EchoBackend:
         return {"steps": job.steps}
 
     def sampler(self, adapter: Path | None) -> Sampler:
-        """Answer from memory."""
+        """A sampler that answers with the stored targets."""
         return self.remembered(adapter)
 
     @staticmethod

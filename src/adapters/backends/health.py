@@ -1,4 +1,4 @@
-"""The signs of a training that goes wrong without failing, whoever trains."""
+"""Health checks of a training (NaN, KL, no signal), local or hosted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_SIGNAL = {
 
 
 class HealthError(RuntimeError):
-    """A training that was stopped because going on would only cost."""
+    """A training was stopped automatically, by its health checks."""
 
 
 class Finding(NamedTuple):
@@ -31,6 +31,10 @@ class Finding(NamedTuple):
     what: str
     remedy: str
     fatal: bool
+
+    def message(self, step: int, kept: str) -> str:
+        """The error that ends a training at this step. `kept` says which weights remain."""
+        return f"stopped automatically at step {step}: {self.what}. Try to {self.remedy}. {kept}"
 
 
 class HealthMonitor:
@@ -41,7 +45,10 @@ class HealthMonitor:
         self.stuck = dict.fromkeys(NO_SIGNAL, 0)
 
     def update(self, logs: Mapping[str, Any]) -> Finding | None:
-        """Judge the figures of one more step; what ends the training comes before what is worth a warning."""
+        """Check the figures of one more step.
+
+        A finding that ends the training goes before a warning.
+        """
         figures = {k: v for k, v in logs.items() if isinstance(v, int | float)}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(figures.get(name, 0.0)):
@@ -53,11 +60,11 @@ class HealthMonitor:
         most = self.health.stuck_steps
         if most is None:
             return None
-        found = []
+        findings = []
         for name, (what, remedy) in NO_SIGNAL.items():
             if name in figures:
                 self.stuck[name] = self.stuck[name] + 1 if figures[name] >= 1 else 0
             steps = self.stuck[name]
             if steps and (steps >= most or steps == most // 2):
-                found.append(Finding(f"for {steps} steps {what}", remedy, steps >= most))
-        return max(found, key=lambda f: f.fatal, default=None)
+                findings.append(Finding(f"for {steps} steps {what}", remedy, steps >= most))
+        return max(findings, key=lambda f: f.fatal, default=None)

@@ -1,4 +1,4 @@
-"""How a command ends: one message and the right exit code, whatever went wrong."""
+"""How a command ends when something goes wrong: one message, and an exit code."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 FULL = 16 * 2**20
-"""Free bytes below which a failure is most likely the disk's; libraries word that error in many ways."""
+"""Bytes. With less free space a failure is probably caused by the full disk, whatever the library's message says."""
 
-PATIENCE = 5.0
-"""Seconds that a process other than the first keeps a message to itself before it speaks."""
+RANK_DELAY = 5.0
+"""Seconds that ranks other than 0 wait before they print an error."""
 
 
 class State:
-    """What a command has come to know, for a better message."""
+    """The recipe and the log of a command, which its error messages name."""
 
     file: RecipeFile | None = None
     log: Path | None = None
@@ -36,12 +36,12 @@ class State:
 
 @contextmanager
 def errors() -> Iterator[State]:
-    """One message and the right exit code, whatever goes wrong: 2 the person's input, 1 failed work, 3 a refusal."""
+    """Turn exceptions into one message and an exit code: 2 input, 1 failed, 3 refused."""
     state = State()
     try:
         yield state
     except UserError as error:
-        # All processes make the same plan; what happens after it need not be the same.
+        # All ranks make the same plan. After it, an error may be one rank's alone.
         complain(state.file.locate(error) if state.file else str(error), everywhere=state.log is not None)
         raise typer.Exit(2) from None
     except Refused as refusal:
@@ -57,11 +57,11 @@ def errors() -> Iterator[State]:
         if not logged and not isinstance(error, OSError):
             raise
         rank = os.environ.get("RANK")
-        who = f"process {rank}: " if rank else ""
-        print(f"{who}the run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        name = f"{type(error).__name__}: " if not type(error).__module__.startswith("adapters.") else ""
+        print(f"{f'process {rank}: ' if rank else ''}the run failed: {name}{error}", file=sys.stderr)
         full = _full_disk(error, state.log)
         if full is not None:
-            print(f"The disk of {full} is full: make room there.", file=sys.stderr)
+            print(f"The disk of {full} is full. Free some space on it.", file=sys.stderr)
         if state.log is None or not logged:
             raise typer.Exit(1) from None
         try:
@@ -71,25 +71,26 @@ def errors() -> Iterator[State]:
         except OSError:
             if full is None:
                 traceback.print_exc()
-        print("What is finished is kept; the same command continues from there.", file=sys.stderr)
+        print("Finished work is kept; the same command continues from there.", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
 def _full_disk(error: Exception, log: Path | None) -> Path | None:
-    """The folder that has no room left, where that is what went wrong."""
-    named = error.filename if isinstance(error, OSError) else None
-    place = Path(named).parent if isinstance(named, str) else log.parent if log else Path()
-    said = any(words in str(error) for words in ("No space left", "quota exceeded"))
-    return place if said or (place.is_dir() and shutil.disk_usage(place).free < FULL) else None
+    """The folder on the full disk, when a full disk caused the error."""
+    file = error.filename if isinstance(error, OSError) else None
+    folder = Path(file).parent if isinstance(file, str) else log.parent if log else Path()
+    reported = any(words in str(error) for words in ("No space left", "quota exceeded"))
+    return folder if reported or (folder.is_dir() and shutil.disk_usage(folder).free < FULL) else None
 
 
 def complain(message: str, *, everywhere: bool = False) -> None:
-    """Say a message once, or from every process where each may have an error of its own.
+    """Print an error message; ranks other than 0 add their number.
 
-    A mistake that all processes find is the first one's to say; its exit makes the launcher end the others. Whoever is
-    still there after a while has found something that the first has not, such as a file missing on one machine.
+    Unless `everywhere`, the other ranks wait first: an error that all ranks hit is printed by rank 0 alone, because
+    its exit makes the launcher end the others. A rank that still runs after the delay has hit an error of its own,
+    such as a file that is missing on one machine.
     """
     rank = os.environ.get("RANK", "0")
     if rank != "0" and not everywhere:
-        time.sleep(PATIENCE)
+        time.sleep(RANK_DELAY)
     print(message if rank == "0" else f"process {rank}: {message}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, TrustCode, consent
+from adapters.cli.options import AllTables, AsJson, TrustCode, consent
 from adapters.errors import UserError
 
 app = typer.Typer()
@@ -20,11 +20,12 @@ def evaluate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its stage folders.")],
     data: Annotated[list[Path] | None, typer.Option("--data", help="Test files instead of the recipe's sets.")] = None,
     trust: TrustCode = False,
+    all_tables: AllTables = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a finished run's last adapter (or the given stage's) beside its base model."""
     from adapters.cli import tables
-    from adapters.console import console, is_main, quiet
+    from adapters.console import console, is_main, progress, quiet
     from adapters.recipe.load import load_run
 
     with errors() as state:
@@ -48,15 +49,17 @@ def evaluate(
             raise UserError("the recipe names no test sets; give one with --data FILE.")
         state.log = run_folder / "run.log"
         with quiet(state.log):
-            backend = make_backend(file.recipe)
-            task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-            tests = evaluations(file, backend, task)
+            with progress("plan", "reading the test sets"):
+                backend = make_backend(file.recipe)
+                task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
+                tests = evaluations(file, backend, task)
             rewards = {r.name: r for stage in stage_rewards(file) for r in stage}
             models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
             models.append((finished[-1].name, finished[-1]))
             measured = running.evaluate_all(models, tests, task, list(rewards.values()), run_folder, backend)
         report = {"name": file.recipe.name, "sets": measured}
-        for table in [] if as_json else tables.result_tables(report):
-            console().print(table)
-        if as_json and is_main():
+        if not as_json:
+            tables.print_results(console(), report, run_folder, everything=all_tables)
+            console().print(tables.next_commands(run_folder), soft_wrap=True, markup=False)
+        elif is_main():
             print(json.dumps(report))

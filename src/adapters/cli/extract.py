@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,11 +17,7 @@ from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, group
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from adapters.extraction.extract import Moved
-
 app = typer.Typer()
-EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def extract(
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
     with errors() as state:
         server.refuse_without_endpoint()
-        from adapters.console import console, quiet
+        from adapters.console import console, phase, progress, quiet
         from adapters.extraction import adapter_source, engines
         from adapters.extraction.engine import Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
@@ -91,12 +86,17 @@ def extract(
                 screen.print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
             else:
                 state.log = out.with_name(f"{out.name}.log")
-                with quiet(state.log), _progress(screen, out.name) as moved:
+                with quiet(state.log), progress(out.name, "starting the engine") as moved:
 
                     def start() -> Engine:
-                        return engines.make(
-                            name, found, options, lambda note: screen.print(f"note: {note}", soft_wrap=True)
+                        made = engines.make(
+                            name,
+                            found,
+                            options,
+                            lambda note: console(stderr=True).print(f"note: {note}", soft_wrap=True),
                         )
+                        phase("extracting")
+                        return made
 
                     counts = run(work, start, moved)
         _say(screen, out, counts, as_json)
@@ -131,44 +131,3 @@ def _say(screen: Console, out: Path, counts: Mapping[str, Any], as_json: bool) -
         lines.append(f"{counts['seconds']:,.0f} s, {counts['rows_per_second']:,.1f} rows/s{again}")
     for line in lines:
         screen.print(line, soft_wrap=True)
-
-
-@contextmanager
-def _progress(screen: Console, title: str) -> Iterator[Moved]:
-    """A bar with rate and time left; on a cluster, whose logs are files, a line every half minute."""
-    import time
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    began, last = time.monotonic(), 0.0
-
-    def words(done: int, total: int, counts: Mapping[str, int]) -> str:
-        fresh = done - counts["resumed"]
-        rate = fresh / max(time.monotonic() - began, 1e-9)
-        left = (total - done) / rate if rate else 0
-        hours, minutes, seconds = int(left // 3600), int(left // 60 % 60), int(left % 60)
-        errors = f", {counts['errors']:,} without a record" if counts.get("errors") else ""
-        return f"{rate:,.1f} rows/s, {hours}:{minutes:02}:{seconds:02} left{errors}"
-
-    if not screen.is_terminal:
-
-        def say(done: int, total: int, counts: Mapping[str, int]) -> None:
-            nonlocal last
-            if time.monotonic() - last > EVERY and last:
-                screen.print(f"{title}: {done:,} of {total:,} rows, {words(done, total, counts)}", soft_wrap=True)
-            if time.monotonic() - last > EVERY:
-                last = time.monotonic()
-
-        yield say
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[words]}"), console=screen) as bar:
-        task = bar.add_task(title, total=None, words="loading the model")
-
-        def move(done: int, total: int, counts: Mapping[str, int]) -> None:
-            nonlocal last
-            if done == total or time.monotonic() - last > 0.2:
-                bar.update(task, completed=done, total=total, words=words(done, total, counts))
-                last = time.monotonic()
-
-        yield move

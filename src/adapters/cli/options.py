@@ -25,6 +25,9 @@ TrustCode = Annotated[
         "--trust-remote-code", help="Agree that the model's own Python code runs, where the recipe asks for it."
     ),
 ]
+AllTables = Annotated[
+    bool, typer.Option("--all", help="Print every table: all matching modes, precision, recall, outputs, rewards.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Replace what OUT holds.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from adapters import console
 from adapters.backends.jobs import Evaluation
 from adapters.evaluation import metrics
 from adapters.files import write_jsonl
@@ -30,12 +31,14 @@ def evaluate(
 
     Processes that do not `write` take part in the sampling only.
     """
+    console.phase("sampling")
     samples = sampler(
         [e.prompt for e in evaluation.examples],
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,
         progress=progress,
     )
+    console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
     scored = [_score(task, graders, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
     result = summary(evaluation.examples, samples, scored, rewards, evaluation.variants)

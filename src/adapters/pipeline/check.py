@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapters import console
 from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
@@ -85,11 +86,13 @@ def check_recipe(
     out.lengths = {part.name: part.lengths for part in sets if part.lengths}
     _try(out, file, lambda: check_dropped_share(made))
     _try(out, file, lambda: out.notes.extend(cost_notes(backend, made.jobs, made.evaluations, certain=True)))
+    console.phase("looking for duplicates")
     out.ledger = ledger.of_plan(made)
     out.warnings += ledger.findings(out.ledger)
     _try(out, file, lambda: _prompts(out, backend, made))
     _try(out, file, lambda: _memory(out, backend, made, hardware))
     _rewards(out, made)
+    console.phase("asking the Hub")
     _try(out, file, lambda: out.warnings.append(ask_hub(file) or ""))
     out.warnings = list(dict.fromkeys(filter(None, out.warnings)))
     return out
@@ -107,6 +110,7 @@ def _prompts(out: Checked, backend: Backend, made: Plan) -> None:
     if audit is None:
         out.notes.append(f"prompts and memory not audited: {made.recipe.trainer} renders and trains elsewhere")
         return
+    console.phase("comparing prompts")
     examples: list[Example] = [e for job in made.jobs for e in job.examples]
     out.prompts = found = audit(examples, [job.stage.kind for job in made.jobs])
     out.errors += found["errors"]
@@ -127,6 +131,7 @@ def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> N
     memory = getattr(backend, "memory", None)
     if memory is None:
         return
+    console.phase("planning memory")
     try:
         out.memory = memory(made.jobs, made.evaluations, **asdict(hardware))
     except UserError as error:
@@ -139,6 +144,7 @@ def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> N
 
 
 def _rewards(out: Checked, made: Plan) -> None:
+    console.phase("trying the rewards")
     for job in made.jobs:
         rows = _spread(job.examples)
         for reward in job.rewards:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters import console
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.data.lengths import by_source
@@ -141,6 +142,7 @@ def _job(
 ) -> Job:
     recipe = file.recipe
     stage, at = recipe.stages[n], ("stages", n)
+    console.phase(f"reading the data of {n + 1}-{stage.kind}")
     noising, laid_out = None, 1
     if stage.noise is not None:
         noising = make_row_noiser(stage.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
@@ -148,6 +150,7 @@ def _job(
     loaded = _rows(file, task, stage.data, at, noising, laid_out)
     epochs = stage.epochs / laid_out
     for i, reward in enumerate(rewards):
+        console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
     if isinstance(stage, Dpo):
         _check_pairs(loaded.examples, (*at, "data"))
@@ -247,6 +250,7 @@ def _evaluation(
     tokenizer_needed: bool,
 ) -> Evaluation:
     recipe = file.recipe
+    console.phase(f"reading the data of test set {spec.name}")
     loaded = _rows(file, task, spec.data, ("evaluate", n))
     examples = list(loaded.examples)
     if spec.variants > 1:

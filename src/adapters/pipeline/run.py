@@ -1,4 +1,4 @@
-"""The loop: jobs in order, what is done is skipped, the adapter is handed on, every stage is evaluated."""
+"""Run a plan: train what is not finished, evaluate every adapter, report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from adapters.pipeline.plan import Plan
 from adapters.plugins.rewards import NamedReward
 from adapters.types import Task
 
-# Keys that may change between two starts of one run: they alter no trained weight.
+# A run may be continued with other values of these keys: none affects trained weights.
 CHANGEABLE_RECIPE_KEYS = (
     "evaluate",
     "evaluate_base",
@@ -38,15 +38,16 @@ CHANGEABLE_RECIPE_KEYS = (
 
 
 def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
-    """Train what is not yet trained, evaluate what is not yet evaluated; returns the report.
+    """Train the unfinished stages and evaluate every adapter. Returns the report.
 
-    Started again with the same recipe it continues where it stopped. Raises UserError when the run's folder belongs
-    to another recipe.
+    Idempotent: with the same recipe it continues where it stopped. Raises UserError when the run folder belongs to
+    another recipe.
     """
     folder = plan.folder
     if console.is_main():
         open_or_resume(plan)
-        _write_ledger(plan)
+        with console.progress("plan", "looking for duplicates"):
+            _write_ledger(plan)
     backend.barrier()
     start: Path | None = None
     for job in plan.jobs:
@@ -57,8 +58,8 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         start = job.folder
     report: dict[str, Any] = {"name": plan.recipe.name, "sets": {}, "stages": {}}
     for job in plan.jobs:
-        held = adapter_folder.manifest(job.folder) or {}
-        report["stages"][job.name] = {k: held.get(k) for k in ("figures", "seconds", "peak_memory_gb", "steps")}
+        manifest = adapter_folder.manifest(job.folder) or {}
+        report["stages"][job.name] = {k: manifest.get(k) for k in ("figures", "seconds", "peak_memory_gb", "steps")}
     if plan.evaluations:
         models: list[tuple[str, Path | None]] = [(job.name, job.folder) for job in plan.jobs]
         if plan.recipe.evaluate_base:
@@ -73,28 +74,29 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
 
 
 def open_or_resume(plan: Plan) -> None:
-    """Make the run folder this recipe's, or refuse one that holds another recipe's work.
+    """Write the recipe into the run folder.
 
-    Work belongs to this recipe when its fingerprint is the job's; what does not bear on trained weights may change.
+    Raises UserError when the folder holds another recipe's stages. A stage belongs to this recipe when its fingerprint
+    is the job's. Settings outside the fingerprint may change.
     """
     path = plan.folder / "recipe.json"
     inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
     for link in (p for p in plan.folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
-        raise UserError(f"{link} is a link that leads out of the run folder; the run would write there. Remove it.")
+        raise UserError(f"{link} is a link to a place outside the run folder; the run would write there. Remove it.")
     for job in plan.jobs:
-        mark = adapter_folder.work_folder(job.folder) / adapter_folder.OWNER_FILE
-        held = adapter_folder.manifest(job.folder) or {}
-        if held.get("fingerprint") == job.fingerprint and (problems := adapter_folder.problems(job.folder)):
+        owner = adapter_folder.work_folder(job.folder) / adapter_folder.OWNER_FILE
+        trained = (adapter_folder.manifest(job.folder) or {}).get("fingerprint") == job.fingerprint
+        if trained and (problems := adapter_folder.problems(job.folder)):
             raise UserError(f"{problems[0]}. Delete {job.folder} to train that stage again.")
-        strange = job.folder.is_dir() and held.get("fingerprint") != job.fingerprint
-        if strange or (mark.is_file() and mark.read_text().partition(" ")[0] != job.fingerprint):
+        foreign = job.folder.is_dir() and not trained
+        if foreign or (owner.is_file() and owner.read_text().partition(" ")[0] != job.fingerprint):
             old = read_json(path)
             changed = _changes(old, plan.file.tree) if old else []
             raise UserError(
-                f"{plan.folder} holds a run of another recipe, from {job.name} on. "
-                f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (content, not path)'}.\n"
-                "Add --fork to keep the stages before it and train again from there, --fresh to start over (both keep "
-                "the old folder under another name), or give this run its own name with name=…"
+                f"{plan.folder} holds a run of another recipe: {job.name} differs. "
+                f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (its content)'}.\n"
+                f"--fork keeps the stages before {job.name} and trains from there; --fresh trains all stages again. "
+                "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
     write_json(path, plan.file.tree)
     write_json(plan.folder / "origin.json", {"folder": str(plan.file.folder.resolve())})
@@ -104,27 +106,29 @@ def open_or_resume(plan: Plan) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process. The lock ends with its process, however that ends.
+    """Lock a run folder for this process, until the process ends.
 
     Raises UserError when another process holds it, or when the folder cannot be written.
     """
     path = folder.parent / f".{folder.name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path, timeout=0)
-        held.acquire()
+        file_lock = FileLock(path, timeout=0)
+        file_lock.acquire()
     except Timeout:
-        raise UserError(f"another process is working on {folder} (it holds {path}); wait for it, or stop it.") from None
+        raise UserError(
+            f"another process is working on {folder} (it has locked {path}). Wait for it, or stop it."
+        ) from None
     except OSError as error:
         raise UserError(f"{folder.parent} cannot be written: {error.strerror or error}. Set run_dir=…") from None
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Keep an old run folder under a free name (`<name>.1`, `.2` …); None when there is none."""
+    """Rename an old run folder to a free name (NAME.1, NAME.2 …); None without one."""
     if not folder.is_dir():
         return None
     n = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
@@ -132,17 +136,17 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def fork(plan: Plan) -> tuple[Path | None, list[str]]:
-    """Keep an old run folder as `set_aside` does, and copy from it what this plan would make again just so.
+    """Rename an old run folder and copy the stages that this plan would repeat.
 
-    Returns where the old run is kept, and the names of the stages that were taken over. Nothing is moved before all
-    is copied, so that a full disk leaves the old run where it was.
+    Returns where the old run is kept, and the names of the copied stages. Nothing is renamed before all is copied, so
+    that a full disk leaves the old run where it was.
     """
     old, work = plan.folder, plan.folder.with_name(f".{plan.folder.name}.fork")
     shutil.rmtree(work, ignore_errors=True)
     kept: list[str] = []
     for job in plan.jobs:
-        held = adapter_folder.manifest(old / job.name) or {}
-        if held.get("fingerprint") != job.fingerprint or adapter_folder.problems(old / job.name):
+        manifest = adapter_folder.manifest(old / job.name) or {}
+        if manifest.get("fingerprint") != job.fingerprint or adapter_folder.problems(old / job.name):
             break
         shutil.copytree(old / job.name, work / job.name)
         kept.append(job.name)
@@ -167,16 +171,16 @@ def _changes(old: Any, new: Any, at: str = "") -> list[str]:
 def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     work = adapter_folder.work_folder(job.folder)
     if console.is_main():
-        # `open_or_resume` has made sure that neither folder is another recipe's work.
+        # `open_or_resume` has made sure that neither folder belongs to another recipe.
         shutil.rmtree(job.folder, ignore_errors=True)
-        mark = adapter_folder.owner_line(job.fingerprint, start)
-        if work.is_dir() and _text(work / adapter_folder.OWNER_FILE) != mark:
-            shutil.rmtree(work)  # checkpoints that grew from other weights than the stage before has now
+        owner = adapter_folder.owner_line(job.fingerprint, start)
+        if work.is_dir() and _text(work / adapter_folder.OWNER_FILE) != owner:
+            shutil.rmtree(work)  # its checkpoints started from other weights than the previous stage has now
         work.mkdir(parents=True, exist_ok=True)
-        write_text(work / adapter_folder.OWNER_FILE, mark)
+        write_text(work / adapter_folder.OWNER_FILE, owner)
     backend.barrier()
     began = time.time()
-    with console.progress(job.name) as progress:
+    with console.progress(job.name, "starting") as progress:
         figures = backend.train(job, start, work, progress)
     if console.is_main():
         describe = getattr(backend, "describe", dict)
@@ -212,9 +216,10 @@ def evaluate_all(
     folder: Path,
     backend: Backend,
 ) -> dict[str, Any]:
-    """Every model (label, adapter directory or None for the base) on every test set; what still holds is reused.
+    """Evaluate every model on every test set; reuse results that are still valid.
 
-    Returns test set -> label -> figures, as in `report.json`.
+    A model is a label and an adapter folder, or None for the base. Returns test set -> label -> figures, as in
+    `report.json`.
     """
     sets: dict[str, Any] = {e.name: {} for e in evaluations}
     for label, adapter in models:
@@ -222,18 +227,18 @@ def evaluate_all(
         for evaluation in evaluations:
             out = folder / "eval" / label / evaluation.name
             key = _evaluation_key(evaluation, adapter, rewards)
-            held = read_json(out / "metrics.json")
-            if held.get("key") != key:
+            figures = read_json(out / "metrics.json")
+            if figures.get("key") != key:
                 if console.is_main():
-                    (out / "metrics.json").unlink(missing_ok=True)  # it is not the coming samples' any more
-                sampler = sampler or backend.sampler(adapter)
-                with console.progress(f"evaluate {label} on {evaluation.name}") as progress:
-                    held = evaluate(sampler, evaluation, task, rewards, out, progress, write=console.is_main())
-                held = {"key": key, **held}
+                    (out / "metrics.json").unlink(missing_ok=True)  # it does not belong to the samples that follow
+                with console.progress(f"evaluating {evaluation.name} ({label})") as progress:
+                    sampler = sampler or backend.sampler(adapter)
+                    figures = evaluate(sampler, evaluation, task, rewards, out, progress, write=console.is_main())
+                figures = {"key": key, **figures}
                 backend.barrier()
                 if console.is_main():
-                    write_json(out / "metrics.json", held)
-            sets[evaluation.name][label] = held
+                    write_json(out / "metrics.json", figures)
+            sets[evaluation.name][label] = figures
         del sampler
     return sets
 

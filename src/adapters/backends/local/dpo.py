@@ -18,6 +18,7 @@ from adapters.backends.local.model import Encoder
 from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import options
 from adapters.backends.local.training import callbacks, only_our_progress, release, set_reference, train_to_the_end
+from adapters.console import phase
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Dpo
 from adapters.types import Example, Progress
@@ -57,6 +58,7 @@ def train_dpo(
     )
     only_our_progress(trainer)
     set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
+    phase("measuring the reference")
     with deepspeed.not_yet(trainer):
         rows = _with_reference(trainer, _pairs(encoder, job.examples), progress)
     by_length = stage.group_by_length and not in_use(model)
@@ -76,6 +78,7 @@ def train_dpo(
         for name, key in FIGURES.items():
             figures |= {f"{name}_first": log[0][key], f"{name}_last": sum(e[key] for e in last) / len(last)}
     if job.validation:
+        phase("measuring after training")
         held_out = trainer.evaluate()
         figures |= {f"{name}_held_out": held_out[f"eval_{key}"] for name, key in FIGURES.items()}
     release(trainer)

@@ -1,4 +1,4 @@
-"""Stopping a TRL training that goes wrong without failing."""
+"""Automatic stopping (health checks) in a TRL training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from adapters.recipe.stages import Health
 
 
 class HealthWatch(TrainerCallback):  # type: ignore[misc]
-    """Warns, then stops, by the thresholds of the stage's `health:`. Raises HealthError before the state is saved."""
+    """Warns, then raises HealthError, by the thresholds of the stage's `health:`."""
 
     def __init__(self, health: Health) -> None:
         self.monitor = HealthMonitor(health)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Look at the figures of the last steps."""
-        found = self.monitor.update(logs or {})
-        if found is None:
+        """Check the figures of the last step."""
+        finding = self.monitor.update(logs or {})
+        if finding is None:
             return
-        if found.fatal:
+        if finding.fatal:
             good = last_good(Path(args.output_dir))
-            kept = f"The last good adapter is {good}." if good else "No checkpoint had been saved yet."
-            raise HealthError(f"stopped at step {state.global_step}: {found.what}. To do: {found.remedy}. {kept}")
+            kept = f"The newest checkpoint is {good}." if good else "No checkpoint had been saved yet."
+            raise HealthError(finding.message(state.global_step, kept))
         if state.is_world_process_zero:
-            print(f"warning: {found.what}; {found.remedy}.", file=sys.stderr)
+            print(f"warning: {finding.what}. Try to {finding.remedy}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Device, precision, tokenizer and weights of a local run, and the one place where prompts become tokens."""
+"""Device, precision, tokenizer and weights of a local run; prompts to tokens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from adapters.backends.local.base_model import AT, Base
+from adapters.console import phase
 from adapters.errors import UserError
 from adapters.recipe.recipe import Lora, Model
 from adapters.types import Example, Lengths, Message
@@ -23,12 +24,12 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 
 def on_gpu() -> bool:
-    """Whether an accelerator is there (CUDA, ROCm, XPU …) and the launcher did not ask for the CPU."""
+    """Whether there is an accelerator, and the launcher did not ask for the CPU."""
     return torch.accelerator.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true")
 
 
 def precision(model: Model) -> str:
-    """bf16, fp16 or fp32: the recipe's choice, or bf16 where the hardware multiplies it natively."""
+    """bf16, fp16 or fp32: the recipe's choice, or what the hardware computes natively."""
     if model.precision != "auto":
         return model.precision
     if on_gpu():
@@ -40,7 +41,10 @@ def precision(model: Model) -> str:
 
 
 def prepare_cpu() -> None:
-    """Use all cores, and keep freed memory: accelerate sets one thread, and glibc returns every activation."""
+    """Use all cores, and keep freed memory for reuse.
+
+    accelerate would set one thread, and glibc would give every activation back to the system.
+    """
     if on_gpu():
         return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -55,7 +59,7 @@ def prepare_cpu() -> None:
 
 
 def load_tokenizer(base: Base, config: Model | None = None) -> Any:
-    """The tokenizer, padded on the left, with a padding token that is not an end token.
+    """The tokenizer, padding on the left with a token that does not end answers.
 
     Raises UserError when it cannot be had or knows no chat template.
     """
@@ -79,7 +83,7 @@ def load_tokenizer(base: Base, config: Model | None = None) -> Any:
 
 
 def trusts(config: Model) -> bool:
-    """Whether the model's own Python code may run: the recipe says so and so does the person who starts it."""
+    """Whether the model's own code may run: recipe and command line must both agree."""
     if config.trust_remote_code and os.environ.get(CONSENT) != "1":
         raise UserError(
             "the recipe wants to run Python code of the model's repository on this machine. If you have read that "
@@ -90,11 +94,12 @@ def trusts(config: Model) -> bool:
 
 
 def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
-    """The base model in the recipe's dtype (bfloat16 on GPU, float32 on CPU by default).
+    """The base model in the recipe's dtype (default: bfloat16 on GPU, else float32).
 
     On the CPU, or, quantised to 4 bits (Dettmers et al. 2023, with double quantisation), on this process's device.
     `whole` leaves the weights unquantised, which is what an adapter may be merged into.
     """
+    phase("loading the model")
     on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
     dtype = DTYPES.get(config.dtype, on_device if on_gpu() else torch.float32)
     options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}
@@ -146,7 +151,7 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
 
 
 def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> PeftModel:
-    """Put a saved adapter on the base, and prove that every tensor of the file arrived."""
+    """Put a saved adapter on the base, and verify that every tensor was loaded."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder} holds no adapter_model.safetensors; pickled adapters (.bin) are not read.")
     peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
@@ -158,7 +163,7 @@ def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> Pe
 
 
 def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
-    """The base, or the base with an adapter merged in memory, for sampling on the CPU or to be moved to a device."""
+    """The base, alone or with an adapter merged in memory, on the CPU, for sampling."""
     model = load_base(base, config, whole=True)  # merging into 4-bit weights would round
     if adapter is not None:
         model = load_adapter(model, adapter, base, trainable=False).merge_and_unload()
@@ -168,25 +173,25 @@ def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
 
 
 def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | None:
-    """What differs between an adapter in memory and its file: missing tensors, other shapes, other values."""
+    """How an adapter in memory differs from its file: tensors, shapes, values."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     stored = load_file(folder / "adapter_model.safetensors")
-    held = get_peft_model_state_dict(peft, adapter_name=adapter)
-    if stored.keys() != held.keys():
-        odd = sorted(stored.keys() ^ held.keys())
+    loaded = get_peft_model_state_dict(peft, adapter_name=adapter)
+    if stored.keys() != loaded.keys():
+        odd = sorted(stored.keys() ^ loaded.keys())
         return f"{len(odd)} tensors are on one side only, such as {odd[0]}"
     for name, tensor in stored.items():
-        if tensor.shape != held[name].shape:
-            return f"{name} is {tuple(tensor.shape)} in the file and {tuple(held[name].shape)} here"
-        if not torch.allclose(tensor.float(), held[name].detach().cpu().float(), atol=1e-6):
+        if tensor.shape != loaded[name].shape:
+            return f"{name} is {tuple(tensor.shape)} in the file and {tuple(loaded[name].shape)} here"
+        if not torch.allclose(tensor.float(), loaded[name].detach().cpu().float(), atol=1e-6):
             return f"{name} has other values than its file"
     return None
 
 
 def name_base(peft: PeftModel, base: Base | None) -> None:
-    """Write the base's Hub id into the adapter's configuration, or take it out while the adapter is trained.
+    """Write the base's Hub id into the adapter's configuration, or remove it.
 
     With an id there, PEFT asks the Hub for the base's vocabulary at every checkpoint that the trainer saves.
     """
@@ -195,7 +200,7 @@ def name_base(peft: PeftModel, base: Base | None) -> None:
 
 
 class Encoder:
-    """Prompts and targets to token ids: the same for SFT, GRPO, DPO, evaluation and the card's usage snippet."""
+    """Turns prompts and targets into token ids, the same in training and use."""
 
     def __init__(self, tokenizer: Any, thinking: bool) -> None:
         self.tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""SFT and GRPO through TRL's trainers, on the one adapter that is carried through the stages."""
+"""SFT and GRPO through TRL's trainers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import options
 from adapters.backends.local.trl_reward import TrlReward
+from adapters.console import phase
 from adapters.errors import UserError
 from adapters.files import append_jsonl
 from adapters.recipe.recipe import Recipe
@@ -49,18 +50,26 @@ trl_utils._use_triton = _score_targets_only
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Progress, the metrics log, and the checks that need a number from inside the training."""
+    """Reports progress, writes the metrics log, checks the reference at step 1."""
 
     def __init__(self, job: Job, log: Path, progress: Progress) -> None:
         self.job, self.log, self.progress = job, log, progress
         self.last: dict[str, float] = {}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the step at which the training starts or continues."""
+        self.last["resumed"] = state.global_step
+        self.on_step_end(args, state, control)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the progress bar."""
+        """Move the progress display."""
         self.progress(state.global_step, state.max_steps, self.last)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Append the figures to the stage's log; stop on a reference that is not what the recipe says."""
+        """Append the figures to the stage's log.
+
+        Raises RuntimeError when the reference should be the start and is not.
+        """
         figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if state.is_world_process_zero:
             append_jsonl(self.log, [{"step": state.global_step, **figures}])
@@ -81,7 +90,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 def train_sft(
     model: PeftModel, encoder: Encoder, job: Job, stage: Sft, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """One SFT stage. `folder` keeps the trainer's checkpoints. Returns NLL per token before and after, loss, time."""
+    """Train one SFT stage. Returns its steps, and NLL per token before and after.
+
+    `folder` keeps the trainer's checkpoints.
+    """
+    phase("tokenising")
     rows = _tokens(encoder, job.examples)
     by_length = stage.group_by_length and not in_use(model)
     order = layout(rows["length"], stage.batch_size, job.steps, recipe.seed, by_length=by_length)
@@ -99,8 +112,9 @@ def train_sft(
     )
     only_our_progress(trainer)
     held_out = _tokens(encoder, job.validation) if job.validation else None
+    phase("measuring before training")
     with deepspeed.not_yet(trainer):
-        before = nll(trainer, held_out) if held_out and not last_good(folder) else None
+        before = nll(trainer, held_out, progress) if held_out and not last_good(folder) else None
     if before is not None:
         (folder.parent / "nll_before.json").write_text(json.dumps(before))
     state = train_to_the_end(trainer, folder, job.steps)
@@ -108,7 +122,8 @@ def train_sft(
     figures: dict[str, Any] = {"steps": state.global_step}
     if held_out:
         figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
-        figures["nll_after"] = nll(trainer, held_out)
+        phase("measuring after training")
+        figures["nll_after"] = nll(trainer, held_out, progress)
     release(trainer)
     return figures
 
@@ -116,7 +131,10 @@ def train_sft(
 def train_grpo(
     model: PeftModel, encoder: Encoder, job: Job, stage: Grpo, recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """One GRPO stage. The KL reference is the start, the base or a path: asserted, never implied."""
+    """Train one GRPO stage. Returns its steps, first KL, rewards and zero variance.
+
+    The KL reference is set as the recipe names it, and checked at the first step.
+    """
     shared = options(stage, recipe, folder, job)
     args = GRPOConfig(
         **shared,
@@ -173,12 +191,13 @@ def set_reference(model: PeftModel, reference: str) -> None:
 
 
 def callbacks(job: Job, folder: Path, progress: Progress) -> list[TrainerCallback]:
-    """What every stage's trainer is given. `folder` is the trainer's, inside the stage's."""
+    """The callbacks of every stage's trainer; `folder` holds its checkpoints."""
     return [Watch(job, folder.parent / "log.jsonl", progress), HealthWatch(job.stage.health), Checkpoints()]
 
 
 def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
-    """Train to the end, from the last sound checkpoint if there is one."""
+    """Train all steps, from the newest valid checkpoint if there is one."""
+    phase("training")
     deepspeed.verify_gathered(trainer)
     checkpoint = last_good(folder)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -196,7 +215,10 @@ def train_to_the_end(trainer: Any, folder: Path, steps: int) -> TrainerState:
 
 
 def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
-    """Ready tokens: the trainer's own preparation is skipped, so prompt and mask are exactly inference's."""
+    """Token ids, labels and lengths of the rows.
+
+    TRL's own preparation is skipped, so that prompt and mask are those of inference.
+    """
     prompts = encoder.prompts([e.prompt for e in examples])
     answers = encoder.completions([e.completion for e in examples])
     return Dataset.from_dict(
@@ -208,8 +230,8 @@ def _tokens(encoder: Encoder, examples: Sequence[Any]) -> Dataset:
     )
 
 
-def nll(trainer: SFTTrainer, rows: Dataset) -> float:
-    """Mean negative log-likelihood per target token (nats) over all rows, whatever the batching."""
+def nll(trainer: SFTTrainer, rows: Dataset, progress: Progress) -> float:
+    """Mean negative log-likelihood per target token over all rows, in nats."""
     accelerator = trainer.accelerator
     model = trainer.model_wrapped if trainer.model_wrapped is not trainer.model else trainer.model
     order = sorted(range(len(rows)), key=lambda i: rows[i]["length"])
@@ -229,13 +251,16 @@ def nll(trainer: SFTTrainer, rows: Dataset) -> float:
                 out = model(**batch, fused_lm_head=True)
             if mine < len(batches):
                 total += torch.tensor([-out.log_probs.double().sum().item(), float(out.label_mask.sum().item())])
+            progress(min((n + 1) * accelerator.num_processes, len(batches)), len(batches), {})
     model.train()
     total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").cpu()
-    return float(total[0] / total[1])
+    value = float(total[0] / total[1])
+    progress(len(batches), len(batches), {"nll": value})
+    return value
 
 
 def only_our_progress(trainer: Any) -> None:
-    """Drop the trainer's own progress bar and printing."""
+    """Remove the trainer's own progress bar and printing."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     for callback in (PrinterCallback, ProgressCallback):
@@ -243,7 +268,7 @@ def only_our_progress(trainer: Any) -> None:
 
 
 def release(trainer: Any) -> None:
-    """Give the stage's memory back before the next one starts."""
+    """Free the stage's memory before the next one starts."""
     trainer.accelerator.free_memory()
     trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
     AcceleratorState._reset_state(reset_partial_state=False)

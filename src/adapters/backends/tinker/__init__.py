@@ -1,4 +1,7 @@
-"""Training on the Tinker API: the same recipe, data and rewards here, weights and GPUs there, the same adapter home."""
+"""Training on the Tinker API.
+
+Data and rewards are computed here, the model is trained there, and the adapter is downloaded at the end.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from adapters.backends.tinker.grpo import train_grpo
 from adapters.backends.tinker.parity import check_recipe, differences, notes
 from adapters.backends.tinker.service import Service
 from adapters.backends.tinker.sft import train_sft
-from adapters.backends.tinker.stage import HOSTED, HostedStage, held
-from adapters.console import quiet_libraries
+from adapters.backends.tinker.stage import HOSTED, HostedStage, service_copy
+from adapters.console import phase, quiet_libraries
 from adapters.errors import Refused, UserError, hint
 from adapters.files import write_json
 from adapters.recipe.load import run_folder
@@ -32,7 +35,7 @@ from adapters.types import Difference, Example, Lengths, Progress
 from adapters.types import Sampler as AnySampler
 
 COMPARED = 8
-"""Texts on which an adapter here is compared with the service's."""
+"""Texts on which the downloaded adapter is compared with the service's."""
 
 
 class TinkerBackend:
@@ -50,14 +53,14 @@ class TinkerBackend:
 
     @property
     def base(self) -> base_model.Base:
-        """The base model as it is known here: its tokenizer, config and, perhaps, weights."""
+        """The local files of the base model: tokenizer, config and, perhaps, weights."""
         if self._resolved is None:
             self._resolved = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
         return self._resolved
 
     @property
     def served_base(self) -> str:
-        """The base model as the service calls it."""
+        """The service's name of the base model."""
         return self.recipe.tinker.base or self.base.hub_id
 
     @property
@@ -68,19 +71,19 @@ class TinkerBackend:
         return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Refuse what the service cannot express; note what it does otherwise."""
+        """Raise UserError for what the service cannot do; return notes on differences."""
         check_recipe(self.recipe)
         for n, stage in enumerate(stages):
             reference = getattr(stage, "reference", "start")
             if reference not in ("start", "base"):
                 try:
-                    held(Path(reference))
+                    service_copy(Path(reference))
                 except UserError as error:
                     raise UserError(str(error), at=("stages", n, "reference")) from None
         return [f"hosted at {service.base_url()}", *notes(self.recipe)]
 
     def estimate(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
-        """What the run will use, and whether the service is there, takes our key and knows the base model.
+        """Estimate the run's cost; check the service, the API key and the base model.
 
         With `certain` off (a dry run) what is wrong with the service is a note. Raises UserError and Refused.
         """
@@ -135,23 +138,26 @@ class TinkerBackend:
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt and target."""
-        return self.encoder.lengths(examples)
+        encoder = self.encoder  # the first use may download the model
+        phase(f"tokenising {len(examples):,} rows")
+        return encoder.lengths(examples)
 
     def parity(self) -> list[Difference]:
-        """What differs between here and the service for this recipe, and what is made to agree."""
+        """How the local and the hosted trainer differ for this recipe."""
         return differences(self.recipe)
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """What every user of a prompt really gets, the local trainer included; see `backends.local.prompt_audit`."""
+        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
         from adapters.backends.local import prompt_audit
 
         return prompt_audit.audit(self.encoder, examples, kinds)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
-        """Train one stage on the service and bring its adapter home into `folder`.
+        """Train one stage on the service and download its adapter into `folder`.
 
-        Raises Refused when the budget is used up; the adapter as it stands then is in `folder`/trainer/stopped.
+        Raises Refused when the budget is used up; the adapter trained so far is then in `folder`/trainer/stopped.
         """
+        phase("connecting to the service")
         session = Service(self.recipe.tinker, f"{self.recipe.name}-{job.name}")
         status = "errored"
         try:
@@ -160,7 +166,7 @@ class TinkerBackend:
             )
             try:
                 figures = self._learn(run) | {"idle_share": session.idle.share()}
-                figures |= self._bring_home(run, folder)
+                figures |= self._download(run, folder)
             except Refused as refusal:
                 raise Refused(self._stop(run, refusal)) from None
             status = "success"
@@ -199,7 +205,8 @@ class TinkerBackend:
         self.encoder.tokenizer.save_pretrained(str(folder))
         return shape
 
-    def _bring_home(self, run: HostedStage, folder: Path) -> dict[str, Any]:
+    def _download(self, run: HostedStage, folder: Path) -> dict[str, Any]:
+        phase("downloading the adapter")
         days = self.recipe.tinker.keep_days
         state = run.run.save("final", days)
         sampling = run.run.save_for_sampling("final", days)
@@ -236,7 +243,7 @@ class TinkerBackend:
         return HostedSampler(weights, self.encoder, self.account, "evaluation")
 
     def _kept(self, adapter: Path) -> str:
-        where = held(adapter)
+        where = service_copy(adapter)
         if datetime.fromisoformat(where["kept_until"]) < datetime.now(UTC):
             raise UserError(
                 f"the service kept the weights of {adapter} until {where['kept_until']}; the adapter itself is here, "

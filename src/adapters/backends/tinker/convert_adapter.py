@@ -23,6 +23,7 @@ from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import load_adapter, load_base
 from adapters.backends.tinker.service import Sampler, ServiceError
+from adapters.console import phase
 from adapters.recipe.recipe import Model
 
 KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
@@ -192,6 +193,7 @@ def compare(
     """
     pending = [sampler.logprobs(text) for text in texts]
     bare = load_base(base, model).eval()
+    phase("verifying the adapter")
     alone = [_logprobs(bare, text) for text in texts]
     peft = load_adapter(bare, folder, base, trainable=False).eval()
     here = [_logprobs(peft, text) for text in texts]

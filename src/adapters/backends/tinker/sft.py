@@ -10,6 +10,7 @@ from adapters.backends.tinker.cost import Tokens
 from adapters.backends.tinker.objectives import TrainRow, parts, sft_rows
 from adapters.backends.tinker.service import logprobs_of
 from adapters.backends.tinker.stage import HostedStage
+from adapters.console import phase
 from adapters.recipe.stages import Sft
 from adapters.types import Example
 
@@ -59,6 +60,7 @@ def _measure(passes: Sequence[Sequence[TrainRow]]) -> Any:
 
 def nll(run: HostedStage, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood per target token (nats) of the current weights."""
+    phase("measuring after training" if run.done else "measuring before training")
     prompts = run.encoder.prompts([e.prompt for e in examples])
     answers = run.encoder.completions([e.completion or "" for e in examples])
     run.spend(Tokens(prefill=sum(map(len, prompts)) + sum(map(len, answers))))

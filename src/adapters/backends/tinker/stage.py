@@ -1,4 +1,4 @@
-"""A stage in training on the service: its checkpoints, its log, and the steps it has submitted.
+"""A stage on the service: its step, checkpoints, log and submitted requests.
 
 A kill at any moment loses at most the steps since the last checkpoint. These are trained again from the weights and the
 optimizer of that checkpoint, so that every step counts once. A checkpoint exists once its line is in
@@ -22,7 +22,7 @@ from adapters.backends.local.model import Encoder
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.objectives import learning_rate
 from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError
-from adapters.console import console
+from adapters.console import console, phase
 from adapters.errors import UserError
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from adapters.recipe.recipe import Recipe
@@ -35,7 +35,7 @@ CHECKPOINT_DAYS = 7
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """An optimizer step in flight. `measure` computes figures from the answers of its passes."""
+    """An optimizer step in flight; `measure` turns the answers into figures."""
 
     step: int
     rate: float
@@ -71,16 +71,18 @@ class HostedStage:
         self.open: deque[Submitted] = deque()
         last = [row for row in read_jsonl(self.work / "checkpoints.jsonl") if "state" in row][-1:]
         self.done: int = last[0]["step"] if last else 0
+        self.resumed = self.done
         self.stored = self.done if last else -1
         for file in (self.log, self.rollouts):
             truncate_jsonl(file, lambda row: row["step"] <= self.done)
         if last:
             self.run = self._run_from(last[0]["state"], optimizer=True)
         elif start is not None:
-            self.run = self._run_from(held(start)["state"], optimizer=False)
+            self.run = self._run_from(service_copy(start)["state"], optimizer=False)
         else:
             attention, mlp = parts_trained(recipe)
             self.run = service.new_run(base, recipe.lora.rank, recipe.seed, attention=attention, mlp=mlp)
+        phase("training")
 
     def _run_from(self, path: str, *, optimizer: bool) -> Run:
         try:
@@ -97,7 +99,8 @@ class HostedStage:
         return step % every == 0 or step == self.job.steps
 
     def submit(self, step: int, passes: Sequence[Pending], measure: Callable[[list[Any]], Mapping[str, float]]) -> None:
-        """Submit a step's optimizer update, and a checkpoint where one is due."""
+        """Close a step: the optimizer's update, and a checkpoint where one is due."""
+        phase("training")
         stage = self.job.stage
         rate = learning_rate(step, self.job.steps, stage.learning_rate, stage.schedule, stage.warmup)
         update = self.run.step(rate, stage.weight_decay)
@@ -105,7 +108,7 @@ class HostedStage:
         self.open.append(Submitted(step, rate, passes, update, save, measure))
 
     def settle(self, keep: int = 0) -> None:
-        """Wait until at most `keep` steps are in flight; log their figures and the confirmed checkpoints."""
+        """Wait until at most `keep` steps are in flight; log results and checkpoints."""
         while len(self.open) > keep:
             sent = self.open.popleft()
             figures = dict(sent.measure([p.result() for p in sent.passes]))
@@ -115,18 +118,18 @@ class HostedStage:
             figures |= {"learning_rate": sent.rate, "idle_share": self.service.idle.share()}
             figures |= self.account.figures(self.job.name)
             append_jsonl(self.log, [{"step": sent.step, **figures}], sync=True)
-            self.progress(sent.step, self.job.steps, {**figures, **self.account.live()})
+            self.progress(sent.step, self.job.steps, {**figures, **self.account.live(), "resumed": self.resumed})
             if sent.save is not None:
                 self._note(sent.step, sent.save)
 
     def _judge(self, step: int, figures: Mapping[str, float]) -> None:
-        """Raise HealthError, before the step and its checkpoint are noted, when training on would be of no use."""
-        problem = self.monitor.update(figures)
-        if problem is not None and problem.fatal:
-            kept = f"The weights of step {self.stored} are kept there." if self.stored > 0 else "None were stored yet."
-            raise HealthError(f"stopped at step {step}: {problem.what}. To do: {problem.remedy}. {kept}")
-        if problem is not None:
-            console(stderr=True).print(f"warning: {problem.what}; {problem.remedy}.", markup=False)
+        """Raise HealthError before a bad step or its checkpoint is recorded."""
+        finding = self.monitor.update(figures)
+        if finding is not None and finding.fatal:
+            stored = f"The service keeps the weights of step {self.stored}." if self.stored > 0 else ""
+            raise HealthError(finding.message(step, stored or "No checkpoint had been stored yet."))
+        if finding is not None:
+            console(stderr=True).print(f"warning: {finding.what}. Try to {finding.remedy}.", markup=False)
 
     def checkpoint(self) -> None:
         """Store the weights as they are, unless they are stored already."""
@@ -142,12 +145,15 @@ class HostedStage:
         self.account.charge(self.job.name, tokens)
 
     def reference(self, name: str) -> Sampler:
-        """The reference model of KL and DPO: the start, the base, or an adapter's path. Kept over restarts."""
+        """The reference of KL and DPO: the start, the base, or an adapter's path.
+
+        It is resolved once and kept over restarts.
+        """
         path = self.work / "reference.json"
         if not path.is_file():
             folder = self.start if name == "start" else None if name == "base" else Path(name)
             # A new adapter is the base itself: its B matrices are zero.
-            write_json(path, {"path": held(folder)["sampler"] if folder else None, "base": self.base})
+            write_json(path, {"path": service_copy(folder)["sampler"] if folder else None, "base": self.base})
         where = json.loads(path.read_text())
         if where["path"]:
             return self.service.sampler(path=where["path"])
@@ -165,8 +171,11 @@ class HostedStage:
         return read_jsonl(self.log)
 
 
-def held(folder: Path) -> dict[str, Any]:
-    """Where the service stores the adapter of this folder. Raises UserError for an adapter trained elsewhere."""
+def service_copy(folder: Path) -> dict[str, Any]:
+    """Where the service keeps the adapter of this folder.
+
+    Raises UserError for an adapter that was trained elsewhere.
+    """
     try:
         value: dict[str, Any] = json.loads((folder / HOSTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +191,10 @@ MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 
 def parts_trained(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether the linear layers of attention and of the MLP get an adapter: the service's only choice."""
+    """Whether the linear layers of attention and of the MLP get an adapter.
+
+    The service offers no finer choice.
+    """
     targets = recipe.lora.target_modules
     if targets == "all-linear":
         return True, True

@@ -1,0 +1,164 @@
+"""What `adapters check` prints."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from adapters.backends.memory import GB
+from adapters.cli.tables import new_table, plan_table
+from adapters.pipeline.check import Checked
+
+SHOWN_TOKENS = 800
+
+
+def report(checked: Checked) -> Iterator[RenderableType]:
+    """What `check` prints; the last line says whether the recipe can run."""
+    if checked.plan is not None:
+        yield plan_table(checked.plan)
+    if checked.lengths:
+        yield ""
+        yield lengths_table(checked)
+    if checked.prompts:
+        yield from prompts_shown(checked.prompts)
+    if checked.parity:
+        yield parity_table(checked)
+    if checked.ledger:
+        yield ledger_table(checked.ledger)
+        yield ""
+    if checked.memory:
+        yield memory_table(checked)
+        yield ""
+    if checked.rewards:
+        yield rewards_table(checked)
+        yield ""
+    in_table = checked.plan.notes if checked.plan is not None else ()
+    yield from (escape(note) for note in checked.notes if note not in in_table)
+    for warning in checked.warnings:
+        yield f"[yellow]warning:[/] {escape(warning)}"
+    for error in checked.errors:
+        yield f"[red]error:[/] {escape(error)}"
+    if checked.errors:
+        yield f"[red]{len(checked.errors)} error{'s' if len(checked.errors) > 1 else ''}: the run would fail.[/]"
+    else:
+        yield "[green]Ready to run.[/]"
+
+
+def lengths_table(checked: Checked) -> Table:
+    """Tokens of prompts and targets, and rows lost to the length limits.
+
+    Of a test set, "dropped" counts the gold answers that are longer than max_new_tokens.
+    """
+    columns = ("rows", "kept", "dropped", "prompt", "target")
+    table = new_table("lengths in tokens (p50/p95/p99/max)", "source", *columns)
+    for name, sources in checked.lengths.items():
+        table.add_row(f"[bold]{name}[/]")
+        for s in sources:
+            spread = {k: "/".join(map(str, s[k].values())) for k in ("prompt", "target", "rejected") if k in s}
+            counts = (f"{s[key]:,}" for key in columns[:3])
+            table.add_row(f" {s['source']}", *counts, spread["prompt"], spread["target"])
+            if "rejected" in spread:
+                table.add_row("  rejected side", "", "", "", "", spread["rejected"])
+    return table
+
+
+def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
+    """The first example and the first pair by token, and where their prompts differ.
+
+    Masked tokens are grey, learned ones green, those of the rejected side red.
+    """
+    for example in prompts["shown"]:
+        text = Text()
+        parts = (("prompt", ("grey62", "grey42")), ("learned", ("green", "bright_green")))
+        for key, styles in (*parts, ("rejected", ("red", "bright_red"))):
+            pieces = example[key]
+            cut = len(pieces) > SHOWN_TOKENS
+            shown = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]] if cut else pieces
+            if key == "rejected" and pieces:
+                text.append("\n")
+            for n, piece in enumerate(shown):
+                text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
+        rejected = f", {len(example['rejected'])} rejected (red)" if example["rejected"] else ""
+        counts = f"{len(example['prompt'])} tokens masked (grey), {len(example['learned'])} learned (green){rejected}"
+        yield Text(f"\nrow {example['id']}: {counts}")
+        yield text
+        reference = "".join(example["prompt"])
+        for name in example["different"]:
+            lines = difflib.unified_diff(
+                reference.splitlines(), example["views"][name].splitlines(), "the prompt", name, lineterm="", n=1
+            )
+            yield Text("\n".join(lines))
+        if not example["different"]:
+            yield f"{', '.join(example['views'])}: the same prompt"
+    lost, looked_at = prompts["end_token_lost"], prompts["looked_at"]
+    yield Text(f"{lost} of {looked_at} rows lose their end token, {prompts['end_token']!r}\n")
+
+
+def parity_table(checked: Checked) -> Table:
+    """The local and the hosted trainer: first what differs, then what is the same."""
+    table = new_table("local and hosted", "what", "")
+    for column in ("local", "hosted"):
+        table.add_column(column)
+    for same in (False, True):
+        for d in (d for d in checked.parity if d.same is same):
+            table.add_row(d.what, "same" if same else "[yellow]differs[/]", escape(d.local), escape(d.hosted))
+        table.add_section()
+    return table
+
+
+def ledger_table(ledger: dict[str, Any]) -> Table:
+    """Sources by stage and test set: share, empty gold, repeated texts, licence."""
+    names = ("source", "rows", "used", "share", "empty", "twice", "nearly")
+    table = new_table("data (empty: no gold; twice, nearly: repeats another text)", *names)
+    table.add_column("licence", overflow="fold")
+    for name, part in {**ledger["stages"], **ledger["tests"]}.items():
+        table.add_row(f"[bold]{name}[/]")
+        for s in part["sources"]:
+            values = (s["share"], s["empty_gold_share"], *s["duplicates"].values())
+            shares = (f"{v:.0%}" if v == 0 or v >= 0.1 else f"{v:.1%}" for v in values)
+            licence = s["license"] or ("generated" if s["generated"] else "?")
+            table.add_row(f" {s['source']}", f"{s['rows']:,}", f"{s['used']:,}", *shares, licence)
+    return table
+
+
+def memory_table(checked: Checked) -> Table:
+    """Memory by component, of every stage and of the largest test set."""
+    tests = [s for s in checked.memory if s.name.startswith("evaluate ")]
+    most = max(tests, key=lambda s: s.peak, default=None)
+    shown = [s for s in checked.memory if s not in tests or s is most]
+    known = list(dict.fromkeys(part for stage in shown for part in stage.parts))
+    table = new_table("memory of one process in GB", "part", *(stage.name for stage in shown))
+    for part in known:
+        table.add_row(part, *(f"{s.parts[part] / GB:.2f}" if part in s.parts else "" for s in shown))
+    table.add_section()
+    table.add_row("peak", *(f"[{'green' if s.fits else 'red'}]{s.peak / GB:.2f}[/]" for s in shown))
+    table.add_row("available", *(f"{s.available / GB:.2f}" if s.available else "?" for s in shown))
+    if len(tests) > 1:
+        table.caption = f"{len(tests) - 1} other test sets take less"
+    return table
+
+
+def rewards_table(checked: Checked) -> Table:
+    """Mean reward by kind of answer, and the speed of each reward."""
+    table = new_table("rewards on the training rows: mean by answer", "answer", *checked.rewards)
+    benches = list(checked.rewards.values())
+    variants = list(dict.fromkeys(v for b in benches for v in b.variants))
+    for variant in sorted(variants, key=lambda v: -max(b.variants.get(v, {"mean": 0})["mean"] for b in benches)):
+        table.add_row(
+            variant, *(f"{b.variants[variant]['mean']:.3f}" if variant in b.variants else "" for b in benches)
+        )
+    table.add_section()
+    for baseline in dict.fromkeys(v for b in benches for v in b.baselines):
+        table.add_row(
+            f"always: {baseline}", *(f"{b.baselines[baseline]:.3f}" if baseline in b.baselines else "" for b in benches)
+        )
+    table.add_section()
+    table.add_row("calls/s", *(f"{b.speed.get('calls_per_second', 0):,.0f}" for b in benches))
+    table.add_row("p99 ms", *(f"{b.speed.get('p99_ms', 0):g}" for b in benches))
+    return table
