@@ -60,10 +60,11 @@ def test_what_stops_after_a_while(tmp_path: Path, name: str, capsys: pytest.Capt
         log(watch, tmp_path, 8, **{name: 1.0})
 
 
-def test_limits_can_be_lifted(tmp_path: Path) -> None:
+def test_limits_can_be_lifted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     watch = HealthWatch(Health(max_kl=None, stuck_steps=None))
     for step in range(100):
         log(watch, tmp_path, step, kl=1e9, frac_reward_zero_std=1.0, loss=0.1)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_last_two_checkpoints_stay_whatever_the_clock_says(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,16 @@ def test_label_orders_are_reported_as_mean_and_spread(mine: Path) -> None:
     spread = seen["variants"]["labelled"]["entity"]
     assert spread["n"] == 4
     assert (spread["min"], spread["max"]) == (0.0, 1.0)
-    assert spread["mean"] == pytest.approx(spread["mean"])
-    assert seen["metrics"]["labelled"]["entity"]["recall"] == pytest.approx(spread["mean"]), "never the best"
+    samples = (made.folder / "eval/2-grpo/seen/samples.jsonl").read_text().splitlines()
+    matched = [0] * 4
+    for sample in map(json.loads, samples):
+        matched[sample["variant"]] += sample["counts"]["labelled"]["entity"][2]
+    # A completion is right or empty, so an order's F1 is 1 or 0.
+    by_order = [n / 24 for n in matched]
+    assert set(by_order) == {0.0, 1.0}
+    assert spread["mean"] == pytest.approx(statistics.mean(by_order))
+    assert spread["sd"] == pytest.approx(statistics.stdev(by_order))
+    assert seen["metrics"]["labelled"]["entity"]["recall"] == pytest.approx(sum(matched) / 96), "never the best"
     assert seen["metrics"]["labelled"]["entity"]["gold"] == 24
     with_orders = made.evaluations[0]
     assert (len(with_orders.examples), with_orders.variants) == (80, 4)

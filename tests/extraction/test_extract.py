@@ -211,6 +211,9 @@ def test_records_fit_the_schema_they_promise(known: Path, rows: list[dict]) -> N
         jsonschema.validate(task.record(json.loads(example.completion)), task.record_schema())
         nested = FundingTask(target="nested")
         jsonschema.validate(json.loads(nested.answer(example.gold)), nested.answer_schema())
+    for other in ({"funders": []}, [{"awards": []}], ["N"]):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(other, task.record_schema())
 
 
 def test_a_cut_answer_says_that_it_was_cut(known: Path) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 from conftest import funding_rows, ie_rows, write_jsonl
+from docs_blocks import ROOT, blocks
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
@@ -290,8 +291,7 @@ def test_the_score_hash_follows_code_and_parameters(tmp_path: Path) -> None:
 
 def test_the_documented_reward_is_as_documented(tmp_path: Path) -> None:
     """The first code block of docs/rewards.md, tried as the page says."""
-    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    code = page.partition("```python\n")[2].partition("```")[0]
+    code = next(block.text for block in blocks(ROOT / "docs/rewards.md") if block.language == "python")
     (tmp_path / "brevity.py").write_text(code)
     done = runner.invoke(app, ["rewards", "test", f"{tmp_path}/brevity.py:Brevity", "--task", "funding", "free=100"])
     assert done.exit_code == 0, done.output

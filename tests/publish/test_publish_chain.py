@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_blocks import blocks
 from hub_server import HubServer
 
 pytest.importorskip("torch")
@@ -72,7 +73,7 @@ def test_from_the_run_to_a_strangers_process(tmp_path: Path, recipe_text: str, t
 
         # Somebody else: no run folder, an empty cache, nothing but the card's code and the Hub.
         server.add(BASE, tiny_model)
-        code = (bundle / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        code = next(block.text for block in blocks(bundle / "README.md") if block.language == "python")
         (tmp_path / "stranger").mkdir()
         (tmp_path / "stranger" / "usage.py").write_text(code + "print('CHANGED', any(p.abs().max() > 0 for n, p in model.named_parameters() if 'lora_B' in n))\n")  # fmt: skip # noqa: E501
         home = {**online, "HF_HOME": str(tmp_path / "stranger" / "home")}

@@ -54,7 +54,7 @@ UNDISCIPLINED = [
     (OPERATE, OPERATE + "\nObservation: [(2,)]", "no_invented_observation", 0.6),
     (OPERATE, OPERATE + "\n" + OPERATE, "exactly_one_action", 0.8),
     (OPERATE, OPERATE.replace(";\n", "; DELETE FROM t;\n"), "exactly_one_action", 0.8),
-    (OPERATE, f"{LONG}\n{OPERATE}", "short_thought", 0.95),
+    (OPERATE, f"{LONG}\n{OPERATE}", "short_thought", 0.945),
     (OPERATE, f"{LONG} {LONG}\n{OPERATE}", "short_thought", 0.9),
     (OPERATE, OPERATE.replace("```sql", "```SQL"), "parse_ok", 0.0),
     (ANSWER, ANSWER.replace('["2"]', "2"), "answer_is_json_list", 1.0),
@@ -70,7 +70,7 @@ UNDISCIPLINED = [
 def test_each_lapse_is_seen_by_its_check(text: str, bad: str, check: str, score: float) -> None:
     turn = read(CASES[text].gold["env"], bad)
     assert examine(bad, turn, CASES[text].gold)[check] is False
-    assert Agent()(bad, CASES[text]).score == pytest.approx(score, abs=0.06)
+    assert Agent()(bad, CASES[text]).score == pytest.approx(score)
     assert Agent()(bad, CASES[text]).score <= Agent()(text, CASES[text]).score
 
 

@@ -75,9 +75,21 @@ def test_prompt_without_the_text_is_refused() -> None:
         FundingTask(user="Extract!")
 
 
-@given(st.text())
+@pytest.mark.parametrize(
+    ("text", "well_formed"),
+    [
+        ("[]", True), ('{"funders": []}', True), ('[{"funder_name": "A"}]', True), ("```json\n[]\n```", True),
+        ("", False), ("null", False), ('{"a": 1}', False), ("[", False), ("No funder is named.", False),
+    ],
+)  # fmt: skip
+def test_a_list_of_funders_is_well_formed(text: str, well_formed: bool) -> None:
+    assert FundingTask().is_well_formed(text) is well_formed
+
+
+@given(st.text() | st.sampled_from(["[]", '[{"funder_name": "A"}]', '{"a": 1}', '[{"funder_name": "A"}']))
 def test_no_text_breaks_the_counts(text: str) -> None:
     task = FundingTask()
     gold = task.example(funding_rows(1)[0]).gold
-    assert task.counts(gold, text)["balanced"]["funder"].gold == 1
-    assert task.is_well_formed(text) in (True, False)
+    counts = task.counts(gold, text)["balanced"]["funder"]
+    assert counts.gold == 1
+    assert counts.pred == 0 or task.is_well_formed(text)

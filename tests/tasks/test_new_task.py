@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
+from docs_blocks import ROOT, blocks, named_files
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -16,8 +16,8 @@ from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 from adapters.types import Counts, Task
 
-DOC = (Path(__file__).parents[2] / "docs/new_task.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"^```(?:python|yaml|json) (\S+)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE))
+PAGE = ROOT / "docs/new_task.md"
+FILES = named_files(PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,12 @@ def test_the_files_are_all_there() -> None:
 
 def test_the_commands_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    commands = re.findall(r"^adapters (run [^#\n]*)", DOC, re.MULTILINE)
+    commands = [
+        line.partition("#")[0].removeprefix("adapters ")
+        for block in blocks(PAGE)
+        for line in block.text.splitlines()
+        if line.startswith("adapters run ")
+    ]
     assert len(commands) == 2
     for command in commands:
         done = CliRunner().invoke(app, command.split(), env={"COLUMNS": "100"})
