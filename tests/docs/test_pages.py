@@ -1,0 +1,120 @@
+"""The documentation: links lead somewhere, commands exist and run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from docs_blocks import PAGES, ROOT, blocks
+from tiny import funding_rows, write_jsonl
+from typer.testing import CliRunner
+
+from adapters.cli.main import app
+
+RECIPE = """name: NAME
+task: funding
+model: {base: none}
+trainer: echo
+stages:
+  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, validation: 0}
+  - {kind: grpo, data: [{path: rows.jsonl}], batch_size: 4, learning_rate: 1e-5, rewards: [funding]}
+evaluate:
+  - {name: test, data: [{path: rows.jsonl}]}
+"""
+ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "accelerate", "--engine", "me/", "eng.train", "--launch")
+"""What a command needs that is not here: a server, a GPU, the Hub, trained weights, somebody's corpus."""
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The `adapters …` commands of a page's shell blocks, without comments and optional parts."""
+    for block in blocks(page):
+        if block.language not in ("", "bash", "console"):
+            continue
+        for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
+            line = line.strip().removeprefix("$ ").partition(" #")[0]
+            for command in re.split(r"\s{3,}(?=adapters )", line):
+                if command.startswith("adapters "):
+                    yield re.sub(r"\s*(\[[^\]'=]*(?:=[^\]']*)?\]|…)(?!')", "", command).strip()
+
+
+EVERY = sorted({(page.name, command) for page in PAGES for command in commands(page)})
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_a_page_and_a_heading_of_it(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        file = page if not name else (page.parent / name).resolve()
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index_and_in_the_site() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    index = set(re.findall(r"\]\(([a-z_]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
+    site = set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert index == pages - {"README.md"}
+    assert site == pages
+
+
+@pytest.mark.parametrize(("page", "command"), EVERY, ids=lambda text: text[:60])
+def test_a_command_of_the_docs_has_a_verb_and_options_that_exist(page: str, command: str) -> None:
+    arguments = shlex.split(command)[1:]
+    current = typer.main.get_command(app)
+    context = click.Context(current)
+    while isinstance(current, click.Group) and arguments and not arguments[0].startswith("-"):
+        name, current, arguments = current.resolve_command(context, arguments)
+        assert current is not None
+        assert not current.hidden, f"{command}: {name} is an old name"
+    if arguments != ["--version"] and not isinstance(current, click.Group):
+        current.make_context("adapters", arguments, parent=context)
+        old = {name for option in current.params if getattr(option, "hidden", False) for name in option.opts}
+        assert not old & {argument.partition("=")[0] for argument in arguments}, f"{command}: an old option"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the files that the pages speak of lie, and runs of the echo trainer under their names."""
+    folder = tmp_path_factory.mktemp("docs")
+    rows = [{**row, "completion": "[]"} for row in funding_rows(24)]
+    for name in ("rows", "statements", "corpus", "predictions", "gold"):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for name in ("recipe", "mine"):
+        (folder / f"{name}.yaml").write_text(RECIPE.replace("NAME", name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("NAME", "x", "mine"):
+            done = CliRunner().invoke(app, ["run", "recipe.yaml", f"name={name}"])
+            assert done.exit_code == 0, done.output
+    return folder
+
+
+RUN = [command for command in dict.fromkeys(c for _, c in EVERY) if not any(word in command for word in ELSEWHERE)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN, ids=lambda text: text[:60])
+def test_a_command_of_the_docs_runs(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Those that need no GPU, no server, no Hub and no training; the tutorial has a test of its own."""
+    arguments = [argument.replace("RUN", "runs/NAME") for argument in shlex.split(command)[1:]]
+    shutil.copytree(workplace, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    if arguments[:1] == ["new"]:
+        (tmp_path / "here" / "mine.yaml").unlink()
+    monkeypatch.setattr("webbrowser.open", lambda url: True)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output[-3000:]
