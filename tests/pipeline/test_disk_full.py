@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from adapters.backends import adapter_folder
 from adapters.cli.main import app
 
-HERE = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1]
 PAGE = 4096
 # Runs and publishes in ever so much more room, from none at all, until it is enough. Prints what each try said.
 SCRIPT = """
 import json, shutil, subprocess, sys
 from pathlib import Path
 from typer.testing import CliRunner
-from adapters.cli import app
+from adapters.cli.main import app
 from adapters.publish import gate
 from test_bundle import FACTS, RECIPE, make_run
 
@@ -88,7 +88,11 @@ def namespaces() -> bool:
 @pytest.mark.skipif(not namespaces(), reason="needs unshare and mount namespaces, which this machine does not grant")
 def test_a_disk_that_is_full_at_any_point(tmp_path: Path) -> None:
     command = ["unshare", "-rm", sys.executable, "-c", SCRIPT, str(tmp_path), str(PAGE)]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300, check=False)
+    places = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": places}
+    done = subprocess.run(
+        command, cwd=TESTS / "publish", env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     *tries, held = [json.loads(line) for line in done.stdout.splitlines() if line[:1] in "[{"]
     failed = [t for t in tries if t[2] != 0]

@@ -91,9 +91,7 @@ def prepare(
     text = text or source.task.text_field
     keep = tuple(dict.fromkeys(keep))
     _check_columns(source, input, text, keep)
-    if registry is not None and not normalise:
-        raise UserError("--registry is for --normalize; give both.")
-    normaliser = _normaliser(source, registry) if normalise else None
+    normaliser = _normaliser(source, normalise, registry)
     settings = {
         "input": digest,
         "rows": rows,
@@ -135,7 +133,11 @@ def _shard(given: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def _normaliser(source: Source, registry: Path | None) -> Normaliser:
+def _normaliser(source: Source, normalise: bool, registry: Path | None) -> Normaliser | None:
+    if not normalise:
+        if registry is not None:
+            raise UserError("--registry is for --normalize; give both.")
+        return None
     make = getattr(source.task, "normaliser", None)
     if make is None:
         raise UserError(f"--normalize: the task {source.plug.use!r} has nothing to normalise.")
