@@ -564,7 +564,7 @@ def test_a_refused_request_is_one_message_and_a_poisoned_run_says_so(tiny_model:
         run.learn_custom([row], broken).result()
     with pytest.raises(ServiceError, match="unusable after a failed request"):
         run.learn([row], "cross_entropy").result()
-    with pytest.raises(ServiceError, match="does not know"):
+    with pytest.raises(ServiceError, match="did not find"):
         session.run_from("tinker://nobody/weights/nothing", optimizer=True)
     session.close("errored")
 
