@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_at_any_point(tmp_path: Path) -> None:
         assert (code, strange) == (1, ""), (size, said)
         assert "Traceback" not in said
         assert "Logging error" not in said
-        assert "is full: make room there." in said, said
+        assert "is full. Free some space on it." in said, said
         assert f"{tmp_path}/small/runs" in said
     straight = tmp_path / "straight" / "runs" / "echoed"
     assert figures(held["sets"]) == figures(json.loads((straight / "report.json").read_text())["sets"])
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_finds_no_room(tmp_path: Path, recipe_text: str) -> No
     first, second = done.stdout.split("-" * 9)
     assert first.startswith("1 "), first
     assert f"The disk of {tmp_path}/runs/chain" in first
-    assert "is full: make room there." in first
+    assert "is full. Free some space on it." in first
     assert "Traceback" not in first
     assert "1-sft.partial/trainer/checkpoint-1" in first, "it was at a checkpoint"
     assert second.strip().startswith("0 "), second
@@ -231,7 +231,7 @@ def test_a_fork_that_finds_no_room_moves_nothing(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(shutil, "copytree", copytree)
     failed = CliRunner().invoke(app, again)
     assert failed.exit_code == 1
-    assert "is full: make room there." in failed.stderr
+    assert "is full. Free some space on it." in failed.stderr
     assert {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()} == before
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

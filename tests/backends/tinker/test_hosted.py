@@ -412,7 +412,7 @@ def test_the_backend_without_its_sdk_says_what_to_install(monkeypatch: pytest.Mo
 
 def test_an_adapter_from_elsewhere_cannot_go_on_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load adapters from elsewhere"):
-        stage_run.held(tmp_path)
+        stage_run.service_copy(tmp_path)
 
 
 def test_the_shipped_recipe_has_the_cards_constants() -> None:
