@@ -79,7 +79,7 @@ def test_what_settings_make_equal_is_not_called_wrong() -> None:
     ):
         found = try_reward(NamedReward("ie", reward), rows, IeTask())
         assert found.errors == []
-        assert f"by its own word it cannot tell from gold: {name}" in found.warnings
+        assert f"it cannot tell from gold, as its `blind_to` says: {name}" in found.warnings
 
 
 def test_items_are_aligned_as_they_are_counted() -> None:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.machinery
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,21 +70,19 @@ def files_of_plugin(kind: Kind, spec: PluginSpec, folder: Path, at: KeyPath = ()
     where, colon, _ = spec.use.rpartition(":")
     if not colon:
         where = names(kind).get(spec.use, "").partition(":")[0]
+    module, imported, neighbours = None, list[Module](), None
     if where.endswith(".py"):
         path = (folder / where).resolve()
-        modules, libraries = _closure(Module(path.stem, path), neighbours=path.parent)
-        own, built_in = _split(modules)
-        return PluginFiles(at, kind, spec.use, None, own, libraries, path.is_file(), built_in)
-    where = _new_name(where)
-    imported = _modules(where) if where else []
-    if not imported:
-        return PluginFiles(at, kind, spec.use, where or None, (), (), found=False)
-    modules, libraries = _closure(imported[-1])
+        imported, neighbours = [Module(path.stem, path)], path.parent
+    elif where:
+        module = _new_name(where)
+        imported = _modules(module)
+    modules, libraries = _closure(imported[-1:], neighbours)
     modules += [m for m in imported[:-1] if m not in modules and m.name != "adapters"]
-    if _is_in(where, "adapters"):
-        return PluginFiles(at, kind, spec.use, where, tuple(m.path for m in modules), libraries)
-    own, built_in = _split(modules)
-    return PluginFiles(at, kind, spec.use, where, own, libraries, built_in_files=built_in)
+    built_in = [m for m in modules if _is_in(m.name, "adapters") and not _is_in(module or "", "adapters")]
+    own = tuple(m.path for m in modules if m not in built_in)
+    found = bool(imported) and imported[-1].path.is_file()
+    return PluginFiles(at, kind, spec.use, module, own, libraries, found, tuple(m.path for m in built_in))
 
 
 def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built_in_code: bool = False) -> str:
@@ -118,7 +116,7 @@ def _parameters(instance: Any) -> dict[str, Any]:
     for f in fields(instance) if is_dataclass(instance) else ():
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if f.init and (value := getattr(instance, f.name)) != default:
-            given[f.name] = sorted(value) if isinstance(value, set | frozenset) else value
+            given[f.name] = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
     return given
 
 
@@ -179,12 +177,6 @@ def _is_in(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def _split(modules: Sequence[Module]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Files of a plug-in's own, and files of this project."""
-    built_in = {module for module in modules if _is_in(module.name, "adapters")}
-    return tuple(m.path for m in modules if m not in built_in), tuple(m.path for m in modules if m in built_in)
-
-
 def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec | None:
     # Not importlib.util.find_spec: for a.b it would import a.
     for finder in sys.meta_path:
@@ -198,16 +190,16 @@ def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec
     return None
 
 
-def _closure(start: Module, neighbours: Path | None = None) -> tuple[list[Module], tuple[str, ...]]:
-    """The modules that `start` imports, directly or not, and the names of libraries.
+def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module], tuple[str, ...]]:
+    """The modules that a module imports, directly or not, itself first, and the names of libraries.
 
     Followed are modules of the same package, local ones, those in the folder `neighbours`, and of this project those
     that score.
     """
     # Of this project itself, whose parts all lead to each other, only the plug-ins beside it belong to a plug-in.
-    package = start.name.rpartition(".")[0] if _is_in(start.name, "adapters") else start.name.partition(".")[0]
-    counted = (package, *SCORING_PACKAGES)
-    todo, libraries = [start], set[str]()
+    packages = [m.name.rpartition(".")[0] if _is_in(m.name, "adapters") else m.name.partition(".")[0] for m in start]
+    counted = (*packages, *SCORING_PACKAGES)
+    todo, libraries = list(start), set[str]()
     modules: list[Module] = []
     while todo:
         module = todo.pop(0)
