@@ -1,8 +1,10 @@
-"""`adapters eval`: a finished run on its test sets, or on others."""
+"""`adapters eval`: evaluate a run's adapter on the recipe's test sets, or on other files."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,39 +24,41 @@ def evaluate(
     trust: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a finished run's last adapter (or the given stage's) beside its base model."""
+    """Evaluate the adapter of a run's last finished stage, or of the given stage, beside its base model.
+
+    A test set given with --data is called NAME@HASH (of its content) and stands beside the recipe's own.
+    """
     from adapters.cli import tables
     from adapters.console import console, is_main, quiet
-    from adapters.recipe.load import load_run
+    from adapters.pipeline.run_folder import RunFolder, given_name
 
-    with errors() as state:
+    with errors() as state, ExitStack() as cleanup:
         consent(trust)
-        stage = run_folder if (run_folder / "manifest.json").is_file() else None
-        run_folder = run_folder.parent if stage else run_folder
-        if not (run_folder / "recipe.yaml").is_file():
-            raise UserError(f"{run_folder} is no run folder: it holds no recipe.yaml.")
-        sets = [{"name": p.stem, "data": [{"path": str(p.resolve())}]} for p in data or ()]
-        state.file = file = load_run(run_folder, [f"evaluate={json.dumps(sets)}"] if sets else ())
+        run = RunFolder.open(run_folder)
+        sets = [{"name": f"data{n}", "data": [{"path": str(p.resolve())}]} for n, p in enumerate(data or ())]
+        state.file = file = run.recipe_file([f"evaluate={json.dumps(sets)}"] if sets else ())
         from adapters.backends import backend as make_backend
         from adapters.pipeline import run as running
         from adapters.pipeline.plan import evaluations
         from adapters.plugins.registry import resolve
         from adapters.plugins.rewards import stage_rewards
 
-        finished = [stage] if stage else sorted(p.parent for p in run_folder.glob("*-*/manifest.json"))
-        if not finished:
-            raise UserError(f"{run_folder} holds no finished stage yet.")
+        stage = run.adapter_stage()
         if not file.recipe.evaluate:
             raise UserError("the recipe names no test sets; give one with --data FILE.")
-        state.log = run_folder / "run.log"
+        if is_main():
+            cleanup.enter_context(running.lock(run.path))
+        state.log = run.path / "run.log"
         with quiet(state.log):
             backend = make_backend(file.recipe)
             task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
             tests = evaluations(file, backend, task)
-            rewards = {r.name: r for stage in stage_rewards(file) for r in stage}
+            if data:
+                tests = tuple(replace(test, name=given_name(p)) for test, p in zip(tests, data, strict=True))
+            rewards = {r.name: r for of_stage in stage_rewards(file) for r in of_stage}
             models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
-            models.append((finished[-1].name, finished[-1]))
-            measured = running.evaluate_all(models, tests, task, list(rewards.values()), run_folder, backend)
+            models.append((stage.name, stage.path))
+            measured = running.evaluate_all(models, tests, task, list(rewards.values()), run.path, backend)
         report = {"name": file.recipe.name, "sets": measured}
         for table in [] if as_json else tables.result_tables(report):
             console().print(table)

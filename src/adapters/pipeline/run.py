@@ -18,7 +18,7 @@ from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.environment import peak_memory_gb, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
-from adapters.evaluation.evaluate import evaluate
+from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures
 from adapters.files import read_json, write_json, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
@@ -211,29 +211,29 @@ def evaluate_all(
     rewards: Sequence[NamedReward],
     folder: Path,
     backend: Backend,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, SetFigures]]:
     """Every model (label, adapter directory or None for the base) on every test set; what still holds is reused.
 
     Returns test set -> label -> figures, as in `report.json`.
     """
-    sets: dict[str, Any] = {e.name: {} for e in evaluations}
+    sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None
         for evaluation in evaluations:
             out = folder / "eval" / label / evaluation.name
             key = _evaluation_key(evaluation, adapter, rewards)
-            held = read_json(out / "metrics.json")
-            if held.get("key") != key:
+            figures = read_figures(out)
+            if figures.get("key") != key:
                 if console.is_main():
                     (out / "metrics.json").unlink(missing_ok=True)  # it is not the coming samples' any more
                 sampler = sampler or backend.sampler(adapter)
                 with console.progress(f"evaluate {label} on {evaluation.name}") as progress:
-                    held = evaluate(sampler, evaluation, task, rewards, out, progress, write=console.is_main())
-                held = {"key": key, **held}
+                    figures = evaluate(sampler, evaluation, task, rewards, out, progress, write=console.is_main())
+                figures["key"] = key
                 backend.barrier()
                 if console.is_main():
-                    write_json(out / "metrics.json", held)
-            sets[evaluation.name][label] = held
+                    write_json(out / "metrics.json", figures)
+            sets[evaluation.name][label] = figures
         del sampler
     return sets
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import UserError
+from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward
 from adapters.publish import bundle, comparison, plots
-from adapters.publish.finished_run import Finished, Stage
+from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
 from adapters.recipe.recipe import EvalSet
@@ -158,7 +159,7 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
     for name, models in finished.figures.items():
         source = tests.get(name)
         where = source.hub if isinstance(source, HubSource) else name
-        for field, figures in models[label]["metrics"].get(mode, {}).items():
+        for field, figures in models[label]["metrics"].get(mode or "", {}).items():
             if not anything(figures):
                 continue
             results += [

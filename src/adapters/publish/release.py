@@ -105,12 +105,12 @@ def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
     """Hash of everything that a bundle is made of, the tools included."""
     what: list[Any] = [
         [s.manifest for s in finished.stages],
-        finished.report,
+        finished.figures,
         finished.ledger,
         {k: v for k, v in finished.file.tree.items() if k != "publish"},
         finished.settings.model_dump(exclude=set(bundle.PUSH_KEYS)),
         repo,
-        [earlier.manifest, earlier.report] if earlier else None,
+        [earlier.manifest, earlier.figures] if earlier else None,
         card.TEMPLATE.read_text(encoding="utf-8"),
         versions(),
     ]

@@ -1,14 +1,16 @@
-"""What the policy answered to one prompt while it was trained, side by side."""
+"""Rollouts of the report: the policy's answers to one prompt at several steps, side by side."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.report.reading import number, read_lines, weighted
+from adapters.evaluation.metrics import number
+from adapters.pipeline.run_folder import read_rollouts
+from adapters.report.reward_weights import weighted
 
 PROMPTS, COLUMNS, ANSWERS = 6, 6, 8
 
@@ -52,7 +54,7 @@ def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
     Reads the files twice rather than holding every rollout.
     """
     steps: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for entry in _entries(folder):
+    for entry in read_rollouts(folder):
         weight = weights.get(str(entry.get("reward")), 1.0)
         steps[entry["id"]][entry["step"]].append(weight * (number(entry.get("score")) or 0.0))
     if not steps:
@@ -62,18 +64,11 @@ def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
         chosen = ranked[:PROMPTS]
     else:
         chosen = _over_time({i: next(iter(groups.items())) for i, groups in steps.items()})
-    held: dict[str, dict[int, list[dict[str, Any]]]] = {i: defaultdict(list) for i in chosen}
-    for entry in _entries(folder):
-        if entry["id"] in held:
-            held[entry["id"]][entry["step"]].append(entry)
-    return [_prompt(i, groups, weights) for i, groups in held.items()]
-
-
-def _entries(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("rollouts-*.jsonl")):
-        for entry in read_lines(path):
-            if isinstance(entry.get("step"), int) and "completion" in entry:
-                yield {**entry, "id": str(entry.get("id"))}
+    entries: dict[str, dict[int, list[dict[str, Any]]]] = {i: defaultdict(list) for i in chosen}
+    for entry in read_rollouts(folder):
+        if entry["id"] in entries:
+            entries[entry["id"]][entry["step"]].append(entry)
+    return [_prompt(i, groups, weights) for i, groups in entries.items()]
 
 
 def _moved(groups: dict[int, list[float]]) -> float:
