@@ -295,12 +295,12 @@ def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
     mine = read(run)
     tables, notes = comparison.compare(mine, read(run / "1-sft"), "balanced")
     assert not notes
-    [funder] = [r for r in tables["test"] if r["field"] == "funder"]
+    [funder] = [change for change in tables["test"] if change.field == "funder"]
     figures = mine.figures["test"]
-    assert funder["mine"] == pytest.approx(figures["2-grpo"]["metrics"]["balanced"]["funder"]["f1"])
-    assert funder["other"] == pytest.approx(figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"])
-    assert funder["ci"][0] <= funder["delta"] <= funder["ci"][1]
-    assert [r["field"] for r in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
+    assert funder.after == figures["2-grpo"]["metrics"]["balanced"]["funder"]["f1"]
+    assert funder.before == figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"]
+    assert funder.interval[0] <= funder.delta <= funder.interval[1]
+    assert [change.field for change in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
     other = make_run(tmp_path, "name=other", "evaluate.0.data.0.cap=5")
     assert comparison.compare(mine, read(other), "balanced") == (
         {},

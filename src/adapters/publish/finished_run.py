@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.evaluation.evaluate import SetFigures
-from adapters.files import read_run_json
+from adapters.files import read_json, read_run_json
 from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, Stage
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, stage_rewards
@@ -132,6 +132,11 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
     for stage in stages:
         if problems := adapter_folder.problems(stage.path):
             raise UserError(f"{problems[0]}. Delete {stage.path} and run the recipe again to train that stage again.")
+    if read_json(stages[-1].path / adapter_folder.CONFIG).get("peft_type") == "ECHO":
+        raise UserError(
+            f"{stages[-1].path} was made with `trainer: echo`, which trains no model: there is nothing to publish or "
+            "merge. Run the recipe with trainer: local or trainer: tinker."
+        )
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
     finished = Finished(run, file, task, stages, read_run_json(run.path / "ledger.json"))
     for test in file.recipe.evaluate:
