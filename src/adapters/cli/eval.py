@@ -54,11 +54,13 @@ def evaluate(
             task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
             tests = evaluations(file, backend, task)
             if data:
-                tests = tuple(replace(test, name=given_name(p)) for test, p in zip(tests, data, strict=True))
-            rewards = {r.name: r for of_stage in stage_rewards(file) for r in of_stage}
+                tests = tuple(replace(test, name=given_name(given)) for test, given in zip(tests, data, strict=True))
+            rewards = {reward.name: reward for rewards in stage_rewards(file) for reward in rewards}
             models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
             models.append((stage.name, stage.path))
             measured = running.evaluate_all(models, tests, task, list(rewards.values()), run.path, backend)
+        for test, given in zip(tests, () if as_json else data or (), strict=False):
+            console().print(f"{test.name}: {given}", markup=False, soft_wrap=True)
         report = {"name": file.recipe.name, "sets": measured}
         for table in [] if as_json else tables.result_tables(report):
             console().print(table)

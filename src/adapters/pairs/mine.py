@@ -1,4 +1,4 @@
-"""Preference pairs from graded completions: a run's logged rollouts, or samples of any model."""
+"""Preference pairs from graded completions: the rollouts that a run logged, or samples of any model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
 def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
     recipe, at = file.recipe, ("stages", stage.index)
     settings = recipe.stages[stage.index]
-    assert isinstance(settings, Grpo)  # noqa: S101 - told by its kind
+    assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
     noising = None
     if settings.noise is not None:
         if any(source.repeat > 1 for source in settings.data):
@@ -104,7 +104,7 @@ def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: fl
 
 
 def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -> Row:
-    """A pair in the field's usual form: prompt, chosen and rejected as messages, with gold and meta.
+    """A preference pair as a row: prompt, chosen and rejected as messages, with gold and meta.
 
     All pairs of a prompt keep its id, so that none is held out while another is learned.
     """

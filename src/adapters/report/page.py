@@ -71,7 +71,7 @@ def render(run: RunFolder) -> str:
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=digest,
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
-        made=datetime.now(UTC),
+        time=datetime.now(UTC),
         steps=pipeline.steps(run),
         sets=[
             *(_set(name, models, task, weights) for name, models in run.sets.items()),
@@ -134,7 +134,7 @@ def _versions(run: RunFolder) -> dict[str, list[str | None]]:
 
 
 def marked(card: samples.Card) -> Markup:
-    """The sample's text with the labelled values marked as the last model found or missed them, and what it added."""
+    """The sample's text with its labelled values marked as found or missed by the last model, and what that added."""
     text = cut(card.text)
     spans: list[tuple[int, int, str]] = []
     for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):

@@ -49,7 +49,7 @@ class Prompt:
 
 
 def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
-    """Prompts worth looking at: drawn most often and moved most; if each was drawn once, those whose answers differ.
+    """Prompts to show: those drawn most often; if each was drawn once, those whose answers differ most.
 
     Reads the files twice rather than holding every rollout.
     """
