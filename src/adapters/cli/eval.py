@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ def evaluate(
         if not file.recipe.evaluate:
             raise UserError("the recipe names no test sets; give one with --data FILE.")
         if is_main():
-            cleanup.enter_context(running.lock(run.path))
+            cleanup.enter_context(running.lock(run.path.absolute()))
         state.log = run.path / "run.log"
         with quiet(state.log):
             backend = make_backend(file.recipe)
@@ -55,7 +56,7 @@ def evaluate(
             tests = evaluations(file, backend, task)
             if data:
                 tests = tuple(replace(test, name=given_name(given)) for test, given in zip(tests, data, strict=True))
-            rewards = {reward.name: reward for rewards in stage_rewards(file) for reward in rewards}
+            rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
             models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
             models.append((stage.name, stage.path))
             measured = running.evaluate_all(models, tests, task, list(rewards.values()), run.path, backend)
