@@ -1,19 +1,25 @@
-"""`adapters eval`: evaluate a run's adapter on the recipe's test sets, or on other files."""
+"""`adapters eval`: a run's adapter on the recipe's test sets, or on other files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, TrustCode, consent
 from adapters.errors import UserError
+
+if TYPE_CHECKING:
+    from adapters.evaluation.evaluate import SetFigures
+    from adapters.pipeline.run_folder import Stage
+    from adapters.recipe.load import RecipeFile
 
 app = typer.Typer()
 
@@ -25,7 +31,7 @@ def evaluate(
     trust: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate the adapter of a run's last finished stage, or of the given stage, beside its base model.
+    """Evaluate a run's last finished stage, or the given one, beside its base model.
 
     A test set given with --data is called NAME@HASH (of its content) and stands beside the recipe's own.
     """
@@ -38,11 +44,7 @@ def evaluate(
         run = RunFolder.open(run_folder)
         sets = [{"name": f"data{n}", "data": [{"path": str(p.resolve())}]} for n, p in enumerate(data or ())]
         state.file = file = run.recipe_file([f"evaluate={json.dumps(sets)}"] if sets else ())
-        from adapters.backends import backend as make_backend
         from adapters.pipeline import run as running
-        from adapters.pipeline.plan import evaluations
-        from adapters.plugins.registry import resolve
-        from adapters.plugins.rewards import stage_rewards
 
         stage = run.adapter_stage()
         if not file.recipe.evaluate:
@@ -51,19 +53,31 @@ def evaluate(
             cleanup.enter_context(running.lock(run.path.absolute()))
         state.log = run.path / "run.log"
         with quiet(state.log):
-            backend = make_backend(file.recipe)
-            task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-            tests = evaluations(file, backend, task)
-            if data:
-                tests = tuple(replace(test, name=given_name(given)) for test, given in zip(tests, data, strict=True))
-            rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
-            models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
-            models.append((stage.name, stage.path))
-            measured = running.evaluate_all(models, tests, task, list(rewards.values()), run.path, backend)
-        for test, given in zip(tests, () if as_json else data or (), strict=False):
-            console().print(f"{test.name}: {given}", markup=False, soft_wrap=True)
+            measured = _measure(run.path, stage, file, data or [])
+        for given in () if as_json else data or ():
+            console().print(f"{given_name(given)}: {given}", markup=False, soft_wrap=True)
         report = {"name": file.recipe.name, "sets": measured}
         for table in [] if as_json else tables.result_tables(report):
             console().print(table)
         if as_json and is_main():
             print(json.dumps(report))
+
+
+def _measure(folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path]) -> dict[str, dict[str, SetFigures]]:
+    """Test set -> model -> figures, of the recipe's test sets or of `data`, which then stands in their place."""
+    from adapters.backends import backend as make_backend
+    from adapters.pipeline.plan import evaluations
+    from adapters.pipeline.run import evaluate_all
+    from adapters.pipeline.run_folder import given_name
+    from adapters.plugins.registry import resolve
+    from adapters.plugins.rewards import stage_rewards
+
+    backend = make_backend(file.recipe)
+    task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
+    tests = evaluations(file, backend, task)
+    if data:
+        tests = tuple(replace(test, name=given_name(given)) for test, given in zip(tests, data, strict=True))
+    rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
+    models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
+    models.append((stage.name, stage.path))
+    return evaluate_all(models, tests, task, list(rewards.values()), folder, backend)

@@ -1,4 +1,4 @@
-"""Alignment of a prediction with its gold: by the task's own matching, else JSON value by JSON value."""
+"""Alignment of a prediction with its gold: by the task, else by JSON value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
-    """Rows of gold and predicted values. A task whose own alignment fails is treated as one that has none."""
+    """Gold beside predicted values: by the task's alignment, unless that fails."""
     own: Callable[[Any, str], list[Aligned]] | None = getattr(task, "align", None)
     if own is not None:
         try:
@@ -31,9 +31,10 @@ def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
 
 
 def compare_values(gold: Any, pred: Any) -> list[Aligned]:
-    """Leaves of two JSON values, matched where path (list positions aside) and value are equal.
+    """Leaves of two JSON values, matched where path and value are equal.
 
-    Unequal leaves of one path stand side by side when they look alike or are the only ones left.
+    A path has no list positions. Unequal leaves of one path stand side by side when they look alike or are the only
+    ones left.
     """
     left, right = (list(_leaves(value))[:MOST_VALUES] for value in (gold, pred))
     spare: dict[str, list[str]] = defaultdict(list)
@@ -59,7 +60,7 @@ def compare_values(gold: Any, pred: Any) -> list[Aligned]:
 
 
 def read_value(completion: str) -> Any:
-    """The JSON value of a completion: in an answer tag, in a code fence, or as a whole; else the text itself."""
+    """JSON of a completion (answer tag, code fence or whole), else its text."""
     for text in (*_ANSWER.findall(completion)[-1:], *_FENCE.findall(completion)[-1:], completion):
         try:
             return json.loads(text.strip())

@@ -1,4 +1,4 @@
-"""Comparison of two models on a test set: F1 by field, the difference, and its interval. Every table shows this one."""
+"""Comparison of two models on a test set, which every table of two shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Change(NamedTuple):
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], mode: str, samples: tuple[Samples, Samples] | None = None
 ) -> list[Change]:
-    """A change for each field that the test set has gold of, from the figures of two models in a matching mode.
+    """The change of each field that has gold, in one matching mode.
 
     With the `samples` of both, each has its interval.
     """
@@ -60,7 +60,7 @@ def _rows(samples: Samples) -> list[tuple[Any, Any]]:
 
 
 def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    """Gold, predicted, matched of shape (rows, fields, 3), means over the variants; None where they are not counted."""
+    """Counts (rows, fields, 3), means over the variants; None where any is missing."""
     try:
         table = np.array([[s["counts"][mode][field] for field in fields] for s in samples], dtype=float)
         # The variants of the prompt stand one whole set of rows after the other.
@@ -71,7 +71,7 @@ def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[An
 
 
 def deltas(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The last model beside the first, one dict per test set and field with gold, in the first matching mode.
+    """The last model beside the first, by test set and field, in the first mode.
 
     `sets` is a report's: set -> model -> figures, base first. `parse_errors` are of both models. Sets that one model
     was evaluated on give nothing. When every set has one field, the last line is their plain average.

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a test set: completions, counts, figures with intervals, every sample on disk."""
+"""Evaluation of a model on a test set: completions, counts, figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sample
 
 
 class SetFigures(TypedDict):
-    """Figures of one model on one test set, as `metrics.json` and `report.json` hold them."""
+    """Figures of one model on one test set, as in metrics.json and report.json."""
 
     n: int
     """Rows; a row asked in several variants of the prompt is one."""
@@ -57,7 +57,7 @@ def evaluate(
     *,
     write: bool = True,
 ) -> SetFigures:
-    """Answer a test set greedily, score the answers, and store them as `samples.jsonl` in `folder`.
+    """Answer a test set greedily, score the answers, store them in `folder`.
 
     Returns the figures. Processes that do not `write` take part in the sampling only.
     """
@@ -90,7 +90,7 @@ def evaluate(
 
 
 def read_figures(folder: Path) -> SetFigures:
-    """The stored figures of one model on one test set; an empty dict when there are none."""
+    """The stored figures of one model on one test set; empty when there are none."""
     figures = read_json(folder / "metrics.json")
     if "says_nothing" in figures:  # the key's name in older runs
         figures["empty_answers"] = figures.pop("says_nothing")
@@ -120,7 +120,7 @@ def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Samp
 def summary(
     evaluation: Evaluation, samples: Sequence[Sample], scored: Sequence[_Score], rewards: Sequence[NamedReward] = ()
 ) -> SetFigures:
-    """The figures of a test set. A row asked in several variants of the prompt counts with their mean."""
+    """The figures of a test set. A row with several variants counts with their mean."""
     n = len(evaluation.examples) // evaluation.variants
     asked = [s.counts for s in scored]
     counts = [_mean_counts(asked[i::n]) for i in range(n)] if evaluation.variants > 1 else asked
@@ -147,7 +147,7 @@ def summary(
 
 
 def _reward_figures(name: str, scored: Sequence[_Score], n: int) -> dict[str, Any] | None:
-    """A reward's mean over the rows, and apart for empty and other gold; None where it never applies."""
+    """A reward's mean, also for empty and other gold; None where it never applies."""
     values = [s.rewards.get(name) for s in scored]
     means = [mean for i in range(n) if (mean := _mean_of_known(values[i::n])) is not None]
     if not means:
@@ -185,7 +185,7 @@ def _mean_counts(variants: Sequence[ModeCounts]) -> ModeCounts:
 
 
 def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
-    """F1 over variants: mode -> field -> {n, mean, sd, min, max}; sd is the sample's (n - 1)."""
+    """F1 over variants: mode -> field -> {n, mean, sd (n - 1), min, max}."""
     out: dict[str, Any] = {}
     by_variant = [metrics.corpus(counts, intervals=False) for counts in variants]
     for mode, fields in by_variant[0].items():
@@ -197,7 +197,7 @@ def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
 
 
 def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
-    """Mean reward of the empty answer; None where the reward never applies, or fails (which is no model's fault)."""
+    """Mean reward of the empty answer; None where the reward fails or never applies."""
     try:
         return _mean_of_known([grader.attempt(empty_answer(e), e).score for e in examples])
     except RewardError:

@@ -1,4 +1,4 @@
-"""The adapter that is run over a corpus: of a run folder, a stage, a published bundle, or any PEFT adapter."""
+"""The adapter that is run over a corpus: a run's, a published or any PEFT adapter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def find(
     revision: str | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Find the adapter that the user named: a folder, or the Hub id of a published one.
+    """Find the adapter that the user named: a folder, or a Hub id.
 
     The task and the thinking switch are read from the first of: the recipe of the run that the folder is a stage of,
     the bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace them.
@@ -104,7 +104,7 @@ def _adapter_folder(folder: Path) -> Path:
 
 
 def _stored_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The task and model that the adapter was trained with, as in a recipe, and where `./task.py` starts from."""
+    """Task and model of the adapter's training, and the folder of `./task.py`."""
     if run := RunFolder.of_stage(folder):
         return _task_and_model(run.recipe), run.origin
     if (folder / "recipe.yaml").is_file():

@@ -26,14 +26,14 @@ from adapters.types import Example, Row, Task
 
 @dataclass(frozen=True)
 class Limit:
-    """The length limit of pairs (whether prompt and longer side fit), and the task of the recipe that sets it."""
+    """The length limit of pairs, and the task of the recipe that sets it."""
 
     fits: Callable[[Sequence[Example]], list[bool]]
     task: Task | None = None
 
 
 def limit(recipe: Path | None, max_length: int) -> Limit:
-    """The `max_length` of a recipe's DPO stage, in tokens of its model; without a recipe, three characters a token."""
+    """The limit of a recipe's DPO stage; without a recipe tokens are estimated."""
     if recipe is None:
         return Limit(lambda examples: [_estimate(e) <= max_length for e in examples])
     from adapters.backends import backend as make_backend
@@ -64,7 +64,7 @@ def reward_of(name: str) -> NamedReward:
 
 
 def examples(file: Path, task: Task) -> dict[str, Example]:
-    """The rows of a file by id. Raises UserError for a row that the task cannot read, or an id twice."""
+    """The rows of a file by id. Raises UserError for unreadable rows and repeated ids."""
     out: dict[str, Example] = {}
     for number, row in read_file(file):
         i = str(row.get("id", f"{file.stem}:{number}"))
@@ -82,7 +82,7 @@ def examples(file: Path, task: Task) -> dict[str, Example]:
 
 
 def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, control: float) -> list[Row]:
-    """Up to n pairs from the turns of a file, or from synthetic ones, as evenly from each environment as can be."""
+    """Up to n pairs from a file's turns or synthetic ones, evenly by environment."""
     rows = _turns(file) if file else list(synthesize(4 * n, seed))
     random.Random(seed).shuffle(rows)
     by_env: dict[str, list[Row]] = {}
@@ -95,7 +95,7 @@ def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, con
 
 
 def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], floor: float, seed: int) -> list[Row]:
-    """Pairs for the agent's prompts that have none yet: the best completion against a corruption of it."""
+    """Pairs for prompts without one: the best completion against its corruption."""
     paired = {p["id"] for p in pairs}
     best: dict[str, mine.Graded] = {}
     for g in sorted(completions, key=lambda g: (g.score, g.completion)):
@@ -113,7 +113,7 @@ def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], flo
 def checked(
     pairs: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The pairs as DPO reads them, without duplicates and those that are too long, and the figures of the set.
+    """The pairs that are neither duplicates nor too long, and figures of the set.
 
     Raises `PairsError` when the set breaks a rule.
     """

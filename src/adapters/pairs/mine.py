@@ -1,4 +1,4 @@
-"""Preference pairs from graded completions: the rollouts that a run logged, or samples of any model."""
+"""Preference pairs from graded completions: a run's rollouts, or samples."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]
 
 
 def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: NamedReward) -> list[Graded]:
-    """Samples (rows with `id` and `completion`) scored by a reward. Raises UserError for a sample of no example."""
+    """Samples (`id`, `completion`) scored by a reward. Raises UserError without a row."""
     out = []
     for sample in samples:
         example, text = examples.get(str(sample.get("id"))), sample.get("completion")
@@ -83,7 +83,7 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
 
 
 def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:
-    """The best against the worst completion of each prompt, then the second best against the second worst.
+    """Pairs of each prompt: its best against its worst completion, then the next.
 
     A pair's scores differ by `margin` or more; the chosen side reaches `floor` and has the form that the task asks
     for. Completions that are empty, or the same text, make no pair.
@@ -104,7 +104,7 @@ def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: fl
 
 
 def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -> Row:
-    """A preference pair as a row: prompt, chosen and rejected as messages, with gold and meta.
+    """A preference pair as a row: prompt, chosen, rejected, gold and meta.
 
     All pairs of a prompt keep its id, so that none is held out while another is learned.
     """

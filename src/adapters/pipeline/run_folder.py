@@ -1,4 +1,4 @@
-"""A run folder on disk, finished or not: its recipe, stages, logs, rollouts and evaluations.
+"""A run folder on disk: its recipe, stages, logs, rollouts and evaluations.
 
 Reading is lenient: a damaged file counts as missing, and half-written lines are skipped (a writer may be at work).
 """
@@ -59,7 +59,7 @@ class Stage:
 
     @cached_property
     def log(self) -> tuple[Mapping[str, float], ...]:
-        """One entry per step, in order; of a step logged twice (after a restart) the later figures."""
+        """One entry per step; of a step logged twice (after a restart) the later figures."""
         steps: dict[float, dict[str, float]] = {}
         for entry in read_lines(self.folder / "log.jsonl") if self.folder else ():
             step = number(entry.get("step"))
@@ -86,7 +86,7 @@ class EvaluatedModel:
         return tuple(read_lines(self.folder / "samples.jsonl"))
 
     def checked_samples(self) -> tuple[Mapping[str, Any], ...]:
-        """The samples; none when there is no file. Raises UserError when not all of them can be read."""
+        """The samples, if stored. Raises UserError when not all of them can be read."""
         path = self.folder / "samples.jsonl"
         variants = 1 + max((s.get("variant", 0) for s in self.samples), default=0)
         if path.is_file() and len(self.samples) != self.figures["n"] * variants:
@@ -111,7 +111,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The run at `path`, which is its folder or a stage's. Raises UserError when it is neither."""
+        """The run of a run's or a stage's folder. Raises UserError for any other."""
         if recipe := read_json(path / "recipe.json"):
             return cls(path, recipe)
         if run := cls.of_stage(path):
@@ -120,7 +120,7 @@ class RunFolder:
 
     @classmethod
     def of_stage(cls, path: Path) -> RunFolder | None:
-        """The run that this folder is a stage of, finished or at work; None when it is none's."""
+        """The run that this folder is a stage of; None when there is none."""
         path = path if path.name not in ("", "..") else path.resolve()
         run = cls(path.parent, read_json(path.parent / "recipe.json"), path.name.removesuffix(".partial"))
         return run if run.named in [stage.name for stage in run.stages] else None
@@ -140,11 +140,11 @@ class RunFolder:
 
     @property
     def origin(self) -> Path:
-        """Folder of the recipe that the run was started from, where `./plugin.py` is looked for."""
+        """Folder of the recipe that was run, where `./plugin.py` is looked for."""
         return Path(str(read_json(self.path / "origin.json").get("folder") or self.path))
 
     def recipe_file(self, overrides: Sequence[str] = ()) -> RecipeFile:
-        """The run's recipe, validated, with further overrides. Raises UserError when it cannot be read."""
+        """The run's recipe with further overrides. Raises UserError if it is damaged."""
         tree = read_run_json(self.path / "recipe.json")
         return load_recipe(self.path / "recipe.yaml", [*as_overrides(tree), *overrides], origin=self.origin)
 
@@ -172,7 +172,7 @@ class RunFolder:
         return self.stages[: 1 + next((s.index for s in self.stages if s.name == self.named), len(self.stages))]
 
     def adapter_stage(self) -> Stage:
-        """The named stage, else the last finished one. Raises UserError when it is not finished."""
+        """The named stage, else the last finished one. Raises UserError if not finished."""
         chosen = [stage for stage in self.stages if self.named in (None, stage.name)]
         finished = [stage for stage in chosen if stage.manifest]
         if not finished:
@@ -202,7 +202,7 @@ class RunFolder:
 
     @property
     def other_sets(self) -> Sets:
-        """Test sets that are not the recipe's: given with `adapters eval --data`, or since removed from it."""
+        """Test sets given with `adapters eval --data`, or since removed from the recipe."""
         own = self.sets
         return {name: models for name, models in self._evaluated.items() if name not in own}
 
@@ -224,12 +224,12 @@ class RunFolder:
 
 
 def given_name(file: Path) -> str:
-    """Name of a test set given with `adapters eval --data`, told apart from the recipe's and from files of its name."""
+    """Name of a test set given with `adapters eval --data`, unlike any other set's."""
     return f"{file.stem}{GIVEN}{sha256(file)[:8]}"
 
 
 def read_rollouts(folder: Path | None) -> Iterator[dict[str, Any]]:
-    """The graded completions that a stage's folder holds, one entry per completion and reward."""
+    """Graded completions of a stage, one entry per completion and reward."""
     for path in sorted(folder.glob("rollouts-*.jsonl")) if folder else ():
         for entry in read_lines(path):
             if isinstance(entry.get("step"), int) and "completion" in entry:

@@ -47,7 +47,7 @@ def render(
     checks: Iterable[Check],
     earlier: Finished | None = None,
 ) -> str:
-    """The text of README.md for the bundle in `folder`; its plots are drawn there. `facts` are measured by the gate."""
+    """README.md of the bundle in `folder`, whose plots it draws. `facts`: the gate's."""
     from huggingface_hub import ModelCard
 
     mode = primary_mode(finished)
@@ -101,13 +101,13 @@ def primary_mode(finished: Finished) -> str | None:
 
 
 def new_tokens(finished: Finished) -> int:
-    """Token limit of an answer in the card's usage: the largest that an evaluation allowed."""
+    """Token limit of an answer in the card's usage: the largest of the evaluations."""
     label = finished.stages[-1].name
     return max((models[label]["max_new_tokens"] for models in finished.figures.values()), default=1024)
 
 
 def usage(finished: Finished, repo: str, facts: Mapping[str, Any]) -> str:
-    """Python code that loads the adapter from the Hub and answers the example; the gate runs it unchanged."""
+    """Python code that loads the adapter and answers the example; the gate runs it."""
     pin = f', revision="{finished.base_revision}"' if finished.base_revision else ""
     end = facts.get("end_token")
     stop = f", eos_token_id=tokenizer.convert_tokens_to_ids({json.dumps(end)})" if end else ""
@@ -235,7 +235,7 @@ def _reward(named: NamedReward) -> dict[str, Any]:
 
 
 def anything(figures: Mapping[str, Any]) -> bool:
-    """Whether a field has gold or predicted values; without either its figures are 0 and mean nothing."""
+    """Whether a field has gold or predicted values; else its figures mean nothing."""
     return bool(figures["gold"] or figures["pred"])
 
 

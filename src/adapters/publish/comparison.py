@@ -1,4 +1,4 @@
-"""Comparison of two adapters on the card: the test sets that both runs measured on the same rows."""
+"""Comparison of two adapters on the card, on test sets that both were measured on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from adapters.publish.finished_run import Finished
 
 
 def compare(mine: Finished, other: Finished, mode: str | None) -> tuple[dict[str, list[Change]], list[str]]:
-    """Test set -> the change of each field from `other` to `mine`, and why a set cannot be compared."""
+    """Changes from `other` to `mine` by test set, and why others are not compared."""
     tables: dict[str, list[Change]] = {}
     notes: list[str] = []
     for name, after in mine.evaluated.items():

@@ -23,7 +23,7 @@ from adapters.types import Example, Message, Task
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run, and the stage whose adapter is published: the last one, unless a stage's folder was named."""
+    """A finished run up to the stage whose adapter is published."""
 
     run: RunFolder
     file: RecipeFile
@@ -59,7 +59,7 @@ class Finished:
 
     @property
     def base_id(self) -> str:
-        """Hub id of the base model. Raises UserError when the run's base is a folder of unknown origin."""
+        """Hub id of the base model. Raises UserError when it is not known."""
         if self.settings.base_model:
             return self.settings.base_model
         base = self.recipe.model.base
@@ -95,7 +95,7 @@ class Finished:
         return stage_rewards(self.file)[stage.index]
 
     def example(self) -> Example:
-        """The row that the card's usage shows, a made-up one. Raises UserError when there is none."""
+        """The made-up row that the card's usage shows. Raises UserError without one."""
         row = self.settings.example or getattr(self.task, "example_row", None)
         at = ("publish", "example")
         if row is None:
@@ -149,7 +149,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
 
 
 def probes(finished: Finished, k: int) -> list[Probe]:
-    """Up to k of the answers that the training process gave when it evaluated the adapter, spread over the sets.
+    """Up to k answers of the training process's own evaluation, over all sets.
 
     Empty answers are left out where there are others: they prove little.
     """

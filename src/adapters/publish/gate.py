@@ -1,4 +1,4 @@
-"""The gate: checks that a bundle must pass before it is pushed, each in a fresh process.
+"""The gate: checks in fresh processes that a bundle must pass before the push.
 
 The card's code runs unchanged and offline. Its cache folder maps the repository's id to the bundle, and the base's id
 to the weights that the run was trained on.
@@ -41,11 +41,11 @@ class Check(NamedTuple):
 
 
 class GateError(Exception):
-    """A bundle that must not be published; the message names the reason. The command exits with 3."""
+    """A bundle that must not be published, and why. The command exits with 3."""
 
 
 def static(finished: Finished, folder: Path) -> list[Check]:
-    """Checks without loading a model: the folder's files, the card, and whether vLLM can serve the adapter."""
+    """Checks without loading a model: files, card, and whether vLLM can serve it."""
     leaks = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd())))
     size = sum((folder / f).stat().st_size for f in bundle.files(folder))
     clean = f"{len(bundle.files(folder))} files, {size / 1e6:.1f} MB; no path, token or address of yours"
@@ -58,7 +58,7 @@ def max_lora_rank(rank: int) -> int | None:
 
 
 def _servable(folder: Path) -> Check:
-    """Whether vLLM can serve it: plain LoRA, A and B matrices of linear layers, one scale, a rank on its list."""
+    """Whether vLLM can serve it: plain LoRA of linear layers, of a rank on its list."""
     name = "vLLM"
     config = json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
@@ -79,7 +79,7 @@ def _servable(folder: Path) -> Check:
 
 
 def _card(folder: Path) -> Check:
-    """Whether huggingface_hub reads the card's metadata back; the Hub itself validates them at the push."""
+    """Whether huggingface_hub reads the card's metadata back."""
     from huggingface_hub import ModelCard
 
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def _card(folder: Path) -> Check:
 
 
 def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any]]:
-    """Load the bundle in a fresh process and compare its answers. Returns checks, and facts for the card.
+    """Load the bundle in a fresh process; returns checks, and facts for the card.
 
     Raises RuntimeError when that process dies, which says nothing about the adapter.
     """

@@ -1,4 +1,4 @@
-"""Plots of the card: loss, reward and KL over the steps, and F1 of the base beside the stages."""
+"""Plots of the card: loss, reward and KL over the steps, F1 of every model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
-    """Write PNG files into `folder` and return their names. The same versions draw the same bytes."""
+    """Write PNG files into `folder`, the same bytes every time; returns their names."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The steps of a publication: bundle, gate, push. Each is stored, so that the next call continues from there.
+"""The steps of a publication (bundle, gate, push), each stored and resumable.
 
 RUN/publish/bundle/        the files that are pushed
 RUN/publish/proof.json     the hash of each file and of all inputs, and the checks of the gate
@@ -51,7 +51,7 @@ class Release:
 
 
 def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
-    """Make and verify the bundle, or reuse it if nothing changed. A failed check is a result, not an error."""
+    """Make and verify the bundle, or reuse it. A failed check is a result, no error."""
     repo = finished.settings.repo
     if repo is None:
         raise UserError(
@@ -91,7 +91,7 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
 
 
 def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
-    """Push a verified bundle. Raises GateError for one that failed a check, UserError and HubError as `hub.push`."""
+    """Push a verified bundle. Raises GateError for others, and as `hub.push`."""
     if not release.passed:
         failed = next(check for check in release.checks if not check.passed)
         raise GateError(f"{failed.name}: {failed.detail}")

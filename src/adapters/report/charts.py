@@ -1,4 +1,4 @@
-"""Line charts as SVG text, with a description in words. Colours come from the page's style sheet."""
+"""Line charts as SVG text, with a description in words."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def short(value: float, digits: int = 3) -> str:
 
 
 def moving_average(points: Points) -> Points:
-    """Centred mean over a twentieth of the points; at the ends, of what there is of them."""
+    """Centred mean over a twentieth of the points, fewer at the ends."""
     half = max(1, len(points) // 40)
     total = [0.0]
     for _, y in points:
@@ -110,7 +110,7 @@ def _label(tick: float, ticks: Sequence[float]) -> str:
 
 
 def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) -> tuple[list[float], float, float]:
-    """Ticks at 1, 2 or 5 times a power of ten, and the ends of the axis; the ends are ticks unless `tight`."""
+    """Ticks at 1, 2 or 5 times a power of ten, and the ends of the axis."""
     if high - low <= max(abs(low), abs(high)) * 1e-9 or high - low < 1e-30:
         pad = 1.0 if whole else abs(low) * 0.1 if abs(low) > 1e-9 else 0.1
         low, high = low - pad, high + pad

@@ -1,4 +1,4 @@
-"""Panels of curves from the log of a stage: known figures first, under plain names, then every other."""
+"""Panels of curves from the log of a stage, known figures first."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ NAME = "report.html"
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of a run, finished or not, to `out` (default: report.html in the run's folder).
+    """Write the page of a run, finished or not, to `out` or its report.html.
 
     Raises UserError when the folder is no run, or the file cannot be written.
     """
@@ -115,7 +115,7 @@ def _note(name: str) -> str:
 
 
 def _task(run: RunFolder) -> Any:
-    """The run's task; None where it cannot be loaded here, so that values are compared without it."""
+    """The run's task; None where it cannot be loaded here."""
     try:
         return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=run.origin)
     except Exception:
@@ -134,7 +134,7 @@ def _versions(run: RunFolder) -> dict[str, list[str | None]]:
 
 
 def marked(card: samples.Card) -> Markup:
-    """The sample's text with its labelled values marked as found or missed by the last model, and what that added."""
+    """The sample's text; values that the last model found, missed or added are marked."""
     text = cut(card.text)
     spans: list[tuple[int, int, str]] = []
     for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):

@@ -1,4 +1,4 @@
-"""Stages of the report: settings, data, figures, and whether each still starts from the stage before it."""
+"""Stages of the report: settings, data, figures, and the weights they start from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the report's result tables: figures by matching mode and field, and what each stage changed."""
+"""Result tables of the report: figures by field, and changes between stages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def modes(models: Sequence[EvaluatedModel]) -> list[str]:
 
 
 def rows(models: Sequence[EvaluatedModel], mode: str) -> list[Row]:
-    """A row for each field and model, grouped by field; without fields that neither gold nor any model has."""
+    """A row for each field and model, without fields that gold and models lack."""
     by_model = {m.model: m.figures["metrics"].get(mode, {}) for m in models}
     out = []
     for field in dict.fromkeys(field for fields in by_model.values() for field in fields):
@@ -50,7 +50,7 @@ def _row(field: str, model: str, figures: Mapping[str, Any]) -> Row:
 
 
 def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float] | None:
-    """A figure with the ends of its interval (its own value where it has none); None when it is absent."""
+    """A figure with the ends of its interval, if any; None when it is absent."""
     value = number(figures.get(name))
     ends = figures.get(f"{name}_ci")
     if value is None:
@@ -60,7 +60,7 @@ def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float
 
 
 def changes(models: Sequence[EvaluatedModel], mode: str) -> list[tuple[str, str, Change]]:
-    """Every model against the one before it, by field, where both answered the same rows."""
+    """Every model against the one before, where both answered the same rows."""
     return [
         (before.model, after.model, change)
         for before, after in pairwise(models)

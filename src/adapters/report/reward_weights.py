@@ -1,4 +1,4 @@
-"""Weights of a run's rewards, and the weighted score that samples and rollouts are ranked by."""
+"""The weights of a run's rewards, and the weighted score for ranking."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapters.pipeline.run_folder import Stage
 
 
 def reward_weights(stages: Sequence[Stage]) -> dict[str, float]:
-    """Reward -> weight, by the names that scores are logged under (see `adapters.plugins.rewards.resolve_all`)."""
+    """Reward -> weight, by the names that its scores are logged under."""
     out: dict[str, float] = {}
     for stage in stages:
         names: list[str] = []
@@ -24,7 +24,7 @@ def reward_weights(stages: Sequence[Stage]) -> dict[str, float]:
 
 
 def weighted(scores: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
-    """Sum of the scores by weight, over the weights' size, so within [-1, 1]; None when no reward applies."""
+    """Weighted mean of the scores, in [-1, 1]; None when no reward applies."""
     known = {name: v for name, value in scores.items() if (v := number(value)) is not None}
     size = sum(abs(weights.get(name, 1.0)) for name in known)
     return sum(weights.get(name, 1.0) * v for name, v in known.items()) / size if size else None

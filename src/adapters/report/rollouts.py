@@ -1,4 +1,4 @@
-"""Rollouts of the report: the policy's answers to one prompt at several steps, side by side."""
+"""Rollouts of the report: answers to one prompt at several steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and its groups over the steps. `text` and `gold` are None where the rollouts do not hold them."""
+    """A prompt and its groups over the steps; `text` and `gold` may be unknown."""
 
     id: str
     text: str | None
@@ -49,7 +49,7 @@ class Prompt:
 
 
 def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
-    """Prompts to show: those drawn most often; if each was drawn once, those whose answers differ most.
+    """Prompts to show: those drawn most often, else those whose answers differ most.
 
     Reads the files twice rather than holding every rollout.
     """
@@ -77,7 +77,7 @@ def _moved(groups: dict[int, list[float]]) -> float:
 
 
 def _over_time(groups: dict[str, tuple[int, list[float]]]) -> list[str]:
-    """From each of PROMPTS stretches of the training the prompt whose scores are spread widest."""
+    """The prompt with the widest spread of scores, for each section of the training."""
     ordered = sorted(groups, key=lambda i: groups[i][0])
     size = max(1, -(-len(ordered) // PROMPTS))
     return [max(ordered[n : n + size], key=lambda i: _spread(groups[i][1])) for n in range(0, len(ordered), size)]

@@ -1,4 +1,4 @@
-"""Samples that the report shows: the worst and the most changed, every model's answer beside the gold."""
+"""Samples that the report shows: the worst and the most changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_ROWS = 60
 
 @dataclass(frozen=True)
 class Line:
-    """A labelled value and what each model predicted for it, or a value that only models predicted."""
+    """A value that is labelled or predicted, and each model's prediction."""
 
     field: str
     depth: int
@@ -48,7 +48,7 @@ class Card:
 
 
 def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
-    """The score that a sample is ranked by: its rewards by weight, else its F1 over all fields in the headline mode."""
+    """The score that a sample is ranked by: its weighted rewards, else its F1."""
     rewards = sample.get("rewards")
     if isinstance(rewards, dict) and (value := weighted(rewards, weights)) is not None:
         return value
@@ -59,7 +59,7 @@ def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | No
 
 
 def worst(models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]) -> list[Card]:
-    """The last model's samples of lowest score; of equal scores, those with more errors first."""
+    """The last model's samples of lowest score, those with more errors first."""
     ranked = [(score(s, weights) or 0.0, -_errors(s), n, s) for n, s in enumerate(models[-1].samples)]
     chosen = [r[3] for r in sorted(ranked, key=lambda r: r[:3]) if r[0] < 1]
     return _cards(models, chosen[:WORST], task, weights)
@@ -76,7 +76,7 @@ def most_changed(
 
 
 def moved(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> tuple[int, int, int] | None:
-    """Counts of samples that the last model answers worse, equally and better than the one before; None without one."""
+    """How many samples the last model answers worse, equally and better than before."""
     if len(models) < 2:
         return None
     known = [change for change, _ in _changes(models, weights)]

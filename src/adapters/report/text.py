@@ -1,4 +1,4 @@
-"""Text of models and data, prepared for the page: invisible characters shown, long texts cut, differences marked."""
+"""Text of models and data, prepared for the page."""
 
 from __future__ import annotations
 
