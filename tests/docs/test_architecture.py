@@ -65,7 +65,9 @@ def test_the_steps_exist_and_stand_in_the_order_of_the_calls(
     documented = steps(verb)
     assert len(documented) > 5
     for file, function in documented:
-        module = importlib.import_module("adapters." + file.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
+        module = importlib.import_module(
+            "adapters." + file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        )
         assert hasattr(module, function) or function == "train", f"{file} has no {function}"
     called = list(calls(verb, tmp_path))
     assert [step for step in called if step in documented] == documented

@@ -27,7 +27,17 @@ stages:
 evaluate:
   - {name: test, data: [{path: rows.jsonl}]}
 """
-ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "accelerate", "--engine", "me/", "eng.train", "--launch")
+ELSEWHERE = (
+    "--endpoint",
+    "trainer=tinker",
+    "publish",
+    "merge",
+    "accelerate",
+    "--engine",
+    "me/",
+    "eng.train",
+    "--launch",
+)
 """What a command needs that is not here: a server, a GPU, the Hub, trained weights, somebody's corpus."""
 
 

@@ -495,7 +495,8 @@ def test_a_run_folder_means_its_last_stage(tmp_path: Path, rows: list[dict]) -> 
         echo_adapter(run / name, rows[: len(name)])
     (run / "recipe.yaml").write_text("name: x")
     tree = {"task": {"use": "funding", "target": "compact"}, "model": {"base": "me/base", "thinking": True}}
-    (run / "recipe.json").write_text(json.dumps(tree))
+    stages = [{"kind": "sft"}, *[{"kind": "grpo"}] * 9]
+    (run / "recipe.json").write_text(json.dumps(tree | {"stages": stages}))
     found = adapter_source.find(str(run))
     assert found.adapter.name == "10-grpo"
     assert found.model.thinking

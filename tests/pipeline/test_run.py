@@ -230,7 +230,8 @@ def test_the_eval_command(mine: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert list(json.loads(done.stdout)["sets"]["seen"]) == ["base", "2-grpo"]
     stage = command("eval", str(run / "1-sft"), "--data", str(mine.parent / "new.jsonl"), "--json", cwd=mine.parent)
-    assert json.loads(stage.stdout)["sets"]["new"]["1-sft"]["n"] == 10
+    [(name, models)] = json.loads(stage.stdout)["sets"].items()
+    assert (name.partition("@")[0], models["1-sft"]["n"]) == ("new", 10)
     nothing = command("eval", str(mine.parent), cwd=mine.parent)
     assert nothing.returncode == 2
     assert "no run folder" in nothing.stderr

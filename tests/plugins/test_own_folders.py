@@ -72,7 +72,5 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def test_their_folders_and_ours_work_together(project: Path, command: list[str]) -> None:
     path = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=project, env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *command], cwd=project, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -80,6 +80,10 @@ def make_run(folder: Path, *overrides: str) -> Path:
         held["files"] = {n: sha256(run / stage / n) for n in (adapter_folder.WEIGHTS, adapter_folder.CONFIG)}
         held["start_hash"] = None
         write_json(run / stage / adapter_folder.MANIFEST, held)
+        for path in (run / "eval" / stage).glob("*/metrics.json"):
+            figures = json.loads(path.read_text())
+            rows, _, rewards = figures["key"].split(":", 2)
+            write_json(path, figures | {"key": f"{rows}:{held['files'][adapter_folder.WEIGHTS]}:{rewards}"})
     return run
 
 
@@ -291,12 +295,12 @@ def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
     mine = read(run)
     tables, notes = comparison.compare(mine, read(run / "1-sft"), "balanced")
     assert not notes
-    [funder] = [r for r in tables["test"] if r["field"] == "funder"]
+    [funder] = [change for change in tables["test"] if change.field == "funder"]
     figures = mine.figures["test"]
-    assert funder["mine"] == pytest.approx(figures["2-grpo"]["metrics"]["balanced"]["funder"]["f1"])
-    assert funder["other"] == pytest.approx(figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"])
-    assert funder["ci"][0] <= funder["delta"] <= funder["ci"][1]
-    assert [r["field"] for r in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
+    assert funder.after == figures["2-grpo"]["metrics"]["balanced"]["funder"]["f1"]
+    assert funder.before == figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"]
+    assert funder.interval[0] <= funder.delta <= funder.interval[1]
+    assert [change.field for change in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
     other = make_run(tmp_path, "name=other", "evaluate.0.data.0.cap=5")
     assert comparison.compare(mine, read(other), "balanced") == (
         {},
@@ -391,11 +395,17 @@ def test_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"samples\.jsonl is damaged"):
         comparison.compare(read(run), read(mine), "balanced")
     samples.write_text(whole)
-    (mine / "report.json").write_text("nonsense")
-    for command in (["publish", str(mine), "--dry-run"], ["merge", str(mine), "-o", str(tmp_path / "out")]):
-        result = CliRunner().invoke(app, command)
-        assert result.exit_code == 2
-        assert "report.json is missing or damaged" in result.stderr
+    figures = samples.with_name("metrics.json")
+    stored = json.loads(figures.read_text())
+    for text, reason in (
+        ("nonsense", "eval/2-grpo/test is damaged"),
+        (json.dumps(stored | {"key": "rows:another hash:rewards"}), "was measured on other weights than 2-grpo holds"),
+    ):
+        figures.write_text(text)
+        for command in (["publish", str(mine), "--dry-run"], ["merge", str(mine), "-o", str(tmp_path / "out")]):
+            result = CliRunner().invoke(app, command)
+            assert result.exit_code == 2
+            assert reason in result.stderr
 
 
 def test_the_command_wants_a_repository(run: Path) -> None:

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import UserError
+from adapters.evaluation import metrics
 from adapters.evaluation.alignment import align, compare_values, read_value
+from adapters.pipeline.run_folder import EvaluatedModel, RunFolder
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
-from adapters.report.reading import Evaluated, read_run, reward_weights, weighted
+from adapters.report.reward_weights import reward_weights, weighted
 from adapters.rewards import funding_alignment
 from adapters.rewards.funding_matching import MODES, READINGS, counts, parse, read_funders
 from adapters.tasks.funding import FundingTask
-from adapters.types import Aligned
+from adapters.types import Aligned, Counts
 
 names = st.sampled_from(
     ["NSF", "National Science Foundation", "Wellcome Trust", "Wellcome trust", "The Wellcome", "", "*"]
@@ -206,9 +208,13 @@ def sample(name: str, gold: int, pred: int, matched: int, reward: float | None =
     }
 
 
-def evaluated(model: str, rows: list[dict]) -> Evaluated:
-    counted = {"a": {"gold": 1, "pred": 1, "matched": 1}}
-    return Evaluated(model, {"metrics": {"balanced": counted}}, tuple(rows), False)
+def evaluated(model: str, rows: list[dict]) -> EvaluatedModel:
+    counts = [
+        {"balanced": {"a": Counts(*row.get("counts", {"balanced": {"a": (0, 0, 0)}})["balanced"]["a"])}} for row in rows
+    ]
+    made = EvaluatedModel(model, {"metrics": metrics.corpus(counts)}, False, Path("nowhere"))
+    vars(made)["samples"] = tuple(rows)  # in place of the file's
+    return made
 
 
 def test_the_worst_and_the_most_changed() -> None:
@@ -238,11 +244,12 @@ def test_equal_additions_of_two_models_share_a_line() -> None:
 def test_changes_are_paired() -> None:
     right = [sample(str(n), 1, 1, 1) for n in range(40)]
     wrong = [sample(str(n), 1, 1, n % 2) for n in range(40)]
-    [same] = results.changes([evaluated("1", wrong), evaluated("2", wrong)], "balanced")
-    assert (same.value, same.low, same.high, same.clear) == (0, 0, 0, False)
-    [better] = results.changes([evaluated("1", wrong), evaluated("2", right)], "balanced")
-    assert better.value == pytest.approx(0.5)
-    assert 0 < better.low < 0.5 < better.high
+    [(_, _, same)] = results.changes([evaluated("1", wrong), evaluated("2", wrong)], "balanced")
+    assert (same.delta, same.interval, same.clear) == (0, [0, 0], False)
+    [(before, after, better)] = results.changes([evaluated("1", wrong), evaluated("2", right)], "balanced")
+    assert (before, after) == ("1", "2")
+    assert better.delta == pytest.approx(0.5)
+    assert better.interval[0] < 0.5 < better.interval[1]
     assert better.clear
     other = [{**s, "id": f"{s['id']}x"} for s in right]
     assert results.changes([evaluated("1", wrong), evaluated("2", other)], "balanced") == []
@@ -251,7 +258,7 @@ def test_changes_are_paired() -> None:
 def test_a_punishing_reward_punishes(tmp_path: Path) -> None:
     plugs = ["funding", {"use": "./mine.py:Long", "weight": -0.5}, {"use": "m:funding", "weight": 2}]
     (tmp_path / "recipe.json").write_text(json.dumps({"stages": [{"kind": "grpo", "rewards": plugs}]}))
-    weights = reward_weights(read_run(tmp_path).stages)
+    weights = reward_weights(RunFolder.open(tmp_path).stages)
     assert weights == {"funding": 1.0, "Long": -0.5, "funding#2": 2.0}
     assert weighted({"funding": 1.0, "Long": 1.0}, weights) == pytest.approx(1 / 3)
     assert weighted({"funding": None}, weights) is None
@@ -296,11 +303,11 @@ def test_a_restarted_log_keeps_the_last_value_of_a_step(tmp_path: Path) -> None:
     ]
     (tmp_path / "1-sft.partial").mkdir()
     (tmp_path / "1-sft.partial/log.jsonl").write_text("\n".join(entries))
-    [stage] = read_run(tmp_path).stages
+    [stage] = RunFolder.open(tmp_path).stages
     assert stage.state == "in progress"
     assert [dict(e) for e in stage.log] == [{"step": 1, "loss": 3}, {"step": 2, "loss": 1.5}, {"step": 3}]
     with pytest.raises(UserError, match="no run folder"):
-        read_run(tmp_path / "missing" / "deeper")
+        RunFolder.open(tmp_path / "missing" / "deeper")
 
 
 def test_durations() -> None:

@@ -52,7 +52,9 @@ def test_the_commands_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch)
     again = ["eval", "runs/keywords", "--data", "train.jsonl", "--json"]
     done = CliRunner().invoke(app, again)
     assert done.exit_code == 0, done.output
-    seen = json.loads(done.stdout)["sets"]["train"]["2-grpo"]
+    [(name, models)] = json.loads(done.stdout)["sets"].items()
+    assert name.startswith("train@")
+    seen = models["2-grpo"]
     assert seen["metrics"]["exact"]["keyword"]["f1"] == 1.0
     assert seen["rewards"]["KeywordF"]["mean"] == 1.0
     done = CliRunner().invoke(app, ["run", "keywords.yaml", "task.sytem=x", "--dry-run"])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from adapters.backends.jobs import Job
-from adapters.evaluation import comparison, metrics
+from adapters.evaluation import comparison
+from adapters.evaluation.metrics import main_mode
+from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.recipe.stages import Grpo, Sft
 
@@ -128,17 +128,11 @@ def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
 
 def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> list[float] | None:
     """The 95 % interval of a difference; None without the samples of both models."""
-    sides = []
-    for model in (line["from"], line["to"]):
-        try:
-            samples = (folder / "eval" / model / line["set"] / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return None
-        counts = [json.loads(sample)["counts"][line["mode"]][line["field"]] for sample in samples]
-        variants = np.array(counts, dtype=float).reshape(-1, sets[line["set"]][model]["n"], 1, 3)
-        sides.append(variants.mean(axis=0))
-    [change] = metrics.f1_changes(*sides)
-    return change.interval
+    models = line["from"], line["to"]
+    samples = tuple(read_jsonl(folder / "eval" / model / line["set"] / "samples.jsonl") for model in models)
+    before, after = (sets[line["set"]][model] for model in models)
+    changes = comparison.changes(before, after, line["mode"], (samples[0], samples[1]) if all(samples) else None)
+    return next((change.interval for change in changes if change.field == line["field"]), None)
 
 
 def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -146,7 +140,7 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     models = list(dict.fromkeys(label for results in sets.values() for label in results))
     shown = models if len(models) <= MODELS_SHOWN else [models[0], *models[1 - MODELS_SHOWN :]]
     first = {name: next(iter(results.values())) for name, results in sets.items()}
-    mode = next(mode for result in first.values() for mode in result["metrics"])
+    mode = main_mode(next(iter(first.values()))["metrics"])
     shares = all(_are_shares([r["metrics"][mode] for r in results.values()]) for results in sets.values())
     figure = "share of the examples" if shares else f"F1, {mode} matching"
     table = new_table(f"{figure} (95 % interval)", "test set")
@@ -181,7 +175,21 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
             yield _spread(set_name, models)
         yield _outputs(set_name, models)
     if lines := comparison.deltas(report["sets"]):
-        yield comparison.table(lines)
+        yield _deltas(lines)
+
+
+def _deltas(lines: list[dict[str, Any]]) -> Table:
+    """The last model beside the first, by test set and field."""
+    head = lines[0]
+    out = new_table(f"F1, {head['from']} -> {head['to']}, {head['mode']}", "set")
+    out.add_column("field", overflow="fold")
+    for column in ("n", head["from"], head["to"], "delta", "parse errors"):
+        out.add_column(column, justify="right", no_wrap=True)
+    for line in lines:
+        errors = "" if line["parse_errors"][0] is None else " -> ".join(f"{e:,}" for e in line["parse_errors"])
+        scores = f"{line['base']:.4f}", f"{line['tuned']:.4f}", f"{line['delta']:+.4f}"
+        out.add_row(line["set"], line["field"], f"{line['n']:,}", *scores, errors)
+    return out
 
 
 def _scores(title: str, mode: str, models: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""A prediction beside its gold: by the task's own matching, or, where a task has none, JSON value by JSON value."""
+"""Alignment of a prediction with its gold: by the task, else by JSON value."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rapidfuzz import fuzz, process
 from adapters.types import Aligned
 
 NEAR = 60.0
-"""Likeness (0 to 100) from which two unequal values of one key are shown side by side."""
+"""Similarity (0 to 100) from which two unequal values of one key are shown side by side."""
 MOST_VALUES = 200
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
-    """Rows to look at. A task whose own alignment fails is treated as one that has none: a report is always made."""
+    """Gold beside predicted values: by the task's alignment, unless that fails."""
     own: Callable[[Any, str], list[Aligned]] | None = getattr(task, "align", None)
     if own is not None:
         try:
@@ -31,38 +31,39 @@ def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
 
 
 def compare_values(gold: Any, pred: Any) -> list[Aligned]:
-    """Leaves of two JSON values, matched where path (list positions aside) and value are equal.
+    """Leaves of two JSON values, matched where path and value are equal.
 
-    Unequal leaves of one path stand side by side when they look alike or are the only ones left.
+    A path has no list positions. Unequal leaves of one path stand side by side when they look alike or are the only
+    ones left.
     """
     left, right = (list(_leaves(value))[:MOST_VALUES] for value in (gold, pred))
     spare: dict[str, list[str]] = defaultdict(list)
     for path, text in right:
         spare[path].append(text)
-    found: dict[int, tuple[str, bool]] = {}
+    matches: dict[int, tuple[str, bool]] = {}
     for i, (path, text) in enumerate(left):
         if text in spare[path]:
             spare[path].remove(text)
-            found[i] = (text, True)
+            matches[i] = (text, True)
     for i, (path, text) in enumerate(left):
-        if i not in found and spare[path]:
+        if i not in matches and spare[path]:
             alone = len(spare[path]) == 1 and not any(p == path and k > i for k, (p, _) in enumerate(left))
             best = process.extractOne(text, spare[path], scorer=fuzz.ratio, score_cutoff=0 if alone else NEAR)
             if best is not None:
                 spare[path].remove(best[0])
-                found[i] = (best[0], False)
+                matches[i] = (best[0], False)
     out = []
     for i, (path, text) in enumerate(left):
-        other, matched = found.get(i, (None, False))
+        other, matched = matches.get(i, (None, False))
         out.append(Aligned(path, text, other, matched))
     return [*out, *(Aligned(path, None, text) for path, texts in spare.items() for text in texts)]
 
 
 def read_value(completion: str) -> Any:
-    """The JSON value a completion holds: in an answer tag, in a code fence, or as a whole; else the text itself."""
-    for found in (*_ANSWER.findall(completion)[-1:], *_FENCE.findall(completion)[-1:], completion):
+    """JSON of a completion (answer tag, code fence or whole), else its text."""
+    for text in (*_ANSWER.findall(completion)[-1:], *_FENCE.findall(completion)[-1:], completion):
         try:
-            return json.loads(found.strip())
+            return json.loads(text.strip())
         except (ValueError, RecursionError):
             continue
     return completion.strip()

@@ -1,49 +1,93 @@
-"""The base beside the last stage, a line a test set: the table that a card opens with."""
+"""Comparison of two models on a test set, which every table of two shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from rich.table import Table
+import numpy as np
+
+from adapters.evaluation import metrics
+from adapters.evaluation.metrics import main_mode, number
+
+Samples = Sequence[Mapping[str, Any]]
+"""A model's rows of `samples.jsonl`."""
+
+
+class Change(NamedTuple):
+    """F1 of one field under two models."""
+
+    field: str
+    before: float
+    after: float
+    interval: list[float] | None = None
+    """95 % paired bootstrap interval of the difference; None unless both models answered the same rows."""
+
+    @property
+    def delta(self) -> float:
+        """The difference."""
+        return self.after - self.before
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], mode: str, samples: tuple[Samples, Samples] | None = None
+) -> list[Change]:
+    """The change of each field that has gold, in one matching mode.
+
+    With the `samples` of both, each has its interval.
+    """
+    fields: list[tuple[str, float, float]] = []
+    for field, figures in (before["metrics"].get(mode) or {}).items():
+        other = (after["metrics"].get(mode) or {}).get(field) or {}
+        f1 = number(figures.get("f1")), number(other.get("f1"))
+        if number(figures.get("gold")) and f1[0] is not None and f1[1] is not None:
+            fields.append((field, f1[0], f1[1]))
+    tables = [_counts(rows, mode, [field for field, *_ in fields]) for rows in samples or ()]
+    if not fields or samples is None or _rows(samples[0]) != _rows(samples[1]) or any(t is None for t in tables):
+        return [Change(*field) for field in fields]
+    intervals = metrics.f1_change_intervals(*(t for t in tables if t is not None))
+    return [Change(*field, interval) for field, interval in zip(fields, intervals, strict=True)]
+
+
+def _rows(samples: Samples) -> list[tuple[Any, Any]]:
+    return [(sample.get("id"), sample.get("gold")) for sample in samples]
+
+
+def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[Any, Any] | None:
+    """Counts (rows, fields, 3), means over the variants; None where any is missing."""
+    try:
+        table = np.array([[s["counts"][mode][field] for field in fields] for s in samples], dtype=float)
+        # The variants of the prompt stand one whole set of rows after the other.
+        variants = 1 + max(s.get("variant", 0) for s in samples)
+        return np.asarray(table.reshape(variants, len(samples) // variants, len(fields), 3).mean(axis=0))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def deltas(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One dict a test set and field: n, F1 of the first and the last model in the first matching mode, and delta.
+    """The last model beside the first, by test set and field, in the main mode.
 
-    `sets` is a report's: set -> model -> figures, base first. `parse_errors` are of both models. Fields of which the
-    set has no gold are left out; sets that one model was evaluated on give nothing. When every set has one field, the
-    last line is their plain average.
+    `sets` is a report's: set -> model -> figures, base first. `parse_errors` are of both models. Sets that one model
+    was evaluated on give nothing. When every set has one field, the last line is their plain average.
     """
     lines: list[dict[str, Any]] = []
     for name, models in sets.items():
         if len(models) < 2:
             continue
         (first, base), *_, (last, tuned) = models.items()
-        mode = next(iter(base["metrics"]))
-        for field, figures in base["metrics"][mode].items():
-            if figures["gold"]:
-                f1 = figures["f1"], tuned["metrics"][mode][field]["f1"]
-                errors = [m.get("parse_errors") for m in (base, tuned)]
-                line = {"set": name, "field": field, "mode": mode, "n": base["n"], "from": first, "to": last}
-                lines.append(line | {"base": f1[0], "tuned": f1[1], "delta": f1[1] - f1[0], "parse_errors": errors})
+        mode = main_mode(base["metrics"])
+        errors = [m.get("parse_errors") for m in (base, tuned)]
+        for change in changes(base, tuned, mode):
+            line = {"set": name, "field": change.field, "mode": mode, "n": base["n"], "from": first, "to": last}
+            scores = {"base": change.before, "tuned": change.after, "delta": change.delta}
+            lines.append(line | scores | {"parse_errors": errors})
     if len(lines) > 1 and len({line["set"] for line in lines}) == len(lines):
         means = {key: sum(line[key] for line in lines) / len(lines) for key in ("base", "tuned", "delta")}
         lines.append({**lines[0], "set": "average", "field": "", "n": sum(line["n"] for line in lines), **means,
                       "parse_errors": [None, None]})  # fmt: skip
     return lines
-
-
-def table(lines: list[dict[str, Any]]) -> Table:
-    """How `deltas` is shown. Raises IndexError for no lines."""
-    head = lines[0]
-    out = Table(title=f"F1, {head['from']} -> {head['to']}, {head['mode']}", title_justify="left")
-    for column in ("set", "field"):
-        out.add_column(column, overflow="fold")
-    for column in ("n", head["from"], head["to"], "delta", "parse errors"):
-        out.add_column(column, justify="right", no_wrap=True)
-    for line in lines:
-        errors = "" if line["parse_errors"][0] is None else " -> ".join(f"{e:,}" for e in line["parse_errors"])
-        scores = f"{line['base']:.4f}", f"{line['tuned']:.4f}", f"{line['delta']:+.4f}"
-        out.add_row(line["set"], line["field"], f"{line['n']:,}", *scores, errors)
-    return out

@@ -1,20 +1,50 @@
-"""A model on a test set: completions, counts, figures with intervals, every sample on disk."""
+"""Evaluation of a model on a test set: completions, counts, figures."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
 from adapters import console
 from adapters.backends.jobs import Evaluation
 from adapters.evaluation import metrics
-from adapters.files import write_jsonl
+from adapters.files import read_json, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
 from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Task
+
+
+class SetFigures(TypedDict):
+    """Figures of one model on one test set, as in metrics.json and report.json."""
+
+    n: int
+    """Rows; a row asked in several variants of the prompt is one."""
+    valid: float
+    """Share of the outputs that are well-formed."""
+    parse_errors: int
+    """Like `truncated` and `tokens` counted over all outputs, those to variants of the prompt too."""
+    truncated: int
+    tokens: int
+    empty_gold: float
+    empty_answers: float
+    length: dict[str, float]
+    """Percentiles of the outputs' tokens. It stands beside the scores: a model that is only shorter is not better."""
+    metrics: metrics.Metrics
+    rewards: dict[str, dict[str, Any]]
+    parts: dict[str, dict[str, float]]
+    """Reward -> part -> mean."""
+    max_new_tokens: int
+    by_source: NotRequired[dict[str, dict[str, Any]]]
+    variants: NotRequired[dict[str, Any]]
+    """Spread of F1 over the variants of the prompt."""
+    always_empty: NotRequired[dict[str, float]]
+    """Reward -> mean score of the empty answer: the baseline of answering nothing."""
+    reward_errors: NotRequired[dict[str, int]]
+    key: NotRequired[str]
+    """What was evaluated: hashes of test set, weights and rewards. While it holds, the figures are not made again."""
 
 
 def evaluate(
@@ -26,10 +56,10 @@ def evaluate(
     progress: Progress,
     *,
     write: bool = True,
-) -> dict[str, Any]:
-    """Sample greedily on a test set, score, and store `samples.jsonl` in `folder`. Returns the figures.
+) -> SetFigures:
+    """Answer a test set greedily, score the answers, store them in `folder`.
 
-    Processes that do not `write` take part in the sampling only.
+    Returns the figures. Processes that do not `write` take part in the sampling only.
     """
     console.phase("sampling")
     samples = sampler(
@@ -41,28 +71,40 @@ def evaluate(
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
     scored = [_score(task, graders, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
-    result = summary(evaluation.examples, samples, scored, rewards, evaluation.variants)
-    result |= {"max_new_tokens": evaluation.max_new_tokens}
-    if nothing := getattr(task, "empty_answer", None):
-        once = evaluation.examples[: len(evaluation.examples) // evaluation.variants]
-        means = {g.named.name: _baseline(g, nothing, once) for g in graders}
-        result["always_empty"] = {name: mean for name, mean in means.items() if mean is not None}
+    figures = summary(evaluation, samples, scored, rewards)
+    if empty_answer := getattr(task, "empty_answer", None):
+        rows = evaluation.examples[: figures["n"]]
+        means = {g.named.name: _baseline(g, empty_answer, rows) for g in graders}
+        figures["always_empty"] = {name: mean for name, mean in means.items() if mean is not None}
     for grader in graders:
         grader.close()
         if grader.failures:
-            result.setdefault("reward_errors", {})[grader.named.name] = grader.failures
+            figures.setdefault("reward_errors", {})[grader.named.name] = grader.failures
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         records = [_record(*triple) for triple in zip(evaluation.examples, samples, scored, strict=True)]
         if evaluation.variants > 1:
-            rows = len(records) // evaluation.variants
-            records = [{**record, "variant": i // rows} for i, record in enumerate(records)]
+            records = [{**record, "variant": i // figures["n"]} for i, record in enumerate(records)]
         write_jsonl(folder / "samples.jsonl", records)
-    return result
+    return figures
 
 
-class _Score(dict[str, Any]):
-    """What one completion earned: `counts`, `valid`, `rewards` (name -> score) and their `parts`."""
+def read_figures(folder: Path) -> SetFigures:
+    """The stored figures of one model on one test set; empty when there are none."""
+    figures = read_json(folder / "metrics.json")
+    if "says_nothing" in figures:  # the key's name in older runs
+        figures["empty_answers"] = figures.pop("says_nothing")
+    return cast(SetFigures, figures)
+
+
+class _Score(NamedTuple):
+    """How one completion was scored."""
+
+    counts: ModeCounts
+    valid: bool
+    rewards: dict[str, float]
+    """Reward -> score, where the reward applies."""
+    parts: dict[str, dict[str, float]]
 
 
 def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Sample) -> _Score:
@@ -76,60 +118,58 @@ def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Samp
 
 
 def summary(
-    examples: Sequence[Example],
-    samples: Sequence[Sample],
-    scored: Sequence[_Score],
-    rewards: Sequence[NamedReward] = (),
-    variants: int = 1,
-) -> dict[str, Any]:
-    """Figures of a test set: n, valid share, truncated outputs, lengths, metrics per mode and field, rewards and
-    the means of their parts, per source.
+    evaluation: Evaluation, samples: Sequence[Sample], scored: Sequence[_Score], rewards: Sequence[NamedReward] = ()
+) -> SetFigures:
+    """The figures of a test set. A row with several variants counts with their mean."""
+    n = len(evaluation.examples) // evaluation.variants
+    asked = [s.counts for s in scored]
+    counts = [_mean_counts(asked[i::n]) for i in range(n)] if evaluation.variants > 1 else asked
+    graded = {r.name: means for r in rewards if (means := _reward_figures(r.name, scored, n))}
+    figures = SetFigures(
+        n=n,
+        valid=sum(s.valid for s in scored) / len(scored),
+        parse_errors=sum(not s.valid for s in scored),
+        truncated=sum(s.truncated for s in samples),
+        tokens=sum(s.tokens for s in samples),
+        empty_gold=float(np.mean([not _total(c).gold for c in asked])),
+        empty_answers=float(np.mean([not _total(c).pred for c in asked])),
+        length={f"p{q}": float(np.percentile([s.tokens for s in samples], q)) for q in (10, 50, 90)},
+        metrics=metrics.corpus(counts),
+        rewards=graded,
+        parts={name: _part_means([s.parts[name] for s in scored if name in s.parts]) for name in graded},
+        max_new_tokens=evaluation.max_new_tokens,
+    )
+    if len(sources := _by_source(evaluation.examples[:n], counts)) > 1:
+        figures["by_source"] = sources
+    if evaluation.variants > 1:
+        figures["variants"] = _spread([asked[start : start + n] for start in range(0, len(asked), n)])
+    return figures
 
-    With several variants of each row, one whole set after the other, a row counts with the mean over its variants,
-    and `variants` holds the spread of F1 over them. `parse_errors`, `truncated` and `tokens` count every output.
-    """
-    n = len(examples) // variants
-    asked: list[ModeCounts] = [s["counts"] for s in scored]
-    counts = [_mean_counts(asked[i::n]) for i in range(n)] if variants > 1 else asked
-    by_source: dict[str, list[ModeCounts]] = defaultdict(list)
-    for example, count in zip(examples[:n], counts, strict=True):
-        by_source[example.source].append(count)
-    empty_gold = [not _total(c).gold for c in asked]
-    result: dict[str, Any] = {
-        "n": n,
-        "valid": sum(s["valid"] for s in scored) / len(scored),
-        "parse_errors": sum(not s["valid"] for s in scored),
-        "truncated": sum(s.truncated for s in samples),
-        "tokens": sum(s.tokens for s in samples),
-        "empty_gold": float(np.mean(empty_gold)),
-        "empty_answers": float(np.mean([not _total(c).pred for c in asked])),
-        # Beside every other figure: a model that is only shorter is not better.
-        "length": {f"p{q}": float(np.percentile([s.tokens for s in samples], q)) for q in (10, 50, 90)},
-        "metrics": metrics.corpus(counts),
-        "rewards": {},
-        "parts": {},
-    }
-    for reward in rewards:
-        values = [[s["rewards"].get(reward.name) for s in scored[i::n]] for i in range(n)]
-        means = [float(np.mean(known)) for row in values if (known := [v for v in row if v is not None])]
-        if not means:
-            continue
-        result["rewards"][reward.name] = metrics.mean_with_interval(means)
-        for name, wanted in (("on_empty_gold", True), ("on_some_gold", False)):
-            part = [s["rewards"].get(reward.name) for s, e in zip(scored, empty_gold, strict=True) if e is wanted]
-            if known := [v for v in part if v is not None]:
-                result["rewards"][reward.name][name] = float(np.mean(known))
-        named = [s["parts"][reward.name] for s in scored if reward.name in s["parts"]]
-        result["parts"][reward.name] = _part_means(named)
-    if len(by_source) > 1:
-        result["by_source"] = {
-            name: {"n": len(part), "metrics": metrics.corpus(part, intervals=False)} for name, part in by_source.items()
-        }
-    if variants > 1:
-        result["variants"] = _spread(
-            [metrics.corpus(asked[v * n : (v + 1) * n], intervals=False) for v in range(variants)]
-        )
-    return result
+
+def _reward_figures(name: str, scored: Sequence[_Score], n: int) -> dict[str, Any] | None:
+    """A reward's mean, also for empty and other gold; None where it never applies."""
+    values = [s.rewards.get(name) for s in scored]
+    means = [mean for i in range(n) if (mean := _mean_of_known(values[i::n])) is not None]
+    if not means:
+        return None
+    figures = metrics.mean_with_interval(means)
+    for key, wanted in (("on_empty_gold", True), ("on_some_gold", False)):
+        mean = _mean_of_known([v for v, s in zip(values, scored, strict=True) if (not _total(s.counts).gold) is wanted])
+        if mean is not None:
+            figures[key] = mean
+    return figures
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _by_source(examples: Sequence[Example], counts: Sequence[ModeCounts]) -> dict[str, dict[str, Any]]:
+    grouped: dict[str, list[ModeCounts]] = defaultdict(list)
+    for example, count in zip(examples, counts, strict=True):
+        grouped[example.source].append(count)
+    return {name: {"n": len(rows), "metrics": metrics.corpus(rows, intervals=False)} for name, rows in grouped.items()}
 
 
 def _total(counts: ModeCounts) -> Counts:
@@ -137,41 +177,40 @@ def _total(counts: ModeCounts) -> Counts:
     return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
 
 
-def _mean_counts(several: Sequence[ModeCounts]) -> ModeCounts:
+def _mean_counts(variants: Sequence[ModeCounts]) -> ModeCounts:
     return {
-        mode: {field: Counts(*np.mean([c[mode][field] for c in several], axis=0).tolist()) for field in fields}
-        for mode, fields in several[0].items()
+        mode: {field: Counts(*np.mean([c[mode][field] for c in variants], axis=0).tolist()) for field in fields}
+        for mode, fields in variants[0].items()
     }
 
 
-def _spread(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """F1 over variants: mode -> field -> {n, mean, sd, min, max}; sd is the sample's (n - 1)."""
+def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
+    """F1 over variants: mode -> field -> {n, mean, sd (n - 1), min, max}."""
     out: dict[str, Any] = {}
-    for mode, fields in several[0].items():
+    by_variant = [metrics.corpus(counts, intervals=False) for counts in variants]
+    for mode, fields in by_variant[0].items():
         for field in fields:
-            f1 = [one[mode][field]["f1"] for one in several]
+            f1 = [figures[mode][field]["f1"] for figures in by_variant]
             figures = {"mean": float(np.mean(f1)), "sd": float(np.std(f1, ddof=1)), "min": min(f1), "max": max(f1)}
             out.setdefault(mode, {})[field] = {"n": len(f1), **figures}
     return out
 
 
-def _baseline(grader: Grader, nothing: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
-    """Mean reward of answering nothing; None where the reward does not apply, or fails, which is no model's fault."""
+def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
+    """Mean reward of the empty answer; None where the reward fails or never applies."""
     try:
-        scores = [grader.attempt(nothing(e), e).score for e in examples]
+        return _mean_of_known([grader.attempt(empty_answer(e), e).score for e in examples])
     except RewardError:
         return None
-    known = [score for score in scores if score is not None]
-    return float(np.mean(known)) if known else None
 
 
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each named part over the completions that have it."""
-    held: dict[str, list[float]] = defaultdict(list)
+    values: dict[str, list[float]] = defaultdict(list)
     for named in parts:
         for name, value in named.items():
-            held[name].append(value)
-    return {name: sum(values) / len(values) for name, values in held.items()}
+            values[name].append(value)
+    return {name: sum(known) / len(known) for name, known in values.items()}
 
 
 def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
@@ -184,8 +223,8 @@ def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
         "completion": sample.text,
         "tokens": sample.tokens,
         "truncated": sample.truncated,
-        "valid": score["valid"],
-        "rewards": score["rewards"],
-        "parts": score["parts"],
-        "counts": {mode: {f: list(c) for f, c in fields.items()} for mode, fields in score["counts"].items()},
+        "valid": score.valid,
+        "rewards": score.rewards,
+        "parts": score.parts,
+        "counts": {mode: {f: list(c) for f, c in fields.items()} for mode, fields in score.counts.items()},
     }

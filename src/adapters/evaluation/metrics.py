@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from adapters.types import Counts, ModeCounts
 
+Metrics = dict[str, dict[str, dict[str, Any]]]
+"""Mode -> field -> {gold, pred, matched, precision, recall, f1, f0.5, f1.5, and the interval of each: f1_ci …}."""
 BETAS = {"f1": 1.0, "f0.5": 0.5, "f1.5": 1.5}
 RESAMPLES = 1000
 CELLS = 100_000
 """Numbers drawn at once: they fit a processor's cache, and bound the memory of a bootstrap over a million rows."""
 
 
-def corpus(
-    examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int = 0
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Micro average over examples: mode -> field -> {gold, pred, matched, precision, recall, f1, f0.5, f1.5}.
+def corpus(examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int = 0) -> Metrics:
+    """Micro average over examples, by matching mode and field.
 
     With `intervals`, `<figure>_ci` holds the 95 % percentile interval over 1,000 bootstrap resamples of the examples
     (Efron and Tibshirani 1993), drawn with `seed`.
@@ -28,7 +28,7 @@ def corpus(
     names = [(mode, field) for mode, fields in examples[0].items() for field in fields]
     table = np.array([[n for m, f in names for n in example[m][f]] for example in examples], dtype=float)
     whole, drawn = table.sum(axis=0), resampled_sums(table, seed) if intervals else None
-    out: dict[str, dict[str, dict[str, Any]]] = {mode: {} for mode in examples[0]}
+    out: Metrics = {mode: {} for mode in examples[0]}
     for column, (mode, field) in enumerate(names):
         part = slice(3 * column, 3 * column + 3)
         out[mode][field] = figures(Counts(*whole[part].tolist()))
@@ -63,27 +63,20 @@ def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]
     return {"mean": float(table.mean()), "mean_ci": _percentiles(means), "n": len(table)}
 
 
-class Change(NamedTuple):
-    """F1 of two sides on the same examples, and the 95 % interval of the difference."""
-
-    before: float
-    after: float
-    interval: list[float]
+def main_mode(modes: Iterable[str]) -> str:
+    """The matching mode that is shown where there is room for one: balanced, else the task's first."""
+    known = list(modes)
+    return "balanced" if "balanced" in known else known[0]
 
 
-def f1_changes(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> list[Change]:
-    """A change for each field, from counts of shape (examples, fields, 3) on both sides.
+def f1_change_intervals(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> list[list[float]]:
+    """95 % interval of the difference of F1, for each field, from counts of shape (examples, fields, 3) on both sides.
 
     The same examples are drawn for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
     """
     tables = np.stack([before, after], axis=1).astype(float)
-    shape = (-1, *tables.shape[1:])
-    drawn = _f1(resampled_sums(tables.reshape(len(tables), -1)).reshape(shape))
-    whole = _f1(tables.sum(axis=0))
-    out = []
-    for n, (one, other) in enumerate(whole.T.tolist()):
-        out.append(Change(one, other, _percentiles(drawn[:, 1, n] - drawn[:, 0, n])))
-    return out
+    drawn = _f1(resampled_sums(tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:]))
+    return _percentiles((drawn[:, 1] - drawn[:, 0]).T)
 
 
 def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -109,6 +102,8 @@ def _percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
     return np.percentile(values, (2.5, 97.5), axis=-1).T.tolist()  # type: ignore[no-any-return]
 
 
-def flat(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One dict a row, for tables and data frames."""
-    return [{"mode": m, "field": f, **v} for m, fields in metrics.items() for f, v in fields.items()]
+def number(value: Any) -> float | None:
+    """A number that can be shown, so finite and below 1e100; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if -1e100 < value < 1e100 else None

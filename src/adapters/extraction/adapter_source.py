@@ -1,4 +1,4 @@
-"""What is run over the corpus: a run folder, one of its stages, a published bundle, or any PEFT adapter."""
+"""The adapter that is run over a corpus: a run's, a published or any PEFT adapter."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.files import read_json, sha256
+from adapters.pipeline.run_folder import RunFolder
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 from adapters.recipe.recipe import Model
@@ -21,7 +22,7 @@ from adapters.types import Extracting
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An adapter with what its training decided about prompts: the task and the thinking switch."""
+    """An adapter, with the task and the thinking switch that it was trained with."""
 
     adapter: Path
     model: Model
@@ -44,38 +45,38 @@ def find(
     revision: str | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Find the adapter that a person named: a folder, or the Hub id of a published one.
+    """Find the adapter that the user named: a folder, or a Hub id.
 
-    The task and the thinking switch are read from the first of: the recipe of the run that the folder lies in, the
-    bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace what they
-    say. Raises UserError.
+    The task and the thinking switch are read from the first of: the recipe of the run that the folder is a stage of,
+    the bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace them.
+    Raises UserError.
     """
     folder = _adapter_folder(_local(given, revision))
     if problems := adapter_folder.problems(folder):
         raise UserError(f"{problems[0]}.")
-    told, home = _stored_settings(folder)
+    settings, origin = _stored_settings(folder)
     if task is not None:
-        told["task"] = task
-    if "task" not in told:
+        settings["task"] = task
+    if "task" not in settings:
         raise UserError(
             f"{folder} does not say which task it was trained for: it holds neither recipe.yaml nor a manifest.json "
             "with a task. Name it with --task, such as --task funding."
         )
     try:
-        plug = PluginSpec.model_validate(told["task"])
+        plug = PluginSpec.model_validate(settings["task"])
         plug = PluginSpec.model_validate({"use": plug.use, **plug.params, **(params or {})})
-        model = Model.model_validate({**told["model"], "base": _base(folder, told["model"].get("base"), base)})
+        model = Model.model_validate({**settings["model"], "base": _base(folder, settings["model"].get("base"), base)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{folder}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
-    found = resolve("tasks", plug, folder=home)
-    if not isinstance(found, Extracting):
+    resolved = resolve("tasks", plug, folder=origin)
+    if not isinstance(resolved, Extracting):
         raise UserError(
             f"the task {plug.use!r} does not extract from texts, so it cannot run over a corpus (it has no methods "
             "request and record). For its figures on rows with labels there is `adapters eval`."
         )
     weights = adapter_folder.weights_hash(folder) or sha256(folder / adapter_folder.WEIGHTS)
-    return Source(folder, model, plug, found, weights)
+    return Source(folder, model, plug, resolved, weights)
 
 
 def _local(given: str, revision: str | None) -> Path:
@@ -97,36 +98,26 @@ def _local(given: str, revision: str | None) -> Path:
 def _adapter_folder(folder: Path) -> Path:
     if (folder / adapter_folder.CONFIG).is_file():
         return folder
-    finished = sorted(folder.glob("*-*/manifest.json"), key=lambda p: _leading_number(p.parent.name))
-    if finished:
-        return finished[-1].parent
-    if (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder} holds no finished stage yet.")
+    if (folder / "recipe.json").is_file():
+        return RunFolder.open(folder).adapter_stage().path
     raise UserError(f"{folder} is neither a run folder nor an adapter: it holds no {adapter_folder.CONFIG}.")
 
 
-def _leading_number(name: str) -> int:
-    number = name.partition("-")[0]
-    return int(number) if number.isdigit() else -1
-
-
 def _stored_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """What is known of the training, `task` and `model` as in a recipe, and where `./task.py` starts from."""
-    run = folder.parent
-    if (run / "recipe.json").is_file() and (run / "recipe.yaml").is_file():
-        origin = read_json(run / "origin.json").get("folder")
-        return _parts(read_json(run / "recipe.json")), Path(origin) if origin else run
+    """Task and model of the adapter's training, and the folder of `./task.py`."""
+    if run := RunFolder.of_stage(folder):
+        return _task_and_model(run.recipe), run.origin
     if (folder / "recipe.yaml").is_file():
-        return _parts(_yaml(folder / "recipe.yaml")), folder
-    held = adapter_folder.manifest(folder) or {}
-    model = held.get("model") or {}
-    kept = {k: v for k, v in {"base": model.get("base"), "thinking": held.get("thinking")}.items() if v is not None}
-    return {"model": kept} | ({"task": held["task"]} if held.get("task") else {}), folder
+        return _task_and_model(_yaml(folder / "recipe.yaml")), folder
+    manifest = adapter_folder.manifest(folder) or {}
+    model = {"base": (manifest.get("model") or {}).get("base"), "thinking": manifest.get("thinking")}
+    known = {"model": {k: v for k, v in model.items() if v is not None}}
+    return known | ({"task": manifest["task"]} if manifest.get("task") else {}), folder
 
 
-def _parts(tree: dict[str, Any]) -> dict[str, Any]:
-    model = tree.get("model")
-    return {"model": model if isinstance(model, dict) else {}} | {k: tree[k] for k in ("task",) if k in tree}
+def _task_and_model(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    model = recipe.get("model")
+    return {"model": model if isinstance(model, dict) else {}} | {k: recipe[k] for k in ("task",) if k in recipe}
 
 
 def _base(folder: Path, trained_on: Any, given: str | None) -> str:

@@ -1,1 +1,1 @@
-"""Preference pairs, from files and from the rollouts of GRPO runs."""
+"""Preference pairs: from files, and from the rollouts of GRPO runs."""

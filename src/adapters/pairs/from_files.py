@@ -1,4 +1,4 @@
-"""Files of turns, rows and samples to one checked set of preference pairs."""
+"""Preference pairs from files of turns, rows or samples, checked as a set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from adapters.types import Example, Row, Task
 
 @dataclass(frozen=True)
 class Limit:
-    """What says of each pair whether its prompt and longer side fit, and the recipe's task if a recipe says it."""
+    """The length limit of pairs, and the task of the recipe that sets it."""
 
     fits: Callable[[Sequence[Example]], list[bool]]
     task: Task | None = None
@@ -37,7 +37,7 @@ class Limit:
 
 
 def limit(recipe: Path | None, max_length: int) -> Limit:
-    """The `max_length` of a recipe's DPO stage, in its tokens; else a third of the characters as an estimate."""
+    """The limit of a recipe's DPO stage; without a recipe tokens are estimated."""
     if recipe is None:
         return Limit(lambda examples: [_estimate(e) <= max_length for e in examples])
     from adapters.backends import backend as make_backend
@@ -48,10 +48,10 @@ def limit(recipe: Path | None, max_length: int) -> Limit:
     stages = [stage for stage in file.recipe.stages if isinstance(stage, Dpo)]
     if not stages:
         raise UserError(f"{recipe} has no DPO stage, whose max_length the pairs must fit.")
-    backend, most = make_backend(file.recipe), stages[0].max_length
+    backend, max_length = make_backend(file.recipe), stages[0].max_length
 
     def fits(examples: Sequence[Example]) -> list[bool]:
-        return [n.prompt + max(n.completion, n.rejected) <= most for n in backend.lengths(examples)]
+        return [n.prompt + max(n.completion, n.rejected) <= max_length for n in backend.lengths(examples)]
 
     task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
     return Limit(fits, task, file.recipe.task.use)
@@ -76,13 +76,13 @@ def readers(
 
 
 def examples(file: Path, task: Task) -> dict[str, Example]:
-    """The rows of a file by id. Raises UserError for a row that the task cannot read, or an id twice."""
+    """The rows of a file by id. Raises UserError for unreadable rows and repeated ids."""
     out: dict[str, Example] = {}
     for number, row in read_file(file, strict=True):
         i = str(row.get("id", f"{file.stem}:{number}"))
         try:
             if i in out:
-                raise ValueError(f"the id {i!r} stands there twice")
+                raise ValueError(f"the id {i!r} is repeated")
             out[i] = task.example(row, source=file.stem, id=i)
         except ValueError as error:
             raise UserError(f"{place(file, number)}: {error}.") from None
@@ -92,7 +92,7 @@ def examples(file: Path, task: Task) -> dict[str, Example]:
 
 
 def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, control: float) -> list[Row]:
-    """N pairs (fewer if there are not as many) from a file's turns, or our own; as evenly from each env as can be."""
+    """Up to n pairs from a file's turns or synthetic ones, evenly by environment."""
     rows = _turns(file) if file else list(synthesize(4 * n, seed))
     random.Random(seed).shuffle(rows)
     by_env: dict[str, list[Row]] = {}
@@ -100,16 +100,16 @@ def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, con
         by_env.setdefault(p["meta"]["task"], []).append(p)
     out: list[Row] = []
     for k in range(max(map(len, by_env.values()), default=0)):
-        out += [held[k] for held in by_env.values() if k < len(held)]
+        out += [rows[k] for rows in by_env.values() if k < len(rows)]
     return out[:n]
 
 
-def corrupted_rest(found: Sequence[mine.Graded], made: Sequence[Row], floor: float, seed: int) -> list[Row]:
-    """A corruption of the best completion of each agent's prompt that found no worse one among its own."""
-    taken = {p["id"] for p in made}
+def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], floor: float, seed: int) -> list[Row]:
+    """Pairs for prompts without one: the best completion against its corruption."""
+    paired = {p["id"] for p in pairs}
     best: dict[str, mine.Graded] = {}
-    for g in sorted(found, key=lambda g: (g.score, g.completion)):
-        if g.score >= floor and g.example.id not in taken and isinstance(g.example.gold, Mapping):
+    for g in sorted(completions, key=lambda g: (g.score, g.completion)):
+        if g.score >= floor and g.example.id not in paired and isinstance(g.example.gold, Mapping):
             best[g.example.id] = g
     rows = [
         {"id": i, "env": g.example.gold.get("env"), "actions": g.example.gold.get("actions")}
@@ -121,19 +121,19 @@ def corrupted_rest(found: Sequence[mine.Graded], made: Sequence[Row], floor: flo
 
 
 def checked(
-    made: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
+    pairs: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The pairs as DPO reads them, without those that are too long or there twice, and the figures of the set.
+    """The pairs that are neither duplicates nor too long, and figures of the set.
 
     Raises `PairsError` when the set breaks a rule.
     """
-    read = [preference.example(task, row, source="", id=str(row["id"])) for row in made]
-    fits = limit.fits(read) if read else []
-    kept = [(e, row) for e, row, fit in zip(read, made, fits, strict=True) if fit]
-    rows = [mine.row(e, e.completion or "", e.rejected or "", held["meta"]) for e, held in kept]
-    rows, twice = building.distinct(rows, lambda r: json.dumps([r["prompt"], r["chosen"], r["rejected"]]))
+    examples = [preference.example(task, row, source="", id=str(row["id"])) for row in pairs]
+    fits = limit.fits(examples) if examples else []
+    kept = [(e, row["meta"]) for e, row, fit in zip(examples, pairs, fits, strict=True) if fit]
+    rows = [mine.row(e, e.completion or "", e.rejected or "", meta) for e, meta in kept]
+    rows, duplicates = building.distinct(rows, lambda r: json.dumps([r["prompt"], r["chosen"], r["rejected"]]))
     figures = building.audit(rows, rules)
-    return rows, {**figures, "too_long": len(made) - len(kept), "duplicates": twice}
+    return rows, {**figures, "too_long": len(pairs) - len(kept), "duplicates": duplicates}
 
 
 def _turns(file: Path) -> list[Row]:
@@ -145,7 +145,7 @@ def _turns(file: Path) -> list[Row]:
         except ValueError as error:
             raise UserError(f"{place(file, number)}: {error}.") from None
     if not out:
-        raise UserError(f"{file} holds no turn of an agent that its environment could read.")
+        raise UserError(f"{file} holds no turn of an agent that the environment can read.")
     return out
 
 

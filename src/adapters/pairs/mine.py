@@ -1,8 +1,7 @@
-"""Preference pairs from graded completions: a run's logged rollouts, or samples of any model."""
+"""Preference pairs from graded completions: a run's rollouts, or samples."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any, NamedTuple
 
 from adapters.data.load import load_examples
 from adapters.data.noise import make_row_noiser
-from adapters.data.rows import read_file
 from adapters.errors import UserError
+from adapters.evaluation.metrics import number
+from adapters.pipeline.run_folder import RunFolder, Stage, read_rollouts
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward, resolve_all
-from adapters.recipe.load import RecipeFile, as_overrides, load_recipe
+from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Grpo
 from adapters.types import Example, Row, Task
 
@@ -33,54 +33,44 @@ def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
     `folder` is a run or one of its stages, finished or not. A score is the rewards' weighted sum over the sum of the
     weights' sizes. Raises UserError when there is nothing to read, or rows cannot be told apart.
     """
-    stages = [folder] if list(folder.glob("rollouts-*.jsonl")) else sorted(folder.glob("*-grpo*"))
-    run = folder.parent if stages == [folder] else folder
-    try:
-        tree, origin = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("recipe.json", "origin.json"))
-    except (OSError, ValueError):
-        raise UserError(f"{run} is no run folder: it holds no readable recipe.json.") from None
-    file = load_recipe(run / "recipe.yaml", as_overrides(tree), origin=Path(origin["folder"]))
+    run = RunFolder.open(folder)
+    file = run.recipe_file()
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-    out: list[Graded] = []
-    for stage_folder in stages:
-        out += _stage(file, task, stage_folder)
-    if not out:
+    stages = [s for s in run.stages if s.kind == "grpo" and run.named in (None, s.name)]
+    completions = [graded for stage in stages for graded in _graded_by_stage(file, task, stage)]
+    if not completions:
         raise UserError(f"{folder} holds no rollouts; only GRPO stages write them.")
-    return task, out
+    return task, completions
 
 
-def _stage(file: RecipeFile, task: Task, folder: Path) -> list[Graded]:
-    n = int(folder.name.partition("-")[0]) - 1
-    recipe, at = file.recipe, ("stages", n)
-    stage = recipe.stages[n]
-    if not isinstance(stage, Grpo):
-        raise UserError(f"{folder.name} is not a GRPO stage of {file.path}.")
-    if stage.noise is not None and any(source.repeat > 1 for source in stage.data):
-        raise UserError("the noisy repeats of one row share its id, so their rollouts cannot be told apart.", at=at)
+def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
+    recipe, at = file.recipe, ("stages", stage.index)
+    settings = recipe.stages[stage.index]
+    assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
     noising = None
-    if stage.noise is not None:
-        noising = make_row_noiser(stage.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
+    if settings.noise is not None:
+        if any(source.repeat > 1 for source in settings.data):
+            raise UserError("noisy repeats of a row share its id, so their rollouts cannot be told apart.", at=at)
+        noising = make_row_noiser(settings.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
     loaded = load_examples(
-        stage.data, task, root=file.data_root, seed=recipe.seed, max_rejected=1, noising=noising, at=(*at, "data")
+        settings.data, task, root=file.data_root, seed=recipe.seed, max_rejected=1, noising=noising, at=(*at, "data")
     )
     examples = {e.id: e for e in loaded.examples}
-    weights = {r.name: r.weight for r in resolve_all(stage.rewards, folder=file.folder, at=(*at, "rewards"))}
+    weights = {r.name: r.weight for r in resolve_all(settings.rewards, folder=file.folder, at=(*at, "rewards"))}
     scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for path in sorted(folder.glob("rollouts-*.jsonl")):
-        for number, entry in read_file(path):
-            if not {"id", "completion", "reward", "score"} <= entry.keys():
-                raise UserError(f"{path}, line {number}: this is no rollout.")
-            if entry["score"] is not None and entry["id"] in examples and entry["reward"] in weights:
-                scores[str(entry["id"]), str(entry["completion"])][entry["reward"]] = float(entry["score"])
+    for entry in read_rollouts(stage.folder):
+        score = number(entry.get("score"))
+        if score is not None and entry["id"] in examples and entry.get("reward") in weights:
+            scores[entry["id"], str(entry["completion"])][entry["reward"]] = score
     size = sum(map(abs, weights.values())) or 1.0
     return [
-        Graded(examples[i], completion, sum(weights[name] * score for name, score in held.items()) / size)
-        for (i, completion), held in scores.items()
+        Graded(examples[i], completion, sum(weights[name] * score for name, score in by_reward.items()) / size)
+        for (i, completion), by_reward in scores.items()
     ]
 
 
 def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: NamedReward) -> list[Graded]:
-    """Samples (rows with `id` and `completion`) scored by a reward. Raises UserError for a sample of no example."""
+    """Samples (`id`, `completion`) scored by a reward. Raises UserError without a row."""
     grader = Grader(reward)
     out = []
     for sample in samples:
@@ -93,18 +83,18 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
     return out
 
 
-def pairs(found: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:
-    """The best against the worst completion of each prompt, then the second best against the second worst.
+def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:
+    """Pairs of each prompt: its best against its worst completion, then the next.
 
     A pair's scores differ by `margin` or more; the chosen side reaches `floor` and has the form that the task asks
     for. Completions that are empty, or the same text, make no pair.
     """
     by_id: dict[str, list[Graded]] = defaultdict(list)
-    for one in {(g.example.id, g.completion.strip()): g for g in found if g.completion.strip()}.values():
-        by_id[one.example.id].append(one)
+    for g in {(g.example.id, g.completion.strip()): g for g in completions if g.completion.strip()}.values():
+        by_id[g.example.id].append(g)
     out: list[Row] = []
-    for held in by_id.values():
-        ranked = sorted(held, key=lambda g: (-g.score, g.completion))
+    for same_prompt in by_id.values():
+        ranked = sorted(same_prompt, key=lambda g: (-g.score, g.completion))
         good = [g for g in ranked if g.score >= floor and task.is_well_formed(g.completion)]
         for n, chosen in enumerate(good[:per_prompt]):
             rejected = ranked[-1 - n]
@@ -115,7 +105,7 @@ def pairs(found: Sequence[Graded], task: Task, *, margin: float, floor: float, p
 
 
 def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -> Row:
-    """A pair in the field's usual form: prompt, chosen and rejected as messages, with gold and meta.
+    """A preference pair as a row: prompt, chosen, rejected, gold and meta.
 
     All pairs of a prompt keep its id, so that none is held out while another is learned.
     """

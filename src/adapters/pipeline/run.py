@@ -18,7 +18,7 @@ from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.environment import peak_memory_gb, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
-from adapters.evaluation.evaluate import evaluate
+from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures
 from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
@@ -215,26 +215,26 @@ def evaluate_all(
     rewards: Sequence[NamedReward],
     folder: Path,
     backend: Backend,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, SetFigures]]:
     """Evaluate every model on every test set; reuse results that are still valid.
 
     A model is a label and an adapter folder, or None for the base. Returns test set -> label -> figures, as in
     `report.json`.
     """
-    sets: dict[str, Any] = {e.name: {} for e in evaluations}
+    sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None
         for evaluation in evaluations:
             out = folder / "eval" / label / evaluation.name
             key = _evaluation_key(evaluation, adapter, rewards)
-            figures = read_json(out / "metrics.json")
+            figures = read_figures(out)
             if figures.get("key") != key:
                 if console.is_main():
                     (out / "metrics.json").unlink(missing_ok=True)  # it does not belong to the samples that follow
                 with console.progress(f"evaluating {evaluation.name} ({label})") as progress:
                     sampler = sampler or backend.sampler(adapter)
                     figures = evaluate(sampler, evaluation, task, rewards, out, progress, write=console.is_main())
-                figures = {"key": key, **figures}
+                figures["key"] = key
                 backend.barrier()
                 if console.is_main():
                     write_json(out / "metrics.json", figures)

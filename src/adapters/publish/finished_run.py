@@ -1,49 +1,41 @@
-"""A finished run, read from its folder: everything a bundle is made of."""
+"""A finished run, read from its folder: everything that a bundle is made of."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
-from adapters.files import read_run_json
+from adapters.evaluation.evaluate import SetFigures
+from adapters.files import read_json, read_run_json
+from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, Stage
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward
-from adapters.recipe.load import RecipeFile, load_run
+from adapters.plugins.rewards import NamedReward, stage_rewards
+from adapters.recipe.load import RecipeFile
 from adapters.recipe.publish import REPO, Publish
 from adapters.recipe.recipe import Recipe
 from adapters.types import Example, Message, Task
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage that went into the adapter: its folder, and the manifest it was sealed with."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Folder name and label in reports: 1-sft, 2-grpo …"""
-        return self.folder.name
-
-
-@dataclass(frozen=True)
 class Finished:
-    """A finished run and the stage whose adapter is meant: the last one, unless a stage's folder was named."""
+    """A finished run up to the stage whose adapter is published."""
 
-    folder: Path
+    run: RunFolder
     file: RecipeFile
     task: Task
     stages: tuple[Stage, ...]
     """Up to the published one."""
-    report: dict[str, Any]
     ledger: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run.path
 
     @property
     def recipe(self) -> Recipe:
@@ -53,10 +45,10 @@ class Finished:
     @property
     def adapter(self) -> Path:
         """The adapter's folder."""
-        return self.stages[-1].folder
+        return self.stages[-1].path
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Mapping[str, Any]:
         """The adapter's manifest."""
         return self.stages[-1].manifest
 
@@ -67,40 +59,43 @@ class Finished:
 
     @property
     def base_id(self) -> str:
-        """Hub id of the base model. Raises UserError when the run's base is a folder of unknown origin."""
+        """Hub id of the base model. Raises UserError when it is not known."""
         if self.settings.base_model:
             return self.settings.base_model
         base = self.recipe.model.base
-        found = str(self.manifest.get("model", {}).get("hub_id") or ("" if Path(base).is_dir() else base))
-        if not re.match(REPO, found):
+        hub_id = str(self.manifest.get("model", {}).get("hub_id") or ("" if Path(base).is_dir() else base))
+        if not re.match(REPO, hub_id):
             raise UserError(
-                f"the base model is the local folder {base!r}; whoever loads the adapter needs its "
-                "Hub id: set publish.base_model: owner/name.",
+                f"the base model is the local folder {base!r}; others need its Hub id to load the adapter. "
+                "Set publish.base_model: owner/name.",
                 at=("publish", "base_model"),
             )
-        return found
+        return hub_id
 
     @property
     def base_revision(self) -> str | None:
         """The commit of the base model that was trained on, where it is known."""
         model = self.manifest.get("model", {})
-        found: str | None = model.get("commit") or model.get("revision")
-        return found
+        revision: str | None = model.get("commit") or model.get("revision")
+        return revision
 
     @property
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """Test set -> label of a model -> its figures, as in `report.json`, where the published stage has them."""
+    def evaluated(self) -> dict[str, EvaluatedModel]:
+        """The recipe's test sets that the published stage was measured on."""
         name = self.stages[-1].name
-        return {s: models for s, models in self.report.get("sets", {}).items() if models.get(name)}
+        return {s: model for s, models in self.run.sets.items() for model in models if model.model == name}
+
+    @property
+    def figures(self) -> dict[str, dict[str, SetFigures]]:
+        """Test set -> label of a model -> its figures, for the sets of `evaluated`."""
+        return {name: {m.model: m.figures for m in self.run.sets[name]} for name in self.evaluated}
 
     def rewards(self, stage: Stage) -> tuple[NamedReward, ...]:
         """The rewards of a stage, resolved again for what they say about themselves."""
-        from adapters.plugins.rewards import stage_rewards
-
-        return stage_rewards(self.file)[int(stage.name.partition("-")[0]) - 1]
+        return stage_rewards(self.file)[stage.index]
 
     def example(self) -> Example:
-        """What the card's usage shows: a row made up for it. Raises UserError when there is none."""
+        """The made-up row that the card's usage shows. Raises UserError without one."""
         row = self.settings.example or getattr(self.task, "example_row", None)
         at = ("publish", "example")
         if row is None:
@@ -112,7 +107,7 @@ class Finished:
 
 
 class Probe(NamedTuple):
-    """A prompt, with what the training process answered to it greedily."""
+    """A prompt, with the greedy answer that the training process stored."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -122,52 +117,47 @@ class Probe(NamedTuple):
 def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
     """A run folder, or one of its stages' folders, with `publish.key=value` overrides.
 
-    Raises UserError when it is no run, is not finished, or an adapter was changed after training.
+    Raises UserError when it is no run, is not finished, or an adapter or an evaluation does not belong to it any more.
     """
-    stage = path if (path / adapter_folder.MANIFEST).is_file() else None
-    folder = path.parent if stage else path
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder} is no run folder: it holds no recipe.yaml.")
+    run = RunFolder.open(path)
     for override in overrides:
         if not override.startswith("publish."):
-            raise UserError(f"{override!r}: a finished run's recipe is what it is; only publish.key=value may change.")
-    file = load_run(folder, overrides)
-    names = [f"{n + 1}-{s.kind}" for n, s in enumerate(file.recipe.stages)]
-    wanted = names[: names.index(stage.name) + 1] if stage and stage.name in names else names
-    stages = tuple(Stage(folder / n, adapter_folder.manifest(folder / n) or {}) for n in wanted)
-    if unfinished := [s.name for s in stages if not s.manifest]:
+            raise UserError(f"{override!r}: of a finished run's recipe only publish.key=value can be changed.")
+    file = run.recipe_file(overrides)
+    stages = run.stages_up_to_named()
+    if missing := [s.name for s in stages if not s.manifest]:
         raise UserError(
-            f"{folder} is not finished: {unfinished[0]} is missing or damaged. Run the recipe again to complete it."
+            f"{run.path} is not finished: {missing[0]} is missing or damaged. Run the recipe again to complete it."
         )
-    for s in stages:
-        if problems := adapter_folder.problems(s.folder):
-            raise UserError(f"{problems[0]}. Delete {s.folder} and run the recipe again to train that stage again.")
+    for stage in stages:
+        if problems := adapter_folder.problems(stage.path):
+            raise UserError(f"{problems[0]}. Delete {stage.path} and run the recipe again to train that stage again.")
+    if read_json(stages[-1].path / adapter_folder.CONFIG).get("peft_type") == "ECHO":
+        raise UserError(
+            f"{stages[-1].path} was made with `trainer: echo`, which trains no model: there is nothing to publish or "
+            "merge. Run the recipe with trainer: local or trainer: tinker."
+        )
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-    report = read_run_json(folder / "report.json") if (folder / "report.json").is_file() else {}
-    return Finished(folder, file, task, stages, report, read_run_json(folder / "ledger.json"))
+    finished = Finished(run, file, task, stages, read_run_json(run.path / "ledger.json"))
+    for test in file.recipe.evaluate:
+        folder = run.path / "eval" / stages[-1].name / test.name
+        model = finished.evaluated.get(test.name)
+        if model.stale if model else (folder / "samples.jsonl").is_file():
+            reason = f"was measured on other weights than {stages[-1].name} holds now" if model else "is damaged"
+            raise UserError(f"{folder} {reason}. Run the recipe again, which repeats that evaluation.")
+    return finished
 
 
 def probes(finished: Finished, k: int) -> list[Probe]:
-    """Up to k of the answers that the training process stored when it evaluated the adapter, spread over the sets.
+    """Up to k answers of the training process's own evaluation, over all sets.
 
     Empty answers are left out where there are others: they prove little.
     """
-    found: list[Probe] = []
-    for samples in sorted((finished.folder / "eval" / finished.stages[-1].name).glob("*/samples.jsonl")):
-        found += [
-            Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"]))
-            for row in read_samples(samples)
-            if row.get("prompt")
-        ]
-    found = [p for p in found if p.completion] or found
-    return found[:: max(1, len(found) // k)][:k]
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The answers of one model to one test set. Raises UserError when the file is damaged."""
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError:
-        raise UserError(
-            f"{path} is damaged. Delete {path.parent}; running the recipe again makes that evaluation again."
-        ) from None
+    answers = [
+        Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"]))
+        for model in finished.evaluated.values()
+        for row in model.checked_samples()
+        if row.get("prompt")
+    ]
+    answers = [p for p in answers if p.completion] or answers
+    return answers[:: max(1, len(answers) // k)][:k]

@@ -1,7 +1,7 @@
-"""The gate: a bundle is loaded, measured and used as its card says, in fresh processes, before anyone else can.
+"""The gate: checks in fresh processes that a bundle must pass before the push.
 
-What is replaced is only where ids resolve to: the card's text runs unchanged, offline, over a cache folder in which the
-repository's id is the bundle and the base's id the weights the run was trained on.
+The card's code runs unchanged and offline. Its cache folder maps the repository's id to the bundle, and the base's id
+to the weights that the run was trained on.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PROBES: Final = 4
 PROBE_TOKENS: Final = 128
 TIMEOUT: Final = 3600
 ASKED_FOR: Final = ("config.json", "adapter_config.json", "generation_config.json", "processor_config.json")
-"""Files that libraries look for in a repository, and do without."""
+"""Files that libraries ask a repository for, and can do without."""
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank."""
 
 
 class Check(NamedTuple):
-    """One thing the gate looked at."""
+    """One check of the gate and its result."""
 
     name: str
     passed: bool
@@ -41,15 +41,15 @@ class Check(NamedTuple):
 
 
 class GateError(Exception):
-    """A bundle that must not be published; the message names the reason. The command exits with 3."""
+    """A bundle that must not be published, and why. The command exits with 3."""
 
 
 def static(finished: Finished, folder: Path) -> list[Check]:
-    """What can be said without loading a model: what the folder holds, and whether vLLM would take it."""
-    found = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd())))
+    """Checks without loading a model: files, card, and whether vLLM can serve it."""
+    leaks = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd())))
     size = sum((folder / f).stat().st_size for f in bundle.files(folder))
-    held = f"{len(bundle.files(folder))} files, {size / 1e6:.1f} MB; no path, token or address of yours"
-    return [Check("files", not found, "; ".join(found[:5]) or held), _servable(folder), _card(folder)]
+    clean = f"{len(bundle.files(folder))} files, {size / 1e6:.1f} MB; no path, token or address of yours"
+    return [Check("files", not leaks, "; ".join(leaks[:5]) or clean), _servable(folder), _card(folder)]
 
 
 def max_lora_rank(rank: int) -> int | None:
@@ -58,7 +58,7 @@ def max_lora_rank(rank: int) -> int | None:
 
 
 def _servable(folder: Path) -> Check:
-    """Whether vLLM takes it: plain LoRA, A and B matrices of linear layers, one scale, a rank on its list."""
+    """Whether vLLM can serve it: plain LoRA of linear layers, of a rank on its list."""
     name = "vLLM"
     config = json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
@@ -79,7 +79,7 @@ def _servable(folder: Path) -> Check:
 
 
 def _card(folder: Path) -> Check:
-    """The metadata survive huggingface_hub's own reading; the Hub itself judges them when they are pushed."""
+    """Whether huggingface_hub reads the card's metadata back."""
     from huggingface_hub import ModelCard
 
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def _card(folder: Path) -> Check:
 
 
 def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any]]:
-    """Load the bundle in a fresh process and look at what it does. Returns checks, and facts for the card.
+    """Load the bundle in a fresh process; returns checks, and facts for the card.
 
     Raises RuntimeError when that process dies, which says nothing about the adapter.
     """
@@ -131,12 +131,12 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
 
 def snippet(card: str) -> str:
     """The usage code of a card: its first Python block."""
-    found = re.search(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
-    return found[1] if found else ""
+    block = re.search(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    return block[1] if block else ""
 
 
 def used(finished: Finished, folder: Path, repo: str) -> Check:
-    """Run the card's usage code, to the letter, in a fresh process."""
+    """Run the card's usage code, unchanged, in a fresh process."""
     code = snippet((folder / "README.md").read_text(encoding="utf-8"))
     if not code:
         return Check("usage", False, "the card has no Python code")
@@ -151,12 +151,8 @@ def used(finished: Finished, folder: Path, repo: str) -> Check:
     if "missing adapter keys" in done.stderr:
         return Check("usage", False, "the card's code loads the base, but not the adapter's weights")
     answer = done.stdout.strip()
-    form = (
-        "an answer of the task's form"
-        if finished.task.is_well_formed(answer)
-        else "an answer that is not of the task's form"
-    )
-    return Check("usage", True, f"the card's code runs, and prints {form}: {answer[:60]!r}")
+    form = "a well-formed" if finished.task.is_well_formed(answer) else "a malformed"
+    return Check("usage", True, f"the card's code runs, and prints {form} answer: {answer[:60]!r}")
 
 
 def base_files(finished: Finished) -> Path:

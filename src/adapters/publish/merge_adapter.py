@@ -1,4 +1,4 @@
-"""Base and adapter as one model, compared with what it was made of before anyone gets it."""
+"""Merging of adapter and base into one model, which is then compared with both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
 def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
-    """Merge in float32, store as `dtype`, load what was stored, compare logits with base plus adapter.
+    """Merge in float32, store as `dtype`, compare logits with base plus adapter.
 
     Returns {passed, detail, difference, tolerance, dtype}; `out` exists only when it passed.
     """
@@ -80,13 +80,13 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
 
 
 def _stored_dtype(model: Any) -> str:
-    """The type the base is stored in; the model in memory is float32 whatever that is."""
-    held = getattr(model.config, "dtype", None)
-    return str(held).removeprefix("torch.") if str(held).removeprefix("torch.") in DTYPES else "float32"
+    """Name of the type that the base is stored in; in memory it is float32."""
+    name = str(getattr(model.config, "dtype", None)).removeprefix("torch.")
+    return name if name in DTYPES else "float32"
 
 
 @torch.inference_mode()
 def _logits(model: Any, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Logits of the last position of each prompt, float32 on the CPU: a list of (vocabulary,)."""
+    """Logits at the last position of each prompt, float32: a list of (vocabulary,)."""
     device = next(model.parameters()).device
     return [model(input_ids=torch.tensor([p], device=device)).logits[0, -1].float().cpu() for p in prompts]

@@ -1,8 +1,7 @@
-"""The card's pictures: loss, reward and KL over the steps, and the base beside the stages."""
+"""Plots of the card: loss, reward and KL over the steps, F1 of every model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
-    """PNG files in `folder`; returns their names. Drawn alike on every machine with the same versions."""
+    """Write PNG files into `folder`, the same bytes every time; returns their names."""
     import matplotlib
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    logs = {s.name: _log(s.folder / "log.jsonl") for s in finished.stages}
+    logs = {s.name: s.log for s in finished.stages}
     drawn = []
     for key, label in CURVES.items():
-        # GRPO's loss is near 0 by construction and says nothing.
+        # GRPO's loss is near 0 by construction, so its curve shows nothing.
         series = {
             name: points
             for name, log in logs.items()
@@ -41,13 +40,7 @@ def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
     return drawn
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _curves(series: Mapping[str, Sequence[tuple[int, float]]], label: str, path: Path) -> None:
+def _curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")

@@ -1,8 +1,8 @@
-"""The steps of a publication, each kept on disk, so that whatever breaks, the next call goes on from there.
+"""The steps of a publication (bundle, gate, push), each stored and resumable.
 
-RUN/publish/bundle/        what is pushed
-RUN/publish/proof.json     what it was made from, the hash of each file, what the gate found
-RUN/publish/pushed.json    where it went
+RUN/publish/bundle/        the files that are pushed
+RUN/publish/proof.json     the hash of each file and of all inputs, and the checks of the gate
+RUN/publish/pushed.json    repository, commit and tag
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from adapters.backends import adapter_folder
 from adapters.environment import versions
 from adapters.errors import UserError
-from adapters.files import write_json
+from adapters.files import read_json, write_json
 from adapters.publish import bundle, card, gate, hub
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, GateError
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Release:
-    """A bundle on disk with the gate's findings."""
+    """A bundle on disk with the checks that it went through."""
 
     folder: Path
     checks: tuple[Check, ...]
@@ -37,11 +37,11 @@ class Release:
     tag: str
     notes: tuple[str, ...]
     reused: bool
-    """Whether it was proven by an earlier call."""
+    """Whether an earlier call verified it."""
 
     @property
     def passed(self) -> bool:
-        """Whether it may be published."""
+        """Whether it passed every check, so that it may be pushed."""
         return all(check.passed for check in self.checks)
 
     @property
@@ -51,21 +51,22 @@ class Release:
 
 
 def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
-    """Make the bundle and put it through the gate, or find it made and proven. A failed gate is a result, no error."""
+    """Make and verify the bundle, or reuse it. A failed check is a result, no error."""
     repo = finished.settings.repo
     if repo is None:
-        raise UserError("where to? Set publish.repo: owner/name, or give --repo.", at=("publish", "repo"))
+        raise UserError(
+            "the card needs the name of its repository: set publish.repo: owner/name, or give --repo.",
+            at=("publish", "repo"),
+        )
     place = finished.folder / "publish"
     folder, proof = place / "bundle", place / "proof.json"
     key = _key(finished, earlier, repo)
-    held = json.loads(proof.read_text(encoding="utf-8")) if proof.is_file() else {}
-    reused = (
-        held.get("key") == key and held.get("passed") and folder.is_dir() and held["files"] == bundle.hashes(folder)
-    )
+    stored = read_json(proof)
+    reused = stored.get("key") == key and stored.get("passed") and stored.get("files") == bundle.hashes(folder)
     if reused:
-        checks = [Check(*c) for c in held["checks"]]
+        checks = [Check(*c) for c in stored["checks"]]
     else:
-        finished.example()  # all that can be wrong with the settings is found before the slow part
+        finished.example()  # finds mistakes in the settings before the slow part
         work = adapter_folder.work_folder(folder)
         for old in (work, folder):
             shutil.rmtree(old, ignore_errors=True)
@@ -90,7 +91,7 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
 
 
 def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
-    """Push a proven bundle. Raises GateError for one that is not, UserError and HubError as `hub.push`."""
+    """Push a verified bundle. Raises GateError for others, and as `hub.push`."""
     if not release.passed:
         failed = next(check for check in release.checks if not check.passed)
         raise GateError(f"{failed.name}: {failed.detail}")
@@ -102,19 +103,19 @@ def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
 
 
 def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
-    """Hash of everything that a bundle is made of, the tools included."""
-    what: list[Any] = [
+    """Hash of everything that a bundle is made of, versions of the libraries included."""
+    inputs: list[Any] = [
         [s.manifest for s in finished.stages],
-        finished.report,
+        finished.figures,
         finished.ledger,
         {k: v for k, v in finished.file.tree.items() if k != "publish"},
         finished.settings.model_dump(exclude=set(bundle.PUSH_KEYS)),
         repo,
-        [earlier.manifest, earlier.report] if earlier else None,
+        [earlier.manifest, earlier.figures] if earlier else None,
         card.TEMPLATE.read_text(encoding="utf-8"),
         versions(),
     ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _content(folder: Path) -> str:
@@ -122,16 +123,16 @@ def _content(folder: Path) -> str:
 
 
 def _notes(finished: Finished) -> list[str]:
-    """What the person should know before it is out, and can change."""
+    """Gaps of the card that the user can still fill before the push."""
     settings, sources = finished.settings, card.training_sources(finished)
     notes = [] if settings.license else ["the card names no licence: set publish.license"]
     if not settings.description:
         notes.append("the card does not say what the adapter does: set publish.description")
     notes += [note.replace("`", "") for note in card.license_notes(sources)]
-    free = (settings.license or "").lower()
-    strict = [s["source"] for s in sources if "-nc" in (s["license"] or "").lower()]
-    if strict and free and "-nc" not in free:
-        notes.append(f"the adapter is to be under {free}, and {', '.join(strict)} allows no commercial use")
+    own = (settings.license or "").lower()
+    non_commercial = [s["source"] for s in sources if "-nc" in (s["license"] or "").lower()]
+    if non_commercial and own and "-nc" not in own:
+        notes.append(f"the adapter is to be under {own}, and {', '.join(non_commercial)} allows no commercial use")
     if not finished.figures:
         notes.append("the run evaluated nothing: the card has no figures and the gate no answers to compare")
     return notes

@@ -17,7 +17,6 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from adapters.errors import KeyPath, UserError, hint
-from adapters.files import read_run_json
 from adapters.recipe import secrets
 from adapters.recipe.fields import HubSource, PathSource, SynthesizedSource
 from adapters.recipe.recipe import HEADER, Recipe
@@ -82,12 +81,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a recipe.") from None
     return RecipeFile(path, recipe, tree, lines, tuple(overrides), origin)
-
-
-def load_run(folder: Path, overrides: Sequence[str] = ()) -> RecipeFile:
-    """The recipe that a run folder was made with, as it stood then. Raises UserError when it cannot be read."""
-    tree, origin = (read_run_json(folder / name) for name in ("recipe.json", "origin.json"))
-    return load_recipe(folder / "recipe.yaml", [*as_overrides(tree), *overrides], origin=Path(origin["folder"]))
 
 
 def as_overrides(tree: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: no network, no library, any browser."""
+"""A run as one HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 

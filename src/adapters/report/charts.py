@@ -1,4 +1,4 @@
-"""Line charts as SVG text: no library in the page, colours from its style sheet, every number also in words."""
+"""Line charts as SVG text, with a description in words."""
 
 from __future__ import annotations
 
@@ -31,49 +31,51 @@ def line_chart(panel: Panel) -> Markup:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
         return f"{across:.1f},{HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM):.1f}"
 
-    parts = [
+    svg = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(seen(summary(panel)))}" '
         f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r}" data-frame="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}">',
         f'<text x="{LEFT - 6}" y="{HEIGHT - 7}" text-anchor="end">step</text>',
     ]
     for tick in y_ticks:
         at = place(x0, tick).split(",")[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{_label(tick, y_ticks)}</text>')
+        svg.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        svg.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{_label(tick, y_ticks)}</text>')
     for tick in x_ticks:
         if tick == x0:
-            continue  # there the axis says what it counts
+            continue  # the axis has its label there
         at = place(tick, y0).split(",")[0]
-        parts.append(f'<text x="{at}" y="{HEIGHT - 7}" text-anchor="middle">{short(tick)}</text>')
+        svg.append(f'<text x="{at}" y="{HEIGHT - 7}" text-anchor="middle">{short(tick)}</text>')
     for n, line in enumerate(panel.lines):
         if line.band:
             band = _thinned(line.band)
             edge = [place(x, high) for x, _, high in band] + [place(x, low) for x, low, _ in reversed(band)]
-            parts.append(f'<polygon class="band c{n}" points="{" ".join(edge)}"/>')
+            svg.append(f'<polygon class="band c{n}" points="{" ".join(edge)}"/>')
         smooth = len(line.points) >= SMOOTHED_FROM
         shown = " ".join(place(x, y) for x, y in _thinned(line.points))
-        parts.append(f'<polyline class="line c{n}{" faint" if smooth else ""}" points="{shown}"/>')
+        svg.append(f'<polyline class="line c{n}{" faint" if smooth else ""}" points="{shown}"/>')
         if smooth:
             average = " ".join(place(x, y) for x, y in _thinned(moving_average(line.points)))
-            parts.append(f'<polyline class="line c{n} average" points="{average}"/>')
+            svg.append(f'<polyline class="line c{n} average" points="{average}"/>')
         elif len(line.points) <= 20:
-            parts += [
+            svg += [
                 f'<circle class="dot c{n}" r="2.5" cx="{a}" cy="{b}"/>'
                 for a, b in (p.split(",") for p in shown.split())
             ]
-    parts.append("</svg>")
-    return Markup("".join(parts))  # noqa: S704 - numbers, fixed words, and one escaped label
+    svg.append("</svg>")
+    return Markup("".join(svg))  # noqa: S704 - numbers, fixed words, and one escaped label
 
 
 def summary(panel: Panel) -> str:
-    """The panel in a sentence, for those who do not see it."""
-    said = []
+    """The panel in a sentence, for screen readers."""
+    sentences = []
     for line in panel.lines:
         (x0, first), (x1, last) = line.points[0], line.points[-1]
         values = [y for _, y in line.points]
         spread = f"lowest {short(min(values))}, highest {short(max(values))}"
-        said.append(f"{line.name}: {short(first)} at step {short(x0)}, {short(last)} at step {short(x1)}, {spread}")
-    return f"{panel.title}. {'; '.join(said)}."
+        sentences.append(
+            f"{line.name}: {short(first)} at step {short(x0)}, {short(last)} at step {short(x1)}, {spread}"
+        )
+    return f"{panel.title}. {'; '.join(sentences)}."
 
 
 def short(value: float, digits: int = 3) -> str:
@@ -89,7 +91,7 @@ def short(value: float, digits: int = 3) -> str:
 
 
 def moving_average(points: Points) -> Points:
-    """Centred mean over a twentieth of the points; at the ends, of what there is of them."""
+    """Centred mean over a twentieth of the points, fewer at the ends."""
     half = max(1, len(points) // 40)
     total = [0.0]
     for _, y in points:
@@ -108,7 +110,7 @@ def _label(tick: float, ticks: Sequence[float]) -> str:
 
 
 def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) -> tuple[list[float], float, float]:
-    """Ticks at 1, 2 or 5 times a power of ten, and the ends of the axis; the ends are ticks unless `tight`."""
+    """Ticks at 1, 2 or 5 times a power of ten, and the ends of the axis."""
     if high - low <= max(abs(low), abs(high)) * 1e-9 or high - low < 1e-30:
         pad = 1.0 if whole else abs(low) * 0.1 if abs(low) > 1e-9 else 0.1
         low, high = low - pad, high + pad

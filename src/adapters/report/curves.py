@@ -1,4 +1,4 @@
-"""The log of a stage as panels of curves. Known figures come first, under a plain name; nothing is left out."""
+"""Panels of curves from the log of a stage, known figures first."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FIRST = {
     "completions/clipped_ratio": ("Completions cut at the limit", "share"),
     "frac_reward_zero_std": (
         "Groups without variance",
-        "share of the groups whose rewards are all equal: they teach nothing",
+        "share of the groups whose rewards are all equal, so that they give no gradient",
     ),
     "rewards/accuracies": (
         "Preference accuracy",

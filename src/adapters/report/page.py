@@ -1,11 +1,11 @@
-"""The page: what the other modules found, through one template that escapes everything."""
+"""The report's HTML page, rendered by one template that escapes everything."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,13 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from adapters.errors import UserError
-from adapters.files import read_json, replacing
+from adapters.evaluation.metrics import number
+from adapters.files import replacing
+from adapters.pipeline.run_folder import GIVEN, EvaluatedModel, RunFolder
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
-from adapters.report.reading import Run, number, read_run, reward_weights
+from adapters.report.reward_weights import reward_weights
 from adapters.report.text import cut, seen, side_by_side
 from adapters.types import Aligned
 
@@ -27,12 +29,12 @@ NAME = "report.html"
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of a run, finished or not, to `out` (default: report.html in the run's folder).
+    """Write the page of a run, finished or not, to `out` or its report.html.
 
     Raises UserError when the folder is no run, or the file cannot be written.
     """
-    run = read_run(folder)
-    path = out or run.folder / NAME
+    run = RunFolder.open(folder)
+    path = out or run.path / NAME
     text = render(run)
     try:
         with replacing(path) as temporary:
@@ -42,7 +44,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     return path
 
 
-def render(run: Run) -> str:
+def render(run: RunFolder) -> str:
     """The page's HTML."""
     env = Environment(
         loader=PackageLoader("adapters.report", "."),
@@ -67,9 +69,12 @@ def render(run: Run) -> str:
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=digest,
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
-        made=datetime.now(UTC),
+        time=datetime.now(UTC),
         steps=pipeline.steps(run),
-        sets=[_set(name, models, task, weights) for name, models in run.sets.items()],
+        sets=[
+            *(_set(name, models, task, weights) for name, models in run.sets.items()),
+            *(_set(name, models, task, weights, _note(name)) for name, models in run.other_sets.items()),
+        ],
         curves=[(s, curves.panels(s.log)) for s in run.stages],
         chart=charts.line_chart,
         rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
@@ -84,14 +89,16 @@ def render(run: Run) -> str:
     )
 
 
-def _set(name: str, models: Any, task: Any, weights: Mapping[str, float]) -> dict[str, Any]:
-    found = results.modes(models)
+def _set(
+    name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float], note: str = ""
+) -> dict[str, Any]:
     lost, gained = samples.most_changed(models, task, weights)
     return {
         "name": name,
+        "note": note,
         "models": models,
         "rewards": list(dict.fromkeys(str(r) for m in models for r in m.figures.get("rewards") or {})),
-        "modes": [(mode, results.rows(models, mode), results.changes(models, mode)) for mode in found],
+        "modes": [(m, results.rows(models, m), results.changes(models, m)) for m in results.modes(models)],
         "interval": results.interval,
         "worst": samples.worst(models, task, weights),
         "lost": lost,
@@ -100,28 +107,32 @@ def _set(name: str, models: Any, task: Any, weights: Mapping[str, float]) -> dic
     }
 
 
-def _task(run: Run) -> Any:
-    """The run's task, or None where it cannot be had here: then values are compared without it."""
-    folder = Path(str(read_json(run.folder / "origin.json").get("folder") or run.folder))
+def _note(name: str) -> str:
+    """Why a test set that is not the recipe's is shown."""
+    return ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
+
+
+def _task(run: RunFolder) -> Any:
+    """The run's task; None where it cannot be loaded here."""
     try:
-        return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=folder)
+        return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=run.origin)
     except Exception:
         return None  # plug-in code, of a run that may come from elsewhere
 
 
-def _ledger(run: Run, part: str) -> dict[str, Mapping[str, Any]]:
-    held = run.ledger.get(part)
-    return {k: v for k, v in held.items() if isinstance(v, dict)} if isinstance(held, dict) else {}
+def _ledger(run: RunFolder, section: str) -> dict[str, Mapping[str, Any]]:
+    entries = run.ledger.get(section)
+    return {k: v for k, v in entries.items() if isinstance(v, dict)} if isinstance(entries, dict) else {}
 
 
-def _versions(run: Run) -> dict[str, list[str | None]]:
-    held = [s.manifest.get("versions") or {} for s in run.stages]
-    names = dict.fromkeys(str(name) for versions in held for name in versions)
-    return {name: [versions.get(name) for versions in held] for name in names}
+def _versions(run: RunFolder) -> dict[str, list[str | None]]:
+    by_stage = [s.manifest.get("versions") or {} for s in run.stages]
+    names = dict.fromkeys(str(name) for versions in by_stage for name in versions)
+    return {name: [versions.get(name) for versions in by_stage] for name in names}
 
 
 def marked(card: samples.Card) -> Markup:
-    """The sample's text with the labelled values marked as the last model found or missed them, and what it added."""
+    """The sample's text; values that the last model found, missed or added are marked."""
     text = cut(card.text)
     spans: list[tuple[int, int, str]] = []
     for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):

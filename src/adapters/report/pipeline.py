@@ -1,4 +1,4 @@
-"""The stages as cards: what was asked for, what they were trained on, what came out, and whether the chain holds."""
+"""Stages of the report: settings, data, figures, and the weights they start from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.evaluation.metrics import number
+from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
-from adapters.report.reading import Run, Stage, number
 
 SHOWN = {
     "batch_size": "batch",
@@ -21,7 +22,8 @@ SHOWN = {
     "temperature": "temperature",
     "beta": "beta",
     "loss": "loss",
-    "advantage": "advantage",
+    "scale_rewards": "scale rewards",
+    "advantage": "scale rewards",  # the key's name in older runs
     "max_length": "length limit",
     "max_prompt_length": "prompt limit",
     "max_completion_length": "completion limit",
@@ -34,7 +36,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Step:
-    """A stage as its card shows it."""
+    """One stage as the page shows it."""
 
     stage: Stage
     constants: tuple[tuple[str, str], ...]
@@ -44,11 +46,11 @@ class Step:
     figures: tuple[tuple[str, str], ...]
     reference: str | None
     chain: tuple[str, bool] | None
-    """How the stage hangs on the one before it, and whether that still holds."""
+    """Which weights the stage started from, and whether the stage before still holds them."""
 
 
-def steps(run: Run) -> list[Step]:
-    """A card's content for every stage, also for those that have not begun."""
+def steps(run: RunFolder) -> list[Step]:
+    """What the page shows of every stage, also of those that have not begun."""
     out = []
     for n, stage in enumerate(run.stages):
         out.append(
@@ -58,8 +60,8 @@ def steps(run: Run) -> list[Step]:
                     (word, plain(v)) for k, word in SHOWN.items() if (v := stage.settings.get(k)) is not None
                 )
                 + tuple((f"trl.{k}", plain(v)) for k, v in _dict(stage.settings.get("trl")).items()),
-                rewards=tuple(_plug(r) for r in stage.settings.get("rewards") or ()),
-                noise=_plug(stage.settings["noise"]) if stage.settings.get("noise") else None,
+                rewards=tuple(_plugin(r) for r in stage.settings.get("rewards") or ()),
+                noise=_plugin(stage.settings["noise"]) if stage.settings.get("noise") else None,
                 rows=_rows(_dict(_dict(run.ledger.get("stages")).get(stage.name))),
                 figures=tuple(_figures(stage)),
                 reference=_reference(stage, n),
@@ -86,40 +88,39 @@ def minutes(seconds: Any) -> str | None:
     return f"{known / 60:.0f} min" if known < 5400 else f"{known / 3600:.1f} h"
 
 
-def _plug(value: Any) -> str:
+def _plugin(value: Any) -> str:
     if not isinstance(value, dict):
         return plain(value)
     rest = [f"{k} {plain(v)}" for k, v in value.items() if k != "use"]
     return f"{value.get('use')} ({', '.join(rest)})" if rest else str(value.get("use"))
 
 
-def _rows(held: Mapping[str, Any]) -> str:
-    count, tokens = number(held.get("rows")), number(_dict(held.get("tokens")).get("total"))
-    said = [f"{count:,.0f} rows"] if count is not None else []
-    said += [f"{tokens:,.0f} tokens"] if tokens else []
-    dropped = number(held.get("too_long"))
-    said += [f"{dropped:,.0f} dropped as too long"] if dropped else []
-    return ", ".join(said)
+def _rows(ledger: Mapping[str, Any]) -> str:
+    count, tokens = number(ledger.get("rows")), number(_dict(ledger.get("tokens")).get("total"))
+    words = [f"{count:,.0f} rows"] if count is not None else []
+    words += [f"{tokens:,.0f} tokens"] if tokens else []
+    dropped = number(ledger.get("too_long"))
+    words += [f"{dropped:,.0f} dropped as too long"] if dropped else []
+    return ", ".join(words)
 
 
 def _figures(stage: Stage) -> list[tuple[str, str]]:
-    held = _dict(stage.manifest.get("figures"))
-    out, known = [], set()
-    done = stage.log[-1]["step"] if stage.log else None
-    taken, wanted = number(held.get("steps")) or done, number(stage.manifest.get("steps"))
+    figures = _dict(stage.manifest.get("figures"))
+    out, known = [], {"steps", "first_kl", "zero_variance_share"}
+    logged = stage.log[-1]["step"] if stage.log else None
+    taken, planned = number(figures.get("steps")) or logged, number(stage.manifest.get("steps"))
     if taken is not None:
-        out.append(("steps", f"{taken:,.0f}" + (f" of {wanted:,.0f}" if wanted and wanted != taken else "")))
+        out.append(("steps", f"{taken:,.0f}" + (f" of {planned:,.0f}" if planned and planned != taken else "")))
     for word, first, last in FIGURES.values():
-        pair = [v for key in (first, last) if (v := number(held.get(key))) is not None]
+        pair = [v for key in (first, last) if (v := number(figures.get(key))) is not None]
         known |= {first, last}
         if pair:
             out.append((word, " → ".join(f"{v:.3f}" for v in pair)))
-    if (kl := number(held.get("first_kl"))) is not None:
+    if (kl := number(figures.get("first_kl"))) is not None:
         out.append(("first KL", short(kl)))
-    if (share := number(held.get("zero_variance_share"))) is not None:
+    if (share := number(figures.get("zero_variance_share"))) is not None:
         out.append(("groups without variance", f"{share:.0%}"))
-    known |= {"steps", "first_kl", "zero_variance_share"}
-    out += [(k.replace("_", " "), plain(v)) for k, v in held.items() if k not in known and number(v) is not None]
+    out += [(k.replace("_", " "), plain(v)) for k, v in figures.items() if k not in known and number(v) is not None]
     if time := minutes(stage.manifest.get("seconds")):
         out.append(("time", time))
     if memory := number(stage.manifest.get("peak_memory_gb")):
@@ -139,12 +140,12 @@ def _reference(stage: Stage, n: int) -> str | None:
 def _chain(stage: Stage, before: Stage | None) -> tuple[str, bool] | None:
     if not stage.manifest:
         return None
-    start, held = stage.manifest.get("start"), stage.manifest.get("start_hash")
+    start, start_hash = stage.manifest.get("start"), stage.manifest.get("start_hash")
     if start is None:
         return "starts from the base: a new adapter", True
-    if before is None or before.name != start or held is None or before.hash is None:
+    if before is None or before.name != start or start_hash is None or before.weights_hash is None:
         return f"starts from {start}", True
-    if before.hash == held:
+    if before.weights_hash == start_hash:
         return f"starts from {start}; hashes agree", True
     return f"starts from weights that {start} no longer holds", False
 

@@ -1,14 +1,16 @@
-"""What the policy answered to one prompt while it was trained, side by side."""
+"""Rollouts of the report: answers to one prompt at several steps."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.report.reading import number, read_lines, weighted
+from adapters.evaluation.metrics import number
+from adapters.pipeline.run_folder import read_rollouts
+from adapters.report.reward_weights import weighted
 
 PROMPTS, COLUMNS, ANSWERS = 6, 6, 8
 
@@ -36,7 +38,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and its groups over the steps. `text` and `gold` are None where the rollouts do not hold them."""
+    """A prompt and its groups over the steps; `text` and `gold` may be unknown."""
 
     id: str
     text: str | None
@@ -47,12 +49,12 @@ class Prompt:
 
 
 def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
-    """Prompts worth looking at: drawn most often and moved most; if each was drawn once, those whose answers differ.
+    """Prompts to show: those drawn most often, else those whose answers differ most.
 
     Reads the files twice rather than holding every rollout.
     """
     steps: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for entry in _entries(folder):
+    for entry in read_rollouts(folder):
         weight = weights.get(str(entry.get("reward")), 1.0)
         steps[entry["id"]][entry["step"]].append(weight * (number(entry.get("score")) or 0.0))
     if not steps:
@@ -62,18 +64,11 @@ def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
         chosen = ranked[:PROMPTS]
     else:
         chosen = _over_time({i: next(iter(groups.items())) for i, groups in steps.items()})
-    held: dict[str, dict[int, list[dict[str, Any]]]] = {i: defaultdict(list) for i in chosen}
-    for entry in _entries(folder):
-        if entry["id"] in held:
-            held[entry["id"]][entry["step"]].append(entry)
-    return [_prompt(i, groups, weights) for i, groups in held.items()]
-
-
-def _entries(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("rollouts-*.jsonl")):
-        for entry in read_lines(path):
-            if isinstance(entry.get("step"), int) and "completion" in entry:
-                yield {**entry, "id": str(entry.get("id"))}
+    entries: dict[str, dict[int, list[dict[str, Any]]]] = {i: defaultdict(list) for i in chosen}
+    for entry in read_rollouts(folder):
+        if entry["id"] in entries:
+            entries[entry["id"]][entry["step"]].append(entry)
+    return [_prompt(i, groups, weights) for i, groups in entries.items()]
 
 
 def _moved(groups: dict[int, list[float]]) -> float:
@@ -82,7 +77,7 @@ def _moved(groups: dict[int, list[float]]) -> float:
 
 
 def _over_time(groups: dict[str, tuple[int, list[float]]]) -> list[str]:
-    """From each of PROMPTS stretches of the training the prompt whose scores are spread widest."""
+    """The prompt with the widest spread of scores, for each section of the training."""
     ordered = sorted(groups, key=lambda i: groups[i][0])
     size = max(1, -(-len(ordered) // PROMPTS))
     return [max(ordered[n : n + size], key=lambda i: _spread(groups[i][1])) for n in range(0, len(ordered), size)]

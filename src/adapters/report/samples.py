@@ -1,4 +1,4 @@
-"""Which samples to look at, and how: the worst, the most changed, every model's answer beside the gold."""
+"""Samples that the report shows: the worst and the most changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.evaluation.alignment import align
-from adapters.report.reading import Evaluated, weighted
+from adapters.evaluation.metrics import main_mode
+from adapters.pipeline.run_folder import EvaluatedModel
+from adapters.report.reward_weights import weighted
 from adapters.types import Aligned, Counts
 
 WORST, CHANGED = 12, 8
@@ -18,7 +20,7 @@ MOST_ROWS = 60
 
 @dataclass(frozen=True)
 class Line:
-    """One labelled value with what each model said, or one value that only models have."""
+    """A value that is labelled or predicted, and each model's prediction."""
 
     field: str
     depth: int
@@ -47,7 +49,7 @@ class Card:
 
 
 def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
-    """What a sample is ranked by: its rewards by weight, else the F1 over all fields in the headline mode."""
+    """The score that a sample is ranked by: its weighted rewards, else its F1."""
     rewards = sample.get("rewards")
     if isinstance(rewards, dict) and (value := weighted(rewards, weights)) is not None:
         return value
@@ -57,23 +59,25 @@ def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | No
     return total.f() if total.gold or total.pred else 1.0
 
 
-def worst(models: Sequence[Evaluated], task: Any, weights: Mapping[str, float]) -> list[Card]:
-    """The last model's samples of lowest score, more errors first."""
+def worst(models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]) -> list[Card]:
+    """The last model's samples of lowest score, those with more errors first."""
     ranked = [(score(s, weights) or 0.0, -_errors(s), n, s) for n, s in enumerate(models[-1].samples)]
     chosen = [r[3] for r in sorted(ranked, key=lambda r: r[:3]) if r[0] < 1]
     return _cards(models, chosen[:WORST], task, weights)
 
 
-def most_changed(models: Sequence[Evaluated], task: Any, weights: Mapping[str, float]) -> tuple[list[Card], list[Card]]:
-    """The samples that lost most and that gained most between the last two models."""
+def most_changed(
+    models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]
+) -> tuple[list[Card], list[Card]]:
+    """The samples whose score fell most and rose most between the last two models."""
     known = sorted(_changes(models, weights), key=lambda c: c[0])
     lost = [s for change, s in known if change < -SAME][:CHANGED]
     gained = [s for change, s in reversed(known) if change > SAME][:CHANGED]
     return _cards(models, lost, task, weights), _cards(models, gained, task, weights)
 
 
-def moved(models: Sequence[Evaluated], weights: Mapping[str, float]) -> tuple[int, int, int] | None:
-    """How many samples the last model answers worse, equally well and better than the one before; None without one."""
+def moved(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> tuple[int, int, int] | None:
+    """How many samples the last model answers worse, equally and better than before."""
     if len(models) < 2:
         return None
     known = [change for change, _ in _changes(models, weights)]
@@ -81,7 +85,7 @@ def moved(models: Sequence[Evaluated], weights: Mapping[str, float]) -> tuple[in
     return worse, len(known) - worse - better, better
 
 
-def _changes(models: Sequence[Evaluated], weights: Mapping[str, float]) -> list[tuple[float, Mapping[str, Any]]]:
+def _changes(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> list[tuple[float, Mapping[str, Any]]]:
     if len(models) < 2:
         return []
     before = {s.get("id"): score(s, weights) for s in models[-2].samples}
@@ -90,7 +94,7 @@ def _changes(models: Sequence[Evaluated], weights: Mapping[str, float]) -> list[
 
 
 def _cards(
-    models: Sequence[Evaluated], chosen: Iterable[Mapping[str, Any]], task: Any, weights: Mapping[str, float]
+    models: Sequence[EvaluatedModel], chosen: Iterable[Mapping[str, Any]], task: Any, weights: Mapping[str, float]
 ) -> list[Card]:
     by_id = [{s.get("id"): s for s in m.samples} for m in models]
     out = []
@@ -117,10 +121,10 @@ def _cards(
 
 
 def merge(compared: Sequence[Sequence[Aligned] | None]) -> list[Line]:
-    """One table from each model's comparison with the same gold.
+    """One table of the comparisons of several models with the same gold.
 
-    Gold values stand in the same order in all of them; what only models said follows the gold value it came after, and
-    shares a row when several models said the same.
+    Gold values stand in the same order in all of them. A value that only models predicted follows the gold value that
+    it came after; models that predicted the same share its row.
     """
     golds = [[(r.field, r.depth, r.gold) for r in rows if r.gold is not None] for rows in compared if rows is not None]
     if not golds:
@@ -150,16 +154,16 @@ def _with(line: Line, model: int, row: Aligned) -> Line:
 
 
 def _same_extra(line: Line, model: int, row: Aligned) -> bool:
-    said = {p.pred for p in line.preds if p is not None}
+    predicted = {p.pred for p in line.preds if p is not None}
     free = line.gold is None and line.preds[model] is None
-    return free and (line.field, line.depth) == (row.field, row.depth) and said == {row.pred}
+    return free and (line.field, line.depth) == (row.field, row.depth) and predicted == {row.pred}
 
 
 def _total(sample: Mapping[str, Any]) -> Counts | None:
     counts = sample.get("counts")
     if not isinstance(counts, dict) or not counts:
         return None
-    fields = counts.get("balanced") or next(iter(counts.values()))
+    fields = counts[main_mode(counts)]
     try:
         return sum((Counts(*map(float, c)) for c in fields.values()), Counts(0, 0, 0))
     except (AttributeError, TypeError, ValueError):

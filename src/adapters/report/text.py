@@ -1,4 +1,4 @@
-"""Text of models and data, made fit to be shown."""
+"""Text of models and data, prepared for the page."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from markupsafe import Markup, escape
 
 MOST = 3000
 """Characters of a model's output that are shown; a looping model writes thousands."""
-# Controls but tab and line ends, and the marks that reorder or hide text: hostile output must not look like another.
+# Control characters except tab and line ends, and marks that reorder or hide text: no output may pose as another.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 def seen(text: object) -> str:
-    """Text with its invisible and reordering characters spelt out."""
+    """The text with its invisible and reordering characters written as code points."""
     return _UNSEEN.sub(lambda m: f"\u27e8{ord(m[0]):04X}\u27e9", str(text))
 
 
 def cut(text: str, most: int = MOST) -> str:
-    """The beginning of a long text, and how much is missing."""
+    """The beginning of a long text, and how many characters follow."""
     return text if len(text) <= most else f"{text[:most]} \u2026 ({len(text) - most:,} more characters)"
 
 

@@ -1,0 +1,235 @@
+"""A run folder on disk: its recipe, stages, logs, rollouts and evaluations.
+
+Reading is lenient: a damaged file counts as missing, and half-written lines are skipped (a writer may be at work).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from adapters.backends import adapter_folder
+from adapters.errors import UserError
+from adapters.evaluation.evaluate import SetFigures, read_figures
+from adapters.evaluation.metrics import number
+from adapters.files import numbered_jsonl, read_json, read_jsonl, read_run_json, sha256
+from adapters.recipe.load import RecipeFile, as_overrides, load_recipe
+
+State = Literal["done", "in progress", "waiting"]
+GIVEN: Final = "@"
+"""Stands in the names of test sets given with `adapters eval --data` (NAME@HASH); a recipe's names cannot hold it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its settings, its state, and what it wrote."""
+
+    path: Path
+    """Where its adapter is once it is finished."""
+    index: int
+    kind: str
+    settings: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    """Empty until the stage is finished."""
+
+    @property
+    def name(self) -> str:
+        """Folder name and label in reports: 1-sft, 2-grpo …"""
+        return self.path.name
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files are now; None before it starts."""
+        working = adapter_folder.work_folder(self.path)
+        return self.path if self.manifest else working if working.is_dir() else None
+
+    @property
+    def state(self) -> State:
+        """How far the stage is."""
+        return "done" if self.manifest else "in progress" if self.folder else "waiting"
+
+    @property
+    def weights_hash(self) -> str | None:
+        """Hash of the adapter's weights; None until the stage is finished."""
+        return adapter_folder.weights_hash(self.path)
+
+    @cached_property
+    def log(self) -> tuple[Mapping[str, float], ...]:
+        """One entry per step; of a step logged twice (after a restart) the later figures."""
+        steps: dict[float, dict[str, float]] = {}
+        for entry in read_jsonl(self.folder / "log.jsonl") if self.folder else ():
+            step = number(entry.get("step"))
+            if step is None or "train_runtime" in entry:  # the trainer's closing summary is no step
+                continue
+            steps[step] = steps.get(step, {}) | {k: v for k, value in entry.items() if (v := number(value)) is not None}
+        return tuple(steps[step] for step in sorted(steps))
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One model on one test set."""
+
+    model: str
+    """`base` or the name of a stage."""
+    figures: SetFigures
+    stale: bool
+    """Measured on other weights than the stage holds now."""
+    folder: Path
+
+    @cached_property
+    def samples(self) -> tuple[Mapping[str, Any], ...]:
+        """Every row of the test set with the model's answer and its counts."""
+        return tuple(read_jsonl(self.folder / "samples.jsonl"))
+
+    def checked_samples(self) -> tuple[Mapping[str, Any], ...]:
+        """The samples, if stored. Raises UserError when not all of them can be read."""
+        path = self.folder / "samples.jsonl"
+        variants = 1 + max((s.get("variant", 0) for s in self.samples), default=0)
+        if path.is_file() and len(self.samples) != self.figures["n"] * variants:
+            raise UserError(
+                f"{path} is damaged. Delete {self.folder} and run the recipe again, which repeats that evaluation."
+            )
+        return self.samples
+
+
+Sets = Mapping[str, tuple[EvaluatedModel, ...]]
+"""Test set -> the models measured on it, the base first, then the stages in their order."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder, and the stage whose folder was named, if one was."""
+
+    path: Path
+    recipe: Mapping[str, Any]
+    """The recipe's keys as the run was started, overrides included."""
+    named: str | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run of a run's or a stage's folder. Raises UserError for any other."""
+        if recipe := read_json(path / "recipe.json"):
+            return cls(path, recipe)
+        if run := cls.of_stage(path):
+            return run
+        raise UserError(f"{path} is no run folder: it holds no readable recipe.json. Give a folder such as runs/NAME.")
+
+    @classmethod
+    def of_stage(cls, path: Path) -> RunFolder | None:
+        """The run that this folder is a stage of; None when there is none."""
+        path = path if path.name not in ("", "..") else path.resolve()
+        run = cls(path.parent, read_json(path.parent / "recipe.json"), path.name.removesuffix(".partial"))
+        return run if run.named in [stage.name for stage in run.stages] else None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return str(self.recipe.get("name") or self.path.name)
+
+    @property
+    def recipe_text(self) -> str:
+        """The recipe's file as it was written; empty when it is missing."""
+        try:
+            return (self.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    @property
+    def origin(self) -> Path:
+        """Folder of the recipe that was run, where `./plugin.py` is looked for."""
+        return Path(str(read_json(self.path / "origin.json").get("folder") or self.path))
+
+    def recipe_file(self, overrides: Sequence[str] = ()) -> RecipeFile:
+        """The run's recipe with further overrides. Raises UserError if it is damaged."""
+        tree = read_run_json(self.path / "recipe.json")
+        return load_recipe(self.path / "recipe.yaml", [*as_overrides(tree), *overrides], origin=self.origin)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage of the recipe, in its order."""
+        listed = self.recipe.get("stages")
+        return tuple(self._stage(n, settings) for n, settings in enumerate(listed if isinstance(listed, list) else ()))
+
+    def _stage(self, index: int, settings: Any) -> Stage:
+        settings = settings if isinstance(settings, dict) else {}
+        kind = str(settings.get("kind", "stage"))
+        path = self.path / f"{index + 1}-{kind}"
+        manifest = adapter_folder.manifest(path) or {}
+        stored = manifest.get("stage")
+        return Stage(path, index, kind, stored if isinstance(stored, dict) else settings, manifest)
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage is finished."""
+        return all(stage.manifest for stage in self.stages)
+
+    def stages_up_to_named(self) -> tuple[Stage, ...]:
+        """The stages up to the named one; all when none was named."""
+        return self.stages[: 1 + next((s.index for s in self.stages if s.name == self.named), len(self.stages))]
+
+    def adapter_stage(self) -> Stage:
+        """The named stage, else the last finished one. Raises UserError if not finished."""
+        chosen = [stage for stage in self.stages if self.named in (None, stage.name)]
+        finished = [stage for stage in chosen if stage.manifest]
+        if not finished:
+            raise UserError(
+                f"{self.path / self.named} is not finished yet."
+                if self.named
+                else f"{self.path} holds no finished stage yet."
+            )
+        return finished[-1]
+
+    @cached_property
+    def ledger(self) -> Mapping[str, Any]:
+        """What became of every data source; empty before the run has written it."""
+        return read_json(self.path / "ledger.json")
+
+    @cached_property
+    def rejected(self) -> tuple[Mapping[str, Any], ...]:
+        """The unreadable rows, with the reason of each."""
+        return tuple(read_jsonl(self.path / "rejected.jsonl"))
+
+    @property
+    def sets(self) -> Sets:
+        """The recipe's own test sets, in its order."""
+        listed = self.recipe.get("evaluate")
+        names = [str(s.get("name")) for s in (listed if isinstance(listed, list) else ()) if isinstance(s, dict)]
+        return {name: self._evaluated[name] for name in names if name in self._evaluated}
+
+    @property
+    def other_sets(self) -> Sets:
+        """Test sets given with `adapters eval --data`, or since removed from the recipe."""
+        own = self.sets
+        return {name: models for name, models in self._evaluated.items() if name not in own}
+
+    @cached_property
+    def _evaluated(self) -> Sets:
+        hashes = {"base": None} | {stage.name: stage.weights_hash for stage in self.stages}
+        order = list(hashes)
+        sets: dict[str, list[EvaluatedModel]] = {}
+        for folder in sorted((self.path / "eval").glob("*/*/")):
+            figures, model = read_figures(folder), folder.parent.name
+            if not isinstance(figures.get("metrics"), dict):
+                continue
+            measured = str(figures.get("key", "")).partition(":")[2].partition(":")[0]
+            stale = bool(measured and hashes.get(model)) and measured != hashes[model]
+            sets.setdefault(folder.name, []).append(EvaluatedModel(model, figures, stale, folder))
+        for models in sets.values():
+            models.sort(key=lambda m: order.index(m.model) if m.model in order else len(order))
+        return {name: tuple(models) for name, models in sets.items()}
+
+
+def given_name(file: Path) -> str:
+    """Name of a test set given with `adapters eval --data`, unlike any other set's."""
+    return f"{file.stem}{GIVEN}{sha256(file)[:8]}"
+
+
+def read_rollouts(folder: Path | None) -> Iterator[dict[str, Any]]:
+    """Graded completions of a stage, one entry per completion and reward."""
+    for path in sorted(folder.glob("rollouts-*.jsonl")) if folder else ():
+        for _, entry in numbered_jsonl(path):
+            if isinstance(entry.get("step"), int) and "completion" in entry:
+                yield {**entry, "id": str(entry.get("id"))}
