@@ -19,7 +19,7 @@ from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.plugins.rewards import NamedReward
-from adapters.publish import bundle, card, comparison, gate, release
+from adapters.publish import bundle, card, comparison, gate, plots, release
 from adapters.publish.finished_run import Finished, probes, read
 from adapters.recipe.load import load_recipe
 from adapters.recipe.publish import Publish
@@ -100,9 +100,21 @@ def original(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished_run(run: Path) -> Finished:
+    return read(run)
+
+
 @pytest.fixture
-def made(run: Path, original: Path, tmp_path: Path) -> tuple[Finished, Path]:
-    return read(run), Path(shutil.copytree(original, tmp_path / "bundle"))
+def made(finished_run: Finished, original: Path, tmp_path: Path) -> tuple[Finished, Path]:
+    """The run as it was read, for this test alone, and a copy of its bundle."""
+    return copy.deepcopy(finished_run), Path(shutil.copytree(original, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def same_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card rendered again keeps the pictures of its bundle: drawing them takes a second."""
+    monkeypatch.setattr(plots, "draw", lambda finished, folder, mode: sorted(p.name for p in folder.glob("*.png")))
 
 
 def test_only_what_a_user_needs_is_in_it(made: tuple[Finished, Path]) -> None:
@@ -218,6 +230,7 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
         assert rows[n - 1].count("|") == rows[n].count("|") == rows[n + 1].count("|"), rows[n - 1 : n + 2]
 
 
+@pytest.mark.usefixtures("same_plots")
 def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[Finished, Path]) -> None:
     finished, folder = made
     stage = finished.stages[-1]
@@ -238,6 +251,7 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     assert "0.1" not in about
 
 
+@pytest.mark.usefixtures("same_plots")
 def test_blocks_inside_blocks_do_not_end_them(made: tuple[Finished, Path]) -> None:
     finished, folder = made
     agent = dataclasses.replace(finished, task=AgentTask())
@@ -248,6 +262,7 @@ def test_blocks_inside_blocks_do_not_end_them(made: tuple[Finished, Path]) -> No
     assert gate.snippet(text).startswith("from peft")
 
 
+@pytest.mark.usefixtures("same_plots")
 def test_a_hosted_adapter_is_not_called_trls(made: tuple[Finished, Path]) -> None:
     finished, folder = made
     recipe = finished.recipe.model_copy(update={"trainer": "tinker"})
@@ -259,6 +274,7 @@ def test_a_hosted_adapter_is_not_called_trls(made: tuple[Finished, Path]) -> Non
     assert "**Trainer:** the Tinker API" in text
 
 
+@pytest.mark.usefixtures("same_plots")
 def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], run: Path) -> None:
     finished, folder = made
     text = card.render(finished, folder, "me/funding-echo", FACTS, [], read(run / "1-sft"))
