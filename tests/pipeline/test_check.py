@@ -39,7 +39,7 @@ stages:
     data: [{path: train.jsonl, name: rl}]
     batch_size: 4
     learning_rate: 1e-5
-    rewards: [{use: funding, reading: fixed}]
+    rewards: [{use: funding, scorer: corrected}]
 evaluate:
   - {name: test, data: [{path: test.jsonl}]}
 """
@@ -96,8 +96,8 @@ def test_rows_lost_to_a_limit_are_an_error_for_check_and_run(mine: Path) -> None
 
 
 def test_mistakes_of_the_recipe_are_errors_of_the_check(mine: Path) -> None:
-    found = checked(mine, "stages.1.rewards.0.readin=fixed", code=2)
-    assert "Did you mean reading" in found["errors"][0]
+    found = checked(mine, "stages.1.rewards.0.scorr=corrected", code=2)
+    assert "Did you mean scorer" in found["errors"][0]
     assert runner.invoke(app, ["check", str(mine), "--device", "big"]).exit_code == 2
 
 

@@ -202,7 +202,7 @@ def test_a_reward_that_pays_broken_text_is_noted(mine: Path) -> None:
         return make_plan(file, EchoBackend(file.recipe)).notes
 
     assert any("pays broken text as much as gold on 4 of 20 rows" in note for note in notes())
-    assert not any("broken" in note for note in notes("stages.1.rewards=[{use: funding, reading: fixed}]"))
+    assert not any("broken" in note for note in notes("stages.1.rewards=[{use: funding, scorer: corrected}]"))
 
 
 def test_a_reward_that_prefers_garbage_is_refused(mine: Path) -> None:

@@ -25,7 +25,7 @@ def score(
     ] = None,
     reading: Annotated[
         str | None,
-        typer.Option("--reading", help="funding: compatible (as the published harness; the default) or fixed."),
+        typer.Option("--reading", hidden=True, help="Old spelling of --set scorer=published or corrected."),
     ] = None,
     params: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task, as in a recipe.")
@@ -38,10 +38,8 @@ def score(
     from adapters.recipe.load import parse_assignments
 
     with errors():
-        chosen = parse_assignments(params or [])
-        result, warnings = score_files.score_files(
-            predictions, gold, task=task, mode=mode, reading=reading, params=chosen
-        )
+        chosen = parse_assignments(params or []) | ({"reading": reading} if reading else {})
+        result, warnings = score_files.score_files(predictions, gold, task=task, mode=mode, params=chosen)
         for warning in warnings:
             console.console(stderr=True).print(f"warning: {warning}", style="yellow")
         if as_json:

@@ -68,7 +68,7 @@ def show(name: RewardName, as_json: AsJson = False) -> None:
 @app.command("test")
 def try_out(
     name: RewardName,
-    parameters: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="reading=fixed …")] = None,
+    parameters: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="scorer=corrected …")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Rows with gold; default: rows made up.")] = None,
     task: TaskName = None,
     n: Annotated[int, typer.Option("-n", min=1, help="At most this many rows.")] = 60,
@@ -189,7 +189,7 @@ def _reward(name: str, parameters: list[str]) -> Any:
     for parameter in parameters:
         key, sign, text = parameter.partition("=")
         if not sign or not key:
-            raise UserError(f"{parameter!r}: a parameter is written key=value, such as reading=fixed.")
+            raise UserError(f"{parameter!r}: a parameter is written key=value, such as scorer=corrected.")
         try:
             values[key] = YAML(typ="safe", pure=True).load(text)
         except YAMLError:

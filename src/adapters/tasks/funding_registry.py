@@ -133,7 +133,7 @@ def tidy_id(award_id: str) -> str:
 
 
 def _distinct(ids: Iterable[str]) -> list[str]:
-    return list({normalise_award_id(i, "fixed"): i for i in reversed(list(ids)) if i}.values())[::-1]
+    return list({normalise_award_id(i, "corrected"): i for i in reversed(list(ids)) if i}.values())[::-1]
 
 
 def _key(name: str) -> str:

@@ -250,7 +250,7 @@ def test_either_adapter_passes_the_gate(trainer: str, chains: dict[str, Path], s
 
 def test_a_check_shows_what_differs(tiny_model: Path, tmp_path: Path, client: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO + DPO)
-    done = invoke("check", recipe, "stages.1.rewards=[{use: funding, reading: fixed}]")
+    done = invoke("check", recipe, "stages.1.rewards=[{use: funding, scorer: corrected}]")
     assert done.exit_code == 0, done.output
     assert "attention and MLP layers, no LM head" in done.stdout
     assert "3-dpo reference" in done.stdout
