@@ -18,7 +18,7 @@ from adapters.pipeline.plan import Plan, make_plan
 from adapters.pipeline.run import run_plan
 from adapters.recipe.load import load_recipe
 
-COMPACT = '{use: ie, target: compact, no_answer: whole, system: Extract., ner_user: "{labels} {text}"}'
+COMPACT = '{use: ie, target: compact, missing_answer: whole, system: Extract., ner_user: "{labels} {text}"}'
 RECIPE = """name: entities
 task: TASK
 model: {base: BASE}
@@ -152,7 +152,7 @@ def test_completions_are_scored_from_files(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)["labelled"]["entity"]
 
-    assert scored("--set", "no_answer=whole")["f1"] == 1.0
+    assert scored("--set", "missing_answer=whole")["f1"] == 1.0
     assert (scored()["gold"], scored()["pred"]) == (6, 0), "without tags nothing is read, and nothing is left out"
 
 
@@ -161,7 +161,7 @@ def test_completions_are_scored_from_files(tmp_path: Path) -> None:
 def test_on_a_real_trainer(mine: Path, tiny_model: Path, first: str) -> None:
     """SFT then GRPO, and GRPO straight from the base."""
     (mine.parent / "vowels.py").write_text(VOWELS)
-    reward = "{use: ie, no_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}, ./vowels.py:Vowels"
+    reward = "{use: ie, missing_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}, ./vowels.py:Vowels"
     text = RECIPE.replace("TASK", COMPACT).replace("REWARD", reward).replace("TRAINER", "local")
     text = text.replace("BASE", str(tiny_model)).replace("RUNS", str(mine.parent / "runs"))
     text = text.replace("data: [{path: new.jsonl}], variants: 3", "data: [{path: new.jsonl, cap: 2}], variants: 2")

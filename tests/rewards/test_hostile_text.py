@@ -64,7 +64,7 @@ GOLD: list[tuple[Task, Any, Example]] = [
     (FundingTask(), Funding(), FUNDING),
     (FundingTask(), Funding(scorer="corrected", soft_ids=True), FUNDING),
     (IeTask(), InformationExtraction(), IE),
-    (IeTask(), InformationExtraction(parsing="lenient", form="strict"), IE),
+    (IeTask(), InformationExtraction(missing_answer="whole", tags="strict"), IE),
 ]
 AGENT = AgentTask()
 one_of_each = {row["env"]: row for row in synthesize(12, 0)}.values()

@@ -41,7 +41,7 @@ def score_files(
     if without:
         warnings.append(f"{len(without)} predictions have no gold row (such as {without[0]!r}): all false positives")
     if missing:
-        fate = "left out, as the published harness does (--set scorer=corrected counts them)" if leave_out else "counted as missed"
+        fate = "left out, as published (--set scorer=corrected counts them)" if leave_out else "counted as missed"
         warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
     counts: list[ModeCounts] = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
     if not leave_out:
