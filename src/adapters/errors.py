@@ -23,7 +23,7 @@ SYNONYMS = {
     "lora_dropout": "dropout",
     "base_model": "base",
     "file": "path",
-    "limit": "cap",
+    "limit": "max_rows",
     "weight": "repeat",
 }
 

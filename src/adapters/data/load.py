@@ -1,7 +1,7 @@
-"""Sources to examples: reading, columns, filters, seeded subsets and caps, and a ledger of what became of it.
+"""Sources to examples: reading, columns, filters, seeded splits and draws, and a ledger of what became of it.
 
-Order of operations on a source: read, rename columns, `subset`, `where`, `cap`, `repeat`. A subset is cut before any
-row is filtered, so that two uses of one file with different filters agree on who is on which side.
+Order of operations on a source: read, rename columns, `split`, `where`, `max_rows`, `repeat`. The split is made before
+any row is filtered, so that two uses of a file with different filters agree on the parts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from adapters.data import preference
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.rows import BAD_ROW, read_file
 from adapters.errors import KeyPath, UserError, hint
-from adapters.recipe.fields import HubSource, PathSource, Source, Subset, SynthesizedSource
+from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.types import Example, Row, Task
 
 GENERATORS = {
@@ -71,7 +71,7 @@ def load_examples(
     *,
     root: Path,
     seed: int,
-    max_rejected: float = 0.01,
+    max_bad_rows: float = 0.01,
     noising: RowNoiser | None = None,
     epochs: int = 1,
     at: KeyPath = (),
@@ -80,7 +80,7 @@ def load_examples(
 
     With `noising`, the rows are laid out for `epochs` epochs, each (and each repeat) with noise of its own; without,
     one epoch serves for all. Raises UserError when a source is missing, empty after filtering, or has more than
-    `max_rejected` bad rows.
+    `max_bad_rows` bad rows.
     """
     out = Loaded()
     for n, source in enumerate(sources):
@@ -120,10 +120,10 @@ def load_examples(
                 for epoch, copy in copies:
                     noisy = noising.apply(row, task, epoch=epoch, variant=copy, touched=touched)
                     examples.append(preference.example(task, noisy, source=name, id=example.id))
-        if len(bad) > max_rejected * len(rows):
+        if len(bad) > max_bad_rows * len(rows):
             first = "".join(f"\n  row {b.row}: {b.reason}" for b in bad[:5])
             raise UserError(
-                f"{len(bad)} of {len(rows)} rows cannot be used (max_rejected allows {max_rejected:.0%}):{first}",
+                f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%}):{first}",
                 at=key,
             )
         out.examples += examples
@@ -182,7 +182,7 @@ def default_name(source: Source) -> str:
     if isinstance(source, PathSource):
         return Path(source.path).stem
     if isinstance(source, HubSource):
-        return f"{source.hub.rstrip('/').rsplit('/', 1)[-1]}:{source.split}"
+        return f"{source.hub.rstrip('/').rsplit('/', 1)[-1]}:{source.hub_split}"
     return f"synthetic-{source.synthesize}"
 
 
@@ -210,11 +210,11 @@ def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
     path = str(local) if local.is_dir() else source.hub
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(path, source.config, split=source.split, revision=source.revision)
+        table = datasets.load_dataset(path, source.config, split=source.hub_split, revision=source.revision)
     except Exception as error:  # the library raises many kinds, all of which mean the same to the person
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the dataset {source.hub!r} (config {source.config}, split {source.split!r}) cannot be loaded: {first}",
+            f"the dataset {source.hub} (config {source.config}, split {source.hub_split}) cannot be loaded: {first}",
             at=at,
         ) from error
     return (dict(row) for row in table)
@@ -236,11 +236,11 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
                 f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=(*at, "columns", wanted)
             )
     rows = [(n, _renamed(row, source.columns)) for n, row in rows]
-    if source.subset is not None:
-        keys = split_keys([str(row.get(source.subset.by)) for _, row in rows if BAD_ROW not in row], source.subset)
-        if good and not any(source.subset.by in row for _, row in rows):
-            raise UserError(f"no row has the column {source.subset.by!r}.", at=(*at, "subset", "by"))
-        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.subset.by)) in keys]
+    if source.split is not None:
+        keys = split_keys([str(row.get(source.split.key)) for _, row in rows if BAD_ROW not in row], source.split)
+        if good and not any(source.split.key in row for _, row in rows):
+            raise UserError(f"no row has the column {source.split.key!r}.", at=(*at, "split", "key"))
+        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.split.key)) in keys]
     for column, value in source.where.items():
         if good and not any(column in row for _, row in rows):
             raise UserError(
@@ -248,8 +248,8 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
             )
         allowed = value if isinstance(value, tuple) else (value,)
         rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
-    if source.cap is not None and len(rows) > source.cap:
-        keep = sorted(random.Random(seed).sample(range(len(rows)), source.cap))
+    if source.max_rows is not None and len(rows) > source.max_rows:
+        keep = sorted(random.Random(seed).sample(range(len(rows)), source.max_rows))
         rows = [rows[i] for i in keep]
     if not rows:
         raise UserError("no row is left of this source after its filters.", at=at)
@@ -264,20 +264,20 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     return kept | {wanted: row[column] for wanted, column in columns.items() if column in row}
 
 
-def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
+def split_keys(keys: Iterable[str], split: Split) -> set[str]:
     """The keys of one part: distinct keys sorted, shuffled with the seed, cut at int(fraction * n); the last part
     takes the rest. This reproduces the published 70/20/10 split by id with seed 42.
     """
     ordered = sorted(set(keys))
-    random.Random(subset.seed).shuffle(ordered)
+    random.Random(split.seed).shuffle(ordered)
     start = 0
-    parts = list(subset.of.items())
+    parts = list(split.fractions.items())
     for n, (name, fraction) in enumerate(parts):
         stop = len(ordered) if n == len(parts) - 1 else start + int(fraction * len(ordered))
-        if name == subset.take:
+        if name == split.name:
             return set(ordered[start:stop])
         start = stop
-    raise KeyError(subset.take)  # the recipe's validation excludes it
+    raise KeyError(split.name)  # the recipe's validation excludes it
 
 
 def _is_empty(gold: Any) -> bool:
@@ -298,8 +298,3 @@ def text_key(example: Example) -> str:
 def fold(text: str) -> str:
     """A text without case, spacing and punctuation."""
     return re.sub(r"\W+", " ", text.casefold()).strip()
-
-
-def overlap(seen: Set[str], test: Iterable[Example]) -> int:
-    """How many test examples also stand in the training data, of which `seen` are the texts (leakage)."""
-    return sum(1 for e in test if text_key(e) in seen)

@@ -61,7 +61,7 @@ def _stage(file: RecipeFile, task: Task, folder: Path) -> list[Graded]:
     if stage.noise is not None:
         noising = make_row_noiser(stage.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
     loaded = load_examples(
-        stage.data, task, root=file.data_root, seed=recipe.seed, max_rejected=1, noising=noising, at=(*at, "data")
+        stage.data, task, root=file.data_root, seed=recipe.seed, max_bad_rows=1, noising=noising, at=(*at, "data")
     )
     examples = {e.id: e for e in loaded.examples}
     weights = {r.name: r.weight for r in resolve_all(stage.rewards, folder=file.folder, at=(*at, "rewards"))}

@@ -23,6 +23,7 @@ from adapters.files import read_json, write_json, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
 from adapters.plugins.rewards import NamedReward
+from adapters.recipe.load import present_keys
 from adapters.types import Task
 
 # Keys that may change between two starts of one run: they alter no trained weight.
@@ -89,7 +90,7 @@ def open_or_resume(plan: Plan) -> None:
         strange = job.folder.is_dir() and held.get("fingerprint") != job.fingerprint
         if strange or (mark.is_file() and mark.read_text().partition(" ")[0] != job.fingerprint):
             old = read_json(path)
-            changed = _changes(old, plan.file.tree) if old else []
+            changed = _changes(present_keys(old), plan.file.tree) if old else []
             raise UserError(
                 f"{plan.folder} holds a run of another recipe, from {job.name} on. "
                 f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (content, not path)'}.\n"

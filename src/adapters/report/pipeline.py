@@ -21,7 +21,8 @@ SHOWN = {
     "temperature": "temperature",
     "beta": "beta",
     "loss": "loss",
-    "advantage": "advantage",
+    "scale_rewards": "reward scaling",
+    "advantage": "reward scaling",  # its name in older manifests
     "max_length": "length limit",
     "max_prompt_length": "prompt limit",
     "max_completion_length": "completion limit",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.files import read_json
+from adapters.recipe.load import present_keys
 
 State = Literal["done", "in progress", "waiting"]
 
@@ -72,7 +73,7 @@ def read_run(folder: Path) -> Run:
     """Read what there is. Raises UserError when the folder is no run folder."""
     if not (folder / "recipe.json").is_file() and (folder.parent / "recipe.json").is_file():
         folder = folder.parent  # a stage folder stands for its run
-    recipe = read_json(folder / "recipe.json")
+    recipe = present_keys(read_json(folder / "recipe.json"))
     if not recipe:
         raise UserError(
             f"{folder} is no run folder: it holds no readable recipe.json. Give a folder such as runs/NAME."

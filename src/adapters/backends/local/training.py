@@ -125,7 +125,7 @@ def train_grpo(
         max_completion_length=stage.max_completion_length,
         temperature=stage.temperature,
         beta=stage.beta,
-        scale_rewards=stage.advantage,
+        scale_rewards=stage.scale_rewards,
         reward_weights=[r.weight for r in job.rewards],
         chat_template_kwargs=encoder.template,
         disable_dropout=True,  # with it, policy and reference would differ before the first update

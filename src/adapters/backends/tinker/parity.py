@@ -54,7 +54,9 @@ def check_recipe(recipe: Recipe) -> None:
 def _check_stage(stage: Any, at: KeyPath) -> None:
     if stage.trl:
         first = next(iter(stage.trl))
-        nearest = {"loss_type": "tinker.loss", "epsilon": "tinker.clip", "epsilon_high": "tinker.clip"}.get(first)
+        nearest = {"loss_type": "tinker.loss", "epsilon": "tinker.clip_range", "epsilon_high": "tinker.clip_range"}.get(
+            first
+        )
         raise UserError(
             "TRL's options do not reach the service, and are not ignored. "
             + (f"The nearest is {nearest}." if nearest else "Remove the section; other recipe keys work on both."),
@@ -96,7 +98,7 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
     if stage.kind != "grpo":
         return
     scaled = {"group": "by the group's deviation", "batch": "by the batch's deviation", "none": "not scaled"}
-    yield Difference(f"{name} advantages", scaled[stage.advantage], "the same, computed here", True)
+    yield Difference(f"{name} advantages", scaled[stage.scale_rewards], "the same, computed here", True)
     yield Difference(f"{name} normalisation", "answer tokens of a step (dapo)", "the same, by advantages", True)
     bounds = recipe.tinker.bounds
     loss = recipe.tinker.loss + (f", ratio in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ", not clipped")
