@@ -43,7 +43,7 @@ stages:
     max_completion_length: 160
 evaluate:
   - {name: seen, data: [{path: train.jsonl}]}
-  - {name: new, data: [{path: new.jsonl}], variants: 3}
+  - {name: new, data: [{path: new.jsonl}], prompt_variants: 3}
 """
 
 
@@ -106,7 +106,7 @@ def test_a_task_with_one_form_has_no_variants(mine: Path) -> None:
     file = load_recipe(mine, ["task=funding", "evaluate.0.data.0.columns={funding_statement: text, funders: schema}"])
     with pytest.raises(UserError, match="cannot be used"):
         make_plan(file, make_backend(file.recipe))
-    synthetic = [{"name": "s", "data": [{"synthesize": "funding", "n": 20}], "variants": 2}]
+    synthetic = [{"name": "s", "data": [{"synthesize": "funding", "n": 20}], "prompt_variants": 2}]
     overrides = [
         "task=funding",
         f"evaluate={json.dumps(synthetic)}",
@@ -116,7 +116,7 @@ def test_a_task_with_one_form_has_no_variants(mine: Path) -> None:
     file = load_recipe(mine, overrides)
     with pytest.raises(UserError, match="asks in one form only") as error:
         make_plan(file, make_backend(file.recipe))
-    assert error.value.at == ("evaluate", 0, "variants")
+    assert error.value.at == ("evaluate", 0, "prompt_variants")
 
 
 def test_a_text_counts_as_seen_whatever_was_asked_about_it(mine: Path, tmp_path: Path) -> None:
@@ -164,9 +164,11 @@ def test_on_a_real_trainer(mine: Path, tiny_model: Path, first: str) -> None:
     reward = "{use: ie, missing_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}, ./vowels.py:Vowels"
     text = RECIPE.replace("TASK", COMPACT).replace("REWARD", reward).replace("TRAINER", "local")
     text = text.replace("BASE", str(tiny_model)).replace("RUNS", str(mine.parent / "runs"))
-    text = text.replace("data: [{path: new.jsonl}], variants: 3", "data: [{path: new.jsonl, cap: 2}], variants: 2")
+    text = text.replace(
+        "data: [{path: new.jsonl}], prompt_variants: 3", "data: [{path: new.jsonl, max_rows: 2}], prompt_variants: 2"
+    )
     mine.write_text(
-        text.replace("data: [{path: train.jsonl}]}", "data: [{path: train.jsonl, cap: 2}], max_new_tokens: 8}")
+        text.replace("data: [{path: train.jsonl}]}", "data: [{path: train.jsonl, max_rows: 2}], max_new_tokens: 8}")
     )
     overrides = ["stages.1.trl={generation_kwargs: {max_new_tokens: 8}}"]
     if first == "grpo":

@@ -87,12 +87,12 @@ def test_a_sound_recipe(mine: Path) -> None:
 
 def test_rows_lost_to_a_limit_are_an_error_for_check_and_run(mine: Path) -> None:
     found = checked(mine, "stages.0.max_length=100", code=2)
-    assert any("stages.0.max_dropped" in e and "max_length" in e for e in found["errors"])
+    assert any("stages.0.max_too_long" in e and "max_length" in e for e in found["errors"])
     assert found["lengths"]["1-sft"][0]["dropped"] > 0, "the table is there beside the error"
     run = runner.invoke(app, ["run", str(mine), "stages.0.max_length=100", f"run_dir={mine.parent}/runs"])
     assert run.exit_code == 2
-    assert "max_dropped allows 20%" in run.stderr
-    assert checked(mine, "stages.0.max_length=100", "stages.0.max_dropped=1")["errors"] == []
+    assert "max_too_long allows 20%" in run.stderr
+    assert checked(mine, "stages.0.max_length=100", "stages.0.max_too_long=1")["errors"] == []
 
 
 def test_mistakes_of_the_recipe_are_errors_of_the_check(mine: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
     test = found["tests"]["test"]
     assert (test["also_in_training"], test["nearly_in_training"]) == (1, 5)
     said = " ".join(ledger.findings(found))
-    assert "5 of 15 texts stand in the training data too (1 word for word" in said
+    assert "5 of 15 texts also stand in the training data (1 word for word" in said
     assert "no licence is stated for rl, test" in said
 
 

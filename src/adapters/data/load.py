@@ -214,7 +214,8 @@ def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
     except Exception as error:  # the library raises many kinds, all of which mean the same to the person
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the dataset {source.hub} (config {source.config}, split {source.hub_split}) cannot be loaded: {first}",
+            f"the dataset {source.hub!r} (config {source.config}, split {source.hub_split!r}) cannot be loaded: "
+            f"{first}",
             at=at,
         ) from error
     return (dict(row) for row in table)

@@ -329,7 +329,7 @@ def test_a_resumed_step_starts_from_the_very_weights(tiny_model: Path, tmp_path:
 
 def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path, server: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT)
-    arguments = ("trainer=tinker", "tinker.patience=0.05")
+    arguments = ("trainer=tinker", "tinker.timeout_minutes=0.05")
     process = subprocess.Popen(
         command(recipe, *arguments),
         cwd=tmp_path,

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def train_grpo(
     only_our_progress(trainer)
     if stage.beta:
         set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    with lean(model, args):
+    with lean(model, args) if recipe.model.speedups else nullcontext():
         state = train_to_the_end(trainer, folder, job.steps)
     log = [entry for entry in state.log_history if "reward" in entry]
     figures: dict[str, Any] = {"steps": state.global_step}
