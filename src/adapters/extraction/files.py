@@ -33,8 +33,8 @@ def survey(path: Path) -> tuple[int, str]:
     if path.suffix.lower() not in INPUTS:
         raise UserError(f"{path.name}: an input file ends in {', '.join(INPUTS)}.")
     if not path.is_file():
-        near = [str(p) for p in path.parent.glob("*") if p.suffix in INPUTS] if path.parent.is_dir() else []
-        raise UserError(f"there is no file {path}.{hint(str(path), sorted(near)[:30])}")
+        near = [p.name for p in path.parent.glob("*") if p.suffix in INPUTS] if path.parent.is_dir() else []
+        raise UserError(f"there is no file {path}.{hint(path.name, sorted(near)[:30])}")
     digest, rows = hashlib.sha256(), 0
     with _reading(path):
         if path.suffix.lower() == ".jsonl":
