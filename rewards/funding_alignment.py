@@ -1,4 +1,4 @@
-"""What the funding scorer compared with what, value by value, for people to look at."""
+"""Gold and predicted funding values, paired as the scorer pairs them, for reports."""
 
 from __future__ import annotations
 

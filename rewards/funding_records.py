@@ -1,4 +1,4 @@
-"""Funders and awards as records: reading them from gold rows and from model text, and normalising their strings.
+"""Reads funders and awards from gold rows and model text, and normalises their strings.
 
 Everything here accepts any input: bad shapes become fewer records, never an exception.
 """

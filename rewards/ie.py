@@ -1,4 +1,4 @@
-"""The information-extraction reward: the tags, well-formed JSON, and the F1 of the items found.
+"""The `ie` reward: tags, well-formed JSON, and the F1 of entities or relations.
 
 R = 0.1 [has <think>] + 0.1 [has <answer>] + 0.1 [JSON object] (0.05 for other JSON) + 0.7 F1, as the card of
 InternScience/Agents-K1 gives it. What the card leaves open is in `ie_records.AnswerReader`.

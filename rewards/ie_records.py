@@ -26,7 +26,7 @@ MAX_TEXT = 1_000_000
 """Longer completions are not read; 4,096 tokens are under 20,000 characters."""
 
 MAX_TAGS = 16
-"""A text with more tag marks than this is stuffed with them, and counts as empty."""
+"""A text with more tags than this counts as empty: repeated tags are a way to game the reward."""
 
 _TAG = re.compile("</?(?:think|answer)>")
 
@@ -37,9 +37,9 @@ class _Repeated(tuple[Any, ...]):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a completion says.
+    """A completion as it was read.
 
-    `think` and `answer` tell whether the tags earn their part of the reward, `tags` how many tag marks there are.
+    `think` and `answer` tell whether the tags earn their part of the reward, `tags` is the number of tags.
     `json` is "object", "other" (well-formed, but no object) or None (nothing readable). `problem` says why there is no
     object.
     """
@@ -171,7 +171,7 @@ def relations(items: frozenset[Item]) -> frozenset[Item]:
 
 
 def unlabelled(items: frozenset[Item]) -> frozenset[tuple[str, ...]]:
-    """The items without their types: what was found, whatever it was called."""
+    """The items without their types."""
     return frozenset(item[1:] for item in items)
 
 

@@ -145,10 +145,10 @@ class _CyclicError(Exception):
 class _Tree:
     """Keys and values of a recipe: old keys under their present names, short forms written out."""
 
-    def __init__(self, *, aliases: bool = True, renamed: dict[str, str] | None = None) -> None:
+    def __init__(self, *, aliases: bool = True) -> None:
         self.root: dict[str, Any] = {}
         self.lines: dict[KeyPath, int] = {}
-        self.renamed = {} if renamed is None else renamed
+        self.renamed: dict[str, str] = {}
         self.aliases = aliases
         self._open: set[int] = set()
 
@@ -171,8 +171,8 @@ class _Tree:
         for key, value in node.items():
             name = self._name((*path, str(key)), value, node)
             self._note_line(node, key, (*path, name))
-            if name in out:
-                old = next(k for k, present in self.renamed.items() if present == name and k in node)
+            old = next((k for k, present in self.renamed.items() if present == name and k in node), None)
+            if name in out and old:
                 raise UserError(f"{old} is the old name of {name}, which is given too; remove it.", at=(*path, name))
             out[name] = self.plain(value, (*path, name))
         return out
@@ -212,13 +212,13 @@ class _Tree:
         else:
             key = self._name((*path, last), value, node)
         try:
-            given = _Tree(aliases=self.aliases, renamed=self.renamed)  # its lines are not the file's
-            node[key] = given.plain(value, (*path, key))
+            node[key] = self.plain(value, (*path, key))
         except (_CyclicError, RecursionError):
             raise UserError(f"{text!r}: an alias refers to its own anchor.") from None
         except UserError as error:
             raise UserError(f"{text!r}: {error}") from None
-        self.lines.pop((*path, key), None)
+        # Neither the lines of the replaced value nor those of the override's own text are the file's.
+        self.lines = {at: line for at, line in self.lines.items() if at[: len(path) + 1] != (*path, key)}
 
     def _section(self, parents: Sequence[str], text: str) -> tuple[Any, KeyPath]:
         node: Any = self.root

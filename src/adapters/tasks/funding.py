@@ -1,4 +1,4 @@
-"""Funders and their awards from the funding statement of a paper."""
+"""The `funding` task: funders and their awards from the funding statement of a paper."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ class FundingTask:
         return json.dumps([_compact(funder) for funder in gold], ensure_ascii=False, separators=(",", ":"))
 
     def empty_answer(self, example: Example) -> str:
-        """The answer that finds nothing, the baseline of every reward."""
+        """The answer that finds nothing: the baseline of every reward."""
         return self.answer([])
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Wrong answers that look right, for testing rewards; only those that this example's gold allows."""
+        """Plausible wrong answers, for testing rewards; only those that this example's gold allows."""
         gold: list[dict[str, Any]] = example.gold
         out = {"invented funder": [*gold, {"funder_name": "Agency for Unfounded Claims", "awards": []}]}
         if any(_ids(funder) for funder in gold):
@@ -155,11 +155,11 @@ class FundingTask:
         return funding_answer.read(answer)
 
     def answer_schema(self) -> dict[str, Any]:
-        """What a model should write."""
+        """JSON schema of an answer."""
         return funding_answer.schema(self.target)
 
     def record_schema(self) -> dict[str, Any]:
-        """What `record` returns."""
+        """JSON schema of what `record` returns."""
         return funding_answer.RECORD
 
     def normaliser(self, registry: Path | None) -> Normaliser:

@@ -1,4 +1,4 @@
-"""Named entities and relations: a schema of labels and a text in, a JSON object of what the text holds out."""
+"""The `ie` task: named entities and relations from a text and a schema of labels."""
 
 from __future__ import annotations
 
@@ -136,15 +136,15 @@ class IeTask(AnswerReader):
         return text if self.target == "bare" else f"<think>\n{reasoning}\n</think>\n<answer>\n{text}\n</answer>"
 
     def empty_answer(self, example: Example) -> str:
-        """The answer that finds nothing, the baseline of every reward."""
+        """The answer that finds nothing: the baseline of every reward."""
         return self.answer(dict.fromkeys(example.gold, ()))
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Wrong answers that look right, for testing rewards; only those that this example's gold allows."""
+        """Plausible wrong answers, for testing rewards; only those that this example's gold allows."""
         return {name: self.answer(labels) for name, labels in ie_answers.wrong(self, example.gold).items()}
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
-        """Entities and relations by label, each side's once."""
+        """Gold and predicted items by label, paired."""
         return ie_answers.align(self, gold, completion)
 
     def rephrase(self, n: int) -> IeTask:
@@ -155,17 +155,17 @@ class IeTask(AnswerReader):
         """Sets of entities and of relations, with their labels and without. Never raises, whatever the text."""
         # A prediction without gold comes with an empty list.
         labels: Mapping[str, Any] = gold if isinstance(gold, Mapping) else {}
-        wanted, said = self.items(labels), self.read(completion).items
+        wanted, predicted = self.items(labels), self.read(completion).items
         kinds = {"entity": entities, "relation": relations}
         return {
-            "labelled": {name: overlap(only(wanted), only(said)) for name, only in kinds.items()},
+            "labelled": {name: overlap(only(wanted), only(predicted)) for name, only in kinds.items()},
             "unlabelled": {
-                name: overlap(unlabelled(only(wanted)), unlabelled(only(said))) for name, only in kinds.items()
+                name: overlap(unlabelled(only(wanted)), unlabelled(only(predicted))) for name, only in kinds.items()
             },
         }
 
     def is_well_formed(self, completion: str) -> bool:
-        """Whether the text is an answer with a JSON object; what is not counts as a parse error."""
+        """Whether the answer is a JSON object; otherwise it counts as a parse error."""
         return self.read(completion).json == "object"
 
     def _kind(self, row: Row, gold: Mapping[str, Any]) -> Literal["NER", "RE"]:
@@ -207,11 +207,11 @@ class IeTask(AnswerReader):
         return ie_extraction.record(answer)
 
     def answer_schema(self) -> dict[str, Any] | None:
-        """What a model should write; None where it thinks first."""
+        """JSON schema of an answer; None where the model thinks first."""
         return None if self.target == "tagged" else ie_extraction.ANSWER
 
     def record_schema(self) -> dict[str, Any]:
-        """What `record` returns."""
+        """JSON schema of what `record` returns."""
         return ie_extraction.RECORD
 
 

@@ -1,4 +1,4 @@
-"""Made-up rows of entities and relations, answers to them that are wrong, and answers beside their gold."""
+"""The `ie` task's example rows, plausible wrong answers, and alignment with gold."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ROWS: Final[tuple[Row, ...]] = (
 
 
 def wrong(reader: AnswerReader, gold: Mapping[str, list[Any]]) -> dict[str, Mapping[str, list[Any]]]:
-    """Wrong labels that look right, by name; only those that this gold allows."""
+    """Plausible wrong labels, by name; only those that this gold allows."""
     names, entries = list(gold), [entry for of_name in gold.values() for entry in of_name]
     pair = {"head": "Nonesuch", "tail": "Nowhere"}
     out: dict[str, Mapping[str, list[Any]]] = {
@@ -78,7 +78,7 @@ def wrong(reader: AnswerReader, gold: Mapping[str, list[Any]]) -> dict[str, Mapp
 
 
 def align(reader: AnswerReader, gold: Mapping[str, Any], completion: str) -> list[Aligned]:
-    """Every item of both sides once, as the reader reads it, near ones of a label side by side."""
+    """Every gold and predicted item once, similar items of a label paired."""
     from adapters.evaluation.alignment import compare_values
 
     return compare_values(_shown(reader.items(gold), gold), _shown(reader.read(completion).items, gold))

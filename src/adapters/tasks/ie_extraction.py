@@ -1,4 +1,4 @@
-"""An answer's entities and relations as records: what a corpus gets, and its JSON schema."""
+"""Answers of the `ie` task as records, and their JSON schema."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWER = {
 
 
 def decode(reader: AnswerReader, completion: str) -> frozenset[Item]:
-    """The items of a completion. Raises ValueError, led by a short kind and a colon."""
+    """The items of a completion. Raises ValueError whose message begins with a kind and a colon."""
     prediction = reader.read(completion)
     if prediction.json == "object":
         return prediction.items

@@ -1,4 +1,4 @@
-"""What the service can do of a recipe, what it cannot, and what it does otherwise than the local trainer: stated."""
+"""The parity table: what the hosted trainer refuses, and where it differs from the local one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE_ALPHA = 32
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse what the service cannot express, with the nearest thing that works. Raises UserError."""
+    """Raise UserError for settings that the service does not have, and name the nearest that it has."""
     lora, model = recipe.lora, recipe.model
     if lora.rank & (lora.rank - 1):
         low = 1 << (lora.rank.bit_length() - 1)
@@ -42,7 +42,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     for name in ("dtype", "precision", "attention"):
         if getattr(model, name) != "auto":
-            raise UserError("the service decides this for its own devices; auto works.", at=("model", name))
+            raise UserError("the service chooses this for its own devices; auto works.", at=("model", name))
     if model.quantize is not None:
         raise UserError("the service trains on the weights it serves; leave this out.", at=("model", "quantize"))
     if recipe.report_to:
@@ -63,11 +63,11 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
             at=(*at, "trl", first),
         )
     if stage.gradient_checkpointing is not None:
-        raise UserError("the service decides this itself; leave it out.", at=(*at, "gradient_checkpointing"))
+        raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
 
 
 def differences(recipe: Recipe) -> list[Difference]:
-    """Where a hosted run of this recipe differs from a local one, and where the two are made to agree."""
+    """The parity table of a recipe: one row for each aspect, whether local and hosted agree or not."""
     return list(_lora(recipe)) + [
         d for n, s in enumerate(recipe.stages) for d in _stage(recipe, s, f"{n + 1}-{s.kind}")
     ]
@@ -122,7 +122,7 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
 
 
 def notes(recipe: Recipe) -> list[str]:
-    """The table in a line, and the warning that temperature and KL deserve together."""
+    """The differences in one line, and a warning where temperature and KL together cost extra tokens."""
     odd = [f"{d.what}: {d.hosted} (local: {d.local})" for d in differences(recipe) if not d.same]
     out = [f"hosted differs from local in {'; '.join(odd)}"]
     for n, stage in enumerate(recipe.stages):
