@@ -1,4 +1,4 @@
-"""The funding-extraction reward: funders, award ids under their funder, and award ids anywhere.
+"""The funding reward: funders, award ids under their funder, and award ids anywhere.
 
 R = 0.50 F(funder) + 0.40 F(award id under the right funder) + 0.10 F(award id under any funder), each F0.5 of one
 completion. It is the shaped reward behind cometadata/funding-extraction-qwen3.5-9B-artifact-data-mix-grpo-mixed-reward;
@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import get_args
+from typing import ClassVar, get_args
 
 from adapters.rewards.funding_matching import (
     THRESHOLD,
     Mode,
-    Reading,
+    Scorer,
     Side,
     group,
     match_ids,
@@ -24,7 +24,8 @@ from adapters.rewards.funding_matching import (
     read_funders,
     with_unnamed,
 )
-from adapters.types import Counts, Example, Scored
+from adapters.rewards.funding_records import OLD_PARAMETERS
+from adapters.types import Counts, Example, OldParameters, Scored
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Funding:
     """Grades funders and award ids of a JSON completion against the funders in `example.gold`.
 
     The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
-    below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `reading` see
+    below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
     `funding_matching`. An example whose gold is None is unlabelled: the score is None.
 
     Parts: the three terms; `format_valid`, 1 for JSON of the right shape; `association_gap`, flat minus hierarchical,
@@ -48,7 +49,8 @@ class Funding:
     threshold: float = THRESHOLD
     soft_ids: bool = True
     mode: Mode = "balanced"
-    reading: Reading = "compatible"
+    scorer: Scorer = "published"
+    old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""
@@ -70,7 +72,7 @@ class Funding:
             raise ValueError(f"soft_ids must be true or false, got {self.soft_ids!r}")
         for name, choice, allowed in (
             ("mode", self.mode, get_args(Mode)),
-            ("reading", self.reading, get_args(Reading)),
+            ("scorer", self.scorer, get_args(Scorer)),
         ):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
@@ -84,15 +86,15 @@ class Funding:
             (self.flat, f"{ids}, under any funder"),
         )
         shown = " + ".join(f"{weight:g} F{self.beta:g}({what})" for weight, what in terms if weight)
-        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.reading} reading"
+        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.scorer} scorer"
 
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score one completion. Never raises, whatever the text."""
         if example.gold is None:
             return Scored(None)
         parsed = parse(completion)
-        gold = _gold_side(example.gold, self.mode, self.reading, self.threshold)
-        pred = group(parsed.funders, self.mode, self.reading, self.threshold)
+        gold = _gold_side(example.gold, self.mode, self.scorer, self.threshold)
+        pred = group(parsed.funders, self.mode, self.scorer, self.threshold)
         funder, hierarchical, flat = self._terms(gold, pred, parsed.valid)
         gold_ids, pred_ids = gold.id_count, pred.id_count
         score = self.funder * funder + self.hierarchical * hierarchical + self.flat * flat
@@ -111,16 +113,16 @@ class Funding:
     def _terms(self, gold: Side, pred: Side, valid: bool) -> tuple[float, float, float]:
         """F of funders, of ids under their funder, and of ids anywhere."""
         if not gold.awards:
-            right = not pred.awards and (valid or self.reading == "compatible")
+            right = not pred.awards and (valid or self.scorer == "published")
             return (1.0, 1.0, 1.0) if right else (0.0, 0.0, 0.0)
         if not pred.awards:
             return 0.0, 0.0, 0.0
-        named = paired(gold, pred, self.reading, self.threshold)[self.mode]
+        named = paired(gold, pred, self.scorer, self.threshold)[self.mode]
         pairs = with_unnamed(named, gold, pred)
         n_gold, n_pred = gold.id_count, pred.id_count
         funder = self._f(len(gold.names), len(pred.names), len(named))
         if not n_gold and not n_pred:
-            return (funder, funder, funder) if self.reading == "fixed" else (funder, 1.0, 1.0)
+            return (funder, funder, funder) if self.scorer == "corrected" else (funder, 1.0, 1.0)
         under = sum([match_ids(gold.ids[i], pred.ids[j], self.soft_ids) for i, j in pairs])
         anywhere = match_ids(_flat(gold), _flat(pred), self.soft_ids)
         return funder, self._f(n_gold, n_pred, under), self._f(n_gold, n_pred, anywhere)
@@ -133,15 +135,15 @@ def _flat(side: Side) -> list[str]:
     return [award_id for ids in side.ids for award_id in ids]
 
 
-def _gold_side(gold: object, mode: Mode, reading: Reading, threshold: float) -> Side:
+def _gold_side(gold: object, mode: Mode, scorer: Scorer, threshold: float) -> Side:
     """Gold, prepared once for all completions of a group."""
     try:
         key = json.dumps(gold)
     except (TypeError, ValueError, RecursionError):  # not a JSON value: funders read before, say
-        return group(read_funders(gold), mode, reading, threshold)
-    return _remembered_side(key, mode, reading, threshold)
+        return group(read_funders(gold), mode, scorer, threshold)
+    return _remembered_side(key, mode, scorer, threshold)
 
 
 @lru_cache(maxsize=4096)
-def _remembered_side(key: str, mode: Mode, reading: Reading, threshold: float) -> Side:
-    return group(read_funders(json.loads(key)), mode, reading, threshold)
+def _remembered_side(key: str, mode: Mode, scorer: Scorer, threshold: float) -> Side:
+    return group(read_funders(json.loads(key)), mode, scorer, threshold)

@@ -1,4 +1,4 @@
-"""What the funding scorer compared with what, value by value, for people to look at."""
+"""Gold and predicted funding values, paired as the scorer pairs them, for reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adapters.rewards.funding_matching import (
     Award,
     Funder,
     Mode,
-    Reading,
+    Scorer,
     group,
     match_ids,
     match_texts,
@@ -27,7 +27,7 @@ def align(
     gold: Sequence[Funder],
     pred: Sequence[Funder],
     mode: Mode = "balanced",
-    reading: Reading = "compatible",
+    scorer: Scorer = "published",
     threshold: float = THRESHOLD,
 ) -> list[Aligned]:
     """Every value of both sides once: gold funders with what they awarded, then the funders nobody labelled.
@@ -35,27 +35,27 @@ def align(
     The rows of a field hold as many matched, labelled and predicted values as `funding_matching.counts` counts. Ids are
     shown as written, names, schemes and titles normalised. Ids one edit apart stand side by side, unmatched.
     """
-    left, right = group(gold, mode, reading, threshold), group(pred, mode, reading, threshold)
-    where = dict(with_unnamed(paired(left, right, reading, threshold)[mode], left, right))
+    left, right = group(gold, mode, scorer, threshold), group(pred, mode, scorer, threshold)
+    where = dict(with_unnamed(paired(left, right, scorer, threshold)[mode], left, right))
     out: list[Aligned] = []
     for i, awards in enumerate(left.awards):
         j = where.get(i)
         named = i < len(left.names)
         if named:
             out.append(Aligned("funder", left.names[i], None if j is None else right.names[j], j is not None))
-        out += _awards(awards, () if j is None else right.awards[j], mode, reading, threshold, int(named))
+        out += _awards(awards, () if j is None else right.awards[j], mode, scorer, threshold, int(named))
     for j in sorted(set(range(len(right.awards))).difference(where.values())):
         named = j < len(right.names)
         if named:
             out.append(Aligned("funder", None, right.names[j]))
-        out += _awards((), right.awards[j], mode, reading, threshold, int(named))
+        out += _awards((), right.awards[j], mode, scorer, threshold, int(named))
     return out
 
 
 def _awards(
-    gold: Sequence[Award], pred: Sequence[Award], mode: Mode, reading: Reading, threshold: float, depth: int
+    gold: Sequence[Award], pred: Sequence[Award], mode: Mode, scorer: Scorer, threshold: float, depth: int
 ) -> Iterator[Aligned]:
-    yield from _ids(_written(gold, reading), _written(pred, reading), depth)
+    yield from _ids(_written(gold, scorer), _written(pred, scorer), depth)
     for field, attribute in TEXTS.items():
         a, b = (
             tuple([normalise_text(text) for award in side for text in getattr(award, attribute)])
@@ -67,10 +67,10 @@ def _awards(
         yield from (Aligned(field, None, b[j], False, depth) for j in range(len(b)) if j not in where.values())
 
 
-def _written(awards: Sequence[Award], reading: Reading) -> list[tuple[str, str]]:
-    """Ids as (normalised, written), those that the reading counts."""
-    ids = [(normalise_award_id(written, reading), written) for award in awards for written in award.award_ids]
-    if reading == "compatible":
+def _written(awards: Sequence[Award], scorer: Scorer) -> list[tuple[str, str]]:
+    """Ids as (normalised, written), those that the scorer counts."""
+    ids = [(normalise_award_id(written, scorer), written) for award in awards for written in award.award_ids]
+    if scorer == "published":
         return ids
     first: dict[str, tuple[str, str]] = {}
     for key, written in ids:

@@ -1,4 +1,4 @@
-"""Optimal one-to-one matching of texts and of award ids, and the merging of funders that share a name.
+"""Optimal one-to-one matching of texts and of award ids, and merging of similar funders.
 
 Inputs are normalised strings, outputs are indices. Bounds keep the cost of an absurd prediction to about a second.
 """

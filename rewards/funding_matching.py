@@ -1,10 +1,10 @@
-"""Matching predicted funders, award ids, schemes and titles with gold ones, and counting what matched.
+"""Matches predicted funders, award ids, schemes and titles with gold ones, and counts.
 
 The figures of the model card cometadata/funding-extraction-qwen3.5-9B-artifact-data-mix-grpo-mixed-reward come from a
-published harness. The reading `compatible` counts exactly as that harness does; `fixed` differs where the harness
+published harness. The scorer `published` counts exactly as that harness does; `corrected` differs where the harness
 gives credit or blame that nobody intended:
 
-| what                          | compatible                           | fixed                                    |
+| what                          | published                            | corrected                                |
 |-------------------------------|--------------------------------------|------------------------------------------|
 | funders of one side merge     | if their names are similar (0.80)    | if their normalised names are identical  |
 | names equal on both sides     | compete with merely similar ones     | are paired first                         |
@@ -16,12 +16,12 @@ gives credit or blame that nobody intended:
 | no ids on either side         | both id terms of the reward are 1    | they take the value of the funder term   |
 
 The first two belong together: once National Science Foundation and National Natural Science Foundation of China stay
-apart, a tie between them must not swap their awards. Left alone in both readings: case, acronyms without a gold
+apart, a tie between them must not swap their awards. The same in both: case, acronyms without a gold
 expansion, and half credit for near ids (`soft_ids: false` turns it off).
 
-Both readings are bounded, against outputs that no label resembles: a completion has at most MAX_TEXT characters, of a
+Both scorers are bounded, against outputs that no label resembles: a completion has at most MAX_TEXT characters, of a
 name, scheme or title MAX_CHARS are compared, and of a list of them (or of unequal ids) the first MAX_MATCHED, together
-MAX_MATCHED_CHARS long, can match; the rest counts as unmatched. Within the bounds `compatible` is exact.
+MAX_MATCHED_CHARS long, can match; the rest counts as unmatched. Within the bounds `published` is exact.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from adapters.rewards.funding_records import (
     Award,
     Funder,
     Parsed,
-    Reading,
+    Scorer,
     normalise_award_id,
     normalise_text,
     parse,
@@ -46,13 +46,13 @@ from adapters.types import Counts
 __all__ = [
     "FIELDS",
     "MODES",
-    "READINGS",
+    "SCORERS",
     "THRESHOLD",
     "Award",
     "Funder",
     "Mode",
     "Parsed",
-    "Reading",
+    "Scorer",
     "Side",
     "counts",
     "counts_in",
@@ -68,7 +68,7 @@ __all__ = [
     "with_unnamed",
 ]
 
-READINGS: tuple[Reading, ...] = ("compatible", "fixed")
+SCORERS: tuple[Scorer, ...] = ("published", "corrected")
 FIELDS = ("funder", "award_id", "scheme", "title")
 THRESHOLD = 0.8
 
@@ -91,12 +91,12 @@ class Side(NamedTuple):
         return sum(map(len, self.ids))
 
 
-def group(funders: Sequence[Funder], mode: Mode, reading: Reading, threshold: float = THRESHOLD) -> Side:
-    """Merge the funders of one side, as its reading says, and normalise their names and ids."""
-    return _merged(_normalised(funders, reading), reading, threshold)[mode]
+def group(funders: Sequence[Funder], mode: Mode, scorer: Scorer, threshold: float = THRESHOLD) -> Side:
+    """Merge the funders of one side, as the scorer does, and normalise their names and ids."""
+    return _merged(_normalised(funders, scorer), scorer, threshold)[mode]
 
 
-def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
+def _normalised(funders: Sequence[Funder], scorer: Scorer) -> Side:
     """The funders of one side with normalised names and ids, not yet merged, but for the unnamed ones."""
     names: list[str] = []
     awards: list[tuple[Award, ...]] = []
@@ -104,7 +104,7 @@ def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
     has_unnamed = False
     for funder in funders:
         name = normalise_text(funder.funder_name) if funder.funder_name else ""
-        if name or (funder.funder_name and reading == "compatible"):
+        if name or (funder.funder_name and scorer == "published"):
             names.append(name)
             awards.append(funder.awards)
         else:
@@ -112,42 +112,42 @@ def _normalised(funders: Sequence[Funder], reading: Reading) -> Side:
             has_unnamed = True
     if has_unnamed:
         awards.append(tuple(unnamed))
-    return _side(names, awards, reading)
+    return _side(names, awards, scorer)
 
 
-def _side(names: Sequence[str], awards: Sequence[tuple[Award, ...]], reading: Reading) -> Side:
-    return Side(tuple(names), tuple(awards), tuple([_ids(group, reading) for group in awards]))
+def _side(names: Sequence[str], awards: Sequence[tuple[Award, ...]], scorer: Scorer) -> Side:
+    return Side(tuple(names), tuple(awards), tuple([_ids(group, scorer) for group in awards]))
 
 
-def _ids(awards: tuple[Award, ...], reading: Reading) -> tuple[str, ...]:
-    ids = [normalise_award_id(award_id, reading) for award in awards for award_id in award.award_ids]
-    return tuple(dict.fromkeys(filter(None, ids))) if reading == "fixed" else tuple(ids)
+def _ids(awards: tuple[Award, ...], scorer: Scorer) -> tuple[str, ...]:
+    ids = [normalise_award_id(award_id, scorer) for award in awards for award_id in award.award_ids]
+    return tuple(dict.fromkeys(filter(None, ids))) if scorer == "corrected" else tuple(ids)
 
 
-def _merged(side: Side, reading: Reading, threshold: float) -> Mapping[Mode, Side]:
+def _merged(side: Side, scorer: Scorer, threshold: float) -> Mapping[Mode, Side]:
     """The side in each mode: itself where no two names are one funder's."""
     if len(side.names) < 2:
         return dict.fromkeys(MODES, side)
-    if reading == "fixed":
-        return dict.fromkeys(MODES, _joined(side, merge_identical(side.names), reading))
+    if scorer == "corrected":
+        return dict.fromkeys(MODES, _joined(side, merge_identical(side.names), scorer))
     groups = merge_similar(side.names, threshold)
     if min(map(len, groups.values())) == len(side.names):
         return dict.fromkeys(MODES, side)
-    joined = {merged: _joined(side, merged, reading) for merged in set(groups.values())}
+    joined = {merged: _joined(side, merged, scorer) for merged in set(groups.values())}
     return {mode: joined[merged] for mode, merged in groups.items()}
 
 
-def _joined(side: Side, groups: Sequence[tuple[int, ...]], reading: Reading) -> Side:
+def _joined(side: Side, groups: Sequence[tuple[int, ...]], scorer: Scorer) -> Side:
     if len(groups) == len(side.names):
         return side
     awards = [tuple([award for i in members for award in side.awards[i]]) for members in groups]
     awards += side.awards[len(side.names) :]
-    return _side([side.names[members[0]] for members in groups], awards, reading)
+    return _side([side.names[members[0]] for members in groups], awards, scorer)
 
 
-def paired(gold: Side, pred: Side, reading: Reading, threshold: float = THRESHOLD) -> Mapping[Mode, Pairs]:
+def paired(gold: Side, pred: Side, scorer: Scorer, threshold: float = THRESHOLD) -> Mapping[Mode, Pairs]:
     """Which gold funder is which predicted one: pairs of indices into `names`, the unnamed funder left out."""
-    if reading == "compatible":
+    if scorer == "published":
         return match_texts(gold.names, pred.names, threshold)
     where = {name: j for j, name in enumerate(pred.names)}
     same = {i: where[name] for i, name in enumerate(gold.names) if name in where}
@@ -168,7 +168,7 @@ def counts(
     gold: Sequence[Funder],
     pred: Sequence[Funder],
     mode: Mode = "balanced",
-    reading: Reading = "compatible",
+    scorer: Scorer = "published",
     threshold: float = THRESHOLD,
 ) -> Mapping[str, Counts]:
     """Counts of one example per field of FIELDS. Summed over a corpus they give its micro averages.
@@ -176,28 +176,28 @@ def counts(
     An award counts as matched only under a matched funder; elsewhere it is a miss on the gold side and a false
     positive on the predicted side. Which scheme belongs to which id is not compared.
     """
-    return counts_in((mode,), gold, pred, reading, threshold)[mode]
+    return counts_in((mode,), gold, pred, scorer, threshold)[mode]
 
 
 def counts_in(
     modes: Sequence[Mode],
     gold: Sequence[Funder],
     pred: Sequence[Funder],
-    reading: Reading = "compatible",
+    scorer: Scorer = "published",
     threshold: float = THRESHOLD,
 ) -> dict[str, Mapping[str, Counts]]:
     """`counts` in several modes. Both sides are normalised once; few of them merge or match differently in each."""
-    left, right = _normalised(gold, reading), _normalised(pred, reading)
+    left, right = _normalised(gold, scorer), _normalised(pred, scorer)
     texts = _texts(left), _texts(right)
     comparable = all(any(map(any, fields)) for fields in texts)
-    golds, preds = _merged(left, reading, threshold), _merged(right, reading, threshold)
+    golds, preds = _merged(left, scorer, threshold), _merged(right, scorer, threshold)
     found: dict[str, Mapping[str, Counts]] = {}
     sides: tuple[Side, Side] | None = None
     for mode in modes:
         if (golds[mode], preds[mode]) != sides:
             a, b = sides = golds[mode], preds[mode]
             held = texts[0] if a is left else _texts(a), texts[1] if b is right else _texts(b)
-            pairs, named = paired(a, b, reading, threshold), None
+            pairs, named = paired(a, b, scorer, threshold), None
         if comparable or pairs[mode] != named:
             named = pairs[mode]
             now = _counted(a, b, named, *held, mode, threshold)

@@ -1,4 +1,4 @@
-"""Funders and awards as records: reading them from gold rows and from model text, and normalising their strings.
+"""Reads funders and awards from gold rows and model text, and normalises their strings.
 
 Everything here accepts any input: bad shapes become fewer records, never an exception.
 """
@@ -14,8 +14,12 @@ from typing import Any, Literal
 
 import ftfy
 
-Reading = Literal["compatible", "fixed"]
-"""`compatible` counts exactly as the published harness, `fixed` repairs its defects (table in `funding_matching`)."""
+from adapters.types import OldParameters
+
+Scorer = Literal["published", "corrected"]
+"""`published` counts exactly as the published harness, `corrected` repairs its defects (see `funding_matching`)."""
+
+OLD_PARAMETERS: OldParameters = {"reading": ("scorer", {"compatible": "published", "fixed": "corrected"})}
 
 MAX_CHARS = 1024
 """Names, schemes and titles are compared on this many leading characters; real ones stay under 200."""
@@ -85,13 +89,13 @@ _remembered_text = lru_cache(maxsize=1 << 16)(_normalised_text)
 _MORE_SEPARATORS = str.maketrans("", "", "\\\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d")
 
 
-def normalise_award_id(award_id: str, reading: Reading = "compatible") -> str:
+def normalise_award_id(award_id: str, scorer: Scorer = "published") -> str:
     """Bring an award id to the form that is compared for equality: upper case, no spaces, hyphens or slashes.
 
-    The `fixed` reading also drops Unicode dashes, minus signs, soft hyphens and backslashes.
+    The scorer `corrected` also drops Unicode dashes, minus signs, soft hyphens and backslashes.
     """
     bare = "".join(award_id.upper().split()).replace("-", "").replace("/", "")
-    return bare.translate(_MORE_SEPARATORS) if reading == "fixed" else bare
+    return bare.translate(_MORE_SEPARATORS) if scorer == "corrected" else bare
 
 
 def _as_text(value: object) -> str:

@@ -1,27 +1,27 @@
-"""The information-extraction reward: the tags, well-formed JSON, and the F1 of the items found.
+"""The `ie` reward: tags, well-formed JSON, and the F1 of entities or relations.
 
 R = 0.1 [has <think>] + 0.1 [has <answer>] + 0.1 [JSON object] (0.05 for other JSON) + 0.7 F1, as the card of
-InternScience/Agents-K1 gives it. What the card leaves open are fields of `ie_records.Reading`.
+InternScience/Agents-K1 gives it. What the card leaves open is in `ie_records.AnswerReader`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adapters.rewards.ie_records import Reading, is_empty, overlap, unlabelled
+from adapters.rewards.ie_records import AnswerReader, is_empty, overlap, unlabelled
 from adapters.types import Example, Scored
 
 
 @dataclass(frozen=True)
-class InformationExtraction(Reading):
+class InformationExtraction(AnswerReader):
     """Grades a completion's entities or relations against `example.gold`, a mapping of labels to lists.
 
     Weights: `think`, `answer`, `json` and `f1` are not negative and sum to 1; `json_other`, for well-formed JSON that
-    is no object, is at most `json`. `typed`: an item counts with its type; off, by its text alone. `both_empty` is
-    the F1 where there is nothing to find and nothing was found. The other fields are those of `Reading`. An example
-    whose gold is None is unlabelled: the score is None.
+    is no object, is at most `json`. `typed`: an item counts with its type; off, by its text alone. The other
+    fields are those of `AnswerReader`. An example whose gold is None is unlabelled: the score is None.
 
-    Without readable JSON the F1 part is 0 on every row: unreadable text is no empty prediction.
+    Where there is nothing to find and nothing was found, F1 is 1. Without readable JSON it is 0 on every row:
+    unreadable text is no empty prediction.
 
     Parts: `think`, `answer`, `json` and `f1` as they enter the sum, before their weights; `f1_empty_gold` and
     `f1_some_gold`, the same F1 on rows without and with something to find; `empty_answers`, 1 for a readable answer
@@ -34,13 +34,12 @@ class InformationExtraction(Reading):
     json_other: float = 0.05
     f1: float = 0.7
     typed: bool = True
-    both_empty: float = 1.0
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""
         super().__post_init__()
         weights = {name: getattr(self, name) for name in ("think", "answer", "json", "f1")}
-        for name, value in {**weights, "json_other": self.json_other, "both_empty": self.both_empty}.items():
+        for name, value in {**weights, "json_other": self.json_other}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
         if abs(sum(weights.values()) - 1) > 1e-9:
@@ -66,21 +65,21 @@ class InformationExtraction(Reading):
         """Score one completion. Never raises, whatever the text."""
         if example.gold is None:
             return Scored(None)
-        said = self.read(completion, example.gold)
+        prediction = self.read(completion)
         gold = self.items(example.gold)
         f1 = 0.0
-        if said.json == "object":
-            both = (gold, said.items) if self.typed else (unlabelled(gold), unlabelled(said.items))
-            f1 = overlap(*both).f() if gold or said.items else self.both_empty
-        json_part = {"object": self.json, "other": self.json_other, None: 0.0}[said.json]
-        score = self.think * said.think + self.answer * said.answer + json_part + self.f1 * f1
+        if prediction.json == "object":
+            both = (gold, prediction.items) if self.typed else (unlabelled(gold), unlabelled(prediction.items))
+            f1 = overlap(*both).f() if gold or prediction.items else 1.0
+        json_part = {"object": self.json, "other": self.json_other, None: 0.0}[prediction.json]
+        score = self.think * prediction.think + self.answer * prediction.answer + json_part + self.f1 * f1
         parts = {
-            "think": float(said.think),
-            "answer": float(said.answer),
-            "json": json_part / self.json if self.json else float(said.json == "object"),
+            "think": float(prediction.think),
+            "answer": float(prediction.answer),
+            "json": json_part / self.json if self.json else float(prediction.json == "object"),
             "f1": f1,
             "f1_empty_gold" if is_empty(example.gold) else "f1_some_gold": f1,
-            "empty_answers": float(said.json == "object" and not said.items),
-            "tags": float(said.tags),
+            "empty_answers": float(prediction.json == "object" and not prediction.items),
+            "tags": float(prediction.tags),
         }
         return Scored(min(score, 1.0), parts)

@@ -1,7 +1,7 @@
-"""Entities and relations as sets of items: reading them from gold and from model text, and counting what they share.
+"""Entities and relations as sets of items, read from gold and from model text, and counted.
 
-The published description of the reward leaves much open. Every such question is a field of `Reading`, whose defaults
-are this project's choice; the reward and the task's metrics both are a `Reading`, so they cannot disagree.
+The reward and the task's metrics are both an `AnswerReader`, so they cannot disagree. Its fields are the choices that
+published scorers make differently; docs/ie.md says which scorer needs which.
 
 Nothing here raises on any text, and every step is linear in it.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from string import ascii_letters
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
-from adapters.types import Counts
+from adapters.types import Counts, OldParameters
 
 Item = tuple[str, str] | tuple[str, str, str]
 """An entity as (type, text), or a relation as (relation, head, tail)."""
@@ -26,23 +25,21 @@ Gold = Mapping[str, Any]
 MAX_TEXT = 1_000_000
 """Longer completions are not read; 4,096 tokens are under 20,000 characters."""
 
+MAX_TAGS = 16
+"""A text with more tags than this counts as empty: repeated tags are a way to game the reward."""
+
 _TAG = re.compile("</?(?:think|answer)>")
-_FENCE = "```"
 
 
 class _Repeated(tuple[Any, ...]):
     """The values of a key that an object holds several times."""
 
 
-class _RefusedError(ValueError):
-    """JSON that Python reads and this project does not."""
-
-
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a completion says.
+    """A completion as it was read.
 
-    `think` and `answer` tell whether the tags earn their part of the reward, `tags` how many tag marks there are.
+    `think` and `answer` tell whether the tags earn their part of the reward, `tags` is the number of tags.
     `json` is "object", "other" (well-formed, but no object) or None (nothing readable). `problem` says why there is no
     object.
     """
@@ -56,32 +53,25 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a completion is read. Each field answers one question that the published description leaves open.
+class AnswerReader:
+    """Reads entities and relations from a completion.
 
-    `form`: presence asks for a complete pair of tags anywhere; strict for exactly one pair of each, think first, and
-    nothing around them. `max_tags`: a text with more tag marks than this is stuffed with them and says nothing.
-    `several`: of several complete answers the last or the first is read, or none; strict form reads none.
-    `no_answer`: a text without a complete answer says nothing, or is read as a whole (what follows its thought).
-    `parsing`: lenient strips a code fence, and takes a single string or object in the place of a list as a list of
-    one; exact does neither. `constants`: NaN and Infinity, which are not JSON. `duplicate_keys`: merge counts the
-    values of all of them, so that none hides another; reject makes the JSON unreadable.
-    `out_of_schema`: predictions of a type that was not asked for are false positives (count) or dropped (ignore).
-    `casefold`: whether case is ignored; white space is always stripped and collapsed.
-    `relation_keys`: how a relation's ends are called. `symmetric`: relations without a direction.
+    `tags`: `presence` asks for a complete pair of tags anywhere; `strict` for exactly one pair of each, think first,
+    and nothing around them. `missing_answer`: a text without a complete answer is empty (`nothing`), or what follows
+    its thought is read (`whole`). `casefold`: ignore case; white space is always stripped and collapsed.
+    `relation_keys`: the names of a relation's ends. `symmetric`: relations without a direction.
+
+    The same for every scorer: of several complete answers the last is read (none if `tags` is strict); a code fence,
+    NaN and Infinity are not JSON; a key that stands twice has the values of both; a value that is no list is left out;
+    a label outside the schema is a false positive.
     """
 
-    form: Literal["presence", "strict"] = "presence"
-    max_tags: int = 16
-    several: Literal["last", "first", "none"] = "last"
-    no_answer: Literal["nothing", "whole"] = "nothing"
-    parsing: Literal["exact", "lenient"] = "exact"
-    constants: Literal["reject", "accept"] = "reject"
-    duplicate_keys: Literal["merge", "reject"] = "merge"
-    out_of_schema: Literal["count", "ignore"] = "count"
+    tags: Literal["presence", "strict"] = "presence"
+    missing_answer: Literal["nothing", "whole"] = "nothing"
     casefold: bool = False
     relation_keys: Literal["both", "head_tail", "subject_object"] = "both"
     symmetric: tuple[str, ...] = ()
+    old_parameters: ClassVar[OldParameters] = {"form": ("tags", {}), "no_answer": ("missing_answer", {})}
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field and what it may be."""
@@ -91,31 +81,26 @@ class Reading:
             value = getattr(self, field.name)
             if allowed and all(isinstance(a, str) for a in allowed) and value not in allowed:
                 raise ValueError(f"{field.name} must be one of {', '.join(allowed)}, got {value!r}")
-        if self.max_tags < 4:
-            raise ValueError(f"max_tags must be at least 4, the tags of one good answer, got {self.max_tags}")
         if isinstance(self.symmetric, str):
             raise ValueError("symmetric must be a list of relation names")
 
-    def read(self, completion: str, schema: Iterable[str] = ()) -> Prediction:
-        """Read a completion. Never raises; what cannot be read is an empty prediction.
-
-        `schema` is only looked at where `out_of_schema` is "ignore".
-        """
+    def read(self, completion: str) -> Prediction:
+        """Read a completion. Never raises; what cannot be read is an empty prediction."""
         if len(completion) > MAX_TEXT:
             return Prediction(False, False, 0, None, problem=f"longer than {MAX_TEXT:,} characters")
         marks = list(_TAG.finditer(completion))
-        if len(marks) > self.max_tags:
+        if len(marks) > MAX_TAGS:
             return Prediction(False, False, len(marks), None, problem=f"{len(marks)} tags")
         thoughts, answers = _pairs(completion, marks, "think"), _pairs(completion, marks, "answer")
         think, answer = bool(thoughts), bool(answers)
-        if self.form == "strict":
+        if self.tags == "strict":
             think = answer = _strictly_formed(completion, marks)
         text = self._answer_text(completion, answers)
         if text is None:
             problem = "several answers" if answers else "no complete <answer>"
             return Prediction(think, answer, len(marks), None, problem=problem)
         try:
-            value = self._parse(text)
+            value = json.loads(text.strip(), object_pairs_hook=_object, parse_constant=_refuse_constant)
         except RecursionError:
             return Prediction(think, answer, len(marks), None, problem="nested too deeply")
         except ValueError as error:
@@ -123,11 +108,7 @@ class Reading:
         if not isinstance(value, dict):
             problem = f"JSON, but {type(value).__name__} instead of an object"
             return Prediction(think, answer, len(marks), "other", problem=problem)
-        items = self.items(value)
-        if self.out_of_schema == "ignore":
-            known = {self._text(label) for label in schema}
-            items = frozenset(item for item in items if item[0] in known)
-        return Prediction(think, answer, len(marks), "object", items)
+        return Prediction(think, answer, len(marks), "object", self.items(value))
 
     def items(self, labels: Mapping[str, Any]) -> frozenset[Item]:
         """The set of items of `{type: [text, …]}` or `{relation: [{head, tail}, …]}`.
@@ -137,11 +118,9 @@ class Reading:
         """
         found: set[Item] = set()
         for label, value in labels.items():
-            for one in value if isinstance(value, _Repeated) else (value,):
-                if isinstance(one, str | dict) and self.parsing == "lenient":
-                    one = [one]
-                if isinstance(one, list | tuple):
-                    found.update(item for entry in one if (item := self._item(label, entry)))
+            for entries in value if isinstance(value, _Repeated) else (value,):
+                if isinstance(entries, list | tuple):
+                    found.update(item for entry in entries if (item := self._item(label, entry)))
         return frozenset(found)
 
     def _item(self, label: str, entry: object) -> Item | None:
@@ -172,28 +151,8 @@ class Reading:
 
     def _answer_text(self, completion: str, answers: list[str]) -> str | None:
         if not answers:
-            return completion.rpartition("</think>")[2] if self.no_answer == "whole" else None
-        if len(answers) > 1 and (self.several == "none" or self.form == "strict"):
-            return None
-        return answers[0 if self.several == "first" else -1]
-
-    def _parse(self, text: str) -> Any:
-        text = text.strip()
-        if self.parsing == "lenient" and text.startswith(_FENCE) and text.endswith(_FENCE):
-            text = text[len(_FENCE) : -len(_FENCE)].lstrip(ascii_letters)
-        constant = _refuse_constant if self.constants == "reject" else None
-        return json.loads(text, object_pairs_hook=self._object, parse_constant=constant)
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) == len(pairs):
-            return value
-        if self.duplicate_keys == "reject":
-            raise _RefusedError("a key stands in an object twice")
-        all_values: dict[str, list[Any]] = {}
-        for key, one in pairs:
-            all_values.setdefault(key, []).append(one)
-        return {key: ones[0] if len(ones) == 1 else _Repeated(ones) for key, ones in all_values.items()}
+            return completion.rpartition("</think>")[2] if self.missing_answer == "whole" else None
+        return None if len(answers) > 1 and self.tags == "strict" else answers[-1]
 
 
 def is_empty(gold: Gold) -> bool:
@@ -212,7 +171,7 @@ def relations(items: frozenset[Item]) -> frozenset[Item]:
 
 
 def unlabelled(items: frozenset[Item]) -> frozenset[tuple[str, ...]]:
-    """The items without their types: what was found, whatever it was called."""
+    """The items without their types."""
     return frozenset(item[1:] for item in items)
 
 
@@ -242,5 +201,15 @@ def _strictly_formed(completion: str, marks: list[re.Match[str]]) -> bool:
     return not around.strip()
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    decoded = dict(pairs)
+    if len(decoded) == len(pairs):
+        return decoded
+    values: dict[str, list[Any]] = {}
+    for key, value in pairs:
+        values.setdefault(key, []).append(value)
+    return {key: same[0] if len(same) == 1 else _Repeated(same) for key, same in values.items()}
+
+
 def _refuse_constant(name: str) -> Any:
-    raise _RefusedError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -131,7 +131,7 @@ else:
         return [s.score if hasattr(s, "score") else s for s in scored]
     rows = [{"prompt": list(e.prompt), "row": n} for n, e in enumerate(examples)]
     args = GRPOConfig(**shared, num_generations=stage.group_size, temperature=stage.temperature, beta=stage.beta,
-                      max_completion_length=stage.max_completion_length, scale_rewards=stage.advantage,
+                      max_completion_length=stage.max_completion_length, scale_rewards=stage.scale_rewards,
                       chat_template_kwargs={"enable_thinking": recipe.model.thinking})
     trainer = GRPOTrainer(model=model, args=args, reward_funcs=funding, train_dataset=Dataset.from_list(rows),
                           processing_class=tokenizer, peft_config=lora)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import PurePath
 
 KeyPath = tuple[str | int, ...]
 
@@ -23,7 +24,7 @@ SYNONYMS = {
     "lora_dropout": "dropout",
     "base_model": "base",
     "file": "path",
-    "limit": "cap",
+    "limit": "max_rows",
     "weight": "repeat",
 }
 
@@ -32,8 +33,10 @@ def hint(given: str, known: Sequence[str]) -> str:
     """A sentence that suggests the known name nearest to a mistyped one, or lists them all when they are few."""
     if SYNONYMS.get(given) in known:
         return f" Did you mean {SYNONYMS[given]}?"
-    if near := difflib.get_close_matches(given, known, 1, 0.6):
-        return f" Did you mean {near[0]}?"
+    suffix = PurePath(given).suffix  # left out: it alone would make short file names alike
+    stems = {name.removesuffix(suffix): name for name in known}
+    if near := difflib.get_close_matches(given.removesuffix(suffix), stems, 1, 0.6):
+        return f" Did you mean {stems[near[0]]}?"
     return f" Known: {', '.join(known)}." if 0 < len(known) <= 30 else ""
 
 

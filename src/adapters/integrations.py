@@ -2,8 +2,8 @@
 
 from adapters.integrations import trl_reward, verl_score
 
-trainer = GRPOTrainer(..., reward_funcs=[trl_reward("funding", reading="fixed")])
-compute_score = verl_score("funding", reading="fixed")
+trainer = GRPOTrainer(..., reward_funcs=[trl_reward("funding", scorer="corrected")])
+compute_score = verl_score("funding", scorer="corrected")
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 """One record of a data source, as read: column name -> JSON value."""
 
+OldParameters = Mapping[str, tuple[str, Mapping[str, str]]]
+"""Renamed parameters of a plug-in, its `old_parameters`: old name -> (new name, {old value: new value})."""
+
 
 class Message(TypedDict):
     """One turn of a chat prompt, in the field's usual form."""

@@ -49,7 +49,7 @@ def test_what_stops_at_once(tmp_path: Path, figures: dict, said: str) -> None:
 
 @pytest.mark.parametrize("name", ["frac_reward_zero_std", "completions__clipped_ratio"])
 def test_what_stops_after_a_while(tmp_path: Path, name: str, capsys: pytest.CaptureFixture) -> None:
-    watch = HealthWatch(Health(stuck_steps=4))
+    watch = HealthWatch(Health(no_signal_steps=4))
     for step in (1, 2, 3):
         log(watch, tmp_path, step, **{name: 1.0})
     assert capsys.readouterr().err.count("warning: for 2 steps") == 1
@@ -61,7 +61,7 @@ def test_what_stops_after_a_while(tmp_path: Path, name: str, capsys: pytest.Capt
 
 
 def test_limits_can_be_lifted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    watch = HealthWatch(Health(max_kl=None, stuck_steps=None))
+    watch = HealthWatch(Health(max_kl=None, no_signal_steps=None))
     for step in range(100):
         log(watch, tmp_path, step, kl=1e9, frac_reward_zero_std=1.0, loss=0.1)
     assert capsys.readouterr().err == ""

@@ -322,7 +322,7 @@ def test_from_a_corpus_to_span_scores(tmp_path: Path) -> None:
     def score(answers: list[dict[str, Any]]) -> dict[str, Any]:
         lines = [{"id": row["id"], "completion": json.dumps(a)} for row, a in zip(made, answers, strict=True)]
         predictions = write_jsonl(tmp_path / "p.jsonl", lines)
-        done = invoke("score-spans", predictions, out, "--set", "no_answer=whole", "--json")
+        done = invoke("score-spans", predictions, out, "--set", "missing_answer=whole", "--json")
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
@@ -335,7 +335,7 @@ def test_from_a_corpus_to_span_scores(tmp_path: Path) -> None:
     invented = score([{**made[0]["gold"], "LOC": ["Paris", "Bath"]}, *(row["gold"] for row in made[1:])])
     assert (invented["overall"]["strict"]["actual"], invented["overall"]["strict"]["correct"]) == (8, 6)
     assert score([{}, {"ORG": ["Nobody"]}, {}])["overall"]["strict"]["f1"] == 0.0
-    assert "F1" in invoke("score-spans", tmp_path / "p.jsonl", out, "--set", "no_answer=whole").stdout
+    assert "F1" in invoke("score-spans", tmp_path / "p.jsonl", out, "--set", "missing_answer=whole").stdout
 
 
 def test_building_the_mix(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_the_published_sizes(tmp_path: Path) -> None:
         (["build-ie", "x.jsonl", "-o", "y", "--empty", "1"], "empty is a share"),
         (["build-ie", "x.jsonl", "-o", "y", "--label-names", "z"], "--label-names z cannot be read"),
         (["build-ie", "x.jsonl", "-o", "y", "--exclude", "z.jsonl"], "there is no file z.jsonl"),
-        (["score-spans", "x.jsonl", "y.jsonl", "--set", "no_anser=whole"], "Did you mean no_answer?"),
+        (["score-spans", "x.jsonl", "y.jsonl", "--set", "missing_anser=whole"], "Did you mean missing_answer?"),
     ],
 )
 def test_mistakes_on_the_command_line(

@@ -12,10 +12,10 @@ from conftest import funding_rows, ie_rows, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data.load import _example, load_examples, overlap, split_keys, text_key
+from adapters.data.load import _example, load_examples, split_keys, text_key
 from adapters.data_aug.agent import synthesize
 from adapters.errors import UserError
-from adapters.recipe.fields import HubSource, PathSource, Subset, SynthesizedSource
+from adapters.recipe.fields import HubSource, PathSource, Split, SynthesizedSource
 from adapters.tasks.agent import AgentTask
 from adapters.tasks.funding import FundingTask
 from adapters.tasks.ie import IeTask
@@ -50,12 +50,12 @@ def test_hub_dataset_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     write_jsonl(tmp_path / "set" / "train.jsonl", funding_rows(5))
     write_jsonl(tmp_path / "set" / "test.jsonl", funding_rows(3, "t"))
-    loaded = load(HubSource(hub="set", split="test"), root=tmp_path)
+    loaded = load(HubSource(hub="set", hub_split="test"), root=tmp_path)
     assert [e.id for e in loaded.examples] == ["t0", "t1", "t2"]
     assert loaded.ledger[0]["source"] == "set:test"
     assert loaded.examples[0].gold == load(PathSource(path="set/test.jsonl"), root=tmp_path).examples[0].gold
     with pytest.raises(UserError, match="split 'nope'"):
-        load(HubSource(hub="set", split="nope"), root=tmp_path)
+        load(HubSource(hub="set", hub_split="nope"), root=tmp_path)
 
 
 def test_selection_in_the_documented_order(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_selection_in_the_documented_order(tmp_path: Path) -> None:
         name="mine",
         columns={"funding_statement": "text"},
         where={"lang": ("en", "fr")},
-        cap=4,
+        max_rows=4,
         repeat=3,
     )
     loaded = load(source, root=tmp_path)
@@ -83,7 +83,7 @@ def test_selection_in_the_documented_order(tmp_path: Path) -> None:
 def test_published_split_by_id() -> None:
     ids = [f"s{i}" for i in range(3847)]
     parts = {"sft": 0.7, "rl": 0.2, "eval": 0.1}
-    found = {take: split_keys(ids, Subset(take=take, of=parts)) for take in parts}
+    found = {take: split_keys(ids, Split(name=take, fractions=parts)) for take in parts}
     assert {k: len(v) for k, v in found.items()} == {"sft": 2692, "rl": 769, "eval": 386}
     ordered = sorted(ids)
     random.Random(42).shuffle(ordered)
@@ -97,12 +97,12 @@ def test_variants_stay_on_one_side(tmp_path: Path) -> None:
     ]
     write_jsonl(tmp_path / "a.jsonl", rows)
     of = {"train": 0.8, "test": 0.2}
-    sides = [load(PathSource(path="a.jsonl", subset=Subset(take=t, of=of)), root=tmp_path).examples for t in of]
+    sides = [load(PathSource(path="a.jsonl", split=Split(name=t, fractions=of)), root=tmp_path).examples for t in of]
     assert [len(s) for s in sides] == [96, 24]
     assert not {e.id for e in sides[0]} & {e.id for e in sides[1]}
 
 
-def test_subsets_of_one_file_agree_whatever_the_filter(tmp_path: Path) -> None:
+def test_splits_of_one_file_agree_whatever_the_filter(tmp_path: Path) -> None:
     rows = [{**row, "origin": "real" if n % 3 else "made"} for n, row in enumerate(funding_rows(50))]
     write_jsonl(tmp_path / "a.jsonl", rows)
     of = {"train": 0.6, "test": 0.4}
@@ -110,7 +110,9 @@ def test_subsets_of_one_file_agree_whatever_the_filter(tmp_path: Path) -> None:
         (origin, take): {
             e.id
             for e in load(
-                PathSource(path="a.jsonl", where={"origin": origin} if origin else {}, subset=Subset(take=take, of=of)),
+                PathSource(
+                    path="a.jsonl", where={"origin": origin} if origin else {}, split=Split(name=take, fractions=of)
+                ),
                 root=tmp_path,
             ).examples
         }
@@ -148,13 +150,13 @@ def test_bad_rows_are_counted_and_bounded(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"5 of 13 rows cannot be used.*\n  row 9: not valid JSON"):
         load(PathSource(path="a.jsonl"), root=tmp_path)
-    loaded = load(PathSource(path="a.jsonl"), root=tmp_path, max_rejected=0.5)
+    loaded = load(PathSource(path="a.jsonl"), root=tmp_path, max_bad_rows=0.5)
     assert len(loaded.examples) == 8
     assert [r.row for r in loaded.rejected] == [9, 10, 11, 12, 14]
 
 
 @pytest.mark.parametrize(
-    "selection", [{"where": {"lang": "en"}}, {"subset": Subset(take="train", of={"train": 0.5, "test": 0.5})}]
+    "selection", [{"where": {"lang": "en"}}, {"split": Split(name="train", fractions={"train": 0.5, "test": 0.5})}]
 )
 def test_a_selection_hides_no_unreadable_row(tmp_path: Path, selection: dict) -> None:
     path = write_jsonl(
@@ -177,7 +179,10 @@ def test_a_selection_hides_no_unreadable_row(tmp_path: Path, selection: dict) ->
         (PathSource(path="a.jsonl", columns={"funding_statement": "statement"}), "no row has the column 'statement'"),
         (PathSource(path="a.jsonl", where={"langauge": "en"}), "no row has the column 'langauge'"),
         (PathSource(path="a.jsonl", where={"id": "nobody"}), "no row is left"),
-        (PathSource(path="a.jsonl", subset=Subset(take="a", of={"a": 1.0}, by="doi")), "no row has the column 'doi'"),
+        (
+            PathSource(path="a.jsonl", split=Split(name="a", fractions={"a": 1.0}, key="doi")),
+            "no row has the column 'doi'",
+        ),
         (SynthesizedSource(synthesize="fundign", n=1), "Did you mean funding"),
     ],
 )
@@ -194,16 +199,16 @@ def test_synthesized_source() -> None:
     assert loaded.ledger[0]["source"] == "synthetic-funding"
 
 
-def test_overlap_ignores_case_and_spacing(tmp_path: Path) -> None:
+def test_texts_are_the_same_up_to_case_and_spacing(tmp_path: Path) -> None:
     rows = funding_rows(6)
     write_jsonl(tmp_path / "a.jsonl", rows)
     write_jsonl(
         tmp_path / "b.jsonl",
         [{**rows[0], "id": "other", "funding_statement": rows[0]["funding_statement"].upper() + "  "}],
     )
-    train, test = (load(PathSource(path=f"{n}.jsonl"), root=tmp_path).examples for n in "ab")
-    assert overlap({text_key(e) for e in train}, test) == 1
-    assert overlap({text_key(e) for e in train[1:]}, test) == 0
+    train, test = (load(PathSource(path=f"{n}.jsonl"), root=tmp_path) for n in "ab")
+    assert test.by_source == {"b": [text_key(train.examples[0])]}
+    assert test.texts < train.texts
 
 
 @pytest.mark.parametrize(
@@ -233,19 +238,19 @@ def test_every_bad_row_has_its_reason(tmp_path: Path, line: str, reason: str) ->
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(20))
     with path.open("a") as file:
         file.write(line + "\n")
-    loaded = load_examples([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_rejected=0.1)
+    loaded = load_examples([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_bad_rows=0.1)
     assert len(loaded.examples) == 20
     (bad,) = loaded.rejected
     assert (bad.source, bad.row) == ("rows", 21)
     assert reason in bad.reason
     with pytest.raises(UserError, match="1 of 21 rows cannot be used"):
-        load_examples([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_rejected=0.01)
+        load_examples([PathSource(path="rows.jsonl")], FundingTask(), root=tmp_path, seed=1, max_bad_rows=0.01)
 
 
 def test_bytes_that_are_no_text_cost_one_row(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", funding_rows(4))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"id": "x", "funding_statement": "caf\xe9"}\n')
-    loaded = load(PathSource(path="a.jsonl"), root=tmp_path, max_rejected=0.5)
+    loaded = load(PathSource(path="a.jsonl"), root=tmp_path, max_bad_rows=0.5)
     assert (len(loaded.examples), [r.reason for r in loaded.rejected]) == (4, ["not valid UTF-8"])
 
 
@@ -253,7 +258,7 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     cell = '"[{""funder_name"": ""A"", ""funder_name"": ""B""}]"'
     path.write_text(f"id,funding_statement,funders\n1,We thank A.,{cell}\n2,We thank A.,[],more\n3,We thank A.,[]\n")
-    loaded = load(PathSource(path="a.csv"), root=tmp_path, max_rejected=0.7)
+    loaded = load(PathSource(path="a.csv"), root=tmp_path, max_bad_rows=0.7)
     assert [(r.row, r.reason) for r in loaded.rejected] == [
         (1, "funders: the key 'funder_name' stands in one object twice"),
         (2, "line 3: 4 cells, but the header has 3"),

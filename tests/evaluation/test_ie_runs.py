@@ -19,7 +19,7 @@ from adapters.pipeline.plan import Plan, make_plan
 from adapters.pipeline.run import run_plan
 from adapters.recipe.load import load_recipe
 
-COMPACT = '{use: ie, target: compact, no_answer: whole, system: Extract., ner_user: "{labels} {text}"}'
+COMPACT = '{use: ie, target: compact, missing_answer: whole, system: Extract., ner_user: "{labels} {text}"}'
 RECIPE = """name: entities
 task: TASK
 model: {base: BASE}
@@ -44,7 +44,7 @@ stages:
     max_completion_length: 160
 evaluate:
   - {name: seen, data: [{path: train.jsonl}]}
-  - {name: new, data: [{path: new.jsonl}], variants: 3}
+  - {name: new, data: [{path: new.jsonl}], prompt_variants: 3}
 """
 
 
@@ -115,7 +115,7 @@ def test_a_task_with_one_form_has_no_variants(mine: Path) -> None:
     file = load_recipe(mine, ["task=funding", "evaluate.0.data.0.columns={funding_statement: text, funders: schema}"])
     with pytest.raises(UserError, match="cannot be used"):
         make_plan(file, make_backend(file.recipe))
-    synthetic = [{"name": "s", "data": [{"synthesize": "funding", "n": 20}], "variants": 2}]
+    synthetic = [{"name": "s", "data": [{"synthesize": "funding", "n": 20}], "prompt_variants": 2}]
     overrides = [
         "task=funding",
         f"evaluate={json.dumps(synthetic)}",
@@ -125,7 +125,7 @@ def test_a_task_with_one_form_has_no_variants(mine: Path) -> None:
     file = load_recipe(mine, overrides)
     with pytest.raises(UserError, match="asks in one form only") as error:
         make_plan(file, make_backend(file.recipe))
-    assert error.value.at == ("evaluate", 0, "variants")
+    assert error.value.at == ("evaluate", 0, "prompt_variants")
 
 
 def test_a_text_counts_as_seen_whatever_was_asked_about_it(mine: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_completions_are_scored_from_files(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)["labelled"]["entity"]
 
-    assert scored("--set", "no_answer=whole")["f1"] == 1.0
+    assert scored("--set", "missing_answer=whole")["f1"] == 1.0
     assert (scored()["gold"], scored()["pred"]) == (6, 0), "without tags nothing is read, and nothing is left out"
 
 
@@ -170,12 +170,14 @@ def test_completions_are_scored_from_files(tmp_path: Path) -> None:
 def test_on_a_real_trainer(mine: Path, tiny_model: Path, first: str) -> None:
     """SFT then GRPO, and GRPO straight from the base."""
     (mine.parent / "vowels.py").write_text(VOWELS)
-    reward = "{use: ie, no_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}, ./vowels.py:Vowels"
+    reward = "{use: ie, missing_answer: whole, think: 0.0, answer: 0.0, json: 0.1, f1: 0.9}, ./vowels.py:Vowels"
     text = RECIPE.replace("TASK", COMPACT).replace("REWARD", reward).replace("TRAINER", "local")
     text = text.replace("BASE", str(tiny_model)).replace("RUNS", str(mine.parent / "runs"))
-    text = text.replace("data: [{path: new.jsonl}], variants: 3", "data: [{path: new.jsonl, cap: 2}], variants: 2")
+    text = text.replace(
+        "data: [{path: new.jsonl}], prompt_variants: 3", "data: [{path: new.jsonl, max_rows: 2}], prompt_variants: 2"
+    )
     mine.write_text(
-        text.replace("data: [{path: train.jsonl}]}", "data: [{path: train.jsonl, cap: 2}], max_new_tokens: 8}")
+        text.replace("data: [{path: train.jsonl}]}", "data: [{path: train.jsonl, max_rows: 2}], max_new_tokens: 8}")
     )
     overrides = ["stages.1.trl={generation_kwargs: {max_new_tokens: 8}}"]
     if first == "grpo":

@@ -29,17 +29,17 @@ def score(*arguments: object) -> dict:
 
 
 def test_the_published_scorer_leaves_out_what_the_corrected_one_counts_as_missed(files: tuple[Path, Path]) -> None:
-    compatible, fixed = score(*files), score(*files, "--scorer", "corrected")
-    assert score(*files, "--reading", "fixed") == score(*files, "--scorer", "fixed") == fixed
-    assert score(*files, "--scorer", "published") == score(*files, "--reading=compatible") == compatible
-    assert set(compatible) == {"permissive", "balanced", "strict"}
-    assert set(compatible["strict"]) == {"funder", "award_id", "scheme", "title"}
-    assert compatible["strict"]["funder"] == {
+    published, corrected = score(*files), score(*files, "--scorer", "corrected")
+    assert score(*files, "--reading", "fixed") == score(*files, "--set", "scorer=corrected") == corrected
+    assert score(*files, "--scorer", "published") == score(*files, "--reading=compatible") == published
+    assert set(published) == {"permissive", "balanced", "strict"}
+    assert set(published["strict"]) == {"funder", "award_id", "scheme", "title"}
+    assert published["strict"]["funder"] == {
         "gold": 7, "pred": 6, "matched": 6, "precision": 1.0, "recall": 6 / 7,
         "f1": pytest.approx(12 / 13), "f0.5": pytest.approx(1.25 * 6 / 7 / (0.25 + 6 / 7)),
         "f1.5": pytest.approx(3.25 * 6 / 7 / (2.25 + 6 / 7)),
     }  # fmt: skip
-    assert fixed["strict"]["funder"]["gold"] == 8, "of the two rows without a prediction one has a funder"
+    assert corrected["strict"]["funder"]["gold"] == 8, "of the two rows without a prediction one has a funder"
     assert list(score(*files, "--mode", "balanced")) == ["balanced"]
 
 
@@ -55,10 +55,11 @@ def test_warnings_name_what_does_not_join(files: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--mode", "fixed"], "Known: permissive, balanced, strict"),
+        (["--mode", "corrected"], "use --set scorer=corrected"),
         (["--mode", "balancd"], "Did you mean balanced?"),
         (["--task", "fundin"], "Did you mean funding?"),
         (["--scorer", "loose"], "published or corrected, not 'loose'"),
+        (["--set", "scorer=loose"], "'published' or 'corrected'"),
     ],
 )
 def test_wrong_options(files: tuple[Path, Path], arguments: list[str], text: str) -> None:

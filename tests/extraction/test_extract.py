@@ -24,7 +24,7 @@ from adapters.data.load import prompt_key
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines, extract
 from adapters.extraction.engine import Answer, Engine, Options
-from adapters.extraction.files import arrow_type
+from adapters.extraction.files import arrow_type, survey
 from adapters.extraction.journal import Journal
 from adapters.files import sha256, write_json
 from adapters.tasks.funding import FundingTask
@@ -511,3 +511,11 @@ def test_arrow_types_of_schemas_without_fixed_columns() -> None:
     assert arrow_type(labels) == pa.string()
     assert arrow_type({"anyOf": [{"type": "integer"}, {"type": "null"}]}) == pa.int64()
     assert arrow_type({}) == pa.string()
+
+
+def test_a_missing_corpus_is_not_confused_with_a_file_of_another_name(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [])
+    with pytest.raises(UserError, match=r"Did you mean corpus\.jsonl\?"):
+        survey(tmp_path / "corpsu.jsonl")
+    with pytest.raises(UserError, match=r"zebra\.jsonl\. Known: corpus\.jsonl\.$"):
+        survey(tmp_path / "zebra.jsonl")

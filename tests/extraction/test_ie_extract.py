@@ -17,7 +17,7 @@ from adapters.data.load import prompt_key
 from adapters.files import sha256, write_json
 from adapters.tasks.ie import IeTask
 
-COMPACT = {"use": "ie", "target": "compact", "no_answer": "whole"}
+COMPACT = {"use": "ie", "target": "compact", "missing_answer": "whole"}
 
 
 def echo_adapter(folder: Path, rows: list[dict], task: dict) -> Path:
@@ -122,9 +122,9 @@ def test_a_row_without_labels_says_so(tmp_path: Path) -> None:
         ({}, '{"p": ["A"]}', None, "no answer"),
         ({}, "<answer>[1]</answer>", None, "wrong shape"),
         ({}, "<answer>{'p': []}</answer>", None, "not JSON"),
-        ({"no_answer": "whole"}, '{"p": [1, null, "A"]}', [("p", "A")], None),
-        ({"no_answer": "whole"}, "", None, "not JSON"),
-        ({"no_answer": "whole"}, "[" * 100_000, None, "no answer"),
+        ({"missing_answer": "whole"}, '{"p": [1, null, "A"]}', [("p", "A")], None),
+        ({"missing_answer": "whole"}, "", None, "not JSON"),
+        ({"missing_answer": "whole"}, "[" * 100_000, None, "no answer"),
         ({"casefold": True}, '<answer>{"P": ["A"]}</answer>', [("P", "A")], None),
     ],
 )
@@ -140,7 +140,7 @@ def test_an_answer_is_read_as_the_scorer_reads_it(task: dict, text: str, record:
 def test_what_a_model_writes_fits_the_schema_it_may_be_held_to() -> None:
     assert IeTask().answer_schema() is None, "it thinks first"
     for target in ("bare", "compact"):
-        task = IeTask(target=target, no_answer="whole")
+        task = IeTask(target=target, missing_answer="whole")
         for row in ie_rows(10):
             jsonschema.validate(json.loads(task.example(row).completion), task.answer_schema())
 

@@ -39,7 +39,7 @@ stages:
     data: [{path: train.jsonl, name: rl}]
     batch_size: 4
     learning_rate: 1e-5
-    rewards: [{use: funding, reading: fixed}]
+    rewards: [{use: funding, scorer: corrected}]
 evaluate:
   - {name: test, data: [{path: test.jsonl}]}
 """
@@ -87,17 +87,17 @@ def test_a_sound_recipe(mine: Path) -> None:
 
 def test_rows_lost_to_a_limit_are_an_error_for_check_and_run(mine: Path) -> None:
     found = checked(mine, "stages.0.max_length=100", code=2)
-    assert any("stages.0.max_dropped" in e and "max_length" in e for e in found["errors"])
+    assert any("stages.0.max_too_long" in e and "max_length" in e for e in found["errors"])
     assert found["lengths"]["1-sft"][0]["dropped"] > 0, "the table is there beside the error"
     run = runner.invoke(app, ["run", str(mine), "stages.0.max_length=100", f"run_dir={mine.parent}/runs"])
     assert run.exit_code == 2
-    assert "max_dropped allows 20%" in run.stderr
-    assert checked(mine, "stages.0.max_length=100", "stages.0.max_dropped=1")["errors"] == []
+    assert "max_too_long allows 20%" in run.stderr
+    assert checked(mine, "stages.0.max_length=100", "stages.0.max_too_long=1")["errors"] == []
 
 
 def test_mistakes_of_the_recipe_are_errors_of_the_check(mine: Path) -> None:
-    found = checked(mine, "stages.1.rewards.0.readin=fixed", code=2)
-    assert "Did you mean reading" in found["errors"][0]
+    found = checked(mine, "stages.1.rewards.0.scorr=corrected", code=2)
+    assert "Did you mean scorer" in found["errors"][0]
     assert runner.invoke(app, ["check", str(mine), "--device", "big"]).exit_code == 2
 
 
@@ -199,8 +199,52 @@ def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
     test = found["tests"]["test"]
     assert (test["also_in_training"], test["nearly_in_training"]) == (1, 5)
     said = " ".join(ledger.findings(found))
-    assert "5 of 15 texts stand in the training data too (1 word for word" in said
+    assert "5 of 15 texts also stand in the training data (1 word for word" in said
     assert "no licence is stated for rl, test" in said
+
+
+def test_the_plan_and_the_ledger_count_leakage_alike(mine: Path) -> None:
+    rows = [{"task": "NER", "schema": ["a", "b"], "gold": {"a": [w]}, "text": f"{w} {w}"} for w in "klmnopqrst"]
+    write_jsonl(mine.parent / "train.jsonl", [{**row, "id": str(n)} for n, row in enumerate(rows)])
+    write_jsonl(mine.parent / "test.jsonl", [{**row, "id": str(n)} for n, row in enumerate(rows[:3] + rows[:2])])
+    write_jsonl(mine.parent / "new.jsonl", [{**row, "text": "Nothing alike", "gold": {}} for row in rows[:1]])
+    data = "[{path: test.jsonl, repeat: 2, name: seen}, {path: new.jsonl}]"
+    overrides = (
+        "task=ie", "stages=[{kind: sft, data: [train.jsonl], learning_rate: 1e-4}]",
+        f"evaluate=[{{name: test, data: {data}, prompt_variants: 3}}]", "max_bad_rows=1",
+    )  # fmt: skip
+    plan = made(mine, *overrides)
+    assert "test set test: 5 of 6 texts also stand in the training data" in plan.notes
+    book = ledger.of_plan(plan)["tests"]["test"]
+    assert (book["also_in_training"], book["nearly_in_training"], book["rows"]) == (5, 5, 6)
+    assert any(
+        "test: 5 of 6 texts also stand" in w and "(5 word for word" in w for w in checked(mine, *overrides)["warnings"]
+    )
+    assert not any("also stand" in note for note in checked(mine, *overrides)["notes"]), "said once"
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_anything_starts(
+    mine: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.backends import local
+
+    monkeypatch.setattr(local, "get_available_reporting_integrations", lambda: ["wandb"])
+    here = ["trainer=local", f"model.base={tiny_model}", f"run_dir={mine.parent}/runs"]
+    for command in ("check", "run"):
+        result = runner.invoke(app, [command, str(mine), *here, "report_to=[wandb, trackio]"])
+        assert result.exit_code == 2
+        assert "report_to.1: trackio is not installed: pip install trackio" in " ".join(result.output.split())
+        wrong = runner.invoke(app, [command, str(mine), *here, "report_to=[tensorbord]"])
+        assert "no tracker is called 'tensorbord'. Did you mean tensorboard?" in " ".join(wrong.output.split())
+    assert not (mine.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("base", ["/no/such/folder", "./nowhere", "~/nowhere"])
+def test_a_base_folder_that_does_not_exist_is_an_error_of_a_dry_run_too(mine: Path, base: str) -> None:
+    result = runner.invoke(app, ["run", str(mine), "--dry-run", "trainer=local", f"model.base={base}"])
+    assert result.exit_code == 2
+    assert "model.base" in result.stderr
+    assert "neither an existing folder" in result.stderr
 
 
 def test_instructions_shared_by_all_prompts_do_not_make_duplicates(mine: Path) -> None:

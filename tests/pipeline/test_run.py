@@ -184,7 +184,7 @@ def test_death_while_sealing_loses_nothing(mine: Path, monkeypatch: pytest.Monke
 def test_bad_rows_of_a_test_set_are_on_record(mine: Path) -> None:
     with (mine.parent / "new.jsonl").open("a") as file:
         file.write("{broken\n")
-    made, report = start(mine, "max_rejected=0.2")
+    made, report = start(mine, "max_bad_rows=0.2")
     assert report["sets"]["seen"]["base"]["n"] == 40
     [rejected] = [json.loads(line) for line in (made.folder / "rejected.jsonl").read_text().splitlines()]
     assert (rejected["for"], rejected["row"]) == ("seen", 11)

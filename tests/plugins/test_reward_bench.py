@@ -106,18 +106,18 @@ def test_what_is_wrong_is_named(reward: Callable, said: str) -> None:
     assert any(said in error for error in found.errors), found.errors
 
 
-@pytest.mark.parametrize("reading", ["compatible", "fixed"])
+@pytest.mark.parametrize("scorer", ["published", "corrected"])
 @pytest.mark.parametrize("target", ["nested", "compact"])
-def test_the_shipped_reward_is_fit(reading: str, target: str) -> None:
+def test_the_shipped_reward_is_fit(scorer: str, target: str) -> None:
     task = FundingTask(target=target)
     rows = [task.example(row, id=row["id"]) for row in funding_rows(12)]
-    found = check_reward(Funding(reading=reading), rows, task)
+    found = check_reward(Funding(scorer=scorer), rows, task)
     assert found.variants["gold"]["mean"] == 1
     assert found.variants["fenced"]["mean"] == 1
     assert found.variants["right id, wrong funder"]["mean"] <= 0.2
     assert found.variants["always empty"]["mean"] == 0
-    # Two of the twelve rows have no funder: the known defect of the compatible reading, and no other, is warned of.
-    assert any("garbage earns as much" in w for w in found.warnings) == (reading == "compatible")
+    # Two of the twelve rows have no funder: the known defect of the published scorer, and no other, is warned of.
+    assert any("garbage earns as much" in w for w in found.warnings) == (scorer == "published")
     assert found.baselines["an empty answer"] == pytest.approx(2 / 12)
     assert found.speed["calls_per_second"] > 0
 
@@ -182,7 +182,7 @@ def test_examples_and_their_task(tmp_path: Path) -> None:
 
 def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
-    good = runner.invoke(app, ["rewards", "test", "funding", "reading=fixed", "--data", str(path), "--json"])
+    good = runner.invoke(app, ["rewards", "test", "funding", "scorer=corrected", "--data", str(path), "--json"])
     assert good.exit_code == 0, good.output
     assert json.loads(good.stdout)["rows"] == 9
     human = runner.invoke(app, ["rewards", "test", "funding", "--data", str(path)])
@@ -197,7 +197,7 @@ def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     assert bad.exit_code == 1
     assert "not fit to train on" in bad.stdout
     assert runner.invoke(app, ["rewards", "test", "fundin"]).exit_code == 2
-    assert "Did you mean reading" in runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"]).stderr
+    assert "Did you mean scorer" in runner.invoke(app, ["rewards", "test", "funding", "scorr=corrected"]).stderr
     assert "KEY=VALUE" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
 
 
@@ -221,7 +221,7 @@ def test_the_task_is_the_rewards_own_or_asked_for(tmp_path: Path) -> None:
 
 def test_rewards_show() -> None:
     shown = runner.invoke(app, ["rewards", "show", "funding"]).stdout
-    assert "reading: Reading = 'compatible'" in shown
+    assert "scorer: Scorer = 'published'" in shown
     assert "funding_matching.py" in shown
     found = json.loads(runner.invoke(app, ["rewards", "show", "funding", "--json"]).stdout)
     assert found["parameters"]["beta"]["default"] == 0.5
@@ -267,9 +267,9 @@ def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypat
         assert refused.exit_code == 2
         assert f"'{taken}' is taken" in refused.stderr
     assert not (tmp_path / "json.py").exists()
-    unknown = runner.invoke(app, ["rewards", "test", "funding", "readin=fixed"])
+    unknown = runner.invoke(app, ["rewards", "test", "funding", "scorr=corrected"])
     assert unknown.exit_code == 2
-    assert "readin: funding has no such parameter. Did you mean reading?" in unknown.stderr
+    assert "scorr: funding has no such parameter. Did you mean scorer?" in unknown.stderr
     absent = runner.invoke(app, ["rewards", "test", "funding", "--data", "none.jsonl"])
     assert absent.exit_code == 2
     assert "data_root" not in absent.stderr

@@ -176,7 +176,7 @@ def test_two_of_one_class_are_logged_apart(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from adapters.backends.local.trl_reward import TrlReward
 
-    plugs = [RewardSpec(use="funding"), RewardSpec.model_validate({"use": "funding", "reading": "fixed"})]
+    plugs = [RewardSpec(use="funding"), RewardSpec.model_validate({"use": "funding", "scorer": "corrected"})]
     rewards = [TrlReward(n, [EXAMPLE], tmp_path / "r.jsonl") for n in resolve_all(plugs, folder=tmp_path, at=())]
     logged: dict[str, float] = {}
     for reward in rewards:
@@ -207,7 +207,7 @@ def test_the_trainer_gets_a_number_or_none(make, tmp_path: Path) -> None:  # typ
 
 def test_as_a_reward_function_of_trl() -> None:
     rows = funding_rows(6)
-    reward = trl_reward("funding", reading="fixed")
+    reward = trl_reward("funding", scorer="corrected")
     task = FundingTask()
     golds = [task.example(row).completion for row in rows]
     logged: dict[str, float] = {}
@@ -226,7 +226,7 @@ def test_as_a_reward_function_of_trl() -> None:
 def test_as_a_score_function_of_verl() -> None:
     row = funding_rows(2)[1]
     example = FundingTask().example(row)
-    score = verl_score("funding", reading="fixed")
+    score = verl_score("funding", scorer="corrected")
     truth = json.dumps(FundingTask().gold(row))
     assert score("funding", example.completion, truth, {"index": 3, "split": "train"}) == 1.0
     assert score(data_source="funding", solution_str="[]", ground_truth=truth, extra_info=None) == 0.0
@@ -246,8 +246,8 @@ def test_a_reward_without_a_task_reads_plain_columns(tmp_path: Path) -> None:
 def test_outside_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="Did you mean funding"):
         trl_reward("fundign")
-    with pytest.raises(UserError, match="Did you mean reading"):
-        verl_score("funding", readin="fixed")
+    with pytest.raises(UserError, match="Did you mean scorer"):
+        verl_score("funding", scorr="corrected")
 
 
 def test_a_fault_policy_outside(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -272,8 +272,8 @@ def test_in_a_bare_grpo_trainer(tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.pad_token = "<|endoftext|>"
     seen: list[list[float | None]] = []
-    funding, again = trl_reward("funding", reading="fixed"), trl_reward("funding", reading="compatible")
-    again.__name__ = "funding_compatible"
+    funding, again = trl_reward("funding", scorer="corrected"), trl_reward("funding", scorer="published")
+    again.__name__ = "funding_published"
 
     def recorded(**columns: object) -> list[float | None]:
         seen.append(funding(**columns))
@@ -302,8 +302,8 @@ def test_in_a_bare_grpo_trainer(tiny_model: Path, tmp_path: Path) -> None:
     assert len(seen) >= 2
     assert all(score is not None and 0 <= score <= 1 for batch in seen for score in batch)
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
-    assert {"rewards/funding/mean", "rewards/funding_compatible/mean"} <= set(logs[0])
-    assert any(key.startswith("parts/funding_compatible/") for key in logs[0]) or "parts/funding/funder" in logs[0]
+    assert {"rewards/funding/mean", "rewards/funding_published/mean"} <= set(logs[0])
+    assert any(key.startswith("parts/funding_published/") for key in logs[0]) or "parts/funding/funder" in logs[0]
 
 
 @pytest.mark.slow

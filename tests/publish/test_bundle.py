@@ -317,7 +317,7 @@ def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
     assert funder.before == figures["1-sft"]["metrics"]["balanced"]["funder"]["f1"]
     assert funder.interval[0] <= funder.delta <= funder.interval[1]
     assert [change.field for change in tables["test"]] == ["funder", "award_id"], "no row for what is nowhere to find"
-    other = make_run(tmp_path, "name=other", "evaluate.0.data.0.cap=5")
+    other = make_run(tmp_path, "name=other", "evaluate.0.data.0.max_rows=5")
     assert comparison.compare(mine, read(other), "balanced") == (
         {},
         ["test: the two runs do not hold the same rows under this name"],

@@ -18,7 +18,7 @@ from adapters.pipeline.run_folder import EvaluatedModel, RunFolder
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
 from adapters.report.reward_weights import reward_weights, weighted
 from adapters.rewards import funding_alignment
-from adapters.rewards.funding_matching import MODES, READINGS, counts, parse, read_funders
+from adapters.rewards.funding_matching import MODES, SCORERS, counts, parse, read_funders
 from adapters.tasks.funding import FundingTask
 from adapters.types import Aligned, Counts
 
@@ -39,11 +39,11 @@ funders = st.lists(
 )
 
 
-@given(funders, funders, st.sampled_from(MODES), st.sampled_from(READINGS))
-def test_the_funding_comparison_is_the_scorers(gold: list, pred: list, mode: str, reading: str) -> None:
+@given(funders, funders, st.sampled_from(MODES), st.sampled_from(SCORERS))
+def test_the_funding_comparison_is_the_scorers(gold: list, pred: list, mode: str, scorer: str) -> None:
     left, right = read_funders(gold), read_funders(pred)
-    rows = funding_alignment.align(left, right, mode, reading)
-    for field, counted in counts(left, right, mode, reading).items():
+    rows = funding_alignment.align(left, right, mode, scorer)
+    for field, counted in counts(left, right, mode, scorer).items():
         mine = [r for r in rows if r.field == field]
         assert sum(r.gold is not None for r in mine) == counted.gold
         assert sum(r.pred is not None for r in mine) == counted.pred

@@ -20,7 +20,7 @@ from adapters.rewards.funding_assignment import merge_similar
 from adapters.rewards.funding_matching import (
     FIELDS,
     MODES,
-    READINGS,
+    SCORERS,
     counts,
     counts_in,
     match_ids,
@@ -229,9 +229,9 @@ def test_counts_and_reward_equal_the_plain_ones(gold, pred, ids_only):
     for mode in MODES:
         assert {field: tuple(found[mode][field]) for field in FIELDS} == bench.plain_counts(gold, pred, mode)
         assert grade(Funding(mode=mode), pred, gold).score == bench.plain_reward(json.dumps(pred), gold, mode)
-    for reading in READINGS:
-        alone = {mode: counts(read_funders(gold), read_funders(pred), mode, reading) for mode in MODES}
-        assert counts_in(MODES, read_funders(gold), read_funders(pred), reading) == alone
+    for scorer in SCORERS:
+        alone = {mode: counts(read_funders(gold), read_funders(pred), mode, scorer) for mode in MODES}
+        assert counts_in(MODES, read_funders(gold), read_funders(pred), scorer) == alone
 
 
 @given(st.lists(st.text("ab", min_size=10, max_size=11), min_size=2, max_size=8))
@@ -281,25 +281,25 @@ def test_order_is_irrelevant_where_names_are_equal_or_apart(gold, pred, random):
     assert max(similarity(a, b, "permissive") for a in names for b in names if a != b) < 0.8
     other_gold, other_pred = shuffled(gold, random), shuffled(pred, random)
     for mode in MODES:
-        for reading in READINGS:
-            first = counts(read_funders(gold), read_funders(pred), mode, reading)
-            assert first == counts(read_funders(other_gold), read_funders(other_pred), mode, reading)
-            swapped = counts(read_funders(pred), read_funders(gold), mode, reading)
+        for scorer in SCORERS:
+            first = counts(read_funders(gold), read_funders(pred), mode, scorer)
+            assert first == counts(read_funders(other_gold), read_funders(other_pred), mode, scorer)
+            swapped = counts(read_funders(pred), read_funders(gold), mode, scorer)
             assert first == {field: Counts(n.pred, n.gold, n.matched) for field, n in swapped.items()}
-            reward = Funding(mode=mode, reading=reading)
+            reward = Funding(mode=mode, scorer=scorer)
             assert grade(reward, pred, gold).score == grade(reward, other_pred, other_gold).score
 
 
-def test_order_decides_a_chain_of_similar_names_in_the_compatible_reading():
+def test_order_decides_a_chain_of_similar_names_of_the_published_scorer():
     a, b, c = "a" * 20, "a" * 16 + "b" * 4, "a" * 13 + "b" * 7
     assert [similarity(*pair, "strict") >= 0.8 for pair in ((a, b), (b, c), (a, c))] == [True, True, False]
 
-    def groups(names, reading):
-        return counts(read_funders([funder(name) for name in names]), (), "strict", reading)["funder"].gold
+    def groups(names, scorer):
+        return counts(read_funders([funder(name) for name in names]), (), "strict", scorer)["funder"].gold
 
-    assert groups((a, b, c), "compatible") == 1
-    assert groups((a, c, b), "compatible") == 2
-    assert groups((a, b, c), "fixed") == groups((a, c, b), "fixed") == 3
+    assert groups((a, b, c), "published") == 1
+    assert groups((a, c, b), "published") == 2
+    assert groups((a, b, c), "corrected") == groups((a, c, b), "corrected") == 3
 
 
 @given(any_text, any_text)
@@ -312,9 +312,9 @@ def test_similarity_is_symmetric(a, b):
 
 @given(funders([name for name in ALIKE if name != "*"]))
 def test_gold_against_itself_is_perfect(gold):
-    for mode, reading in (("balanced", "compatible"), ("strict", "compatible"), *((mode, "fixed") for mode in MODES)):
-        assert grade(Funding(mode=mode, reading=reading), gold, gold).score == 1
-        found = counts(read_funders(gold), read_funders(gold), mode, reading)
+    for mode, scorer in (("balanced", "published"), ("strict", "published"), *((mode, "corrected") for mode in MODES)):
+        assert grade(Funding(mode=mode, scorer=scorer), gold, gold).score == 1
+        found = counts(read_funders(gold), read_funders(gold), mode, scorer)
         assert all(n.gold == n.pred == n.matched for n in found.values())
 
 
@@ -327,9 +327,9 @@ json_values = st.recursive(
 records = st.lists(st.dictionaries(keys, json_values, max_size=4), max_size=4)
 
 
-@given(st.one_of(json_values, records), st.one_of(json_values, records), any_text, st.sampled_from(READINGS))
-def test_nothing_raises_and_scores_stay_in_range(gold, pred, text, reading):
-    reward = Funding(reading=reading)
+@given(st.one_of(json_values, records), st.one_of(json_values, records), any_text, st.sampled_from(SCORERS))
+def test_nothing_raises_and_scores_stay_in_range(gold, pred, text, scorer):
+    reward = Funding(scorer=scorer)
     for completion in (json.dumps(pred), text, f"```json\n{json.dumps(pred)}\n```", "```json" + text):
         score, parts = grade(reward, completion, gold)
         if gold is None:
@@ -338,7 +338,7 @@ def test_nothing_raises_and_scores_stay_in_range(gold, pred, text, reading):
         assert 0 <= score <= 1
         assert all(0 <= parts[name] <= 1 for name in ("funder", "hierarchical", "flat", "format_valid"))
         assert parts["id_ratio"] >= 0
-    counts(read_funders(gold), read_funders(pred), "permissive", reading)
+    counts(read_funders(gold), read_funders(pred), "permissive", scorer)
 
 
 # ------------------------------------------------------------------------------------------------------- adversarial
@@ -457,11 +457,11 @@ def test_normalise_text_order():
     assert len(normalise_text("x" * 5000)) == MAX_CHARS
 
 
-# ------------------------------------------------------------------------------------------------ the fixed reading
+# ---------------------------------------------------------------------------------------------- the corrected scorer
 
 
 @pytest.mark.parametrize(
-    ("gold", "pred", "compatible", "fixed"),
+    ("gold", "pred", "published", "corrected"),
     [
         ([funder("X", ["7", "7-"])], [funder("X", ["7"])], 0.5 + 0.5 / 1.2, 1),
         ([funder("X", ["7"])], [funder("X", ["7", "-"])], 0.5 + 0.5 / 1.8, 1),
@@ -473,21 +473,21 @@ def test_normalise_text_order():
         ([funder(None, ["7"])], [funder("*", ["7"])], 0.1, 1),
     ],
 )  # fmt: skip
-def test_readings_differ_as_documented(gold, pred, compatible, fixed):
-    assert grade(Funding(), pred, gold).score == pytest.approx(compatible)
-    assert grade(Funding(reading="fixed"), pred, gold).score == pytest.approx(fixed)
+def test_scorers_differ_as_documented(gold, pred, published, corrected):
+    assert grade(Funding(), pred, gold).score == pytest.approx(published)
+    assert grade(Funding(scorer="corrected"), pred, gold).score == pytest.approx(corrected)
 
 
 def test_fixed_keeps_similar_gold_funders_apart():
     gold, pred = [funder("NSF Grants", ["1"]), funder("NSF Grant", ["2"])], [funder("NSF Grants", ["1", "2"])]
     assert grade(Funding(), pred, gold).score == 1
-    parts = grade(Funding(reading="fixed"), pred, gold).parts
+    parts = grade(Funding(scorer="corrected"), pred, gold).parts
     assert (parts["funder"], parts["hierarchical"], parts["flat"]) == (Counts(2, 1, 1).f(0.5), 0.5, 1)
 
 
 def test_fixed_pairs_equal_names_first():
     gold = [funder("National Science Foundation", ["1"]), funder("National Natural Science Foundation of China", ["2"])]
-    found = counts(read_funders(gold), read_funders(gold[::-1]), "permissive", "fixed")
+    found = counts(read_funders(gold), read_funders(gold[::-1]), "permissive", "corrected")
     assert found["funder"] == found["award_id"] == Counts(2, 2, 2)
 
 
@@ -506,7 +506,7 @@ def test_fixed_pairs_equal_names_first():
         ({"threshold": 80}, "threshold must be above 0 and at most 1"),
         ({"soft_ids": 1}, "soft_ids must be true or false"),
         ({"mode": "loose"}, "mode must be one of permissive, balanced, strict"),
-        ({"reading": "old"}, "reading must be one of compatible, fixed"),
+        ({"scorer": "old"}, "scorer must be one of published, corrected"),
     ],
 )
 def test_parameters_are_checked(parameters, message):
@@ -533,8 +533,8 @@ def test_unlabelled_example_does_not_apply():
 
 
 def test_reward_is_picklable_and_sees_a_changed_gold():
-    reward = pickle.loads(pickle.dumps(Funding(reading="fixed")))
-    assert reward == Funding(reading="fixed")
+    reward = pickle.loads(pickle.dumps(Funding(scorer="corrected")))
+    assert reward == Funding(scorer="corrected")
     gold = [funder("NIH", ["1"])]
     completion = json.dumps(gold)
     assert reward(completion, example(gold)).score == 1

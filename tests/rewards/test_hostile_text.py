@@ -62,9 +62,9 @@ VALUES = {
 FUNDING, IE = FundingTask().example(funding_rows(2)[1], id="a"), IeTask().example(ie_rows(1)[0], id="a")
 GOLD: list[tuple[Task, Any, Example]] = [
     (FundingTask(), Funding(), FUNDING),
-    (FundingTask(), Funding(reading="fixed", soft_ids=True), FUNDING),
+    (FundingTask(), Funding(scorer="corrected", soft_ids=True), FUNDING),
     (IeTask(), InformationExtraction(), IE),
-    (IeTask(), InformationExtraction(parsing="lenient", form="strict"), IE),
+    (IeTask(), InformationExtraction(missing_answer="whole", tags="strict"), IE),
 ]
 AGENT = AgentTask()
 one_of_each = {row["env"]: row for row in synthesize(12, 0)}.values()

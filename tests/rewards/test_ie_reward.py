@@ -20,7 +20,7 @@ from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, probe
 from adapters.recipe.fields import PluginSpec
 from adapters.rewards.ie import InformationExtraction
-from adapters.rewards.ie_records import MAX_TEXT, Reading
+from adapters.rewards.ie_records import MAX_TEXT, AnswerReader
 from adapters.tasks.ie import NER_USER, SYSTEM, IeTask
 from adapters.types import Counts, Example, Reward, Scored, Task
 
@@ -81,8 +81,8 @@ def test_relations_are_asked_for_and_answered() -> None:
 
 @pytest.mark.parametrize("target", ["tagged", "bare", "compact"])
 def test_the_target_scores_full_marks(target: Any) -> None:
-    reading: Any = {} if target == "tagged" else {"no_answer": "whole"}
-    task = IeTask(target=target, **reading)
+    options: Any = {} if target == "tagged" else {"missing_answer": "whole"}
+    task = IeTask(target=target, **options)
     example = task.example(ROW)
     for fields in task.counts(example.gold, example.completion or "").values():
         assert fields["entity"] == Counts(2, 2, 2)
@@ -90,7 +90,7 @@ def test_the_target_scores_full_marks(target: Any) -> None:
     assert task.is_well_formed(example.completion or "")
     assert task.counts(example.gold, task.empty_answer(example))["labelled"]["entity"] == Counts(2, 0, 0)
     weights: Any = {} if target == "tagged" else {"think": 0.0, "answer": 0.0, "f1": 0.9}
-    named = NamedReward("ie", InformationExtraction(**weights, **reading))
+    named = NamedReward("ie", InformationExtraction(**weights, **options))
     assert named.reward(example.completion or "", example) == Scored(
         1.0, {**dict.fromkeys(("think", "answer"), float(target == "tagged")), "json": 1.0, "f1": 1.0,
               "f1_some_gold": 1.0, "empty_answers": 0.0, "tags": 4.0 if target == "tagged" else 0.0}
@@ -99,24 +99,24 @@ def test_the_target_scores_full_marks(target: Any) -> None:
 
 
 def test_targets_differ_in_length_only() -> None:
-    short = IeTask(target="compact", no_answer="whole")
+    short = IeTask(target="compact", missing_answer="whole")
     assert short.example(ROW).completion == '{"person":["Marie Curie"],"organization":["University of Paris"]}'
     assert short.example({**ROW, "gold": NOTHING}).completion == "{}"
-    assert IeTask(target="bare", no_answer="whole").example(ROW).completion == json.dumps(GOLD)
+    assert IeTask(target="bare", missing_answer="whole").example(ROW).completion == json.dumps(GOLD)
     assert "<think>\nBecause.\n</think>" in (IeTask().example({**ROW, "reasoning": "Because."}).completion or "")
-    with pytest.raises(ValueError, match="no_answer: whole"):
+    with pytest.raises(ValueError, match="missing_answer: whole"):
         IeTask(target="compact")
 
 
 def test_labels_keep_the_order_of_the_schema_or_a_seeded_one() -> None:
     backwards = IeTask().example({**ROW, "gold": dict(reversed(GOLD.items()))})
     assert list(backwards.gold) == SCHEMA
-    orders = {tuple(IeTask(order=n).example(ROW).gold) for n in range(20)}
+    orders = {tuple(IeTask(label_order=n).example(ROW).gold) for n in range(20)}
     assert len(orders) == 6, "every order of three labels comes up"
-    assert IeTask(order=3).example(ROW).prompt == IeTask(order=3).example(ROW).prompt
-    assert IeTask(order=3).rephrase(2) == IeTask().rephrase(5) == IeTask(order=5)
-    other = IeTask(order=3).example({**ROW, "text": "Another text.", "gold": {}})
-    assert list(other.gold) == list(IeTask(order=3).example(ROW).gold), "one order for all rows of a schema"
+    assert IeTask(label_order=3).example(ROW).prompt == IeTask(label_order=3).example(ROW).prompt
+    assert IeTask(label_order=3).rephrase(2) == IeTask().rephrase(5) == IeTask(label_order=5)
+    other = IeTask(label_order=3).example({**ROW, "text": "Another text.", "gold": {}})
+    assert list(other.gold) == list(IeTask(label_order=3).example(ROW).gold), "one order for all rows of a schema"
 
 
 def test_text_from_a_table_is_read_too() -> None:
@@ -238,41 +238,29 @@ def test_no_gold_is_no_score() -> None:
 # -------------------------------------------------------------------------------------------------- the open questions
 
 
-def test_lenient_parsing() -> None:
-    for name in ("fenced", "value a bare string"):
-        assert score(VECTORS[name][0], parsing="lenient") == 1.0
-    assert score(tagged("```{}```"), NOTHING, parsing="lenient") == 1.0
-    assert score(tagged("```"), NOTHING, parsing="lenient") == pytest.approx(0.2)
-    single = {"Work_For": RELATION["Work_For"][0]}
-    assert score(tagged(single), RELATION, parsing="lenient") == 1.0
-    assert score(tagged(single), RELATION) == pytest.approx(0.3)
-
-
 def test_strict_form() -> None:
     good = tagged(GOLD)
-    assert score(f"\n {good}\n", form="strict") == 1.0
+    assert score(f"\n {good}\n", tags="strict") == 1.0
     for text in (f"Well: {good}", f"{good} Done.", good.replace("</think>", "</think> so ")):
-        assert score(text, form="strict") == pytest.approx(0.8), "the answer counts, its form does not"
+        assert score(text, tags="strict") == pytest.approx(0.8), "the answer counts, its form does not"
         assert score(text) == 1.0
     think, answer = good.split("\n<answer>")
-    assert score(f"<answer>{answer}{think}", form="strict") == pytest.approx(0.8), "the answer came before the thought"
-    assert score(good + "<answer>{}</answer>", form="strict") == 0.0, "two answers"
-    assert score(f"<think>a</think>{good}", form="strict") == pytest.approx(0.8), "two thoughts"
-    assert score(f"<think>my <answer> is</think>{good}", form="strict") == pytest.approx(0.8)
+    assert score(f"<answer>{answer}{think}", tags="strict") == pytest.approx(0.8), "the answer came before the thought"
+    assert score(good + "<answer>{}</answer>", tags="strict") == 0.0, "two answers"
+    assert score(f"<think>a</think>{good}", tags="strict") == pytest.approx(0.8), "two thoughts"
+    assert score(f"<think>my <answer> is</think>{good}", tags="strict") == pytest.approx(0.8)
 
 
-def test_of_several_answers_the_last_counts_unless_told_otherwise() -> None:
+def test_of_several_answers_the_last_counts() -> None:
     text = tagged({}) + tagged(GOLD)
     assert score(text) == 1.0
-    assert score(text, several="first") == pytest.approx(0.3)
-    assert score(text, several="none") == pytest.approx(0.2)
     assert score("<think>I write it in <answer> tags.</think>" + tagged(GOLD)) == 1.0
     assert score(tagged(GOLD) + "</answer>") == 1.0
 
 
 def test_text_without_tags_can_be_read_whole() -> None:
     bare = json.dumps(GOLD)
-    options: dict[str, Any] = {"no_answer": "whole"}
+    options: dict[str, Any] = {"missing_answer": "whole"}
     assert score(bare, **options) == pytest.approx(0.8)
     assert score(f"<think>x</think>{bare}", **options) == pytest.approx(0.9)
     assert score(bare, **options, think=0.0, answer=0.0, json=0.1, f1=0.9) == 1.0
@@ -280,15 +268,11 @@ def test_text_without_tags_can_be_read_whole() -> None:
 
 
 def test_the_other_options() -> None:
-    assert score(tagged('{"person": ["Marie Curie"], "x": NaN}'), constants="accept") == pytest.approx(0.7667, abs=1e-4)
     twice = '{"person": ["He"], "person": ["Marie Curie"], "organization": ["University of Paris"]}'
     assert score(tagged(twice)) == pytest.approx(0.86), "the first value is not hidden"
-    assert score(tagged(twice), duplicate_keys="reject") == pytest.approx(0.2)
-    assert score(VECTORS["extra out-of-schema entity"][0], out_of_schema="ignore") == 1.0
     assert score(VECTORS["case differs"][0], casefold=True) == 1.0
     assert score(tagged({**GOLD, "person": ["  Marie \n Curie "]})) == 1.0
     assert score(VECTORS["second entity under wrong type"][0], typed=False) == 1.0
-    assert score(tagged({}), NOTHING, both_empty=0.0) == pytest.approx(0.3)
     assert score(tagged([]), json_other=0.0) == pytest.approx(0.2)
     swapped = RELATION_VECTORS["head and tail swapped"][0]
     assert score(swapped, RELATION, symmetric=("Work_For",)) == 1.0
@@ -301,11 +285,10 @@ def test_the_other_options() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"form": "loose"}, "form must be one of presence, strict, got 'loose'"),
+        ({"tags": "loose"}, "tags must be one of presence, strict, got 'loose'"),
         ({"f1": 0.8}, "must sum to 1, got 1.1"),
         ({"think": -0.1}, "think must lie between 0 and 1"),
         ({"json_other": 0.2}, "not be above json"),
-        ({"max_tags": 3}, "at least 4"),
         ({"symmetric": "compare"}, "list of relation names"),
     ],
 )
@@ -358,10 +341,10 @@ def test_tags_alone_do_not_pay_for_long() -> None:
     ],
     ids=lambda text: f"{text[:20]!r}",
 )
-@pytest.mark.parametrize("parsing", ["exact", "lenient"])
-def test_hostile_texts_are_answered_at_once(text: str, parsing: str) -> None:
+@pytest.mark.parametrize("missing_answer", ["nothing", "whole"])
+def test_hostile_texts_are_answered_at_once(text: str, missing_answer: str) -> None:
     began = time.process_time()
-    assert 0.0 <= (score(text, parsing=parsing) or 0.0) < 0.31
+    assert 0.0 <= (score(text, missing_answer=missing_answer) or 0.0) < 0.31
     assert time.process_time() - began < 5, "a quadratic step takes minutes here"
 
 
@@ -376,16 +359,11 @@ completions = (
     | st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "{}", "[]", "x"])).map("".join)
     | json_values.map(tagged)
 )
-readings = st.fixed_dictionaries(
+readers = st.fixed_dictionaries(
     {},
     optional={
-        "form": st.sampled_from(["presence", "strict"]),
-        "several": st.sampled_from(["last", "first", "none"]),
-        "no_answer": st.sampled_from(["nothing", "whole"]),
-        "parsing": st.sampled_from(["exact", "lenient"]),
-        "constants": st.sampled_from(["reject", "accept"]),
-        "duplicate_keys": st.sampled_from(["merge", "reject"]),
-        "out_of_schema": st.sampled_from(["count", "ignore"]),
+        "tags": st.sampled_from(["presence", "strict"]),
+        "missing_answer": st.sampled_from(["nothing", "whole"]),
         "casefold": st.booleans(),
         "symmetric": st.sampled_from([(), ("person",)]),
     },
@@ -393,7 +371,7 @@ readings = st.fixed_dictionaries(
 golds = st.dictionaries(st.sampled_from(SCHEMA), st.lists(st.sampled_from(["Marie Curie", "he", "Ü"]), max_size=3))
 
 
-@given(completions, golds, readings)
+@given(completions, golds, readers)
 def test_any_text_gets_a_score_of_its_own(completion: str, gold: dict[str, list[str]], options: dict[str, Any]) -> None:
     grader = InformationExtraction(**options)
     first = grader(completion, Example("1", "s", (), gold=gold))
@@ -480,17 +458,15 @@ def test_the_published_sizes(name: str, n: int, items: int | None) -> None:
 
 
 def test_parameters_come_from_yaml() -> None:
-    plug = PluginSpec.model_validate(
-        {"use": "ie", "symmetric": ["compare", "conjunction"], "form": "strict", "max_tags": 8}
-    )
+    plug = PluginSpec.model_validate({"use": "ie", "symmetric": ["compare", "conjunction"], "tags": "strict"})
     for kind in ("tasks", "rewards"):
         made = resolve(kind, plug)
-        assert (made.symmetric, made.form, made.max_tags) == (("compare", "conjunction"), "strict", 8)
+        assert (made.symmetric, made.tags) == (("compare", "conjunction"), "strict")
     with pytest.raises(UserError, match="'presence' or 'strict'"):
-        resolve("rewards", PluginSpec.model_validate({"use": "ie", "form": "loose"}))
+        resolve("rewards", PluginSpec.model_validate({"use": "ie", "tags": "loose"}))
 
 
-def test_readings_agree_by_default() -> None:
-    shared = Reading()
+def test_task_and_reward_agree_by_default() -> None:
+    shared = AnswerReader()
     assert all(getattr(IeTask(), name) == value == getattr(InformationExtraction(), name)
                for name, value in vars(shared).items())  # fmt: skip

@@ -56,8 +56,8 @@ def test_a_task_without_made_up_rows_asks_for_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["tagged", "bare", "compact"])
 def test_wrong_entities_and_relations_earn_less_than_gold(target: str) -> None:
-    task = IeTask(target=target, no_answer="nothing" if target == "tagged" else "whole")  # type: ignore[arg-type]
-    reward = InformationExtraction(no_answer=task.no_answer)
+    task = IeTask(target=target, missing_answer="nothing" if target == "tagged" else "whole")  # type: ignore[arg-type]
+    reward = InformationExtraction(missing_answer=task.missing_answer)
     tried = set()
     for row in IeTask.example_rows:
         example = task.example(row, id="x")

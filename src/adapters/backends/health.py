@@ -57,7 +57,7 @@ class HealthMonitor:
         if limit is not None and not kl <= limit:
             remedy = "lower learning_rate, raise beta, or raise health.max_kl"
             return Finding(f"the KL to the reference is {kl:g}, above {limit:g}", remedy, True)
-        most = self.health.stuck_steps
+        most = self.health.no_signal_steps
         if most is None:
             return None
         findings = []

@@ -69,6 +69,11 @@ class Evaluation:
     beyond: int = 0
     """Gold answers longer than max_new_tokens: no model can score on them in full."""
 
+    @property
+    def texts(self) -> list[str]:
+        """The text of every row, once, whatever the number of variants."""
+        return [text for rows in self.by_source.values() for text in rows]
+
 
 class Backend(Protocol):
     """Where training and sampling happen."""

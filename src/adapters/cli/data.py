@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 data_app = typer.Typer(help="Make, convert, mix and measure data files.")
-SCORERS = {"published": "compatible", "corrected": "fixed"}
-"""The scorers of the funding task -> the values of its parameter."""
+SCORERS = {"published": "published", "corrected": "corrected", "compatible": "published", "fixed": "corrected"}
+"""The scorers of the funding task, by their present and their old names."""
 
 
 @app.command()
@@ -47,10 +47,10 @@ def score(
     from adapters.recipe.load import parse_assignments
 
     with errors():
-        reading = SCORERS.get(scorer or "", scorer)
-        if reading not in (None, *SCORERS.values()):
+        scorer = SCORERS.get(scorer or "", scorer)
+        if scorer not in (None, *SCORERS.values()):
             raise UserError(f"--scorer is published or corrected, not {scorer!r}.")
-        chosen = parse_assignments(params or []) | ({"reading": reading} if reading else {})
+        chosen = parse_assignments(params or []) | ({"scorer": scorer} if scorer else {})
         result, warnings = score_files.score_files(
             predictions, gold, task=task_of_file(gold, task), mode=mode, params=chosen
         )

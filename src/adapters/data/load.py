@@ -11,7 +11,7 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from adapters.data import preference
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.rows import BAD_ROW, read_file
 from adapters.errors import KeyPath, UserError, hint
-from adapters.recipe.fields import HubSource, PathSource, Source, Subset, SynthesizedSource
+from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.types import Example, Row, Task
 
 GENERATORS = {
@@ -71,7 +71,7 @@ def load_examples(
     *,
     root: Path,
     seed: int,
-    max_rejected: float = 0.01,
+    max_bad_rows: float = 0.01,
     noising: RowNoiser | None = None,
     epochs: int = 1,
     at: KeyPath = (),
@@ -79,7 +79,7 @@ def load_examples(
     """Read every source of a `data:` list into examples.
 
     With `noising` there is a noisy copy of each row for each of `epochs` epochs and each repeat; without, one epoch
-    serves for all. Raises UserError when a source is missing, empty after filtering, or has more than `max_rejected`
+    serves for all. Raises UserError when a source is missing, empty after filtering, or has more than `max_bad_rows`
     (a share) bad rows.
     """
     out = Loaded()
@@ -90,7 +90,7 @@ def load_examples(
         per_row = source.repeat * (epochs if noising else 1)
         _check_size(len(rows), per_row, key)
         clean, bad = _clean_examples(rows, task, name)
-        _check_bad_share(bad, len(rows), max_rejected, key)
+        _check_bad_share(bad, len(rows), max_bad_rows, key)
         stats = NoiseStats()
         if noising is None:
             examples = [example for _, example in clean for _ in range(per_row)]
@@ -200,7 +200,7 @@ def default_name(source: Source) -> str:
     if isinstance(source, PathSource):
         return Path(source.path).stem
     if isinstance(source, HubSource):
-        return f"{source.hub.rstrip('/').rsplit('/', 1)[-1]}:{source.split}"
+        return f"{source.hub.rstrip('/').rsplit('/', 1)[-1]}:{source.hub_split}"
     return f"synthetic-{source.synthesize}"
 
 
@@ -228,11 +228,12 @@ def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
     path = str(local) if local.is_dir() else source.hub
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(path, source.config, split=source.split, revision=source.revision)
+        table = datasets.load_dataset(path, source.config, split=source.hub_split, revision=source.revision)
     except Exception as error:  # the library raises many types for the same user error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the dataset {source.hub!r} (config {source.config}, split {source.split!r}) cannot be loaded: {first}",
+            f"the dataset {source.hub!r} (config {source.config}, split {source.hub_split!r}) cannot be loaded: "
+            f"{first}",
             at=at,
         ) from error
     return (dict(row) for row in table)
@@ -254,11 +255,11 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
                 f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=(*at, "columns", wanted)
             )
     rows = [(n, _renamed(row, source.columns)) for n, row in rows]
-    if source.subset is not None:
-        keys = split_keys([str(row.get(source.subset.by)) for _, row in rows if BAD_ROW not in row], source.subset)
-        if good and not any(source.subset.by in row for _, row in rows):
-            raise UserError(f"no row has the column {source.subset.by!r}.", at=(*at, "subset", "by"))
-        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.subset.by)) in keys]
+    if source.split is not None:
+        keys = split_keys([str(row.get(source.split.key)) for _, row in rows if BAD_ROW not in row], source.split)
+        if good and not any(source.split.key in row for _, row in rows):
+            raise UserError(f"no row has the column {source.split.key!r}.", at=(*at, "split", "key"))
+        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.split.key)) in keys]
     for column, value in source.where.items():
         if good and not any(column in row for _, row in rows):
             raise UserError(
@@ -266,8 +267,8 @@ def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath)
             )
         allowed = value if isinstance(value, tuple) else (value,)
         rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
-    if source.cap is not None and len(rows) > source.cap:
-        keep = sorted(random.Random(seed).sample(range(len(rows)), source.cap))
+    if source.max_rows is not None and len(rows) > source.max_rows:
+        keep = sorted(random.Random(seed).sample(range(len(rows)), source.max_rows))
         rows = [rows[i] for i in keep]
     if not rows:
         raise UserError("no row is left of this source after its filters.", at=at)
@@ -282,21 +283,21 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     return kept | {wanted: row[column] for wanted, column in columns.items() if column in row}
 
 
-def split_keys(keys: Iterable[str], subset: Subset) -> set[str]:
+def split_keys(keys: Iterable[str], split: Split) -> set[str]:
     """The keys of one part of a split, as in the published 70/20/10 split by id with seed 42.
 
     Distinct keys are sorted, shuffled with the seed, and cut at int(fraction * n); the last part takes the rest.
     """
     ordered = sorted(set(keys))
-    random.Random(subset.seed).shuffle(ordered)
+    random.Random(split.seed).shuffle(ordered)
     start = 0
-    parts = list(subset.of.items())
+    parts = list(split.fractions.items())
     for n, (name, fraction) in enumerate(parts):
         stop = len(ordered) if n == len(parts) - 1 else start + int(fraction * len(ordered))
-        if name == subset.take:
+        if name == split.name:
             return set(ordered[start:stop])
         start = stop
-    raise KeyError(subset.take)  # the recipe's validation excludes it
+    raise KeyError(split.name)  # the recipe's validation excludes it
 
 
 def _is_empty(gold: Any) -> bool:
@@ -317,8 +318,3 @@ def text_key(example: Example) -> str:
 def fold(text: str) -> str:
     """A text without case, spacing and punctuation."""
     return re.sub(r"\W+", " ", text.casefold()).strip()
-
-
-def overlap(seen: Set[str], test: Iterable[Example]) -> int:
-    """Number of test examples whose text is among the training texts `seen` (leakage)."""
-    return sum(1 for e in test if text_key(e) in seen)

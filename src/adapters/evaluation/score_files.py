@@ -23,19 +23,16 @@ def score_files(
     *,
     task: str = "funding",
     mode: str | None = None,
-    reading: str | None = None,
     params: Mapping[str, Any] = {},
 ) -> tuple[dict[str, Any], list[str]]:
     """Metrics of a prediction file, mode -> field -> figures, and warnings.
 
     Rows are joined by `id`; the first of a repeated id wins. A prediction without gold is all false positives. A gold
-    row without a prediction is missed, or left out, as the published harness does, by a task in the `compatible`
-    reading. `reading` None is the task's own, `params` are its other parameters. Raises UserError for unreadable files
-    and unknown names.
+    row without a prediction is missed, or left out by a task whose `scorer` is `published`, as its harness does.
+    `params` are the task's parameters. Raises UserError for unreadable files and unknown names.
     """
-    chosen = dict(params) if reading is None else {**params, "reading": reading}
-    counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **chosen}))
-    leave_out = getattr(counter, "reading", None) == "compatible"
+    counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
+    leave_out = getattr(counter, "scorer", None) == "published"
     warnings: list[str] = []
     golden = {i: _gold(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
     answers = {i: _completion(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
@@ -44,7 +41,7 @@ def score_files(
     if without:
         warnings.append(f"{len(without)} predictions have no gold row (such as {without[0]!r}): all false positives")
     if missing:
-        fate = "left out, as the published harness does (see --reading)" if leave_out else "counted as missed"
+        fate = "left out, as published (--set scorer=corrected counts them)" if leave_out else "counted as missed"
         warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
     counts: list[ModeCounts] = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
     if not leave_out:
@@ -52,7 +49,7 @@ def score_files(
     result = metrics.corpus(counts, intervals=False)
     if mode is not None:
         if mode not in result:
-            text = "fixed and compatible are readings: use --reading." if mode in ("fixed", "compatible") else ""
+            text = f"That is a scorer: use --set scorer={mode}." if mode in ("published", "corrected") else ""
             raise UserError(f"no matching mode is called {mode!r}.{hint(mode, list(result))} {text}".strip())
         result = {mode: result[mode]}
     return result, warnings

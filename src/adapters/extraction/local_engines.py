@@ -32,7 +32,8 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
         model = model.to(torch.accelerator.current_accelerator())
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
-    sampler = LocalSampler(model, encoder, stop_at_json=not source.model.thinking, context=context)
+    thinking, speedups = source.model.thinking, source.model.speedups
+    sampler = LocalSampler(model, encoder, stop_at_json=not thinking, context=context, speedups=speedups)
     if not sampler.shares:
         note("this architecture keeps more than keys and values: prompts are computed whole, through generate")
 

@@ -1,4 +1,4 @@
-"""Everything that can be known about a recipe before GPU time is spent on it."""
+"""Check of a recipe before training: plan, lengths, prompts, data, memory and rewards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
 from adapters.errors import UserError
 from adapters.pipeline import ledger
-from adapters.pipeline.plan import Plan, check_dropped_share, cost_notes, make_plan
+from adapters.pipeline.plan import Plan, check_dropped_share, cost_notes, leakage, make_plan
 from adapters.plugins import source_files
 from adapters.plugins.reward_bench import RewardTest, try_reward
 from adapters.recipe.load import RecipeFile
@@ -24,7 +24,7 @@ BENCH_ROWS = 60
 
 @dataclass(frozen=True)
 class Hardware:
-    """What to plan memory for. `device` is the bytes of a GPU that is not here; None: what is found."""
+    """What memory is planned for. `device`: bytes of another GPU; None: the devices of this machine."""
 
     device: float | None = None
     world: int = 1
@@ -33,7 +33,7 @@ class Hardware:
 
 @dataclass
 class Checked:
-    """What a check found. `errors` keep a run from being started; `warnings` are for a person to weigh."""
+    """Result of a check. With `errors` a run would fail; `warnings` are for a person to weigh."""
 
     plugins: list[source_files.PluginFiles]
     plan: Plan | None = None
@@ -48,7 +48,7 @@ class Checked:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The result as JSON."""
         return {
             "errors": self.errors,
             "warnings": self.warnings,
@@ -70,28 +70,29 @@ def check_recipe(
     hardware: Hardware,
     ask_hub: Callable[[RecipeFile], str | None],
 ) -> Checked:
-    """Plan the recipe and audit what the plan holds. What the recipe itself gets wrong is among the errors too.
+    """Plan the recipe and check the parts of the plan. A recipe that cannot be planned has its error in `errors`.
 
     `ask_hub` asks the Hub whether the bundle may be pushed; it returns a warning or raises UserError.
     """
     out = Checked(plugins)
     out.parity = getattr(backend, "parity", list)()
     try:
-        out.plan = made = make_plan(file, backend, estimate=False)
+        out.plan = plan = make_plan(file, backend, estimate=False)
     except UserError as error:
         out.errors.append(file.locate(error))
         return out
-    out.notes = [note for note in made.notes if "also stand in the training data" not in note]  # the ledger's, below
-    sets: list[Job | Evaluation] = [*made.jobs, *made.evaluations]
+    # The ledger's findings count leakage too, with near duplicates.
+    out.notes = [note for note in plan.notes if note not in leakage(plan.evaluations)]
+    sets: list[Job | Evaluation] = [*plan.jobs, *plan.evaluations]
     out.lengths = {part.name: part.lengths for part in sets if part.lengths}
-    _try(out, file, lambda: check_dropped_share(made))
-    _try(out, file, lambda: out.notes.extend(cost_notes(backend, made.jobs, made.evaluations, certain=True)))
+    _try(out, file, lambda: check_dropped_share(plan))
+    _try(out, file, lambda: out.notes.extend(cost_notes(backend, plan.jobs, plan.evaluations, certain=True)))
     console.phase("looking for duplicates")
-    out.ledger = ledger.of_plan(made)
+    out.ledger = ledger.of_plan(plan)
     out.warnings += ledger.findings(out.ledger)
-    _try(out, file, lambda: _prompts(out, backend, made))
-    _try(out, file, lambda: _memory(out, backend, made, hardware))
-    _rewards(out, made)
+    _try(out, file, lambda: _prompts(out, backend, plan))
+    _try(out, file, lambda: _memory(out, backend, plan, hardware))
+    _rewards(out, plan)
     console.phase("asking the Hub")
     _try(out, file, lambda: out.warnings.append(ask_hub(file) or ""))
     out.warnings = list(dict.fromkeys(filter(None, out.warnings)))
@@ -105,35 +106,35 @@ def _try(out: Checked, file: RecipeFile, part: Any) -> None:
         out.errors.append(file.locate(error))
 
 
-def _prompts(out: Checked, backend: Backend, made: Plan) -> None:
+def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:
     audit = getattr(backend, "audit", None)
     if audit is None:
-        out.notes.append(f"prompts and memory not audited: {made.recipe.trainer} renders and trains elsewhere")
+        out.notes.append(f"prompts and memory not audited: {plan.recipe.trainer} renders and trains elsewhere")
         return
     console.phase("comparing prompts")
-    examples: list[Example] = [e for job in made.jobs for e in job.examples]
-    out.prompts = found = audit(examples, [job.stage.kind for job in made.jobs])
-    out.errors += found["errors"]
-    out.warnings += found["warnings"]
-    if found["end_token_lost"]:
-        out.errors.append(f"{found['end_token_lost']} of {found['looked_at']} targets lose their end token")
-    if found["special_in_target"]:
+    examples: list[Example] = [e for job in plan.jobs for e in job.examples]
+    out.prompts = prompts = audit(examples, [job.stage.kind for job in plan.jobs])
+    out.errors += prompts["errors"]
+    out.warnings += prompts["warnings"]
+    if prompts["end_token_lost"]:
+        out.errors.append(f"{prompts['end_token_lost']} of {prompts['looked_at']} targets lose their end token")
+    if prompts["special_in_target"]:
         out.errors.append(
-            f"{found['special_in_target']} targets contain a special token as text; it would end the answer"
+            f"{prompts['special_in_target']} targets contain a special token as text; it would end the answer"
         )
-    if found["special_in_prompt"]:
+    if prompts["special_in_prompt"]:
         out.warnings.append(
-            f"{found['special_in_prompt']} texts contain a special token, which the model reads as such"
+            f"{prompts['special_in_prompt']} texts contain a special token, which the model reads as such"
         )
 
 
-def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> None:
+def _memory(out: Checked, backend: Backend, plan: Plan, hardware: Hardware) -> None:
     memory = getattr(backend, "memory", None)
     if memory is None:
         return
     console.phase("planning memory")
     try:
-        out.memory = memory(made.jobs, made.evaluations, **asdict(hardware))
+        out.memory = memory(plan.jobs, plan.evaluations, **asdict(hardware))
     except UserError as error:
         out.warnings.append(f"memory not planned: {error}")
         return
@@ -143,14 +144,14 @@ def _memory(out: Checked, backend: Backend, made: Plan, hardware: Hardware) -> N
             out.errors.append(f"{stage.name} needs {stage.peak / GB:.2f} GB of {have:.2f} GB: {stage.advice}")
 
 
-def _rewards(out: Checked, made: Plan) -> None:
+def _rewards(out: Checked, plan: Plan) -> None:
     console.phase("trying the rewards")
-    for job in made.jobs:
+    for job in plan.jobs:
         rows = _spread(job.examples)
         for reward in job.rewards:
             name = f"{job.name}/{reward.name}"
             try:
-                out.rewards[name] = result = try_reward(reward, rows, made.task, limit=reward.faults.timeout or 10.0)
+                out.rewards[name] = result = try_reward(reward, rows, plan.task, limit=reward.faults.timeout or 10.0)
             except ValueError as error:
                 out.warnings.append(f"{name} not tried: {error}")
                 continue
@@ -159,7 +160,7 @@ def _rewards(out: Checked, made: Plan) -> None:
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
-    """Some rows from everywhere, each text once."""
+    """Rows from all over the data, each text once."""
     unique = list({prompt_key(e): e for e in examples}.values())
     return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
 

@@ -1,4 +1,4 @@
-"""The data ledger of a run: what became of every source, what is in it twice, and what stands on both sides."""
+"""The data ledger of a run: rows of every source, duplicates, and texts in both training and test data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adapters.pipeline.plan import Plan
 def of_plan(plan: Plan) -> dict[str, Any]:
     """The ledger of a plan's stages and test sets, as `ledger.json` holds it. 100,000 rows take some ten seconds.
 
-    Near duplicates are looked for in what is left of the prompts without the words that all of them share.
+    Near duplicates are searched for in the prompts without the words that all prompts share.
     """
     sets: list[Job | Evaluation] = [*plan.jobs, *plan.evaluations]
     every = [text for part in sets for rows in part.by_source.values() for text in rows]
@@ -39,11 +39,11 @@ def of_plan(plan: Plan) -> dict[str, Any]:
             }
     tests = {}
     for test in plan.evaluations:
-        texts = [bare(t) for rows in test.by_source.values() for t in rows]
+        texts = [bare(text) for text in test.texts]
         shared = duplicates.across(texts, trained, known)
         tests[test.name] = {
             "sources": _sources(test, bare),
-            "rows": len(test.examples),
+            "rows": len(texts),
             "lengths": test.lengths,
             "also_in_training": test.leaked,
             "nearly_in_training": shared["near"],
@@ -53,20 +53,20 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 
 
 def findings(ledger: dict[str, Any]) -> list[str]:
-    """What a person should know about the data, in words."""
+    """The warnings about the data, in words."""
     out = []
     for name, test in ledger["tests"].items():
         if test["nearly_in_training"]:
             out.append(
-                f"test set {name}: {test['nearly_in_training']} of {test['rows']} texts stand in the training data too "
-                f"({test['also_in_training']} word for word, the others nearly); its figures flatter the model"
+                f"test set {name}: {test['nearly_in_training']} of {test['rows']} texts also stand in the training "
+                f"data ({test['also_in_training']} word for word, the others nearly); its figures flatter the model"
             )
     for name, stage in ledger["stages"].items():
-        held = stage.get("validation")
-        if held and held["also_in_training"]["near"]:
-            n = held["also_in_training"]["near"]
+        validation = stage.get("validation")
+        if validation and (twins := validation["also_in_training"]["near"]):
             out.append(
-                f"{name}: {n} of {held['rows']} held-out rows have a twin in the training rows; their NLL is low"
+                f"{name}: {twins} of {validation['rows']} held-out rows have a near duplicate in the training rows; "
+                "the held-out NLL is too low"
             )
         if stage["duplicates"]["near"] > 0.1:
             out.append(f"{name}: {stage['duplicates']['near']:.0%} of its rows nearly repeat another")

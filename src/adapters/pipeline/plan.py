@@ -1,4 +1,4 @@
-"""Recipe to jobs: everything resolved, hashed and tried before the first optimizer step."""
+"""From a recipe to jobs: data read, plug-ins resolved, rewards tried, before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adapters import console
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.data.lengths import by_source
-from adapters.data.load import Loaded, load_examples, overlap
+from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import RowNoiser, make_row_noiser
 from adapters.errors import KeyPath, UserError
 from adapters.plugins.registry import resolve
@@ -23,7 +23,7 @@ from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import Dpo, Grpo, Sft, Stage
+from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage
 from adapters.types import Example, Lengths, Task
 
 VALIDATION_ROWS = 200
@@ -67,10 +67,8 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
         jobs.append(job)
     trained = set().union(*(job.texts for job in jobs))
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed)
+    notes += leakage(tests)
     for test in tests:
-        if test.leaked:
-            share = f"{test.leaked} of {len(test.examples) // test.variants} texts"
-            notes.append(f"test set {test.name}: {share} also stand in the training data")
         if test.beyond:
             notes.append(
                 f"test set {test.name}: {test.beyond} of {len(test.examples)} gold answers longer than "
@@ -78,11 +76,23 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
             )
     if estimate:
         notes += cost_notes(backend, jobs, tests, certain=tokenizer_needed)
+    if file.renamed:
+        renamed = ", ".join(f"{old} is now {new}" for old, new in file.renamed.items())
+        notes.append(f"renamed keys, of which the old names still work: {renamed}")
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
 
 
+def leakage(tests: Sequence[Evaluation]) -> list[str]:
+    """A note for every test set of which texts also stand in the training data, up to case, spacing and punctuation."""
+    return [
+        f"test set {test.name}: {test.leaked} of {len(test.texts)} texts also stand in the training data"
+        for test in tests
+        if test.leaked
+    ]
+
+
 def cost_notes(backend: Backend, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
-    """What a service elsewhere says to the plan, and what the run will use of it; nothing for a local backend."""
+    """The cost estimate of a hosted backend; nothing for a local one."""
     ask = getattr(backend, "estimate", None)
     return ask(jobs, tests, certain=certain) if ask else []
 
@@ -91,12 +101,12 @@ def check_dropped_share(plan: Plan) -> None:
     """Raise UserError when length limits cost a stage more rows than its recipe allows."""
     for job in plan.jobs:
         rows = len(job.examples) + len(job.validation) + job.too_long
-        if job.too_long > job.stage.max_dropped * rows:
+        if job.too_long > job.stage.max_too_long * rows:
             limits = [k for k in ("max_length", "max_prompt_length", "max_completion_length") if hasattr(job.stage, k)]
             raise UserError(
                 f"{job.too_long} of {rows} rows are longer than {' and '.join(limits)} and would be dropped; "
-                f"max_dropped allows {job.stage.max_dropped:.0%}. Raise the limits, or max_dropped if that is meant.",
-                at=("stages", job.index, "max_dropped"),
+                f"max_too_long allows {job.stage.max_too_long:.0%}. Raise the limits or max_too_long.",
+                at=("stages", job.index, "max_too_long"),
             )
 
 
@@ -115,7 +125,7 @@ def _rows(
     task: Task,
     sources: Sequence[Source],
     at: KeyPath,
-    noising: RowNoiser | None = None,
+    noiser: RowNoiser | None = None,
     epochs: int = 1,
 ) -> Loaded:
     return load_examples(
@@ -123,8 +133,8 @@ def _rows(
         task,
         root=file.data_root,
         seed=file.recipe.seed,
-        max_rejected=file.recipe.max_rejected,
-        noising=noising,
+        max_bad_rows=file.recipe.max_bad_rows,
+        noising=noiser,
         epochs=epochs,
         at=(*at, "data"),
     )
@@ -143,70 +153,94 @@ def _job(
     recipe = file.recipe
     stage, at = recipe.stages[n], ("stages", n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
-    noising, laid_out = None, 1
-    if stage.noise is not None:
-        noising = make_row_noiser(stage.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
-        laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
-    loaded = _rows(file, task, stage.data, at, noising, laid_out)
-    epochs = stage.epochs / laid_out
+    loaded, epochs = _stage_rows(file, task, n)
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
     if isinstance(stage, Dpo):
         _check_pairs(loaded.examples, (*at, "data"))
-    lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
-    examples, too_long = list(loaded.examples), 0
-    audit: list[dict[str, Any]] = []
-    if lengths is not None:
-        fits = [_fits(stage, length) for length in lengths]
-        audit = by_source(examples, lengths, fits)
-        examples = [e for e, fit in zip(examples, fits, strict=True) if fit]
-        lengths = [length for length, fit in zip(lengths, fits, strict=True) if fit]
-        too_long = fits.count(False)
-        if not examples:
-            raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
-    validation: list[Example] = []
-    if not isinstance(stage, Grpo):
-        examples, validation = _hold_out(examples, stage.validation, recipe.seed)
     if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
-    if isinstance(stage, Grpo) and len(examples) < stage.batch_size:
-        raise UserError(
-            f"a batch of {stage.batch_size} prompts needs at least as many rows, and {len(examples)} are left.",
-            at=(*at, "batch_size"),
-        )
-    # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
-    steps = stage.max_steps or max(1, int(len(examples) * epochs / stage.batch_size))
-    what = {
-        "stage": fingerprinted_settings(stage),
-        "plugins": [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)],
-        "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
-        "model": recipe.model.model_dump(),
-        "lora": recipe.lora.model_dump(),
-        "seed": recipe.seed,
-        "trainer": [recipe.trainer, recipe.tinker.base, recipe.tinker.loss, recipe.tinker.bounds]
-        if recipe.trainer == "tinker"
-        else recipe.trainer,
-        "rows": loaded.fingerprint,
-        "previous": previous,
-    }
+    lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
+    fitting, tokens, audit = _within_limits(stage, loaded.examples, lengths, at)
+    training, validation = _hold_out(fitting, getattr(stage, "validation", 0.0), recipe.seed)
+    plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     return Job(
         index=n,
         stage=stage,
         folder=run_folder(recipe) / f"{n + 1}-{stage.kind}",
-        examples=tuple(examples),
+        examples=tuple(training),
         validation=tuple(validation),
         rewards=rewards,
-        fingerprint=_hash(what),
-        steps=steps,
+        fingerprint=_fingerprint(file, n, plugins, loaded.fingerprint, previous),
+        steps=_steps(stage, len(training), epochs, at),
         texts=loaded.texts,
         by_source=loaded.by_source,
         lengths=audit,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
-        too_long=too_long,
-        tokens=_token_figures(lengths) if lengths else {},
+        too_long=len(loaded.examples) - len(fitting),
+        tokens=tokens,
     )
+
+
+def _stage_rows(file: RecipeFile, task: Task, n: int) -> tuple[Loaded, float]:
+    """A stage's rows, and how many epochs over them remain to be trained.
+
+    SFT's noise is new in every epoch, so the rows of all epochs are laid out.
+    """
+    stage, at = file.recipe.stages[n], ("stages", n)
+    if stage.noise is None:
+        return _rows(file, task, stage.data, at), stage.epochs
+    noiser = make_row_noiser(stage.noise, seed=file.recipe.seed, folder=file.folder, at=(*at, "noise"))
+    laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
+    return _rows(file, task, stage.data, at, noiser, laid_out), stage.epochs / laid_out
+
+
+def _within_limits(
+    stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths] | None, at: KeyPath
+) -> tuple[list[Example], dict[str, float], list[dict[str, Any]]]:
+    """The rows within the stage's length limits, their token figures, and what the limits cost by source."""
+    if lengths is None:
+        return list(examples), {}, []
+    fits = [_fits(stage, length) for length in lengths]
+    if not any(fits):
+        raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
+    figures = _token_figures([length for length, fit in zip(lengths, fits, strict=True) if fit])
+    kept = [example for example, fit in zip(examples, fits, strict=True) if fit]
+    return kept, figures, by_source(examples, lengths, fits)
+
+
+def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
+    if isinstance(stage, Grpo) and rows < stage.batch_size:
+        raise UserError(
+            f"a batch of {stage.batch_size} prompts needs at least as many rows, and {rows} are left.",
+            at=(*at, "batch_size"),
+        )
+    # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
+    return stage.max_steps or max(1, int(rows * epochs / stage.batch_size))
+
+
+def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
+    """Hash of everything that bears on the stage's weights."""
+    recipe, stage = file.recipe, file.recipe.stages[n]
+    hosted = [recipe.trainer, recipe.tinker.base, recipe.tinker.loss, recipe.tinker.bounds]
+    what = {
+        "stage": fingerprinted_settings(stage),
+        "plugins": plugins,
+        "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
+        "model": _model_settings(recipe),
+        "lora": recipe.lora.model_dump(),
+        "seed": recipe.seed,
+        "trainer": hosted if recipe.trainer == "tinker" else recipe.trainer,
+        "rows": rows,
+        "previous": previous,
+    }
+    return _hash(what)
+
+
+def _model_settings(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model.model_dump(exclude={"speedups"})  # they change no result
 
 
 def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
@@ -222,10 +256,8 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 
 
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
-    """The settings that bear on the trained weights."""
-    apart = {"data", "rewards"}  # the fingerprint holds rows, and what the rewards compute
-    unrelated = {"micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_dropped"}
-    return stage.model_dump(exclude=apart | unrelated)
+    """The settings that change the trained weights. Rows and rewards have their own place in the fingerprint."""
+    return stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
@@ -233,11 +265,11 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
         return
     if problems := adapter_folder.problems(Path(reference)):
         raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
-    held = json.loads((Path(reference) / adapter_folder.CONFIG).read_text(encoding="utf-8"))
-    # Its tensors take the place of a copy of this adapter, whose scale they would get.
+    config = json.loads((Path(reference) / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
     ours = {"r": recipe.lora.rank, "lora_alpha": recipe.lora.alpha, "use_rslora": recipe.lora.rslora}
-    if odd := [f"{k} {held.get(k)} (here {v})" for k, v in ours.items() if held.get(k, v) != v]:
-        raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(odd)}.", at=at)
+    if other := [f"{k} {config.get(k)} (here {v})" for k, v in ours.items() if config.get(k, v) != v]:
+        raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
 
 
 def _evaluation(
@@ -253,29 +285,29 @@ def _evaluation(
     console.phase(f"reading the data of test set {spec.name}")
     loaded = _rows(file, task, spec.data, ("evaluate", n))
     examples = list(loaded.examples)
-    if spec.variants > 1:
+    if spec.prompt_variants > 1:
         rephrase = getattr(task, "rephrase", None)
         if rephrase is None:
             raise UserError(
                 f"the task {recipe.task.use} asks in one form only (it has no rephrase method).",
-                at=("evaluate", n, "variants"),
+                at=("evaluate", n, "prompt_variants"),
             )
-        for variant in range(1, spec.variants):
+        for variant in range(1, spec.prompt_variants):
             examples += _rows(file, rephrase(variant), spec.data, ("evaluate", n)).examples
     lengths = _lengths(backend, examples, tokenizer_needed, [])
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
     scorer = score_hash("tasks", recipe.task, task, file.folder)
-    what = {"rows": rows, "task": scorer, "model": recipe.model.model_dump(), "limit": limit}
+    what = {"rows": rows, "task": scorer, "model": _model_settings(recipe), "limit": limit}
     return Evaluation(
         name=spec.name,
         examples=tuple(examples),
         max_new_tokens=limit,
         batch_size=spec.batch_size,
         fingerprint=_hash(what),
-        leaked=overlap(trained, loaded.examples),
-        variants=spec.variants,
+        leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
+        variants=spec.prompt_variants,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         by_source=loaded.by_source,

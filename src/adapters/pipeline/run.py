@@ -23,6 +23,7 @@ from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
 from adapters.plugins.rewards import NamedReward
+from adapters.recipe.load import present_keys
 from adapters.types import Task
 
 # A run may be continued with other values of these keys: none affects trained weights.
@@ -91,7 +92,7 @@ def open_or_resume(plan: Plan) -> None:
         foreign = job.folder.is_dir() and not trained
         if foreign or (owner.is_file() and owner.read_text().partition(" ")[0] != job.fingerprint):
             old = read_json(path)
-            changed = _changes(old, plan.file.tree) if old else []
+            changed = _changes(present_keys(old), plan.file.tree) if old else []
             raise UserError(
                 f"{plan.folder} holds a run of another recipe: {job.name} differs. "
                 f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (its content)'}.\n"

@@ -16,7 +16,7 @@ from adapters.errors import UserError
 from adapters.evaluation.evaluate import SetFigures, read_figures
 from adapters.evaluation.metrics import number
 from adapters.files import numbered_jsonl, read_json, read_jsonl, read_run_json, sha256
-from adapters.recipe.load import RecipeFile, as_overrides, load_recipe
+from adapters.recipe.load import RecipeFile, as_overrides, load_recipe, present_keys
 
 State = Literal["done", "in progress", "waiting"]
 GIVEN: Final = "@"
@@ -111,7 +111,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """The run of a run's or a stage's folder. Raises UserError for any other."""
-        if recipe := read_json(path / "recipe.json"):
+        if recipe := _recipe(path):
             return cls(path, recipe)
         if run := cls.of_stage(path):
             return run
@@ -121,7 +121,7 @@ class RunFolder:
     def of_stage(cls, path: Path) -> RunFolder | None:
         """The run that this folder is a stage of; None when there is none."""
         path = path if path.name not in ("", "..") else path.resolve()
-        run = cls(path.parent, read_json(path.parent / "recipe.json"), path.name.removesuffix(".partial"))
+        run = cls(path.parent, _recipe(path.parent), path.name.removesuffix(".partial"))
         return run if run.named in [stage.name for stage in run.stages] else None
 
     @property
@@ -220,6 +220,10 @@ class RunFolder:
         for models in sets.values():
             models.sort(key=lambda m: order.index(m.model) if m.model in order else len(order))
         return {name: tuple(models) for name, models in sets.items()}
+
+
+def _recipe(path: Path) -> Mapping[str, Any]:
+    return present_keys(read_json(path / "recipe.json"))
 
 
 def given_name(file: Path) -> str:

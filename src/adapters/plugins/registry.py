@@ -8,6 +8,7 @@ package. The noise families of `adapters.data_aug` need no entry point.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -21,6 +22,7 @@ from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
+    from adapters.types import OldParameters
 
 Kind = Literal["tasks", "rewards", "noise"]
 FILE_MODULE = "adapters_plugin_"
@@ -90,7 +92,7 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
     for old, new in OLD_NAMES.get(kind, {}).items():
         if hasattr(target, old) and not hasattr(target, new):
             setattr(target, new, getattr(target, old))
-            print(f"{use}: the attribute `{old}` is now `{new}`; please rename it.", file=sys.stderr)
+            _print_once(f"{use}: the attribute `{old}` is now `{new}`; please rename it.")
     return target
 
 
@@ -128,13 +130,34 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
 
 
+def _renamed(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> dict[str, Any]:
+    """The parameters under their present names. The class lists old ones: `old -> (new, {old value: new value})`."""
+    params = dict(plug.params)
+    old_parameters: OldParameters = getattr(cls, "old_parameters", {})
+    for old, (new, values) in old_parameters.items():
+        if old not in params:
+            continue
+        if new in params:
+            raise UserError(f"the old name of {new}, which is given too; remove it.", at=(*at, old))
+        value = params.pop(old)
+        params[new] = values.get(value, value) if isinstance(value, str) else value
+        shown = f"{new}: {params[new]}" if params[new] != value else new
+        _print_once(f"{plug.use}: the parameter `{old}` is now `{shown}`; please rename it.")
+    return params
+
+
+@functools.cache
+def _print_once(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
-    for name, value in plug.params.items():
+    for name, value in _renamed(cls, plug, at).items():
         if name not in fields:
             raise UserError(f"{plug.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
         try:

@@ -287,7 +287,9 @@ def training_sources(finished: Finished) -> list[dict[str, Any]]:
 def _origin(source: Source) -> str:
     if isinstance(source, HubSource):
         at = f" at {source.revision}" if source.revision else ""
-        return f"Hub dataset `{source.hub}`, {source.config + ', ' if source.config else ''}split {source.split}{at}"
+        return (
+            f"Hub dataset `{source.hub}`, {source.config + ', ' if source.config else ''}split {source.hub_split}{at}"
+        )
     if isinstance(source, PathSource):
         return f"file `{Path(source.path).name}`"
     return f"made by the `{source.synthesize}` generator: {source.n:,} rows, seed {source.seed}"

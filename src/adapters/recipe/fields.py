@@ -1,8 +1,8 @@
-"""What every part of a recipe is made of: strict frozen models, plug-ins by name, and data sources."""
+"""Parts that several sections of a recipe share: the strict base model, plug-ins, and data sources."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,7 @@ Seq = Annotated[tuple[T, ...], Field(strict=False)]
 
 
 LARGEST = 2**32
-"""Whole numbers from here on are slips of the hand, and libraries count in 32 bits."""
+"""Upper bound for integers: larger values are typos and overflow int32 in the libraries."""
 
 
 class Strict(BaseModel):
@@ -33,28 +33,35 @@ class Strict(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _of_this_world(cls, value: Any) -> Any:
+    def _below_the_largest(cls, value: Any) -> Any:
         if isinstance(value, int) and abs(value) >= LARGEST:
             raise ValueError(f"must be below {LARGEST:,}")
         return value
 
 
-class PluginSpec(BaseModel):
-    """A plug-in by name, `module:Class` or `./file.py:Class`; its parameters sit flat beside `use`."""
+class _ShortForm(BaseModel):
+    """A mapping for which a text may stand: the value of its one required key."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
-
-    use: str = Field(description="Name of a built-in or installed plug-in, `module:Class`, or `./file.py:Class`.")
+    short: ClassVar[str]
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The short form, a name alone, is right in editors too."""
+        """The short form is valid in editors too."""
         return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
 
     @model_validator(mode="before")
     @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
+    def _written_out(cls, value: Any) -> Any:
+        return {cls.short: value} if isinstance(value, str) else value
+
+
+class PluginSpec(_ShortForm):
+    """A plug-in by name, `module:Class` or `./file.py:Class`; its parameters sit flat beside `use`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    short: ClassVar[str] = "use"
+
+    use: str = Field(description="Name of a built-in or installed plug-in, `module:Class`, or `./file.py:Class`.")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -63,48 +70,52 @@ class PluginSpec(BaseModel):
 
 
 class RewardSpec(PluginSpec):
-    """A reward with its weight in the sum. The reward itself is in [0, 1]; sign and size belong here."""
+    """A reward with its weight in the sum. The reward is in [0, 1]; the weight gives its sign and size."""
 
     weight: float = Field(default=1.0, description="Factor in the weighted sum of rewards; negative punishes.")
     on_error: Literal["raise", "zero", "skip"] = Field(
         default="raise",
-        description="A call that fails stops the run, scores 0, or is left out as a reward that does not apply.",
+        description="When a call fails: raise stops the run, zero scores it 0, skip leaves it out of the sum.",
     )
     timeout: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds a call may take. With it the reward runs in a process of its own, which is then killed.",
+        description="Seconds that a call may take. The reward then runs in its own process, which is killed after it.",
     )
     max_errors: float = Field(
-        default=0.02, ge=0, le=1, description="Share of failed calls above which the run stops, under zero and skip."
+        default=0.02, ge=0, le=1, description="Share of failed calls above which zero and skip stop the run."
     )
 
 
 class NoiseSpec(PluginSpec):
-    """Noise on the training texts: a preset (ocr, latex, html, pdf, document), a family, or a plug-in."""
+    """Noise on the training texts: a preset (ocr, pdf, html, latex, document), a family, or a plug-in."""
 
     level: Literal["light", "medium", "heavy"] = Field(default="medium", description="Strength of a preset.")
-    share: float = Field(default=0.5, ge=0, le=1, description="Share of the rows that are noised.")
+    share: float = Field(default=0.5, ge=0, le=1, description="Share of the rows that get noise.")
     policy: Literal["protect", "follow", "clean"] = Field(
         default="protect",
-        description="protect: a label keeps what scoring compares; follow: it becomes the noisy text; clean: it stays.",
+        description="protect: noise spares the labels in the text; follow: the labels become the noisy text; clean: "
+        "noise spares nothing, and the labels stay.",
     )
 
 
-class Subset(Strict):
-    """One part of a seeded split of a source's keys. All rows that share the key stay on one side."""
+class Split(Strict):
+    """One part of a seeded split of a source. All rows with the same key are in the same part."""
 
-    take: str = Field(description="Name of the part to use here.")
-    of: dict[str, float] = Field(description="Every part with its fraction; the last one takes what is left.")
-    by: str = Field(default="id", description="Column whose values are split.")
-    seed: int = 42
+    name: str = Field(description="The part to use here.")
+    fractions: dict[str, float] = Field(
+        description="Fraction of every part, such as {train: 0.9, test: 0.1}; the last part takes what is left."
+    )
+    key: str = Field(default="id", description="Column whose distinct values are split.")
+    seed: int = Field(default=42, description="Seed of the shuffle before the keys are cut into parts.")
 
     @model_validator(mode="after")
-    def _parts(self) -> Subset:
-        if self.take not in self.of:
-            raise ValueError(f"take: {self.take!r} is not one of the parts {', '.join(self.of)}")
-        if any(f <= 0 for f in self.of.values()) or abs(sum(self.of.values()) - 1) > 1e-6:
-            raise ValueError(f"of: the fractions must be positive and sum to 1, not {sum(self.of.values()):g}")
+    def _parts(self) -> Split:
+        if self.name not in self.fractions:
+            raise ValueError(f"name: {self.name!r} is not one of the parts {', '.join(self.fractions)}")
+        total = sum(self.fractions.values())
+        if any(f <= 0 for f in self.fractions.values()) or abs(total - 1) > 1e-6:
+            raise ValueError(f"fractions: they must be positive and sum to 1, not {total:g}")
         return self
 
 
@@ -116,45 +127,51 @@ class _Source(Strict):
         default=None, description="Name in ledgers and reports; default: the file or dataset name."
     )
     repeat: int = Field(default=1, ge=1, description="How many times each row is used in an epoch.")
-    cap: int | None = Field(default=None, ge=1, description="At most this many rows, drawn with the recipe's seed.")
+    max_rows: int | None = Field(
+        default=None, ge=1, description="At most this many rows, drawn with the recipe's seed."
+    )
     where: dict[str, Scalar | Seq[Scalar]] = Field(
         default_factory=dict, description="Keep rows whose column equals the value, or one of the listed values."
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="name the task reads: name of the source's column"
     )
-    subset: Subset | None = None
+    split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
     license: str | None = Field(
         default=None,
-        description="Licence of the rows, such as cc-by-4.0: the ledger and the model card say it, and what it asks.",
+        description="Licence of the rows, such as cc-by-4.0, for the data ledger and the model card.",
     )
 
 
-class PathSource(_Source):
+class PathSource(_Source, _ShortForm):
     """A local file: .jsonl, .json, .csv or .parquet."""
 
-    path: str
+    short: ClassVar[str] = "path"
+
+    path: str = Field(description="The file, relative to data_root.")
 
 
 class HubSource(_Source):
-    """A dataset of the Hub, or a local dataset folder, read through `datasets`."""
+    """A dataset of the Hub, or a local dataset folder, read by the `datasets` library."""
 
-    hub: str
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
+    hub: str = Field(description="Hub id of the dataset, or its folder relative to data_root.")
+    config: str | None = Field(default=None, description="Configuration of the dataset.")
+    hub_split: str = Field(default="train", description="Split of the dataset to load.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of the dataset.")
 
 
 class SynthesizedSource(_Source):
-    """Rows made by one of the project's generators; row i is a pure function of (seed, i)."""
+    """Rows made by one of the project's generators; row i depends on the seed and i alone."""
 
-    synthesize: str
-    n: int = Field(ge=1, le=10_000_000)
-    seed: int = 0
+    synthesize: str = Field(description="Name of the generator: funding, agent, agent_pairs …")
+    n: int = Field(ge=1, le=10_000_000, description="Number of rows.")
+    seed: int = Field(default=0, description="Same seed, same rows.")
 
 
 def _source_kind(value: Any) -> str | None:
     kinds = {"path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource}
+    if isinstance(value, str):
+        return "path"
     if isinstance(value, dict):
         return next((kind for kind in kinds if kind in value), None)
     return next((kind for kind, cls in kinds.items() if isinstance(value, cls)), None)
@@ -167,7 +184,7 @@ Source = Annotated[
     Discriminator(
         _source_kind,
         custom_error_type="source_kind",
-        custom_error_message="a data source is a mapping with one of the keys path, hub or synthesize",
+        custom_error_message="a data source is a file, or a mapping with one of the keys path, hub and synthesize",
     ),
 ]
 Sources = Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]

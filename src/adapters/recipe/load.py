@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe import secrets
+from adapters.recipe.aliases import long_form, present_name
 from adapters.recipe.fields import HubSource, PathSource, SynthesizedSource
 from adapters.recipe.recipe import HEADER, Recipe
 from adapters.recipe.stages import Dpo, Grpo, Sft
-
-# What people of this field type first, and what it is called here.
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class RecipeFile:
     overrides: tuple[str, ...] = ()
     origin: Path | None = None
     """Folder of the recipe that this file is a run's copy of."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Old keys that the recipe uses -> their present names."""
 
     @property
     def folder(self) -> Path:
@@ -62,8 +65,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such recipe.{hint(str(path), near)}") from None
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such recipe.{hint(path.name, near)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; give the recipe file itself.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -71,16 +74,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     secrets.refuse_in((text,), str(path))
     secrets.refuse_in(overrides, "an override of the command line")
     _check_header(path, text)
-    tree, lines = _parse(path, text)
+    tree = _parse(path, text)
     for override in overrides:
-        _override(tree, lines, override)
+        tree.override(override)
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = Recipe.model_validate(tree.root)
     except ValidationError as error:
-        raise UserError("\n".join(_sentences(path, tree, lines, error))) from None
+        raise UserError("\n".join(_sentences(path, tree.root, tree.lines, error))) from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a recipe.") from None
-    return RecipeFile(path, recipe, tree, lines, tuple(overrides), origin)
+    return RecipeFile(path, recipe, tree.root, tree.lines, tuple(overrides), origin, tree.renamed)
 
 
 def as_overrides(tree: Mapping[str, Any]) -> list[str]:
@@ -103,7 +106,7 @@ def _check_header(path: Path, text: str) -> None:
             raise UserError(f'{path}:{len(body)}: a runnable recipe must end with the line # """')
 
 
-def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+def _parse(path: Path, text: str) -> _Tree:
     yaml = YAML(typ="rt", pure=True)  # YAML 1.2: 1e-5 is a number, `no` is a word
     try:
         node = yaml.load(text)
@@ -118,45 +121,117 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0] if str(error) else error!r}.") from None
     if not isinstance(node, CommentedMap):
         raise UserError(f"{path}: a recipe is a mapping of keys to values, starting with name: and task:.")
-    lines: dict[KeyPath, int] = {}
+    tree = _Tree()
     try:
-        tree = _plain(node, (), lines, set())
+        tree.root = tree.plain(node)
     except (_CyclicError, RecursionError):
         raise UserError(f"{path}: an alias refers to its own anchor.") from None
-    return tree, lines
+    except UserError as error:
+        raise UserError(_where(path, tree.lines, error.at) + str(error)) from None
+    return tree
 
 
 class _CyclicError(Exception):
     pass
 
 
-def _plain(node: Any, path: KeyPath, lines: dict[KeyPath, int], open_nodes: set[int]) -> Any:
-    if isinstance(node, CommentedMap | CommentedSeq):
-        if id(node) in open_nodes:
-            raise _CyclicError
-        open_nodes.add(id(node))
-        mapping = isinstance(node, CommentedMap)
-        out: dict[Any, Any] = {}
-        for key, value in node.items() if mapping else enumerate(node):
-            name = str(key) if mapping else key
-            if node.lc.data and key in node.lc.data:
-                lines[(*path, name)] = node.lc.data[key][0] + 1
-            out[name] = _plain(value, (*path, name), lines, open_nodes)
-        open_nodes.discard(id(node))
-        return out if mapping else list(out.values())
-    # ruamel keeps the spelling of scalars in subclasses; strict validation wants the plain types.
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node if node is None else str(node)
+class _Tree:
+    """Keys and values of a recipe: old keys under their present names, short forms written out."""
+
+    def __init__(self, *, aliases: bool = True) -> None:
+        self.root: dict[str, Any] = {}
+        self.lines: dict[KeyPath, int] = {}
+        self.renamed: dict[str, str] = {}
+        self.aliases = aliases
+        self._open: set[int] = set()
+
+    def plain(self, node: Any, path: KeyPath = ()) -> Any:
+        """A node of YAML or JSON at a path as dicts, lists and scalars."""
+        if isinstance(node, dict | list):
+            if id(node) in self._open:
+                raise _CyclicError
+            self._open.add(id(node))
+            out = self._mapping(node, path) if isinstance(node, dict) else self._list(node, path)
+            self._open.discard(id(node))
+            return out
+        # ruamel keeps the spelling of scalars in subclasses; strict validation wants the plain types.
+        kind = next((kind for kind in (bool, int, float, str) if isinstance(node, kind)), None)
+        value = kind(node) if kind else node if node is None else str(node)
+        return long_form(path, value) if self.aliases else value
+
+    def _mapping(self, node: dict[Any, Any], path: KeyPath) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in node.items():
+            name = self._name((*path, str(key)), value, node)
+            self._note_line(node, key, (*path, name))
+            old = next((k for k, present in self.renamed.items() if present == name and k in node), None)
+            if name in out and old:
+                raise UserError(f"{old} is the old name of {name}, which is given too; remove it.", at=(*path, name))
+            out[name] = self.plain(value, (*path, name))
+        return out
+
+    def _list(self, node: list[Any], path: KeyPath) -> list[Any]:
+        for n in range(len(node)):
+            self._note_line(node, n, (*path, n))
+        return [self.plain(value, (*path, n)) for n, value in enumerate(node)]
+
+    def _name(self, path: KeyPath, value: Any, beside: Mapping[Any, Any]) -> str:
+        key = str(path[-1])
+        name = present_name(path, value, beside) if self.aliases else key
+        if name != key:
+            self.renamed[key] = name
+        return name
+
+    def _note_line(self, node: Any, key: Any, path: KeyPath) -> None:
+        known = getattr(getattr(node, "lc", None), "data", None) or {}
+        if key in known:
+            self.lines[path] = known[key][0] + 1
+
+    def override(self, text: str) -> None:
+        """Apply `key.path=value`; a value may be any YAML. Raises UserError."""
+        dotted, yaml = split_assignment(text)
+        try:
+            value = YAML(typ="rt", pure=True).load(yaml)
+        except (YAMLError, ValueError, RecursionError, OverflowError):
+            raise UserError(f"{text!r}: the value is not valid YAML; quote it if it is text.") from None
+        *parents, last = dotted.split(".")
+        node, path = self._section(parents, text)
+        key: str | int
+        if isinstance(node, list):
+            key = len(node) if last == str(len(node)) else _index(node, last, text)
+            node += [None] * (key == len(node))
+        else:
+            key = self._name((*path, last), value, node)
+        try:
+            node[key] = self.plain(value, (*path, key))
+        except (_CyclicError, RecursionError):
+            raise UserError(f"{text!r}: an alias refers to its own anchor.") from None
+        except UserError as error:
+            raise UserError(f"{text!r}: {error}") from None
+        # Neither the lines of the replaced value nor those of the override's own text are the file's.
+        self.lines = {at: line for at, line in self.lines.items() if at[: len(path) + 1] != (*path, key)}
+
+    def _section(self, parents: Sequence[str], text: str) -> tuple[Any, KeyPath]:
+        node: Any = self.root
+        path: KeyPath = ()
+        for part in parents:
+            key: str | int = (
+                _index(node, part, text) if isinstance(node, list) else self._name((*path, part), None, node)
+            )
+            if isinstance(node, dict):
+                node.setdefault(key, {})
+            node, path = node[key], (*path, key)
+            if not isinstance(node, dict | list):
+                raise UserError(f"{text!r}: {'.'.join(map(str, path))} is a value, not a section.")
+        return node, path
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """Parameters from KEY=VALUE texts, the values read as YAML. Raises UserError."""
-    tree: dict[str, Any] = {}
+    tree = _Tree(aliases=False)
     for text in texts:
-        _override(tree, {}, text)
-    return tree
+        tree.override(text)
+    return tree.root
 
 
 def split_assignment(text: str) -> tuple[str, str]:
@@ -167,33 +242,10 @@ def split_assignment(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _override(tree: dict[str, Any], lines: dict[KeyPath, int], override: str) -> None:
-    key, text = split_assignment(override)
-    try:
-        value = _plain(YAML(typ="rt", pure=True).load(text), (), {}, set())
-    except (YAMLError, ValueError, RecursionError, OverflowError):
-        raise UserError(f"{override!r}: the value is not valid YAML; quote it if it is text.") from None
-    *parents, last = key.split(".")
-    node: Any = tree
-    for depth, part in enumerate(parents):
-        inside = _index(node, part, override) if isinstance(node, list) else part
-        # A plug-in given by its name alone is short for {use: name}; an override may go inside.
-        named = part == "task" if depth == 0 else parents[depth - 1] == "rewards"
-        if isinstance(node, dict):
-            node.setdefault(part, {})
-        if named and isinstance(node[inside], str):
-            node[inside] = {"use": node[inside]}
-        node = node[inside]
-        if not isinstance(node, dict | list):
-            raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section.")
-    if isinstance(node, list):
-        if last == str(len(node)):
-            node.append(value)
-        else:
-            node[_index(node, last, override)] = value
-    else:
-        node[last] = value
-    lines.pop(tuple(int(p) if p.isdigit() else p for p in (*parents, last)), None)
+def present_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe.json, of any age, with the keys that recipes have now. Raises UserError."""
+    keys: dict[str, Any] = _Tree().plain(dict(recipe))
+    return keys
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
@@ -206,38 +258,55 @@ def _index(node: list[Any], part: str, override: str) -> int:
 
 
 def _sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: ValidationError) -> list[str]:
-    out = []
-    items = error.errors(include_url=False)
-    for item in items:
-        if item["type"] == "too_short" and any(
-            o is not item and o["loc"][: len(item["loc"])] == item["loc"] for o in items
-        ):
-            continue  # pydantic counts the items that are valid; the invalid ones have their own sentences
-        at = _real_path(tree, item["loc"])
-        kind, text = item["type"], item["msg"]
-        if kind == "extra_forbidden":
-            known = [name for name in _model_at(item["loc"][:-1]).model_fields if name != "header"]
-            text = f"unknown key.{hint(str(at[-1]), known)}"
-        elif kind == "missing":
-            text = "this key is required."
-        elif kind in ("union_tag_not_found", "union_tag_invalid"):
-            at = (*at, "kind")
-            given = item.get("ctx", {}).get("tag")
-            text = f"a stage's kind is sft, grpo or dpo{f', not {str(given)[:80]!r}' if given else ''}."
-        elif kind == "too_short":
-            text = "needs at least one entry."
-        elif kind == "value_error":
-            text = text.removeprefix("Value error, ") + "."
-        else:
-            given = json.dumps(item["input"], default=str, ensure_ascii=False)
-            text = text.replace("tuple", "list").replace("dictionary", "mapping").replace("Input", "this")
-            text = f"{text[0].lower()}{text[1:]}, not {given[:80]}{'…' if len(given) > 80 else ''}."
-            if isinstance(item["input"], str) and kind in ("int_type", "float_type", "bool_type"):
-                text += " Remove the quotes?" if _number(item["input"]) else ""
-        sentence = _where(path, lines, at) + text
-        if sentence not in out:
-            out.append(sentence)
-    return out
+    """One sentence for each key that is wrong."""
+    items: dict[KeyPath, list[ErrorDetails]] = {}
+    for item in error.errors(include_url=False):
+        at = _real_path(tree, item)
+        items.setdefault((*at, "kind") if item["type"].startswith("union_tag") else at, []).append(item)
+    # Of a value that is wrong inside, only the inside is told: pydantic repeats it for the value as a whole.
+    inner = [at for at in items if not any(at == other[: len(at)] and at != other for other in items)]
+    return [_where(path, lines, at) + _sentence(str(at[-1]) if at else "", items[at]) for at in inner]
+
+
+def _sentence(key: str, items: Sequence[ErrorDetails]) -> str:
+    first, given = items[0], items[0]["input"]
+    if word := _WORDED.get(first["type"]):
+        return word(key, first)
+    # Several items are the alternatives of one key, none of which the value fits.
+    texts = [
+        _PYDANTIC_WORDS.sub("", item["msg"]).replace("tuple", "list").replace("dictionary", "mapping") for item in items
+    ]
+    wanted = " or ".join(dict.fromkeys(text.removeprefix("Input should be ") for text in texts))
+    shown = json.dumps(given, default=str, ensure_ascii=False)
+    text = f"{'this should be ' if texts[0].startswith('Input should be ') else ''}{wanted}, not {shown[:80]}"
+    quoted = isinstance(given, str) and first["type"] in ("int_type", "float_type", "bool_type") and _number(given)
+    return f"{text}{'…' if len(shown) > 80 else ''}.{' Remove the quotes?' if quoted else ''}"
+
+
+def _unknown_key(key: str, item: ErrorDetails) -> str:
+    known = [name for name in _model_at(item["loc"][:-1]).model_fields if name != "header"]
+    return f"unknown key.{hint(key, known)}"
+
+
+def _unknown_kind(key: str, item: ErrorDetails) -> str:
+    given = item.get("ctx", {}).get("tag")
+    return f"a stage's kind is sft, grpo or dpo{f', not {str(given)[:80]!r}' if given else ''}."
+
+
+_PYDANTIC_WORDS = re.compile(r" or (?:instance of \w+|object to extract fields from)")
+_WORDED: Mapping[str, Callable[[str, ErrorDetails], str]] = {
+    "extra_forbidden": _unknown_key,
+    "missing": lambda key, item: "this key is required.",
+    "union_tag_not_found": _unknown_kind,
+    "union_tag_invalid": _unknown_kind,
+    "too_short": lambda key, item: "needs at least one entry.",
+    "value_error": lambda key, item: item["msg"].removeprefix("Value error, ") + ".",
+    "string_pattern_mismatch": lambda key, item: (
+        f"a {key} is made of letters, digits, '-', '_' and '.', and begins with a letter or a digit; "
+        f"{item['input'][:80]!r} does not fit."
+    ),
+}
+"""What is said of an error of pydantic, by its type; `_sentence` words all others by pydantic's own message."""
 
 
 def _where(path: Path, lines: Mapping[KeyPath, int], at: Sequence[str | int]) -> str:
@@ -246,35 +315,35 @@ def _where(path: Path, lines: Mapping[KeyPath, int], at: Sequence[str | int]) ->
     return f"{path}{f':{line}' if line else ''}: {name + ': ' if name else ''}"
 
 
-def _real_path(tree: Any, loc: Sequence[str | int]) -> KeyPath:
-    """The path in the person's file: pydantic's own location without the tags of unions it passed through."""
+def _real_path(tree: Any, item: ErrorDetails) -> KeyPath:
+    """The path in the person's file: pydantic's own location without the branches of unions it passed through."""
     out: list[str | int] = []
-    node = tree
+    node, loc = tree, item["loc"]
     for n, part in enumerate(loc):
-        inside = isinstance(node, dict) and part in node
-        if isinstance(node, list):
-            inside = isinstance(part, int) and part < len(node)
-        if inside and (n == len(loc) - 1 or isinstance(node[part], dict | list)):
-            node = node[part]
-            out.append(part)
-        elif n == len(loc) - 1 and isinstance(node, dict):
+        if part in _TAGS and n and isinstance(loc[n - 1], int):
+            continue
+        inside = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+        node = node[part] if inside else node
+        if inside or (item["type"] == "missing" and n == len(loc) - 1):
             out.append(part)
     return tuple(out)
 
 
+_TAGS: Mapping[str | int, type[BaseModel]] = {
+    "sft": Sft, "grpo": Grpo, "dpo": Dpo, "path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource,
+}  # fmt: skip
+
+
 def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:
     """The model that validated the mapping at a location, tags of unions included."""
-    tags: dict[str, type[BaseModel]] = {
-        "sft": Sft, "grpo": Grpo, "dpo": Dpo, "path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource,
-    }  # fmt: skip
     model: type[BaseModel] = Recipe
     for part in loc:
         if not isinstance(part, str):
             continue
         if part in model.model_fields:
             model = next(_models(model.model_fields[part].annotation), model)
-        elif part in tags:
-            model = tags[part]
+        elif part in _TAGS:
+            model = _TAGS[part]
     return model
 
 

@@ -1,7 +1,6 @@
-"""The recipe: what a run does, as strict frozen models of its YAML.
+"""The recipe: the strict models of its YAML.
 
-Unknown keys, duplicate keys and wrong types are errors that name the key's path, its line and the likely intention
-(`recipe_file.py` words them). Whether the things a recipe names exist is the business of `plan.py`.
+`recipe/load.py` reads a file into them and words the errors; `pipeline/plan.py` checks that what a recipe names exists.
 """
 
 from __future__ import annotations
@@ -24,34 +23,42 @@ class Model(Strict):
 
     base: str = Field(description="Hub id, local folder, or `pypi:NAME==VERSION` for a model carried by a wheel.")
     revision: str | None = Field(default=None, description="Hub revision; a commit hash makes the run repeatable.")
-    thinking: bool = Field(default=False, description="Drives the template's thinking switch everywhere.")
+    thinking: bool = Field(
+        default=False, description="The chat template's thinking switch, in training and evaluation."
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="Run the Python code that the model's repository carries. Needs --trust-remote-code as well.",
     )
     quantize: Literal["nf4"] | None = Field(
         default=None,
-        description="Train on a base of 4-bit weights (QLoRA; extra `quant`). Evaluation uses the whole weights.",
+        description="Train on 4-bit base weights (QLoRA; extra `quant`). Evaluation uses the unquantised weights.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="Type of the frozen base weights. auto: bfloat16 on GPU, float32 on CPU."
+        default="auto", description="Type of the frozen base weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="Arithmetic of training. auto: bf16 where the device has it, else fp32."
+        default="auto", description="Precision of the arithmetic. auto: bf16 where the device has it, else fp32."
     )
     attention: str = Field(
-        default="auto", description="auto, sdpa, eager, flash_attention_2 … as transformers names it."
+        default="auto", description="Attention implementation of transformers: auto, sdpa, eager, flash_attention_2 …"
+    )
+    speedups: bool = Field(
+        default=True,
+        description="Faster replacements of parts of TRL and transformers, with equal results. Switch them off to see "
+        "whether a fault is theirs.",
     )
 
 
 class Lora(Strict):
-    """The adapter's shape. One adapter is carried through all stages."""
+    """The shape of the adapter. All stages train the same adapter."""
 
-    rank: int = Field(default=32, ge=1)
-    alpha: float = Field(default=64, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank: int = Field(default=32, ge=1, description="Rank of the update matrices.")
+    alpha: float = Field(default=64, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: Literal["all-linear"] | Seq[str] = Field(
-        default="all-linear", description="Module names to adapt; all-linear is every linear layer but the LM head."
+        default="all-linear",
+        description="Names of the modules to adapt; all-linear: every linear layer but the LM head.",
     )
     rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
 
@@ -69,45 +76,51 @@ class Lora(Strict):
 class EvalSet(Strict):
     """A named test set."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    data: Sources
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the test set in reports.")
+    data: Sources = Field(description="Rows of the test set.")
     max_new_tokens: int | None = Field(
-        default=None, ge=1, description="Default: 1.5 times the longest gold target, so that no gold answer is cut."
+        default=None, ge=1, description="Limit of the answers; default: 1.5 times the longest gold answer."
     )
-    batch_size: int | None = Field(default=None, ge=1)
-    variants: int = Field(
+    batch_size: int | None = Field(default=None, ge=1, description="Prompts at a time; default: chosen for the device.")
+    prompt_variants: int = Field(
         default=1,
         ge=1,
         le=1_000,
-        description="Ask every row in this many forms of the prompt (label orders, for ie); figures are their means.",
+        description="Ask for every row in this many forms of the prompt (label orders, for ie); figures are means.",
     )
 
 
 class Recipe(Strict):
-    """Everything a run does."""
+    """A run: the task, the model, the training stages and the evaluation."""
 
     header: str | None = Field(default=None, alias=HEADER, description="The line that makes the file runnable.")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run folder.")
-    task: PluginSpec
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
+    task: PluginSpec = Field(description="How a row becomes a prompt and a target, and how answers are scored.")
     model: Model
     lora: Lora = Lora()
     trainer: Literal["local", "tinker", "echo"] = Field(
-        default="local", description="local: this machine's devices; tinker: the Tinker API's (docs/hosted.md)."
+        default="local",
+        description="local: this machine; tinker: the Tinker API (docs/hosted.md); echo: no model, for tests.",
     )
     tinker: Hosted = Hosted()
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, description="Seed of initial weights, order of rows, sampling and noise.")
     data_root: str | None = Field(
-        default=None, description="Prefix of relative data paths; default: the recipe's folder."
+        default=None, description="Folder that relative data paths start from; default: the recipe's folder."
     )
-    run_dir: str = Field(default="runs", description="Folder, relative to the working directory, of the run's folder.")
-    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)]
-    evaluate: Seq[EvalSet] = ()
-    evaluate_base: bool = Field(default=True, description="Evaluate the base model beside the stages.")
-    max_rejected: float = Field(
-        default=0.01, ge=0, le=1, description="Share of unreadable rows of a source above which the run stops."
+    run_dir: str = Field(default="runs", description="Folder of the run folders, relative to the working directory.")
+    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)] = Field(
+        description="Training stages, in order: sft, grpo or dpo."
+    )
+    evaluate: Seq[EvalSet] = Field(default=(), description="Test sets for the base model and every stage.")
+    evaluate_base: bool = Field(default=True, description="Evaluate the base model too.")
+    max_bad_rows: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of a source's rows that may be unreadable; above it nothing starts.",
     )
     publish: Publish | None = Field(default=None, description="The model card and the Hub repository.")
-    report_to: Seq[str] = Field(default=(), description="trackio, wandb, tensorboard … passed to the trainer.")
+    report_to: Seq[str] = Field(default=(), description="Trackers that get the training's figures: trackio, wandb …")
 
     @field_validator("evaluate")
     @classmethod

@@ -10,41 +10,44 @@ from adapters.recipe.fields import NoiseSpec, RewardSpec, Sources, Strict
 
 
 class Health(Strict):
-    """When a training that goes wrong is stopped. A loss or gradient that is not finite always stops it."""
+    """Automatic stopping. A loss or gradient that is not finite always stops the run."""
 
     max_kl: float | None = Field(default=10.0, gt=0, description="Mean KL per token to the reference; null: no limit.")
-    stuck_steps: int | None = Field(
+    no_signal_steps: int | None = Field(
         default=20,
         ge=2,
-        description="Steps in a row without any difference in reward, or with every completion cut; null: no limit.",
+        description="Steps in a row in which all rewards of every group are equal, or every completion is truncated; "
+        "null: no limit.",
     )
 
 
 class _Stage(Strict):
-    data: Sources
+    data: Sources = Field(description="The stage's training data.")
     noise: NoiseSpec | None = Field(
-        default=None, description="Fresh in every epoch of SFT, fixed per row in GRPO and DPO."
+        default=None, description="Noise on the texts: new in every epoch of SFT, fixed per row in GRPO and DPO."
     )
-    batch_size: int = Field(default=16, ge=1, description="Global batch of one optimizer step, over all processes.")
+    batch_size: int = Field(default=16, ge=1, description="Rows of one optimizer step, over all processes.")
     micro_batch_size: int | None = Field(
-        default=None, ge=1, description="Rows per process and forward pass; default: the largest sensible divisor."
+        default=None, ge=1, description="Rows per process and forward pass; default: chosen for the device."
     )
-    epochs: float = Field(default=1.0, gt=0, le=1_000_000)
+    epochs: float = Field(default=1.0, gt=0, le=1_000_000, description="Passes over the data.")
     max_steps: int | None = Field(default=None, ge=1, description="Stop after this many optimizer steps.")
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the steps spent warming up.")
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_dropped: float = Field(
+    learning_rate: float = Field(gt=0, description="Highest learning rate of AdamW.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="How the learning rate falls after the warm-up."
+    )
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    max_too_long: float = Field(
         default=0.2,
         ge=0,
         le=1,
-        description="Share of the rows that the length limits may cost; above it nothing starts.",
+        description="Share of the rows that the length limits may drop; above it nothing starts.",
     )
     save_every: int | None = Field(default=None, ge=1, description="Checkpoint interval in steps; default: a tenth.")
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
-    health: Health = Health()
-    trl: dict[str, Any] = Field(default_factory=dict, description="Passed to TRL's config, checked against its fields.")
+    health: Health = Field(default=Health(), description="Automatic stopping.")
+    trl: dict[str, Any] = Field(default_factory=dict, description="Options of TRL's config class.")
 
 
 class Sft(_Stage):
@@ -56,31 +59,34 @@ class Sft(_Stage):
     )
     group_by_length: bool = Field(
         default=True,
-        description="Sort the rows inside each (random) batch, so that its forward passes pad little. Not done where "
-        "passes have no padding, which is so on a CPU.",
+        description="Sort the rows inside each (random) batch, so that its forward passes need little padding. Not "
+        "done where passes have no padding, as on a CPU.",
     )
     validation: float = Field(
         default=0.05,
         ge=0,
         lt=0.5,
-        description="Share of row ids held out for the NLL before and after (at most 200 rows).",
+        description="Share of the row ids held out to measure the NLL before and after (at most 200 rows).",
     )
 
 
 class Grpo(_Stage):
-    """Group relative policy optimisation (Shao et al. 2024) against the plug-in rewards."""
+    """Group relative policy optimisation (Shao et al. 2024) on the sum of the rewards."""
 
     kind: Literal["grpo"]
-    rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False, min_length=1)]
+    rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False, min_length=1)] = Field(
+        description="Rewards, by name or with their parameters."
+    )
     batch_size: int = Field(
         default=16, ge=1, description="Prompts per optimizer step; each gets group_size completions."
     )
-    group_size: int = Field(default=8, ge=2)
-    temperature: float = Field(default=1.0, gt=0)
+    group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")
+    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the reference.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
-    advantage: Literal["group", "batch", "none"] = Field(
-        default="group", description="Divide the centred reward by the deviation of the group, of the batch, or not."
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        default="group",
+        description="Divide the centred rewards by the standard deviation of their group, of the batch, or by nothing.",
     )
     max_prompt_length: int = Field(default=1024, ge=1, description="Longer prompts are dropped, and counted.")
     max_completion_length: int = Field(
@@ -93,10 +99,10 @@ class Dpo(_Stage):
 
     kind: Literal["dpo"]
     batch_size: int = Field(default=16, ge=1, description="Pairs of one optimizer step, over all processes.")
-    beta: float = Field(default=0.1, gt=0, description="How firmly the policy is held to the reference.")
+    beta: float = Field(default=0.1, gt=0, description="Weight of the reference: a higher beta keeps closer to it.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
     max_length: int = Field(
-        default=2048, ge=8, description="Pairs whose prompt and longer side exceed it are dropped, and counted."
+        default=2048, ge=8, description="Pairs whose prompt and longer side are longer are dropped, and counted."
     )
     group_by_length: bool = Field(default=True, description="As in SFT: sort the pairs inside each (random) batch.")
     validation: float = Field(
@@ -116,5 +122,5 @@ class Dpo(_Stage):
 Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]
 
 
-NOT_IN_FINGERPRINT = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_dropped")
-"""Settings of a stage that alter no trained weight."""
+NOT_IN_FINGERPRINT = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long")
+"""Settings of a stage that do not change the trained weights."""

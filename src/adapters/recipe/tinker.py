@@ -1,4 +1,4 @@
-"""The recipe's `tinker:` section: what only the hosted trainer needs to know."""
+"""The recipe's `tinker:` section: options of the hosted trainer."""
 
 from __future__ import annotations
 
@@ -12,57 +12,56 @@ CLIPS = {"ppo": (0.8, 1.2), "cispo": (0.0, 4.0)}
 
 
 class Prices(Strict):
-    """US dollars per million tokens, as the service's price list names them."""
+    """US dollars per million tokens, as in the service's price list."""
 
-    prefill: float = Field(ge=0, description="Tokens read: prompts, and texts whose log-probabilities are asked for.")
-    sample: float = Field(ge=0, description="Tokens written.")
+    prefill: float = Field(ge=0, description="Tokens read: prompts, and texts whose log-probabilities are computed.")
+    sample: float = Field(ge=0, description="Tokens generated.")
     train: float = Field(ge=0, description="Tokens trained on.")
 
 
 class Hosted(Strict):
-    """Options of `trainer: tinker`; any other trainer leaves them alone."""
+    """Options of `trainer: tinker`; other trainers ignore them."""
 
     base: str | None = Field(default=None, description="The service's name of the base model; default: its Hub id.")
     loss: Literal["importance_sampling", "ppo", "cispo"] = Field(
         default="importance_sampling", description="Loss of GRPO on the service."
     )
-    clip: Seq[float] | None = Field(
+    clip_range: Seq[float] | None = Field(
         default=None,
-        description="Bounds of the probability ratio, absolute: [0.8, 1.2], not 0.2. Default: ppo [0.8, 1.2], "
-        "cispo [0, 4].",
+        description="Lowest and highest probability ratio: [0.8, 1.2], not 0.2. Default: ppo [0.8, 1.2], cispo [0, 4].",
     )
     max_tokens: int | None = Field(default=None, ge=1, description="Stop the run after this many tokens in all.")
     max_cost: float | None = Field(
         default=None, gt=0, description="Stop the run after this many dollars; needs prices."
     )
-    prices: Prices | None = None
-    keep_days: int = Field(
-        default=30, ge=1, le=3650, description="How long the service keeps a finished stage's weights."
+    prices: Prices | None = Field(default=None, description="Prices, for costs in dollars beside tokens.")
+    checkpoint_ttl_days: int = Field(
+        default=30, ge=1, le=3650, description="Days for which the service keeps a finished stage's weights."
     )
-    patience: float = Field(
-        default=10, gt=0, description="Minutes without any answer of the service before the run gives up."
+    timeout_minutes: float = Field(
+        default=10, gt=0, description="Minutes without an answer of the service after which the run stops."
     )
-    verify: Literal["auto", "numbers", "shapes"] = Field(
+    verify_adapter: Literal["auto", "numbers", "shapes"] = Field(
         default="auto",
-        description="How an adapter is checked at home: against the service's log-probabilities (needs the base "
-        "model's weights here) or by its tensors alone. auto: numbers where the weights are here and fit in memory.",
+        description="How the downloaded adapter is verified. numbers: its log-probabilities are the service's (needs "
+        "the base model on this machine); shapes: its tensors alone; auto: numbers where the base fits in memory.",
     )
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Lowest and highest probability ratio of the loss; None for a loss without."""
+        """Lowest and highest probability ratio of the loss; None for a loss that does not clip."""
         if self.loss == "importance_sampling":
             return None
-        low, high = self.clip or CLIPS[self.loss]
+        low, high = self.clip_range or CLIPS[self.loss]
         return low, high
 
     @model_validator(mode="after")
     def _consistent(self) -> Hosted:
-        if self.clip is not None:
+        if self.clip_range is not None:
             if self.loss == "importance_sampling":
-                raise ValueError("clip needs a loss that clips: ppo or cispo")
-            if len(self.clip) != 2 or not 0 <= self.clip[0] <= 1 <= self.clip[1]:
-                raise ValueError("clip is [low, high] with low <= 1 <= high, such as [0.8, 1.2]")
+                raise ValueError("clip_range needs a loss that clips: ppo or cispo")
+            if len(self.clip_range) != 2 or not 0 <= self.clip_range[0] <= 1 <= self.clip_range[1]:
+                raise ValueError("clip_range is [low, high] with low <= 1 <= high, such as [0.8, 1.2]")
         if self.max_cost is not None and self.prices is None:
             raise ValueError("max_cost needs prices: {prefill: …, sample: …, train: …} in dollars per million tokens")
         return self

@@ -1,1 +1,1 @@
-"""Domains: how a row becomes a prompt and a target, and how an answer is counted. They know nothing of trainers."""
+"""Tasks: how a row becomes a prompt and a target, and how an answer is scored."""

@@ -1,4 +1,4 @@
-"""One turn of an agent: a thought and an action in the very form that its environment reads."""
+"""The `agent` task: one turn, a thought and an action in the format of its environment."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ class AgentTask:
         gold = self.gold(row)
         if completion is not None and gold["action"] is None:
             raise ValueError(f"the {gold['env']} environment finds no action in the target: {completion[-80:]!r}")
-        # Not the last message alone: "[(2,)]" is what many a query returns.
-        said = "\n".join(m["content"] for m in self._conversation(row))
-        meta = {**read_meta(row), "text": said}
+        # The whole conversation: many queries return the same last message, such as "[(2,)]".
+        text = "\n".join(m["content"] for m in self._conversation(row))
+        meta = {**read_meta(row), "text": text}
         return Example(id=id, source=source, prompt=prompt, completion=completion, gold=gold, meta=meta)
 
     def gold(self, row: Row) -> dict[str, Any]:
-        """What a response is judged by: env, available actions, previous responses, and the action of the target."""
+        """What a response is scored against: env, available actions, previous responses, and the target's action."""
         env = env_of(row.get("env") or self.env)
         actions, history = row.get("actions"), self._conversation(row)
         if actions is None and env == "alfworld" and history:
@@ -103,11 +103,11 @@ class AgentTask:
         return iter(())
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Responses that look right, for testing rewards; only those that this turn allows."""
+        """Plausible wrong responses, for testing rewards; only those that this turn allows."""
         return agent_answers.wrong(example.gold, example.completion or "")
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
-        """The action beside the reference's, and the checks that fail."""
+        """The action aligned with the reference's, and the checks that fail."""
         return agent_answers.align(gold, completion, self.thought, self.filler)
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
@@ -119,8 +119,8 @@ class AgentTask:
         if judged is None:
             return {"turn": dict.fromkeys(("discipline", *CHECKS, "same_action"), Counts(0, 0, 0))}
         turn = read(judged["env"], completion)
-        held = examine(completion, turn, judged, thought=self.thought, filler=self.filler)
-        shown: dict[str, bool | None] = {"discipline": all(value is not False for value in held.values()), **held}
+        checks = examine(completion, turn, judged, thought=self.thought, filler=self.filler)
+        shown: dict[str, bool | None] = {"discipline": all(value is not False for value in checks.values()), **checks}
         shown["same_action"] = same_action(turn, judged)
         return {"turn": {name: _count(value) for name, value in shown.items()}}
 
@@ -133,14 +133,14 @@ class AgentTask:
         return () if value is None else read_messages(value)
 
     def _prompt(self, row: Row) -> tuple[Message, ...]:
-        held = self._conversation(row)
-        if not held:
+        conversation = self._conversation(row)
+        if not conversation:
             raise ValueError("a row needs its conversation as prompt (complete) or messages (without instructions)")
         if "prompt" in row:
-            return held
+            return conversation
         instructions = {"dbbench": self.dbbench, "alfworld": self.alfworld, "fc": self.fc, "react": self.react}
-        said = instructions[env_of(row.get("env") or self.env)]
-        return ({"role": "user", "content": said}, {"role": "assistant", "content": "OK."}, *held)
+        first = instructions[env_of(row.get("env") or self.env)]
+        return ({"role": "user", "content": first}, {"role": "assistant", "content": "OK."}, *conversation)
 
     def _completion(self, row: Row) -> str | None:
         if row.get("completion") is not None:
@@ -156,9 +156,9 @@ def _table(row: Row) -> Mapping[str, Any] | None:
     table = row.get("table")
     if table is None:
         return None
-    held = dict(table) if isinstance(table, Mapping) else {}
-    columns, rows = held.get("columns"), held.get("rows")
-    lists = isinstance(held.get("name"), str) and isinstance(columns, list) and isinstance(rows, list)
+    parsed = dict(table) if isinstance(table, Mapping) else {}
+    columns, rows = parsed.get("columns"), parsed.get("rows")
+    lists = isinstance(parsed.get("name"), str) and isinstance(columns, list) and isinstance(rows, list)
     if not lists or any(not isinstance(row, list | tuple) or len(row) != len(columns or ()) for row in rows or ()):
         raise ValueError("table must have a name, columns, and rows as long as the columns")
-    return held
+    return parsed

@@ -1,4 +1,4 @@
-"""A made-up turn of an agent, responses to a turn that are wrong, and a response beside the reference's."""
+"""The `agent` task's example row, plausible wrong responses, and alignment with the reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHER: Final = {"operate": "SELECT 'none of these';", "answer": '["none of these
 
 
 def wrong(gold: Mapping[str, Any], completion: str) -> dict[str, str]:
-    """Responses that look right, by name; only those that this turn allows."""
+    """Plausible wrong responses, by name; only those that this turn allows."""
     turn = read(gold["env"], completion)
     out = {
         "chatty": f"Certainly! I'd be happy to help.\n{completion}",
@@ -43,12 +43,15 @@ def wrong(gold: Mapping[str, Any], completion: str) -> dict[str, str]:
 
 
 def align(gold: Mapping[str, Any], completion: str, thought: int, filler: Sequence[str]) -> list[Aligned]:
-    """The kind of the action and the action beside the reference's, then each check that the response fails."""
+    """The action's kind and argument aligned with the reference's, then each check that the response fails."""
     turn = read(gold["env"], completion)
     wanted = gold.get("action") or {}
-    said = {"kind": turn.kind, "action": turn.argument or None}
+    predicted = {"kind": turn.kind, "action": turn.argument or None}
     same = {"kind": turn.kind == wanted.get("kind"), "action": bool(same_action(turn, gold))}
-    out = [Aligned(f, wanted.get("argument" if f == "action" else f), said[f], bool(wanted) and same[f]) for f in said]
-    held = examine(completion, turn, gold, thought=thought, filler=filler)
-    failed = [Aligned("fails", None, name.replace("_", " ")) for name, value in held.items() if value is False]
+    out = [
+        Aligned(f, wanted.get("argument" if f == "action" else f), predicted[f], bool(wanted) and same[f])
+        for f in predicted
+    ]
+    checks = examine(completion, turn, gold, thought=thought, filler=filler)
+    failed = [Aligned("fails", None, name.replace("_", " ")) for name, value in checks.items() if value is False]
     return [*(row for row in out if row.gold or row.pred), *failed]

@@ -1,4 +1,4 @@
-"""Funders and their awards from the funding statement of a paper."""
+"""The `funding` task: funders and their awards from the funding statement of a paper."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 
 from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
-from adapters.rewards.funding_matching import MODES, Funder, Reading, counts_in, parse, read_funders
+from adapters.rewards.funding_matching import MODES, Funder, Scorer, counts_in, parse, read_funders
+from adapters.rewards.funding_records import OLD_PARAMETERS
 from adapters.tasks import funding_answer
-from adapters.types import Aligned, Counts, Example, Message, Normaliser, Row
+from adapters.types import Aligned, Counts, Example, Message, Normaliser, OldParameters, Row
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
 SYSTEM = (
@@ -50,15 +51,16 @@ class FundingTask:
 
     `target` is the form of the answer: `nested` is the published one (indented, every field present), `compact` says
     the same in about a third of the tokens, for small models: no white space, empty fields left out, a funder's
-    awards in one. The scorer reads both alike. `reading` is the scorer's: `compatible` with the published harness or
-    `fixed` (see `adapters.rewards.funding_matching`).
+    awards in one. Both scorers read both forms. `scorer`: `published` counts as the published harness, `corrected`
+    repairs its defects (see `adapters.rewards.funding_matching`).
     """
 
     target: Literal["nested", "compact"] = "nested"
     system: str = SYSTEM
     user: str = USER
-    reading: Reading = "compatible"
+    scorer: Scorer = "published"
     text_field: str = "funding_statement"
+    old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     example_row: ClassVar[Row] = EXAMPLE
     """A made-up row, for the usage section of a model card."""
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
@@ -110,11 +112,11 @@ class FundingTask:
         return json.dumps([_compact(funder) for funder in gold], ensure_ascii=False, separators=(",", ":"))
 
     def empty_answer(self, example: Example) -> str:
-        """The answer that finds nothing, the baseline of every reward."""
+        """The answer that finds nothing: the baseline of every reward."""
         return self.answer([])
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Wrong answers that look right, for testing rewards; only those that this example's gold allows."""
+        """Plausible wrong answers, for testing rewards; only those that this example's gold allows."""
         gold: list[dict[str, Any]] = example.gold
         out = {"invented funder": [*gold, {"funder_name": "Agency for Unfounded Claims", "awards": []}]}
         if any(_ids(funder) for funder in gold):
@@ -131,11 +133,11 @@ class FundingTask:
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
-        return counts_in(MODES, read_funders(gold), parse(completion).funders, self.reading)
+        return counts_in(MODES, read_funders(gold), parse(completion).funders, self.scorer)
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
         """Funders, and below each its ids, schemes and titles, paired as the balanced mode pairs them."""
-        return align(read_funders(gold), parse(completion).funders, "balanced", self.reading)
+        return align(read_funders(gold), parse(completion).funders, "balanced", self.scorer)
 
     def is_well_formed(self, completion: str) -> bool:
         """Whether the text is JSON of an accepted shape."""
@@ -153,11 +155,11 @@ class FundingTask:
         return funding_answer.read(answer)
 
     def answer_schema(self) -> dict[str, Any]:
-        """What a model should write."""
+        """JSON schema of an answer."""
         return funding_answer.schema(self.target)
 
     def record_schema(self) -> dict[str, Any]:
-        """What `record` returns."""
+        """JSON schema of what `record` returns."""
         return funding_answer.RECORD
 
     def normaliser(self, registry: Path | None) -> Normaliser:

@@ -1,4 +1,4 @@
-"""A funding model's answer as a record: the shapes that are accepted, and their JSON schema."""
+"""Answers of the `funding` task as records: the accepted shapes and their JSON schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extracted funders and award ids, cleaned up and matched with a funder registry."""
+"""Clean-up of extracted funders and award ids, and matching with a funder registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adapters.errors import UserError
 from adapters.rewards.funding_records import normalise_award_id
 
 CUTOFF = 0.9
-"""Likeness from which a name counts as a registered one: token-sorted, case, accents and punctuation aside."""
+"""Lowest similarity of a match: token-sorted ratio, without case, accents and punctuation."""
 SHORTEST = 8
 """Shorter names, which are mostly acronyms, match only when they are equal."""
 _QUERIES = 256
@@ -133,7 +133,7 @@ def tidy_id(award_id: str) -> str:
 
 
 def _distinct(ids: Iterable[str]) -> list[str]:
-    return list({normalise_award_id(i, "fixed"): i for i in reversed(list(ids)) if i}.values())[::-1]
+    return list({normalise_award_id(i, "corrected"): i for i in reversed(list(ids)) if i}.values())[::-1]
 
 
 def _key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Named entities and relations: a schema of labels and a text in, a JSON object of what the text holds out."""
+"""The `ie` task: named entities and relations from a text and a schema of labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeGuard
 
 from adapters.data_aug.noise import Label
-from adapters.rewards.ie_records import Item, Reading, entities, overlap, relations, unlabelled
+from adapters.rewards.ie_records import AnswerReader, Item, entities, overlap, relations, unlabelled
 from adapters.tasks import ie_answers, ie_extraction
-from adapters.types import Aligned, Counts, Example, Message, Row
+from adapters.types import Aligned, Counts, Example, Message, OldParameters, Row
 
 # The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
 # relation template; this one is its entity template with IEPile's instruction for relations.
@@ -39,26 +39,27 @@ RE_USER = (
 
 
 @dataclass(frozen=True)
-class IeTask(Reading):
+class IeTask(AnswerReader):
     """Rows have a `text`, a `schema` (label names), a `task` (NER or RE) and `gold`.
 
     `gold` is {type: [text, …]} or {relation: [{"head", "tail"}, …]}; labels of the schema that it leaves out are
     empty. `target` is the form of the answer to learn: `tagged` is the published one (the thought is the row's
     `reasoning`, or empty), `bare` its JSON alone, `compact` that without absent labels and white space, for small
-    models. For the last two, `no_answer: whole` makes the scorer read text without tags. The templates hold {labels},
-    the JSON list of the schema, and {text}. `order` is the seed of another label order, one for all rows of a schema;
-    None keeps the rows' own. `schema` and `kind` stand in for rows without `schema` or `task`: labels to ask for, and
-    NER or RE. The other fields are the scorer's (`adapters.rewards.ie_records.Reading`).
+    models. The last two need `missing_answer: whole`, so that text without tags is read. The templates hold {labels},
+    the JSON list of the schema, and {text}. `label_order` is the seed of another label order, one for all rows of a
+    schema; None keeps the rows' own. `schema` and `kind` stand in for rows without `schema` or `task`: labels to ask
+    for, and NER or RE. The other fields are those of `adapters.rewards.ie_records.AnswerReader`.
     """
 
     target: Literal["tagged", "bare", "compact"] = "tagged"
     system: str = SYSTEM
     ner_user: str = NER_USER
     re_user: str = RE_USER
-    order: int | None = None
+    label_order: int | None = None
     schema: tuple[str, ...] = ()
     kind: Literal["NER", "RE"] | None = None
     text_field: str = "text"
+    old_parameters: ClassVar[OldParameters] = {**AnswerReader.old_parameters, "order": ("label_order", {})}
     example_rows: ClassVar[tuple[Row, ...]] = ie_answers.ROWS
     example_row: ClassVar[Row] = example_rows[0]
     modes: ClassVar[dict[str, str]] = {
@@ -75,8 +76,8 @@ class IeTask(Reading):
         for name in ("ner_user", "re_user"):
             if missing := [part for part in ("{labels}", "{text}") if part not in getattr(self, name)]:
                 raise ValueError(f"{name} must contain {missing[0]}")
-        if self.target != "tagged" and self.no_answer != "whole":
-            raise ValueError(f"target {self.target} writes no <answer> tags, so it needs no_answer: whole")
+        if self.target != "tagged" and self.missing_answer != "whole":
+            raise ValueError(f"target {self.target} writes no <answer> tags, so it needs missing_answer: whole")
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """One row with its gold. Raises ValueError for a row without text, schema or readable labels."""
@@ -84,8 +85,8 @@ class IeTask(Reading):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{self.text_field} is missing or empty")
         gold = self.gold(row)
-        if self.order is not None:
-            gold = _permuted(gold, self.order)
+        if self.label_order is not None:
+            gold = _permuted(gold, self.label_order)
         return Example(
             id=id,
             source=source,
@@ -135,36 +136,36 @@ class IeTask(Reading):
         return text if self.target == "bare" else f"<think>\n{reasoning}\n</think>\n<answer>\n{text}\n</answer>"
 
     def empty_answer(self, example: Example) -> str:
-        """The answer that finds nothing, the baseline of every reward."""
+        """The answer that finds nothing: the baseline of every reward."""
         return self.answer(dict.fromkeys(example.gold, ()))
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Wrong answers that look right, for testing rewards; only those that this example's gold allows."""
+        """Plausible wrong answers, for testing rewards; only those that this example's gold allows."""
         return {name: self.answer(labels) for name, labels in ie_answers.wrong(self, example.gold).items()}
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
-        """Entities and relations by label, each side's once."""
+        """Gold and predicted items by label, paired."""
         return ie_answers.align(self, gold, completion)
 
     def rephrase(self, n: int) -> IeTask:
         """The same task with the labels of every schema in another order."""
-        return replace(self, order=n if self.order is None else self.order + n)
+        return replace(self, label_order=n + (self.label_order or 0))
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Sets of entities and of relations, with their labels and without. Never raises, whatever the text."""
         # A prediction without gold comes with an empty list.
         labels: Mapping[str, Any] = gold if isinstance(gold, Mapping) else {}
-        wanted, said = self.items(labels), self.read(completion, labels).items
+        wanted, predicted = self.items(labels), self.read(completion).items
         kinds = {"entity": entities, "relation": relations}
         return {
-            "labelled": {name: overlap(only(wanted), only(said)) for name, only in kinds.items()},
+            "labelled": {name: overlap(only(wanted), only(predicted)) for name, only in kinds.items()},
             "unlabelled": {
-                name: overlap(unlabelled(only(wanted)), unlabelled(only(said))) for name, only in kinds.items()
+                name: overlap(unlabelled(only(wanted)), unlabelled(only(predicted))) for name, only in kinds.items()
             },
         }
 
     def is_well_formed(self, completion: str) -> bool:
-        """Whether the text is an answer with a JSON object; what is not counts as a parse error."""
+        """Whether the answer is a JSON object; otherwise it counts as a parse error."""
         return self.read(completion).json == "object"
 
     def _kind(self, row: Row, gold: Mapping[str, Any]) -> Literal["NER", "RE"]:
@@ -187,7 +188,7 @@ class IeTask(Reading):
             kind = self._kind({**row, "task": row.get("task") or self.kind or "NER"}, {})
         except ValueError as error:
             raise ValueError(f"no schema: {error}") from None
-        return self.prompt(text, labels if self.order is None else _permuted(labels, self.order), kind)
+        return self.prompt(text, labels if self.label_order is None else _permuted(labels, self.label_order), kind)
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raises ValueError when a corpus with these columns does not say which labels to look for."""
@@ -206,11 +207,11 @@ class IeTask(Reading):
         return ie_extraction.record(answer)
 
     def answer_schema(self) -> dict[str, Any] | None:
-        """What a model should write; None where it thinks first."""
+        """JSON schema of an answer; None where the model thinks first."""
         return None if self.target == "tagged" else ie_extraction.ANSWER
 
     def record_schema(self) -> dict[str, Any]:
-        """What `record` returns."""
+        """JSON schema of what `record` returns."""
         return ie_extraction.RECORD
 
 

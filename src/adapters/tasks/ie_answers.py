@@ -1,11 +1,11 @@
-"""Made-up rows of entities and relations, answers to them that are wrong, and answers beside their gold."""
+"""The `ie` task's example rows, plausible wrong answers, and alignment with gold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from adapters.rewards.ie_records import Item, Reading
+from adapters.rewards.ie_records import AnswerReader, Item
 from adapters.types import Aligned, Row
 
 ROWS: Final[tuple[Row, ...]] = (
@@ -60,28 +60,28 @@ ROWS: Final[tuple[Row, ...]] = (
 )
 
 
-def wrong(reading: Reading, gold: Mapping[str, list[Any]]) -> dict[str, Mapping[str, list[Any]]]:
-    """Wrong labels that look right, by name; only those that this gold allows."""
-    labels, found = list(gold), [entry for entries in gold.values() for entry in entries]
+def wrong(reader: AnswerReader, gold: Mapping[str, list[Any]]) -> dict[str, Mapping[str, list[Any]]]:
+    """Plausible wrong labels, by name; only those that this gold allows."""
+    names, entries = list(gold), [entry for of_name in gold.values() for entry in of_name]
     pair = {"head": "Nonesuch", "tail": "Nowhere"}
     out: dict[str, Mapping[str, list[Any]]] = {
         "invented item": {
             **gold,
-            labels[0]: [*gold[labels[0]], pair if found and isinstance(found[0], dict) else "Nonesuch"],
+            names[0]: [*gold[names[0]], pair if entries and isinstance(entries[0], dict) else "Nonesuch"],
         },
-        "one item missing": _without(gold, found[-1]) if len(found) > 1 else gold,
-        "wrong label": dict(zip(labels, [gold[label] for label in (*labels[1:], labels[0])], strict=True)),
-        "ends swapped": {label: [_swapped(entry) for entry in entries] for label, entries in gold.items()},
+        "one item missing": _without(gold, entries[-1]) if len(entries) > 1 else gold,
+        "wrong label": dict(zip(names, [gold[name] for name in (*names[1:], names[0])], strict=True)),
+        "ends swapped": {name: [_swapped(entry) for entry in of_name] for name, of_name in gold.items()},
     }
-    # What the reading takes for the same is not wrong: a swapped symmetric relation, say.
-    return {name: said for name, said in out.items() if reading.items(said) != reading.items(gold)}
+    # What the reader takes for the same is not wrong: a swapped symmetric relation, say.
+    return {name: labels for name, labels in out.items() if reader.items(labels) != reader.items(gold)}
 
 
-def align(reading: Reading, gold: Mapping[str, Any], completion: str) -> list[Aligned]:
-    """Every item of both sides once, as the reading reads it, near ones of a label side by side."""
+def align(reader: AnswerReader, gold: Mapping[str, Any], completion: str) -> list[Aligned]:
+    """Every gold and predicted item once, similar items of a label paired."""
     from adapters.evaluation.alignment import compare_values
 
-    return compare_values(_shown(reading.items(gold), gold), _shown(reading.read(completion, gold).items, gold))
+    return compare_values(_shown(reader.items(gold), gold), _shown(reader.read(completion).items, gold))
 
 
 def _shown(items: Iterable[Item], schema: Iterable[str]) -> dict[str, list[str]]:

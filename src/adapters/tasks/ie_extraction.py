@@ -1,8 +1,8 @@
-"""An answer's entities and relations as records: what a corpus gets, and its JSON schema."""
+"""Answers of the `ie` task as records, and their JSON schema."""
 
 from __future__ import annotations
 
-from adapters.rewards.ie_records import Item, Reading
+from adapters.rewards.ie_records import AnswerReader, Item
 
 _END = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 RECORD = {
@@ -31,13 +31,13 @@ ANSWER = {
 """JSON schema of what the model writes when it does not think first. The labels are each row's own."""
 
 
-def decode(reading: Reading, completion: str) -> frozenset[Item]:
-    """The items of a completion. Raises ValueError, led by a short kind and a colon."""
-    found = reading.read(completion)
-    if found.json == "object":
-        return found.items
-    problem = found.problem or "nothing to read"
-    if found.json == "other":
+def decode(reader: AnswerReader, completion: str) -> frozenset[Item]:
+    """The items of a completion. Raises ValueError whose message begins with a kind and a colon."""
+    prediction = reader.read(completion)
+    if prediction.json == "object":
+        return prediction.items
+    problem = prediction.problem or "nothing to read"
+    if prediction.json == "other":
         raise ValueError(f"wrong shape: {problem}")
     raise ValueError(problem if problem.startswith("not JSON") else f"no answer: {problem}")
 

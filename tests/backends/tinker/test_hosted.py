@@ -301,8 +301,8 @@ def test_a_budget_refuses_the_step_that_would_exceed_it(tmp_path: Path, limit: d
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"clip": [0.8, 1.2]}, "needs a loss that clips"),
-        ({"loss": "ppo", "clip": [0.2, 0.2]}, "low <= 1 <= high"),
+        ({"clip_range": [0.8, 1.2]}, "needs a loss that clips"),
+        ({"loss": "ppo", "clip_range": [0.2, 0.2]}, "low <= 1 <= high"),
         ({"max_cost": 3.0}, "needs prices"),
     ],
 )
@@ -315,7 +315,7 @@ def test_clipping_bounds_are_absolute_and_always_sent() -> None:
     assert Hosted().bounds is None
     assert Hosted(loss="ppo").bounds == (0.8, 1.2)
     assert Hosted(loss="cispo").bounds == (0.0, 4.0)
-    assert Hosted(loss="ppo", clip=[0.9, 1.3]).bounds == (0.9, 1.3)
+    assert Hosted(loss="ppo", clip_range=[0.9, 1.3]).bounds == (0.9, 1.3)
 
 
 GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards": ["funding"]}
@@ -422,7 +422,7 @@ def test_the_shipped_recipe_has_the_cards_constants() -> None:
     assert made.trainer == "tinker"
     assert (made.model.base, made.model.thinking, made.lora.rank) == ("Qwen/Qwen3.5-9B", False, 128)
     assert (sft.epochs, grpo.group_size, grpo.temperature, grpo.learning_rate) == (2, 8, 0.8, 3e-5)
-    assert (grpo.beta, grpo.reference, grpo.advantage, made.tinker.loss) == (
+    assert (grpo.beta, grpo.reference, grpo.scale_rewards, made.tinker.loss) == (
         0.03,
         "start",
         "none",
@@ -499,7 +499,7 @@ def test_a_pause_of_the_sdk_is_shown(capsys: pytest.CaptureFixture) -> None:
 
 def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "alive", lambda: False)
-    session = SimpleNamespace(hosted=Hosted(patience=0.001), idle=IdleTimer())
+    session = SimpleNamespace(hosted=Hosted(timeout_minutes=0.001), idle=IdleTimer())
     pending = service.Pending(session, Future(), "while it trained")
     with pytest.raises(service.ServiceError, match=r"not answered for 0.001 minutes while it trained"):
         pending.result()
@@ -507,7 +507,7 @@ def test_a_silent_service_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_slow_service_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "alive", lambda: True)
-    session = SimpleNamespace(hosted=Hosted(patience=0.0005), idle=IdleTimer())
+    session = SimpleNamespace(hosted=Hosted(timeout_minutes=0.0005), idle=IdleTimer())
     future: Future = Future()
     threading.Timer(0.2, future.set_result, ["done"]).start()
     assert service.Pending(session, future, "while it trained").result() == "done"
@@ -722,7 +722,7 @@ def test_an_adapter_is_compared_with_the_service_by_numbers(trained: tuple, tmp_
 
 
 def test_a_sick_training_is_stopped_before_its_checkpoint_counts(capsys: pytest.CaptureFixture) -> None:
-    run = SimpleNamespace(monitor=HealthMonitor(Health(stuck_steps=2)), stored=4)
+    run = SimpleNamespace(monitor=HealthMonitor(Health(no_signal_steps=2)), stored=4)
     stage_run.HostedStage._judge(run, 5, {"loss": 0.1, "kl": 1.0, "frac_reward_zero_std": 1.0})
     assert "warning: for 1 steps no group" in capsys.readouterr().err
     with pytest.raises(

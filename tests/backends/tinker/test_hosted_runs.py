@@ -251,7 +251,7 @@ def test_either_adapter_passes_the_gate(trainer: str, chains: dict[str, Path], s
 
 def test_a_check_shows_what_differs(tiny_model: Path, tmp_path: Path, client: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT + GRPO + DPO)
-    done = invoke("check", recipe, "stages.1.rewards=[{use: funding, reading: fixed}]")
+    done = invoke("check", recipe, "stages.1.rewards=[{use: funding, scorer: corrected}]")
     assert done.exit_code == 0, done.output
     assert "attention and MLP layers, no LM head" in done.stdout
     assert "3-dpo reference" in done.stdout
@@ -330,7 +330,7 @@ def test_a_resumed_step_starts_from_the_very_weights(tiny_model: Path, tmp_path:
 
 def test_a_killed_server_loses_nothing(tiny_model: Path, tmp_path: Path, server: Server) -> None:
     recipe = write_recipe(tmp_path, tiny_model, SFT)
-    arguments = ("trainer=tinker", "tinker.patience=0.05")
+    arguments = ("trainer=tinker", "tinker.timeout_minutes=0.05")
     process = subprocess.Popen(
         command(recipe, *arguments),
         cwd=tmp_path,

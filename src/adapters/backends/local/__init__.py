@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import AutoConfig
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
@@ -34,7 +38,7 @@ from adapters.backends.local.model import (
 from adapters.backends.local.speedups.padding_free import without_padding
 from adapters.backends.memory import StagePlan
 from adapters.console import phase, quiet_libraries
-from adapters.errors import UserError
+from adapters.errors import UserError, hint
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Dpo, Grpo
 from adapters.types import Example, Lengths, Progress, Sampler
@@ -70,14 +74,13 @@ class LocalBackend:
         """Check the options of the stages against TRL's classes and the processes."""
         sharded = deepspeed.check_launch()
         trusts(self.recipe.model)
+        if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
+            base_model.resolve(self.recipe.model.base)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
-        try:
-            get_reporting_integration_callbacks(list(self.recipe.report_to))
-        except (ValueError, ImportError, RuntimeError) as error:
-            raise UserError(f"{error}", at=("report_to",)) from None
+        _check_trackers(self.recipe.report_to)
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
         return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
@@ -121,7 +124,8 @@ class LocalBackend:
         name_base(adapter, None)
         work = folder / "trainer"
         stage = job.stage
-        with without_padding(adapter, checkpointing=bool(stage.gradient_checkpointing)):
+        packed = without_padding(adapter, checkpointing=bool(stage.gradient_checkpointing))
+        with packed if self.recipe.model.speedups else nullcontext():
             if isinstance(stage, Grpo):
                 figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
             elif isinstance(stage, Dpo):
@@ -145,7 +149,8 @@ class LocalBackend:
         """The base, alone or with an adapter merged in memory, on this process's device."""
         self._free()
         model = load_merged(self.base, self.recipe.model, adapter).to(self.state.device)
-        return LocalSampler(model, self.encoder, self.state.process_index, self.state.num_processes)
+        rank, world = self.state.process_index, self.state.num_processes
+        return LocalSampler(model, self.encoder, rank, world, speedups=self.recipe.model.speedups)
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -155,6 +160,17 @@ class LocalBackend:
         gc.collect()
         if on_gpu():
             torch.accelerator.empty_cache()
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    for n, name in enumerate(names):
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UserError(
+                f"no tracker is called {name!r}.{hint(name, sorted(INTEGRATION_TO_CALLBACK))}", at=("report_to", n)
+            )
+        # transformers' own list of what is installed leaves two of its integrations out.
+        if name not in (*get_available_reporting_integrations(), "azure_ml", "flyte"):
+            raise UserError(f"{name} is not installed: pip install {name}, or leave it out.", at=("report_to", n))
 
 
 def _check_quantized(sharded: str | None) -> None:

@@ -19,7 +19,8 @@ class LocalSampler:
     """A loaded model with the tokenizer's rules. See `adapters.types.Sampler`.
 
     `stop_at_json` ends an answer where its JSON is complete. Evaluation leaves it off: what a model writes behind its
-    JSON must count. `context` is the longest sequence the model may see, prompt and answer together.
+    JSON must count. `context` is the longest sequence the model may see, prompt and answer together. Without
+    `speedups`, and for models that they do not fit, `generate` of transformers decodes.
     """
 
     def __init__(
@@ -31,13 +32,14 @@ class LocalSampler:
         *,
         stop_at_json: bool = False,
         context: int | None = None,
+        speedups: bool = True,
     ) -> None:
         self.model, self.encoder, self.rank, self.world = model, encoder, rank, world
         stop = model.generation_config.eos_token_id
         stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
         self.stops = {*stops, encoder.end}
         self.stop_at_json, self.context = stop_at_json, context
-        self.shares = decoding.can_share(model)
+        self.shares = speedups and decoding.can_share(model)
         self._pieces: dict[int, str] = {}
 
     def __call__(

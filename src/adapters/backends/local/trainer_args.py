@@ -44,7 +44,7 @@ OWNED = {
     "num_generations": "group_size",
     "temperature": "temperature",
     "beta": "beta",
-    "scale_rewards": "advantage",
+    "scale_rewards": "scale_rewards",
     "max_length": "max_length",
     "max_completion_length": "max_completion_length",
     "lr_scheduler_type": "schedule",

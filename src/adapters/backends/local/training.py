@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def train_grpo(
         max_completion_length=stage.max_completion_length,
         temperature=stage.temperature,
         beta=stage.beta,
-        scale_rewards=stage.advantage,
+        scale_rewards=stage.scale_rewards,
         reward_weights=[r.weight for r in job.rewards],
         chat_template_kwargs=encoder.template,
         disable_dropout=True,  # with it, policy and reference would differ before the first update
@@ -162,7 +163,7 @@ def train_grpo(
     only_our_progress(trainer)
     if stage.beta:
         set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    with grpo_speedups(model, args):
+    with grpo_speedups(model, args) if recipe.model.speedups else nullcontext():
         state = train_to_the_end(trainer, folder, job.steps)
     log = [entry for entry in state.log_history if "reward" in entry]
     figures: dict[str, Any] = {"steps": state.global_step}

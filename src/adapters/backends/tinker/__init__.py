@@ -197,7 +197,7 @@ class TinkerBackend:
 
     def _fetch(self, run: HostedStage, folder: Path) -> dict[str, Any]:
         """Download what is trained so far and write it as an adapter directory."""
-        raw, days = run.work / "download", self.recipe.tinker.keep_days
+        raw, days = run.work / "download", self.recipe.tinker.checkpoint_ttl_days
         shutil.rmtree(raw, ignore_errors=True)
         stored = run.run.save_external(f"step-{run.done}", days).result().path
         run.service.download(stored, raw)
@@ -207,7 +207,7 @@ class TinkerBackend:
 
     def _download(self, run: HostedStage, folder: Path) -> dict[str, Any]:
         phase("downloading the adapter")
-        days = self.recipe.tinker.keep_days
+        days = self.recipe.tinker.checkpoint_ttl_days
         state = run.run.save("final", days)
         sampling = run.run.save_for_sampling("final", days)
         figures = self._fetch(run, folder)
@@ -219,7 +219,7 @@ class TinkerBackend:
             "kept_until": (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="seconds"),
         }
         write_json(folder / HOSTED, where)
-        verify = self.recipe.tinker.verify
+        verify = self.recipe.tinker.verify_adapter
         if verify == "numbers" or (verify == "auto" and convert_adapter.weights_fit_here(self.base)):
             some = run.job.examples[:COMPARED]
             prompts = self.encoder.prompts([e.prompt for e in some])

@@ -174,7 +174,7 @@ def _rows(
     groups: Sequence[list[Answer]],
 ) -> tuple[list[TrainRow], dict[str, float]]:
     """The step's rows, advantages divided by the batch's answer tokens (TRL's dapo), and its KL."""
-    advantages = group_advantages([[a.reward for a in g] for g in groups], stage.advantage)
+    advantages = group_advantages([[a.reward for a in g] for g in groups], stage.scale_rewards)
     total = sum(len(a.tokens) for g in groups for a in g)
     if not total:
         raise ServiceError("every answer of a step is empty")

@@ -1,4 +1,4 @@
-"""What the service can do of a recipe, what it cannot, and what it does otherwise than the local trainer: stated."""
+"""The parity table: what the hosted trainer refuses, and where it differs from the local one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE_ALPHA = 32
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse what the service cannot express, with the nearest thing that works. Raises UserError."""
+    """Raise UserError for settings that the service does not have, and name the nearest that it has."""
     lora, model = recipe.lora, recipe.model
     if lora.rank & (lora.rank - 1):
         low = 1 << (lora.rank.bit_length() - 1)
@@ -42,7 +42,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     for name in ("dtype", "precision", "attention"):
         if getattr(model, name) != "auto":
-            raise UserError("the service decides this for its own devices; auto works.", at=("model", name))
+            raise UserError("the service chooses this for its own devices; auto works.", at=("model", name))
     if model.quantize is not None:
         raise UserError("the service trains on the weights it serves; leave this out.", at=("model", "quantize"))
     if recipe.report_to:
@@ -54,18 +54,20 @@ def check_recipe(recipe: Recipe) -> None:
 def _check_stage(stage: Any, at: KeyPath) -> None:
     if stage.trl:
         first = next(iter(stage.trl))
-        nearest = {"loss_type": "tinker.loss", "epsilon": "tinker.clip", "epsilon_high": "tinker.clip"}.get(first)
+        nearest = {"loss_type": "tinker.loss", "epsilon": "tinker.clip_range", "epsilon_high": "tinker.clip_range"}.get(
+            first
+        )
         raise UserError(
             "TRL's options do not reach the service, and are not ignored. "
             + (f"The nearest is {nearest}." if nearest else "Remove the section; other recipe keys work on both."),
             at=(*at, "trl", first),
         )
     if stage.gradient_checkpointing is not None:
-        raise UserError("the service decides this itself; leave it out.", at=(*at, "gradient_checkpointing"))
+        raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
 
 
 def differences(recipe: Recipe) -> list[Difference]:
-    """Where a hosted run of this recipe differs from a local one, and where the two are made to agree."""
+    """The parity table of a recipe: one row for each aspect, whether local and hosted agree or not."""
     return list(_lora(recipe)) + [
         d for n, s in enumerate(recipe.stages) for d in _stage(recipe, s, f"{n + 1}-{s.kind}")
     ]
@@ -96,7 +98,7 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
     if stage.kind != "grpo":
         return
     scaled = {"group": "by the group's deviation", "batch": "by the batch's deviation", "none": "not scaled"}
-    yield Difference(f"{name} advantages", scaled[stage.advantage], "the same, computed here", True)
+    yield Difference(f"{name} advantages", scaled[stage.scale_rewards], "the same, computed here", True)
     yield Difference(f"{name} normalisation", "answer tokens of a step (dapo)", "the same, by advantages", True)
     bounds = recipe.tinker.bounds
     loss = recipe.tinker.loss + (f", ratio in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ", not clipped")
@@ -120,7 +122,7 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
 
 
 def notes(recipe: Recipe) -> list[str]:
-    """The table in a line, and the warning that temperature and KL deserve together."""
+    """The differences in one line, and a warning where temperature and KL together cost extra tokens."""
     odd = [f"{d.what}: {d.hosted} (local: {d.local})" for d in differences(recipe) if not d.same]
     out = [f"hosted differs from local in {'; '.join(odd)}"]
     for n, stage in enumerate(recipe.stages):

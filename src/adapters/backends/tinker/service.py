@@ -111,10 +111,10 @@ class Pending:
     def result(self) -> Any:
         """Wait for the answer. Raises ServiceError for failures and after the time-out."""
         silent: float | None = None
-        patience = 60 * self.service.hosted.patience
+        limit = 60 * self.service.hosted.timeout_minutes
         while True:
             try:
-                return self.future.result(timeout=min(LOOK_AFTER, patience / 2))
+                return self.future.result(timeout=min(LOOK_AFTER, limit / 2))
             except SDK_ERRORS as error:
                 if not isinstance(error, TimeoutError) or self.future.done():
                     log.error("%s: %s: %s", self.doing, type(error).__name__, redact(str(error)))
@@ -126,11 +126,11 @@ class Pending:
             if silent is None:
                 silent = now
                 console(stderr=True).print(
-                    f"{base_url()} does not answer; waiting up to {self.service.hosted.patience:g} minutes"
+                    f"{base_url()} does not answer; waiting up to {self.service.hosted.timeout_minutes:g} minutes"
                 )
-            if now - silent > patience:
+            if now - silent > limit:
                 raise ServiceError(
-                    f"{base_url()} has not answered for {self.service.hosted.patience:g} minutes {self.doing}"
+                    f"{base_url()} has not answered for {self.service.hosted.timeout_minutes:g} minutes {self.doing}"
                 )
 
 

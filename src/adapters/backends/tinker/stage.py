@@ -89,8 +89,8 @@ class HostedStage:
             return self.service.run_from(path, optimizer=optimizer)
         except ServiceError as error:
             raise ServiceError(
-                f"{error}. Checkpoints are kept {CHECKPOINT_DAYS} days and finished stages tinker.keep_days; if these "
-                f"are gone, delete {self.folder} to train this stage again"
+                f"{error}. Checkpoints are kept {CHECKPOINT_DAYS} days, and finished stages "
+                f"tinker.checkpoint_ttl_days; if these are gone, delete {self.folder} to train this stage again"
             ) from None
 
     def due(self, step: int) -> bool:
