@@ -1,6 +1,6 @@
 """An adapter over statements: `adapters extract`'s engine beside the usage snippet of a model card in a loop.
 
-    python scripts/bench_extract.py RUN_OR_ADAPTER [-n 347] [--file statements.jsonl] [--max-new-tokens 512] [--base B]
+    python scripts/bench/bench_extract.py RUN_OR_ADAPTER [-n 347] [--file F.jsonl] [--max-new-tokens 512] [--base B]
 
 Each contender has a process of its own, loads the model, and is then timed. Ours runs once as it is, and once without
 each of its savings, which tells what that saving is worth. Without a file the statements are synthetic.
@@ -20,12 +20,12 @@ SNIPPET = """
 import json, time, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from adapters import extract_source
+from adapters.extraction import adapter_source
 from adapters.backends.local import base_model
-from adapters.json_end import first_value
+from adapters.backends.json_stop import first_value
 o = json.loads(sys.argv[1])
 rows = [json.loads(line) for line in open(o["file"])]
-source = extract_source.find(o["adapter"], base=o["base"])
+source = adapter_source.find(o["adapter"], base=o["base"])
 base = base_model.resolve(source.model.base).load
 own = (source.adapter / "tokenizer_config.json").is_file()
 tokenizer = AutoTokenizer.from_pretrained(source.adapter if own else base)
@@ -50,24 +50,25 @@ result = {"work": time.perf_counter() - start, "tokens": tokens, "records": reco
 """
 OURS = """
 import json, time
-from adapters import extract_engines, extract_source
+from adapters.extraction import adapter_source, engines
+from adapters.extraction.engine import Options, Request
 from adapters.backends.local import generate
 from adapters.backends.local.speedups import decoding
-from adapters.json_end import first_value
+from adapters.backends.json_stop import first_value
 o = json.loads(sys.argv[1])
 if o["without"] == "shared prefix":
     decoding.shared_prefix = lambda prompts: 0
 if o["without"] == "rows leaving the batch, shared prefix":
     decoding.can_share = lambda model: False
 if o["without"] == "stop at the end of the JSON":
-    init = sampling.LocalSampler.__init__
-    sampling.LocalSampler.__init__ = lambda self, *a, **k: init(self, *a, **{**k, "stop_at_json": False})
+    init = generate.LocalSampler.__init__
+    generate.LocalSampler.__init__ = lambda self, *a, **k: init(self, *a, **{**k, "stop_at_json": False})
 rows = [json.loads(line) for line in open(o["file"])]
-source = extract_source.find(o["adapter"], base=o["base"])
+source = adapter_source.find(o["adapter"], base=o["base"])
 batch = 1 if o["without"] == "batches" else None
-options = extract_engines.Options(max_new_tokens=o["limit"], batch_size=batch)
-engine = extract_engines.make("transformers", source, options, lambda note: print(note, file=sys.stderr))
-requests = [extract_engines.Request(n, source.task.request(row)) for n, row in enumerate(rows)]
+options = Options(max_new_tokens=o["limit"], batch_size=batch)
+engine = engines.make("transformers", source, options, lambda note: print(note, file=sys.stderr))
+requests = [Request(n, source.task.request(row)) for n, row in enumerate(rows)]
 start, tokens, records = time.perf_counter(), 0, [None] * len(rows)
 for answer in engine(requests):
     tokens += answer.tokens

@@ -1,6 +1,6 @@
 """How work grows with its size: noise, scoring, planning, extraction, completions in a group, funders in a statement.
 
-    python scripts/bench_growth.py [--most 100000] [--out docs/growth.png]
+    python scripts/bench/bench_growth.py [--most 100000] [--out docs/growth.png]
 
 Rows are counted from 1,000 up in steps of ten, texts ten times as long up to a tenth of the most. Every size has a
 process of its own, whose peak memory is told beside its seconds. The exponent is that of seconds = c * size^k between

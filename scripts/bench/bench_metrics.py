@@ -1,6 +1,6 @@
 """Corpus metrics with bootstrap intervals, against a plain implementation of the same definitions.
 
-    python scripts/bench_metrics.py [--statements 1000] [--resamples 1000]
+    python scripts/bench/bench_metrics.py [--statements 1000] [--resamples 1000]
 
 The plain one normalises at every comparison, matches in full, and adds up Python numbers for every resample. It gets
 the same resamples, so that all figures can be compared, intervals included. Our first time is the median of five

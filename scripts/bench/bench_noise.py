@@ -1,6 +1,6 @@
 """Statements a second on one core: this package beside nlpaug, textnoisr and AugLy where they can be imported.
 
-    python scripts/bench_noise.py [FILE.jsonl] [--seconds 20]
+    python scripts/bench/bench_noise.py [FILE.jsonl] [--seconds 20]
 
     pip install nlpaug textnoisr augly nltk     # the others; those that are missing are left out, and said
 

@@ -1,6 +1,6 @@
 """How fast the funding reward is, against a plain implementation of the same arithmetic.
 
-    python scripts/bench_rewards.py [--pairs 1000] [--seed 0]
+    python scripts/bench/bench_rewards.py [--pairs 1000] [--seed 0]
 
 The plain implementation normalises at every comparison and runs one full matching for funders and another for award
 ids. Tests compare the reward with it, so it shares no code with `rewards`.

@@ -1,6 +1,6 @@
 """Seconds until a command line answers: ours beside those of TRL and LLaMA-Factory, where they are installed.
 
-python scripts/bench_startup.py [--rounds 7]
+python scripts/bench/bench_startup.py [--rounds 7]
 """
 
 from __future__ import annotations

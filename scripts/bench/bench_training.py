@@ -1,7 +1,7 @@
 """A training stage of a recipe beside a bare TRL script with the same model, rows, batch and LoRA.
 
-    python scripts/bench_training.py sft recipes/funding_smollm2.yaml --steps 8 data_root=FOLDER
-    python scripts/bench_training.py grpo recipes/funding_smollm2.yaml --steps 2 data_root=FOLDER [--adapter ADAPTER]
+    python scripts/bench/bench_training.py sft recipes/funding_smollm2.yaml --steps 8 data_root=FOLDER
+    python scripts/bench/bench_training.py grpo recipes/funding_smollm2.yaml --steps 2 data_root=FOLDER [--adapter A]
 
 Each contender has a process of its own. The stage runs as it is, and once without each thing that makes it fast, which
 tells what that thing is worth; `bare` is a script as TRL's documentation has it. Parts of a GRPO step are timed in both
@@ -60,12 +60,13 @@ def kept(self, logs, *args, **kwargs):
     logged.update({k: v for k, v in logs.items() if k == "num_tokens"})
     return log(self, logs, *args, **kwargs)
 Trainer.log = kept
-from adapters import plan, recipe_file
+from adapters.pipeline.plan import make_plan
+from adapters.recipe.load import load_recipe
 from adapters.backends import backend as make_backend
-file = recipe_file.load(o["recipe"], o["overrides"])
+file = load_recipe(o["recipe"], o["overrides"])
 backend = make_backend(file.recipe)
 started = time.perf_counter()
-job = next(j for j in plan.make(file, backend).jobs if j.stage.kind == o["kind"])
+job = next(j for j in make_plan(file, backend).jobs if j.stage.kind == o["kind"])
 spent["plan"] = time.perf_counter() - started
 started = time.perf_counter()
 """
@@ -104,7 +105,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, SFTConfig
 from adapters.backends.local.model import precision
-from adapters.backends.local.options import micro_batch
+from adapters.backends.local.trainer_args import micro_batch
 trl.trainer.utils._use_triton = original_triton
 stage, recipe, base = job.stage, file.recipe, backend.base
 micro, accumulate = micro_batch(stage)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from adapters.cli import tables
 from adapters.cli.main import app
-from adapters.evaluation.metrics import f1_changes
+from adapters.evaluation.metrics import f1_change_intervals
 
 RECIPE = """
 name: small
@@ -43,7 +43,7 @@ def invoke(*arguments: str) -> Any:
 
 
 def f1(result: dict[str, Any], field: str) -> str:
-    figures = result["metrics"]["permissive"][field]
+    figures = result["metrics"]["balanced"][field]
     return "{:.3f} ({:.2f}-{:.2f})".format(figures["f1"], *figures["f1_ci"])
 
 
@@ -56,16 +56,15 @@ def test_a_run_ends_with_one_table_one_sentence_and_the_next_commands(folder: Pa
     for field in ("funder", "award_id"):
         [row] = [line for line in lines if line.startswith("seen") and field in line and "->" not in line]
         assert all(f1(sets["seen"][model], field) in row for model in ("base", "1-sft"))
-    assert "balanced" not in shown, "the other matching modes are for --all"
+    assert "permissive" not in shown, "the other matching modes are for --all"
     samples = {
         model: [json.loads(line) for line in (folder / f"runs/small/eval/{model}/seen/samples.jsonl").open()]
         for model in ("base", "1-sft")
     }
-    counts = [np.array([[s["counts"]["permissive"]["funder"]] for s in samples[m]]) for m in ("base", "1-sft")]
-    [change] = f1_changes(*counts)
-    low, high = change.interval
-    assert change.after > change.before
-    assert f"F1 0.00 -> {change.after:.2f} (95 % interval of the change: {low:+.2f} to {high:+.2f})" in shown
+    counts = [np.array([[s["counts"]["balanced"]["funder"]] for s in samples[m]]) for m in ("base", "1-sft")]
+    [(low, high)] = f1_change_intervals(*counts)
+    after = sets["seen"]["1-sft"]["metrics"]["balanced"]["funder"]["f1"]
+    assert f"F1 0.00 -> {after:.2f} (95 % interval of the change: {low:+.2f} to {high:+.2f})" in shown
     commands = shown.partition("Next:\n")[2].split("\n  ")
     assert [line.split()[:3] for line in commands] == [
         ["adapters", verb, "runs/small"] for verb in ("report", "extract", "publish")
@@ -83,7 +82,7 @@ def test_all_prints_the_other_tables_and_json_is_as_before(folder: Path) -> None
 def test_eval_ends_in_the_same_way(folder: Path) -> None:
     ran = invoke("run", "small.yaml").stdout
     shown = invoke("eval", "runs/small").stdout
-    assert shown.strip().splitlines()[0].startswith("F1, permissive matching")
+    assert shown.strip().splitlines()[0].startswith("F1, balanced matching")
     for line in shown.splitlines():
         assert line in ran.splitlines()
     assert "strict" in invoke("eval", "runs/small", "--all").stdout

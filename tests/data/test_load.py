@@ -166,7 +166,7 @@ def test_a_selection_hides_no_unreadable_row(tmp_path: Path, selection: dict) ->
         file.write("{broken\n")
     with pytest.raises(UserError, match=r"1 of 5 rows cannot be used.*\n  row 9: not valid JSON"):
         load(PathSource(path="a.jsonl", **selection), root=tmp_path)
-    loaded = load(PathSource(path="a.jsonl", **selection), root=tmp_path, max_rejected=0.5)
+    loaded = load(PathSource(path="a.jsonl", **selection), root=tmp_path, max_bad_rows=0.5)
     assert [bad.row for bad in loaded.rejected] == [9]
     assert len(loaded.examples) == 4
 
@@ -174,7 +174,7 @@ def test_a_selection_hides_no_unreadable_row(tmp_path: Path, selection: dict) ->
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        (PathSource(path="b.jsonl"), "no file .*Did you mean a.jsonl"),
+        (PathSource(path="b.jsonl"), "no file .*Known: a.jsonl"),
         (PathSource(path="a.txt"), "ends in .jsonl"),
         (PathSource(path="a.jsonl", columns={"funding_statement": "statement"}), "no row has the column 'statement'"),
         (PathSource(path="a.jsonl", where={"langauge": "en"}), "no row has the column 'langauge'"),

@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from adapters.backends import adapter_folder
 from adapters.cli import main
 from adapters.data.load import prompt_key
+from adapters.data.rows import survey
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines, extract
 from adapters.extraction.engine import Answer, Engine, Options
-from adapters.extraction.files import arrow_type, survey
+from adapters.extraction.files import arrow_type
 from adapters.extraction.journal import Journal
 from adapters.files import sha256, write_json
 from adapters.tasks.funding import FundingTask

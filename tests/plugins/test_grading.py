@@ -38,7 +38,7 @@ def test_parts_must_be_numbers() -> None:
     ("gold", "broken", "said"),
     [
         (1.0, 0.0, []),
-        (0.5, 0.5, ["the reward mine pays broken text as much as gold on 1 of"]),
+        (0.5, 0.5, ["the reward mine scores broken text as high as gold on 1 of"]),
         (0.0, 0.0, []),  # a row on which nothing can be earned says nothing
     ],
 )
@@ -50,5 +50,5 @@ def test_a_reward_that_pays_broken_text_like_gold_is_noted(gold: float, broken: 
 
 def test_a_reward_that_prefers_broken_text_to_gold_is_refused() -> None:
     reward = NamedReward("mine", lambda completion, example: 0.5 if completion == "gold" else 0.51)
-    with pytest.raises(UserError, match=r"prefers empty or broken text \(0.510\) to the gold answer \(0.500\)"):
+    with pytest.raises(UserError, match=r"scores empty or broken text \(0.510\) higher than the gold answer \(0.500\)"):
         probe(reward, [EXAMPLE], ("stages", 0))

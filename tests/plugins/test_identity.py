@@ -167,7 +167,7 @@ def test_an_edited_helper_repeats_training_and_evaluation(start, on_path: Path) 
     (on_path / "levels_a.py").write_text("LEVEL = 0.25\n")
     edited, _ = start(run=False)
     assert complete(edited) == [True, False]
-    with pytest.raises(UserError, match=r"from 2-grpo on. Changed: the training data or a plug-in file"):
+    with pytest.raises(UserError, match=r"2-grpo differs. Changed: the training data or a plug-in file"):
         start()
     assert fork(edited)[1] == ["1-sft"]
     _, again = start()

@@ -26,7 +26,7 @@ def limitations(n: int = 100, truncated: int = 0, exact: int = 0, near: int = 0)
     ("figures", "said"),
     [
         ({}, []),
-        ({"n": 99}, ["test has 99 rows: mind the intervals."]),
+        ({"n": 99}, ["test has only 99 rows, so its intervals are wide."]),
         ({"truncated": 1}, ["test: 1 of 100 answers were cut at 8 tokens."]),
         ({"exact": 1, "near": 1}, ["test: 1 of its 100 texts also stand in the training data."]),
         ({"near": 1}, ["test: 1 of its 100 texts nearly repeat one of the training data."]),

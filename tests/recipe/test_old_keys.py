@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters.report.reading import read_run
 from conftest import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
@@ -17,10 +16,11 @@ from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.pipeline.plan import make_plan
 from adapters.pipeline.run import run_plan
+from adapters.pipeline.run_folder import RunFolder
 from adapters.plugins import registry
 from adapters.recipe.aliases import RENAMED, SHORT_FORMS
 from adapters.recipe.fields import PluginSpec
-from adapters.recipe.load import load_recipe, load_run
+from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Recipe
 
 NEW = """name: mine
@@ -160,10 +160,10 @@ def test_an_old_run_folder_is_read_as_it_stands(mine: Path, tmp_path: Path) -> N
         for new, old in (("scale_rewards", "advantage"), ("max_rows", "cap"), ("prompt_variants", "variants")):
             text = text.replace(new, old)
         (folder / name).write_text(text)
-    again = load_run(folder)
+    again = RunFolder.open(folder).recipe_file()
     assert again.recipe == file.recipe
     assert all(job.is_complete(None) for job in make_plan(again, backend).jobs[:1])
-    assert read_run(folder).recipe["stages"][1]["scale_rewards"] == "batch"
+    assert RunFolder.open(folder).recipe["stages"][1]["scale_rewards"] == "batch"
     changed = CliRunner().invoke(app, ["run", str(mine), "stages.0.data=[train.jsonl]", "stages.0.max_steps=1"])
     assert changed.exit_code == 2
     assert "Changed: stages.0.max_steps was null, is 1." in changed.stderr, "a new name alone is no change"

@@ -128,6 +128,8 @@ def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
 
 def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> list[float] | None:
     """The 95 % interval of a difference; None without the samples of both models."""
+    if line["set"] not in sets:
+        return None  # an average has no samples
     models = line["from"], line["to"]
     samples = tuple(read_jsonl(folder / "eval" / model / line["set"] / "samples.jsonl") for model in models)
     before, after = (sets[line["set"]][model] for model in models)
