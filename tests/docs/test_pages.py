@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -9,36 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pandas as pd
 import pytest
 import typer
 from docs_blocks import PAGES, ROOT, blocks
-from tiny import funding_rows, write_jsonl
+from tiny import funding_rows, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
 
 RECIPE = """name: NAME
-task: funding
+task: TASK
 model: {base: none}
 trainer: echo
 stages:
-  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, validation: 0}
-  - {kind: grpo, data: [{path: rows.jsonl}], batch_size: 4, learning_rate: 1e-5, rewards: [funding]}
+  - {kind: sft, data: [{path: TASK.jsonl}], learning_rate: 1e-4, validation: 0}
+  - {kind: grpo, data: [{path: TASK.jsonl}], batch_size: 4, learning_rate: 1e-5, rewards: [TASK]}
 evaluate:
-  - {name: test, data: [{path: rows.jsonl}]}
+  - {name: test, data: [{path: TASK.jsonl}]}
 """
-ELSEWHERE = (
-    "--endpoint",
-    "trainer=tinker",
-    "publish",
-    "merge",
-    "accelerate",
-    "--engine",
-    "me/",
-    "eng.train",
-    "--launch",
-)
-"""What a command needs that is not here: a server, a GPU, the Hub, trained weights, somebody's corpus."""
+ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "--engine", "me/", "--launch", "build-ie")
+"""What a command needs that is not here: a server, a GPU, the Hub, trained weights, several corpora."""
+OWN_TESTS = ("tutorial.md", "new_task.md")
+SPERT = """[{"tokens": ["Ada", "lived", "in", "Rome"], "relations": [{"type": "Live_In", "head": 0, "tail": 1}],
+"entities": [{"type": "Peop", "start": 0, "end": 1}, {"type": "Loc", "start": 3, "end": 4}]}]"""
+IEPILE = {"task": "NER", "source": "x", "output": '{"person": ["Ada"]}',
+          "instruction": '{"instruction": "Extract.", "schema": ["person"], "input": "Ada ."}'}  # fmt: skip
 
 
 def commands(page: Path) -> Iterator[str]:
@@ -54,6 +51,7 @@ def commands(page: Path) -> Iterator[str]:
 
 
 EVERY = sorted({(page.name, command) for page in PAGES for command in commands(page)})
+RUN = [c for page, c in EVERY if page not in OWN_TESTS and not any(word in c for word in ELSEWHERE)]
 
 
 def anchors(page: Path) -> set[str]:
@@ -98,33 +96,57 @@ def test_a_command_of_the_docs_has_a_verb_and_options_that_exist(page: str, comm
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the files that the pages speak of lie, and runs of the echo trainer under their names."""
     folder = tmp_path_factory.mktemp("docs")
+    (folder / "FOLDER").mkdir()
     rows = [{**row, "completion": "[]"} for row in funding_rows(24)]
-    for name in ("rows", "statements", "corpus", "predictions", "gold"):
+    for name in ("funding", "rows", "statements", "corpus", "predictions", "gold", "FOLDER/grobid_test"):
         write_jsonl(folder / f"{name}.jsonl", rows)
-    for name in ("recipe", "mine"):
-        (folder / f"{name}.yaml").write_text(RECIPE.replace("NAME", name))
+    for name in ("ie", "abstracts", "news.test"):
+        write_jsonl(folder / f"{name}.jsonl", [{**row, "spans": []} for row in ie_rows(24)])
+    answers = [(row["id"], text) for row in rows for text in (json.dumps(row["funders"]), "?")]
+    write_jsonl(folder / "samples.jsonl", [{"id": i, "completion": text} for i, text in answers])
+    write_jsonl(folder / "funders.jsonl", [{"funder_id": "10.1/1", "name": "Wellcome Trust", "aliases": []}])
+    write_jsonl(folder / "iepile_test.jsonl", [IEPILE])
+    pd.DataFrame(funding_rows(24)).to_parquet(folder / "corpus.parquet")
+    (folder / "eng.train").write_text("Ada NNP B-PER\nsleeps VBZ O\n")
+    (folder / "scierc_test.json").write_text(SPERT)
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "a.txt").write_text("Ada sleeps.")
+    (folder / "annotations" / "a.ann").write_text("T1\tPerson 0 3\tAda\n")
+    brevity = next(block.text for block in blocks(ROOT / "docs" / "rewards.md") if block.language == "python")
+    (folder / "brevity.py").write_text(brevity)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("NAME", "x", "mine"):
-            done = CliRunner().invoke(app, ["run", "recipe.yaml", f"name={name}"])
+        names = {"funding": ("NAME", "x", "mine", "recipe", "funding_smollm2"), "ie": ("R", "ie_smollm2")}
+        for task, name in [(task, name) for task, several in names.items() for name in several]:
+            (folder / f"{name}.yaml").write_text(RECIPE.replace("NAME", name).replace("TASK", task))
+            done = CliRunner().invoke(app, ["run", f"{name}.yaml"])
             assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(app, ["data", "synthesize", "agent", "-n", "60", "-o", "turns.jsonl"])
+        assert done.exit_code == 0, done.output
+    graded = {"step": 0, "id": "r0", "reward": "funding"}
+    rollouts = [{**graded, "completion": "[]", "score": 1.0}, {**graded, "completion": "[[]]", "score": 0.0}]
+    write_jsonl(folder / "runs" / "x" / "2-grpo" / "rollouts-0.jsonl", rollouts)
+    shutil.copytree(
+        folder / "runs" / "R" / "eval" / "2-grpo" / "test", folder / "runs" / "R" / "eval" / "2-grpo" / "news"
+    )
     return folder
 
 
-RUN = [command for command in dict.fromkeys(c for _, c in EVERY) if not any(word in command for word in ELSEWHERE)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("command", RUN, ids=lambda text: text[:60])
+@pytest.mark.parametrize("command", dict.fromkeys(RUN), ids=lambda text: text[:60])
 def test_a_command_of_the_docs_runs(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Those that need no GPU, no server, no Hub and no training; the tutorial has a test of its own."""
+    """Those that need no GPU, no server, no Hub and no training; two pages have tests of their own."""
     arguments = [argument.replace("RUN", "runs/NAME") for argument in shlex.split(command)[1:]]
     shutil.copytree(workplace, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     if arguments[:1] == ["new"]:
-        (tmp_path / "here" / "mine.yaml").unlink()
+        Path("mine.yaml").unlink()
+    if arguments[:2] == ["pairs", "corrupt"]:
+        Path("turns.jsonl").rename("mine.jsonl")
+    if arguments[:2] == ["rewards", "new"]:
+        Path("brevity.py").unlink()
     monkeypatch.setattr("webbrowser.open", lambda url: True)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output[-3000:]
