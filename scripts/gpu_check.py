@@ -96,12 +96,7 @@ class GpuCheck:
         self.out, self.base, self.cpu, self.large, self.limit = out, base, cpu, large, limit
         inherited = os.environ.get("PYTHONPATH", "")
         self.env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{inherited}".rstrip(":"), "COLUMNS": "200"}
-        self.env_on_cpu = {
-            **self.env,
-            "ACCELERATE_USE_CPU": "true",
-            "CUDA_VISIBLE_DEVICES": "",
-            "DS_ACCELERATOR": "cpu",
-        }
+        self.env_on_cpu = {**self.env, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         if cpu:
             self.env = self.env_on_cpu
 
@@ -110,7 +105,7 @@ class GpuCheck:
     def command(
         self, name: str, arguments: list[str], cwd: Path, log: Path | None = None, cpu: bool = False
     ) -> Finished:
-        """Run Python with these arguments; its output goes to OUT/NAME.log. Raises RuntimeError with the last error."""
+        """Run Python with these arguments; its output goes to OUT/NAME.log. Raises RuntimeError when it fails."""
         env = self.env_on_cpu if cpu else self.env
         output, watch = self.out / f"{name}.log", Watch(log)
         watch.start()
@@ -126,13 +121,9 @@ class GpuCheck:
             finally:
                 watch.ended.set()
                 watch.join()
-        text = output.read_text(errors="replace")
-        if code:
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            errors = [line for line in lines if "rror" in line] or lines or ["it printed nothing"]
-            raise RuntimeError(f"exit code {code}: {errors[-1][:160]}; see {output}")
+        expect(code == 0, f"exit code {code}; see {output}")
         steps = [after - before for before, after in zip(watch.step_times, watch.step_times[1:], strict=False)]
-        return Finished(text, watch.gpu_gb, steps)
+        return Finished(output.read_text(errors="replace"), watch.gpu_gb, steps)
 
     def recipe(self, name: str, base: str, *stages: dict[str, Any], repeat: int = 1, **keys: Any) -> Path:
         """Write a recipe (JSON is YAML too) with its data and its reward into a folder of its own."""
