@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,9 +81,8 @@ class Watch(threading.Thread):
         while not self.ended.wait(0.02):
             now = time.monotonic()
             for path in self.logs:
-                if path.is_file():
-                    new_lines = path.read_text().count("\n") - len(self.step_times)
-                    self.step_times += [now] * new_lines
+                with suppress(OSError):  # not there yet, or renamed at this moment
+                    self.step_times += [now] * (path.read_text().count("\n") - len(self.step_times))
             if now - asked > 1 and shutil.which("nvidia-smi"):
                 query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
                 answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
@@ -111,12 +112,14 @@ class GpuCheck:
         watch.start()
         with output.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, *arguments], cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT
-            )
+                [sys.executable, *arguments], cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
             try:
                 code = process.wait(timeout=self.limit)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # a launcher's processes too
+                process.wait()
                 raise RuntimeError(f"not finished after {self.limit:g} s; see {output}") from None
             finally:
                 watch.ended.set()
