@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: install install-slow quickstart gpu-check test slow bench lint types audit schema clean
+.PHONY: install install-slow quickstart test slow bench lint types audit schema clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,7 @@ quickstart: install
 	$(BIN)/accelerate launch recipes/quickstart.yaml $(ARGS)
 
 # Does every kind of training work on this machine's GPU, and how fast is it? `ARGS=--cpu` rehearses it without one
+.PHONY: gpu-check
 gpu-check: install
 	$(BIN)/python scripts/gpu_check.py $(ARGS)
 
