@@ -26,6 +26,11 @@ $(VENV)/.installed-slow: $(VENV)/.installed
 quickstart: install
 	$(BIN)/accelerate launch recipes/quickstart.yaml $(ARGS)
 
+# Does every kind of training work on this machine's GPU, and how fast is it? `ARGS=--cpu` rehearses it without one
+.PHONY: gpu-check
+gpu-check: install
+	$(BIN)/python scripts/gpu_check.py $(ARGS)
+
 test: install
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,9 +81,8 @@ class Watch(threading.Thread):
         while not self.ended.wait(0.02):
             now = time.monotonic()
             for path in self.logs:
-                if path.is_file():
-                    new_lines = path.read_text().count("\n") - len(self.step_times)
-                    self.step_times += [now] * new_lines
+                with suppress(OSError):  # not there yet, or renamed at this moment
+                    self.step_times += [now] * (path.read_text().count("\n") - len(self.step_times))
             if now - asked > 1 and shutil.which("nvidia-smi"):
                 query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
                 answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
@@ -96,12 +97,7 @@ class GpuCheck:
         self.out, self.base, self.cpu, self.large, self.limit = out, base, cpu, large, limit
         inherited = os.environ.get("PYTHONPATH", "")
         self.env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{inherited}".rstrip(":"), "COLUMNS": "200"}
-        self.env_on_cpu = {
-            **self.env,
-            "ACCELERATE_USE_CPU": "true",
-            "CUDA_VISIBLE_DEVICES": "",
-            "DS_ACCELERATOR": "cpu",
-        }
+        self.env_on_cpu = {**self.env, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         if cpu:
             self.env = self.env_on_cpu
 
@@ -110,29 +106,27 @@ class GpuCheck:
     def command(
         self, name: str, arguments: list[str], cwd: Path, log: Path | None = None, cpu: bool = False
     ) -> Finished:
-        """Run Python with these arguments; its output goes to OUT/NAME.log. Raises RuntimeError with the last error."""
+        """Run Python with these arguments; its output goes to OUT/NAME.log. Raises RuntimeError when it fails."""
         env = self.env_on_cpu if cpu else self.env
         output, watch = self.out / f"{name}.log", Watch(log)
         watch.start()
         with output.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, *arguments], cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT
-            )
+                [sys.executable, *arguments], cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
             try:
                 code = process.wait(timeout=self.limit)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # a launcher's processes too
+                process.wait()
                 raise RuntimeError(f"not finished after {self.limit:g} s; see {output}") from None
             finally:
                 watch.ended.set()
                 watch.join()
-        text = output.read_text(errors="replace")
-        if code:
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            errors = [line for line in lines if "rror" in line] or lines or ["it printed nothing"]
-            raise RuntimeError(f"exit code {code}: {errors[-1][:160]}; see {output}")
+        expect(code == 0, f"exit code {code}; see {output}")
         steps = [after - before for before, after in zip(watch.step_times, watch.step_times[1:], strict=False)]
-        return Finished(text, watch.gpu_gb, steps)
+        return Finished(output.read_text(errors="replace"), watch.gpu_gb, steps)
 
     def recipe(self, name: str, base: str, *stages: dict[str, Any], repeat: int = 1, **keys: Any) -> Path:
         """Write a recipe (JSON is YAML too) with its data and its reward into a folder of its own."""

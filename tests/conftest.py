@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
 from hypothesis import settings
 from tiny import VOWELS as VOWELS
 from tiny import chain_recipe, save_tiny_model
@@ -22,6 +23,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 # What the imports of a collection leave behind stays alive: to look for garbage in it costs a tenth of all the time.
 gc.disable()
+# CliRunner builds the whole command line anew for each call, which costs more than most calls do.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # A first look by default; `pytest --hypothesis-profile=thorough` looks for hours' worth of mistakes in minutes.
 settings.register_profile("quick", max_examples=40, deadline=None)

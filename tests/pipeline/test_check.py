@@ -501,11 +501,12 @@ def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str) -> None:
-    """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters. Within a quarter.
+@pytest.mark.parametrize(("precision", "over"), [("fp32", 1.02), ("bf16", 1.17)])
+def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str, over: float) -> None:
+    """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters.
 
-    The parts are compared: the heap's share of the planned peak grows over the first hundred steps.
+    The parts are compared: the heap's share of the planned peak grows over the first hundred steps. The plan is `over`
+    times what is measured; a change of either by a tenth, or a plan that takes one precision for the other, fails.
     """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -538,4 +539,4 @@ def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, pr
     manifest = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())
     measured = manifest["peak_memory_gb"]
     print(f"{precision}: planned {planned:.2f} GB, measured {measured:.2f} GB")
-    assert planned == pytest.approx(measured, rel=0.25)
+    assert planned / measured == pytest.approx(over, rel=0.07)
