@@ -56,6 +56,12 @@ audit: install
 schema: install
 	$(BIN)/adapters schema > recipes/schema.json
 
+# A site from the pages of docs/, in build/site
+.PHONY: docs
+docs: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
+
 cli-docs: install
 	$(BIN)/python scripts/build/build_cli_docs.py
 

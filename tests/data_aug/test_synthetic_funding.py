@@ -232,7 +232,6 @@ def test_no_run_of_eight_words_is_copied(rows):
     path = Path(folder) / "funding" / "grobid_train.jsonl"
     if not path.exists():
         pytest.skip(f"{path} does not exist")
-    sys.path.insert(0, str(ROOT / "scripts"))
     from compare_synthetic import copies
 
     real = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

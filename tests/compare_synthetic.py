@@ -1,6 +1,6 @@
 """Compare synthetic funding statements with real ones, feature by feature, and look for copied wording.
 
-Usage: python scripts/compare_synthetic.py REAL.jsonl [MORE.jsonl ...] [-n 5000] [--seed 0] [--examples 5]
+Usage: python tests/compare_synthetic.py REAL.jsonl [MORE.jsonl ...] [-n 5000] [--seed 0] [--examples 5]
 
 A real file holds rows {"funders": [...], "funding_statement": "..."}; without statements only the structure is
 compared. Distances: two-sample Kolmogorov-Smirnov for numbers, total variation for classes; 0 is equal, 1 is disjoint.

@@ -1,6 +1,6 @@
 """Kill a run at many moments, start it again each time, and compare what it makes with a run that nobody killed.
 
-    python scripts/kill_campaign.py --kills 40
+    python tests/kill_campaign.py --kills 40
 
 The chain is `adapters run` (SFT, GRPO, DPO, evaluation) and `adapters publish` (bundle, gate, push to a Hub on
 loopback) of a tiny random model on the CPU. Each round kills it three times: while it writes a checkpoint, evaluates,
@@ -31,7 +31,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from hub_server import HubServer
 from tiny import chain_recipe, funding_rows, save_tiny_model, write_jsonl
 
