@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import pytest
 from docs_blocks import ROOT
@@ -39,12 +39,11 @@ def steps(verb: str) -> list[tuple[str, str]]:
 
 def calls(verb: str, folder: Path) -> Iterator[tuple[str, str]]:
     """The functions of the package that a verb calls, in the order of their first calls."""
-    seen: dict[tuple[str, str], None] = {}
+    seen: dict[CodeType, None] = {}
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
-        file = Path(frame.f_code.co_filename)
-        if event == "call" and file.is_relative_to(PACKAGE):
-            seen.setdefault((str(file.relative_to(PACKAGE)), frame.f_code.co_name))
+        if event == "call":
+            seen.setdefault(frame.f_code)
 
     sys.setprofile(trace)
     try:
@@ -52,7 +51,8 @@ def calls(verb: str, folder: Path) -> Iterator[tuple[str, str]]:
     finally:
         sys.setprofile(None)
     assert done.exit_code == 0, done.output
-    yield from seen
+    files = ((Path(code.co_filename), code.co_name) for code in seen)
+    yield from dict.fromkeys((str(p.relative_to(PACKAGE)), name) for p, name in files if p.is_relative_to(PACKAGE))
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
