@@ -57,10 +57,7 @@ def synthesize_unseen(n: int, seed: int = 0) -> Iterator[Row]:
 
 
 def synthesize_control(n: int, seed: int = 0) -> Iterator[Row]:
-    """Pairs whose chosen side is the longer one.
-
-    A model that learned only to be short prefers the rejected side.
-    """
+    """Pairs whose chosen side is the longer one: a model that learned only to be short prefers the other."""
     return synthesize(n, seed, control=True)
 
 

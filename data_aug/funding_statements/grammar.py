@@ -1,15 +1,16 @@
 """A small text grammar: templates with choices and named slots.
 
-``<a|b|c>`` picks one part, and may nest; ``{name}`` is filled from the values of the call, else from a rule.
-A rule is a sequence of templates (one is picked) or a function of the random generator.
+`<a|b|c>` picks one part, and may nest; `{name}` is filled from the values of the call, else from a rule.
+A rule is a sequence of templates, of which one is picked, or a function of the random generator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from random import Random
+
+from adapters.data_aug.data_files import read_lines
 
 Maker = Callable[[Random], str]
 Node = str | tuple[str] | list["Template"]
@@ -70,15 +71,12 @@ def pick(rng: Random, options: Sequence[Template]) -> Template:
 
 @cache
 def read_rules(name: str) -> Mapping[str, Sequence[str]]:
-    """Rules of a text file of this package: ``name = template ; 3 * template``.
-
-    An indented line continues the one above, "#" in the first column begins a comment.
-    """
+    """Rules of a text file of this package: `name = template ; 3 * template`, and more on indented lines."""
     lines: list[str] = []
-    for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines():
+    for line in read_lines(f"funding_statements/{name}"):
         if line.startswith(" "):
             lines[-1] += " " + line.strip()
-        elif line.strip() and not line.startswith("#"):
+        else:
             lines.append(line)
     rules: dict[str, list[str]] = {}
     for line in lines:

@@ -1,8 +1,4 @@
-"""Read annotated corpora as plain rows: CoNLL, SpERT, brat, IEPile.
-
-The readers make `Sentence`s with character offsets, and from these rows with one schema: the given one, or the union of
-the corpus's labels.
-"""
+"""Read annotated corpora as plain rows: CoNLL, SpERT, brat, IEPile."""
 
 from __future__ import annotations
 

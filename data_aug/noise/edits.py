@@ -1,7 +1,4 @@
-"""Spans, edits, and the map between clean and noisy text.
-
-All positions are code points, half open, as in `text[start:end]`.
-"""
+"""Spans, edits, and the map between clean and noisy text; positions as in `text[start:end]`."""
 
 from __future__ import annotations
 
@@ -24,10 +21,7 @@ class Span(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """`text[start:end]` becomes `after`.
-
-    The composer fills `before`, so that the edit can be undone.
-    """
+    """`text[start:end]` becomes `after`; `before`, for undoing it, is filled in by the composer."""
 
     start: int
     end: int
@@ -63,19 +57,13 @@ class Noised:
         return tuple(dict.fromkeys(edit.family for edit in self.edits))
 
     def to_noisy(self, start: int, end: int) -> tuple[int, int]:
-        """Where `source[start:end]` lies in `text`.
-
-        A span that starts or ends inside an edit grows to cover it.
-        """
+        """Where `source[start:end]` lies in `text`; a span that starts or ends inside an edit grows to cover it."""
         for edits in self.passes:
             start, end = forward(start, end, edits)
         return start, end
 
     def to_source(self, start: int, end: int) -> tuple[int, int]:
-        """Where `text[start:end]` lies in `source`.
-
-        For every span that noise respected, this is the inverse of `to_noisy`.
-        """
+        """Where `text[start:end]` lies in `source`: the inverse of `to_noisy` for spans that noise respected."""
         for edits in reversed(self.passes):
             start, end = backward(start, end, edits)
         return start, end
@@ -100,11 +88,9 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     pieces: list[str] = []
     last = 0
     for start, end, after, _, _ in edits:
-        pieces.append(text[last:start])
-        pieces.append(after)
+        pieces += (text[last:start], after)
         last = end
-    pieces.append(text[last:])
-    return "".join(pieces)
+    return "".join(pieces) + text[last:]
 
 
 def inverse(edits: Sequence[Edit]) -> list[Edit]:
@@ -118,10 +104,7 @@ def inverse(edits: Sequence[Edit]) -> list[Edit]:
 
 
 def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Where a span lies after one pass of edits.
-
-    Insertions exactly at an edge of the span stay outside it.
-    """
+    """Where a span lies after one pass of edits; insertions at its very edge stay outside it."""
     shift_start = shift_end = 0
     new_start, new_end = start, end
     for edit in edits:
@@ -141,10 +124,7 @@ def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
 
 
 def backward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Where a span lay before one pass of edits.
-
-    Deletions exactly at an edge of the span stay outside it.
-    """
+    """Where a span lay before one pass of edits; deletions at its very edge stay outside it."""
     return forward(start, end, inverse(edits))
 
 

@@ -63,10 +63,7 @@ class NoiseFamily:
 
 @dataclass(frozen=True)
 class FormedFamily(NoiseFamily):
-    """A family that draws one of `forms` for each text.
-
-    A form that is listed twice is drawn twice as often.
-    """
+    """A family that draws one of `forms` for each text; a form listed twice is drawn twice as often."""
 
     forms: tuple[str, ...] = ()
 
@@ -84,10 +81,7 @@ class FormedFamily(NoiseFamily):
 
 @dataclass(frozen=True)
 class SwapFamily(NoiseFamily):
-    """A family that swaps single characters by a `TABLE`.
-
-    `rate`: share of the characters in the table that are hit.
-    """
+    """A family that swaps a share `rate` of the characters in its `TABLE`."""
 
     TABLE: ClassVar[Mapping[str, str]]
 

@@ -53,11 +53,7 @@ class Ligatures(FormedFamily):
 
 @dataclass(frozen=True)
 class Accents(FormedFamily):
-    """Accents taken off their letters.
-
-    Forms: "nfd" (combining mark), "before" and "after" (a spacing accent beside the letter, "W\u00a8urzburg"),
-    "apart" (the accent between blanks), "lost".
-    """
+    """Accents as combining marks ("nfd"), "before", "after" or "apart" from their letters, or "lost"."""
 
     rate: float = 0.6
     forms: tuple[str, ...] = ("nfd", "before", "after", "apart", "lost")

@@ -1,8 +1,4 @@
-"""Noise for labelled rows: finds the labels and rewrites or protects them.
-
-A row is a JSON object with a text field and labels. A task provides a function from a row to its `Label`s, each with
-its path in the row; `funding_labels` is the one for funding statements.
-"""
+"""Noise for labelled rows: finds the labels of a text field and rewrites or protects them."""
 
 from __future__ import annotations
 
@@ -50,10 +46,7 @@ class NoisedRow:
 
 
 def funding_labels(row: Row) -> Iterator[Label]:
-    """The labels of a funding row.
-
-    Its form: `{"funders": [{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}]}`.
-    """
+    """Labels of `{"funders": [{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}]}`."""
     fields = (("award_ids", "id"), ("funding_scheme", "scheme"), ("award_title", "title"))
     for i, funder in enumerate(row.get("funders") or ()):
         if funder.get("funder_name"):

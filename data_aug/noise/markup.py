@@ -20,10 +20,7 @@ _APOSTROPHE = {0x27: "apos", 0x22: "quot"}
 
 
 def phrases(text: str, rng: random.Random, protected: Sequence[Span], rate: float) -> list[tuple[int, int]]:
-    """Runs of one to four words; none starts or ends within a span.
-
-    `rate`: share of words that start one.
-    """
+    """Runs of one to four words, none of which starts or ends in a span; `rate`: share of words that start one."""
     words = list(PLAIN_WORD.finditer(text))
     runs: list[tuple[int, int]] = []
     last = 0
@@ -150,10 +147,7 @@ class Emphasis(FormedFamily):
 
 @dataclass(frozen=True)
 class Pipes(NoiseFamily):
-    """Table pipes around the text and between its clauses, or a list bullet.
-
-    `rate`: share of the blanks after punctuation that become a cell border; `bullet`: chance of a bullet instead.
-    """
+    """Table pipes around the text and for a share of the blanks after punctuation, or a list bullet."""
 
     rate: float = 0.2
     bullet: float = 0.2

@@ -25,10 +25,7 @@ def _running_head(rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class RunningHeads(NoiseFamily):
-    """A running head, foot or page number in the middle of the text.
-
-    `rate`: share of its lines that end a page. None stands inside a labelled span.
-    """
+    """Running heads, feet or page numbers, outside labelled spans; `rate`: share of lines that end a page."""
 
     rate: float = 0.2
     NAME = "running_heads"
@@ -43,10 +40,7 @@ class RunningHeads(NoiseFamily):
 
 @dataclass(frozen=True)
 class LineNumbers(NoiseFamily):
-    """The line numbers of a manuscript.
-
-    `rate`: share of lines that carry one. None stands inside a labelled span.
-    """
+    """The line numbers of a manuscript, outside labelled spans; `rate`: share of lines that carry one."""
 
     rate: float = 1.0
     NAME = "line_numbers"
