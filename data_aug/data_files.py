@@ -1,4 +1,4 @@
-"""Reads the data files of this package, named by their path in it: `noise/tables.json`."""
+"""Reads data files of this package, by their path in it: `noise/tables.json`."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ KINDS: Final[dict[str, Callable[[SourceTurn, random.Random], str | None]]] = {
 
 
 def with_longer_thought(source: SourceTurn, rng: random.Random, limit: int, count: Callable[[str], int]) -> str | None:
-    """The turn with a longer thought that is still allowed, for pairs whose longer side is the better one."""
+    """The turn with a longer thought that is still allowed, or None."""
     thought = source.turn.thought
     for extra in rng.sample(_TEXTS["reasons"], len(_TEXTS["reasons"])):
         if count(f"{thought} {extra}") <= limit:

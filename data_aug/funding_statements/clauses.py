@@ -60,7 +60,7 @@ def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
 
 
 def respectively(rng: Random, mentions: list[Mention]) -> str:
-    """Funders first, then their identifiers in the same order; every mention has one identifier."""
+    """Funders, then their identifiers in the same order; each has exactly one."""
     merged = Award([i for mention in mentions for i in mention.awards[0].ids])
     names = join(rng, [mention.funder.the for mention in mentions if mention.funder], loose=0)
     return GRAMMAR.say(rng, "respectively", names=names, listed=words(rng, merged, "", False))
@@ -104,7 +104,7 @@ def european_union(rng: Random) -> Mention:
 
 
 def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> str:
-    """A grant of the council under a programme of the union; the identifier is the council's."""
+    """A grant of the council, which has the id, under a programme of the union."""
     scheme = ""
     if award.scheme:
         scheme = f" through {a(award.scheme[1])}" if award.scheme[0] == "f" else f" ({award.scheme[1]})"

@@ -16,7 +16,7 @@ from adapters.data_aug.funding_statements.people import surname
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One line of known_funders.txt; schemes are (form, text): form "f" takes "a", form "p" takes "the"."""
+    """One line of known_funders.txt. A scheme's form "f" takes "a", "p" takes "the"."""
 
     weight: int
     shape: str
@@ -53,10 +53,9 @@ def _read_known() -> list[Known]:
     return known
 
 
-def _read_registry() -> list[tuple[str, str, str, str]]:
+def _read_registry() -> list[list[str]]:
     with gzip.open(FOLDER / "funding_statements/funders.tsv.gz", "rt", encoding="utf-8") as lines:
-        rows = [line.rstrip("\n").split("\t") for line in lines]
-    return [(name, acronym, other, kind) for name, acronym, other, kind in rows]
+        return [line.rstrip("\n").split("\t") for line in lines]
 
 
 KNOWN = _read_known()
@@ -143,7 +142,7 @@ def registry_funder(rng: Random) -> Funder:
 
 
 def composed_funder(rng: Random) -> Funder:
-    """A department, provincial fund or laboratory, invented from real places and fields."""
+    """An invented department, provincial fund or laboratory."""
     roll = rng.random()
     rule, shape = (
         ("provincial", "province") if roll < 0.34 else ("open_lab", "openlab") if roll < 0.42 else ("nested", "uni")

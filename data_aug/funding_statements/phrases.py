@@ -50,7 +50,7 @@ def a(noun: str) -> str:
 
 
 def join(rng: Random, items: list[str], semicolon: bool = False, loose: float = 0.25) -> str:
-    """A list in running text, with varying commas; `loose` is the chance that it has no "and"."""
+    """A list in running text; `loose` is the chance that it has no "and"."""
     if len(items) == 1:
         return items[0]
     roll = rng.random()

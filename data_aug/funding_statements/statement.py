@@ -44,7 +44,7 @@ _NEGATIVE = 0.365
 
 
 def synthesize(n: int, seed: int = 0) -> Iterator[Row]:
-    """Yield `n` statements. Row i depends on (seed, i) only, so that a longer run begins with a shorter one."""
+    """`n` statements; row i depends on (seed, i) only."""
     for index in range(n):
         yield make_row(seed, index)
 
@@ -64,7 +64,7 @@ def make_row(seed: int, index: int) -> Row:
 
 
 def label(mentions: list[Mention]) -> list[FunderRow]:
-    """Merge the mentions of a text: one object for each funder, one award for each scheme or title."""
+    """Merge mentions: one object for each funder, one award for each scheme or title."""
     rows: list[FunderRow] = []
     places: dict[str, FunderRow] = {}
     for mention in mentions:
@@ -96,7 +96,6 @@ def _add(awards: list[AwardRow], award: Award) -> None:
 
 
 def _draw(rng: Random, style: int) -> list[Mention]:
-    """The funders of one text, each with its own name."""
     count = _FUNDER_COUNTS[bisect(_FUNDER_SUMS, rng.random() * _FUNDER_SUMS[-1])]
     mentions: list[Mention] = []
     seen: set[str] = set()
@@ -146,7 +145,7 @@ def _special(rng: Random, todo: list[Mention], at: int) -> tuple[str, int]:
 
 
 def _funding(rng: Random, todo: list[Mention], style: int) -> list[str]:
-    """Sentences for all mentions. May add a mention, or empty the awards of a funder whose money another spends."""
+    """Sentences for all mentions; may add a mention or empty a funder's awards."""
     sentences: list[str] = []
     if rng.random() < 0.05 and all(_plain(m) and not (m.funder and m.awards[0].scheme) for m in todo):
         return [clauses.bare_list(rng, todo)]
@@ -200,7 +199,7 @@ def _literals(funders: list[FunderRow]) -> Iterator[str]:
 
 
 def _finish(rng: Random, text: str, funders: list[FunderRow], funding_first: bool) -> str:
-    """Add a heading, drop a full stop, cut the end, or hyphenate a word; the labels stay in the text."""
+    """Add a heading, cut or hyphenate the text; labels stay literal parts of it."""
     roll = rng.random()
     if roll < (0.125 if funding_first else 0.15):
         text = background.heading(rng, funding_first and roll < 0.06) + text

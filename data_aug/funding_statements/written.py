@@ -1,4 +1,4 @@
-"""Funding statements that a language model writes for generated labels, and the checks on its texts.
+"""Funding statements written by a language model for generated labels.
 
 A text is kept only if its labels are exact: it contains every value to the letter, and nothing else in it looks like an
 award identifier or is a well-known funder. Which id belongs to which funder cannot be checked.
@@ -43,7 +43,7 @@ class Written(NamedTuple):
 
 
 def write(rows: Sequence[Row], ask: Ask) -> Written:
-    """Ask for a statement with each row's labels, and keep the texts in which the labels are exact."""
+    """Ask for a statement with each row's labels; keep texts with exact labels."""
     texts = {sample["id"]: cleaned(sample["completion"]) for sample in ask({row["id"]: messages(row) for row in rows})}
     kept: dict[str, Row] = {}
     refused: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def _shown(funder: FunderRow) -> dict[str, Any]:
 
 
 def cleaned(completion: str) -> str:
-    """A completion's text without the thought before it, and without a fence or quotation marks around it."""
+    """A completion without its thought, code fence and quotation marks."""
     text = completion.rpartition("</think>")[2].strip()
     if text.startswith("```") and text.endswith("```") and len(text) > 6:
         text = text[3:-3].partition("\n")[2].strip()
@@ -85,7 +85,7 @@ def cleaned(completion: str) -> str:
 
 
 def refusal(row: Row, text: str) -> str | None:
-    """Why a text cannot be the row's statement, in a few words that can be counted; None when it can.
+    """The reason why a text cannot be the row's statement, or None.
 
     Names and ids must each stand by themselves: "12" is not in "A-123", a name that is part of another one of the
     row must also come outside it.
@@ -132,7 +132,7 @@ def labelled(row: Row, text: str) -> Row:
 
 
 def like_an_id(token: str) -> bool:
-    """Whether a token with a digit is neither a year, a span of years, a small number nor a date."""
+    """Whether a token with a digit is no year, span of years, small number or date."""
     if not any(c.isdigit() for c in token) or _COUNTED.fullmatch(token):
         return False
     parts = re.split(r"[-/.]", token)
@@ -155,7 +155,7 @@ def _values(funders: Iterable[FunderRow]) -> tuple[list[str], list[str], list[st
 
 @cache
 def _known() -> dict[str, list[list[str]]]:
-    """The words of the names and acronyms in the table of well-known funders, by their first word."""
+    """The words of well-known names and acronyms, by their first word."""
     out: dict[str, list[list[str]]] = {}
     for name in {name for known in KNOWN for name in (*known.names, known.acronym, known.local) if name}:
         words = _WORD.findall(name)

@@ -231,7 +231,6 @@ READERS: dict[str, Callable[[Path, Options], Corpus]] = {
 def _rows(
     sentences: Iterable[Sentence], options: Options, tasks: Sequence[str], left_out: Mapping[str, int] | None = None
 ) -> Corpus:
-    """Rows for each task that the corpus has labels for."""
     renamed = [_renamed(sentence, options.labels) for sentence in sentences]
     corpus = Corpus([], {reason: n for reason, n in (left_out or {}).items() if n})
     wanted = [task for task in tasks if task in options.tasks]

@@ -48,7 +48,6 @@ class NoiseFamily:
         return [Edit(*change, self.NAME) for change in changes if change]
 
     def _hit_sites(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[tuple[int, int]]:
-        """The start and end of each site that is hit."""
         sites = list(self.SITES.finditer(text))
         return [sites[index].span() for index in hits(rng, len(sites), self.rate)]
 
@@ -63,7 +62,7 @@ class NoiseFamily:
 
 @dataclass(frozen=True)
 class FormedFamily(NoiseFamily):
-    """A family that draws one of `forms` for each text; a form listed twice is drawn twice as often."""
+    """A family that draws one of `forms` for each text; repeated forms weigh more."""
 
     forms: tuple[str, ...] = ()
 

@@ -53,7 +53,7 @@ class Ligatures(FormedFamily):
 
 @dataclass(frozen=True)
 class Accents(FormedFamily):
-    """Accents as combining marks ("nfd"), "before", "after" or "apart" from their letters, or "lost"."""
+    """Accents combining ("nfd"), "before", "after", "apart" from letters, or "lost"."""
 
     rate: float = 0.6
     forms: tuple[str, ...] = ("nfd", "before", "after", "apart", "lost")

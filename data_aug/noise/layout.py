@@ -19,7 +19,7 @@ _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 @dataclass(frozen=True)
 class Hyphenation(FormedFamily):
-    r"""Words of six letters and more, hyphenated: `discus-\nsions`, `discus- sions`, `discus-sions`, a soft hyphen."""
+    """Words of six letters and more, split by a hyphen, with or without a line end."""
 
     rate: float = 0.06
     forms: tuple[str, ...] = ("newline", "newline", "blank", "blank", "soft", "kept")
@@ -89,7 +89,7 @@ class SplitWords(NoiseFamily):
 
 @dataclass(frozen=True)
 class SpacedCapitals(NoiseFamily):
-    """Letter-spaced capitals and headings, "F U N D I N G"; `gaps`: share of gaps that become blanks."""
+    """Letter-spaced words, "F U N D I N G"; `gaps`: share of gaps that get a blank."""
 
     gaps: float = 0.8
     NAME = "spaced_capitals"
@@ -104,7 +104,7 @@ class SpacedCapitals(NoiseFamily):
 
 @dataclass(frozen=True)
 class IdSpacing(NoiseFamily):
-    """Blanks, lost separators and lower case inside spans of kind "id" or, without any, what looks like one."""
+    """Blanks, lost separators and lower case inside identifiers, labelled ones first."""
 
     rate: float = 0.3
     NAME = "id_spacing"

@@ -20,7 +20,7 @@ _APOSTROPHE = {0x27: "apos", 0x22: "quot"}
 
 
 def phrases(text: str, rng: random.Random, protected: Sequence[Span], rate: float) -> list[tuple[int, int]]:
-    """Runs of one to four words, none of which starts or ends in a span; `rate`: share of words that start one."""
+    """Runs of 1 to 4 words that cut no span; `rate`: share of words that start one."""
     words = list(PLAIN_WORD.finditer(text))
     runs: list[tuple[int, int]] = []
     last = 0
@@ -147,7 +147,7 @@ class Emphasis(FormedFamily):
 
 @dataclass(frozen=True)
 class Pipes(NoiseFamily):
-    """Table pipes around the text and for a share of the blanks after punctuation, or a list bullet."""
+    """Table pipes around the text and after punctuation, or a list `bullet`."""
 
     rate: float = 0.2
     bullet: float = 0.2

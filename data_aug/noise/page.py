@@ -25,7 +25,7 @@ def _running_head(rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class RunningHeads(NoiseFamily):
-    """Running heads, feet or page numbers, outside labelled spans; `rate`: share of lines that end a page."""
+    """Running heads and page numbers; `rate`: share of lines that end a page."""
 
     rate: float = 0.2
     NAME = "running_heads"
@@ -40,7 +40,7 @@ class RunningHeads(NoiseFamily):
 
 @dataclass(frozen=True)
 class LineNumbers(NoiseFamily):
-    """The line numbers of a manuscript, outside labelled spans; `rate`: share of lines that carry one."""
+    """The line numbers of a manuscript; `rate`: share of lines that carry one."""
 
     rate: float = 1.0
     NAME = "line_numbers"
