@@ -116,7 +116,7 @@ def examine(
     `gold`: `env`, `actions` (if the environment lists them) and `previous` (the agent's earlier responses).
     """
     parsed = turn.kind is not None
-    offered, before = gold.get("actions"), [str(text).strip() for text in (gold.get("previous") or ())[-2:]]
+    offered, before = gold.get("actions"), [str(earlier).strip() for earlier in (gold.get("previous") or ())[-2:]]
     is_list = turn.kind == "answer" and gold.get("env") in ("dbbench", "fc")
     return {
         "parse_ok": parsed,

@@ -1,4 +1,4 @@
-"""Cut a large schema into prompts of a few labels, confusable ones together, as IEPile does."""
+"""Cut a large schema into prompts of a few labels, confusable ones together."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class SpacedCapitals(NoiseFamily):
 
 @dataclass(frozen=True)
 class IdSpacing(NoiseFamily):
-    """Blanks, lost separators and lower case inside identifiers, labelled ones first."""
+    """Blanks, lost separators and case in labelled ids, or in what looks like one."""
 
     rate: float = 0.3
     NAME = "id_spacing"
