@@ -1,7 +1,6 @@
-"""Discipline of an agent's turn: what the environment's parser, and whoever pays for the tokens, ask of a response.
+"""Format discipline of an agent's turn: one code for the metric and the reward.
 
-The metric and the reward are this code. Neither needs the environment; whether the action is a good one is `outcome`,
-which needs the action of a reference trajectory.
+Neither needs the environment; whether the action is a good one is `outcome`, which needs a reference trajectory's.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ _TOKEN = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 @dataclass(frozen=True)
 class Agent:
-    """R = 0.5 parse + 0.2 one action, and last + 0.2 no filler or invented observation + 0.1 short thought.
+    """R = 0.5 parse + 0.2 one action, last + 0.2 no filler + 0.1 short thought.
 
-    All but the first term are multiplied by it, so a response that the environment cannot read earns nothing. The last
-    term falls from 1 at `thought` tokens to 0 at twice that. `outcome` moves that share of the whole to taking the
-    reference's action (`gold["action"]`): without it any well-formed action earns everything, and a policy may come to
-    say the same one always. An example without gold is not graded.
+    All but the first term are multiplied by it, so a response that the environment cannot read earns nothing. The third
+    also asks for no invented observation. The last falls from 1 at `thought` tokens to 0 at twice that. `outcome` moves
+    that share of the whole to taking the reference's action (`gold["action"]`): without it any well-formed action earns
+    everything, and a policy may collapse to a single one. An example without gold is not graded.
 
     Parts: the single checks, `thought_tokens`, `response_tokens`, and `same_action` where there is a reference.
     """
@@ -69,16 +68,15 @@ class Agent:
 
     def formula(self) -> str:
         """The reward with these settings, for a model card."""
-        form = (
-            f"[parses] · (0.5 + 0.2 [one action, last] + 0.2 [no filler] + 0.1 [thought up to {self.thought} tokens])"
-        )
+        thought = f"[thought up to {self.thought} tokens]"
+        form = f"[parses] · (0.5 + 0.2 [one action, last] + 0.2 [no filler] + 0.1 {thought})"
         if not self.outcome:
             return form
         return f"{1 - self.outcome:g} · {form} + {self.outcome:g} [takes the reference's action]"
 
     @property
     def blind_to(self) -> tuple[str, ...]:
-        """Wrong answers that these settings are meant not to tell from gold: form says nothing of the action."""
+        """Wrong answers that these settings cannot tell from gold."""
         return () if self.outcome else ("another action",)
 
     def __call__(self, completion: str, example: Example) -> Scored:
@@ -87,13 +85,13 @@ class Agent:
         if not isinstance(gold, Mapping) or gold.get("env") not in ENVS:
             return Scored(None)
         turn = read(gold["env"], completion)
-        held = examine(completion, turn, gold, thought=self.thought, filler=self.filler)
+        checks = examine(completion, turn, gold, thought=self.thought, filler=self.filler)
         length = tokens(turn.thought)
-        one = held["exactly_one_action"] and held["action_is_last"]
-        clean = held["no_filler"] and held["no_invented_observation"]
+        one = checks["exactly_one_action"] and checks["action_is_last"]
+        clean = checks["no_filler"] and checks["no_invented_observation"]
         short = max(0.0, 1 - max(0, length - self.thought) / self.thought)
-        score = float(held["parse_ok"] or 0) * (5 + 2 * bool(one) + 2 * bool(clean) + short) / 10
-        parts = {name: float(value) for name, value in held.items() if value is not None}
+        score = float(checks["parse_ok"] or 0) * (5 + 2 * bool(one) + 2 * bool(clean) + short) / 10
+        parts = {name: float(value) for name, value in checks.items() if value is not None}
         parts |= {"thought_tokens": float(length), "response_tokens": float(tokens(completion[:MAX_TEXT]))}
         right = same_action(turn, gold)
         if right is not None:
@@ -113,13 +111,13 @@ def check_settings(thought: Any, filler: Sequence[str]) -> None:
 def examine(
     text: str, turn: Turn, gold: Mapping[str, Any], *, thought: int = THOUGHT, filler: Sequence[str] = FILLER
 ) -> dict[str, bool | None]:
-    """Every check on one response, in the order of `CHECKS`; None where a check does not apply.
+    """The `CHECKS` on one response, in their order; None where one does not apply.
 
-    `gold` says what the turn is judged by: `env`, `actions` (those available, if the environment lists them) and
-    `previous` (the agent's responses before this one).
+    `gold`: `env`, `actions` (if the environment lists them) and `previous` (the agent's earlier responses).
     """
     parsed = turn.kind is not None
-    offered, before = gold.get("actions"), [str(said).strip() for said in (gold.get("previous") or ())[-2:]]
+    offered, before = gold.get("actions"), [str(earlier).strip() for earlier in (gold.get("previous") or ())[-2:]]
+    is_list = turn.kind == "answer" and gold.get("env") in ("dbbench", "fc")
     return {
         "parse_ok": parsed,
         "exactly_one_action": parsed and turn.actions == 1,
@@ -128,9 +126,7 @@ def examine(
         "no_invented_observation": not _OBSERVATION.search(turn.prose),
         "short_thought": tokens(turn.thought) <= thought,
         "in_available_actions": parsed and turn.argument in {_one_line(a) for a in offered} if offered else None,
-        "answer_is_json_list": is_json_list(turn.argument)
-        if turn.kind == "answer" and gold.get("env") in ("dbbench", "fc")
-        else None,
+        "answer_is_json_list": is_json_list(turn.argument) if is_list else None,
         "no_repeat3": before != [text.strip()] * 2,
     }
 
@@ -157,9 +153,9 @@ def same_action(turn: Turn, gold: Mapping[str, Any]) -> bool | None:
 
 
 def tokens(text: str) -> int:
-    """About how many tokens a text has: words and signs, or a sixth of its characters where that is more.
+    """About how many tokens a text has: words and signs, or 1/6 of its characters.
 
-    The second keeps texts without spaces, in scripts that have none or on purpose, from counting as one word.
+    The larger counts, so that a text without spaces is not one word.
     """
     return max(len(_TOKEN.findall(text)), math.ceil(sum(not c.isspace() for c in text) / 6))
 

@@ -1,4 +1,4 @@
-"""How the environments read an agent's turn: one profile each, as AgentBench v0.2 parses text.
+"""How the environments of AgentBench v0.2 read an agent's turn, one profile each.
 
 | profile | an acting turn | an answering turn |
 |---|---|---|
@@ -38,7 +38,6 @@ _FINAL = re.compile(r"\bfinal answer\s*:", re.IGNORECASE)
 _REACT = re.compile(r"^[ \t]*(Action|Final Answer):[ \t]*(\S.*)(\n[ \t]*Action Input:.*)?", re.MULTILINE)
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 
-
 MAX_TEXT: Final = 1_000_000
 """Longer responses are not read; 4,096 tokens are under 20,000 characters."""
 
@@ -68,7 +67,7 @@ def env_of(value: object) -> Env:
 
 
 def read(env: Env, text: str) -> Turn:
-    """One response through its environment's parser. Never raises; one above MAX_TEXT is read as empty."""
+    """One response through its environment's parser. Never raises."""
     if len(text) > MAX_TEXT:
         text = ""
     return {"dbbench": _dbbench, "alfworld": _alfworld, "fc": _fc, "react": _react}[env](text)
@@ -92,7 +91,7 @@ def write(env: Env, thought: str, kind: str, argument: str) -> str:
 
 
 def answers(argument: str) -> list[str] | None:
-    """The items of a DBBench answer as text, from JSON or a Python literal; None when it is no list.
+    """The items of a DBBench answer as text, from JSON or Python; None if no list.
 
     The environment evaluates this text as code; `ast.literal_eval` reads the same lists and runs nothing.
     """
@@ -113,7 +112,7 @@ def answers(argument: str) -> list[str] | None:
 
 
 def is_json_list(argument: str) -> bool:
-    """Whether a DBBench answer is a JSON list of strings, the one form that every grader reads alike."""
+    """Whether an answer is a JSON list of strings, which every grader reads alike."""
     try:
         value = json.loads(argument)
     except (ValueError, RecursionError):
@@ -127,13 +126,13 @@ def statements(sql: str) -> int:
 
 
 def available(observation: str) -> list[str] | None:
-    """The actions listed under AVAILABLE ACTIONS in an ALFWorld turn of the user; None when there is no such list."""
+    """The actions that an ALFWorld observation lists; None without a list."""
     _, mark, listed = observation.partition("AVAILABLE ACTIONS:")
     return [line.strip() for line in listed.splitlines() if line.strip()] if mark else None
 
 
 def without_actions(observation: str) -> str:
-    """An earlier turn of the user as ALFWorld keeps it in the history: without its list of actions."""
+    """An ALFWorld observation as the history keeps it: without its actions."""
     return observation.partition("AVAILABLE ACTIONS:")[0].rstrip()
 
 
@@ -171,11 +170,11 @@ def _dbbench(text: str) -> Turn:
 
 
 def _alfworld(text: str) -> Turn:
-    found = re.search("ACTION:(.*)", text)
+    action = re.search("ACTION:(.*)", text)
     marks = len(_MARK.findall(text))
-    if not found or not found.group(1).strip():
+    if not action or not action.group(1).strip():
         return _failed(text, marks)
-    turn = _turn(text, "act", found.start(), found.span(1), found.end())
+    turn = _turn(text, "act", action.start(), action.span(1), action.end())
     return turn._replace(argument=turn.argument.lower(), actions=max(1, marks))
 
 
@@ -183,14 +182,12 @@ def _fc(text: str) -> Turn:
     opened = text.find("<tool_call>")
     closed = text.find("</tool_call>", opened) if opened >= 0 else -1
     calls = text.count("<tool_call>")
-    said = len(_MARK.findall(text)) + len(_FINAL.findall(text))
     called = _call(text[opened + 11 : closed]) if closed >= 0 else None
     if called is None:
-        return _failed(text, calls + said)
+        return _failed(text, calls + _labels(text))
     turn = _turn(text, called[0], opened, (opened + 11, closed), closed + 12)
-    said = len(_MARK.findall(turn.prose)) + len(_FINAL.findall(turn.prose))
-    held = statements(called[1]) if called[0] == "operate" else 1
-    return turn._replace(argument=called[1], actions=max(1, held) + calls - 1 + said)
+    commands = max(1, statements(called[1])) if called[0] == "operate" else 1
+    return turn._replace(argument=called[1], actions=commands + calls - 1 + _labels(turn.prose))
 
 
 def _call(text: str) -> tuple[Kind, str] | None:
@@ -212,10 +209,14 @@ def _call(text: str) -> tuple[Kind, str] | None:
 
 
 def _react(text: str) -> Turn:
-    found = _REACT.search(text)
-    count = len(_MARK.findall(text)) + len(_FINAL.findall(text))
-    if not found:
+    match = _REACT.search(text)
+    count = _labels(text)
+    if not match:
         return _failed(text, count)
-    kind: Literal["answer", "act"] = "answer" if found.group(1) == "Final Answer" else "act"
-    end = found.end(3) if found.group(3) else found.end(2)
-    return _turn(text, kind, found.start(), (found.start(2), end), end)._replace(actions=max(1, count))
+    kind: Kind = "answer" if match.group(1) == "Final Answer" else "act"
+    end = match.end(3) if match.group(3) else match.end(2)
+    return _turn(text, kind, match.start(), (match.start(2), end), end)._replace(actions=max(1, count))
+
+
+def _labels(text: str) -> int:
+    return len(_MARK.findall(text)) + len(_FINAL.findall(text))

@@ -1,4 +1,4 @@
-"""A model's SQL on one small table, in SQLite's memory: what it returns, and what it leaves in the table.
+"""Runs a model's SQL on one small table in SQLite's memory.
 
 The SQL is untrusted: an authorizer allows reading and changing that one table and nothing else, and time, size of
 values and rows are bounded. MySQL is not SQLite (backticks work, `concat_ws` and `md5` do not): an error says
@@ -25,7 +25,7 @@ class SqlError(Exception):
 
 
 def execute(table: Mapping[str, Any], sql: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Run one statement on `{name, columns, rows}`: the rows it returns, and the table's rows afterwards.
+    """Run SQL on `{name, columns, rows}`; returned rows, and the table's rows after.
 
     Raises SqlError for an error, a second statement, forbidden commands, and work beyond the bounds.
     """
@@ -52,7 +52,7 @@ def execute(table: Mapping[str, Any], sql: str) -> tuple[list[tuple[Any, ...]], 
 
 
 def same_effect(table: Mapping[str, Any], gold: str, sql: str) -> bool:
-    """Whether two statements return the same rows, in any order, and leave the same table."""
+    """Whether two statements return the same rows and leave the same table."""
     try:
         (a, left_a), (b, left_b) = execute(table, gold), execute(table, sql)
     except SqlError:

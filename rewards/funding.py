@@ -1,4 +1,4 @@
-"""The funding reward: funders, award ids under their funder, and award ids anywhere.
+"""The funding reward: funders, award ids under their funder, and ids anywhere.
 
 R = 0.50 F(funder) + 0.40 F(award id under the right funder) + 0.10 F(award id under any funder), each F0.5 of one
 completion. It is the shaped reward behind cometadata/funding-extraction-qwen3.5-9B-artifact-data-mix-grpo-mixed-reward;
@@ -30,7 +30,7 @@ from adapters.types import Counts, Example, OldParameters, Scored
 
 @dataclass(frozen=True)
 class Funding:
-    """Grades funders and award ids of a JSON completion against the funders in `example.gold`.
+    """Grades funders and award ids of a JSON completion against `example.gold`.
 
     The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
     below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
@@ -70,10 +70,7 @@ class Funding:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold!r}")
         if not isinstance(self.soft_ids, bool):
             raise ValueError(f"soft_ids must be true or false, got {self.soft_ids!r}")
-        for name, choice, allowed in (
-            ("mode", self.mode, get_args(Mode)),
-            ("scorer", self.scorer, get_args(Scorer)),
-        ):
+        for name, choice, allowed in (("mode", self.mode, get_args(Mode)), ("scorer", self.scorer, get_args(Scorer))):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
 
@@ -136,7 +133,6 @@ def _flat(side: Side) -> list[str]:
 
 
 def _gold_side(gold: object, mode: Mode, scorer: Scorer, threshold: float) -> Side:
-    """Gold, prepared once for all completions of a group."""
     try:
         key = json.dumps(gold)
     except (TypeError, ValueError, RecursionError):  # not a JSON value: funders read before, say

@@ -30,10 +30,10 @@ def align(
     scorer: Scorer = "published",
     threshold: float = THRESHOLD,
 ) -> list[Aligned]:
-    """Every value of both sides once: gold funders with what they awarded, then the funders nobody labelled.
+    """Every value of both sides once: gold funders with their awards, then the others.
 
-    The rows of a field hold as many matched, labelled and predicted values as `funding_matching.counts` counts. Ids are
-    shown as written, names, schemes and titles normalised. Ids one edit apart stand side by side, unmatched.
+    A field has as many rows, matched, labelled and predicted, as `funding_matching.counts` counts. Ids are shown as
+    written, names, schemes and titles normalised. Ids one edit apart stand side by side, unmatched.
     """
     left, right = group(gold, mode, scorer, threshold), group(pred, mode, scorer, threshold)
     where = dict(with_unnamed(paired(left, right, scorer, threshold)[mode], left, right))
@@ -84,9 +84,9 @@ def _ids(gold: list[tuple[str, str]], pred: list[tuple[str, str]], depth: int) -
     taken: dict[int, tuple[str, str]] = {}
     for near in (False, True):
         for i, (key, _) in enumerate(gold):
-            if i not in taken and (found := next((p for p in spare if match_ids([key], [p[0]], near)), None)):
-                taken[i] = found
-                spare.remove(found)
+            if i not in taken and (match := next((p for p in spare if match_ids([key], [p[0]], near)), None)):
+                taken[i] = match
+                spare.remove(match)
     for i, (key, written) in enumerate(gold):
         other = taken.get(i, (None, None))
         yield Aligned("award_id", written, other[1], key == other[0], depth)

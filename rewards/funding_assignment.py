@@ -1,4 +1,4 @@
-"""Optimal one-to-one matching of texts and of award ids, and merging of similar funders.
+"""One-to-one matching of texts and of award ids, and merging of similar funders.
 
 Inputs are normalised strings, outputs are indices. Bounds keep the cost of an absurd prediction to about a second.
 """
@@ -28,7 +28,7 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def _assign(scores: Mapping[tuple[int, int], float], rows: int, columns: int) -> Pairs:
-    """The pairs of the assignment with the largest total; only what has a score is a candidate.
+    """The pairs of the best assignment; only pairs with a score count.
 
     Where every row and column has at most one candidate, all candidates are taken, and that optimum is unique. Ties
     beyond that are broken as scipy breaks them. Rows of the result ascend if those of the candidates do.
@@ -46,7 +46,7 @@ def _assign(scores: Mapping[tuple[int, int], float], rows: int, columns: int) ->
 
 
 def _remember_small(function: Callable[..., T]) -> Callable[..., T]:
-    """Memoise a function of tuples of names while they are few: the rollouts of a group repeat each other's names."""
+    """Memoise a function of few names: rollouts of a group repeat each other's."""
     cached = lru_cache(maxsize=1 << 12)(function)
 
     @wraps(function)
@@ -58,7 +58,7 @@ def _remember_small(function: Callable[..., T]) -> Callable[..., T]:
 
 @_remember_small
 def match_texts(gold: tuple[str, ...], pred: tuple[str, ...], threshold: float) -> Mapping[Mode, Pairs]:
-    """Optimal one-to-one pairs (gold index, pred index) of normalised strings at or above a likeness, in every mode."""
+    """In every mode the best pairs (gold index, pred index) at or above the threshold."""
     gold, pred = gold[: _bound(gold)], pred[: _bound(pred)]
     alike = {
         (i, j): scores
@@ -72,15 +72,15 @@ def match_texts(gold: tuple[str, ...], pred: tuple[str, ...], threshold: float) 
 def _in_modes(
     alike: Mapping[tuple[int, int], tuple[float, ...]], solve: Callable[[dict[tuple[int, int], float]], T]
 ) -> dict[Mode, T]:
-    """What `solve` makes of the pairs that are alike in a mode, with their likeness; few differ from mode to mode."""
-    found: dict[Mode, T] = {}
+    """Solve the pairs of each mode; equal ones in a row are solved once."""
+    solutions: dict[Mode, T] = {}
     last = None
     for n, mode in enumerate(MODES):
         scores = {pair: likeness[n] for pair, likeness in alike.items() if likeness[n]}
         if scores != last:
             last, solved = scores, solve(scores)
-        found[mode] = solved
-    return found
+        solutions[mode] = solved
+    return solutions
 
 
 def _bound(texts: Sequence[str]) -> int:
@@ -96,10 +96,10 @@ def _bound(texts: Sequence[str]) -> int:
 
 
 def match_ids(gold: Sequence[str], pred: Sequence[str], soft: bool = False) -> float:
-    """How many normalised ids match one to one: equality first, then, if soft, half a match per near pair left over.
+    """How many normalised ids match one to one; if soft, a near pair counts half.
 
-    Near means one edit apart, both of six or more characters. Equal ids are interchangeable and near pairs all weigh
-    the same, so counting gives what two optimal assignments would.
+    Near means one edit apart, both of six or more characters; equal ids are matched first. As equal ids are
+    interchangeable and near pairs all weigh the same, counting gives what two optimal assignments would.
     """
     if gold == pred:
         return len(gold)
@@ -137,7 +137,7 @@ def merge_identical(names: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 @_remember_small
 def merge_similar(names: tuple[str, ...], threshold: float) -> Mapping[Mode, Groups]:
-    """Merge similar names as each mode does; a group keeps the name of its first index.
+    """Merge similar names in each mode; a group keeps the name of its first index.
 
     Names beyond the bound are merged only if identical.
     """
@@ -153,10 +153,11 @@ def merge_similar(names: tuple[str, ...], threshold: float) -> Mapping[Mode, Gro
 
 
 def _merge_in_rounds(groups: list[tuple[int, ...]], scores: Mapping[tuple[int, int], float]) -> list[tuple[int, ...]]:
-    """Merge round by round, as the published harness does. Pairs of `scores` have the smaller place first.
+    """Merge round by round, as the published harness does.
 
-    A round takes the pairs of an optimal assignment of the names to each other, earlier rows first, and puts what it
-    merged to the front. So where A resembles B and B resembles C but A and C differ, the outcome hangs on their order.
+    In pairs of `scores` the smaller place is first. A round takes the pairs of an optimal assignment of the names to
+    each other, earlier rows first, and moves what it merged to the front. So where A resembles B and B resembles C but
+    A and C differ, the outcome depends on their order.
     """
     place = {group[0]: n for n, group in enumerate(groups)}
     while scores:
@@ -171,7 +172,7 @@ def _merge_in_rounds(groups: list[tuple[int, ...]], scores: Mapping[tuple[int, i
 
 
 def _merge(groups: list[tuple[int, ...]], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """The merged groups, in the order of their pairs, then the untouched ones; a group merges once."""
+    """Merged groups in the order of their pairs, then the others; each merges once."""
     merged, taken = [], set[int]()
     for i, j in pairs:
         if i not in taken and j not in taken:

@@ -1,4 +1,4 @@
-"""Matches predicted funders, award ids, schemes and titles with gold ones, and counts.
+"""Matches predicted funders, award ids, schemes and titles with gold ones.
 
 The figures of the model card cometadata/funding-extraction-qwen3.5-9B-artifact-data-mix-grpo-mixed-reward come from a
 published harness. The scorer `published` counts exactly as that harness does; `corrected` differs where the harness
@@ -92,12 +92,12 @@ class Side(NamedTuple):
 
 
 def group(funders: Sequence[Funder], mode: Mode, scorer: Scorer, threshold: float = THRESHOLD) -> Side:
-    """Merge the funders of one side, as the scorer does, and normalise their names and ids."""
+    """Merge the funders of one side and normalise their names and ids."""
     return _merged(_normalised(funders, scorer), scorer, threshold)[mode]
 
 
 def _normalised(funders: Sequence[Funder], scorer: Scorer) -> Side:
-    """The funders of one side with normalised names and ids, not yet merged, but for the unnamed ones."""
+    """One side with normalised names and ids; only unnamed funders are merged."""
     names: list[str] = []
     awards: list[tuple[Award, ...]] = []
     unnamed: list[Award] = []
@@ -146,7 +146,7 @@ def _joined(side: Side, groups: Sequence[tuple[int, ...]], scorer: Scorer) -> Si
 
 
 def paired(gold: Side, pred: Side, scorer: Scorer, threshold: float = THRESHOLD) -> Mapping[Mode, Pairs]:
-    """Which gold funder is which predicted one: pairs of indices into `names`, the unnamed funder left out."""
+    """Pairs of gold and predicted funders, as indices into `names`, in every mode."""
     if scorer == "published":
         return match_texts(gold.names, pred.names, threshold)
     where = {name: j for j, name in enumerate(pred.names)}
@@ -158,7 +158,7 @@ def paired(gold: Side, pred: Side, scorer: Scorer, threshold: float = THRESHOLD)
 
 
 def with_unnamed(pairs: Pairs, gold: Side, pred: Side) -> Pairs:
-    """The pairs inside which awards are compared: those of named funders, and the unnamed one if both sides have it."""
+    """The pairs of named funders, and the unnamed one if both sides have it."""
     if len(gold.awards) > len(gold.names) and len(pred.awards) > len(pred.names):
         return (*pairs, (len(gold.names), len(pred.names)))
     return pairs
@@ -171,7 +171,7 @@ def counts(
     scorer: Scorer = "published",
     threshold: float = THRESHOLD,
 ) -> Mapping[str, Counts]:
-    """Counts of one example per field of FIELDS. Summed over a corpus they give its micro averages.
+    """Counts of one example per field; summed over a corpus they give micro averages.
 
     An award counts as matched only under a matched funder; elsewhere it is a miss on the gold side and a false
     positive on the predicted side. Which scheme belongs to which id is not compared.
@@ -186,23 +186,23 @@ def counts_in(
     scorer: Scorer = "published",
     threshold: float = THRESHOLD,
 ) -> dict[str, Mapping[str, Counts]]:
-    """`counts` in several modes. Both sides are normalised once; few of them merge or match differently in each."""
+    """`counts` in several modes; work that modes share is done once."""
     left, right = _normalised(gold, scorer), _normalised(pred, scorer)
     texts = _texts(left), _texts(right)
     comparable = all(any(map(any, fields)) for fields in texts)
     golds, preds = _merged(left, scorer, threshold), _merged(right, scorer, threshold)
-    found: dict[str, Mapping[str, Counts]] = {}
+    by_mode: dict[str, Mapping[str, Counts]] = {}
     sides: tuple[Side, Side] | None = None
     for mode in modes:
         if (golds[mode], preds[mode]) != sides:
             a, b = sides = golds[mode], preds[mode]
-            held = texts[0] if a is left else _texts(a), texts[1] if b is right else _texts(b)
+            compared = texts[0] if a is left else _texts(a), texts[1] if b is right else _texts(b)
             pairs, named = paired(a, b, scorer, threshold), None
         if comparable or pairs[mode] != named:
             named = pairs[mode]
-            now = _counted(a, b, named, *held, mode, threshold)
-        found[mode] = now
-    return found
+            counted = _counted(a, b, named, *compared, mode, threshold)
+        by_mode[mode] = counted
+    return by_mode
 
 
 def _counted(
@@ -210,14 +210,14 @@ def _counted(
 ) -> Mapping[str, Counts]:
     pairs = with_unnamed(named, left, right)
     ids = sum([match_ids(left.ids[i], right.ids[j]) for i, j in pairs])
-    found = {
+    by_field = {
         "funder": Counts(len(left.names), len(right.names), len(named)),
         "award_id": Counts(left.id_count, right.id_count, ids),
     }
     for field, gold, pred in zip(("scheme", "title"), a, b, strict=True):
         matched = sum([len(match_texts(gold[i], pred[j], threshold)[mode]) for i, j in pairs if gold[i] and pred[j]])
-        found[field] = Counts(sum(map(len, gold)), sum(map(len, pred)), matched)
-    return found
+        by_field[field] = Counts(sum(map(len, gold)), sum(map(len, pred)), matched)
+    return by_field
 
 
 def _texts(side: Side) -> _Texts:

@@ -1,4 +1,4 @@
-"""Reads funders and awards from gold rows and model text, and normalises their strings.
+"""Reads funders and awards from gold rows and model text; normalises strings.
 
 Everything here accepts any input: bad shapes become fewer records, never an exception.
 """
@@ -33,7 +33,7 @@ _REMEMBERED_CHARS = 256
 
 @dataclass(frozen=True, slots=True)
 class Award:
-    """One grant as labelled: its identifiers, the programmes it belongs to, its titles."""
+    """One grant as labelled: its identifiers, its programmes, its titles."""
 
     award_ids: tuple[str, ...] = ()
     funding_scheme: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Award:
 
 @dataclass(frozen=True, slots=True)
 class Funder:
-    """One funding body, or None as its name when only a programme or an id is known, and what it awarded."""
+    """A funding body and its awards; its name is None when only an award is known."""
 
     funder_name: str | None = None
     awards: tuple[Award, ...] = ()
@@ -67,7 +67,7 @@ _ESCAPED_LETTER = re.compile(r"\\([a-z])")
 
 
 def normalise_text(text: str) -> str:
-    """Bring a name, scheme or title to the form that similarities compare. Case is kept.
+    """Bring a name, scheme or title to the form that is compared; case is kept.
 
     Order: ftfy, straight quotes, doubled ticks to one double quote, no stars or bullets, single spaces, no backslash
     before a lower-case letter. Only the first MAX_CHARS characters count.
@@ -90,16 +90,16 @@ _MORE_SEPARATORS = str.maketrans("", "", "\\\u00ad\u2010\u2011\u2012\u2013\u2014
 
 
 def normalise_award_id(award_id: str, scorer: Scorer = "published") -> str:
-    """Bring an award id to the form that is compared for equality: upper case, no spaces, hyphens or slashes.
+    """Bring an award id to the form that is compared: upper case, no separators.
 
-    The scorer `corrected` also drops Unicode dashes, minus signs, soft hyphens and backslashes.
+    Separators are spaces, hyphens, slashes; for `corrected` also Unicode dashes, minus, soft hyphens, backslashes.
     """
     bare = "".join(award_id.upper().split()).replace("-", "").replace("/", "")
     return bare.translate(_MORE_SEPARATORS) if scorer == "corrected" else bare
 
 
 def _as_text(value: object) -> str:
-    """A scalar as text, None as "". A container is one wrong value: neither credited nor hidden from precision."""
+    """A scalar as text, None as "", a container as one wrong value."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -113,7 +113,7 @@ def _as_text(value: object) -> str:
 
 
 def _items(value: object) -> list[Any] | tuple[Any, ...] | None:
-    """A list, also when it comes as the numpy array that Parquet readers give; None for everything else."""
+    """A list, tuple or numpy array (as Parquet readers give); None for other values."""
     if isinstance(value, (list, tuple)):
         return value
     if type(value).__module__ == "numpy" and isinstance(array := value.tolist(), list):  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ def _items(value: object) -> list[Any] | tuple[Any, ...] | None:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """A field in any of its accepted forms (absent, scalar, list) as a tuple of non-empty strings."""
+    """An absent, scalar or list field as a tuple of non-empty strings."""
     if value is None or (type(value) is list and not value):
         return ()
     items = _items(value)
@@ -136,17 +136,17 @@ def _award(record: Mapping[str, Any]) -> Award:
 
 
 def _funder(record: Mapping[str, Any]) -> Funder:
-    name, awards = record.get("funder_name"), _items(record.get("awards"))
-    if awards is not None:
-        found = tuple([_award(award) for award in awards if isinstance(award, dict)])
+    items = _items(record.get("awards"))
+    if items is not None:
+        awards = tuple([_award(item) for item in items if isinstance(item, dict)])
     else:
         flat = _award(record)
-        found = () if flat == Award() else (flat,)
-    return Funder(_as_text(name) or None, found)
+        awards = () if flat == Award() else (flat,)
+    return Funder(_as_text(record.get("funder_name")) or None, awards)
 
 
 def read_funders(value: object) -> tuple[Funder, ...]:
-    """Read funders from a gold row: a list of records, one record, `{"funders": [...]}`, or any of these as JSON text.
+    """Read a gold row: records, one record, `{"funders": [...]}`, or their JSON text.
 
     A record is `{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}`; without a list of awards
     the three award fields may lie on the funder itself. Each field may be absent, a scalar or a list. What is not a
@@ -168,7 +168,7 @@ _KEYS = frozenset({"funder_name", "awards", "award_ids", "funding_scheme", "awar
 
 
 def _unfenced(text: str) -> str:
-    """The inside of the first closed json fence, else the whole text. Two searches, so linear in the text."""
+    """The inside of the first closed json fence, else the whole text, in linear time."""
     start = text.find("```json")
     if start >= 0:
         end = text.find("```", start + 7)
@@ -178,7 +178,7 @@ def _unfenced(text: str) -> str:
 
 
 def parse(text: str) -> Parsed:
-    """Read a completion. Never raises; whatever cannot be read is an empty, invalid prediction."""
+    """Read a completion; what cannot be read is an empty, invalid prediction."""
     if len(text) > MAX_TEXT:
         return Parsed((), False, f"longer than {MAX_TEXT:,} characters")
     try:

@@ -1,4 +1,4 @@
-"""How alike two names, schemes or titles are, in the three modes of the published funding figures."""
+"""Likeness of two names, schemes or titles in the three published modes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _shape(name: str) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 def likenesses(a: str, b: str, least: float) -> tuple[float, ...]:
-    """Likeness of two normalised strings in each of MODES, 0 where it is under `least`; nothing if it is in all.
+    """Likeness of normalised strings in each of MODES, 0 under `least`; () if all are.
 
     All modes at once, as they share most of the work. Not quite symmetric: of two equally long strings the first is
     "the shorter" of the balanced mode.
@@ -59,7 +59,7 @@ def _likenesses(a: str, b: str, least: float) -> tuple[float, ...]:
 
 
 def _contained(shorter: str, longer: str) -> float:
-    """0.90 if the shorter one is an acronym that the longer gives, 0.85 if it is a long part of it, word by word."""
+    """0.90 for an acronym that the longer name gives, 0.85 for a long part of it."""
     acronyms, tokens = _shape(longer)
     if acronyms:
         upper = shorter.upper()

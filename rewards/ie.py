@@ -14,7 +14,7 @@ from adapters.types import Example, Scored
 
 @dataclass(frozen=True)
 class InformationExtraction(AnswerReader):
-    """Grades a completion's entities or relations against `example.gold`, a mapping of labels to lists.
+    """Grades entities or relations against `example.gold`, labels mapped to lists.
 
     Weights: `think`, `answer`, `json` and `f1` are not negative and sum to 1; `json_other`, for well-formed JSON that
     is no object, is at most `json`. `typed`: an item counts with its type; off, by its text alone. The other

@@ -1,9 +1,8 @@
-"""Entities and relations as sets of items, read from gold and from model text, and counted.
+"""Entities and relations as sets of items, read from gold and model text.
 
 The reward and the task's metrics are both an `AnswerReader`, so they cannot disagree. Its fields are the choices that
-published scorers make differently; docs/ie.md says which scorer needs which.
-
-Nothing here raises on any text, and every step is linear in it.
+published scorers make differently; docs/ie.md says which scorer needs which. Nothing here raises on any text, and every
+step is linear in it.
 """
 
 from __future__ import annotations
@@ -116,12 +115,12 @@ class AnswerReader:
         Whatever has another shape is left out: keys without a list, list entries that are neither text nor a pair,
         texts of blanks only. The string entries are entities and the objects relations, whatever was asked for.
         """
-        found: set[Item] = set()
+        items: set[Item] = set()
         for label, value in labels.items():
             for entries in value if isinstance(value, _Repeated) else (value,):
                 if isinstance(entries, list | tuple):
-                    found.update(item for entry in entries if (item := self._item(label, entry)))
-        return frozenset(found)
+                    items.update(item for entry in entries if (item := self._item(label, entry)))
+        return frozenset(items)
 
     def _item(self, label: str, entry: object) -> Item | None:
         label = self._text(label)
@@ -181,16 +180,16 @@ def overlap(gold: frozenset[Any], pred: frozenset[Any]) -> Counts:
 
 
 def _pairs(completion: str, marks: list[re.Match[str]], tag: str) -> list[str]:
-    """The insides of complete pairs, each from the opening tag nearest to its closing tag."""
-    found: list[str] = []
+    """The insides of complete pairs, from the opening tag nearest to a closing one."""
+    insides: list[str] = []
     start: int | None = None
     for mark in marks:
         if mark[0] == f"<{tag}>":
             start = mark.end()
         elif mark[0] == f"</{tag}>" and start is not None:
-            found.append(completion[start : mark.start()])
+            insides.append(completion[start : mark.start()])
             start = None
-    return found
+    return insides
 
 
 def _strictly_formed(completion: str, marks: list[re.Match[str]]) -> bool:

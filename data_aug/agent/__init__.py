@@ -18,10 +18,7 @@ SOURCES = (tables, households)
 
 
 def trajectory(seed: int, i: int, *, unseen: bool = False) -> Row:
-    """Trajectory i of a seed: `id`, `env`, `messages` and perhaps `table`.
-
-    DBBench-style and ALFWorld-style take turns.
-    """
+    """DBBench- and ALFWorld-style in turn: `id`, `env`, `messages`, perhaps `table`."""
     rng = random.Random(f"agent:{seed}:{i}:{unseen}")
     return {"id": f"agent-{'unseen-' if unseen else ''}{seed}-{i}", **SOURCES[i % 2].trajectory(rng, unseen=unseen)}
 

@@ -11,59 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from adapters.data_aug.data_files import read_data
 from adapters.rewards.agent_formats import Env, Turn, read, write
 
-OPENERS: Final = (
-    "Certainly! I can help with that.",
-    "Sure! I'd be happy to take care of this for you.",
-    "Great question! Let me help you with it.",
-    "Hello! Thank you for the task.",
-    "Absolutely! Happy to help.",
-)
-CLOSERS: Final = (
-    "Let me know if you need anything else!",
-    "I hope this helps. Have a nice day!",
-    "Feel free to ask for more.",
-    "Good luck, and thank you for your patience!",
-)
-DELAYS: Final = (
-    "Before doing anything, it is worth recalling the whole situation from the start.",
-    "There are several ways to go about this, and each of them has its merits.",
-    "One could begin somewhere else, but that would probably take longer in the end.",
-    "It is important to be careful here, because a wrong step could cost time later.",
-    "First of all, the task has to be understood in every detail.",
-    "On the one hand this seems simple; on the other hand there may be something hidden.",
-    "Let us consider what has been seen so far and what it might mean.",
-    "Experience shows that a good plan is half of the work.",
-    "Having weighed all of this, it also makes sense to think about what follows afterwards.",
-    "If it does not work, another attempt can be made in one of the next turns.",
-    "All things considered, the options have now been compared at some length.",
-    "This should lead in the right direction, although nothing is certain yet.",
-)
-DOUBTS: Final = (
-    "But wait, is that right? Let me think again.",
-    "Hmm, let me reconsider this from the beginning.",
-    "Actually, no. Let me go over it once more.",
-    "Am I sure about it? I should double-check my reasoning.",
-    "Let me start over and think step by step.",
-)
-INTENTIONS: Final = (
-    "I will do that in a moment.",
-    "That is my plan for now.",
-    "I am going to take care of it next.",
-    "This is what should be done.",
-)
-
-REASONS: Final = (
-    "The last message shows what is needed for it.",
-    "Nothing else has to be known or changed before that.",
-    "One step is enough for this turn.",
-    "It follows from the task and from what has been seen so far.",
-    "The names are taken as they are written above.",
-    "What comes after it depends on the reply.",
-    "No other step would bring the task further now.",
-)
-"""Sober sentences for a longer thought that is still allowed; none of them delays or doubts."""
+_TEXTS: dict[str, list[str]] = read_data("agent/corruptions.json")
+"""`reasons` are sober sentences for a longer thought that is still allowed; none of them delays or doubts."""
+_WRONG_FORMATS: dict[str, list[str]] = read_data("agent/wrong_formats.json")
 
 
 class SourceTurn(NamedTuple):
@@ -74,6 +27,11 @@ class SourceTurn(NamedTuple):
     turn: Turn
     previous: str | None
     others: Sequence[str]
+
+    @property
+    def asks_database(self) -> bool:
+        """Whether the environment answers SQL."""
+        return self.env == "dbbench" or (self.env == "fc" and self.turn.kind != "act")
 
 
 def source_turn(
@@ -89,24 +47,25 @@ def source_turn(
 def filler(source: SourceTurn, rng: random.Random) -> str:
     """A greeting, a farewell, or both."""
     which = rng.randrange(3)
-    opener = f"{rng.choice(OPENERS)}\n" if which != 1 else ""
-    return f"{opener}{source.text}" + (f"\n{rng.choice(CLOSERS)}" if which != 0 else "")
+    opener = rng.choice(_TEXTS["openers"]) + "\n" if which != 1 else ""
+    closer = "\n" + rng.choice(_TEXTS["closers"]) if which != 0 else ""
+    return f"{opener}{source.text}{closer}"
 
 
 def delayed(source: SourceTurn, rng: random.Random) -> str:
     """The action after a long thought."""
-    return _with_thought(source, " ".join([*rng.sample(DELAYS, rng.randint(6, 9)), source.turn.thought]))
+    return _with_thought(source, " ".join([*rng.sample(_TEXTS["delays"], rng.randint(6, 9)), source.turn.thought]))
 
 
 def recursive(source: SourceTurn, rng: random.Random) -> str:
     """The thought again and again, with doubts between."""
-    rounds = [f"{source.turn.thought} {doubt}" for doubt in rng.choices(DOUBTS, k=rng.randint(4, 6))]
+    rounds = [f"{source.turn.thought} {doubt}" for doubt in rng.choices(_TEXTS["doubts"], k=rng.randint(4, 6))]
     return _with_thought(source, " ".join([*rounds, source.turn.thought]))
 
 
 def two_actions(source: SourceTurn, rng: random.Random) -> str:
     """Another action right after the first; the environment takes the first."""
-    if source.env == "dbbench" or (source.env == "fc" and source.turn.kind != "act"):
+    if source.asks_database:
         table = re.search(r"(?:FROM|INTO|UPDATE) (`[^`]+`|\w+)", source.turn.argument)
         sql = f"SELECT * FROM {table.group(1)};" if table else "SHOW TABLES;"  # noqa: S608 - text, not run
         return f"{source.text}\n{write(source.env, 'Then I look at the data.', 'operate', sql)}"
@@ -116,7 +75,7 @@ def two_actions(source: SourceTurn, rng: random.Random) -> str:
 
 def observation(source: SourceTurn, rng: random.Random) -> str:
     """The environment's reply, invented."""
-    if source.env == "dbbench" or (source.env == "fc" and source.turn.kind != "act"):
+    if source.asks_database:
         seen = f"[({rng.randint(1, 900)},)]" if source.turn.kind == "operate" else "The answer is correct."
     else:
         seen = rng.choice(("You see nothing special there.", "It worked; the task is almost finished."))
@@ -125,48 +84,24 @@ def observation(source: SourceTurn, rng: random.Random) -> str:
 
 def wrong_format(source: SourceTurn, rng: random.Random) -> str | None:
     """The right action in a form that the environment's parser refuses."""
-    thought, argument = source.turn.thought, source.turn.argument
-    if source.env == "alfworld":
-        forms = [
-            f"Thought: {thought}\nAction: {argument}",
-            f"THOUGHT: {thought}\n ACTION - {argument}",
-            f"THOUGHT: {thought}\n ACTION:\n{argument}",
-            f"{thought} I choose `{argument}`.",
-        ]
-    elif source.env == "react":
-        forms = [f"Thought: {thought}\naction: {argument}", f"Thought: {thought}\n**Action:** {argument}"]
-    elif source.env == "fc":
-        call = source.text[source.text.find("<tool_call>") + 11 : source.text.find("</tool_call>")].strip()
-        forms = [
-            f"{thought}\n```json\n{call}\n```",
-            f"{thought}\n<tool_call>\n{call}",
-            f"{thought}\n<tool_call>\n{call.replace(chr(34), chr(39))}\n</tool_call>",
-            f"{thought}\n<tool_call>\n{call.replace('arguments', 'parameters', 1)}\n</tool_call>",
-            f"{thought}\nAction: {argument}",
-        ]
-    elif source.turn.kind == "operate":
-        forms = [
-            f"{thought}\nAction: Operation ```sql\n{argument}\n```",
-            f"{thought}\nAction: Operation\n```SQL\n{argument}\n```",
-            f"{thought}\naction: operation\n```sql\n{argument}\n```",
-            f"{thought}\nAction: Operation\n```sql {argument}```",
-            f"THOUGHT: {thought}\n ACTION: {argument}",
-            f"{thought}\nAction: Operation\n{argument}",
-        ]
-    else:
-        forms = [
-            f"{thought}\nAction: Answer\n**Final Answer:** {argument}",
-            f"{thought}\nAction: Answer\nfinal answer: {argument}",
-            f"{thought} Action: Answer Final Answer: {argument}",
-            f"{thought}\nAction: Answer\nAnswer: {argument}",
-        ]
+    action = "operate" if source.turn.kind == "operate" else "answer"
+    call = source.text[source.text.find("<tool_call>") + 11 : source.text.find("</tool_call>")].strip()
+    values = {
+        "thought": source.turn.thought,
+        "argument": source.turn.argument,
+        "call": call,
+        "single_quoted_call": call.replace('"', "'"),
+        "renamed_call": call.replace("arguments", "parameters", 1),
+    }
+    formats = _WRONG_FORMATS[f"dbbench {action}" if source.env == "dbbench" else source.env]
+    forms = [template.format(**values) for template in formats]
     failing = [form for form in forms if read(source.env, form).kind is None]
     return rng.choice(failing) if failing else None
 
 
 def no_action(source: SourceTurn, rng: random.Random) -> str | None:
     """A thought and a promise."""
-    text = f"{source.turn.thought} {rng.choice(INTENTIONS)}"
+    text = f"{source.turn.thought} {rng.choice(_TEXTS['intentions'])}"
     labelled = f"THOUGHT: {text}" if source.env == "alfworld" else f"Thought: {text}" if source.env == "react" else text
     return labelled if read(source.env, labelled).kind is None else None
 
@@ -182,12 +117,9 @@ KINDS: Final[dict[str, Callable[[SourceTurn, random.Random], str | None]]] = {
 
 
 def with_longer_thought(source: SourceTurn, rng: random.Random, limit: int, count: Callable[[str], int]) -> str | None:
-    """The turn with a longer thought that is still allowed, or None.
-
-    For pairs in which the longer side is the better one.
-    """
+    """The turn with a longer thought that is still allowed, or None."""
     thought = source.turn.thought
-    for extra in rng.sample(REASONS, len(REASONS)):
+    for extra in rng.sample(_TEXTS["reasons"], len(_TEXTS["reasons"])):
         if count(f"{thought} {extra}") <= limit:
             thought = f"{thought} {extra}"
     return _with_thought(source, thought) if thought != source.turn.thought else None

@@ -10,38 +10,12 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
+from adapters.data_aug.data_files import read_data
 from adapters.rewards.agent_formats import write
 
-# Room -> receptacles ("+" opens and closes) and what may lie in them.
-ROOMS: Final = {
-    "kitchen": (
-        "cabinet+ cabinet+ drawer+ fridge+ microwave+ countertop sinkbasin diningtable",
-        "apple tomato potato mug cup plate knife spoon egg bowl",
-    ),
-    "bathroom": (
-        "cabinet+ drawer+ shelf shelf sinkbasin toilet countertop garbagecan",
-        "soapbar cloth towel candle spraybottle toiletpaper sponge",
-    ),
-    "bedroom": (
-        "bed desk drawer+ drawer+ shelf sidetable dresser lamp",
-        "book pillow pen alarmclock cellphone keychain laptop watch",
-    ),
-    "living room": (
-        "sofa armchair coffeetable shelf cabinet+ tvstand sidetable lamp",
-        "newspaper remotecontrol vase magazine creditcard box statue",
-    ),
-}
-UNSEEN: Final = {
-    "workshop": (
-        "workbench toolbox+ locker+ rack shelf stool basket lamp",
-        "hammer wrench tape screwdriver gloves paintbrush nail",
-    ),
-    "laundry": (
-        "washer+ dryer+ basket shelf sinkbasin hamper ironingboard closet+",
-        "sock shirt detergent hanger peg brush scarf",
-    ),
-}
-CHANGES: Final = {"clean": ("sinkbasin", "cleaned"), "heat": ("microwave", "hot"), "cool": ("fridge", "cooled")}
+# Rooms: their places ("+" opens and closes) and what may lie in them. Changes: verb -> where, and its result.
+_DATA = read_data("agent/households.json")
+CHANGES: Final[dict[str, dict[str, str]]] = _DATA["changes"]
 
 
 @dataclass
@@ -66,8 +40,7 @@ class Scene:
                 [f"put {holding} in/on {here}"] if holding else [f"take {o} from {here}" for o in self.inside[here]]
             )
         if here is not None and holding:
-            tools = {verb: kind for verb, (kind, _) in CHANGES.items() if here.startswith(f"{kind} ")}
-            actions += [f"{verb} {holding} with {here}" for verb in tools]
+            actions += [f"{verb} {holding} with {here}" for verb in _changes_at(here)]
         if here is not None and here.startswith("lamp "):
             actions.append(f"use {here}")
         return [*actions, "inventory", "look"]
@@ -94,7 +67,7 @@ class Scene:
             return f"The {item} is now in/on the {self.at}."
         if verb == "use":
             return f"The {self.at} is on. You see the {self.holding or 'room'} in its light."
-        return f"The {self.holding} is {CHANGES[verb][1]} now."
+        return f"The {self.holding} is {CHANGES[verb]['adjective']} now."
 
     def _look(self) -> str:
         if self.at is None:
@@ -107,14 +80,11 @@ class Scene:
 
 def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
     """One trajectory: `env`, and `messages` with the available actions."""
-    rooms = UNSEEN if unseen else ROOMS
+    rooms = _DATA["unseen" if unseen else "seen"]
     room = rng.choice(sorted(rooms))
-    scene = _scene(*rooms[room], rng)
+    scene = _scene(**rooms[room], rng=rng)
     goal, steps = _plan(scene, rng)
-    listed = ", ".join(f"a {r}" for r in scene.receptacles)
-    opening = _say(
-        rng, f"You are in the {room}. Around you there are {listed}.", f"This is a {room}. You see {listed}."
-    )
+    opening = _say(rng, "opening", room=room, listed=", ".join(f"a {r}" for r in scene.receptacles))
     messages = [{"role": "user", "content": _with_actions(f"{opening}\nYour task is to: {goal}.", scene)}]
     for n, (thought, action) in enumerate(steps):
         messages.append({"role": "assistant", "content": write("alfworld", thought, "act", action)})
@@ -148,43 +118,49 @@ def _scene(places: str, items: str, rng: random.Random) -> Scene:
 
 def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
     """A goal and the (thought, action) steps to it, after a wrong place or two."""
-    home, item = rng.choice([(r, o) for r, items in scene.inside.items() for o in items])
+    origin, item = rng.choice([(r, o) for r, items in scene.inside.items() for o in items])
     name = item.split()[0]
-    places = [r for r in scene.receptacles if r != home]
-    verbs = [verb for verb, (kind, _) in CHANGES.items() if any(r.startswith(f"{kind} ") for r in places)]
-    lamps = [r for r in places if r.startswith("lamp ")]
     steps: list[tuple[str, str]] = []
-    for r in rng.sample([p for p in places if p not in lamps], rng.randint(0, 2)):
-        steps.append((_say(rng, f"The {name} may be at the {r}.", f"I check the {r} for the {name}."), f"go to {r}"))
-        if r in scene.closed:
-            steps.append((_say(rng, f"The {r} is closed; I open it.", f"I look inside the {r}."), f"open {r}"))
-    next_place = f"No {name} yet; I try the {home}." if steps else f"The {home} is a likely place."
-    steps.append((_say(rng, next_place, f"I look for the {name} at the {home}."), f"go to {home}"))
-    if home in scene.closed:
-        steps.append((_say(rng, f"The {home} is closed, so I open it.", "It may be inside."), f"open {home}"))
-    steps.append((_say(rng, f"Here is the {item}; I take it.", f"I found the {item}."), f"take {item} from {home}"))
+
+    def step(action: str, text: str, **values: str) -> None:
+        steps.append((_say(rng, text, name=name, item=item, origin=origin, **values), action))
+
+    places = [r for r in scene.receptacles if r != origin]
+    tools = {verb: r for r in reversed(places) for verb in _changes_at(r)}  # the first place of each verb
+    verbs = [verb for verb in CHANGES if verb in tools]
+    lamps = [r for r in places if r.startswith("lamp ")]
+    for place in rng.sample([r for r in places if r not in lamps], rng.randint(0, 2)):
+        step(f"go to {place}", "try", place=place)
+        if place in scene.closed:
+            step(f"open {place}", "try_closed", place=place)
+    step(f"go to {origin}", "origin_next" if steps else "origin_first")
+    if origin in scene.closed:
+        step(f"open {origin}", "origin_closed")
+    step(f"take {item} from {origin}", "take")
     if lamps and rng.random() < 0.4:
-        steps.append((_say(rng, f"I hold the {item}; now to the lamp.", "The lamp comes next."), f"go to {lamps[0]}"))
-        steps.append((_say(rng, f"I look at the {item} under the light.", "I switch it on."), f"use {lamps[0]}"))
+        step(f"go to {lamps[0]}", "to_lamp")
+        step(f"use {lamps[0]}", "use_lamp")
         return f"look at the {name} under the lamp", steps
     adjective = ""
     if verbs and rng.random() < 0.6:
         verb = rng.choice(verbs)
-        tool = next(r for r in places if r.startswith(f"{CHANGES[verb][0]} "))
-        adjective = f"{CHANGES[verb][1]} "
-        steps.append((_say(rng, f"To {verb} it I need the {tool}.", f"Now I go to the {tool}."), f"go to {tool}"))
-        steps.append(
-            (_say(rng, f"I {verb} the {item} here.", "This is the place for it."), f"{verb} {item} with {tool}")
-        )
-        places = [p for p in places if p != tool]
-    goal = rng.choice([p for p in places if p not in lamps])
-    kind = goal.split()[0]
-    steps.append((_say(rng, f"The {name} belongs at the {goal}.", f"I bring it to the {goal}."), f"go to {goal}"))
-    if goal in scene.closed and not any(action == f"open {goal}" for _, action in steps):
-        steps.append((_say(rng, f"The {goal} is closed; I open it.", "It has to be open first."), f"open {goal}"))
-    steps.append((_say(rng, f"I put the {item} down to finish.", "One step is left."), f"put {item} in/on {goal}"))
-    return f"put a {adjective}{name} in/on the {kind}", steps
+        tool = tools[verb]
+        adjective = f"{CHANGES[verb]['adjective']} "
+        step(f"go to {tool}", "to_tool", verb=verb, tool=tool)
+        step(f"{verb} {item} with {tool}", "use_tool", verb=verb)
+        places = [r for r in places if r != tool]
+    target = rng.choice([r for r in places if r not in lamps])
+    step(f"go to {target}", "to_target", target=target)
+    if target in scene.closed and not any(action == f"open {target}" for _, action in steps):
+        step(f"open {target}", "target_closed", target=target)
+    step(f"put {item} in/on {target}", "put")
+    return f"put a {adjective}{name} in/on the {target.split()[0]}", steps
 
 
-def _say(rng: random.Random, *texts: str) -> str:
-    return rng.choice(texts)
+def _changes_at(receptacle: str) -> list[str]:
+    return [verb for verb, change in CHANGES.items() if receptacle.startswith(f"{change['place']} ")]
+
+
+def _say(rng: random.Random, text: str, **values: str) -> str:
+    template: str = rng.choice(_DATA["texts"][text])
+    return template.format(**values)

@@ -57,10 +57,7 @@ def synthesize_unseen(n: int, seed: int = 0) -> Iterator[Row]:
 
 
 def synthesize_control(n: int, seed: int = 0) -> Iterator[Row]:
-    """Pairs whose chosen side is the longer one.
-
-    A model that learned only to be short prefers the rejected side.
-    """
+    """Pairs whose chosen side is longer: a model that learned only brevity fails them."""
     return synthesize(n, seed, control=True)
 
 
@@ -138,37 +135,33 @@ def audit(pairs: Sequence[Row], rules: Rules | None = None) -> dict[str, Any]:
         # The accuracy of a model that has learned only to be short.
         "shorter_is_chosen": sum(ratio > 1 for ratio in ratios) / n,
     }
-    if rules and (broken := _broken_rules(figures, sum(ratio <= 1 for ratio in plain) / max(1, len(plain)), rules)):
+    longer = sum(ratio <= 1 for ratio in plain) / max(1, len(plain))
+    if rules and (broken := [*_broken_rules(figures, longer, rules)]):
         raise PairsError("; ".join(broken))
     return figures
 
 
-def _broken_rules(figures: Mapping[str, Any], longer: float, rules: Rules) -> list[str]:
+def _broken_rules(figures: Mapping[str, Any], longer: float, rules: Rules) -> Iterator[str]:
     """A message for each broken rule; `longer`: share of chosen sides no shorter."""
     domain, count = next(iter(figures["domains"].items()))
     share, same, unreadable = count / figures["pairs"], figures["same_action"], figures["unreadable"]
-    checks = [
-        (
-            longer > rules.longer,
+    if longer > rules.longer:
+        yield (
             f"{longer:.0%} of the chosen sides are no shorter than the rejected (at most {rules.longer:.0%}); "
-            "leave out kinds such as no_action and loop, or shorten the thoughts",
-        ),
-        (
-            share > rules.domain,
-            f"{share:.0%} of the pairs are {domain} (at most {rules.domain:.0%}); add rows of another",
-        ),
-        (
-            same < rules.same_action,
+            "leave out kinds such as no_action and loop, or shorten the thoughts"
+        )
+    if share > rules.domain:
+        yield f"{share:.0%} of the pairs are {domain} (at most {rules.domain:.0%}); add rows of another"
+    if same < rules.same_action:
+        yield (
             f"only {same:.0%} of the rejected sides keep the action (at least {rules.same_action:.0%}), so a model "
-            "would learn content; add kinds such as filler and delayed",
-        ),
-        (
-            unreadable < rules.unreadable,
+            "would learn content; add kinds such as filler and delayed"
+        )
+    if unreadable < rules.unreadable:
+        yield (
             f"only {unreadable:.0%} of the rejected sides cannot be read by the environment (at least "
-            f"{rules.unreadable:.0%}); add wrong_format and no_action",
-        ),
-    ]
-    return [message for is_broken, message in checks if is_broken]
+            f"{rules.unreadable:.0%}); add wrong_format and no_action"
+        )
 
 
 def distinct(pairs: Iterable[Row], key: Callable[[Row], Any]) -> tuple[list[Row], int]:

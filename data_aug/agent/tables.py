@@ -4,7 +4,6 @@ A trajectory is a question, SQL, the database's reply and an answer. Every state
 its result, so that SQL and answer always agree.
 """
 
-# ruff: noqa: S608 - the statements are made of this file's own words and numbers
 from __future__ import annotations
 
 import json
@@ -12,9 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
+from adapters.data_aug.data_files import read_data, read_lines
 from adapters.rewards.agent_formats import write
 from adapters.rewards.agent_sql import SqlError, execute
 
@@ -42,11 +41,7 @@ class Domain:
 def domains() -> dict[str, tuple[Domain, ...]]:
     """The invented tables, `seen` and `unseen`."""
     by_side: dict[str, list[Domain]] = {"seen": [], "unseen": []}
-    for line in (
-        resources.files("adapters.data_aug.agent").joinpath("tables.txt").read_text(encoding="utf-8").splitlines()
-    ):
-        if line.startswith("#"):
-            continue
+    for line in read_lines("agent/tables.txt"):
         side, table, nouns, *columns = (part.strip() for part in line.split("|"))
         (key, names), (word, words), *numbers = (column.split(": ") for column in columns)
         noun, plural = nouns.split("/")
@@ -62,20 +57,13 @@ def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
     table = _table(domain, rng)
     question, sql, plan = _ask(domain, table, rng)
     described = ", ".join(f"`{column}`" for column in domain.columns)
-    where = rng.choice(
-        (
-            f"The table is `{domain.table}`. Its columns are {described}.",
-            f"Table `{domain.table}`, columns {described}.",
-        )
-    )
-    messages = [_user(f"{question}\n{where}")]
+    where = rng.choice(("The table is `{}`. Its columns are {}.", "Table `{}`, columns {}."))
+    messages = [_user(f"{question}\n{where.format(domain.table, described)}")]
     if rng.random() < 0.15:  # a wrong name first: what the agent does about the database's error
         wrong = sql.replace(f"`{domain.table}`", f"`{domain.noun.split()[-1]}_list`", 1)
         # Part of the history, never a target: a model should not learn to guess names.
-        messages += [
-            {**_agent(write("dbbench", plan, "operate", wrong)), "target": "no"},
-            _user(_failure(table, wrong)),
-        ]
+        attempt = {**_agent(write("dbbench", plan, "operate", wrong)), "target": "no"}
+        messages += [attempt, _user(_failure(table, wrong))]
         plan = f"That table does not exist; its name is {domain.table}."
     rows, _ = execute(table, sql)
     messages += [_agent(write("dbbench", plan, "operate", sql)), _user(str(rows) if rows else "[]")]
@@ -89,81 +77,23 @@ def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
 def _table(domain: Domain, rng: random.Random) -> dict[str, Any]:
     # No number stands twice in a column, so that "the highest" is one row.
     names = rng.sample(domain.names, rng.randint(6, len(domain.names)))
-    columns = [rng.sample(range(low, high + 1), len(names)) for _, low, high in _ranges(domain, len(names))]
+    ranges = [range(low, max(high, low + len(names)) + 1) for _, low, high in domain.numbers]
+    columns = [rng.sample(numbers, len(names)) for numbers in ranges]
     rows = [[name, rng.choice(domain.words), *numbers] for name, *numbers in zip(names, *columns, strict=True)]
     return {"name": domain.table, "columns": list(domain.columns), "rows": rows}
 
 
-def _ranges(domain: Domain, n: int) -> list[tuple[str, int, int]]:
-    return [(name, low, max(high, low + n)) for name, low, high in domain.numbers]
-
-
-def _ask(d: Domain, table: dict[str, Any], rng: random.Random) -> tuple[str, str, str]:
+def _ask(domain: Domain, table: dict[str, Any], rng: random.Random) -> tuple[str, str, str]:
     """A question, the statement that answers it, and the thought before it."""
     row = rng.choice(table["rows"])
-    n = rng.randrange(2)
-    number, at = d.numbers[n][0], 2 + n
-    name, word = row[0], row[1]
-    t, key = f"`{d.table}`", f"`{d.key}`"
+    at = 2 + rng.randrange(2)
     limit = sorted(r[at] for r in table["rows"])[rng.randint(1, len(table["rows"]) - 2)]
-    high = rng.random() < 0.5
-    columns = ", ".join(f"`{column}`" for column in d.columns)
-    values = f"{d.word} {word}, {d.numbers[0][0]} {row[2]} and {d.numbers[1][0]} {row[3]}"
-    most, order = ("highest", "DESC") if high else ("lowest", "ASC")
-    kinds = {
-        "number": (
-            (f"What is the {number} of the {d.noun} {name}?", f"Tell me the {number} that is recorded for {name}."),
-            f"SELECT `{number}` FROM {t} WHERE {key} = '{name}';",
-            (f"I need the {number} in the row of {name}.", f"One row holds {name}; I select its {number}."),
-        ),
-        "word": (
-            (f"Which {d.word} belongs to the {d.noun} {name}?", f"What is the {d.word} of {name}?"),
-            f"SELECT `{d.word}` FROM {t} WHERE {key} = '{name}';",
-            (f"The {d.word} stands in the row of {name}.", f"I filter by {d.key} and read the {d.word}."),
-        ),
-        "count": (
-            (f"How many {d.plural} have the {d.word} {word}?", f"Count the {d.plural} whose {d.word} is {word}."),
-            f"SELECT COUNT(*) FROM {t} WHERE `{d.word}` = '{word}';",
-            (f"Counting the rows with {d.word} {word} answers this.", "A count with one condition is enough."),
-        ),
-        "above": (
-            (f"How many {d.plural} have a {number} above {limit}?", f"Count {d.plural} with {number} over {limit}."),
-            f"SELECT COUNT(*) FROM {t} WHERE `{number}` > {limit};",
-            (f"I count the rows whose {number} exceeds {limit}.", f"The condition is {number} greater than {limit}."),
-        ),
-        "extreme": (
-            (f"Which {d.noun} has the {most} {number}?", f"Name the {d.noun} with the {most} {number}."),
-            f"SELECT {key} FROM {t} ORDER BY `{number}` {order} LIMIT 1;",
-            (f"Sorting by {number} puts the {most} first.", f"I order by {number} and keep one row."),
-        ),
-        "sum": (
-            (f"What is the total {number} of the {d.plural} with {d.word} {word}?", f"Sum the {number} for {word}."),
-            f"SELECT SUM(`{number}`) FROM {t} WHERE `{d.word}` = '{word}';",
-            (f"I sum {number} over the rows with {word}.", f"The sum of {number} with one filter gives the total."),
-        ),
-        "list": (
-            (f"Which {d.plural} have the {d.word} {word}?", f"List every {d.noun} whose {d.word} is {word}."),
-            f"SELECT {key} FROM {t} WHERE `{d.word}` = '{word}';",
-            (f"All rows with {d.word} {word} are wanted.", f"I list the {d.key} column for {word}."),
-        ),
-        "update": (
-            (f"Set the {number} of {name} to {limit + 3}.", f"Change the {number} of {name} to {limit + 3}."),
-            f"UPDATE {t} SET `{number}` = {limit + 3} WHERE {key} = '{name}';",
-            (f"Only the row of {name} changes.", f"One update of the row of {name} does it."),
-        ),
-        "delete": (
-            (f"Remove the {d.noun} {name} from the table.", f"Delete the row of {name}."),
-            f"DELETE FROM {t} WHERE {key} = '{name}';",
-            (f"I delete the single row of {name}.", f"The {d.key} identifies the row to remove."),
-        ),
-        "insert": (
-            (f"Add a new {d.noun} called Nova with {values}.", f"Insert the {d.noun} Nova with {values}."),
-            f"INSERT INTO {t} ({columns}) VALUES ('Nova', '{word}', {row[2]}, {row[3]});",
-            ("All four values are given, so one insert is enough.", f"I insert one row for the new {d.noun}."),
-        ),
-    }
-    questions, sql, thoughts = kinds[rng.choice(tuple(kinds))]
-    return rng.choice(questions), sql, rng.choice(thoughts)
+    most, order = ("highest", "DESC") if rng.random() < 0.5 else ("lowest", "ASC")
+    values = {"domain": domain, "row": row, "number": domain.columns[at], "limit": limit, "new": limit + 3}
+    values |= {"most": most, "order": order}
+    template = rng.choice(read_data("agent/questions.json"))
+    question, thought = rng.choice(template["questions"]), rng.choice(template["thoughts"])
+    return question.format(**values), template["sql"].format(**values), thought.format(**values)
 
 
 def _conclusion(answer: Sequence[str], changed: bool, rng: random.Random) -> str:

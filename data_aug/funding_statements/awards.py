@@ -50,10 +50,7 @@ def _hold(rng: Random, award: Award, style: int) -> None:
 
 
 def draw_ids(rng: Random, funder: Funder, number: int) -> list[str]:
-    """Identifiers of a funder, without its own name before a blank.
-
-    "MOST 106-2420" of the MOST becomes "106-2420".
-    """
+    """A funder's identifiers without its name: "MOST 106-2420" gives "106-2420"."""
     ids = []
     for award_id in identifiers(rng, funder.shape, number):
         head, _, rest = award_id.partition(" ")
@@ -62,10 +59,7 @@ def draw_ids(rng: Random, funder: Funder, number: int) -> list[str]:
 
 
 def draw_awards(rng: Random, funder: Funder, style: int, more: float = 1.0) -> list[Award]:
-    """The awards of one funder.
-
-    ``more`` raises the odds of identifiers, ``style`` is how this text writes initials.
-    """
+    """The awards of one funder; `more` raises the odds that they have identifiers."""
     with_ids = rng.random() < (0.60 if funder.known else 0.30) * more
     award = Award(draw_ids(rng, funder, count(rng)) if with_ids else [], _scheme(rng, funder))
     if award.scheme is None and rng.random() < (0.075 if with_ids else 0.02):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from adapters.data_aug.funding_statements.grammar import Grammar, Maker, read_rules
+from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 from adapters.data_aug.funding_statements.names import REGISTRY, article
 from adapters.data_aug.funding_statements.people import full_name, initials, people, person, surname
 
@@ -25,37 +25,31 @@ def _the_institution(rng: Random) -> str:
     return article(rng, name, "university" if "niversit" in name or "College" in name else "institute") + name
 
 
-def _author(rng: Random) -> str:
-    return initials(rng, int(rng.random() * 4))
-
-
 def _code(rng: Random) -> str:
     letters = "ABCDEFGHKLMNPRSTX"
     head = "".join(letters[int(rng.random() * 17)] for _ in range(2 + int(rng.random() * 2)))
     return head + str(100 + int(rng.random() ** 2 * 90000))
 
 
-def _four(rng: Random) -> str:
-    return str(1000 + int(rng.random() * 9000))
-
-
 def _low(rng: Random) -> str:
     return surname(rng).split("-")[0].lower().encode("ascii", "ignore").decode() or "data"
 
 
-_MAKERS: dict[str, Maker] = {
-    "person": person,
-    "people": people,
-    "name": full_name,
-    "surname": surname,
-    "author": _author,
-    "inst": _institution,
-    "institution": _the_institution,
-    "code": _code,
-    "four": _four,
-    "low": _low,
-}
-GRAMMAR = Grammar({**read_rules("wording.txt"), **_MAKERS})
+GRAMMAR = Grammar(
+    {
+        **read_rules("wording.txt"),
+        "person": person,
+        "people": people,
+        "name": full_name,
+        "surname": surname,
+        "author": lambda rng: initials(rng, int(rng.random() * 4)),
+        "inst": _institution,
+        "institution": _the_institution,
+        "code": _code,
+        "four": lambda rng: str(1000 + int(rng.random() * 9000)),
+        "low": _low,
+    }
+)
 _THANKS = ("thanks", "thanks", "thanks", "thanks", "lab", "lab", "referee")
 _OTHER = ("coi", "declare", "declare", "tail", "lab")
 _TWICE = re.compile(r"\b(\w{4,}) and \1\b")

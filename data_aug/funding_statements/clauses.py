@@ -60,10 +60,7 @@ def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
 
 
 def respectively(rng: Random, mentions: list[Mention]) -> str:
-    """Funders first, then their identifiers in the same order.
-
-    Every mention has one identifier.
-    """
+    """Funders, then their identifiers in the same order; each has exactly one."""
     merged = Award([i for mention in mentions for i in mention.awards[0].ids])
     names = join(rng, [mention.funder.the for mention in mentions if mention.funder], loose=0)
     return GRAMMAR.say(rng, "respectively", names=names, listed=words(rng, merged, "", False))
@@ -92,10 +89,7 @@ def _bracket(rng: Random, award: Award, shape: str) -> str:
 
 
 def through(rng: Random, first: Funder, award: Award, second: Funder) -> str:
-    """A funder that spends the money of another body.
-
-    The identifier belongs to the first, the second has none.
-    """
+    """The first funder's award, spent by the second, which has no identifier."""
     scheme = ""
     if award.scheme:
         scheme = f"the {award.scheme[1]} through " if award.scheme[0] == "p" else f"{a(award.scheme[1])} of "
@@ -110,7 +104,7 @@ def european_union(rng: Random) -> Mention:
 
 
 def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> str:
-    """A grant of the council under a programme of the union; the id is the council's."""
+    """A grant of the council, which has the id, under a programme of the union."""
     scheme = ""
     if award.scheme:
         scheme = f" through {a(award.scheme[1])}" if award.scheme[0] == "f" else f" ({award.scheme[1]})"
@@ -118,13 +112,3 @@ def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> s
     ids = _bracket(rng, award, "erc")
     programme = union.awards[0].schemes[0]
     return GRAMMAR.say(rng, "under_union", one=council.the, two=two, scheme=scheme, programme=programme, ids=ids)
-
-
-def open_access(rng: Random, funder: Funder) -> str:
-    """A sentence on who paid the publication charge."""
-    return GRAMMAR.say(rng, "open_access", the=funder.the)
-
-
-def disclaimer(rng: Random, names: list[str]) -> str:
-    """A disclaimer: the views are not those of the named bodies."""
-    return GRAMMAR.say(rng, "disclaimer", the=" or ".join(names))

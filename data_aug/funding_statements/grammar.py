@@ -1,15 +1,17 @@
 """A small text grammar: templates with choices and named slots.
 
-``<a|b|c>`` picks one part, and may nest; ``{name}`` is filled from the values of the call, else from a rule.
-A rule is a sequence of templates (one is picked) or a function of the random generator.
+`<a|b|c>` picks one part, and may nest; `{name}` is filled from the values of the call, else from a rule.
+A rule is a sequence of templates, of which one is picked, or a function of the random generator.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from random import Random
+
+from adapters.data_aug.data_files import read_lines
 
 Maker = Callable[[Random], str]
 Node = str | tuple[str] | list["Template"]
@@ -19,48 +21,21 @@ Template = Sequence[Node]
 
 def parse(template: str) -> Template:
     """Compile one template; an unbalanced bracket raises ValueError."""
-    options, end = _alternatives(template, 0)
-    if end != len(template) or len(options) != 1:
+    # The outermost level, with one alternative, then a level of alternatives for each choice that is open.
+    levels: list[list[list[Node]]] = [[[]]]
+    for piece in re.split(r"([<|>]|\{[^}]*\})", template):
+        if piece == "<":
+            levels.append([[]])
+        elif piece == "|" and len(levels) > 1:
+            levels[-1].append([])
+        elif piece == ">" and len(levels) > 1:
+            choice: list[Template] = [*levels.pop()]
+            levels[-1][-1].append(choice)
+        elif piece:
+            levels[-1][-1].append((piece[1:-1],) if piece[0] == "{" and piece[-1] == "}" else piece)
+    if len(levels) > 1 or template.count("{") != template.count("}"):
         raise ValueError(f"unbalanced template: {template!r}")
-    return options[0]
-
-
-def _alternatives(template: str, at: int) -> tuple[list[Template], int]:
-    options: list[Template] = []
-    now: list[Node] = []
-    text: list[str] = []
-    depth_zero = at == 0
-
-    def flush() -> None:
-        if text:
-            now.append("".join(text))
-            text.clear()
-
-    while at < len(template):
-        char = template[at]
-        if char == "<":
-            flush()
-            inner, at = _alternatives(template, at + 1)
-            if at >= len(template):
-                raise ValueError(f"unbalanced template: {template!r}")
-            now.append(inner)
-        elif char == "{":
-            flush()
-            close = template.index("}", at)
-            now.append((template[at + 1 : close],))
-            at = close
-        elif char == "|" and not depth_zero:
-            flush()
-            options.append(now)
-            now = []
-        elif char == ">" and not depth_zero:
-            break
-        else:
-            text.append(char)
-        at += 1
-    flush()
-    options.append(now)
-    return options, at
+    return levels[0][0]
 
 
 def pick(rng: Random, options: Sequence[Template]) -> Template:
@@ -70,15 +45,12 @@ def pick(rng: Random, options: Sequence[Template]) -> Template:
 
 @cache
 def read_rules(name: str) -> Mapping[str, Sequence[str]]:
-    """Rules of a text file of this package: ``name = template ; 3 * template``.
-
-    An indented line continues the one above, "#" in the first column begins a comment.
-    """
+    """Rules of a text file: `name = template ; 3 * template`, continued if indented."""
     lines: list[str] = []
-    for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines():
+    for line in read_lines(f"funding_statements/{name}"):
         if line.startswith(" "):
             lines[-1] += " " + line.strip()
-        elif line.strip() and not line.startswith("#"):
+        else:
             lines.append(line)
     rules: dict[str, list[str]] = {}
     for line in lines:

@@ -9,13 +9,11 @@ from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 
 _PLACE = re.compile("[#%?]")
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
-
-
 _GRAMMAR = Grammar(read_rules("id_shapes.txt"))
 
 
 def identifier(rng: Random, shape: str) -> str:
-    """An identifier of a shape in ``id_shapes.txt``; KeyError for another shape."""
+    """An identifier of a shape in `id_shapes.txt`; KeyError for another shape."""
 
     def place(match: re.Match[str]) -> str:
         char = match[0]
@@ -33,10 +31,7 @@ def identifier(rng: Random, shape: str) -> str:
 
 
 def identifiers(rng: Random, shape: str, count: int) -> list[str]:
-    """Distinct identifiers of one shape.
-
-    Some are neighbours that differ in the last two digits only.
-    """
+    """Distinct identifiers of one shape; some differ in the last two digits only."""
     first = identifier(rng, shape)
     distinct = [first]
     for _ in range(4 * count):

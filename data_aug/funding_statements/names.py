@@ -7,21 +7,16 @@ import re
 from bisect import bisect
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from random import Random
 
+from adapters.data_aug.data_files import FOLDER, read_lines
 from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 from adapters.data_aug.funding_statements.people import surname
-
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One line of known_funders.txt.
-
-    ``schemes`` are (form, text): f takes "a", p takes "the".
-    """
+    """One line of known_funders.txt. A scheme's form "f" takes "a", "p" takes "the"."""
 
     weight: int
     shape: str
@@ -33,7 +28,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Funder:
-    """A funder as one statement names it: exact ``label``, and its ``article``."""
+    """A funder as one statement names it: exact `label`, and its `article`."""
 
     key: str
     label: str
@@ -51,18 +46,16 @@ class Funder:
 
 def _read_known() -> list[Known]:
     known = []
-    for line in (_HERE / "known_funders.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            weight, shape, acronym, names, local, schemes = (field.strip() for field in line.split("|"))
-            forms = tuple((s[0], s[2:]) for s in schemes.split(" ; ") if s)
-            known.append(Known(int(weight), shape, acronym, tuple(names.split(" ; ")), local, forms))
+    for line in read_lines("funding_statements/known_funders.txt"):
+        weight, shape, acronym, names, local, schemes = (field.strip() for field in line.split("|"))
+        forms = tuple((s[0], s[2:]) for s in schemes.split(" ; ") if s)
+        known.append(Known(int(weight), shape, acronym, tuple(names.split(" ; ")), local, forms))
     return known
 
 
-def _read_registry() -> list[tuple[str, str, str, str]]:
-    with gzip.open(_HERE / "funders.tsv.gz", "rt", encoding="utf-8") as lines:
-        rows = [line.rstrip("\n").split("\t") for line in lines]
-    return [(name, acronym, other, kind) for name, acronym, other, kind in rows]
+def _read_registry() -> list[list[str]]:
+    with gzip.open(FOLDER / "funding_statements/funders.tsv.gz", "rt", encoding="utf-8") as lines:
+        return [line.rstrip("\n").split("\t") for line in lines]
 
 
 KNOWN = _read_known()
@@ -149,10 +142,7 @@ def registry_funder(rng: Random) -> Funder:
 
 
 def composed_funder(rng: Random) -> Funder:
-    """A nested or local body, invented from real places and fields.
-
-    Departments, provincial funds, key laboratories.
-    """
+    """An invented department, provincial fund or laboratory."""
     roll = rng.random()
     rule, shape = (
         ("provincial", "province") if roll < 0.34 else ("open_lab", "openlab") if roll < 0.42 else ("nested", "uni")

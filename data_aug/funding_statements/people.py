@@ -22,10 +22,7 @@ def surname(rng: Random) -> str:
 
 
 def full_name(rng: Random, given: str = "") -> str:
-    """A person's name: given name, initials, or both, then the family name.
-
-    ``given`` is "woman" or "man" where a title already tells.
-    """
+    """Given name or initials, and family name; `given`: "woman" or "man" if known."""
     roll = rng.random()
     given = given or ("woman" if rng.random() < 0.45 else "man")
     if roll < 0.6:
@@ -65,10 +62,7 @@ def people(rng: Random) -> str:
 
 
 def initials(rng: Random, style: int) -> str:
-    """Initials of an author in one of five styles.
-
-    0: A.B., 1: AB, 2: A. B., 3: A.B.C., 4: a full name with an initial.
-    """
+    """Initials in a style: A.B. (0), AB (1), A. B. (2), A.B.C. (3), A. Name (4)."""
     first, second = letter(rng), letter(rng)
     if style == 0:
         return f"{first}.{second}."

@@ -11,10 +11,7 @@ from adapters.data_aug.funding_statements.names import Funder
 
 @dataclass(slots=True)
 class Award:
-    """Awards that share a scheme or a title.
-
-    ``scheme`` is (form, text): form "f" takes "a", form "p" takes "the".
-    """
+    """Awards that share a scheme or a title; for the form of a scheme see `Known`."""
 
     ids: list[str] = field(default_factory=list)
     scheme: tuple[str, str] | None = None
@@ -53,10 +50,7 @@ def a(noun: str) -> str:
 
 
 def join(rng: Random, items: list[str], semicolon: bool = False, loose: float = 0.25) -> str:
-    """A list in running text, with varying commas.
-
-    ``loose`` is the chance that it has no "and".
-    """
+    """A list in running text; `loose` is the chance that it has no "and"."""
     if len(items) == 1:
         return items[0]
     roll = rng.random()
@@ -84,7 +78,7 @@ def id_list(rng: Random, award: Award) -> str:
 
 
 def words(rng: Random, award: Award, shape: str, bracket: bool) -> str:
-    """Identifiers behind a word such as "grant no."; ``bracket`` allows a bare "No."."""
+    """Identifiers behind a word such as "grant no."; `bracket` allows a bare "No."."""
     rule = "id_word"
     if shape in ("eu", "erc", "fp") and rng.random() < 0.45:
         rule = "union_id_word"
@@ -102,9 +96,7 @@ def phrase(rng: Random, mention: Mention) -> str:
     if funder is not None and len(mention.awards) > 1:
         bracket = rng.random() < 0.6
         awards = [_inner(rng, award, funder.shape, bracket) for award in mention.awards]
-        return (
-            f"{funder.the} ({'; '.join(awards)})" if bracket else f"{funder.the} through {join(rng, awards, True, 0)}"
-        )
+        return f"{funder.the} " + (f"({'; '.join(awards)})" if bracket else f"through {join(rng, awards, True, 0)}")
     award = mention.awards[0]
     scheme = award.scheme[1] if award.scheme else ""
     values = {"s": scheme, "u": award.under}
@@ -119,7 +111,7 @@ def phrase(rng: Random, mention: Mention) -> str:
     if award.title:
         values["T"] = _quoted(rng, award.title)
     form = "award" if award.scheme and award.scheme[0] == "f" else "programme" if award.scheme else ""
-    rule = [("ids" if award.ids else "none"), form, "title" if award.title else ""]
+    rule = ["ids" if award.ids else "none", form, "title" if award.title else ""]
     return GRAMMAR.say(rng, "under_ids" if award.under else "_".join(filter(None, rule)), **values)
 
 

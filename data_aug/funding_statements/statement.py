@@ -11,7 +11,7 @@ from typing import TypedDict
 from adapters.data_aug.funding_statements import background, clauses
 from adapters.data_aug.funding_statements.awards import draw_ids, draw_mention, programme
 from adapters.data_aug.funding_statements.names import Funder, draw_funder, known_funder
-from adapters.data_aug.funding_statements.phrases import Award, Mention
+from adapters.data_aug.funding_statements.phrases import GRAMMAR, Award, Mention
 
 
 class AwardRow(TypedDict):
@@ -44,16 +44,13 @@ _NEGATIVE = 0.365
 
 
 def synthesize(n: int, seed: int = 0) -> Iterator[Row]:
-    """Yield ``n`` statements.
-
-    Row i depends on (seed, i) only, so that a longer run begins with a shorter one.
-    """
+    """`n` statements; row i depends on (seed, i) only."""
     for index in range(n):
         yield make_row(seed, index)
 
 
 def make_row(seed: int, index: int) -> Row:
-    """Statement number ``index`` of a seed."""
+    """Statement number `index` of a seed."""
     rng = Random(f"{seed}:{index}")
     mentions: list[Mention] = []
     funding_first = False
@@ -67,10 +64,7 @@ def make_row(seed: int, index: int) -> Row:
 
 
 def label(mentions: list[Mention]) -> list[FunderRow]:
-    """Merge the mentions of a text into the target.
-
-    One object for each funder, one award for each scheme or title.
-    """
+    """Merge mentions: one object for each funder, one award for each scheme or title."""
     rows: list[FunderRow] = []
     places: dict[str, FunderRow] = {}
     for mention in mentions:
@@ -102,7 +96,6 @@ def _add(awards: list[AwardRow], award: Award) -> None:
 
 
 def _draw(rng: Random, style: int) -> list[Mention]:
-    """The funders of one text, each with its own name."""
     count = _FUNDER_COUNTS[bisect(_FUNDER_SUMS, rng.random() * _FUNDER_SUMS[-1])]
     mentions: list[Mention] = []
     seen: set[str] = set()
@@ -147,15 +140,12 @@ def _special(rng: Random, todo: list[Mention], at: int) -> tuple[str, int]:
             todo.insert(at + 1, union)
             return clauses.under_union(rng, first, award, union), 2
     if at and following[0].awards == [Award()] and roll < 0.06:
-        return clauses.open_access(rng, first), 1
+        return GRAMMAR.say(rng, "open_access", the=first.the), 1
     return "", 0
 
 
 def _funding(rng: Random, todo: list[Mention], style: int) -> list[str]:
-    """Sentences for all mentions, in order.
-
-    May add a mention, and may empty the awards of a funder whose money another one spends.
-    """
+    """Sentences for all mentions; may add a mention or empty a funder's awards."""
     sentences: list[str] = []
     if rng.random() < 0.05 and all(_plain(m) and not (m.funder and m.awards[0].scheme) for m in todo):
         return [clauses.bare_list(rng, todo)]
@@ -189,7 +179,7 @@ def _positive(rng: Random) -> tuple[list[str], list[Mention], bool]:
         if rng.random() < 0.3 and all(extra.label != funder.label for funder in named):
             names.append(extra.the)
             mentions.append(Mention(extra, [Award()]))
-        money.append(clauses.disclaimer(rng, names))
+        money.append(GRAMMAR.say(rng, "disclaimer", the=" or ".join(names)))
     if rng.random() < 0.07:
         money.append(background.sentence(rng, "role"))
     wanted = 0 if rng.random() < 0.47 else 1 + int(rng.random() ** 2.4 * 6)
@@ -209,10 +199,7 @@ def _literals(funders: list[FunderRow]) -> Iterator[str]:
 
 
 def _finish(rng: Random, text: str, funders: list[FunderRow], funding_first: bool) -> str:
-    """Add a heading, drop a full stop, cut the end, or hyphenate a word.
-
-    The labels stay literal parts of the text.
-    """
+    """Add a heading, cut or hyphenate the text; labels stay literal parts of it."""
     roll = rng.random()
     if roll < (0.125 if funding_first else 0.15):
         text = background.heading(rng, funding_first and roll < 0.06) + text

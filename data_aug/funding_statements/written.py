@@ -1,4 +1,4 @@
-"""Funding statements that a language model writes for generated labels, and the checks on its texts.
+"""Funding statements written by a language model for generated labels.
 
 A text is kept only if its labels are exact: it contains every value to the letter, and nothing else in it looks like an
 award identifier or is a well-known funder. Which id belongs to which funder cannot be checked.
@@ -14,32 +14,13 @@ from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.funding_statements.names import KNOWN
 from adapters.data_aug.funding_statements.people import surname
 from adapters.data_aug.funding_statements.statement import FunderRow, Row
 from adapters.types import Message
 
-SYSTEM = (
-    "You write the acknowledgement and funding sections of scientific papers. You are given what a section says as "
-    "JSON and answer with the section alone, as plain text: no heading, no list, no quotation marks around it, no "
-    "comment.\n"
-    "Copy every funder name, award id, scheme and title letter by letter, as it stands in the JSON; never translate, "
-    "abbreviate, expand or correct one. Keep the ids and schemes of a funder with that funder. A funder_name of null "
-    "means that the scheme is named without saying who runs it. Name no other funder and no other number of a grant, "
-    "and add no acronym in brackets. Vary your wording as authors do: who received the money, for what, thanks to "
-    "people, a disclaimer; short or long."
-)
-NOTHING = (
-    "This paper had no funding that it names. Write an acknowledgement of one to three sentences that thanks people, "
-    "names data or equipment, or says that there was no specific funding. Name no funder, programme or grant."
-)
-FIELDS = (
-    "marine ecology", "number theory", "cancer genomics", "soil chemistry", "urban history", "particle physics",
-    "computer vision", "labour economics", "plant pathology", "galaxies", "nursing", "polymers", "child language",
-    "epidemiology", "robotics", "glaciers", "stem cells", "catalysis", "political science", "earthquakes",
-    "batteries", "palaeontology", "optics", "bird migration", "cardiology", "machine translation", "fluid dynamics",
-)  # fmt: skip
-LENGTHS = ("as short as it can be", "in one or two sentences", "in three or four sentences", "in a long paragraph")
+_TEXTS = read_data("funding_statements/written.json")
 MAX_CHARACTERS = 6000
 Ask = Callable[[Mapping[str, tuple[Message, ...]]], Iterable[Mapping[str, Any]]]
 """From prompts by row id to samples with `id` and `completion`; a prompt without a usable completion has none."""
@@ -62,7 +43,7 @@ class Written(NamedTuple):
 
 
 def write(rows: Sequence[Row], ask: Ask) -> Written:
-    """Ask for a statement with each row's labels, and keep the texts in which the labels are exact."""
+    """Ask for a statement with each row's labels; keep texts with exact labels."""
     texts = {sample["id"]: cleaned(sample["completion"]) for sample in ask({row["id"]: messages(row) for row in rows})}
     kept: dict[str, Row] = {}
     refused: Counter[str] = Counter()
@@ -80,11 +61,12 @@ def write(rows: Sequence[Row], ask: Ask) -> Written:
 def messages(row: Row) -> tuple[Message, ...]:
     """The prompt that asks for a statement with the row's labels."""
     funders = [_shown(funder) for funder in row["funders"]]
-    asked = json.dumps(funders, ensure_ascii=False, indent=1) if funders else NOTHING
+    asked = json.dumps(funders, ensure_ascii=False, indent=1) if funders else _TEXTS["no_funding"]
     # Asked the same, a model writes the same: a field, a length and an author of each row's own keep the texts apart.
     rng = Random(row["id"])
-    manner = f"A paper on {rng.choice(FIELDS)}; {rng.choice(LENGTHS)}; the first author is {surname(rng)}.\n"
-    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": manner + asked})
+    field, length = rng.choice(_TEXTS["fields"]), rng.choice(_TEXTS["lengths"])
+    manner = f"A paper on {field}; {length}; the first author is {surname(rng)}.\n"
+    return ({"role": "system", "content": "\n".join(_TEXTS["system"])}, {"role": "user", "content": manner + asked})
 
 
 def _shown(funder: FunderRow) -> dict[str, Any]:
@@ -93,7 +75,7 @@ def _shown(funder: FunderRow) -> dict[str, Any]:
 
 
 def cleaned(completion: str) -> str:
-    """A completion's text without the thought before it, and without a fence or quotation marks around it."""
+    """A completion without its thought, code fence and quotation marks."""
     text = completion.rpartition("</think>")[2].strip()
     if text.startswith("```") and text.endswith("```") and len(text) > 6:
         text = text[3:-3].partition("\n")[2].strip()
@@ -103,7 +85,7 @@ def cleaned(completion: str) -> str:
 
 
 def refusal(row: Row, text: str) -> str | None:
-    """Why a text cannot be the row's statement, in a few words that can be counted; None when it can.
+    """The reason why a text cannot be the row's statement, or None.
 
     Names and ids must each stand by themselves: "12" is not in "A-123", a name that is part of another one of the
     row must also come outside it.
@@ -150,7 +132,7 @@ def labelled(row: Row, text: str) -> Row:
 
 
 def like_an_id(token: str) -> bool:
-    """Whether a token with a digit is neither a year, a span of years, a small number nor a date."""
+    """Whether a token with a digit is no year, span of years, small number or date."""
     if not any(c.isdigit() for c in token) or _COUNTED.fullmatch(token):
         return False
     parts = re.split(r"[-/.]", token)
@@ -173,7 +155,7 @@ def _values(funders: Iterable[FunderRow]) -> tuple[list[str], list[str], list[st
 
 @cache
 def _known() -> dict[str, list[list[str]]]:
-    """The words of the names and acronyms in the table of well-known funders, by their first word."""
+    """The words of well-known names and acronyms, by their first word."""
     out: dict[str, list[list[str]]] = {}
     for name in {name for known in KNOWN for name in (*known.names, known.acronym, known.local) if name}:
         words = _WORD.findall(name)

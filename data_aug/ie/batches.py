@@ -1,8 +1,4 @@
-"""Cut a large schema into prompts of a few labels, confusable ones together.
-
-As in IEPile, a prompt asks for 6 entity types or 4 relations. Its labels are those of the text, labels that are easily
-confused with them (from a dictionary by source) and some others at random.
-"""
+"""Cut a large schema into prompts of a few labels, confusable ones together."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 SIZES = {"NER": 6, "RE": 4}
-"""Labels in a prompt, by task."""
+"""Labels in a prompt, by task, as in IEPile."""
 
 Confusable = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
 """task -> source -> label -> labels that are easily confused with it."""

@@ -1,8 +1,4 @@
-"""Read annotated corpora as plain rows: CoNLL, SpERT, brat, IEPile.
-
-The readers make `Sentence`s with character offsets, and from these rows with one schema: the given one, or the union of
-the corpus's labels.
-"""
+"""Read annotated corpora as plain rows: CoNLL, SpERT, brat, IEPile."""
 
 from __future__ import annotations
 
@@ -235,7 +231,6 @@ READERS: dict[str, Callable[[Path, Options], Corpus]] = {
 def _rows(
     sentences: Iterable[Sentence], options: Options, tasks: Sequence[str], left_out: Mapping[str, int] | None = None
 ) -> Corpus:
-    """Rows for each task that the corpus has labels for."""
     renamed = [_renamed(sentence, options.labels) for sentence in sentences]
     corpus = Corpus([], {reason: n for reason, n in (left_out or {}).items() if n})
     wanted = [task for task in tasks if task in options.tasks]

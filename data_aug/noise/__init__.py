@@ -15,8 +15,7 @@ from adapters.data_aug.noise.glyphs import Accents, FullWidth, Ligatures, LookAl
 from adapters.data_aug.noise.labels import Label, NoisedRow, find_spans, funding_labels, noise_row, relabel
 from adapters.data_aug.noise.latex import LatexCommands, LatexEscapes, LatexMath, LatexTies
 from adapters.data_aug.noise.layout import GluedWords, Hyphenation, IdSpacing, LineBreaks, SpacedCapitals, SplitWords
-from adapters.data_aug.noise.markdown import Emphasis, MarkdownEscapes, Pipes
-from adapters.data_aug.noise.markup import Entities, Tags
+from adapters.data_aug.noise.markup import Emphasis, Entities, MarkdownEscapes, Pipes, Tags
 from adapters.data_aug.noise.page import LineNumbers, RunningHeads
 from adapters.data_aug.noise.policy import POLICIES
 from adapters.data_aug.noise.presets import FAMILIES, LEVELS, PRESETS, preset

@@ -8,28 +8,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.data_aug.noise.confusions import CONFUSIONS
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.noise.edits import Edit, Span, hits
 from adapters.data_aug.noise.family import WORD, Change, NoiseFamily, SwapFamily
 
 # Letters whose capital has the shape of the small letter, so that only the size tells them apart.
 _SAME_SHAPE = re.compile("[cCkKoOpPsSuUvVwWxXzZ]")
 
-# One glyph read as two, and two as one. Shapes that OCR engines list as ambiguous.
-_BREAKS = {
-    "m": ("rn", "in", "nn"), "d": ("cl",), "w": ("vv",), "n": ("ri", "ii"), "h": ("li", "lt"), "u": ("ii", "li"),
-    "H": ("ll", "I-I"), "M": ("IVI",), "N": ("IV",), "b": ("lo",), "k": ("lc",),
-}  # fmt: skip
-_JOINS = {
-    "rn": "m", "in": "m", "nn": "m", "cl": "d", "vv": "w", "ri": "n", "li": "h", "ii": "u", "ll": "H", "fi": "h",
-    "tl": "d", "ck": "dr",
-}  # fmt: skip
-
-_SWAPS = {
-    "0": "Oo", "O": "0", "o": "0", "1": "lI", "l": "1I", "I": "1l", "i": "1", "5": "S", "S": "5", "s": "5",
-    "8": "B", "B": "8", "2": "Z", "Z": "2", "z": "2", "6": "G", "G": "6", "9": "gq", "g": "9", "q": "9",
-}  # fmt: skip
-
+_TABLES = read_data("noise/tables.json")
+_BREAKS: dict[str, list[str]] = _TABLES["breaks"]  # one glyph read as two, and below two as one
+_JOINS: dict[str, str] = _TABLES["joins"]
+_CONFUSIONS: dict[str, tuple[float, list[str], list[int]]] = read_data("noise/confusions.json")["confusions"]
 _PEAK = 4.0  # the likeliest confusions are held to this multiple of the average
 
 
@@ -72,7 +61,7 @@ class Ocr(NoiseFamily):
         draw = rng.random
         for at in hits(rng, len(text), min(1.0, self.rate * _PEAK)):
             true = text[at]
-            known = CONFUSIONS.get(true)
+            known = _CONFUSIONS.get(true)
             if known is None or draw() * _PEAK > known[0]:
                 continue
             if true.isalpha() and draw() < self.pairs:
@@ -95,4 +84,4 @@ class Swaps(SwapFamily):
 
     rate: float = 0.02
     NAME = "swaps"
-    TABLE = _SWAPS
+    TABLE = _TABLES["swaps"]

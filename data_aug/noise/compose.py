@@ -45,7 +45,6 @@ def noise_text(
 
 
 def _attempt(text: str, rng: random.Random, protected: Sequence[Span], noise: Noise, policy: str) -> Noised:
-    """Apply each family once."""
     source, spans = text, list(protected)
     passes: list[tuple[Edit, ...]] = []
     for family in noise.families:

@@ -1,7 +1,4 @@
-"""Spans, edits, and the map between clean and noisy text.
-
-All positions are code points, half open, as in `text[start:end]`.
-"""
+"""Spans, edits, and the map between clean and noisy text."""
 
 from __future__ import annotations
 
@@ -24,10 +21,7 @@ class Span(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """`text[start:end]` becomes `after`.
-
-    The composer fills `before`, so that the edit can be undone.
-    """
+    """`text[start:end]` becomes `after`; the composer fills in `before`."""
 
     start: int
     end: int
@@ -63,21 +57,15 @@ class Noised:
         return tuple(dict.fromkeys(edit.family for edit in self.edits))
 
     def to_noisy(self, start: int, end: int) -> tuple[int, int]:
-        """Where `source[start:end]` lies in `text`.
-
-        A span that starts or ends inside an edit grows to cover it.
-        """
+        """Where `source[start:end]` lies in `text`, widened to whole edits."""
         for edits in self.passes:
             start, end = forward(start, end, edits)
         return start, end
 
     def to_source(self, start: int, end: int) -> tuple[int, int]:
-        """Where `text[start:end]` lies in `source`.
-
-        For every span that noise respected, this is the inverse of `to_noisy`.
-        """
+        """Where `text[start:end]` lies in `source`; undoes `to_noisy`."""
         for edits in reversed(self.passes):
-            start, end = backward(start, end, edits)
+            start, end = forward(start, end, inverse(edits))
         return start, end
 
     def replay(self) -> str:
@@ -100,11 +88,9 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     pieces: list[str] = []
     last = 0
     for start, end, after, _, _ in edits:
-        pieces.append(text[last:start])
-        pieces.append(after)
+        pieces += (text[last:start], after)
         last = end
-    pieces.append(text[last:])
-    return "".join(pieces)
+    return "".join(pieces) + text[last:]
 
 
 def inverse(edits: Sequence[Edit]) -> list[Edit]:
@@ -118,10 +104,7 @@ def inverse(edits: Sequence[Edit]) -> list[Edit]:
 
 
 def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Where a span lies after one pass of edits.
-
-    Insertions exactly at an edge of the span stay outside it.
-    """
+    """Where a span lies after a pass; insertions at its very edge stay outside."""
     shift_start = shift_end = 0
     new_start, new_end = start, end
     for edit in edits:
@@ -138,14 +121,6 @@ def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
             new_end = edit.end
         shift_end += grown
     return new_start + shift_start, max(new_start + shift_start, new_end + shift_end)
-
-
-def backward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
-    """Where a span lay before one pass of edits.
-
-    Deletions exactly at an edge of the span stay outside it.
-    """
-    return forward(start, end, inverse(edits))
 
 
 def hits(rng: random.Random, sites: int, rate: float) -> list[int]:

@@ -48,7 +48,6 @@ class NoiseFamily:
         return [Edit(*change, self.NAME) for change in changes if change]
 
     def _hit_sites(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[tuple[int, int]]:
-        """The start and end of each site that is hit."""
         sites = list(self.SITES.finditer(text))
         return [sites[index].span() for index in hits(rng, len(sites), self.rate)]
 
@@ -63,10 +62,7 @@ class NoiseFamily:
 
 @dataclass(frozen=True)
 class FormedFamily(NoiseFamily):
-    """A family that draws one of `forms` for each text.
-
-    A form that is listed twice is drawn twice as often.
-    """
+    """A family that draws one of `forms` for each text; repeated forms weigh more."""
 
     forms: tuple[str, ...] = ()
 
@@ -84,10 +80,7 @@ class FormedFamily(NoiseFamily):
 
 @dataclass(frozen=True)
 class SwapFamily(NoiseFamily):
-    """A family that swaps single characters by a `TABLE`.
-
-    `rate`: share of the characters in the table that are hit.
-    """
+    """A family that swaps a share `rate` of the characters in its `TABLE`."""
 
     TABLE: ClassVar[Mapping[str, str]]
 

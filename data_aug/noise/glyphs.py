@@ -9,26 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.noise.edits import Edit, Span
 from adapters.data_aug.noise.family import WORD, Change, FormedFamily, NoiseFamily, SwapFamily
 
-_CODEPOINTS = {"ff": "\ufb00", "fi": "\ufb01", "fl": "\ufb02", "ffi": "\ufb03", "ffl": "\ufb04"}
-_BROKEN = ("\ufffd", "\ufffd", "(cid:2)", "(cid:123)", "\x02", "\u00fe", "\u00ae", "?")
-
-_SPACING = {
-    "\u0300": "`", "\u0301": "\u00b4", "\u0302": "\u02c6", "\u0303": "\u02dc", "\u0304": "\u00af",
-    "\u0306": "\u02d8", "\u0308": "\u00a8", "\u030a": "\u02da", "\u030b": "\u02dd", "\u030c": "\u02c7",
-    "\u0327": "\u00b8", "\u0328": "\u02db",
-}  # fmt: skip
-
-_LOOK_ALIKES = {
-    "a": "\u0430", "c": "\u0441", "e": "\u0435", "i": "\u0456", "o": "\u043e\u03bf", "p": "\u0440", "s": "\u0455",
-    "v": "\u03bd", "x": "\u0445", "y": "\u0443", "A": "\u0410\u0391", "B": "\u0412\u0392", "C": "\u0421",
-    "E": "\u0415\u0395", "H": "\u041d\u0397", "I": "\u0406\u0399", "K": "\u041a\u039a", "M": "\u041c\u039c",
-    "N": "\u039d", "O": "\u041e\u039f", "P": "\u0420\u03a1", "S": "\u0405", "T": "\u0422\u03a4",
-    "X": "\u0425\u03a7", "Y": "\u03a5", "Z": "\u0396",
-}  # fmt: skip
-
+_TABLES = read_data("noise/tables.json")
+_LIGATURES: dict[str, str] = _TABLES["ligatures"]
+_SPACING_ACCENTS: dict[str, str] = _TABLES["spacing_accents"]
 _FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
@@ -52,11 +39,11 @@ class Ligatures(FormedFamily):
         hit = self._hit_sites(text, rng, protected)
         if not hit:
             return []
-        form, broken, gap = self._draw(rng), rng.choice(_BROKEN), rng.choice((" ", ""))
+        form, broken, gap = self._draw(rng), rng.choice(_TABLES["broken_ligatures"]), rng.choice((" ", ""))
         edits = []
         for start, end in hit:
             letters = text[start:end]
-            after = {"char": _CODEPOINTS[letters], "dropped": gap, "replaced": broken}.get(form)
+            after = {"char": _LIGATURES[letters], "dropped": gap, "replaced": broken}.get(form)
             if after is None:
                 starts_word = start == 0 or not text[start - 1].isalpha()
                 after = f"{letters} " if starts_word else f" {letters} "
@@ -66,11 +53,7 @@ class Ligatures(FormedFamily):
 
 @dataclass(frozen=True)
 class Accents(FormedFamily):
-    """Accents taken off their letters.
-
-    Forms: "nfd" (combining mark), "before" and "after" (a spacing accent beside the letter, "W\u00a8urzburg"),
-    "apart" (the accent between blanks), "lost".
-    """
+    """Accents combining ("nfd"), "before", "after", "apart" from letters, or "lost"."""
 
     rate: float = 0.6
     forms: tuple[str, ...] = ("nfd", "before", "after", "apart", "lost")
@@ -83,7 +66,7 @@ class Accents(FormedFamily):
 
     def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change | None:
         letter, mark = _decomposed(text[start])
-        accent = _SPACING.get(mark)
+        accent = _SPACING_ACCENTS.get(mark)
         if form == "nfd" and mark:
             return start, end, letter + mark
         if not accent:
@@ -98,7 +81,7 @@ class LookAlikes(SwapFamily):
 
     rate: float = 0.01
     NAME = "lookalikes"
-    TABLE = _LOOK_ALIKES
+    TABLE = _TABLES["look_alikes"]
 
 
 @dataclass(frozen=True)

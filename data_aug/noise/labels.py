@@ -1,8 +1,4 @@
-"""Noise for labelled rows: finds the labels and rewrites or protects them.
-
-A row is a JSON object with a text field and labels. A task provides a function from a row to its `Label`s, each with
-its path in the row; `funding_labels` is the one for funding statements.
-"""
+"""Noise for labelled rows: finds the labels and rewrites or protects them."""
 
 from __future__ import annotations
 
@@ -50,10 +46,7 @@ class NoisedRow:
 
 
 def funding_labels(row: Row) -> Iterator[Label]:
-    """The labels of a funding row.
-
-    Its form: `{"funders": [{"funder_name", "awards": [{"award_ids", "funding_scheme", "award_title"}]}]}`.
-    """
+    """The labels of a funding row: names, ids, schemes and titles."""
     fields = (("award_ids", "id"), ("funding_scheme", "scheme"), ("award_title", "title"))
     for i, funder in enumerate(row.get("funders") or ()):
         if funder.get("funder_name"):
@@ -108,7 +101,6 @@ def _occurrences(text: str, value: str) -> list[tuple[int, int]]:
 
 
 def _spaced_occurrences(text: str, value: str) -> list[tuple[int, int]]:
-    """Where a value stands in a text, blanks ignored."""
     positions = [at for at, character in enumerate(text) if not character.isspace()]
     bare = "".join(value.split())
     places = _occurrences("".join(text.split()), bare)

@@ -5,87 +5,22 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.noise.family import BLANK, Change, NoiseFamily
-from adapters.data_aug.noise.markup import Markup, MarkupFamily
+from adapters.data_aug.noise.markup import MarkupFamily
 
-_ESCAPES = {
-    "&": (r"\&",),
-    "%": (r"\%",),
-    "$": (r"\$",),
-    "#": (r"\#",),
-    "_": (r"\_",),
-    "{": (r"\{",),
-    "}": (r"\}",),
-    "\u2013": ("--",),
-    "\u2014": ("---",),
-    "\u2018": ("`",),
-    "\u2019": ("'",),
-    "\u201c": ("``",),
-    "\u201d": ("''",),
-    "\u2026": (r"\ldots", r"\dots{}"),
-    "\u00b0": (r"$^{\circ}$", r"\textdegree"),
-    "\u00d7": (r"$\times$",),
-    "\u00b1": (r"$\pm$",),
-    "\u00ae": (r"\textregistered", r"$^{\circledR}$"),
-    "\u2122": (r"\texttrademark", r"$^{TM}$"),
-    "\u00df": (r"\ss{}", r"{\ss}"),
-    "\u00f8": (r"\o{}", r"{\o}"),
-    "\u00d8": (r"\O{}", r"{\O}"),
-    "\u00e6": (r"\ae{}", r"{\ae}"),
-    "\u0142": (r"\l{}", r"{\l}"),
-    "\u0141": (r"\L{}", r"{\L}"),
-    "\u0131": (r"\i{}",),
-}
-_ACCENT_COMMANDS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0308": '"',
-    "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c", "\u0328": "k",
-}  # fmt: skip
-_COMMANDS = {
-    "": Markup(
-        around=(
-            r"\textit{|}",
-            r"\emph{|}",
-            r"\textbf{|}",
-            r"\textsc{|}",
-            r"{\it |}",
-            r"{\bf |}",
-            r"{\em |\/}",
-            r"\mbox{|}",
-            r"\textcolor{blue}{|}",
-            r"\uline{|}",
-        ),
-        behind=(
-            r"\textsuperscript{1}",
-            r"\textsuperscript{1,2}",
-            r"$^{1}$",
-            r"$^{a}$",
-            r"$^{\dagger}$",
-            r"$^*$",
-            r"\footnotemark[1]",
-            r"~\cite{ref12}",
-            r"\citep{a2019}",
-            r" \\",
-            r"\newline",
-        ),
-        outer=(
-            "\\section*{Acknowledgments}\n|",
-            "\\acknowledgments\n|",
-            "\\begin{acknowledgements}\n|\n\\end{acknowledgements}",
-            "\\noindent |",
-            "\\thanks{|}",
-            "{\\small |}",
-            "|\\par",
-            "\\ack{|}",
-        ),
-    )
-}
+_TABLES = read_data("noise/tables.json")
+_ESCAPES: dict[str, list[str]] = _TABLES["latex_escapes"]
+_ACCENT_COMMANDS: dict[str, str] = _TABLES["latex_accents"]
+_MARKUP: dict[str, dict[str, list[str]]] = {"": _TABLES["latex_markup"]}
 
 
 @cache
-def _commands(character: str) -> tuple[str, ...]:
+def _commands(character: str) -> Sequence[str]:
     """The LaTeX commands for a character; none if it is written as itself."""
     if character in _ESCAPES:
         return _ESCAPES[character]
@@ -133,7 +68,7 @@ class LatexCommands(MarkupFamily):
     rate: float = 0.04
     whole: float = 0.2
     NAME = "latex_commands"
-    MARKUP = _COMMANDS
+    MARKUP = _MARKUP
     BEHIND = 0.5
 
 

@@ -19,10 +19,7 @@ _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 @dataclass(frozen=True)
 class Hyphenation(FormedFamily):
-    r"""Words of six letters and more, hyphenated at a line end.
-
-    Forms: "newline" (`discus-\nsions`), "blank" (`discus- sions`), "soft" (a soft hyphen), "kept" (`discus-sions`).
-    """
+    """Words of six letters and more, split by a hyphen, with or without a line end."""
 
     rate: float = 0.06
     forms: tuple[str, ...] = ("newline", "newline", "blank", "blank", "soft", "kept")
@@ -92,10 +89,7 @@ class SplitWords(NoiseFamily):
 
 @dataclass(frozen=True)
 class SpacedCapitals(NoiseFamily):
-    """Letter-spaced capitals and headings: "F U N D I N G".
-
-    `gaps`: share of the gaps between the letters of a hit word that turn into blanks.
-    """
+    """Letter-spaced words, "F U N D I N G"; `gaps`: share of gaps that get a blank."""
 
     gaps: float = 0.8
     NAME = "spaced_capitals"
@@ -110,10 +104,7 @@ class SpacedCapitals(NoiseFamily):
 
 @dataclass(frozen=True)
 class IdSpacing(NoiseFamily):
-    """Blanks, lost separators and lower case inside identifiers.
-
-    Its sites are the spans of kind "id", or what looks like an identifier in a text without such spans.
-    """
+    """Blanks, lost separators and case in labelled ids, or in what looks like one."""
 
     rate: float = 0.3
     NAME = "id_spacing"

@@ -1,4 +1,4 @@
-"""HTML, JATS and TEI left in the text: tags and character entities."""
+"""Markup left in the text: HTML, JATS and TEI tags, entities, and Markdown."""
 
 from __future__ import annotations
 
@@ -7,54 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html.entities import codepoint2name
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.noise.edits import Edit, Span, hits, inside
-from adapters.data_aug.noise.family import FormedFamily, NoiseFamily
-
-
-class Markup(NamedTuple):
-    """What may stand around a few words, behind a word and around a whole text."""
-
-    around: tuple[str, ...]
-    behind: tuple[str, ...]
-    outer: tuple[str, ...]
-
-
-_DIALECTS = {
-    "html": Markup(
-        ("<i>|</i>", "<b>|</b>", "<em>|</em>", "<strong>|</strong>", '<span class="s1">|</span>', "<u>|</u>"),
-        ("<sup>1</sup>", "<sup>2,3</sup>", "<br/>", "<br>", '<a href="#fn1">1</a>', "<sub>2</sub>"),
-        ("<p>|</p>", "<div>|</div>", "<p>|", "|</p>", '<p class="ack">|</p>'),
-    ),
-    "jats": Markup(
-        ("<italic>|</italic>", "<bold>|</bold>", "<sc>|</sc>", '<named-content content-type="x">|</named-content>'),
-        (
-            "<sup>1</sup>",
-            "<sup>a</sup>",
-            '<xref ref-type="bibr" rid="B12">12</xref>',
-            '<xref ref-type="fn" rid="fn1">*</xref>',
-            "<break/>",
-        ),
-        ("<p>|</p>", "<ack><p>|</p></ack>", "<jats:p>|</jats:p>", '<sec id="s5"><p>|</p></sec>', "<fn><p>|</p></fn>"),
-    ),
-    "tei": Markup(
-        ('<hi rend="italic">|</hi>', '<hi rend="bold">|</hi>', '<rs type="other">|</rs>'),
-        ('<ref type="bibr" target="#b3">4</ref>', "<lb/>", '<note place="foot" n="1"/>'),
-        ("<div><p>|</p></div>", '<div type="acknowledgement"><p>|</p></div>', "<p><s>|</s></p>"),
-    ),
-}
+from adapters.data_aug.noise.family import Change, FormedFamily, NoiseFamily
 
 # A word of the text: no entity, command, tag or attribute that earlier noise wrote.
 PLAIN_WORD = re.compile(r"(?<![\w&\\</{#])[^\W\d_]{2,}+(?![\w;=>}])")
+_EMPHASIS = {"star": "*|*", "strong": "**|**", "underscore": "_|_"}
 _APOSTROPHE = {0x27: "apos", 0x22: "quot"}
 
 
 def phrases(text: str, rng: random.Random, protected: Sequence[Span], rate: float) -> list[tuple[int, int]]:
-    """Runs of one to four words; none starts or ends within a span.
-
-    `rate`: share of words that start one.
-    """
+    """Runs of 1 to 4 words that cut no span; `rate`: share of words that start one."""
     words = list(PLAIN_WORD.finditer(text))
     runs: list[tuple[int, int]] = []
     last = 0
@@ -81,20 +47,22 @@ class MarkupFamily(NoiseFamily):
     """
 
     whole: float = 0.3
-    MARKUP: ClassVar[Mapping[str, Markup]]  # by form
-    BEHIND: ClassVar[float]  # share of the hits with markup behind the words; the others have it around them
+    MARKUP: ClassVar[Mapping[str, Mapping[str, Sequence[str]]]]
+    """Form -> markup `around` words, `behind` a word, and around a whole text (`outer`)."""
+    BEHIND: ClassVar[float]
+    """Share of the hits with markup behind the words; the others have it around them."""
 
     def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
         """Propose edits."""
         markup = self.MARKUP[self._draw(rng)]
         edits: list[Edit] = []
         if text and rng.random() < self.whole:
-            edits += surround(0, len(text), rng.choice(markup.outer), self.NAME)
+            edits += surround(0, len(text), rng.choice(markup["outer"]), self.NAME)
         for start, end in phrases(text, rng, protected, self.rate):
             if rng.random() < self.BEHIND:
-                edits.append(Edit(end, end, rng.choice(markup.behind), self.NAME))
+                edits.append(Edit(end, end, rng.choice(markup["behind"]), self.NAME))
             else:
-                edits += surround(start, end, rng.choice(markup.around), self.NAME)
+                edits += surround(start, end, rng.choice(markup["around"]), self.NAME)
         return edits
 
 
@@ -105,7 +73,7 @@ class Tags(MarkupFamily, FormedFamily):
     rate: float = 0.04
     forms: tuple[str, ...] = ("html", "jats", "tei")
     NAME = "tags"
-    MARKUP = _DIALECTS
+    MARKUP = read_data("noise/tables.json")["markup"]
     BEHIND = 0.4
 
 
@@ -138,3 +106,63 @@ def _entity(code: int, form: str) -> str:
     if form == "decimal" or name is None:
         return f"&#{code};"
     return f"&amp;{name};" if form == "twice" else f"&{name};"
+
+
+@dataclass(frozen=True)
+class MarkdownEscapes(NoiseFamily):
+    r"""Backslashes before characters with a meaning in Markdown: `\_`, `\[`."""
+
+    NAME = "markdown_escapes"
+    SITES = re.compile(r"[*_#\[\]()<>&|~+-]")
+
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        return start, end, f"\\{text[start]}"
+
+
+@dataclass(frozen=True)
+class Emphasis(FormedFamily):
+    """Stars and underscores around words, and lone stars.
+
+    `rate`: share of words where emphasis starts; `stray`: share of words before a lone `*`. Only lone stars may stand
+    inside a name, because scorers ignore them.
+    """
+
+    rate: float = 0.03
+    stray: float = 0.02
+    forms: tuple[str, ...] = tuple(_EMPHASIS)
+    NAME = "emphasis"
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        pattern = _EMPHASIS[self._draw(rng)]
+        edits: list[Edit] = []
+        for start, end in phrases(text, rng, protected, self.rate):
+            edits += surround(start, end, pattern, "emphasis")
+        if self.stray:
+            words = list(PLAIN_WORD.finditer(text))
+            ends = (words[index].end() for index in hits(rng, len(words), self.stray))
+            edits += [Edit(end, end, "*", "emphasis") for end in ends]
+        return edits
+
+
+@dataclass(frozen=True)
+class Pipes(NoiseFamily):
+    """Table pipes around the text and after punctuation, or a list `bullet`."""
+
+    rate: float = 0.2
+    bullet: float = 0.2
+    NAME = "pipes"
+    SITES = re.compile(r"(?<=[,.;:)]) ")
+
+    def __call__(self, text: str, rng: random.Random, protected: Sequence[Span]) -> list[Edit]:
+        """Propose edits."""
+        if not text:
+            return []
+        if rng.random() < self.bullet:
+            return [Edit(0, 0, rng.choice(("\u2022 ", "* ", "- ", "> ")), "pipes")]
+        borders = super().__call__(text, rng, protected)
+        left = rng.choice(("| ", "| ", "|", "| | "))
+        return [Edit(0, 0, left, "pipes"), *borders, Edit(len(text), len(text), " |", "pipes")]
+
+    def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
+        return start, end, " | "

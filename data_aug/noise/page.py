@@ -6,43 +6,26 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.noise.edits import Edit, Span, hits, inside
 from adapters.data_aug.noise.family import NoiseFamily
 from adapters.data_aug.noise.layout import line_ends
 
-_SURNAMES = ("Almeida", "Brandt", "Chen", "Dubois", "Eriksen", "Farkas", "Gupta", "Hansen", "Ito", "Kowalski", "Okafor")
-_TOPICS = ("Advances in Optics", "Marine Letters", "Soil Reports", "Open Physics Notes", "Cell Methods", "Applied Data")
-_TITLES = ("A survey of methods", "Supporting information", "Preprint submitted to", "Accepted manuscript", "Article")
+_TABLES = read_data("noise/tables.json")
 
 
-def running_head(rng: random.Random) -> str:
-    """An invented running head or foot."""
+def _running_head(rng: random.Random) -> str:
     page, year = rng.randint(2, 900), rng.randint(1995, 2025)
-    first, second = rng.choice(_SURNAMES), rng.choice(_SURNAMES)
-    topic, title = rng.choice(_TOPICS), rng.choice(_TITLES)
-    return rng.choice(
-        (
-            f"{first} et al.",
-            f"{first} and {second}",
-            f"{page}",
-            f"- {page} -",
-            f"Page {page % 30 + 1} of {page % 30 + 9}",
-            f"{topic} {year}, {page % 60 + 1}, {page}",
-            f"{first} et al. {topic} ({year}) {page % 60 + 1}:{page}",
-            f"{title}",
-            f"{topic}    {page}",
-            f"{page}    {first} et al. / {topic} {page % 60 + 1} ({year})",
-            f"Manuscript submitted to {topic}",
-        )
-    )
+    first, second = rng.choice(_TABLES["page_surnames"]), rng.choice(_TABLES["page_surnames"])
+    topic, title = rng.choice(_TABLES["page_topics"]), rng.choice(_TABLES["page_titles"])
+    values = {"sheet": page % 30 + 1, "sheets": page % 30 + 9, "volume": page % 60 + 1}
+    pattern: str = rng.choice(_TABLES["running_heads"])
+    return pattern.format(page=page, year=year, first=first, second=second, topic=topic, title=title, **values)
 
 
 @dataclass(frozen=True)
 class RunningHeads(NoiseFamily):
-    """A running head, foot or page number in the middle of the text.
-
-    `rate`: share of its lines that end a page. None stands inside a labelled span.
-    """
+    """Running heads and page numbers; `rate`: share of lines that end a page."""
 
     rate: float = 0.2
     NAME = "running_heads"
@@ -52,15 +35,12 @@ class RunningHeads(NoiseFamily):
         ends = [end for end in line_ends(text, rng.randint(45, 95)) if not inside(protected, end)]
         gap = rng.choice(("\n", "\n\n", "\n\n", " "))
         hit = (ends[index] for index in hits(rng, len(ends), self.rate))
-        return [Edit(end, end + 1, f"{gap}{running_head(rng)}{gap}", "running_heads") for end in hit]
+        return [Edit(end, end + 1, f"{gap}{_running_head(rng)}{gap}", "running_heads") for end in hit]
 
 
 @dataclass(frozen=True)
 class LineNumbers(NoiseFamily):
-    """The line numbers of a manuscript.
-
-    `rate`: share of lines that carry one. None stands inside a labelled span.
-    """
+    """The line numbers of a manuscript; `rate`: share of lines that carry one."""
 
     rate: float = 1.0
     NAME = "line_numbers"

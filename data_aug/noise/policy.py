@@ -101,7 +101,6 @@ def admit(text: str, proposed: list[Edit], spans: Sequence[Span], policy: str) -
 
 
 def _allowed(text: str, edit: Edit, span: Span, policy: str) -> bool:
-    """Whether an edit that touches a span may be made."""
     if edit.start < span.start or edit.end > span.end:
         return False
     if edit.start == span.start and (not edit.after or edit.after[0].isspace()):

@@ -7,14 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adapters.data_aug.data_files import read_data
 from adapters.data_aug.noise.edits import Edit, Span, hits
 from adapters.data_aug.noise.family import BLANK, Change, FormedFamily, NoiseFamily
 
-_MARKS = {
-    "digits": ("\u00b9", "\u00b2", "\u00b3", "\u00b9\u00b2", "\u2074", "\u2075", "\u2076"),
-    "symbols": ("\u2020", "\u2021", "\u00a7", "\u00b6", "*", "\u2217"),
-    "brackets": ("[1]", "[12]", "[3,4]", " [7]"),
-}
+_NOTE_MARKS: dict[str, list[str]] = read_data("noise/tables.json")["note_marks"]
 
 
 @dataclass(frozen=True)
@@ -91,4 +88,4 @@ class Superscripts(FormedFamily):
     SITES = re.compile(r"\w(?=[ ,.;)]|$)")
 
     def _change(self, text: str, start: int, end: int, rng: random.Random, form: str) -> Change:
-        return end, end, rng.choice(_MARKS[form])
+        return end, end, rng.choice(_NOTE_MARKS[form])
