@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-from typer import Option
+from typer import Exit, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, Overrides, RecipePath
@@ -16,7 +15,7 @@ from adapters.cli.options import AsJson, Overrides, RecipePath
 if TYPE_CHECKING:
     from adapters.plugins.source_files import PluginFiles
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command()
@@ -59,7 +58,7 @@ def check(
             for part in report(checked):
                 console().print(part)
     if checked.errors:
-        raise typer.Exit(2)
+        raise Exit(2)
 
 
 def _plugin_lines(plugins: Sequence[PluginFiles]) -> Iterator[str]:

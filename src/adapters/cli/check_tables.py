@@ -24,21 +24,17 @@ def report(checked: Checked) -> Iterator[RenderableType]:
     if checked.plan is not None:
         yield plan_table(checked.plan)
     if checked.lengths:
-        yield ""
-        yield lengths_table(checked)
+        yield from ("", lengths_table(checked))
     if checked.prompts:
         yield from prompts_shown(checked.prompts)
     if checked.parity:
         yield parity_table(checked)
     if checked.ledger:
-        yield ledger_table(checked.ledger)
-        yield ""
+        yield from (ledger_table(checked.ledger), "")
     if checked.memory:
-        yield memory_table(checked)
-        yield ""
+        yield from (memory_table(checked), "")
     if checked.rewards:
-        yield rewards_table(checked)
-        yield ""
+        yield from (rewards_table(checked), "")
     in_table = checked.plan.notes if checked.plan is not None else ()
     yield from (escape(note) for note in checked.notes if note not in in_table)
     yield from (f"[yellow]warning:[/] {escape(warning)}" for warning in checked.warnings)

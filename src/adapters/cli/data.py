@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
@@ -18,8 +17,8 @@ from adapters.files import write_jsonl
 if TYPE_CHECKING:
     from adapters.types import Message, Row
 
-app = typer.Typer()
-data_app = typer.Typer(help="Make, convert, mix and measure data files.")
+app = Typer()
+data_app = Typer(help="Make, convert, mix and measure data files.")
 SCORERS = {"published": "published", "corrected": "corrected", "compatible": "published", "fixed": "corrected"}
 """The scorers of the funding task, by their present and their old names."""
 
@@ -73,14 +72,11 @@ def synthesize(
     in it. Its completions are kept in OUT.samples.jsonl: started again, or with a larger -n, the same command asks only
     for those that are missing.
     """
-    from adapters.chat_client import sample
-    from adapters.console import console, progress
     from adapters.data.load import read
-    from adapters.data_aug.funding_statements import written
     from adapters.recipe.fields import SynthesizedSource
 
     server.refuse_without_endpoint()
-    rows = (row for _, row in read(SynthesizedSource(synthesize=source, n=n, seed=seed), Path()))
+    rows: Iterable[Any] = (row for _, row in read(SynthesizedSource(synthesize=source, n=n, seed=seed), Path()))
     if server.endpoint is None:
         write_lines(rows, out)
         return
@@ -88,6 +84,10 @@ def synthesize(
         raise UserError(f"--endpoint: only funding statements can be written by a model, not {source}.")
     if out is None:
         raise UserError("--endpoint needs -o FILE; the model's completions are kept beside it.")
+    from adapters.chat_client import sample
+    from adapters.console import console, progress
+    from adapters.data_aug.funding_statements import written
+
     connection, store = server.connect(), out.with_suffix(".samples.jsonl")
     with progress(f"asking {connection.model}") as bar:
 
@@ -101,7 +101,7 @@ def synthesize(
     else:
         console().print(f"{out}: {result}", soft_wrap=True)
     if not result.rows:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @data_app.command()

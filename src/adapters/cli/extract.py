@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Option, Typer
 
 from adapters.cli.data import data_app
 from adapters.cli.errors import errors
@@ -18,7 +17,7 @@ from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, group
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer()
+app = Typer()
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ import textwrap
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson
 from adapters.errors import UserError
 
-app = typer.Typer()
+app = Typer()
 HEADER = re.compile(r"(?m)^# yaml-language-server: .*\n((?:#.*\n)*)")
 """The editor's line of a shipped recipe, which names a schema beside it, and the comment below."""
 COMMAND = re.compile(r"(make \w+ +or +)?(accelerate launch|adapters run) recipes/\w+\.yaml")
@@ -113,7 +112,6 @@ def _write(recipes: dict[str, Shipped], source: str, name: str) -> str:
 
 
 def _comment(recipe: Shipped, target: Path) -> str:
-    """The recipe's first comment, its commands for the copy."""
     lines: list[str] = []
     for paragraph in recipe.comment:
         if paragraph.startswith("  "):

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.data import write_lines
 from adapters.cli.errors import complain, errors
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from adapters.data_aug.agent.pairs import Rules
     from adapters.pairs.from_files import Limit
 
-app = typer.Typer(help="Preference pairs for DPO.")
+app = Typer(help="Preference pairs for DPO.")
 
 Out = Annotated[Path, Option("-o", "--out", help="JSONL file of pairs.")]
 RecipeOption = Annotated[Path | None, Option(help="Its DPO stage gives the task, the tokenizer and max_length.")]
@@ -41,9 +40,7 @@ def corrupt(
     ] = None,
     out: Out = Path("pairs.jsonl"),
     n: Annotated[int, Option("-n", min=1, help="How many pairs.")] = 157,
-    preset: Annotated[
-        str, Option(help="card: every kind in turn; control: a quarter has the longer side chosen.")
-    ] = "card",
+    preset: Annotated[str, Option(help="card, or control: a quarter has the longer side chosen.")] = "card",
     kinds: Annotated[str | None, Option(help="Only these kinds of corruption, comma-separated.")] = None,
     seed: Seed = 0,
     recipe: RecipeOption = None,
@@ -161,7 +158,7 @@ def _finish(pairs: Sequence[Row], task: Task, limit: Limit, out: Path, rules: Ru
         rows, figures = from_files.checked(pairs, task, limit, rules)
     except PairsError as error:
         complain(f"refused: {error}. Nothing was written.")
-        raise typer.Exit(3) from None
+        raise Exit(3) from None
     write_lines(rows, out)
     if as_json:
         print(json.dumps(figures))

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import complain, errors
 from adapters.cli.options import AsJson, RunPath
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from adapters.publish.finished_run import Finished
     from adapters.publish.release import Release
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command()
@@ -66,7 +65,7 @@ def publish(
             checks = [check._asdict() for check in bundle.checks]
             print(json.dumps({**result, "checks": checks, "notes": bundle.notes, "pushed": pushed}))
         if failed:
-            raise typer.Exit(3)
+            raise Exit(3)
 
 
 @app.command()
@@ -97,7 +96,7 @@ def merge(
             result = merge_adapter.merge(run, out, dtype)
         if not result["passed"]:
             complain(f"The merged model does not answer like the adapter: {result['detail']}\nNothing was written.")
-            raise typer.Exit(3)
+            raise Exit(3)
         screen.print(f"{out}: {result['detail']}")
         if as_json:
             print(json.dumps({"folder": str(out), **result}))
@@ -110,7 +109,7 @@ def _check_rights(repo: str) -> None:
         problems = rights(repo)
     except HubError as error:
         complain(f"{error}. Nothing was pushed; --dry-run makes and verifies the bundle without the Hub.")
-        raise typer.Exit(1) from None
+        raise Exit(1) from None
     if problems:
         raise UserError("\n".join(problems), at=("publish", "repo"))
 
@@ -124,7 +123,7 @@ def _push(bundle: Release, run: Finished, screen: Console) -> dict[str, Any]:
         pushed = release.push(bundle, run, screen.print)
     except HubError as error:
         complain(f"{error}\nThe verified bundle is kept in {bundle.folder}; the same command only pushes it.")
-        raise typer.Exit(1) from None
+        raise Exit(1) from None
     outcome = "pushed" if pushed.new else "already there, unchanged"
     screen.print(f"{pushed.url}: {outcome}, tag {pushed.tag}, commit {pushed.commit[:12]}")
     if pushed.strangers:

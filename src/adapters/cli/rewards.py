@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, OutFile
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from adapters.plugins.rewards import NamedReward
 
 TEMPLATES = Path(__file__).parent / "templates"
-app = typer.Typer(help="List, show, test, score and write rewards.")
+app = Typer(help="List, show, test, score and write rewards.")
 
 RewardName = Annotated[str, Argument(metavar="NAME", help="A reward's name, module:Class or ./file.py:Class.")]
 TaskName = Annotated[str | None, Option(help="The task that reads the rows; default: the reward's `task` or name.")]
@@ -99,7 +98,7 @@ def try_out(
         for paragraph in _report(result):
             console().print(paragraph)
     if result.errors:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command("score")

@@ -13,8 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Option, Typer
 
 from adapters.cli.errors import State, errors
 from adapters.cli.options import AllTables, AsJson, Overrides, RecipePath, RunPath, TrustCode, consent
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from adapters.pipeline.run_folder import Stage
     from adapters.recipe.load import RecipeFile
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command()
@@ -104,7 +103,6 @@ def _show_plan(plan: Plan, screen: Console) -> None:
 def _train(
     plan: Plan, backend: Backend, screen: Console, state: State, *, fresh: bool, fork: bool, all_tables: bool
 ) -> dict[str, Any]:
-    """Run the plan and print its results. Returns the report."""
     from adapters.cli import tables
     from adapters.console import is_main, progress, quiet
     from adapters.pipeline import run as running
@@ -127,7 +125,6 @@ def _train(
 
 
 def _keep_old_run(plan: Plan, screen: Console, *, fresh: bool, fork: bool) -> None:
-    """Rename the old run folder for `--fresh` or `--fork`; a fork copies stages."""
     from adapters.pipeline import run as running
 
     if fork:

@@ -151,7 +151,6 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _deltas(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """The last model beside the first, by test set and field."""
     before, after = lines[0]["from"], lines[0]["to"]
     numbers = ("n", before, after, "delta", "parse errors")
     table = new_table(f"F1, {before} -> {after}, {lines[0]['mode']}", ["set", "field"], numbers)
@@ -184,7 +183,6 @@ def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:
 
 
 def _stage_line(name: str, stage: Mapping[str, Any]) -> str:
-    """How a stage went."""
     f = stage.get("figures") or {}
     memory = f", peak memory {stage['peak_memory_gb']:.1f} GB" if stage.get("peak_memory_gb") else ""
     line = f"{name}: {f.get('steps', '?')} steps in {(stage.get('seconds') or 0) / 60:.1f} minutes{memory}"
