@@ -13,7 +13,7 @@ if not any(isinstance(finder, OldImports) for finder in sys.meta_path):
 
 
 def main(recipe: str) -> None:
-    """Run a recipe file with the overrides on the command line: what a runnable recipe's first line calls."""
+    """Run a recipe file with the overrides on the command line, as the first line of a runnable recipe does."""
     from adapters.cli.main import run_file
 
     run_file(recipe)

@@ -24,7 +24,7 @@ RETRIED = (408, 409, 429, *range(500, 600))
 TRIES = 10
 TIMEOUT = urllib3.Timeout(connect=30, read=600)
 ROW_ERRORS = (400, 413, 422)
-"""Statuses that refuse one request (its text too long, filtered). Any other refusal stops the work."""
+"""Statuses that refuse one request (text too long, filtered). Any other refusal stops the work."""
 
 
 class ServerError(RuntimeError):
@@ -32,7 +32,7 @@ class ServerError(RuntimeError):
 
 
 class PromptRefused(ServerError):  # noqa: N818 - a refusal is an answer, not a defect
-    """The server will not complete this prompt, however often it is asked. `reason` is what it said."""
+    """The server refuses this prompt, however often it is asked. `reason` is what it said."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class PromptRefused(ServerError):  # noqa: N818 - a refusal is an answer, not a 
 
 
 class Completion(NamedTuple):
-    """One choice: its text, whether the length limit cut it, and the tokens of the reply that it came in."""
+    """One choice: its text, whether the length limit cut it, and the tokens of its whole reply."""
 
     text: str
     cut: bool
@@ -49,7 +49,7 @@ class Completion(NamedTuple):
 
 @dataclass
 class Connection:
-    """A server, the model that is asked for there, and the key. `url` ends before `/chat/completions`."""
+    """A server, its model and the key. `url` ends before `/chat/completions`."""
 
     url: str
     model: str
@@ -58,7 +58,7 @@ class Connection:
     pool: urllib3.PoolManager = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Make the pool of connections. Raises UserError for an address or a key that cannot be used."""
+        """Make the pool of connections. Raises UserError for a bad address or a missing key."""
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"--endpoint {self.url!r}: give the server's address, such as http://localhost:8000/v1.")
         headers = {"Content-Type": "application/json"}
@@ -73,7 +73,7 @@ class Connection:
     def open(
         cls, url: str, model: str | None = None, api_key_env: str | None = None, concurrency: int | None = None
     ) -> Connection:
-        """Reach a server, complete its address with /v1 where that is missing, and choose the only model it serves.
+        """Reach a server, add a missing /v1 to its address, and choose the only model it serves.
 
         Raises UserError when the server cannot be reached, wants a key, or serves several models and none is named.
         """
@@ -103,7 +103,7 @@ class Connection:
         n: int = 1,
         extra: Mapping[str, Any] = {},
     ) -> list[Completion]:
-        """N completions of a prompt. Raises PromptRefused, or ServerError for what asking again cannot mend."""
+        """N completions of a prompt. Raises PromptRefused, or ServerError where asking again cannot help."""
         body = {"model": self.model, "messages": list(prompt), "temperature": temperature, "max_tokens": max_tokens}
         completions: list[Completion] = []
         while (missing := n - len(completions)) > 0:  # some servers give one choice whatever `n` says
@@ -119,15 +119,12 @@ class Connection:
     def _choices(self, value: Any) -> list[Completion]:
         try:
             tokens = int((value.get("usage") or {}).get("completion_tokens") or 0)
-            choices = [
-                Completion(str(c["message"]["content"] or ""), c.get("finish_reason") == "length", tokens)
-                for c in value["choices"]
-            ]
+            texts = [(str(c["message"]["content"] or ""), c.get("finish_reason") == "length") for c in value["choices"]]
         except (LookupError, TypeError, AttributeError, ValueError):
-            choices = []
-        if not choices:
+            texts = []
+        if not texts:
             raise ServerError(f"{self.url} does not speak chat completions; it answers: {_reason(value)}")
-        return choices
+        return [Completion(text, cut, tokens) for text, cut in texts]
 
     def _request(self, method: str, path: str, body: Any = None, retries: bool = True) -> tuple[int, Any]:
         """Status and decoded content of a reply. Raises ServerError when there is none, or a key is missing."""
@@ -168,11 +165,10 @@ def sample(
     temperature: float,
     max_tokens: int,
 ) -> list[Row]:
-    """N completions of each prompt, as rows with id, completion and model; cut ones are not among them.
+    """N completions of each prompt, as rows with id, completion and model, without those that the limit cut.
 
-    They are appended to `store` as they come, refusals of single prompts too, and what stands there already is not
-    asked for again, so an interrupted call costs nothing twice. Raises UserError for what asking again cannot mend,
-    and when the server refuses the first prompts and has completed none.
+    Completions and refusals of single prompts are appended to `store`; what it holds already is not asked for again.
+    Raises UserError where asking again cannot help, and when the server refuses the first prompts and completed none.
     """
     records: list[Row] = [row for row in read_jsonl(store) if row.get("id") in prompts]
     stored = [row for row in records if row.get("model") == connection.model]
@@ -201,7 +197,7 @@ def sample(
 
 
 def _rows(connection: Connection, i: str, prompt: Sequence[Message], **options: Any) -> list[Row]:
-    """A prompt's completions as rows, or the one row that says why the server refuses it."""
+    """A prompt's completions as rows, or one row that says why the server refuses it."""
     try:
         completions = connection.complete(prompt, **options)
     except PromptRefused as error:
@@ -210,7 +206,7 @@ def _rows(connection: Connection, i: str, prompt: Sequence[Message], **options: 
 
 
 def _after_a_completion(replies: Iterator[list[Row]], completed: bool, first: int) -> Iterator[tuple[int, list[Row]]]:
-    """Numbered replies; refusals wait until a prompt is completed, as before that the request itself may be wrong.
+    """Numbered replies; refusals wait for a completion, as the request itself may be wrong.
 
     Raises ServerError when the `first` replies are all refusals.
     """
@@ -233,7 +229,7 @@ def _decoded(data: bytes) -> Any:
 
 
 def _reason(value: Any) -> str:
-    """The server's own words for an error, from the shapes in which servers send it."""
+    """The server's own words for an error, in whichever shape it sends them."""
     if isinstance(value, dict):
         inner = value.get("error", value.get("detail", value))
         value = inner.get("message", inner) if isinstance(inner, dict) else inner

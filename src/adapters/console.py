@@ -7,12 +7,13 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -22,13 +23,13 @@ from rich.text import Text
 from adapters.types import Progress
 
 LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss", "nll")
-"""Figures of a training that the display shows, at most two of them, in this order."""
+"""Figures of a training that the display shows: the first two that there are."""
 COUNTED_FIGURES = {"ktok": "thousand tokens", "usd": "dollars", "refused": "refused", "errors": "without a record"}
-"""Running totals that the display always shows, and how it calls them."""
+"""Running totals that the display always shows, and their names there."""
 BRIEF = 1.0
-"""Seconds. A phase that ends sooner is not announced."""
+"""Seconds. A shorter phase is not announced."""
 INTERVALS = (60.0, 600.0)
-"""Seconds between two lines of one phase where there is no terminal: the first, which doubles up to the second."""
+"""Seconds between two lines of a phase where there is no terminal: the first one, doubled up to the second."""
 
 
 def is_main() -> bool:
@@ -43,14 +44,23 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, quiet=not is_main(), highlight=False)
 
 
+def new_table(title: str, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """A table with columns of texts, which fold on a narrow screen, and of numbers, which do not."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.title_justify = table.caption_justify = "left"
+    for text in texts:
+        table.add_column(text, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
 @contextmanager
 def quiet(log: Path | None) -> Iterator[None]:
     """Send warnings and logs of other libraries to a file instead of the screen."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # vLLM and others
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    for variable in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "TRL_EXPERIMENTAL_SILENCE", "TQDM_DISABLE"):
+        os.environ.setdefault(variable, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported; the bars here are rich's
     handler: logging.Handler = logging.NullHandler()
     if log is not None and is_main():
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +81,7 @@ def quiet(log: Path | None) -> Iterator[None]:
 
 
 def _to_root(record: logging.LogRecord) -> bool:
-    """Pass a record to the root logger, and on to no other handler.
-
-    DeepSpeed's own handler writes to stdout, where only results belong.
-    """
+    """Pass a record to the root logger alone: DeepSpeed's own handler writes to stdout, where only results belong."""
     logging.getLogger().handle(record)
     return False
 
@@ -96,7 +103,7 @@ def quiet_libraries() -> None:
 
 @dataclass
 class _Phase:
-    """What a piece of work does at present, and how far it is."""
+    """A phase of some work, and how far it is."""
 
     label: str
     done: int = 0
@@ -111,8 +118,7 @@ class _Phase:
         elapsed = time.monotonic() - self.began
         fresh = self.done - self.figures.get("resumed", 0)
         each = (self.moved - self.began) / fresh if fresh > 0 else 0.0
-        texts = [f"{self.done:,} of {self.total:,}"] if self.total else []
-        texts.append(f"{_clock(elapsed)} elapsed")
+        texts = [*([f"{self.done:,} of {self.total:,}"] if self.total else []), f"{_clock(elapsed)} elapsed"]
         left = each * (self.total - self.done + fresh) - elapsed if self.done < self.total else 0.0
         if left >= 0.5:  # a step that takes longer than those before it leaves no sound estimate
             texts.append(f"{_clock(left)} left")
@@ -130,18 +136,17 @@ class _Phase:
         return ", ".join([f"{self.label}: {count} in {_clock(seconds)}", *self.shown_figures()])
 
     def shown_figures(self) -> list[str]:
-        """The figures that are worth a place on the line."""
-        live = [f"{name} {self.figures[name]:.3g}" for name in LIVE_FIGURES if name in self.figures][:2]
-        return live + [
-            f"{self.figures[key]:,.4g} {name}" for key, name in COUNTED_FIGURES.items() if self.figures.get(key)
-        ]
+        """Two live figures and the running totals."""
+        figures = self.figures
+        live = [f"{name} {figures[name]:.3g}" for name in LIVE_FIGURES if name in figures][:2]
+        return live + [f"{figures[key]:,.4g} {name}" for key, name in COUNTED_FIGURES.items() if figures.get(key)]
 
 
 class Display:
-    """The progress display: title and phase of the work, step, times, figures.
+    """The progress display: title and phase of the work, step, times, figures. Called as `adapters.types.Progress`.
 
-    At a terminal it is a bar that is redrawn; elsewhere it is a line now and then, without cursor codes. One line of
-    every phase stays. Calling the display moves it (see `adapters.types.Progress`).
+    At a terminal it is a bar that is redrawn; elsewhere a line now and then, without cursor codes. One line of every
+    phase stays.
     """
 
     active: ClassVar[list[Display]] = []

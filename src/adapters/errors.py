@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 KeyPath = tuple[str | int, ...]
-
-
 SYNONYMS = {
     "lr": "learning_rate",
     "num_generations": "group_size",
@@ -30,7 +28,7 @@ SYNONYMS = {
 
 
 def hint(given: str, known: Sequence[str]) -> str:
-    """A sentence that suggests the known name nearest to a mistyped one, or lists them all when they are few."""
+    """A sentence that suggests the known name nearest to a wrong one, or lists the names if they are few."""
     if SYNONYMS.get(given) in known:
         return f" Did you mean {SYNONYMS[given]}?"
     suffix = PurePath(given).suffix  # left out: it alone would make short file names alike
@@ -41,9 +39,9 @@ def hint(given: str, known: Sequence[str]) -> str:
 
 
 class UserError(Exception):
-    """The person's input is wrong. The message says what is wrong and what to do; the command exits with 2.
+    """The user's input is wrong: the command prints the message and exits with 2.
 
-    `at` is the recipe key the message is about, from which file and line are found.
+    `at` is the recipe key that the message is about; file and line are found from it.
     """
 
     def __init__(self, message: str, *, at: Sequence[str | int] = ()) -> None:
@@ -52,4 +50,4 @@ class UserError(Exception):
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
-    """A budget is used up, or a gate is not passed: the command exits with 3. The message says what to do to go on."""
+    """A budget is used up or a gate is not passed: the command prints the message and exits with 3."""

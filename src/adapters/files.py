@@ -1,4 +1,4 @@
-"""Hashes, JSON and JSONL files, and writes that a reader sees whole or not at all."""
+"""Hashes, JSON and JSONL files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object; empty when there is none to read."""
+    """A file's JSON object; empty without a readable one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by a text, in a folder that is made where there is none."""
+    """Replace a file by a text; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
@@ -51,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path` when the block ends, also if the machine dies meanwhile."""
+    """A temporary file that replaces `path` when the block ends. Atomic, also across a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -84,7 +84,7 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
 
 
 def append_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
-    """Add records to a file; `sync` makes them survive a power cut too. A torn last line is ended first."""
+    """Add records to a file, after ending a torn last line. With `sync` they survive a power cut."""
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))
@@ -109,7 +109,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def numbered_jsonl(path: Path, *, strict: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and records of a file, one at a time; nothing when there is no file.
 
-    A line that is no object is skipped, because its writer may be at work or was killed; `strict` raises UserError.
+    A line that is no object is skipped, as its writer may be at work or was killed; `strict` raises UserError.
     """
     if not path.is_file():
         return

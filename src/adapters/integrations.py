@@ -31,8 +31,8 @@ def named_reward(use: str, *, folder: Path | None = None, **params: Any) -> Name
 def read_example(task: Task | None, row: Row, number: int = 0) -> Example:
     """A dataset row as the example that a reward sees.
 
-    With a task, the task reads the row, and the target text too where the row has its text. Without, the column
-    `gold` is the gold and `target` the target text.
+    With a task, the task reads the row, and its target text where the row has the input text. Without one, the
+    column `gold` is the gold and `target` the target text.
     """
     id = str(row.get("id", number))
     if task is None:
@@ -51,10 +51,7 @@ class TrlRewardFunction:
         self.__name__ = reward.name  # what TRL logs it under
 
     def __call__(
-        self,
-        completions: Sequence[Any],
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+        self, completions: Sequence[Any], log_metric: Callable[[str, float], None] | None = None, **columns: Any
     ) -> list[float | None]:
         """Scores of a batch. `columns` are the dataset's, each a list as long as `completions`."""
         rows = {k: v for k, v in columns.items() if k not in TRL_KEYS}
@@ -69,8 +66,8 @@ class TrlRewardFunction:
 def trl_reward(use: str, *, task: str | None = None, **params: Any) -> TrlRewardFunction:
     """A reward as an entry of `reward_funcs` of TRL's own `GRPOTrainer`.
 
-    `use` and `params` are as in a recipe, fault policy included. Gold comes from the dataset's columns: those that the
-    task reads (for funding: `funders`), or a column `gold` when the reward has no task.
+    `use` and `params` are as in a recipe, fault policy included. Gold comes from the columns that the task reads (for
+    funding: `funders`), or from a column `gold` when the reward has no task.
     """
     reward = named_reward(use, **params)
     name = task_of(reward.reward, reward.name, task)

@@ -14,7 +14,7 @@ MOVED = {"rewards": "adapters.rewards", "data_aug": "adapters.data_aug", "adapte
 
 
 class OldImports(MetaPathFinder, Loader):
-    """Finds the old names. It stands last in `sys.meta_path`: a folder of the user's with such a name comes first."""
+    """Finds the old names. Last in `sys.meta_path`, so that a user's folder of such a name comes first."""
 
     def __init__(self) -> None:
         self.said: set[str] = set()
@@ -33,7 +33,7 @@ class OldImports(MetaPathFinder, Loader):
         return spec and ModuleSpec(name, self, origin=spec.name, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """A module that takes every attribute from the new one, so that both names give the same classes."""
+        """A module that takes every attribute from the new one: both names give the same classes."""
         old = next(key for key in MOVED if spec.name == key or spec.name.startswith(f"{key}."))
         if old not in self.said:
             self.said.add(old)

@@ -16,7 +16,7 @@ from adapters.errors import UserError, hint
 from adapters.plugins.registry import names, resolve
 from adapters.plugins.reward_bench import RewardTest, try_reward
 from adapters.plugins.rewards import NamedReward, task_of
-from adapters.recipe.fields import PathSource, PluginSpec, Source, SynthesizedSource
+from adapters.recipe.fields import PathSource, PluginSpec, SynthesizedSource
 from adapters.types import Example, Reward, Task
 
 __all__ = ["check_reward", "examples", "reward_task"]
@@ -27,32 +27,24 @@ ROWS = 60
 def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
     """Examples to test a reward on: the first `n` rows of a file, or synthetic rows of the task.
 
-    `task` is a task's name, `module:Class` or `./file.py:Class`, with its default parameters. Synthetic rows come from
-    the generator of the task's name, where there is one, or are the task's own `example_rows`.
-
-    Raises UserError when the file cannot be read, or when the task has no synthetic rows.
+    `task` is a task's name, `module:Class` or `./file.py:Class`. Synthetic rows come from the generator of that name,
+    or are the task's own `example_rows`. Raises UserError for an unreadable file, or when there are no synthetic rows.
     """
     reader: Task = resolve("tasks", PluginSpec(use=task))
     rows = getattr(reader, "example_rows", ())
     if file is None and task not in GENERATORS and rows:
         return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(rows[:n])]
     if file is not None:
-        source: Source = PathSource(path=str(Path(file).resolve()))
-    else:
-        source = SynthesizedSource(synthesize=task, n=n, seed=0)
+        return load_examples([PathSource(path=str(Path(file).resolve()))], reader, root=Path(), seed=0).examples[:n]
     try:
+        source = SynthesizedSource(synthesize=task, n=n, seed=0)
         return load_examples([source], reader, root=Path(), seed=0).examples[:n]
     except UserError as error:
-        if file is None:
-            raise UserError(f"{error} Give rows of your own: --data FILE.") from None
-        raise
+        raise UserError(f"{error} Give rows of your own: --data FILE.") from None
 
 
 def reward_task(reward: Reward | None, name: str = "", given: str | None = None) -> str:
-    """The task that reads a reward's rows: the given one, its `task` attribute, or the task of the same name.
-
-    Raises UserError when none of these is known.
-    """
+    """The task that reads a reward's rows: the given one, its `task`, or the one of its name. Raises UserError."""
     installed = names("tasks")
     task = task_of(reward, name, given)
     if task is None:
@@ -70,8 +62,8 @@ def check_reward(
 ) -> RewardTest:
     """Assert that a reward is fit to train on: order of answers, range, determinism, picklability.
 
-    `task` adds the task's own wrong answers. Raises AssertionError, which lists every error; what a model may exploit
-    is in the result's `warnings`.
+    `task` adds the task's own wrong answers. The AssertionError lists every error; the result's `warnings` say what a
+    model may exploit.
     """
     reader = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
     name = getattr(reward, "__name__", type(reward).__name__)

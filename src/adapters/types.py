@@ -1,4 +1,4 @@
-"""The nouns. Everything else in the package is made of these; read this file first."""
+"""The types that every package uses; read this file first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OldParameters = Mapping[str, tuple[str, Mapping[str, str]]]
 
 
 class Message(TypedDict):
-    """One turn of a chat prompt, in the field's usual form."""
+    """One turn of a chat prompt."""
 
     role: str
     content: str
@@ -27,8 +27,8 @@ class Message(TypedDict):
 class Example:
     """One row ready for a trainer.
 
-    Only `prompt` is ever shown to a model. `completion` is the target text of SFT (and the chosen text of DPO),
-    `rejected` the other side of a DPO pair, `gold` whatever the task's scorer compares a prediction with.
+    Only `prompt` is shown to a model. `completion` is the target text of SFT (and the chosen text of DPO), `rejected`
+    the other side of a DPO pair, `gold` what the task's scorer compares a prediction with.
     """
 
     id: str
@@ -41,17 +41,17 @@ class Example:
 
 
 class Scored(NamedTuple):
-    """A reward with its named parts. `score` is in [0, 1], or None when the reward does not apply to this example."""
+    """A reward with its named parts. `score` is in [0, 1], or None where the reward does not apply."""
 
     score: float | None
     parts: Mapping[str, float] = {}
 
 
 class Counts(NamedTuple):
-    """What a field of one example, or of a corpus, adds to precision and recall.
+    """Labelled, predicted and matched values of a field, in one example or summed over a corpus.
 
-    `matched` may be fractional where partial credit is given. Counts add up, which is what makes micro averages
-    and bootstrap resampling one matrix product.
+    `matched` is fractional where partial credit is given. Counts add up: micro averages and bootstrap resampling are
+    one matrix product.
     """
 
     gold: float
@@ -83,7 +83,7 @@ class Counts(NamedTuple):
 class Aligned(NamedTuple):
     """A labelled value beside the predicted one it was compared with, for people to look at.
 
-    `gold` None: predicted, not labelled. `pred` None: labelled, not predicted. Both, but not `matched`: near, and no
+    `gold` None: predicted, not labelled. `pred` None: labelled, not predicted. Both without `matched`: similar, but no
     match to the scorer. `depth` indents what belongs to the value above it.
     """
 
@@ -103,10 +103,10 @@ class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
 
     An implementation is a frozen dataclass whose fields are its YAML parameters. `text_field` is the column whose text
-    noise may touch. More is used where a task has it:
+    noise may change. Optional:
 
     - `empty_answer(example) -> str`: the answer that finds nothing, whose reward stands beside the models';
-    - `rephrase(n) -> Task`: the same task asking in its n-th other form, for test sets with `variants`;
+    - `rephrase(n) -> Task`: the same task with the n-th other prompt, for test sets with `prompt_variants`;
     - `align(gold, completion) -> list[Aligned]`: shows people what its scorer compared with what (the labelled values
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
@@ -120,20 +120,20 @@ class Task(Protocol):
         """The labelled values of a row, with their paths and kinds, that noise must respect."""
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
-        """Turn one row into an example. Raises ValueError with a reason a person can act on when the row is bad."""
+        """Turn one row into an example. Raises ValueError, which says what to correct, for a bad row."""
 
     def gold(self, row: Row) -> Any:
-        """The labels alone, as `Example.gold` holds them; for rows that may lack the text. Raises ValueError too."""
+        """The labels as `Example.gold` holds them; the row may lack the text. Raises ValueError for a bad row."""
 
     def counts(self, gold: Any, completion: str) -> ModeCounts:
         """Count one completion against one gold, per matching mode and field. Never raises, whatever the text."""
 
     def is_well_formed(self, completion: str) -> bool:
-        """Whether the text has the form the task asks for (well-formed JSON of the right shape, say)."""
+        """Whether the text has the form that the task asks for, such as JSON of the right shape."""
 
 
 class Normaliser(Protocol):
-    """Cleans records up after extraction. `schema` is the JSON schema of what it returns."""
+    """Normalises records after extraction. `schema` is the JSON schema of its results."""
 
     schema: Mapping[str, Any]
 
@@ -144,7 +144,7 @@ class Normaliser(Protocol):
 
 @runtime_checkable
 class Extracting(Protocol):
-    """What a task has besides when it can be run over a corpus without labels (`adapters extract`).
+    """A task that can also be run over a corpus without labels (`adapters extract`).
 
     Optional: `normaliser(registry)`; `decode(completion)`, the answer in a completion that is not JSON alone (raises
     ValueError as `record` does); `request_fields`, the columns besides the text that a prompt depends on, and
@@ -154,16 +154,16 @@ class Extracting(Protocol):
     text_field: str
 
     def request(self, row: Row) -> tuple[Message, ...]:
-        """The prompt for a row without labels. Raises ValueError, led by a short kind and a colon, for a bad row."""
+        """The prompt for a row without labels. Raises ValueError ("kind: reason") for a bad row."""
 
     def record(self, answer: Any) -> Any:
-        """The decoded JSON of an answer as a record of the task's schema. Raises ValueError in the same way."""
+        """The decoded JSON of an answer as a record of the task's schema. Raises ValueError likewise."""
 
     def answer_schema(self) -> dict[str, Any] | None:
-        """JSON schema of what the model writes, for engines that can constrain their output; None: not JSON alone."""
+        """JSON schema of an answer, for engines that constrain their output; None: not JSON alone."""
 
     def record_schema(self) -> dict[str, Any]:
-        """JSON schema of what `record` returns; decides the column types of Parquet files."""
+        """JSON schema of a record; decides the column types of Parquet files."""
 
 
 @runtime_checkable
@@ -171,12 +171,12 @@ class Reward(Protocol):
     """Grades one completion. Picklable, pure, never raises on any text."""
 
     def __call__(self, completion: str, example: Example) -> float | Scored | None:
-        """A score in [0, 1], or None when the reward does not apply to this example."""
+        """A score in [0, 1], or None where the reward does not apply."""
         ...
 
 
 class Sample(NamedTuple):
-    """One greedy completion: its text, its length in tokens, and whether it was cut at `max_new_tokens`."""
+    """One greedy completion; `truncated` at `max_new_tokens`."""
 
     text: str
     tokens: int
@@ -184,7 +184,7 @@ class Sample(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Tokens of an example as the trainer and inference see it, end token included in both completions."""
+    """Tokens of an example for the trainer and inference; both completions include their end token."""
 
     prompt: int
     completion: int
@@ -197,7 +197,7 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing about a recipe as the local trainer has it and as a hosted one has it, and whether that is the same."""
+    """A property of a recipe's training: locally, on a hosted trainer, and whether both are the same."""
 
     what: str
     local: str
@@ -206,7 +206,7 @@ class Difference:
 
 
 class Sampler(Protocol):
-    """A loaded model, ready to answer."""
+    """A loaded model."""
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress

@@ -7,28 +7,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Exit, Option, Typer
 
 from adapters.cli.errors import errors
+from adapters.cli.options import AsJson, Overrides, RecipePath
 
 if TYPE_CHECKING:
     from adapters.plugins.source_files import PluginFiles
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command()
 def check(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")] = None,
-    no_import: Annotated[bool, typer.Option("--no-import", help="List the plug-ins' files and stop.")] = False,
-    device: Annotated[str | None, typer.Option("--device", help="Plan memory for a GPU of this size: 80GB.")] = None,
-    launch: Annotated[
-        Path | None, typer.Option("--launch", help="Plan memory for this accelerate config file's processes.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    no_import: Annotated[bool, Option("--no-import", help="List the plug-ins' files and stop.")] = False,
+    device: Annotated[str | None, Option(help="Plan memory for a GPU of this size: 80GB.")] = None,
+    launch: Annotated[Path | None, Option(help="Plan memory for this accelerate config file's processes.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check a recipe before training: code, data, lengths, prompts, memory, rewards.
+    """Check a recipe before a training: plug-ins, lengths, prompts, data, memory, rewards.
 
     Exits with 2 when a run would fail.
     """
@@ -39,13 +38,13 @@ def check(
         state.file = file = load_recipe(recipe, overrides or [])
         plugins = source_files.of_recipe(file.recipe, file.folder)
         if not as_json:
-            for line in plugin_lines(plugins):
-                print(line)
+            print("\n".join(_plugin_lines(plugins)))
         if no_import:
             if as_json:
                 print(json.dumps({"plugins": [p.as_json() for p in plugins]}))
             return
         from adapters.backends import backend as make_backend
+        from adapters.cli.check_tables import report
         from adapters.console import console, progress, quiet
         from adapters.pipeline.check import check_recipe, hardware_of
         from adapters.publish.hub import ask_hub
@@ -56,24 +55,21 @@ def check(
         if as_json:
             print(json.dumps(checked.as_json(), default=str))
         else:
-            from adapters.cli.check_tables import report
-
             for part in report(checked):
                 console().print(part)
     if checked.errors:
-        raise typer.Exit(2)
+        raise Exit(2)
 
 
-def plugin_lines(plugins: Sequence[PluginFiles]) -> Iterator[str]:
-    """The code that a recipe runs: built-in plug-ins by name, others with their files."""
+def _plugin_lines(plugins: Sequence[PluginFiles]) -> Iterator[str]:
     for p in plugins:
-        where = ".".join(map(str, p.at))
+        where = f"{'.'.join(map(str, p.at))}: {p.use}"
         if not p.found:
-            yield f"{where}: {p.use}: not found"
+            yield f"{where}: not found"
         elif p.built_in:
-            yield f"{where}: {p.use}, built in"
+            yield f"{where}, built in"
         else:
-            yield f"{where}: {p.use} imports"
+            yield f"{where} imports"
             yield from (f"  {file}" for file in p.files)
             if p.libraries:
                 yield f"  and the packages {', '.join(p.libraries)}"

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adapters.backends.memory import GB
-from adapters.cli.tables import new_table, plan_table
+from adapters.cli.tables import plan_table
+from adapters.console import new_table
 from adapters.pipeline.check import Checked
 
 SHOWN_TOKENS = 800
@@ -23,29 +24,23 @@ def report(checked: Checked) -> Iterator[RenderableType]:
     if checked.plan is not None:
         yield plan_table(checked.plan)
     if checked.lengths:
-        yield ""
-        yield lengths_table(checked)
+        yield from ("", lengths_table(checked))
     if checked.prompts:
         yield from prompts_shown(checked.prompts)
     if checked.parity:
         yield parity_table(checked)
     if checked.ledger:
-        yield ledger_table(checked.ledger)
-        yield ""
+        yield from (ledger_table(checked.ledger), "")
     if checked.memory:
-        yield memory_table(checked)
-        yield ""
+        yield from (memory_table(checked), "")
     if checked.rewards:
-        yield rewards_table(checked)
-        yield ""
+        yield from (rewards_table(checked), "")
     in_table = checked.plan.notes if checked.plan is not None else ()
     yield from (escape(note) for note in checked.notes if note not in in_table)
-    for warning in checked.warnings:
-        yield f"[yellow]warning:[/] {escape(warning)}"
-    for error in checked.errors:
-        yield f"[red]error:[/] {escape(error)}"
-    if checked.errors:
-        yield f"[red]{len(checked.errors)} error{'s' if len(checked.errors) > 1 else ''}: the run would fail.[/]"
+    yield from (f"[yellow]warning:[/] {escape(warning)}" for warning in checked.warnings)
+    yield from (f"[red]error:[/] {escape(error)}" for error in checked.errors)
+    if count := len(checked.errors):
+        yield f"[red]{count} error{'s' if count > 1 else ''}: the run would fail.[/]"
     else:
         yield "[green]Ready to run.[/]"
 
@@ -56,7 +51,7 @@ def lengths_table(checked: Checked) -> Table:
     Of a test set, "dropped" counts the gold answers that are longer than max_new_tokens.
     """
     columns = ("rows", "kept", "dropped", "prompt", "target")
-    table = new_table("lengths in tokens (p50/p95/p99/max)", "source", *columns)
+    table = new_table("lengths in tokens (p50/p95/p99/max)", ["source"], columns)
     for name, sources in checked.lengths.items():
         table.add_row(f"[bold]{name}[/]")
         for s in sources:
@@ -73,38 +68,34 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
 
     Masked tokens are grey, learned ones green, those of the rejected side red.
     """
+    colours = {"prompt": ("grey62", "grey42"), "learned": ("green", "bright_green"), "rejected": ("red", "bright_red")}
     for example in prompts["shown"]:
         text = Text()
-        parts = (("prompt", ("grey62", "grey42")), ("learned", ("green", "bright_green")))
-        for key, styles in (*parts, ("rejected", ("red", "bright_red"))):
+        for key, styles in colours.items():
             pieces = example[key]
-            cut = len(pieces) > SHOWN_TOKENS
-            shown = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]] if cut else pieces
             if key == "rejected" and pieces:
                 text.append("\n")
-            for n, piece in enumerate(shown):
+            if len(pieces) > SHOWN_TOKENS:
+                pieces = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]]
+            for n, piece in enumerate(pieces):
                 text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
         rejected = f", {len(example['rejected'])} rejected (red)" if example["rejected"] else ""
         counts = f"{len(example['prompt'])} tokens masked (grey), {len(example['learned'])} learned (green){rejected}"
         yield Text(f"\nrow {example['id']}: {counts}")
         yield text
-        reference = "".join(example["prompt"])
+        reference = "".join(example["prompt"]).splitlines()
         for name in example["different"]:
-            lines = difflib.unified_diff(
-                reference.splitlines(), example["views"][name].splitlines(), "the prompt", name, lineterm="", n=1
-            )
-            yield Text("\n".join(lines))
+            other = example["views"][name].splitlines()
+            yield Text("\n".join(difflib.unified_diff(reference, other, "the prompt", name, lineterm="", n=1)))
         if not example["different"]:
             yield f"{', '.join(example['views'])}: the same prompt"
-    lost, looked_at = prompts["end_token_lost"], prompts["looked_at"]
-    yield Text(f"{lost} of {looked_at} rows lose their end token, {prompts['end_token']!r}\n")
+    lost, rows = prompts["end_token_lost"], prompts["looked_at"]
+    yield Text(f"{lost} of {rows} rows lose their end token, {prompts['end_token']!r}\n")
 
 
 def parity_table(checked: Checked) -> Table:
     """The local and the hosted trainer: first what differs, then what is the same."""
-    table = new_table("local and hosted", "what", "")
-    for column in ("local", "hosted"):
-        table.add_column(column)
+    table = new_table("local and hosted", ["what", "", "local", "hosted"])
     for same in (False, True):
         for d in (d for d in checked.parity if d.same is same):
             table.add_row(d.what, "same" if same else "[yellow]differs[/]", escape(d.local), escape(d.hosted))
@@ -114,8 +105,8 @@ def parity_table(checked: Checked) -> Table:
 
 def ledger_table(ledger: dict[str, Any]) -> Table:
     """Sources by stage and test set: share, empty gold, repeated texts, licence."""
-    names = ("source", "rows", "used", "share", "empty", "twice", "nearly")
-    table = new_table("data (empty: no gold; twice, nearly: repeats another text)", *names)
+    numbers = ("rows", "used", "share", "empty", "twice", "nearly")
+    table = new_table("data (empty: no gold; twice, nearly: repeats another text)", ["source"], numbers)
     table.add_column("licence", overflow="fold")
     for name, part in {**ledger["stages"], **ledger["tests"]}.items():
         table.add_row(f"[bold]{name}[/]")
@@ -130,11 +121,10 @@ def ledger_table(ledger: dict[str, Any]) -> Table:
 def memory_table(checked: Checked) -> Table:
     """Memory by component, of every stage and of the largest test set."""
     tests = [s for s in checked.memory if s.name.startswith("evaluate ")]
-    most = max(tests, key=lambda s: s.peak, default=None)
-    shown = [s for s in checked.memory if s not in tests or s is most]
-    known = list(dict.fromkeys(part for stage in shown for part in stage.parts))
-    table = new_table("memory of one process in GB", "part", *(stage.name for stage in shown))
-    for part in known:
+    largest = max(tests, key=lambda s: s.peak, default=None)
+    shown = [s for s in checked.memory if s not in tests or s is largest]
+    table = new_table("memory of one process in GB", ["part"], [stage.name for stage in shown])
+    for part in dict.fromkeys(part for stage in shown for part in stage.parts):
         table.add_row(part, *(f"{s.parts[part] / GB:.2f}" if part in s.parts else "" for s in shown))
     table.add_section()
     table.add_row("peak", *(f"[{'green' if s.fits else 'red'}]{s.peak / GB:.2f}[/]" for s in shown))
@@ -146,19 +136,15 @@ def memory_table(checked: Checked) -> Table:
 
 def rewards_table(checked: Checked) -> Table:
     """Mean reward by kind of answer, and the speed of each reward."""
-    table = new_table("rewards on the training rows: mean by answer", "answer", *checked.rewards)
-    benches = list(checked.rewards.values())
-    variants = list(dict.fromkeys(v for b in benches for v in b.variants))
-    for variant in sorted(variants, key=lambda v: -max(b.variants.get(v, {"mean": 0})["mean"] for b in benches)):
-        table.add_row(
-            variant, *(f"{b.variants[variant]['mean']:.3f}" if variant in b.variants else "" for b in benches)
-        )
-    table.add_section()
-    for baseline in dict.fromkeys(v for b in benches for v in b.baselines):
-        table.add_row(
-            f"always: {baseline}", *(f"{b.baselines[baseline]:.3f}" if baseline in b.baselines else "" for b in benches)
-        )
-    table.add_section()
-    table.add_row("calls/s", *(f"{b.speed.get('calls_per_second', 0):,.0f}" for b in benches))
-    table.add_row("p99 ms", *(f"{b.speed.get('p99_ms', 0):g}" for b in benches))
+    table = new_table("rewards on the training rows: mean by answer", ["answer"], list(checked.rewards))
+    results = list(checked.rewards.values())
+    means = [{kind: figures["mean"] for kind, figures in result.variants.items()} for result in results]
+    baselines = [{f"always: {kind}": mean for kind, mean in result.baselines.items()} for result in results]
+    kinds = sorted(dict.fromkeys(k for m in means for k in m), key=lambda k: -max(m.get(k, 0) for m in means))
+    for rows, names in ((means, kinds), (baselines, dict.fromkeys(k for b in baselines for k in b))):
+        for name in names:
+            table.add_row(name, *(f"{row[name]:.3f}" if name in row else "" for row in rows))
+        table.add_section()
+    table.add_row("calls/s", *(f"{r.speed.get('calls_per_second', 0):,.0f}" for r in results))
+    table.add_row("p99 ms", *(f"{r.speed.get('p99_ms', 0):g}" for r in results))
     return table

@@ -3,74 +3,65 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, TaskName, Temperature, grouped
+from adapters.cli.options import AsJson, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
 from adapters.files import write_jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from adapters.data_aug.funding_statements.written import Written
     from adapters.types import Message, Row
 
-app = typer.Typer()
-data_app = typer.Typer(help="Make, convert, mix and measure data files.")
+app = Typer()
+data_app = Typer(help="Make, convert, mix and measure data files.")
 SCORERS = {"published": "published", "corrected": "corrected", "compatible": "published", "fixed": "corrected"}
 """The scorers of the funding task, by their present and their old names."""
 
 
 @app.command()
+@errors()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSONL: id and completion (raw text).")],
-    gold: Annotated[Path, typer.Argument(help="Rows with labels and the same ids.")],
+    predictions: Annotated[Path, Argument(help="JSONL: id and completion (raw text).")],
+    gold: Annotated[Path, Argument(help="Rows with labels and the same ids.")],
     task: TaskName = None,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="One matching mode of the task: permissive, balanced, strict …")
-    ] = None,
-    scorer: Annotated[
-        str | None,
-        typer.Option("--scorer", help="Funding: published (as the published harness; the default) or corrected."),
-    ] = None,
+    mode: Annotated[str | None, Option(help="One matching mode of the task: permissive, balanced, strict …")] = None,
+    scorer: Annotated[str | None, Option(help="Funding: published (the default) or corrected.")] = None,
     params: Params = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a file of completions against a file of gold, without a model."""
-    from adapters import console
+    from adapters.console import console
     from adapters.data.task_of_file import task_of_file
     from adapters.evaluation import score_files
     from adapters.recipe.load import parse_assignments
 
-    with errors():
-        scorer = SCORERS.get(scorer or "", scorer)
-        if scorer not in (None, *SCORERS.values()):
-            raise UserError(f"--scorer is published or corrected, not {scorer!r}.")
-        chosen = parse_assignments(params or []) | ({"scorer": scorer} if scorer else {})
-        result, warnings = score_files.score_files(
-            predictions, gold, task=task_of_file(gold, task), mode=mode, params=chosen
-        )
-        for warning in warnings:
-            console.console(stderr=True).print(f"warning: {warning}", style="yellow")
-        if as_json:
-            print(json.dumps(result))
-        else:
-            for table in score_files.tables(result, predictions.name):
-                console.console().print(table)
+    if scorer and scorer not in SCORERS:
+        raise UserError(f"--scorer is published or corrected, not {scorer!r}.")
+    values = parse_assignments(params or []) | ({"scorer": SCORERS[scorer]} if scorer else {})
+    task = task_of_file(gold, task)
+    result, warnings = score_files.score_files(predictions, gold, task=task, mode=mode, params=values)
+    for warning in warnings:
+        console(stderr=True).print(f"warning: {warning}", style="yellow")
+    if as_json:
+        print(json.dumps(result))
+    else:
+        console().print(*score_files.tables(result, predictions.name), sep="\n")
 
 
 @data_app.command()
 @grouped
+@errors()
 def synthesize(
     server: Server,
-    source: Annotated[str, typer.Argument(metavar="KIND", help="funding, agent, agent_pairs …")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 1000,
+    source: Annotated[str, Argument(metavar="KIND", help="funding, agent, agent_pairs …")],
+    n: Annotated[int, Option("-n", min=1, help="How many rows.")] = 1000,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
+    out: OutFile = None,
     temperature: Temperature = 0.8,
     max_tokens: MaxTokens = 2048,
     as_json: AsJson = False,
@@ -84,72 +75,63 @@ def synthesize(
     from adapters.data.load import read
     from adapters.recipe.fields import SynthesizedSource
 
-    with errors():
-        server.refuse_without_endpoint()
-        rows = (row for _, row in read(SynthesizedSource(synthesize=source, n=n, seed=seed), Path()))
-        if server.endpoint is None:
-            write_lines(rows, out)
-            return
-        if source != "funding":
-            raise UserError(f"--endpoint: only funding statements can be written by a model, not {source}.")
-        if out is None:
-            raise UserError("--endpoint needs -o FILE; the model's completions are kept beside it.")
-        result = _written(list(rows), server, out, temperature, max_tokens)
-        write_lines(result.rows, out)
-        if as_json:
-            print(json.dumps({"kept": len(result.rows), "refused": result.refused}))
-        else:
-            from adapters.console import console
-
-            console().print(f"{out}: {result}", soft_wrap=True)
-        if not result.rows:
-            raise typer.Exit(1)
-
-
-def _written(rows: list[Any], server: Server, out: Path, temperature: float, max_tokens: int) -> Written:
+    server.refuse_without_endpoint()
+    rows: Iterable[Any] = (row for _, row in read(SynthesizedSource(synthesize=source, n=n, seed=seed), Path()))
+    if server.endpoint is None:
+        write_lines(rows, out)
+        return
+    if source != "funding":
+        raise UserError(f"--endpoint: only funding statements can be written by a model, not {source}.")
+    if out is None:
+        raise UserError("--endpoint needs -o FILE; the model's completions are kept beside it.")
     from adapters.chat_client import sample
-    from adapters.console import progress
+    from adapters.console import console, progress
     from adapters.data_aug.funding_statements import written
 
-    connection = server.connect()
+    connection, store = server.connect(), out.with_suffix(".samples.jsonl")
     with progress(f"asking {connection.model}") as bar:
 
         def ask(prompts: Mapping[str, tuple[Message, ...]]) -> list[Row]:
-            store = out.with_suffix(".samples.jsonl")
             return sample(connection, prompts, 1, store, bar, temperature=temperature, max_tokens=max_tokens)
 
-        return written.write(rows, ask)
+        result = written.write(list(rows), ask)
+    write_lines(result.rows, out)
+    if as_json:
+        print(json.dumps({"kept": len(result.rows), "refused": result.refused}))
+    else:
+        console().print(f"{out}: {result}", soft_wrap=True)
+    if not result.rows:
+        raise Exit(1)
 
 
 @data_app.command()
+@errors()
 def noise(
-    file: Annotated[Path, typer.Argument(help="A data file: .jsonl, .json, .csv or .parquet.")],
-    use: Annotated[str, typer.Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
-    level: Annotated[str, typer.Option("--level", help="light, medium or heavy.")] = "medium",
-    policy: Annotated[str, typer.Option("--policy", help="protect, follow or clean.")] = "protect",
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows to show.")] = 5,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the noisy rows here instead.")] = None,
-    variants: Annotated[int, typer.Option("--variants", min=1, help="Noisy variants of each row in OUT.")] = 1,
+    file: Annotated[Path, Argument(help="A data file: .jsonl, .json, .csv or .parquet.")],
+    use: Annotated[str, Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
+    level: Annotated[str, Option(help="light, medium or heavy.")] = "medium",
+    policy: Annotated[str, Option(help="protect, follow or clean.")] = "protect",
+    n: Annotated[int, Option("-n", min=1, help="How many rows to show.")] = 5,
+    out: Annotated[Path | None, Option("-o", "--out", help="Write the noisy rows here instead.")] = None,
+    variants: Annotated[int, Option(min=1, help="Noisy variants of each row in OUT.")] = 1,
     seed: Seed = 0,
     task: TaskName = None,
 ) -> None:
     """Show what noise does to texts, or write a degraded test set."""
-    from adapters import console
+    from adapters.console import console
     from adapters.data import noise_files
     from adapters.data.task_of_file import task_of_file
 
-    with errors():
-        rows = noise_files.noised(
-            file, use=use, level=level, policy=policy, seed=seed, task=task_of_file(file, task), variants=variants
-        )
-        if out is not None:
-            write_lines((result.row for result in rows), out)
-            return
-        for result, _ in zip(rows, range(n), strict=False):
-            console.console().print(noise_files.before_and_after(result), end="\n\n")
+    task = task_of_file(file, task)
+    rows = noise_files.noised(file, use=use, level=level, policy=policy, seed=seed, task=task, variants=variants)
+    if out is not None:
+        write_lines((result.row for result in rows), out)
+        return
+    for result, _ in zip(rows, range(n), strict=False):
+        console().print(noise_files.before_and_after(result), end="\n\n")
 
 
-def write_lines(rows: Any, out: Path | None) -> None:
+def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> None:
     """Rows as JSON lines to standard output, or to a file that appears whole or not at all."""
     if out is None:
         for row in rows:

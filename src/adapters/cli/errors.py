@@ -19,10 +19,8 @@ from adapters.errors import Refused, UserError
 if TYPE_CHECKING:
     from adapters.recipe.load import RecipeFile
 
-
 FULL = 16 * 2**20
 """Bytes. With less free space a failure is probably caused by the full disk, whatever the library's message says."""
-
 RANK_DELAY = 5.0
 """Seconds that ranks other than 0 wait before they print an error."""
 
@@ -36,7 +34,7 @@ class State:
 
 @contextmanager
 def errors() -> Iterator[State]:
-    """Turn exceptions into one message and an exit code: 2 input, 1 failed, 3 refused."""
+    """Turn exceptions into one message and an exit code: 2 input, 1 failed, 3 refused. Also a decorator."""
     state = State()
     try:
         yield state
@@ -50,29 +48,33 @@ def errors() -> Iterator[State]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
-    except (KeyboardInterrupt, typer.Exit):
+    except typer.Exit:
         raise
     except Exception as error:
         logged = state.log is not None and state.log.parent.is_dir()
         if not logged and not isinstance(error, OSError):
             raise
-        rank = os.environ.get("RANK")
-        name = f"{type(error).__name__}: " if not type(error).__module__.startswith("adapters.") else ""
-        print(f"{f'process {rank}: ' if rank else ''}the run failed: {name}{error}", file=sys.stderr)
-        full = _full_disk(error, state.log)
-        if full is not None:
-            print(f"The disk of {full} is full. Free some space on it.", file=sys.stderr)
-        if state.log is None or not logged:
-            raise typer.Exit(1) from None
-        try:
-            with state.log.open("a", encoding="utf-8") as log:
-                traceback.print_exc(file=log)
-            print(f"Details: {state.log}", file=sys.stderr)
-        except OSError:
-            if full is None:
-                traceback.print_exc()
-        print("Finished work is kept; the same command continues from there.", file=sys.stderr)
+        _explain(error, state.log, logged)
         raise typer.Exit(1) from None
+
+
+def _explain(error: Exception, log: Path | None, logged: bool) -> None:
+    rank = os.environ.get("RANK")
+    name = f"{type(error).__name__}: " if not type(error).__module__.startswith("adapters.") else ""
+    print(f"{f'process {rank}: ' if rank else ''}the run failed: {name}{error}", file=sys.stderr)
+    full = _full_disk(error, log)
+    if full is not None:
+        print(f"The disk of {full} is full. Free some space on it.", file=sys.stderr)
+    if log is None or not logged:
+        return
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
+        print(f"Details: {log}", file=sys.stderr)
+    except OSError:
+        if full is None:
+            traceback.print_exc()
+    print("Finished work is kept; the same command continues from there.", file=sys.stderr)
 
 
 def _full_disk(error: Exception, log: Path | None) -> Path | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option, Typer
 
 from adapters.cli.data import data_app
 from adapters.cli.errors import errors
@@ -17,50 +17,42 @@ from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, group
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer()
+app = Typer()
 
 
 @dataclass(frozen=True)
 class CorpusOptions:
     """The options about the corpus and its columns."""
 
-    text: Annotated[str | None, typer.Option("--text", help="Column of the texts; default: as in training.")] = None
-    keep: Annotated[list[str] | None, typer.Option("--keep", help="A column to carry over; may be repeated.")] = None
-    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Only this share of the rows.")] = "1/1"
-    normalise: Annotated[bool, typer.Option("--normalize", help="Add normalized names and ids beside the record.")] = (
-        False
-    )
-    registry: Annotated[Path | None, typer.Option("--registry", help="JSONL of funders to match names with.")] = None
+    text: Annotated[str | None, Option(help="Column of the texts; default: as in training.")] = None
+    keep: Annotated[list[str] | None, Option(help="A column to carry over; may be repeated.")] = None
+    shard: Annotated[str, Option(metavar="I/N", help="Only this share of the rows.")] = "1/1"
+    normalise: Annotated[bool, Option("--normalize", help="Add normalized names and ids beside the record.")] = False
+    registry: Annotated[Path | None, Option(help="JSONL of funders to match names with.")] = None
 
 
 @dataclass(frozen=True)
 class AdapterOptions:
     """The options that complete what an adapter's folder says about it."""
 
-    task: Annotated[str | None, typer.Option("--task", help="For an adapter that does not name its task.")] = None
+    task: Annotated[str | None, Option(help="For an adapter that does not name its task.")] = None
     params: Params = None
-    base: Annotated[str | None, typer.Option("--base", help="Base model, if not at the place that is named.")] = None
-    revision: Annotated[str | None, typer.Option("--revision", help="Of an adapter on the Hub.")] = None
+    base: Annotated[str | None, Option(help="Base model, if it is not where the adapter says.")] = None
+    revision: Annotated[str | None, Option(help="Of an adapter on the Hub.")] = None
 
 
 @app.command()
 @grouped
 def extract(
-    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, typer.Argument(help="The corpus: .jsonl, .json, .csv or .parquet.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The records: .jsonl or .parquet.")],
+    source: Annotated[str, Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
+    input: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv or .parquet.")],
+    out: Annotated[Path, Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     corpus: CorpusOptions,
     adapter: AdapterOptions,
     server: Server,
-    engine: Annotated[
-        Literal["transformers", "vllm"], typer.Option("--engine", help="What runs the model, without --endpoint.")
-    ] = "transformers",
-    constrain: Annotated[
-        bool, typer.Option("--constrain/--no-constrain", help="Allow only the task's JSON, if the engine can.")
-    ] = True,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Default: 64 on a GPU, 32 without.")
-    ] = None,
+    engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
+    constrain: Annotated[bool, Option(help="Allow only the task's JSON, if the engine can.")] = True,
+    batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
     max_tokens: MaxTokens = 2048,
     fresh: Fresh = False,
     as_json: AsJson = False,
@@ -76,36 +68,35 @@ def extract(
 
         screen = console(stderr=True)
         name = "endpoint" if server.endpoint else engine
-        found = adapter_source.find(source, **{**vars(adapter), "params": parse_assignments(adapter.params or [])})
+        model = adapter_source.find(source, **{**vars(adapter), "params": parse_assignments(adapter.params or [])})
         settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
-        work = prepare(found, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
+        work = prepare(model, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
         options = Options(max_tokens, batch_size, constrain, **vars(server))
+
+        def note(text: str) -> None:
+            console(stderr=True).print(f"note: {text}", soft_wrap=True)
+
+        def start() -> Engine:
+            loaded = engines.make(name, model, options, note)
+            phase("extracting")
+            return loaded
+
         with open_or_resume(work, fresh=fresh):
             counts = finished(work)
             if counts is not None:
                 screen.print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
             else:
                 state.log = out.with_name(f"{out.name}.log")
-                with quiet(state.log), progress(out.name, "starting the engine") as moved:
-
-                    def start() -> Engine:
-                        made = engines.make(
-                            name,
-                            found,
-                            options,
-                            lambda note: console(stderr=True).print(f"note: {note}", soft_wrap=True),
-                        )
-                        phase("extracting")
-                        return made
-
-                    counts = run(work, start, moved)
-        _say(screen, out, counts, as_json)
+                with quiet(state.log), progress(out.name, "starting the engine") as bar:
+                    counts = run(work, start, bar)
+        _print_counts(screen, out, counts, as_json)
 
 
 @data_app.command("merge-shards")
+@errors()
 def merge_shards(
-    parts: Annotated[list[Path], typer.Argument(metavar="PART", help="The outputs of all shards.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The whole: .jsonl or .parquet.")],
+    parts: Annotated[list[Path], Argument(metavar="PART", help="The outputs of all shards.")],
+    out: Annotated[Path, Option("-o", "--out", help="The whole: .jsonl or .parquet.")],
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
@@ -113,21 +104,18 @@ def merge_shards(
     from adapters.console import console
     from adapters.extraction.merge_shards import merge
 
-    with errors():
-        _say(console(stderr=True), out, merge(parts, out, fresh=fresh), as_json)
+    _print_counts(console(stderr=True), out, merge(parts, out, fresh=fresh), as_json)
 
 
-def _say(screen: Console, out: Path, counts: Mapping[str, Any], as_json: bool) -> None:
+def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(counts))
         return
-    failed = counts["rows"] - counts["records"]
     lines = [f"{out}: {counts['rows']:,} rows, {counts['records']:,} records ({counts['empty']:,} of them empty)"]
-    if failed:
+    if failed := counts["rows"] - counts["records"]:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts["errors"].items())
         lines.append(f"{failed:,} rows have no record, and say why in `error`: {kinds}")
     if counts.get("rows_per_second"):
-        again = f" ({counts['resumed']:,} rows were there before)" if counts["resumed"] else ""
-        lines.append(f"{counts['seconds']:,.0f} s, {counts['rows_per_second']:,.1f} rows/s{again}")
-    for line in lines:
-        screen.print(line, soft_wrap=True)
+        resumed = f" ({counts['resumed']:,} rows were there before)" if counts["resumed"] else ""
+        lines.append(f"{counts['seconds']:,.0f} s, {counts['rows_per_second']:,.1f} rows/s{resumed}")
+    screen.print("\n".join(lines), soft_wrap=True)

@@ -1,10 +1,9 @@
-"""Help pages and old names: verbs under headings, plain option values, an example at the end of each page."""
+"""Help pages: verbs under headings, plain option values, an example at the end. Also old names."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -65,8 +64,17 @@ VALUES = {"path": "PATH", "str": "NAME", "text": "NAME", "int": "N", "integer": 
 """How the help names the type of an option's value that has no name of its own."""
 
 
+def _write_example(_: Any, ctx: Any, formatter: Any) -> None:
+    example = EXAMPLES.get(" ".join(ctx.command_path.split()[1:]))
+    if example:
+        with formatter.section("Example"):
+            formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+
+
 class Command(TyperCommand):
-    """A verb whose help names no Python types, and that still takes the old names of its options."""
+    """A verb. Its help names no Python types, and it still takes the old names of its options."""
+
+    format_epilog = _write_example
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, old option names replaced by the new ones."""
@@ -74,39 +82,37 @@ class Command(TyperCommand):
         for n, argument in enumerate(args[: args.index("--")] if "--" in args else args):
             option, sign, value = argument.partition("=")
             if (new := OLD_OPTIONS.get(option)) in known and option not in known:
-                _say_new_name(option, str(new))
+                print(f"{option} is now {new}.", file=sys.stderr)
                 args[n] = f"{new}{sign}{value}"
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The arguments by their names, optional ones in brackets."""
-        names = [_argument_name(p) if p.required else f"[{_argument_name(p)}]" for p in _arguments(self.params)]
-        return ["[OPTIONS]", *names]
+        arguments = [p for p in self.params if p.param_type_name == "argument" and not getattr(p, "hidden", False)]
+        return ["[OPTIONS]", *(_argument_name(a) if a.required else f"[{_argument_name(a)}]" for a in arguments)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, the options of a server apart."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], "Server": []}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is None:
+            if (record := parameter.get_help_record(ctx)) is None:
                 continue
             if parameter.param_type_name == "argument":
-                sections["Arguments"].append((_argument_name(parameter), _plain_help(record[1])))
+                heading, name = "Arguments", _argument_name(parameter)
             else:
                 heading = "Server" if parameter.name in SERVER_OPTIONS else "Options"
-                sections[heading].append((_option_name(record[0]), _plain_help(record[1])))
+                name = _option_name(record[0])
+            sections[heading].append((name, _plain_help(record[1])))
         for heading, rows in sections.items():
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the verb's example."""
-        _write_example(ctx, formatter)
-
 
 class Group(TyperGroup):
     """Verbs under headings. Without arguments it prints its help, and the exit code is 0."""
+
+    format_epilog = _write_example
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; none at all asks for help."""
@@ -115,7 +121,7 @@ class Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb to run, old names replaced by the new ones."""
         if ctx.parent is None and (new := OLD_VERBS.get(args[0])):
-            _say_new_name(f"adapters {args[0]}", f"adapters {new}")
+            print(f"adapters {args[0]} is now adapters {new}.", file=sys.stderr)
             args = [*new.split(), *args[1:]]
         return super().resolve_command(ctx, args)
 
@@ -126,17 +132,12 @@ class Group(TyperGroup):
             with formatter.section("First steps"):
                 formatter.write_dl(FIRST_STEPS, col_max=40)
         for heading, names in (HEADINGS if root else {"Verbs": self.list_commands(ctx)}).items():
-            commands = [(name, self.get_command(ctx, name)) for name in names]
+            helps = {name: str(getattr(self.get_command(ctx, name), "help", None) or "") for name in names}
             with formatter.section(heading):
-                formatter.write_dl([(name, _first_line(command)) for name, command in commands if command])
+                formatter.write_dl([(name, text.strip().split("\n")[0]) for name, text in helps.items()])
         records = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
         with formatter.section("Options"):
             formatter.write_dl([record for record in records if record])
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the group's example; the first steps are that of the command itself."""
-        if ctx.parent is not None:
-            _write_example(ctx, formatter)
 
 
 def dress(app: typer.Typer) -> None:
@@ -149,32 +150,13 @@ def dress(app: typer.Typer) -> None:
             dress(group.typer_instance)
 
 
-def _say_new_name(old: str, new: str) -> None:
-    print(f"{old} is now {new}.", file=sys.stderr)
-
-
-def _write_example(ctx: Any, formatter: Any) -> None:
-    example = EXAMPLES.get(" ".join(ctx.command_path.split()[1:]))
-    if example:
-        with formatter.section("Example"):
-            formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
-
-
-def _first_line(command: Any) -> str:
-    return str(command.help or "").strip().split("\n")[0]
-
-
-def _arguments(parameters: Sequence[Any]) -> list[Any]:
-    return [p for p in parameters if p.param_type_name == "argument" and not p.hidden]
-
-
 def _argument_name(argument: Any) -> str:
     name = str(argument.metavar or argument.name.upper())
     return name if argument.nargs == 1 or name.endswith(("...", "…")) else f"{name}..."
 
 
 def _option_name(record: str) -> str:
-    """The options with the name of their value: `--data <list[path]>` becomes `--data PATH`."""
+    """An option with the name of its value: `--data <list[path]>` becomes `--data PATH`."""
     match = re.fullmatch(r"(.* )(<.+>|[A-Z ]+)", record)
     if match is None:
         return record

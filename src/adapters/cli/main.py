@@ -10,10 +10,8 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import check, eval, extract, new, pairs, publish, rewards, run
-from adapters.cli import data as cli_data
+from adapters.cli import check, data, extract, new, pairs, publish, rewards, run
 from adapters.cli import ie as ie  # registers its verbs in the group `data`
-from adapters.cli import report as cli_report
 from adapters.cli.errors import complain
 from adapters.cli.help import Group, dress
 
@@ -24,15 +22,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-for verbs in (new, check, run, eval, cli_report, extract, cli_data, publish):
+for verbs in (new, check, run, extract, data, publish):
     app.add_typer(verbs.app)
-app.add_typer(cli_data.data_app, name="data")
-app.add_typer(pairs.app, name="pairs")
-app.add_typer(rewards.app, name="rewards")
+for name, group in {"data": data.data_app, "pairs": pairs.app, "rewards": rewards.app}.items():
+    app.add_typer(group, name=name)
 
 
 def run_file(recipe: str) -> None:
-    """Run a recipe with this process's remaining arguments, as a recipe does that `accelerate launch` starts."""
+    """Run a recipe with this process's remaining arguments: that is how `accelerate launch` starts one."""
     # Python put the recipe's folder first on the path; its folders must not shadow libraries.
     if sys.path and Path(sys.path[0] or ".").resolve() == Path(recipe).resolve().parent:
         sys.path.pop(0)

@@ -9,13 +9,13 @@ import textwrap
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
+from typer import Argument, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson
 from adapters.errors import UserError
 
-app = typer.Typer()
+app = Typer()
 HEADER = re.compile(r"(?m)^# yaml-language-server: .*\n((?:#.*\n)*)")
 """The editor's line of a shipped recipe, which names a schema beside it, and the comment below."""
 COMMAND = re.compile(r"(make \w+ +or +)?(accelerate launch|adapters run) recipes/\w+\.yaml")
@@ -56,23 +56,28 @@ class Shipped(NamedTuple):
 
 
 @app.command()
+@errors()
 def new(
-    name: Annotated[str | None, typer.Argument(help="Of your recipe; the file is NAME.yaml.")] = None,
-    source: Annotated[str, typer.Option("--from", help="The shipped recipe to copy.")] = "quickstart",
-    listed: Annotated[bool, typer.Option("--list", help="List the shipped recipes and what each needs.")] = False,
+    name: Annotated[str | None, Argument(help="Of your recipe; the file is NAME.yaml.")] = None,
+    source: Annotated[str, Option("--from", help="The shipped recipe to copy.")] = "quickstart",
+    listed: Annotated[bool, Option("--list", help="List the shipped recipes and what each needs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copy a shipped recipe to start one of your own, or list them."""
-    with errors():
-        recipes = shipped()
-        if listed and as_json:
-            print(json.dumps({key: {"summary": r.summary, "needs": r.needs} for key, r in recipes.items()}))
-        elif listed:
-            print(overview(recipes))
-        elif name is None:
-            raise UserError("name your recipe, such as adapters new mine --from quickstart; --list shows all.")
-        else:
-            print(write(recipes, source, name))
+    recipes = shipped()
+    overview = "\n".join(f"{key}: {r.summary}\n    Needs {r.needs}." for key, r in recipes.items())
+    if listed and as_json:
+        print(json.dumps({key: {"summary": r.summary, "needs": r.needs} for key, r in recipes.items()}))
+    elif listed:
+        print(overview)
+    elif name is None:
+        raise UserError("name your recipe, such as adapters new mine --from quickstart; --list shows all.")
+    elif source not in recipes:
+        near = difflib.get_close_matches(source, recipes, 1)
+        suggestion = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"no shipped recipe is called {source!r}.{suggestion} There are:\n{overview}")
+    else:
+        print(_write(recipes, source, name))
 
 
 def shipped() -> dict[str, Shipped]:
@@ -83,25 +88,18 @@ def shipped() -> dict[str, Shipped]:
     return {path.stem: Shipped(path, path.read_text(encoding="utf-8")) for path in paths}
 
 
-def overview(recipes: dict[str, Shipped]) -> str:
-    """Every recipe with a line about it and a line about what it needs."""
-    return "\n".join(f"{name}: {recipe.summary}\n    Needs {recipe.needs}." for name, recipe in recipes.items())
-
-
-def write(recipes: dict[str, Shipped], source: str, name: str) -> str:
+def _write(recipes: dict[str, Shipped], source: str, name: str) -> str:
     """Write the copy NAME.yaml; returns what to do next. Raises UserError, and then nothing is written."""
-    if source not in recipes:
-        near = difflib.get_close_matches(source, recipes, 1)
-        suggestion = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"no shipped recipe is called {source!r}.{suggestion} There are:\n{overview(recipes)}")
     target = Path(f"{name}.yaml")
     if target.exists():
         raise UserError(f"{target} exists already; nothing was written.")
     recipe = recipes[source]
     text = HEADER.sub(lambda _: _comment(recipe, target), recipe.text, count=1)
-    text = _names_of_the_repository(text, recipes).replace(f"\nname: {source}\n", f"\nname: {name}\n")
+    # The copy stands elsewhere: files of the repository are named as such.
+    text = re.sub(r"(?<![\w/])docs/\w+\.md", r"the project's \g<0>", text)
+    text = re.sub(rf"(?<![\w/])({'|'.join(recipes)})\.yaml(?! )", r"the shipped recipe \1", text)
     try:
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text.replace(f"\nname: {source}\n", f"\nname: {name}\n"), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror}.") from None
     missing = [file for file in recipe.files if not target.with_name(file).exists()]
@@ -114,7 +112,6 @@ def write(recipes: dict[str, Shipped], source: str, name: str) -> str:
 
 
 def _comment(recipe: Shipped, target: Path) -> str:
-    """The recipe's first comment, its commands for the copy."""
     lines: list[str] = []
     for paragraph in recipe.comment:
         if paragraph.startswith("  "):
@@ -125,12 +122,5 @@ def _comment(recipe: Shipped, target: Path) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 
-def _names_of_the_repository(text: str, recipes: dict[str, Shipped]) -> str:
-    """The text with files of the repository named as such, as the copy stands elsewhere."""
-    text = re.sub(r"(?<![\w/])docs/\w+\.md", r"the project's \g<0>", text)
-    return re.sub(rf"(?<![\w/])({'|'.join(recipes)})\.yaml(?! )", r"the shipped recipe \1", text)
-
-
 def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -10,34 +10,26 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import typer
+from typer import Argument, Option
 
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from adapters.chat_client import Connection
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of its stage folders.")]
-TrustCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", help="Agree that the model's own Python code runs, where the recipe asks for it."
-    ),
-]
-AllTables = Annotated[
-    bool, typer.Option("--all", help="Print every table: all matching modes, precision, recall, outputs, rewards.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Replace what OUT holds.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
-TaskName = Annotated[str | None, typer.Option("--task", help="The task of the rows; default: found from the file.")]
-Params = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the task, as in a recipe; may be repeated."),
-]
-Temperature = Annotated[float, typer.Option("--temperature", min=0, help="Sampling temperature.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest completion, in tokens.")]
+RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="A recipe file.")]
+Overrides = Annotated[list[str] | None, Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")]
+RunPath = Annotated[Path, Argument(metavar="RUN", help="A run folder, or one of its stage folders.")]
+OutFile = Annotated[Path | None, Option("-o", "--out", help="JSONL file; default: standard output.")]
+TrustCode = Annotated[bool, Option("--trust-remote-code", help="Let the model's own code run, if the recipe asks.")]
+AllTables = Annotated[bool, Option("--all", help="Print every table: all matching modes, P, R, outputs, rewards.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON for programs.")]
+Fresh = Annotated[bool, Option("--fresh", help="Replace what OUT holds.")]
+Seed = Annotated[int, Option(help="Same seed, same result.")]
+TaskName = Annotated[str | None, Option(help="The task of the rows; default: found from the file.")]
+Params = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="A task parameter; may be repeated.")]
+Temperature = Annotated[float, Option(min=0, help="Sampling temperature.")]
+MaxTokens = Annotated[int, Option(min=1, help="Longest completion, in tokens.")]
 
 
 @dataclass(frozen=True)
@@ -45,21 +37,11 @@ class Server:
     """The options that name an OpenAI-compatible server."""
 
     endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--endpoint", metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000/v1."
-        ),
+        str | None, Option(metavar="URL", help="An OpenAI-compatible server, such as http://localhost:8000/v1.")
     ] = None
-    model: Annotated[
-        str | None, typer.Option("--model", help="The model's name there; default: the only one it serves.")
-    ] = None
-    api_key_env: Annotated[
-        str | None,
-        typer.Option("--api-key-env", metavar="VARIABLE", help="The variable that holds the key; default: no key."),
-    ] = None
-    concurrency: Annotated[
-        int | None, typer.Option("--concurrency", min=1, help="Requests at a time.", show_default="16")
-    ] = None
+    model: Annotated[str | None, Option(help="The model's name there; default: the only one it serves.")] = None
+    api_key_env: Annotated[str | None, Option(metavar="VARIABLE", help="The variable that holds the key.")] = None
+    concurrency: Annotated[int | None, Option(min=1, help="Requests at a time.", show_default="16")] = None
 
     def refuse_without_endpoint(self) -> None:
         """Raise UserError for an option that means nothing without --endpoint."""
@@ -79,15 +61,14 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(verb, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(verb).parameters.values():
-        named = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
-        if (group := groups.get(parameter.name)) is None:
+    for name, parameter in inspect.signature(verb).parameters.items():
+        named = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        if name not in groups:
             parameters.append(named)
             continue
-        field_hints = get_type_hints(group, include_extras=True)
-        parameters += [
-            named.replace(name=f.name, annotation=field_hints[f.name], default=f.default) for f in fields(group)
-        ]
+        kinds = get_type_hints(groups[name], include_extras=True)
+        options = fields(groups[name])
+        parameters += [named.replace(name=f.name, annotation=kinds[f.name], default=f.default) for f in options]
 
     @functools.wraps(verb)
     def with_groups(**values: Any) -> None:

@@ -9,13 +9,14 @@ import json
 import keyword
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson
+from adapters.cli.options import AsJson, OutFile
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,20 +25,12 @@ if TYPE_CHECKING:
     from adapters.plugins.reward_bench import RewardTest
     from adapters.plugins.rewards import NamedReward
 
-app = typer.Typer(help="List, show, test, score and write rewards.", no_args_is_help=True)
+TEMPLATES = Path(__file__).parent / "templates"
+app = Typer(help="List, show, test, score and write rewards.")
 
-RewardName = Annotated[str, typer.Argument(metavar="NAME", help="A reward's name, module:Class or ./file.py:Class.")]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        "--task", help="The task that reads the rows; default: the reward's `task`, or the task of the same name."
-    ),
-]
-
-
-Params = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the reward; may be repeated.")
-]
+RewardName = Annotated[str, Argument(metavar="NAME", help="A reward's name, module:Class or ./file.py:Class.")]
+TaskName = Annotated[str | None, Option(help="The task that reads the rows; default: the reward's `task` or name.")]
+Params = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="A reward parameter; may be repeated.")]
 
 
 @app.command("list")
@@ -50,42 +43,39 @@ def list_rewards(as_json: AsJson = False) -> None:
 
 
 @app.command()
+@errors()
 def show(name: RewardName, as_json: AsJson = False) -> None:
     """A reward's documentation, parameters and source files."""
     from adapters.console import console
     from adapters.plugins.source_files import files_of_plugin
     from adapters.recipe.fields import PluginSpec
 
-    with errors():
-        named = _reward(name, [])
-        reward: Any = named.reward
-        files = files_of_plugin("rewards", PluginSpec(use=name), Path())
-        fields = dataclasses.fields(reward) if dataclasses.is_dataclass(reward) else ()
-        parameters = {f.name: (str(f.type), getattr(reward, f.name)) for f in fields}
-        text = inspect.getdoc(reward if inspect.isfunction(reward) else type(reward)) or "(no docstring)"
-        if as_json:
-            types = {k: {"type": kind, "default": value} for k, (kind, value) in parameters.items()}
-            print(json.dumps({"doc": text, "parameters": types, "score_hash": named.score_hash, **files.as_json()}))
-            return
-        screen = console()
-        screen.print(f"{name}: {type(reward).__module__}\n\n{text}\n", markup=False)
-        for key, (kind, value) in parameters.items():
-            screen.print(f"  {key}: {kind} = {value!r}", markup=False)
-        screen.print(f"\nfiles: {', '.join(map(str, files.files))}", soft_wrap=True)
-        screen.print(f"score hash: {named.score_hash}  (code and parameters)", soft_wrap=True)
+    named = _reward(name, [])
+    reward: Any = named.reward
+    files = files_of_plugin("rewards", PluginSpec(use=name), Path())
+    fields = dataclasses.fields(reward) if dataclasses.is_dataclass(reward) else ()
+    parameters = {f.name: {"type": str(f.type), "default": getattr(reward, f.name)} for f in fields}
+    text = inspect.getdoc(reward if inspect.isfunction(reward) else type(reward)) or "(no docstring)"
+    if as_json:
+        print(json.dumps({"doc": text, "parameters": parameters, "score_hash": named.score_hash, **files.as_json()}))
+        return
+    lines = [f"{name}: {type(reward).__module__}", "", text, ""]
+    lines += [f"  {key}: {p['type']} = {p['default']!r}" for key, p in parameters.items()]
+    lines += ["", f"files: {', '.join(map(str, files.files))}"]
+    lines += [f"score hash: {named.score_hash}  (code and parameters)"]
+    console().print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 @app.command("test")
+@errors()
 def try_out(
     name: RewardName,
-    parameters: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    parameters: Annotated[list[str] | None, Argument(hidden=True)] = None,
     params: Params = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Rows with gold; default: synthetic rows of the task.")
-    ] = None,
+    data: Annotated[Path | None, Option(help="Rows with gold; default: synthetic rows of the task.")] = None,
     task: TaskName = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="At most this many rows.")] = 60,
-    limit: Annotated[float, typer.Option("--limit", min=0.1, help="Seconds a call may take.")] = 10.0,
+    n: Annotated[int, Option("-n", min=1, help="At most this many rows.")] = 60,
+    limit: Annotated[float, Option(min=0.1, help="Seconds a call may take.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Test a reward on gold, wrong and absurd answers: order, range, determinism, speed. Exit code 1: unfit."""
@@ -95,28 +85,28 @@ def try_out(
     from adapters.plugins.reward_bench import try_reward
     from adapters.recipe.fields import PluginSpec
 
-    with errors():
-        named = _reward(name, [*(parameters or []), *(params or [])])
-        reader = testing.reward_task(named.reward, name, task)
-        rows = testing.examples(reader, data, n=n)
-        try:
-            result = try_reward(named, rows, resolve("tasks", PluginSpec(use=reader)), limit=limit)
-        except ValueError as error:
-            raise UserError(f"{data or 'the rows'}: {error}.") from None
-        if as_json:
-            print(json.dumps(dataclasses.asdict(result)))
-        else:
-            for paragraph in report(result):
-                console().print(paragraph)
+    named = _reward(name, [*(parameters or []), *(params or [])])
+    reader = testing.reward_task(named.reward, name, task)
+    rows = testing.examples(reader, data, n=n)
+    try:
+        result = try_reward(named, rows, resolve("tasks", PluginSpec(use=reader)), limit=limit)
+    except ValueError as error:
+        raise UserError(f"{data or 'the rows'}: {error}.") from None
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        for paragraph in _report(result):
+            console().print(paragraph)
     if result.errors:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command("score")
+@errors()
 def score_rows(
     name: RewardName,
-    file: Annotated[Path, typer.Argument(help="JSONL: gold rows with a `completion` each.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL file; default: standard output.")] = None,
+    file: Annotated[Path, Argument(help="JSONL: gold rows with a `completion` each.")],
+    out: OutFile = None,
     task: TaskName = None,
     params: Params = None,
 ) -> None:
@@ -126,85 +116,72 @@ def score_rows(
     from adapters.console import console
     from adapters.evaluation import score_files
 
-    with errors():
-        named = _reward(name, params or [])
-        rows = score_files.score_rewards(named, file, task=testing.reward_task(named.reward, name, task))
-        write_lines(rows, out)
-        scores = [row["reward"] for row in rows if row["reward"] is not None]
-        if scores:
-            console(stderr=True).print(f"{name}: mean {sum(scores) / len(scores):.4f} over {len(scores)} rows")
+    named = _reward(name, params or [])
+    rows = score_files.score_rewards(named, file, task=testing.reward_task(named.reward, name, task))
+    write_lines(rows, out)
+    scores = [row["reward"] for row in rows if row["reward"] is not None]
+    if scores:
+        console(stderr=True).print(f"{name}: mean {sum(scores) / len(scores):.4f} over {len(scores)} rows")
 
 
 @app.command()
+@errors()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A Python name; the files are NAME.py and test_NAME.py.")],
-    task: Annotated[
-        str | None, typer.Option("--task", help="The task whose answers it scores; default: the task called NAME.")
-    ] = None,
+    name: Annotated[str, Argument(metavar="NAME", help="A Python name; the files are NAME.py and test_NAME.py.")],
+    task: Annotated[str | None, Option(help="The task whose answers it scores; default: the task called NAME.")] = None,
 ) -> None:
     """Write a reward to start from, and its test."""
     from adapters import testing
 
-    with errors():
-        if not name.isidentifier() or name.startswith("_"):
-            raise UserError(f"{name!r} is not a Python name; use letters, digits and _.")
-        reader = testing.reward_task(None, name, task)
-        testing.examples(reader, n=1)  # the test needs some
-        paths = Path(f"{name}.py"), Path(f"test_{name}.py")
-        if there := [p for p in paths if p.exists()]:
-            raise UserError(f"{there[0]} exists already; nothing was written.")
-        found = importlib.util.find_spec(name)  # a folder of that name has no origin
-        if keyword.iskeyword(name) or name in sys.stdlib_module_names or (found and found.origin):
-            raise UserError(f"{name!r} is taken: a file {name}.py would hide a module of Python or of a package.")
-        cls = "".join(word.capitalize() for word in name.split("_"))
-        for path, text in zip(paths, (REWARD, TEST), strict=True):
-            path.write_text(text.format(name=name, cls=cls, task=json.dumps(reader)), encoding="utf-8")
-        print(f"{paths[0]} and {paths[1]} written. In a recipe: rewards: [./{name}.py:{cls}]")
-        print(f"Next:\n  python -m pytest {paths[1]}")
-        print("  " + shlex.join(["adapters", "rewards", "test", f"./{name}.py:{cls}", "--task", reader]))
+    if not name.isidentifier() or name.startswith("_"):
+        raise UserError(f"{name!r} is not a Python name; use letters, digits and _.")
+    reader = testing.reward_task(None, name, task)
+    testing.examples(reader, n=1)  # the test needs some
+    paths = Path(f"{name}.py"), Path(f"test_{name}.py")
+    if existing := [p for p in paths if p.exists()]:
+        raise UserError(f"{existing[0]} exists already; nothing was written.")
+    module = importlib.util.find_spec(name)  # a folder of that name has no origin
+    if keyword.iskeyword(name) or name in sys.stdlib_module_names or (module and module.origin):
+        raise UserError(f"{name!r} is taken: a file {name}.py would hide a module of Python or of a package.")
+    cls = "".join(word.capitalize() for word in name.split("_"))
+    for path, template in zip(paths, ("reward.txt", "reward_test.txt"), strict=True):
+        text = (TEMPLATES / template).read_text(encoding="utf-8")
+        path.write_text(text.format(name=name, cls=cls, task=json.dumps(reader)), encoding="utf-8")
+    print(f"{paths[0]} and {paths[1]} written. In a recipe: rewards: [./{name}.py:{cls}]")
+    print(f"Next:\n  python -m pytest {paths[1]}")
+    print("  " + shlex.join(["adapters", "rewards", "test", f"./{name}.py:{cls}", "--task", reader]))
 
 
-def report(result: RewardTest) -> list[Table | str]:
-    """A test's result for the terminal: scores by answer, baselines, speed, problems, and the verdict last."""
-    from rich.table import Table
-
-    ranks = Table(title=f"{result.name} on {result.rows} rows", title_justify="left")
-    ranks.add_column("answer", no_wrap=True)
-    for column in ("rows", "mean reward", "earns as much as gold"):
-        ranks.add_column(column, justify="right")
-    for variant, v in sorted(result.variants.items(), key=lambda item: -item[1]["mean"]):
-        ranks.add_row(variant, f"{v['n']:g}", f"{v['mean']:.3f}", "" if variant == "gold" else f"{v['as_gold']:.0%}")
-    constant = Table(title="answers that do not depend on the input", title_justify="left")
-    constant.add_column("answer", no_wrap=True)
-    constant.add_column("mean reward", justify="right")
-    for baseline, mean in sorted(result.baselines.items(), key=lambda item: -item[1]):
-        constant.add_row(baseline, f"{mean:.3f}")
-    out: list[Table | str] = [table for table in (ranks, constant) if table.row_count]
-    if result.speed:
-        out.append(
-            "{calls_per_second:,.0f} calls/s on one core, p50 {p50_ms} ms, p99 {p99_ms} ms, "
-            "100 kB in {long_ms} ms".format(**result.speed)
-        )
-    out.append(f"score hash {result.score_hash[:16]}")
-    out += [f"[yellow]warning:[/] {_escape(w)}" for w in result.warnings]
-    out += [f"[red]error:[/] {_escape(e)}" for e in result.errors]
-    return [*out, verdict(result)]
-
-
-def verdict(result: RewardTest) -> str:
-    """One line: whether to train on the reward."""
-    if result.errors:
-        return "[red]not fit to train on[/]"
-    if count := len(result.warnings):
-        what = "the warning" if count == 1 else f"the {count} warnings"
-        return f"[yellow]no errors; mend {what}, or train knowing that the model may exploit them[/]"
-    return "[green]fit to train on[/]"
-
-
-def _escape(text: str) -> str:
+def _report(result: RewardTest) -> Iterator[Table | str]:
+    """A test's result: scores by answer, baselines, speed, problems, and the verdict last."""
     from rich.markup import escape
 
-    return escape(text)
+    from adapters.console import new_table
+
+    ranks = new_table(
+        f"{result.name} on {result.rows} rows", ["answer"], ("rows", "mean reward", "earns as much as gold")
+    )
+    for variant, v in sorted(result.variants.items(), key=lambda item: -item[1]["mean"]):
+        ranks.add_row(variant, f"{v['n']:g}", f"{v['mean']:.3f}", "" if variant == "gold" else f"{v['as_gold']:.0%}")
+    constant = new_table("constant answers", ["answers that do not depend on the input"], ["mean reward"])
+    for baseline, mean in sorted(result.baselines.items(), key=lambda item: -item[1]):
+        constant.add_row(baseline, f"{mean:.3f}")
+    yield from (table for table in (ranks, constant) if table.row_count)
+    if result.speed:
+        figures = (
+            "{calls_per_second:,.0f} calls/s on one core, p50 {p50_ms} ms, p99 {p99_ms} ms, 100 kB in {long_ms} ms"
+        )
+        yield figures.format(**result.speed)
+    yield f"score hash {result.score_hash[:16]}"
+    yield from (f"[yellow]warning:[/] {escape(warning)}" for warning in result.warnings)
+    yield from (f"[red]error:[/] {escape(error)}" for error in result.errors)
+    if result.errors:
+        yield "[red]not fit to train on[/]"
+    elif count := len(result.warnings):
+        problems = "the warning" if count == 1 else f"the {count} warnings"
+        yield f"[yellow]no errors; mend {problems}, or train knowing that the model may exploit them[/]"
+    else:
+        yield "[green]fit to train on[/]"
 
 
 def _reward(name: str, parameters: list[str]) -> NamedReward:
@@ -217,57 +194,3 @@ def _reward(name: str, parameters: list[str]) -> NamedReward:
     except UserError as error:
         key = error.at[-1] if error.at else ""
         raise UserError(f"{key}: {error}" if key in values else str(error)) from None
-
-
-REWARD = '''"""A reward: what it scores, in one sentence."""
-
-import re
-from dataclasses import dataclass
-from typing import ClassVar
-
-from rapidfuzz.distance import LCSseq
-
-from adapters.types import Example, Scored
-
-
-@dataclass(frozen=True)
-class {cls}:
-    """F1 of the words and signs that answer and target share in the same order. The fields are the YAML parameters."""
-
-    task: ClassVar[str] = {task}  # reads the rows that `adapters rewards test` tries it on
-    ignore_case: bool = False
-
-    def __call__(self, completion: str, example: Example) -> Scored:
-        """A score in [0, 1] with its named parts. It must not raise, whatever the text."""
-        if not example.completion:
-            return Scored(None)  # nothing to compare with: the reward does not apply
-        answer, target = self._tokens(completion), self._tokens(example.completion)
-        shared = LCSseq.similarity(answer, target)
-        precision = shared / len(answer) if answer else 0.0
-        recall = shared / len(target) if target else 0.0
-        f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
-        return Scored(f1, {{"precision": precision, "recall": recall}})
-
-    def _tokens(self, text: str) -> list[str]:
-        return re.findall(r"\\w+|[^\\w\\s]", text.lower() if self.ignore_case else text)
-'''
-
-TEST = '''"""Tests of the reward in {name}.py."""
-
-from adapters.testing import check_reward, examples
-from {name} import {cls}
-
-ROWS = examples({task})  # or examples({task}, "my_rows.jsonl")
-
-
-def test_{name}_is_fit_to_train_on() -> None:
-    """Gold earns 1; empty, broken, cut and wrong answers earn less; same input, same score."""
-    result = check_reward({cls}(), ROWS, {task})
-    assert result.variants["empty"]["mean"] < 0.5
-
-
-def test_{name}_gives_part_of_the_reward_for_a_part() -> None:
-    """Half an answer earns something between nothing and everything."""
-    target = ROWS[0].completion
-    assert 0 < {cls}()(target[: len(target) // 2], ROWS[0]).score < 1
-'''

@@ -1,43 +1,44 @@
-"""`adapters run`: plan, train, evaluate."""
+"""`adapters run`, `eval` and `report`: plan, train and evaluate; evaluate a run; show a run as an HTML page."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer
 
-from adapters.cli import report as cli_report
 from adapters.cli.errors import State, errors
-from adapters.cli.options import AllTables, AsJson, RecipePath, TrustCode, consent
+from adapters.cli.options import AllTables, AsJson, Overrides, RecipePath, RunPath, TrustCode, consent
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from adapters.backends.jobs import Backend
+    from adapters.evaluation.evaluate import SetFigures
     from adapters.pipeline.plan import Plan
+    from adapters.pipeline.run_folder import Stage
     from adapters.recipe.load import RecipeFile
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command()
 def run(
     recipe: RecipePath,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old run folder is kept as NAME.1 …")] = False,
-    fork: Annotated[
-        bool, typer.Option("--fork", help="Like --fresh, but keep the stages that the recipe still describes.")
-    ] = False,
-    launch: Annotated[
-        Path | None, typer.Option("--launch", help="Start several processes with this accelerate config file.")
-    ] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show the plan and stop.")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Start over; the old run folder is kept as NAME.1 …")] = False,
+    fork: Annotated[bool, Option("--fork", help="Like --fresh, but keep the unchanged stages.")] = False,
+    launch: Annotated[Path | None, Option(help="Start several processes with this accelerate config file.")] = None,
     trust: TrustCode = False,
     all_tables: AllTables = False,
     as_json: AsJson = False,
@@ -102,7 +103,6 @@ def _show_plan(plan: Plan, screen: Console) -> None:
 def _train(
     plan: Plan, backend: Backend, screen: Console, state: State, *, fresh: bool, fork: bool, all_tables: bool
 ) -> dict[str, Any]:
-    """Run the plan and print its results. Returns the report."""
     from adapters.cli import tables
     from adapters.console import is_main, progress, quiet
     from adapters.pipeline import run as running
@@ -117,7 +117,7 @@ def _train(
         with quiet(state.log):
             report = running.run_plan(plan, backend)
             with progress("report", "writing the page"):
-                page = cli_report.after_run(plan.folder) if is_main() else ""
+                page = _write_page(plan.folder) if is_main() else ""
     tables.print_results(screen, report, plan.folder, everything=all_tables)
     screen.print(f"\nAdapter: {plan.jobs[-1].folder}\nReport: {page}", soft_wrap=True, markup=False)
     screen.print(tables.next_commands(plan.folder), soft_wrap=True, markup=False)
@@ -125,16 +125,110 @@ def _train(
 
 
 def _keep_old_run(plan: Plan, screen: Console, *, fresh: bool, fork: bool) -> None:
-    """Rename the old run folder for `--fresh` or `--fork`; a fork copies stages."""
     from adapters.pipeline import run as running
 
-    kept: list[str] = []
-    old = None
     if fork:
-        old, kept = running.fork(plan)
-    elif fresh:
-        old = running.set_aside(plan.folder)
+        old, stages = running.fork(plan)
+    else:
+        old, stages = running.set_aside(plan.folder) if fresh else None, []
     if old:
         screen.print(f"The old run is kept in {old}.", soft_wrap=True)
         if fork:
-            screen.print(f"Taken over from it: {', '.join(kept) or 'nothing, the first stage differs'}.")
+            screen.print(f"Taken over from it: {', '.join(stages) or 'nothing, the first stage differs'}.")
+
+
+def _write_page(folder: Path) -> str:
+    """Write the page at the end of a run and return its path. An error is logged, as the run itself is complete."""
+    try:
+        from adapters.report import write_report
+
+        return str(write_report(folder))
+    except Exception as error:
+        logging.getLogger(__name__).exception("the HTML report could not be written")
+        return f"not written ({error}); adapters report {folder} tries again"
+
+
+@app.command("eval")
+def evaluate(
+    run_folder: RunPath,
+    data: Annotated[list[Path] | None, Option(help="Test files instead of the recipe's sets.")] = None,
+    trust: TrustCode = False,
+    all_tables: AllTables = False,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a run's last finished stage, or the given one, beside its base model.
+
+    A test set given with --data is called NAME@HASH (of its content) and stands beside the recipe's own.
+    """
+    from adapters.cli import tables
+    from adapters.console import console, is_main, quiet
+    from adapters.pipeline.run_folder import RunFolder, given_name
+
+    files = data or []
+    with errors() as state:
+        consent(trust)
+        run = RunFolder.open(run_folder)
+        sets = [{"name": f"data{n}", "data": [{"path": str(path.resolve())}]} for n, path in enumerate(files)]
+        state.file = file = run.recipe_file([f"evaluate={json.dumps(sets)}"] if sets else ())
+        from adapters.pipeline.run import lock
+
+        stage = run.adapter_stage()
+        if not file.recipe.evaluate:
+            raise UserError("the recipe names no test sets; give one with --data FILE.")
+        with lock(run.path.absolute()) if is_main() else nullcontext():
+            state.log = run.path / "run.log"
+            with quiet(state.log):
+                figures = _measure(run.path, stage, file, files)
+            report = {"name": file.recipe.name, "sets": figures}
+            if as_json:
+                if is_main():
+                    print(json.dumps(report))
+                return
+            for path in files:
+                console().print(f"{given_name(path)}: {path}", markup=False, soft_wrap=True)
+            tables.print_results(console(), report, run.path, everything=all_tables)
+            console().print(tables.next_commands(run.path), soft_wrap=True, markup=False)
+
+
+def _measure(folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path]) -> dict[str, dict[str, SetFigures]]:
+    """Test set -> model -> figures, of the recipe's test sets or of `data`, which then stands in their place."""
+    from adapters.backends import backend as make_backend
+    from adapters.console import progress
+    from adapters.pipeline.plan import evaluations
+    from adapters.pipeline.run import evaluate_all
+    from adapters.pipeline.run_folder import given_name
+    from adapters.plugins.registry import resolve
+    from adapters.plugins.rewards import stage_rewards
+
+    with progress("plan", "reading the test sets"):
+        backend = make_backend(file.recipe)
+        task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
+        tests = evaluations(file, backend, task)
+    if data:
+        tests = tuple(replace(test, name=given_name(path)) for test, path in zip(tests, data, strict=True))
+    rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
+    models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
+    models.append((stage.name, stage.path))
+    return evaluate_all(models, tests, task, list(rewards.values()), folder, backend)
+
+
+@app.command()
+@errors()
+def report(
+    run_folder: Annotated[Path, Argument(metavar="RUN", help="A run folder, finished or still running.")],
+    out: Annotated[Path | None, Option("-o", "--out", help="The page; default: RUN/report.html.")] = None,
+    show: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Write a run as one HTML page.
+
+    It shows the stages, curves, figures with intervals, samples, rollouts, data and versions.
+    """
+    from adapters.report import write_report
+
+    path = write_report(run_folder, out)
+    print(path)
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(path.resolve().as_uri()):
+            print(f"No browser was found; open {path} in one.")

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from adapters.backends.jobs import Job
+from adapters.console import new_table
 from adapters.evaluation import comparison
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
@@ -25,25 +25,19 @@ MODELS_SHOWN = 3
 def plan_table(plan: Plan) -> Table:
     """The stages and test sets: rows, steps, and what will run or is skipped."""
     recipe = plan.recipe
-    table = new_table(f"{recipe.name}: {recipe.model.base}", "job")
-    table.add_column("on")
-    table.add_column("status")
+    table = new_table(f"{recipe.name}: {recipe.model.base}", ["job", "on", "status"])
     start, kept = None, True  # a stage runs when the one before it runs
     for job in plan.jobs:
         kept = kept and job.is_complete(start)
         start = job.folder
         status = "continues" if job.folder.with_name(job.name + ".partial").is_dir() else "runs"
         table.add_row(job.name, f"{_rows(job)}\n{_settings(job)}", "done, skipped" if kept else status)
-    models = [job.name for job in plan.jobs]
+    models = [*(["base"] if recipe.evaluate_base else []), *(job.name for job in plan.jobs)]
     for e in plan.evaluations:
-        table.add_row(
-            f"evaluate {e.name}",
-            f"{len(e.examples) // e.variants:,} rows{f' x {e.variants} variants' if e.variants > 1 else ''}, "
-            f"up to {e.max_new_tokens} new tokens",
-            ", ".join(["base", *models] if recipe.evaluate_base else models),
-        )
-    if plan.notes:
-        table.caption = "\n".join(plan.notes)
+        variants = f" x {e.variants} variants" if e.variants > 1 else ""
+        size = f"{len(e.examples) // e.variants:,} rows{variants}, up to {e.max_new_tokens} new tokens"
+        table.add_row(f"evaluate {e.name}", size, ", ".join(models))
+    table.caption = "\n".join(plan.notes) or None
     return table
 
 
@@ -72,46 +66,21 @@ def _settings(job: Job) -> str:
     return f"{steps} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
 
 
-def new_table(title: str, first: str, *numbers: str) -> Table:
-    """A table with a column of names and columns of numbers.
-
-    On a narrow screen only the names fold.
-    """
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column(first, overflow="fold")
-    for number in numbers:
-        table.add_column(number, justify="right", no_wrap=True)
-    return table
-
-
 def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, everything: bool = False) -> None:
-    """Print the stages, one table of results, and what changed in one sentence.
-
-    With `everything`, print all tables instead of the one.
-    """
-    lines = [_stage_line(name, stage) for name, stage in report.get("stages", {}).items()]
-    tables = list(result_tables(report)) if everything else [main_table(report["sets"])] if report["sets"] else []
-    for item in ["\n".join(lines), *tables, headline(report["sets"], folder)]:
-        if item:
-            screen.print()
-            screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
+    """Print the stages, one table of results (with `everything` all), and what changed in one sentence."""
+    sets = report["sets"]
+    stages = "\n".join(_stage_line(name, stage) for name, stage in report.get("stages", {}).items())
+    tables = list(result_tables(report)) if everything else [main_table(sets)] if sets else []
+    for item in filter(None, [stages, *tables, headline(sets, folder)]):
+        screen.print()
+        screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
 
 
 def next_commands(folder: Path) -> str:
     """What to do with a finished run."""
     run = shlex.quote(str(folder))
-    return (
-        f"\nNext:\n  adapters report {run} --open\n  adapters extract {run} CORPUS.jsonl -o records.jsonl\n"
-        f"  adapters publish {run}"
-    )
+    commands = f"report {run} --open", f"extract {run} CORPUS.jsonl -o records.jsonl", f"publish {run}"
+    return "\nNext:" + "".join(f"\n  adapters {command}" for command in commands)
 
 
 def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
@@ -143,18 +112,17 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     shown = models if len(models) <= MODELS_SHOWN else [models[0], *models[1 - MODELS_SHOWN :]]
     first = {name: next(iter(results.values())) for name, results in sets.items()}
     mode = main_mode(next(iter(first.values()))["metrics"])
-    shares = all(_are_shares([r["metrics"][mode] for r in results.values()]) for results in sets.values())
-    figure = "share of the examples" if shares else f"F1, {mode} matching"
-    table = new_table(f"{figure} (95 % interval)", "test set")
-    table.add_column("field", overflow="fold")
-    for column in ("examples", *shown):
-        table.add_column(column, justify="right", no_wrap=True)
+    figure = "share of the examples" if all(_are_shares(r, mode) for r in sets.values()) else f"F1, {mode} matching"
+    table = new_table(f"{figure} (95 % interval)", ["test set", "field"], ["examples", *shown])
     for name, results in sets.items():
         for field in _fields(results, mode):
-            figures = [results[m]["metrics"][mode][field] if m in results else None for m in shown]
-            cells = ["{:.3f} ({:.2f}-{:.2f})".format(f["f1"], *f["f1_ci"]) if f else "" for f in figures]
+            cells = [_f1(results[m]["metrics"][mode][field]) if m in results else "" for m in shown]
             table.add_row(name, field, f"{first[name]['n']:,}", *cells)
     return table
+
+
+def _f1(figures: Mapping[str, Any]) -> str:
+    return "{:.3f} ({:.2f}-{:.2f})".format(figures["f1"], *figures["f1_ci"])
 
 
 def _fields(models: Mapping[str, Any], mode: str) -> list[str]:
@@ -163,16 +131,18 @@ def _fields(models: Mapping[str, Any], mode: str) -> list[str]:
     return [field for field in results[0] if any(r[field][k] for r in results for k in ("gold", "pred"))]
 
 
+def _are_shares(models: Mapping[str, Any], mode: str) -> bool:
+    """Whether the figures are shares of the examples: gold and predicted are equal."""
+    return all(f["gold"] == f["pred"] for m in models.values() for f in m["metrics"][mode].values())
+
+
 def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
     """Every table: P, R and F by test set, matching mode, field and model; outputs."""
     for set_name, models in report["sets"].items():
         first = next(iter(models.values()))
         for mode in first["metrics"]:
             title = f"{set_name} ({first['n']} examples), {mode}"
-            if _are_shares([result["metrics"][mode] for result in models.values()]):
-                yield _shares(title, mode, models)
-            else:
-                yield _scores(title, mode, models)
+            yield (_shares if _are_shares(models, mode) else _scores)(title, mode, models)
         if "variants" in first:
             yield _spread(set_name, models)
         yield _outputs(set_name, models)
@@ -180,100 +150,72 @@ def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:
         yield _deltas(lines)
 
 
-def _deltas(lines: list[dict[str, Any]]) -> Table:
-    """The last model beside the first, by test set and field."""
-    head = lines[0]
-    out = new_table(f"F1, {head['from']} -> {head['to']}, {head['mode']}", "set")
-    out.add_column("field", overflow="fold")
-    for column in ("n", head["from"], head["to"], "delta", "parse errors"):
-        out.add_column(column, justify="right", no_wrap=True)
+def _deltas(lines: Sequence[Mapping[str, Any]]) -> Table:
+    before, after = lines[0]["from"], lines[0]["to"]
+    numbers = ("n", before, after, "delta", "parse errors")
+    table = new_table(f"F1, {before} -> {after}, {lines[0]['mode']}", ["set", "field"], numbers)
     for line in lines:
         errors = "" if line["parse_errors"][0] is None else " -> ".join(f"{e:,}" for e in line["parse_errors"])
         scores = f"{line['base']:.4f}", f"{line['tuned']:.4f}", f"{line['delta']:+.4f}"
-        out.add_row(line["set"], line["field"], f"{line['n']:,}", *scores, errors)
-    return out
-
-
-def _scores(title: str, mode: str, models: Mapping[str, Any]) -> Table:
-    table = new_table(title, "field")
-    table.add_column("model", no_wrap=True)
-    for column in ("P", "R", "F1", "95 %", "F0.5", "F1.5"):  # fits 80 columns; the counts are in report.json
-        table.add_column(column, justify="right", no_wrap=True)
-    for field in _fields(models, mode):
-        for n, (label, result) in enumerate(models.items()):
-            f = result["metrics"][mode][field]
-            table.add_row(
-                field if n == 0 else "",
-                label,
-                *(f"{f[k]:.3f}" for k in ("precision", "recall", "f1")),
-                "{:.2f}-{:.2f}".format(*f["f1_ci"]),
-                *(f"{f[k]:.3f}" for k in ("f0.5", "f1.5")),
-                end_section=n == len(models) - 1,
-            )
+        table.add_row(line["set"], line["field"], f"{line['n']:,}", *scores, errors)
     return table
 
 
-def _are_shares(metrics: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the figures are shares of the examples: gold and predicted are equal."""
-    return all(f["gold"] == f["pred"] for fields in metrics for f in fields.values())
+def _scores(title: str, mode: str, models: Mapping[str, Any]) -> Table:
+    # Fits 80 columns; the counts are in report.json.
+    table = new_table(title, ["field", "model"], ("P", "R", "F1", "95 %", "F0.5", "F1.5"))
+    for field in _fields(models, mode):
+        for n, (label, result) in enumerate(models.items()):
+            f = result["metrics"][mode][field]
+            p, r, f1, half, more = (f"{f[k]:.3f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5"))
+            interval = "{:.2f}-{:.2f}".format(*f["f1_ci"])
+            table.add_row(field if n == 0 else "", label, p, r, f1, interval, half, more)
+        table.add_section()
+    return table
 
 
 def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:
-    table = new_table(title, "share", *models)
+    table = new_table(title, ["share"], list(models))
     for field in next(iter(models.values()))["metrics"][mode]:
         figures = [result["metrics"][mode][field] for result in models.values()]
-        cells = ["{:.3f} ({:.2f}-{:.2f})".format(f["f1"], *f["f1_ci"]) if f["gold"] else "" for f in figures]
-        table.add_row(field, *cells)
+        table.add_row(field, *(_f1(f) if f["gold"] else "" for f in figures))
     return table
 
 
 def _stage_line(name: str, stage: Mapping[str, Any]) -> str:
-    """How a stage went."""
     f = stage.get("figures") or {}
     memory = f", peak memory {stage['peak_memory_gb']:.1f} GB" if stage.get("peak_memory_gb") else ""
     line = f"{name}: {f.get('steps', '?')} steps in {(stage.get('seconds') or 0) / 60:.1f} minutes{memory}"
-    pairs = {"NLL": ("nll_before", "nll_after"), "reward": ("reward_first", "reward_last")}
-    for what, keys in (pairs | {"margin": ("margin_first", "margin_last")}).items():
+    changes = {"NLL": ("nll_before", "nll_after"), "reward": ("reward_first", "reward_last")}
+    for label, keys in (changes | {"margin": ("margin_first", "margin_last")}).items():
         if values := [f"{f[key]:.3f}" for key in keys if f.get(key) is not None]:
-            line += f", {what} {' -> '.join(values)}"
+            line += f", {label} {' -> '.join(values)}"
     if "zero_variance_share" in f:
         line += f", {f['zero_variance_share']:.0%} of the groups without variance"
     return line
 
 
 def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:
-    table = new_table(f"{set_name}, outputs", "model")
     first = next(iter(models.values()))
-    fixed = ("valid", "empty", "truncated", "tokens", "median")
-    for column in (*fixed, *first["rewards"]):
-        table.add_column(column if column in fixed else f"reward {column}", justify="right")
+    rewards = [f"reward {name}" for name in first["rewards"]]
+    table = new_table(f"{set_name}, outputs", ["model"], ["valid", "empty", "truncated", "tokens", "median", *rewards])
     for label, result in models.items():
-        rewards = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
+        means = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
         shares = [f"{result[k]:.1%}" if k in result else "" for k in ("valid", "empty_answers")]
-        table.add_row(
-            label,
-            *shares,
-            str(result["truncated"]),
-            f"{result['tokens']:,}",
-            f"{result['length']['p50']:.0f}",
-            *rewards,
-        )
+        lengths = f"{result['tokens']:,}", f"{result['length']['p50']:.0f}"
+        table.add_row(label, *shares, str(result["truncated"]), *lengths, *means)
     if baseline := first.get("always_empty"):
-        scores = [f"{baseline[name]:.3f}" if name in baseline else "" for name in first["rewards"]]
-        table.add_row("always empty", "", "100.0%", "", "", "", *scores)
+        means = [f"{baseline[name]:.3f}" if name in baseline else "" for name in first["rewards"]]
+        table.add_row("always empty", "", "100.0%", "", "", "", *means)
     return table
 
 
 def _spread(set_name: str, models: Mapping[str, Any]) -> Table:
-    table = new_table(f"{set_name}, F1 over variants of the prompt", "mode")
-    for column in ("field", "model"):
-        table.add_column(column, no_wrap=True)
-    for column in ("variants", "mean", "sd", "min", "max"):
-        table.add_column(column, justify="right")
+    numbers = ("variants", "mean", "sd", "min", "max")
+    table = new_table(f"{set_name}, F1 over variants of the prompt", ["mode", "field", "model"], numbers)
     for label, result in models.items():
         for mode, fields in result["variants"].items():
             for field, f in fields.items():
                 if result["metrics"][mode][field]["gold"]:
-                    figures = [f"{f[k]:.3f}" for k in ("mean", "sd", "min", "max")]
-                    table.add_row(mode, field, label, str(f["n"]), *figures)
+                    table.add_row(mode, field, label, str(f["n"]), *(f"{f[k]:.3f}" for k in numbers[1:]))
     return table
