@@ -1,4 +1,4 @@
-"""The report's HTML page, rendered by one template that escapes everything."""
+"""The report's HTML page, rendered by a template that escapes everything."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
 from adapters.report.reward_weights import reward_weights
 from adapters.report.text import cut, seen, side_by_side
-from adapters.types import Aligned
 
 NAME = "report.html"
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of a run, finished or not, to `out` or its report.html.
+    """Write the page of a run, finished or not, to `out` or its report.html; returns the path.
 
     Raises UserError when the folder is no run, or the file cannot be written.
     """
     run = RunFolder.open(folder)
-    path = out or run.path / NAME
-    text = render(run)
+    path, text = out or run.path / NAME, render(run)
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
@@ -46,28 +44,18 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page's HTML."""
+    loader = PackageLoader("adapters.report", ".")
     env = Environment(
-        loader=PackageLoader("adapters.report", "."),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    env.filters |= {
-        "seen": seen,
-        "cut": cut,
-        "short": charts.short,
-        "plain": pipeline.plain,
-        "minutes": pipeline.minutes,
-        "json": partial(json.dumps, ensure_ascii=False, indent=2, default=str),
-    }
+    as_json = partial(json.dumps, ensure_ascii=False, indent=2, default=str)
+    env.filters |= {"seen": seen, "cut": cut, "short": charts.short, "plain": pipeline.plain, "json": as_json}
     task, weights = _task(run), reward_weights(run.stages)
     script = env.get_template("page.js").render()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return env.get_template("page.html.j2").render(
         run=run,
         script=Markup(script),  # noqa: S704 - our own file
-        script_hash=digest,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
         time=datetime.now(UTC),
         steps=pipeline.steps(run),
@@ -108,21 +96,18 @@ def _set(
 
 
 def _note(name: str) -> str:
-    """Why a test set that is not the recipe's is shown."""
     return ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
 
 
 def _task(run: RunFolder) -> Any:
-    """The run's task; None where it cannot be loaded here."""
     try:
         return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=run.origin)
     except Exception:
-        return None  # plug-in code, of a run that may come from elsewhere
+        return None  # plug-in code, of a run that may come from another machine
 
 
 def _ledger(run: RunFolder, section: str) -> dict[str, Mapping[str, Any]]:
-    entries = run.ledger.get(section)
-    return {k: v for k, v in entries.items() if isinstance(v, dict)} if isinstance(entries, dict) else {}
+    return {k: v for k, v in pipeline.as_dict(run.ledger.get(section)).items() if isinstance(v, dict)}
 
 
 def _versions(run: RunFolder) -> dict[str, list[str | None]]:
@@ -132,7 +117,7 @@ def _versions(run: RunFolder) -> dict[str, list[str | None]]:
 
 
 def marked(card: samples.Card) -> Markup:
-    """The sample's text; values that the last model found, missed or added are marked."""
+    """The sample's text, with the values marked that the last model found, missed or added."""
     text = cut(card.text)
     spans: list[tuple[int, int, str]] = []
     for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):
@@ -152,9 +137,9 @@ def marked(card: samples.Card) -> Markup:
 def _values(card: samples.Card) -> set[tuple[str, str]]:
     out = {}
     for line in card.lines:
-        last: Aligned | None = line.preds[-1]
+        last = line.preds[-1]
         if line.gold is not None:
-            out[line.gold] = "hit" if last is not None and last.matched else "miss"
-        elif last is not None and last.pred is not None:
+            out[line.gold] = "hit" if last and last.matched else "miss"
+        elif last and last.pred is not None:
             out.setdefault(last.pred, "extra")
     return {(value, kind) for value, kind in out.items() if len(value) > 1}
