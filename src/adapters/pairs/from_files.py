@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,11 @@ from adapters.types import Example, Row, Task
 
 @dataclass(frozen=True)
 class Limit:
-    """The length limit of pairs, and the task of the recipe that sets it."""
+    """The length limit of pairs, with the task (and its name) of the recipe that sets it."""
 
     fits: Callable[[Sequence[Example]], list[bool]]
     task: Task | None = None
     name: str | None = None
-    """The name of that task."""
 
 
 def limit(recipe: Path | None, max_length: int) -> Limit:
@@ -66,9 +67,9 @@ def task_of(name: str, params: Sequence[str] = ()) -> Task:
 def readers(
     rows: Path, limit: Limit, task: str | None, params: Sequence[str], reward: str | None
 ) -> tuple[Task, NamedReward]:
-    """The task of a file's rows and the reward for their completions: as given, the recipe's, or found from the file.
+    """The task of a file's rows (the recipe's, the given one, or found from the file) and the reward for completions.
 
-    The default reward has the task's name. Raises UserError where the file leaves the task open.
+    The default reward has the task's name. Raises UserError where the file does not show the task.
     """
     name = limit.name or task_of_file(rows, task)
     reward = reward or name
@@ -95,17 +96,14 @@ def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, con
     """Up to n pairs from a file's turns or synthetic ones, evenly by environment."""
     rows = _turns(file) if file else list(synthesize(4 * n, seed))
     random.Random(seed).shuffle(rows)
-    by_env: dict[str, list[Row]] = {}
-    for p in building.corrupted(rows, kinds, seed, control=control):
-        by_env.setdefault(p["meta"]["task"], []).append(p)
-    out: list[Row] = []
-    for k in range(max(map(len, by_env.values()), default=0)):
-        out += [rows[k] for rows in by_env.values() if k < len(rows)]
-    return out[:n]
+    by_env: dict[str, list[Row]] = defaultdict(list)
+    for pair in building.corrupted(rows, kinds, seed, control=control):
+        by_env[pair["meta"]["task"]].append(pair)
+    return [pair for turn in zip_longest(*by_env.values()) for pair in turn if pair is not None][:n]
 
 
 def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], floor: float, seed: int) -> list[Row]:
-    """Pairs for prompts without one: the best completion against its corruption."""
+    """Pairs for prompts without one: the best completion against a corruption of it."""
     paired = {p["id"] for p in pairs}
     best: dict[str, mine.Graded] = {}
     for g in sorted(completions, key=lambda g: (g.score, g.completion)):
@@ -123,10 +121,7 @@ def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], flo
 def checked(
     pairs: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The pairs that are neither duplicates nor too long, and figures of the set.
-
-    Raises `PairsError` when the set breaks a rule.
-    """
+    """Pairs without duplicates and too long ones, and figures of them. Raises `PairsError` when they break a rule."""
     examples = [preference.example(task, row, source="", id=str(row["id"])) for row in pairs]
     fits = limit.fits(examples) if examples else []
     kept = [(e, row["meta"]) for e, row, fit in zip(examples, pairs, fits, strict=True) if fit]
@@ -152,8 +147,8 @@ def _turns(file: Path) -> list[Row]:
 def _turn(row: Row) -> Row:
     read = AgentTask().example(row)
     column = "prompt" if "prompt" in row else "messages"
-    kept = {"id": row["id"], "env": read.gold["env"], "actions": read.gold["actions"], "table": read.gold["table"]}
-    return {**kept, column: list(preference.messages(row[column])), "completion": read.completion}
+    gold = {key: read.gold[key] for key in ("env", "actions", "table")}
+    return {"id": row["id"], **gold, column: list(preference.messages(row[column])), "completion": read.completion}
 
 
 def _estimate(example: Example) -> int:

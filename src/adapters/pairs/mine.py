@@ -1,4 +1,4 @@
-"""Preference pairs from graded completions: a run's rollouts, or samples."""
+"""Preference pairs from graded completions: rollouts of a run, or samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapters.errors import UserError
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage, read_rollouts
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import Grader, NamedReward, resolve_all
+from adapters.plugins.rewards import Grader, NamedReward, stage_rewards
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Grpo
 from adapters.types import Example, Row, Task
@@ -28,10 +28,10 @@ class Graded(NamedTuple):
 
 
 def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
-    """Every completion that the GRPO stages of a run graded, with the run's task.
+    """The task of a run, and every completion that it, or the stage whose folder is given, graded.
 
-    `folder` is a run or one of its stages, finished or not. A score is the rewards' weighted sum over the sum of the
-    weights' sizes. Raises UserError when there is nothing to read, or rows cannot be told apart.
+    A score is the rewards' weighted mean, by the sizes of the weights. Raises UserError when there are no rollouts, or
+    their rows cannot be told apart.
     """
     run = RunFolder.open(folder)
     file = run.recipe_file()
@@ -44,19 +44,18 @@ def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
 
 
 def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
-    recipe, at = file.recipe, ("stages", stage.index)
-    settings = recipe.stages[stage.index]
+    at, seed, settings = ("stages", stage.index), file.recipe.seed, file.recipe.stages[stage.index]
     assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
     noising = None
     if settings.noise is not None:
         if any(source.repeat > 1 for source in settings.data):
             raise UserError("noisy repeats of a row share its id, so their rollouts cannot be told apart.", at=at)
-        noising = make_row_noiser(settings.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
+        noising = make_row_noiser(settings.noise, seed=seed, folder=file.folder, at=(*at, "noise"))
     loaded = load_examples(
-        settings.data, task, root=file.data_root, seed=recipe.seed, max_bad_rows=1, noising=noising, at=(*at, "data")
+        settings.data, task, root=file.data_root, seed=seed, max_bad_rows=1, noising=noising, at=(*at, "data")
     )
     examples = {e.id: e for e in loaded.examples}
-    weights = {r.name: r.weight for r in resolve_all(settings.rewards, folder=file.folder, at=(*at, "rewards"))}
+    weights = {r.name: r.weight for r in stage_rewards(file)[stage.index]}
     scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for entry in read_rollouts(stage.folder):
         score = number(entry.get("score"))
@@ -77,8 +76,7 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
         example, text = examples.get(str(sample.get("id"))), sample.get("completion")
         if example is None or not isinstance(text, str):
             raise UserError(f"a sample needs the id of a row and a completion; this one has id {sample.get('id')!r}.")
-        score = grader(text, example).score
-        if score is not None:
+        if (score := grader(text, example).score) is not None:
             out.append(Graded(example, text, score))
     return out
 
@@ -86,8 +84,8 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
 def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:
     """Pairs of each prompt: its best against its worst completion, then the next.
 
-    A pair's scores differ by `margin` or more; the chosen side reaches `floor` and has the form that the task asks
-    for. Completions that are empty, or the same text, make no pair.
+    A pair's scores differ by `margin` or more; the chosen side reaches `floor` and is well-formed. Empty and repeated
+    completions are left out.
     """
     by_id: dict[str, list[Graded]] = defaultdict(list)
     for g in {(g.example.id, g.completion.strip()): g for g in completions if g.completion.strip()}.values():
@@ -105,10 +103,7 @@ def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: fl
 
 
 def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -> Row:
-    """A preference pair as a row: prompt, chosen, rejected, gold and meta.
-
-    All pairs of a prompt keep its id, so that none is held out while another is learned.
-    """
+    """A preference pair as a row. All pairs of a prompt keep its id, so that a split does not separate them."""
     return {
         "id": example.id,
         "prompt": list(example.prompt),
