@@ -35,7 +35,6 @@ class SetFigures(TypedDict):
     metrics: metrics.Metrics
     rewards: dict[str, dict[str, Any]]
     parts: dict[str, dict[str, float]]
-    """Reward -> part -> mean."""
     max_new_tokens: int
     by_source: NotRequired[dict[str, dict[str, Any]]]
     variants: NotRequired[dict[str, Any]]
@@ -166,7 +165,6 @@ def _by_source(examples: Sequence[Example], counts: Sequence[ModeCounts]) -> dic
 
 
 def _total(counts: ModeCounts) -> Counts:
-    """Counts over all fields in the first matching mode."""
     return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
 
 
@@ -190,7 +188,6 @@ def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
 
 
 def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
-    """Mean reward of the empty answer; None where the reward fails or never applies."""
     try:
         return _mean_of_known([grader.attempt(empty_answer(e), e).score for e in examples])
     except RewardError:
@@ -198,7 +195,6 @@ def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: 
 
 
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each named part over the completions that have it."""
     values: dict[str, list[float]] = defaultdict(list)
     for name, value in (item for named in parts for item in named.items()):
         values[name].append(value)

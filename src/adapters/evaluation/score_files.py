@@ -18,12 +18,7 @@ from adapters.types import Example, Row, Task
 
 
 def score_files(
-    predictions: Path,
-    gold: Path,
-    *,
-    task: str = "funding",
-    mode: str | None = None,
-    params: Mapping[str, Any] = {},
+    predictions: Path, gold: Path, *, task: str = "funding", mode: str | None = None, params: Mapping[str, Any] = {}
 ) -> tuple[dict[str, Any], list[str]]:
     """Metrics of a prediction file, mode -> field -> figures, and warnings. `params` are the task's.
 

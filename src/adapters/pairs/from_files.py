@@ -7,11 +7,11 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from adapters.backends import backend as make_backend
 from adapters.data import preference
 from adapters.data.rows import place, read_file
 from adapters.data.task_of_file import task_of_file
@@ -23,13 +23,13 @@ from adapters.pairs import mine
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.fields import PluginSpec
-from adapters.recipe.load import parse_assignments
+from adapters.recipe.load import load_recipe, parse_assignments
+from adapters.recipe.stages import Dpo
 from adapters.tasks.agent import AgentTask
 from adapters.types import Example, Row, Task
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """The length limit of pairs, with the task (and its name) of the recipe that sets it."""
 
     fits: Callable[[Sequence[Example]], list[bool]]
@@ -41,18 +41,14 @@ def limit(recipe: Path | None, max_length: int) -> Limit:
     """The limit of a recipe's DPO stage; without a recipe tokens are estimated."""
     if recipe is None:
         return Limit(lambda examples: [_estimate(e) <= max_length for e in examples])
-    from adapters.backends import backend as make_backend
-    from adapters.recipe.load import load_recipe
-    from adapters.recipe.stages import Dpo
-
     file = load_recipe(recipe)
     stages = [stage for stage in file.recipe.stages if isinstance(stage, Dpo)]
     if not stages:
         raise UserError(f"{recipe} has no DPO stage, whose max_length the pairs must fit.")
-    backend, max_length = make_backend(file.recipe), stages[0].max_length
+    backend, longest = make_backend(file.recipe), stages[0].max_length
 
     def fits(examples: Sequence[Example]) -> list[bool]:
-        return [n.prompt + max(n.completion, n.rejected) <= max_length for n in backend.lengths(examples)]
+        return [n.prompt + max(n.completion, n.rejected) <= longest for n in backend.lengths(examples)]
 
     task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
     return Limit(fits, task, file.recipe.task.use)

@@ -61,12 +61,8 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
     return {
         "title": settings.title or repo.partition("/")[2],
         "repo": repo,
-        "settings": settings,
-        "base": finished.base_id,
-        "revision": finished.base_revision,
-        "recipe": recipe,
+        "run": finished,
         "stages": [_stage(finished, stage) for stage in finished.stages],
-        "figures": finished.figures,
         "labels": ["base", *(s.name for s in finished.stages)],
         "published": finished.stages[-1].name,
         "mode": mode,
@@ -102,7 +98,6 @@ def _earlier(finished: Finished, earlier: Finished | None, mode: str | None) -> 
 
 
 def _primary_mode(finished: Finished) -> str | None:
-    """The matching mode that the summary, the plots and the metadata use."""
     modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
     return main_mode(modes) if modes else None
 
@@ -139,15 +134,12 @@ def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
     """Duties from the licences of the training data, and sources without a licence."""
     notes = []
     for source in sources:
-        licence = source["license"]
-        if licence == GENERATED:
-            continue
+        name, licence = source["source"], source["license"]
+        demands = [demand for pattern, demand in DEMANDS if re.search(pattern, (licence or "").lower())]
         if licence is None:
-            notes.append(f"The licence of `{source['source']}` is not stated: find out before you publish the adapter.")
-            continue
-        demands = [demand for pattern, demand in DEMANDS if re.search(pattern, licence.lower())]
-        if demands:
-            notes.append(f"`{source['source']}` is under {licence}, which {' and '.join(demands)}.")
+            notes.append(f"The licence of `{name}` is not stated: find out before you publish the adapter.")
+        elif demands:
+            notes.append(f"`{name}` is under {licence}, which {' and '.join(demands)}.")
     return list(dict.fromkeys(notes))
 
 
@@ -220,7 +212,6 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
 
 
 def _reward(named: NamedReward) -> dict[str, Any]:
-    """A reward's weight and parameters, with its formula or its author's description."""
     reward: Any = named.reward
     kind = reward if inspect.isfunction(reward) else type(reward)
     if formula := getattr(reward, "formula", None):
@@ -234,12 +225,11 @@ def _reward(named: NamedReward) -> dict[str, Any]:
 
 
 def _has_values(figures: Mapping[str, Any]) -> bool:
-    """Whether a field has gold or predicted values; else its figures mean nothing."""
     return bool(figures["gold"] or figures["pred"])
 
 
 def _task(finished: Finished) -> str:
-    """The task and its settings, without prompts, which the usage shows."""
+    """The task and its parameters, without prompts, which the usage shows."""
     spec = finished.recipe.task
     prompt = "\n".join(m["content"] for m in finished.example().prompt)
     short = [
@@ -251,7 +241,6 @@ def _task(finished: Finished) -> str:
 
 
 def _test(spec: EvalSet) -> str:
-    """Where the rows of a test set are from."""
     return "; ".join(_origin(s) + (f", under {s.license}" if s.license else "") for s in spec.data)
 
 
@@ -326,7 +315,6 @@ def _environment() -> Any:
 
 
 def _fence(text: str) -> str:
-    """A code fence for a text: more backticks than any run of them inside it."""
     return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 

@@ -58,7 +58,6 @@ def max_lora_rank(rank: int) -> int | None:
 
 
 def _servable(folder: Path) -> Check:
-    """Whether vLLM can serve it: plain LoRA of linear layers, of a rank that it takes."""
     name, config = "vLLM", json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         return Check(name, False, f"the adapter's type is {config.get('peft_type')}, not LORA")
@@ -78,7 +77,6 @@ def _servable(folder: Path) -> Check:
 
 
 def _card(folder: Path) -> Check:
-    """Whether huggingface_hub reads the card's metadata, and all plots exist."""
     from huggingface_hub import ModelCard
 
     text = (folder / "README.md").read_text(encoding="utf-8")

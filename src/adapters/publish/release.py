@@ -104,7 +104,6 @@ def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
 
 
 def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
-    """Hash of all inputs of a bundle, versions of the libraries included."""
     inputs: list[Any] = [
         [s.manifest for s in finished.stages],
         finished.figures,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Log = Sequence[Mapping[str, float]]
 Points = list[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One curve; `band`, the range around it, is of (step, low, high) and may be empty."""
 
     name: str
@@ -18,8 +17,7 @@ class Line:
     band: list[tuple[float, float, float]]
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """Curves that share an axis."""
 
     title: str

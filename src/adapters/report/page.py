@@ -59,10 +59,7 @@ def render(run: RunFolder) -> str:
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
         time=datetime.now(UTC),
         steps=pipeline.steps(run),
-        sets=[
-            *(_set(name, models, task, weights) for name, models in run.sets.items()),
-            *(_set(name, models, task, weights, _note(name)) for name, models in run.other_sets.items()),
-        ],
+        sets=[_set(run, name, models, task, weights) for name, models in [*run.sets.items(), *run.other_sets.items()]],
         curves=[(s, curves.panels(s.log)) for s in run.stages],
         chart=charts.line_chart,
         rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
@@ -78,12 +75,13 @@ def render(run: RunFolder) -> str:
 
 
 def _set(
-    name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float], note: str = ""
+    run: RunFolder, name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]
 ) -> dict[str, Any]:
     lost, gained = samples.most_changed(models, task, weights)
+    note = ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
     return {
         "name": name,
-        "note": note,
+        "note": "" if name in run.sets else note,
         "models": models,
         "rewards": list(dict.fromkeys(str(r) for m in models for r in m.figures.get("rewards") or {})),
         "modes": [(m, results.rows(models, m), results.changes(models, m)) for m in results.modes(models)],
@@ -93,10 +91,6 @@ def _set(
         "gained": gained,
         "moved": samples.moved(models, weights),
     }
-
-
-def _note(name: str) -> str:
-    return ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
 
 
 def _task(run: RunFolder) -> Any:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
 
-SHOWN = {
-    **{"batch_size": "batch", "group_size": "group", "epochs": "epochs", "max_steps": "at most steps"},
-    **{"learning_rate": "learning rate", "schedule": "schedule", "warmup": "warm-up", "temperature": "temperature"},
-    **{"beta": "beta", "loss": "loss", "scale_rewards": "scale rewards"},
-    "advantage": "scale rewards",  # the key's name in older runs
-    **{"max_length": "length limit", "max_prompt_length": "prompt limit"},
-    "max_completion_length": "completion limit",
-}
+SHOWN = (
+    "batch_size", "group_size", "epochs", "max_steps", "learning_rate", "schedule", "warmup", "temperature", "beta",
+    "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
+)  # fmt: skip
 FIGURES = (("NLL per token, held out", "nll_before", "nll_after"), ("reward", "reward_first", "reward_last"))
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One stage as the page shows it."""
 
     stage: Stage
@@ -56,7 +50,8 @@ def steps(run: RunFolder) -> list[Step]:
 
 
 def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    constants = [(name, settings.get(key)) for key, name in SHOWN.items()]
+    settings = {"scale_rewards": settings.get("advantage"), **settings}  # the key's name in older runs
+    constants = [(key.replace("_", " "), settings.get(key)) for key in SHOWN]
     constants += [(f"trl.{key}", value) for key, value in as_dict(settings.get("trl")).items()]
     return [(name, plain(value)) for name, value in constants if value is not None]
 
@@ -70,8 +65,7 @@ def plain(value: Any) -> str:
 
 def minutes(seconds: Any) -> str | None:
     """A duration in the unit that fits it."""
-    known = number(seconds)
-    if known is None:
+    if (known := number(seconds)) is None:
         return None
     if known < 90:
         return f"{known:.0f} s"

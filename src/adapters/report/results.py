@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation import comparison
 from adapters.evaluation.comparison import Change
@@ -15,8 +14,7 @@ from adapters.pipeline.run_folder import EvaluatedModel
 FIGURES = ("precision", "recall", "f1", "f0.5", "f1.5")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One model's figures of one field in one mode."""
 
     field: str

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pvariance
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import read_rollouts
@@ -16,8 +15,7 @@ from adapters.report.reward_weights import weighted
 PROMPTS, COLUMNS, ANSWERS = 6, 6, 8
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A completion of a group, and how often it was sampled."""
 
     completion: str
@@ -27,8 +25,7 @@ class Answer:
     parts: dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Completions of a prompt at one step, the best first; `mean` is of the weighted rewards, if any applies."""
 
     step: int
@@ -36,8 +33,7 @@ class Group:
     mean: float | None
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A prompt and its groups at some of the `steps` steps it was drawn at."""
 
     id: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation.alignment import align
 from adapters.evaluation.metrics import main_mode
@@ -18,8 +17,7 @@ MOST_ROWS = 60
 """Rows that a card shows: a model that repeats itself would fill pages."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A labelled or predicted value, with each model's prediction."""
 
     field: str
@@ -28,8 +26,7 @@ class Line:
     preds: tuple[Aligned | None, ...]
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One sample under all models."""
 
     id: str
@@ -140,7 +137,7 @@ def merge(compared: Sequence[Sequence[Aligned] | None]) -> list[Line]:
 
 
 def _with(line: Line, model: int, row: Aligned) -> Line:
-    return replace(line, preds=(*line.preds[:model], row, *line.preds[model + 1 :]))
+    return line._replace(preds=(*line.preds[:model], row, *line.preds[model + 1 :]))
 
 
 def _same_extra(line: Line, model: int, row: Aligned) -> bool:
