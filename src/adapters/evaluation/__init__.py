@@ -1,1 +1,1 @@
-"""Evaluation: metrics, spans, comparison of two models, scores of files of completions."""
+"""Evaluation: metrics, spans, comparison of two models, files of completions."""

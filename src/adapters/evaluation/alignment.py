@@ -14,14 +14,14 @@ from rapidfuzz import fuzz, process
 from adapters.types import Aligned
 
 NEAR = 60.0
-"""Similarity (0 to 100) from which unequal values of one key are shown side by side."""
+"""Similarity (0 to 100) from which unequal values are shown side by side."""
 MOST_VALUES = 200
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
-    """Gold beside predicted values: by the task's `align`, or by value if it has none or fails."""
+    """Gold beside predicted values: by the task's `align`, else by value."""
     try:
         return [Aligned(*row) for row in task.align(gold, completion)]
     except Exception:  # a missing method, or any error of plug-in code
@@ -29,7 +29,7 @@ def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
 
 
 def compare_values(gold: Any, pred: Any) -> list[Aligned]:
-    """Leaves of two JSON values, matched where path (without list positions) and value are equal.
+    """Leaves of two JSON values, matched by path (without positions) and value.
 
     Unequal leaves of one path stand side by side when they look alike or are the only ones left.
     """

@@ -21,7 +21,7 @@ class Change(NamedTuple):
     before: float
     after: float
     interval: list[float] | None = None
-    """95 % paired bootstrap interval of `delta`; None unless both models answered the same rows."""
+    """95 % paired bootstrap interval of `delta`, if both answered the same rows."""
 
     @property
     def delta(self) -> float:
@@ -37,7 +37,7 @@ class Change(NamedTuple):
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], mode: str, samples: tuple[Samples, Samples] | None = None
 ) -> list[Change]:
-    """The change of each field that has gold, in one matching mode; with `samples` of both, its interval too."""
+    """Changes of the fields with gold in one mode; with `samples`, their intervals."""
     fields: list[tuple[str, float, float]] = []
     for field, figures in (before["metrics"].get(mode) or {}).items():
         other = (after["metrics"].get(mode) or {}).get(field) or {}
@@ -69,8 +69,7 @@ def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[An
 def deltas(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The last model beside the first, by test set and field, in the main mode.
 
-    `sets` are of report.json: set -> model -> figures, base first; sets with one model are left out. When every set has
-    one field, the last line is their plain average.
+    `sets` are of report.json, base first. When each has one field, the last line is their plain average.
     """
     lines: list[dict[str, Any]] = []
     for name, models in sets.items():

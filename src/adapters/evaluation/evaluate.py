@@ -43,7 +43,7 @@ class SetFigures(TypedDict):
     """Mean score of the empty answer by reward: the baseline."""
     reward_errors: NotRequired[dict[str, int]]
     key: NotRequired[str]
-    """Hashes of test set, weights and rewards: while it is the same, the evaluation is not repeated."""
+    """Hashes of test set, weights and rewards: a change repeats the evaluation."""
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     *,
     write: bool = True,
 ) -> SetFigures:
-    """Answer a test set greedily, score the answers, store them in `folder` if `write`; returns the figures."""
+    """Answer a test set greedily, score the answers, store them if `write`."""
     examples, prompts = evaluation.examples, [e.prompt for e in evaluation.examples]
     console.phase("sampling")
     samples = sampler(
@@ -71,8 +71,8 @@ def evaluate(
         figures["always_empty"] = {name: mean for name, mean in means.items() if mean is not None}
     for grader in graders:
         grader.close()
-        if grader.failures:
-            figures.setdefault("reward_errors", {})[grader.named.name] = grader.failures
+    if errors := {g.named.name: g.failures for g in graders if g.failures}:
+        figures["reward_errors"] = errors
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         records = [_record(*triple) for triple in zip(examples, samples, scored, strict=True)]
@@ -112,7 +112,7 @@ def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Samp
 def summary(
     evaluation: Evaluation, samples: Sequence[Sample], scored: Sequence[_Score], rewards: Sequence[NamedReward] = ()
 ) -> SetFigures:
-    """The figures of a test set. A row with several prompt variants counts with their mean."""
+    """The figures of a test set; prompt variants of a row count with their mean."""
     n = len(evaluation.examples) // evaluation.variants
     asked = [s.counts for s in scored]
     counts = [_mean_counts(asked[i::n]) for i in range(n)] if evaluation.variants > 1 else asked
@@ -139,7 +139,7 @@ def summary(
 
 
 def _reward_figures(name: str, scored: Sequence[_Score], n: int) -> dict[str, Any] | None:
-    """A reward's mean, over all rows and over those with and without gold; None where it never applies."""
+    """A reward's mean, also by empty and other gold; None where it never applies."""
     values = [s.rewards.get(name) for s in scored]
     means = [mean for i in range(n) if (mean := _mean_of_known(values[i::n])) is not None]
     if not means:

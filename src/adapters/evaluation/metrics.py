@@ -10,18 +10,17 @@ import numpy as np
 from adapters.types import Counts, ModeCounts
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
-"""Mode -> field -> {gold, pred, matched, precision, recall, f1, f0.5, f1.5, and the interval of each: f1_ci …}."""
+"""Mode -> field -> {gold, pred, matched, precision, recall, f1, f1_ci …}."""
 BETAS = {"f1": 1.0, "f0.5": 0.5, "f1.5": 1.5}
 RESAMPLES = 1000
 CELLS = 100_000
-"""Numbers drawn at once: few enough for a processor's cache, and for a bootstrap over a million rows."""
+"""Numbers drawn at once: they fit a processor's cache."""
 
 
 def corpus(examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int = 0) -> Metrics:
     """Micro average over examples, by matching mode and field.
 
-    With `intervals`, `<figure>_ci` is the 95 % percentile interval of 1,000 bootstrap resamples of the examples (Efron
-    and Tibshirani 1993).
+    `<figure>_ci` is the 95 % interval of 1,000 bootstrap resamples of the examples (Efron and Tibshirani 1993).
     """
     if not examples:
         return {}
@@ -45,7 +44,7 @@ def figures(counts: Counts) -> dict[str, Any]:
 
 
 def resampled_sums(table: np.ndarray[Any, Any], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Column sums of 1,000 bootstrap resamples of a table's rows: shape (1000, columns)."""
+    """Column sums of 1,000 bootstrap resamples of the rows: shape (1000, columns)."""
     n, rng = len(table), np.random.default_rng(seed)
     at_once = max(1, min(RESAMPLES, CELLS // n))
     sums = []
@@ -70,7 +69,7 @@ def main_mode(modes: Iterable[str]) -> str:
 
 
 def f1_change_intervals(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> list[list[float]]:
-    """95 % intervals of the differences of F1, from counts of shape (examples, fields, 3).
+    """95 % intervals of the change of F1, from counts of shape (examples, fields, 3).
 
     The same examples are drawn for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
     """
@@ -105,7 +104,7 @@ def _percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
 
 
 def number(value: Any) -> float | None:
-    """The value if it is a number that can be shown (finite and below 1e100), else None."""
+    """The value if it is a finite number below 1e100, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if -1e100 < value < 1e100 else None

@@ -20,11 +20,10 @@ from adapters.types import Example, Row, Task
 def score_files(
     predictions: Path, gold: Path, *, task: str = "funding", mode: str | None = None, params: Mapping[str, Any] = {}
 ) -> tuple[dict[str, Any], list[str]]:
-    """Metrics of a prediction file, mode -> field -> figures, and warnings. `params` are the task's.
+    """Metrics of a prediction file, mode -> field -> figures, and warnings.
 
     Rows are joined by `id`; the first of a repeated id counts. A prediction without gold is all false positives. A gold
     row without a prediction is missed, or left out where the task's `scorer` is `published`, as its harness does.
-    Raises UserError for unreadable files and unknown names.
     """
     counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     leave_out = getattr(counter, "scorer", None) == "published"

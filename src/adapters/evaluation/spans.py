@@ -1,4 +1,4 @@
-"""Span scores of the entities that a model names: the figures that papers on named entities report.
+"""Span scores of the entities that a model names, as papers report them.
 
 Every free-standing occurrence of an answered string in the text counts as predicted, so occurrences that the annotators
 did not mark, and strings that the text lacks, are false positives.
@@ -21,7 +21,7 @@ from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 
 STRATEGIES = ("strict", "exact", "partial", "ent_type")
-"""nervaluate's (SemEval 2013, task 9.1): bounds and type; bounds; overlap at half credit; type of what overlaps."""
+"""Of nervaluate (SemEval 2013, task 9.1); partial overlap gets half credit."""
 
 Mention = Mapping[str, Any]
 
@@ -29,8 +29,7 @@ Mention = Mapping[str, Any]
 def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by strategy over all entities, and by label in the strict one.
 
-    Predictions with one id are merged: those of a text that was asked about in several batches of its schema. Raises
-    UserError for unreadable files, for gold without spans, and without the library.
+    Predictions with one id are merged: those of a text that was asked about in several batches of its schema.
     """
     try:
         from nervaluate.evaluator import Evaluator
@@ -74,7 +73,7 @@ def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
 
 
 def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
-    """Every occurrence of every item; one that the text lacks gets a place after its end."""
+    """Every occurrence of every item; one that the text lacks stands after its end."""
     spans = find_spans(text, [Label((n,), "exact", item[1]) for n, item in enumerate(items)])
     places = [(int(span.path[0]), span.start, span.end) for span in spans if span.path]
     absent = sorted(set(range(len(items))) - {n for n, _, _ in places})

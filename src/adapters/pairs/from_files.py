@@ -30,7 +30,7 @@ from adapters.types import Example, Row, Task
 
 
 class Limit(NamedTuple):
-    """The length limit of pairs, with the task (and its name) of the recipe that sets it."""
+    """The length limit of pairs, with the task (and its name) of its recipe."""
 
     fits: Callable[[Sequence[Example]], list[bool]]
     task: Task | None = None
@@ -63,10 +63,7 @@ def task_of(name: str, params: Sequence[str] = ()) -> Task:
 def readers(
     rows: Path, limit: Limit, task: str | None, params: Sequence[str], reward: str | None
 ) -> tuple[Task, NamedReward]:
-    """The task of a file's rows (the recipe's, the given one, or found from the file) and the reward for completions.
-
-    The default reward has the task's name. Raises UserError where the file does not show the task.
-    """
+    """The task of a file's rows, and the reward, whose default has the task's name."""
     name = limit.name or task_of_file(rows, task)
     reward = reward or name
     return limit.task or task_of(name, params), NamedReward(reward, resolve("rewards", PluginSpec(use=reward)))
@@ -117,7 +114,7 @@ def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], flo
 def checked(
     pairs: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Pairs without duplicates and too long ones, and figures of them. Raises `PairsError` when they break a rule."""
+    """Distinct pairs that fit, and their figures. Raises PairsError for a bad set."""
     examples = [preference.example(task, row, source="", id=str(row["id"])) for row in pairs]
     fits = limit.fits(examples) if examples else []
     kept = [(e, row["meta"]) for e, row, fit in zip(examples, pairs, fits, strict=True) if fit]

@@ -28,10 +28,9 @@ class Graded(NamedTuple):
 
 
 def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
-    """The task of a run, and every completion that it, or the stage whose folder is given, graded.
+    """The task of a run and all graded completions of it, or of the stage named.
 
-    A score is the rewards' weighted mean, by the sizes of the weights. Raises UserError when there are no rollouts, or
-    their rows cannot be told apart.
+    A score is the rewards' weighted mean. Raises UserError without rollouts, or when rows cannot be told apart.
     """
     run = RunFolder.open(folder)
     file = run.recipe_file()
@@ -84,8 +83,7 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
 def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:
     """Pairs of each prompt: its best against its worst completion, then the next.
 
-    A pair's scores differ by `margin` or more; the chosen side reaches `floor` and is well-formed. Empty and repeated
-    completions are left out.
+    Scores differ by `margin` or more; the chosen side reaches `floor` and is well-formed.
     """
     by_id: dict[str, list[Graded]] = defaultdict(list)
     for g in {(g.example.id, g.completion.strip()): g for g in completions if g.completion.strip()}.values():
@@ -98,12 +96,15 @@ def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: fl
             rejected = ranked[-1 - n]
             if chosen.score - rejected.score < max(margin, 1e-9):
                 break
-            out.append(row(chosen.example, chosen.completion, rejected.completion, _meta(chosen, rejected)))
+            gold = chosen.example.gold
+            domain = (gold.get("env") if isinstance(gold, Mapping) else None) or chosen.example.source
+            meta = {"task": domain, "kind": "mined", "chosen_score": chosen.score, "rejected_score": rejected.score}
+            out.append(row(chosen.example, chosen.completion, rejected.completion, meta))
     return out
 
 
 def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -> Row:
-    """A preference pair as a row. All pairs of a prompt keep its id, so that a split does not separate them."""
+    """A preference pair as a row, with its prompt's id, by which splits are made."""
     return {
         "id": example.id,
         "prompt": list(example.prompt),
@@ -112,9 +113,3 @@ def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -
         "gold": example.gold,
         "meta": dict(meta),
     }
-
-
-def _meta(chosen: Graded, rejected: Graded) -> dict[str, Any]:
-    env = chosen.example.gold.get("env") if isinstance(chosen.example.gold, Mapping) else None
-    domain = env or chosen.example.source
-    return {"task": domain, "kind": "mined", "chosen_score": chosen.score, "rejected_score": rejected.score}

@@ -1,1 +1,1 @@
-"""Publishing a finished run: bundle, checks (the gate), model card, push to the Hub."""
+"""Publishing a run: bundle, checks (the gate), model card, push to the Hub."""

@@ -1,4 +1,4 @@
-"""The published folder: its files, made free of local paths, and a search for leaks."""
+"""The published folder: its files, without local paths, and a search for leaks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def shippable_config(config: Mapping[str, Any], base: str, revision: str | None)
 
 
 def shippable_recipe(finished: Finished) -> str:
-    """The recipe as it ran, overrides included, without local paths; runnable as it is."""
+    """The recipe as it ran, without local paths; runnable as it is."""
     tree = copy.deepcopy({k: v for k, v in finished.file.tree.items() if k not in (HEADER, *LOCAL_RECIPE_KEYS)})
     if not str(tree["model"]["base"]).startswith("pypi:"):  # a package of PyPI is found everywhere
         tree["model"]["base"] = finished.base_id
@@ -98,7 +98,7 @@ def without_paths(value: Any) -> Any:
 
 
 def _name_only(text: str) -> str:
-    """Of an absolute path, or one from ~ or .., the last part; any other text as it is."""
+    """The last part of an absolute path, or one from ~ or ..; else the text."""
     local = text.startswith(("/", "~/", "../", "./../")) or re.match(r"^[A-Za-z]:[\\/]", text)
     if not local or "\n" in text or " " in text.strip():
         return text
@@ -130,10 +130,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
-    """Messages about unexpected files, local paths, tokens and addresses; a secret is named, never shown.
-
-    `machine` are further strings that must not occur, such as the run's folder.
-    """
+    """Unexpected files, local paths, tokens, addresses and the strings of `machine`."""
     unexpected = (p for p in files(folder) if not any(fnmatch(p.as_posix(), pattern) for pattern in ALLOWED))
     out = [f"{p} does not belong in a bundle" for p in unexpected]
     # A path of one part, such as /root, is a word of many vocabularies.

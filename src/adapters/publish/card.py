@@ -19,7 +19,6 @@ from adapters.publish import bundle, comparison, plots
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
-from adapters.recipe.recipe import EvalSet
 from adapters.recipe.stages import NOT_IN_FINGERPRINT
 
 Facts = Mapping[str, Any]
@@ -47,36 +46,37 @@ def render(
     """README.md of the bundle in `folder`, whose plots it draws. `facts`: the gate's."""
     from huggingface_hub import ModelCard
 
-    mode = _primary_mode(finished)
+    modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
+    mode = main_mode(modes) if modes else None
     context = _context(finished, folder, repo, facts, mode) | _earlier(finished, earlier, mode)
     context["checks"] = [c for c in checks if c.passed]
-    text = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+    text = _template().render(context)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return str(ModelCard(f"---\n{_metadata(finished, repo, mode).to_yaml()}\n---\n\n{text}"))
 
 
 def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: str | None) -> dict[str, Any]:
     recipe, settings, sources = finished.recipe, finished.settings, training_sources(finished)
-    versions = finished.manifest.get("versions", {})
+    versions, published = finished.manifest.get("versions", {}), finished.stages[-1].name
+    limits = [models[published]["max_new_tokens"] for models in finished.figures.values()]
     return {
         "title": settings.title or repo.partition("/")[2],
         "repo": repo,
         "run": finished,
         "stages": [_stage(finished, stage) for stage in finished.stages],
         "labels": ["base", *(s.name for s in finished.stages)],
-        "published": finished.stages[-1].name,
+        "published": published,
         "mode": mode,
         "plots": plots.draw(finished, folder / "plots", mode),
         "facts": facts,
-        "snippet": _usage(finished, repo, facts),
-        "output": finished.example().completion,
-        "max_new_tokens": _max_new_tokens(finished),
+        "example": finished.example(),
+        "max_new_tokens": max(limits, default=1024),
         "vllm_rank": max_lora_rank(recipe.lora.rank),
         "sources": sources,
         "license_notes": license_notes(sources),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
         "task": _task(finished),
-        "tests": {e.name: _test(e) for e in recipe.evaluate},
+        "tests": {test.name: test for test in recipe.evaluate},
         "meanings": getattr(finished.task, "modes", {}),
         "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
         "versions": {k: v for k, v in versions.items() if k != "tinker" or recipe.trainer == k},
@@ -95,39 +95,6 @@ def _earlier(finished: Finished, earlier: Finished | None, mode: str | None) -> 
     except UserError:  # its base is a local folder
         base = None
     return {"earlier": name, "earlier_base": base, "comparison": tables, "incomparable": incomparable}
-
-
-def _primary_mode(finished: Finished) -> str | None:
-    modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
-    return main_mode(modes) if modes else None
-
-
-def _max_new_tokens(finished: Finished) -> int:
-    """Token limit of an answer in the card's usage: the largest of the evaluations."""
-    label = finished.stages[-1].name
-    return max((models[label]["max_new_tokens"] for models in finished.figures.values()), default=1024)
-
-
-def _usage(finished: Finished, repo: str, facts: Facts) -> str:
-    """Python code that loads the adapter and answers the example; the gate runs it."""
-    pin = f', revision="{finished.base_revision}"' if finished.base_revision else ""
-    end = facts.get("end_token")
-    stop = f", eos_token_id=tokenizer.convert_tokens_to_ids({json.dumps(end)})" if end else ""
-    messages = "".join(f"    {json.dumps(m, ensure_ascii=False)},\n" for m in finished.example().prompt)
-    return (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{finished.base_id}"{pin}, dtype="auto", device_map="auto")\n'
-        f'model = PeftModel.from_pretrained(base, "{repo}").eval()\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n\n'
-        f"messages = [\n{messages}]\n"
-        "inputs = tokenizer.apply_chat_template(\n"
-        f"    messages, add_generation_prompt=True, enable_thinking={finished.recipe.model.thinking},\n"
-        '    return_tensors="pt", return_dict=True,\n'
-        ").to(model.device)\n"
-        f"output = model.generate(**inputs, max_new_tokens={_max_new_tokens(finished)}, do_sample=False{stop})\n"
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
-    )
 
 
 def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -204,10 +171,8 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
         "rewards": [_reward(r) for r in stage_rewards(finished.file)[stage.index]],
         "data": stage.manifest.get("data", []),
         "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
-        "steps": stage.manifest.get("steps"),
-        "seconds": stage.manifest.get("seconds"),
-        "memory": stage.manifest.get("peak_memory_gb"),
         "figures": stage.manifest.get("figures", {}),
+        **{key: stage.manifest.get(key) for key in ("steps", "seconds", "peak_memory_gb")},
     }
 
 
@@ -238,10 +203,6 @@ def _task(finished: Finished) -> str:
         if not (isinstance(value, str) and ("{" in value or value in prompt))
     ]
     return f"`{spec.use.rpartition(':')[2]}`" + (f" ({', '.join(short)})" if short else "")
-
-
-def _test(spec: EvalSet) -> str:
-    return "; ".join(_origin(s) + (f", under {s.license}" if s.license else "") for s in spec.data)
 
 
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
@@ -297,21 +258,24 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _environment() -> Any:
+def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701 - Markdown
-    environment.filters |= {
+    filters: dict[str, Any] = {
         "f4": "{:.4f}".format,
         "ci": lambda v: f"{v[0]:.3f}–{v[1]:.3f}",
         "signed": lambda v: f"{v:+.4f}".replace("-", "−"),
         "share": lambda v: f"{v:.1%}".replace("%", " %"),
         "words": lambda v: str(v).replace("_", " "),
+        "json": lambda v: json.dumps(v, ensure_ascii=False),
+        "origin": _origin,
         "value": _value,
         "fence": _fence,
     }
+    environment.filters |= filters
     environment.globals["has_values"] = _has_values
-    return environment
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _fence(text: str) -> str:

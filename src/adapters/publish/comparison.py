@@ -1,4 +1,4 @@
-"""The card's comparison of two adapters, on the test sets that both were evaluated on."""
+"""The card's comparison of two adapters on their common test sets."""
 
 from __future__ import annotations
 

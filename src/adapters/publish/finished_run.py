@@ -28,7 +28,6 @@ class Finished:
     file: RecipeFile
     task: Task
     stages: tuple[Stage, ...]
-    """Up to the published one."""
     ledger: dict[str, Any]
 
     @property
@@ -141,7 +140,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
 
 
 def probes(finished: Finished, k: int) -> list[Probe]:
-    """Up to k answers of the run's own evaluations; empty ones, which test little, only where all are."""
+    """Up to k answers of the run's evaluations, empty ones only where all are."""
     answers = [
         Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"]))
         for model in finished.evaluated.values()

@@ -1,7 +1,7 @@
-"""The gate: checks that a bundle must pass before the push. Models are loaded in fresh processes.
+"""The gate: checks that a bundle must pass before the push.
 
-The card's code runs unchanged and offline. Its cache folder maps the repository's id to the bundle, and the base's id
-to the weights that the run was trained on.
+The card's code runs unchanged, offline and in a fresh process. Its cache folder maps the repository's id to the bundle,
+and the base's id to the weights that the run was trained on.
 """
 
 from __future__ import annotations
@@ -96,10 +96,7 @@ def _card(folder: Path) -> Check:
 
 
 def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any]]:
-    """Load the bundle in a fresh process; returns checks, and facts for the card.
-
-    Raises RuntimeError when that process fails, whatever the adapter.
-    """
+    """Load the bundle in a fresh process: checks, facts. RuntimeError when that fails."""
     from adapters.backends.local import base_model
 
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)

@@ -1,4 +1,4 @@
-"""Push to the Hub: check rights, compare files, one commit, one tag. Every step is idempotent."""
+"""Push to the Hub: rights, changed files, one commit, one tag. All idempotent."""
 
 from __future__ import annotations
 
@@ -38,10 +38,7 @@ class Pushed:
 
 
 def rights(repo: str) -> list[str]:
-    """Why a push to this repository would be refused; empty when it would not.
-
-    Changes nothing there. Raises HubError when the Hub cannot be asked.
-    """
+    """Why the Hub would refuse a push. Raises HubError when it cannot be asked."""
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
@@ -97,8 +94,7 @@ def push(
 ) -> Pushed:
     """Send the files that the repository lacks in one commit, and tag it.
 
-    Raises UserError for what the user must change (rights, a public repository, a taken tag), HubError when the network
-    or the Hub failed three times.
+    Raises UserError for what the user must change, HubError when the network or the Hub failed three times.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -118,7 +114,7 @@ def push(
 
 
 def _push(folder: Path, repo: str, private: bool, tag: str, message: str, heads: list[str]) -> Pushed:
-    """One try. `heads` keeps the commit at the start of each try: one whose answer was lost may have made a commit."""
+    """One try. `heads`: the commit before each, since a failed try may have made one."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -159,7 +155,7 @@ def _remote_hashes(api: Any, repo: str) -> dict[str, str]:
 
 
 def _local_hashes(path: Path) -> tuple[str, str]:
-    """Git's hash of a local file (SHA-1 of a header with the length, and the content), and SHA-256."""
+    """Git's hash of a local file (SHA-1 of length and content), and SHA-256."""
     content = path.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
     git.update(content)
@@ -196,7 +192,7 @@ def _transport() -> type[Exception]:
 
 
 def _status(error: BaseException) -> int | None:
-    """HTTP status of an answer. hf_xet, which sends large files, has it in its message only."""
+    """HTTP status; hf_xet, which sends large files, has it in its message only."""
     if (response := getattr(error, "response", None)) is not None:
         return getattr(response, "status_code", None)
     match = re.search(r"HTTP status client error \((\d{3})\b", str(error))
@@ -208,9 +204,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def ask_hub(file: RecipeFile) -> str | None:
-    """Ask the Hub before the run whether the recipe's repository may be pushed to, if it names one.
+    """Ask the Hub before a run whether its recipe's repository may be pushed to.
 
-    Returns why the Hub could not be asked, which need not stop the run. Raises UserError when the push is not allowed.
+    Returns why the Hub could not be asked. Raises UserError when the push is not allowed.
     """
     publish = file.recipe.publish
     if publish is None or publish.repo is None:

@@ -34,7 +34,9 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
     config = finished.recipe.model.model_copy(update={"dtype": "float32"})
     model = load_base(base, config)
-    stored = DTYPES[dtype if dtype != "auto" else _stored_dtype(model)]
+    # In memory the weights are float32; the config names the type that they are stored in.
+    own = str(getattr(model.config, "dtype", None)).removeprefix("torch.")
+    stored = DTYPES.get(own if dtype == "auto" else dtype, torch.float32)
     encoder = Encoder(AutoTokenizer.from_pretrained(finished.adapter), config.thinking)
     prompts = encoder.prompts([p.prompt for p in probes(finished, PROBES)] or [finished.example().prompt])
     device = "cuda" if on_gpu() and torch.cuda.is_available() else "cpu"
@@ -74,12 +76,6 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
 
 def _difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
-
-
-def _stored_dtype(model: Any) -> str:
-    """Name of the base's stored type; in memory it is float32."""
-    name = str(getattr(model.config, "dtype", None)).removeprefix("torch.")
-    return name if name in DTYPES else "float32"
 
 
 @torch.inference_mode()

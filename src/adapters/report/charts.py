@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from adapters.report.curves import Line, Panel, Points
 from adapters.report.text import seen
 
-T = TypeVar("T")
 WIDTH, HEIGHT = 360, 180
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 MOST_POINTS = 400
 """A curve with more is thinned: the chart is 300 pixels wide."""
 SMOOTHED_FROM, DOTS_UP_TO = 40, 20
-"""Number of points from which the moving average is drawn, and up to which each point is."""
+"""From how many points on the average is drawn, up to how many each point is."""
 Place = Callable[[float, float], str]
 """Values -> position in the chart, as "x,y"."""
 
@@ -122,7 +121,7 @@ def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) 
     return ([t for t in ticks if low <= t <= high], low, high) if tight else (ticks, ticks[0], ticks[-1])
 
 
-def _thinned(points: Sequence[T]) -> Sequence[T]:
+def _thinned(points: Sequence[Any]) -> Sequence[Any]:
     stride = math.ceil(len(points) / MOST_POINTS)
     kept = points[::stride]
     return kept if stride == 1 or kept[-1] == points[-1] else [*kept, points[-1]]

@@ -10,7 +10,7 @@ Points = list[tuple[float, float]]
 
 
 class Line(NamedTuple):
-    """One curve; `band`, the range around it, is of (step, low, high) and may be empty."""
+    """One curve; `band` is the range around it, as (step, low, high)."""
 
     name: str
     points: Points

@@ -28,10 +28,7 @@ NAME = "report.html"
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of a run, finished or not, to `out` or its report.html; returns the path.
-
-    Raises UserError when the folder is no run, or the file cannot be written.
-    """
+    """Write a run's page to `out` or its report.html. Raises UserError if it cannot."""
     run = RunFolder.open(folder)
     path, text = out or run.path / NAME, render(run)
     try:
@@ -111,7 +108,7 @@ def _versions(run: RunFolder) -> dict[str, list[str | None]]:
 
 
 def marked(card: samples.Card) -> Markup:
-    """The sample's text, with the values marked that the last model found, missed or added."""
+    """The sample's text; values that the last model found, missed or added marked."""
     text = cut(card.text)
     spans: list[tuple[int, int, str]] = []
     for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):

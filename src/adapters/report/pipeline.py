@@ -28,7 +28,7 @@ class Step(NamedTuple):
     figures: tuple[tuple[str, str], ...]
     reference: str | None
     chain: tuple[str, bool] | None
-    """Which weights the stage started from, and whether the stage before still holds them."""
+    """The weights that it started from, and whether the stage before still has them."""
 
 
 def steps(run: RunFolder) -> list[Step]:
@@ -134,5 +134,5 @@ def _chain(stage: Stage, before: Stage | None) -> tuple[str, bool] | None:
 
 
 def as_dict(value: Any) -> Mapping[str, Any]:
-    """The value if it is a dict, else an empty one: a damaged run is shown as far as it can be read."""
+    """The value, or {} for no dict: a damaged run is shown as far as it can be."""
     return value if isinstance(value, dict) else {}

@@ -32,7 +32,7 @@ def modes(models: Sequence[EvaluatedModel]) -> list[str]:
 
 
 def rows(models: Sequence[EvaluatedModel], mode: str) -> list[Row]:
-    """A row for each field and model, without fields that neither gold nor any model has."""
+    """A row for each field (with gold or predicted values) and model."""
     by_model = {m.model: m.figures["metrics"].get(mode, {}) for m in models}
     out = []
     for field in dict.fromkeys(field for fields in by_model.values() for field in fields):

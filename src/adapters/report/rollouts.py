@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Completions of a prompt at one step, the best first; `mean` is of the weighted rewards, if any applies."""
+    """A prompt's completions at one step, best first, with their mean score."""
 
     step: int
     answers: tuple[Answer, ...]
@@ -44,10 +44,7 @@ class Prompt(NamedTuple):
 
 
 def prompts(folder: Path, weights: Mapping[str, float]) -> list[Prompt]:
-    """Prompts to show: those drawn most often, else those whose answers differ most.
-
-    Reads the files twice rather than holding every rollout.
-    """
+    """Prompts drawn most often, else those whose answers differ most."""
     steps: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in read_rollouts(folder):
         weight = weights.get(str(entry.get("reward")), 1.0)

@@ -71,7 +71,7 @@ def most_changed(
 
 
 def moved(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> tuple[int, int, int] | None:
-    """How many samples the last model answers worse, equally well and better than the one before."""
+    """How many samples the last model answers worse, equally and better."""
     if len(models) < 2:
         return None
     known = [change for change, _ in _changes(models, weights)]
@@ -114,7 +114,7 @@ def _cards(
 
 
 def merge(compared: Sequence[Sequence[Aligned] | None]) -> list[Line]:
-    """One table of the comparisons of several models with the same gold, whose order is the same in all.
+    """The comparisons of several models with the same gold as one table.
 
     A value that only models predicted keeps its place after a gold value; models that predicted the same share its row.
     """
