@@ -13,7 +13,7 @@ from adapters.errors import UserError
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage, read_rollouts
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import Grader, NamedReward, stage_rewards
+from adapters.plugins.rewards import Grader, NamedReward, resolve_all
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Grpo
 from adapters.types import Example, Row, Task
@@ -54,7 +54,7 @@ def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]
         settings.data, task, root=file.data_root, seed=seed, max_bad_rows=1, noising=noising, at=(*at, "data")
     )
     examples = {e.id: e for e in loaded.examples}
-    weights = {r.name: r.weight for r in stage_rewards(file)[stage.index]}
+    weights = {r.name: r.weight for r in resolve_all(settings.rewards, folder=file.folder, at=(*at, "rewards"))}
     scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for entry in read_rollouts(stage.folder):
         score = number(entry.get("score"))

@@ -24,8 +24,8 @@ TOKENIZER: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-OWN: Final = (adapter_folder.WEIGHTS, adapter_folder.CONFIG, "recipe.yaml", "results.json", "README.md", "plots/*.png")
-ALLOWED: Final = (*OWN, *TOKENIZER)
+ADAPTER: Final = (adapter_folder.WEIGHTS, adapter_folder.CONFIG)
+ALLOWED: Final = (*ADAPTER, *TOKENIZER, "recipe.yaml", "results.json", "README.md", "plots/*.png")
 # Where a model was loaded from is private, and wrong on any other machine.
 DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
 LOCAL_RECIPE_KEYS: Final = ("data_root", "run_dir", "report_to")

@@ -17,8 +17,6 @@ MOST_POINTS = 400
 """A curve with more is thinned: the chart is 300 pixels wide."""
 SMOOTHED_FROM, DOTS_UP_TO = 40, 20
 """From how many points on the average is drawn, up to how many each point is."""
-Place = Callable[[float, float], str]
-"""Values -> position in the chart, as "x,y"."""
 
 
 def line_chart(panel: Panel) -> Markup:
@@ -50,7 +48,7 @@ def line_chart(panel: Panel) -> Markup:
     return Markup("".join([*svg, "</svg>"]))  # noqa: S704 - numbers, fixed words, and one escaped label
 
 
-def _curve(n: int, line: Line, place: Place) -> Iterator[str]:
+def _curve(n: int, line: Line, place: Callable[[float, float], str]) -> Iterator[str]:
     if line.band:
         band = _thinned(line.band)
         edge = [place(x, high) for x, _, high in band] + [place(x, low) for x, low, _ in reversed(band)]
