@@ -1,1 +1,1 @@
-"""Completions become figures: metrics, spans, comparisons of two models, files scored without a model."""
+"""Evaluation: metrics, spans, comparison of two models, files of completions."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from rapidfuzz import fuzz, process
@@ -13,50 +14,42 @@ from rapidfuzz import fuzz, process
 from adapters.types import Aligned
 
 NEAR = 60.0
-"""Similarity (0 to 100) from which two unequal values of one key are shown side by side."""
+"""Similarity (0 to 100) from which unequal values are shown side by side."""
 MOST_VALUES = 200
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
-    """Gold beside predicted values: by the task's alignment, unless that fails."""
-    own: Callable[[Any, str], list[Aligned]] | None = getattr(task, "align", None)
-    if own is not None:
-        try:
-            return [Aligned(*row) for row in own(gold, completion)]
-        except Exception:  # noqa: S110 - plug-in code; the fallback below needs nothing of it
-            pass
-    return compare_values(gold, read_value(completion))
+    """Gold beside predicted values: by the task's `align`, else by value."""
+    try:
+        return [Aligned(*row) for row in task.align(gold, completion)]
+    except Exception:  # a missing method, or any error of plug-in code
+        return compare_values(gold, read_value(completion))
 
 
 def compare_values(gold: Any, pred: Any) -> list[Aligned]:
-    """Leaves of two JSON values, matched where path and value are equal.
+    """Leaves of two JSON values, matched by path (without positions) and value.
 
-    A path has no list positions. Unequal leaves of one path stand side by side when they look alike or are the only
-    ones left.
+    Unequal leaves of one path stand side by side when they look alike or are the only ones left.
     """
-    left, right = (list(_leaves(value))[:MOST_VALUES] for value in (gold, pred))
     spare: dict[str, list[str]] = defaultdict(list)
-    for path, text in right:
+    for path, text in islice(_leaves(pred), MOST_VALUES):
         spare[path].append(text)
-    matches: dict[int, tuple[str, bool]] = {}
-    for i, (path, text) in enumerate(left):
+    leaves = list(islice(_leaves(gold), MOST_VALUES))
+    rows = [Aligned(path, text, None) for path, text in leaves]
+    for i, (path, text) in enumerate(leaves):
         if text in spare[path]:
             spare[path].remove(text)
-            matches[i] = (text, True)
-    for i, (path, text) in enumerate(left):
-        if i not in matches and spare[path]:
-            alone = len(spare[path]) == 1 and not any(p == path and k > i for k, (p, _) in enumerate(left))
+            rows[i] = Aligned(path, text, text, matched=True)
+    for i, (path, text) in enumerate(leaves):
+        if not rows[i].matched and spare[path]:
+            alone = len(spare[path]) == 1 and all(later != path for later, _ in leaves[i + 1 :])
             best = process.extractOne(text, spare[path], scorer=fuzz.ratio, score_cutoff=0 if alone else NEAR)
             if best is not None:
                 spare[path].remove(best[0])
-                matches[i] = (best[0], False)
-    out = []
-    for i, (path, text) in enumerate(left):
-        other, matched = matches.get(i, (None, False))
-        out.append(Aligned(path, text, other, matched))
-    return [*out, *(Aligned(path, None, text) for path, texts in spare.items() for text in texts)]
+                rows[i] = Aligned(path, text, best[0])
+    return [*rows, *(Aligned(path, None, text) for path, texts in spare.items() for text in texts)]
 
 
 def read_value(completion: str) -> Any:
@@ -78,9 +71,7 @@ def _leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, s
             yield from _leaves(item, path, depth + 1)
     elif value is not None and value != "":
         try:
-            yield (
-                path or "answer",
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
-            )
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         except RecursionError:
-            yield path or "answer", "(nested too deeply)"
+            text = "(nested too deeply)"
+        yield path or "answer", text

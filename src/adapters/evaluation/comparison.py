@@ -1,4 +1,4 @@
-"""Comparison of two models on a test set, which every table of two shows."""
+"""Comparison of two models on a test set."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Change(NamedTuple):
     before: float
     after: float
     interval: list[float] | None = None
-    """95 % paired bootstrap interval of the difference; None unless both models answered the same rows."""
+    """95 % paired bootstrap interval of `delta`, if both answered the same rows."""
 
     @property
     def delta(self) -> float:
-        """The difference."""
+        """After - before."""
         return self.after - self.before
 
     @property
@@ -37,10 +37,7 @@ class Change(NamedTuple):
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], mode: str, samples: tuple[Samples, Samples] | None = None
 ) -> list[Change]:
-    """The change of each field that has gold, in one matching mode.
-
-    With the `samples` of both, each has its interval.
-    """
+    """Changes of the fields with gold in one mode; with `samples`, their intervals."""
     fields: list[tuple[str, float, float]] = []
     for field, figures in (before["metrics"].get(mode) or {}).items():
         other = (after["metrics"].get(mode) or {}).get(field) or {}
@@ -59,10 +56,10 @@ def _rows(samples: Samples) -> list[tuple[Any, Any]]:
 
 
 def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    """Counts (rows, fields, 3), means over the variants; None where any is missing."""
+    """Counts (rows, fields, 3), means over prompt variants; None where any is missing."""
     try:
         table = np.array([[s["counts"][mode][field] for field in fields] for s in samples], dtype=float)
-        # The variants of the prompt stand one whole set of rows after the other.
+        # All rows of one prompt variant come before those of the next.
         variants = 1 + max(s.get("variant", 0) for s in samples)
         return np.asarray(table.reshape(variants, len(samples) // variants, len(fields), 3).mean(axis=0))
     except (KeyError, TypeError, ValueError):
@@ -72,8 +69,7 @@ def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[An
 def deltas(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The last model beside the first, by test set and field, in the main mode.
 
-    `sets` is a report's: set -> model -> figures, base first. `parse_errors` are of both models. Sets that one model
-    was evaluated on give nothing. When every set has one field, the last line is their plain average.
+    `sets` are of report.json, base first. When each has one field, the last line is their plain average.
     """
     lines: list[dict[str, Any]] = []
     for name, models in sets.items():
@@ -88,6 +84,6 @@ def deltas(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             lines.append(line | scores | {"parse_errors": errors})
     if len(lines) > 1 and len({line["set"] for line in lines}) == len(lines):
         means = {key: sum(line[key] for line in lines) / len(lines) for key in ("base", "tuned", "delta")}
-        lines.append({**lines[0], "set": "average", "field": "", "n": sum(line["n"] for line in lines), **means,
-                      "parse_errors": [None, None]})  # fmt: skip
+        n = sum(line["n"] for line in lines)
+        lines.append(lines[0] | means | {"set": "average", "field": "", "n": n, "parse_errors": [None, None]})
     return lines

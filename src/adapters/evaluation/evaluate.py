@@ -21,30 +21,29 @@ class SetFigures(TypedDict):
     """Figures of one model on one test set, as in metrics.json and report.json."""
 
     n: int
-    """Rows; a row asked in several variants of the prompt is one."""
+    """Rows; one asked in several prompt variants counts once."""
     valid: float
-    """Share of the outputs that are well-formed."""
+    """Share of well-formed outputs."""
     parse_errors: int
-    """Like `truncated` and `tokens` counted over all outputs, those to variants of the prompt too."""
+    """Like `truncated` and `tokens` counted over all outputs, of all prompt variants."""
     truncated: int
     tokens: int
     empty_gold: float
     empty_answers: float
     length: dict[str, float]
-    """Percentiles of the outputs' tokens. It stands beside the scores: a model that is only shorter is not better."""
+    """Percentiles of the outputs' tokens: a model that is only shorter is not better."""
     metrics: metrics.Metrics
     rewards: dict[str, dict[str, Any]]
     parts: dict[str, dict[str, float]]
-    """Reward -> part -> mean."""
     max_new_tokens: int
     by_source: NotRequired[dict[str, dict[str, Any]]]
     variants: NotRequired[dict[str, Any]]
-    """Spread of F1 over the variants of the prompt."""
+    """Spread of F1 over the prompt variants."""
     always_empty: NotRequired[dict[str, float]]
-    """Reward -> mean score of the empty answer: the baseline of answering nothing."""
+    """Mean score of the empty answer by reward: the baseline."""
     reward_errors: NotRequired[dict[str, int]]
     key: NotRequired[str]
-    """What was evaluated: hashes of test set, weights and rewards. While it holds, the figures are not made again."""
+    """Hashes of test set, weights and rewards: a change repeats the evaluation."""
 
 
 def evaluate(
@@ -57,32 +56,26 @@ def evaluate(
     *,
     write: bool = True,
 ) -> SetFigures:
-    """Answer a test set greedily, score the answers, store them in `folder`.
-
-    Returns the figures. Processes that do not `write` take part in the sampling only.
-    """
+    """Answer a test set greedily, score the answers, store them if `write`."""
+    examples, prompts = evaluation.examples, [e.prompt for e in evaluation.examples]
     console.phase("sampling")
     samples = sampler(
-        [e.prompt for e in evaluation.examples],
-        max_new_tokens=evaluation.max_new_tokens,
-        batch_size=evaluation.batch_size,
-        progress=progress,
+        prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
     )
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
-    scored = [_score(task, graders, e, s) for e, s in zip(evaluation.examples, samples, strict=True)]
+    scored = [_score(task, graders, e, s) for e, s in zip(examples, samples, strict=True)]
     figures = summary(evaluation, samples, scored, rewards)
     if empty_answer := getattr(task, "empty_answer", None):
-        rows = evaluation.examples[: figures["n"]]
-        means = {g.named.name: _baseline(g, empty_answer, rows) for g in graders}
+        means = {g.named.name: _baseline(g, empty_answer, examples[: figures["n"]]) for g in graders}
         figures["always_empty"] = {name: mean for name, mean in means.items() if mean is not None}
     for grader in graders:
         grader.close()
-        if grader.failures:
-            figures.setdefault("reward_errors", {})[grader.named.name] = grader.failures
+    if errors := {g.named.name: g.failures for g in graders if g.failures}:
+        figures["reward_errors"] = errors
     if write:
         folder.mkdir(parents=True, exist_ok=True)
-        records = [_record(*triple) for triple in zip(evaluation.examples, samples, scored, strict=True)]
+        records = [_record(*triple) for triple in zip(examples, samples, scored, strict=True)]
         if evaluation.variants > 1:
             records = [{**record, "variant": i // figures["n"]} for i, record in enumerate(records)]
         write_jsonl(folder / "samples.jsonl", records)
@@ -90,7 +83,7 @@ def evaluate(
 
 
 def read_figures(folder: Path) -> SetFigures:
-    """The stored figures of one model on one test set; empty when there are none."""
+    """The stored figures of one model on one test set, or an empty dict."""
     figures = read_json(folder / "metrics.json")
     if "says_nothing" in figures:  # the key's name in older runs
         figures["empty_answers"] = figures.pop("says_nothing")
@@ -98,12 +91,11 @@ def read_figures(folder: Path) -> SetFigures:
 
 
 class _Score(NamedTuple):
-    """How one completion was scored."""
+    """Scores of one completion; `rewards` are those that apply."""
 
     counts: ModeCounts
     valid: bool
     rewards: dict[str, float]
-    """Reward -> score, where the reward applies."""
     parts: dict[str, dict[str, float]]
 
 
@@ -120,7 +112,7 @@ def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Samp
 def summary(
     evaluation: Evaluation, samples: Sequence[Sample], scored: Sequence[_Score], rewards: Sequence[NamedReward] = ()
 ) -> SetFigures:
-    """The figures of a test set. A row with several variants counts with their mean."""
+    """The figures of a test set; prompt variants of a row count with their mean."""
     n = len(evaluation.examples) // evaluation.variants
     asked = [s.counts for s in scored]
     counts = [_mean_counts(asked[i::n]) for i in range(n)] if evaluation.variants > 1 else asked
@@ -147,15 +139,15 @@ def summary(
 
 
 def _reward_figures(name: str, scored: Sequence[_Score], n: int) -> dict[str, Any] | None:
-    """A reward's mean, also for empty and other gold; None where it never applies."""
+    """A reward's mean, also by empty and other gold; None where it never applies."""
     values = [s.rewards.get(name) for s in scored]
     means = [mean for i in range(n) if (mean := _mean_of_known(values[i::n])) is not None]
     if not means:
         return None
     figures = metrics.mean_with_interval(means)
-    for key, wanted in (("on_empty_gold", True), ("on_some_gold", False)):
-        mean = _mean_of_known([v for v, s in zip(values, scored, strict=True) if (not _total(s.counts).gold) is wanted])
-        if mean is not None:
+    for key, empty in (("on_empty_gold", True), ("on_some_gold", False)):
+        of_key = [v for v, s in zip(values, scored, strict=True) if (not _total(s.counts).gold) is empty]
+        if (mean := _mean_of_known(of_key)) is not None:
             figures[key] = mean
     return figures
 
@@ -173,7 +165,6 @@ def _by_source(examples: Sequence[Example], counts: Sequence[ModeCounts]) -> dic
 
 
 def _total(counts: ModeCounts) -> Counts:
-    """Counts of all fields in the first matching mode."""
     return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
 
 
@@ -197,7 +188,6 @@ def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
 
 
 def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
-    """Mean reward of the empty answer; None where the reward fails or never applies."""
     try:
         return _mean_of_known([grader.attempt(empty_answer(e), e).score for e in examples])
     except RewardError:
@@ -205,11 +195,9 @@ def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: 
 
 
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each named part over the completions that have it."""
     values: dict[str, list[float]] = defaultdict(list)
-    for named in parts:
-        for name, value in named.items():
-            values[name].append(value)
+    for name, value in (item for named in parts for item in named.items()):
+        values[name].append(value)
     return {name: sum(known) / len(known) for name, known in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Counts to figures: micro-averaged precision, recall and F with bootstrap intervals. One formula for every task."""
+"""Micro-averaged precision, recall and F with bootstrap intervals, for every task."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import numpy as np
 from adapters.types import Counts, ModeCounts
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
-"""Mode -> field -> {gold, pred, matched, precision, recall, f1, f0.5, f1.5, and the interval of each: f1_ci …}."""
+"""Mode -> field -> {gold, pred, matched, precision, recall, f1, f1_ci …}."""
 BETAS = {"f1": 1.0, "f0.5": 0.5, "f1.5": 1.5}
 RESAMPLES = 1000
 CELLS = 100_000
-"""Numbers drawn at once: they fit a processor's cache, and bound the memory of a bootstrap over a million rows."""
+"""Numbers drawn at once: they fit a processor's cache."""
 
 
 def corpus(examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int = 0) -> Metrics:
     """Micro average over examples, by matching mode and field.
 
-    With `intervals`, `<figure>_ci` holds the 95 % percentile interval over 1,000 bootstrap resamples of the examples
-    (Efron and Tibshirani 1993), drawn with `seed`.
+    `<figure>_ci` is the 95 % interval of 1,000 bootstrap resamples of the examples (Efron and Tibshirani 1993).
     """
     if not examples:
         return {}
@@ -38,14 +37,14 @@ def corpus(examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int 
 
 
 def figures(counts: Counts) -> dict[str, Any]:
-    """The figures of one pair of counts, by the names of the published tables."""
+    """Counts, precision, recall and F."""
     whole = {name: int(v) if float(v).is_integer() else v for name, v in counts._asdict().items()}
     scores = {name: counts.f(beta) for name, beta in BETAS.items()}
     return {**whole, "precision": counts.precision, "recall": counts.recall, **scores}
 
 
 def resampled_sums(table: np.ndarray[Any, Any], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Column sums of 1,000 bootstrap resamples of a table's rows: shape (1000, columns). Memory grows with the rows."""
+    """Column sums of 1,000 bootstrap resamples of the rows: shape (1000, columns)."""
     n, rng = len(table), np.random.default_rng(seed)
     at_once = max(1, min(RESAMPLES, CELLS // n))
     sums = []
@@ -64,13 +63,13 @@ def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]
 
 
 def main_mode(modes: Iterable[str]) -> str:
-    """The matching mode that is shown where there is room for one: balanced, else the task's first."""
+    """The mode that is shown where there is room for one: balanced, else the first."""
     known = list(modes)
     return "balanced" if "balanced" in known else known[0]
 
 
 def f1_change_intervals(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> list[list[float]]:
-    """95 % interval of the difference of F1, for each field, from counts of shape (examples, fields, 3) on both sides.
+    """95 % intervals of the change of F1, from counts of shape (examples, fields, 3).
 
     The same examples are drawn for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
     """
@@ -80,30 +79,32 @@ def f1_change_intervals(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any
 
 
 def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """2 matched / (gold + pred), 0 where there is nothing; the last axis holds gold, pred and matched."""
+    """2 matched / (gold + pred); the last axis of `sums` is gold, pred and matched."""
     gold, pred, matched = np.moveaxis(sums, -1, 0)
-    f1: np.ndarray[Any, Any] = np.divide(2 * matched, gold + pred, out=np.zeros_like(matched), where=gold + pred > 0)
-    return f1
+    return _ratio(2 * matched, gold + pred)
 
 
 def _intervals(sums: np.ndarray[Any, Any]) -> dict[str, list[float]]:
     gold, pred, matched = sums.T
-    p = np.divide(matched, pred, out=np.zeros_like(pred), where=pred > 0)
-    r = np.divide(matched, gold, out=np.zeros_like(gold), where=gold > 0)
+    p, r = _ratio(matched, pred), _ratio(matched, gold)
     drawn = {"precision_ci": p, "recall_ci": r}
     for name, beta in BETAS.items():
-        below = beta * beta * p + r
-        drawn[f"{name}_ci"] = np.divide((1 + beta * beta) * p * r, below, out=np.zeros_like(below), where=below > 0)
+        drawn[f"{name}_ci"] = _ratio((1 + beta * beta) * p * r, beta * beta * p + r)
     return dict(zip(drawn, _percentiles(np.stack(list(drawn.values()))), strict=True))
 
 
+def _ratio(above: np.ndarray[Any, Any], below: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The quotient, 0 where `below` is 0."""
+    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)  # type: ignore[no-any-return]
+
+
 def _percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
-    """The bounds of the middle 95 % of a row of values, or of each of several rows."""
+    """The bounds of the middle 95 %, along the last axis."""
     return np.percentile(values, (2.5, 97.5), axis=-1).T.tolist()  # type: ignore[no-any-return]
 
 
 def number(value: Any) -> float | None:
-    """A number that can be shown, so finite and below 1e100; None for everything else."""
+    """The value if it is a finite number below 1e100, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if -1e100 < value < 1e100 else None

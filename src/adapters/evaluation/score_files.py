@@ -14,55 +14,48 @@ from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward
 from adapters.recipe.fields import PluginSpec
-from adapters.types import Example, ModeCounts, Row, Task
+from adapters.types import Example, Row, Task
 
 
 def score_files(
-    predictions: Path,
-    gold: Path,
-    *,
-    task: str = "funding",
-    mode: str | None = None,
-    params: Mapping[str, Any] = {},
+    predictions: Path, gold: Path, *, task: str = "funding", mode: str | None = None, params: Mapping[str, Any] = {}
 ) -> tuple[dict[str, Any], list[str]]:
     """Metrics of a prediction file, mode -> field -> figures, and warnings.
 
-    Rows are joined by `id`; the first of a repeated id wins. A prediction without gold is all false positives. A gold
-    row without a prediction is missed, or left out by a task whose `scorer` is `published`, as its harness does.
-    `params` are the task's parameters. Raises UserError for unreadable files and unknown names.
+    Rows are joined by `id`; the first of a repeated id counts. A prediction without gold is all false positives. A gold
+    row without a prediction is missed, or left out where the task's `scorer` is `published`, as its harness does.
     """
     counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     leave_out = getattr(counter, "scorer", None) == "published"
     warnings: list[str] = []
     golden = {i: _gold(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
-    answers = {i: _completion(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
-    without = [i for i in answers if i not in golden]
-    missing = [i for i in golden if i not in answers]
-    if without:
-        warnings.append(f"{len(without)} predictions have no gold row (such as {without[0]!r}): all false positives")
-    if missing:
+    answers = {i: completion_of(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
+    if without_gold := [i for i in answers if i not in golden]:
+        count, first = len(without_gold), without_gold[0]
+        warnings.append(f"{count} predictions have no gold row (such as {first!r}): all false positives")
+    if missing := [i for i in golden if i not in answers]:
         fate = "left out, as published (--set scorer=corrected counts them)" if leave_out else "counted as missed"
         warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
-    counts: list[ModeCounts] = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
     if not leave_out:
-        counts += [counter.counts(golden[i], "") for i in missing]
+        answers |= dict.fromkeys(missing, "")
+    counts = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
     result = metrics.corpus(counts, intervals=False)
-    if mode is not None:
-        if mode not in result:
-            text = f"That is a scorer: use --set scorer={mode}." if mode in ("published", "corrected") else ""
-            raise UserError(f"no matching mode is called {mode!r}.{hint(mode, list(result))} {text}".strip())
-        result = {mode: result[mode]}
-    return result, warnings
+    if mode is None:
+        return result, warnings
+    if mode not in result:
+        text = f"That is a scorer: use --set scorer={mode}." if mode in ("published", "corrected") else ""
+        raise UserError(f"no matching mode is called {mode!r}.{hint(mode, list(result))} {text}".strip())
+    return {mode: result[mode]}, warnings
 
 
 def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[str, Any]]:
-    """Reward and named parts of each row's completion against the row's own gold."""
+    """Reward and parts of each row's completion against the row's own gold."""
     reader: Task = resolve("tasks", PluginSpec(use=task))
     grader = Grader(reward)
     out = []
     for n, row in read_file(file, strict=True):
-        completion = _completion(row, n, file)
-        # Rewards compare with the gold, so the file may leave out the texts.
+        completion = completion_of(row, n, file)
+        # Rewards compare with the gold, so the file may lack the texts.
         bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
         example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
         try:
@@ -74,17 +67,16 @@ def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[st
 
 
 def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
-    """One table for each matching mode."""
+    """One table for each matching mode, of the fields with gold or predicted values."""
     for mode, fields in result.items():
         table = Table(title=f"{title}, {mode}", title_justify="left")
         table.add_column("field", no_wrap=True)
         for column in ("P", "R", "F1", "F0.5", "F1.5", "gold", "pred", "matched"):
             table.add_column(column, justify="right")
         for name, f in fields.items():
-            if not f["gold"] and not f["pred"]:
-                continue  # nothing to find, and nothing predicted
-            figures = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
-            table.add_row(name, *figures, *(f"{f[k]:g}" for k in ("gold", "pred", "matched")))
+            if f["gold"] or f["pred"]:
+                scores = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
+                table.add_row(name, *scores, *(f"{f[k]:g}" for k in ("gold", "pred", "matched")))
         yield table
 
 
@@ -109,7 +101,8 @@ def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
         raise UserError(f"{place(path, n)}: {error}.") from None
 
 
-def _completion(row: Row, n: int, path: Path) -> str:
+def completion_of(row: Row, n: int, path: Path) -> str:
+    """The completion of row `n` of a file. Raises UserError without one."""
     if not isinstance(row.get("completion"), str):
         raise UserError(f"{place(path, n)}: completion must be the model's raw text.")
     return str(row["completion"])

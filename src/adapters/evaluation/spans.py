@@ -1,7 +1,7 @@
-"""Where in the text the found entities stand, scored as spans: the figures that papers on named entities report.
+"""Span scores of the entities that a model names, as papers report them.
 
-A model answers with strings, and a string can stand in a text several times. Every free-standing occurrence counts as
-predicted, so a model is charged for occurrences that the annotators did not mark, and for strings that the text lacks.
+Every free-standing occurrence of an answered string in the text counts as predicted, so occurrences that the annotators
+did not mark, and strings that the text lacks, are false positives.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from rich.table import Table
 from adapters.data.rows import place, read_file
 from adapters.data_aug.noise import Label, find_spans
 from adapters.errors import UserError
+from adapters.evaluation.score_files import completion_of
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 
 STRATEGIES = ("strict", "exact", "partial", "ent_type")
-"""nervaluate's (SemEval 2013, task 9.1): bounds and type; bounds; overlap at half credit; type of what overlaps."""
+"""Of nervaluate (SemEval 2013, task 9.1); partial overlap gets half credit."""
 
 Mention = Mapping[str, Any]
 
@@ -28,30 +29,26 @@ Mention = Mapping[str, Any]
 def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by strategy over all entities, and by label in the strict one.
 
-    `predictions` have id and completion, `gold` rows have `spans` and text; `params` are the task's. Predictions with
-    one id are merged, as those of a text that was asked about in several batches of its schema. Raises UserError for
-    unreadable files, gold without spans, and without the library.
+    Predictions with one id are merged: those of a text that was asked about in several batches of its schema.
     """
     try:
         from nervaluate.evaluator import Evaluator
     except ImportError:
         raise UserError("span scores need nervaluate: pip install -e '.[ie]' in the repository") from None
     task = resolve("tasks", PluginSpec.model_validate({"use": "ie", **params}))
-    said: dict[str, set[Any]] = defaultdict(set)
+    answers: dict[str, set[Any]] = defaultdict(set)
     for number, row in read_file(predictions, strict=True):
-        if not isinstance(row.get("completion"), str):
-            raise UserError(f"{place(predictions, number)}: completion must be the model's raw text.")
-        if not row.get("variant"):  # samples in further label orders are answers to the same question
-            said[str(row.get("id"))] |= task.read(row["completion"]).items
-    true: list[list[Mention]] = []
-    pred: list[list[Mention]] = []
+        completion = completion_of(row, number, predictions)
+        if not row.get("variant"):  # further label orders ask the same question again
+            answers[str(row.get("id"))] |= task.read(completion).items
+    true, pred = [], []
     for number, row in read_file(gold, strict=True):
-        if str(row.get("id")) not in said:
+        if str(row.get("id")) not in answers:
             continue
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
             raise UserError(f"{place(gold, number)}: no spans; `adapters data convert` keeps them.")
         true.append([_mention(label, start, end) for start, end, label in row["spans"]])
-        pred.append(_located(row["text"], sorted(item for item in said[str(row["id"])] if len(item) == 2)))
+        pred.append(_located(row["text"], sorted(item for item in answers[str(row["id"])] if len(item) == 2)))
     if not true:
         raise UserError(f"no id of {predictions} stands in {gold}.")
     labels = sorted({mention["label"] for side in (true, pred) for text in side for mention in text})
@@ -64,10 +61,9 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
 
 
 def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
-    """Strategies, then labels."""
+    """A table of the strategies and one of the labels."""
     for name, lines in (("all labels", result["overall"]), ("strict, by label", result["strict_by_label"])):
-        table = Table(title=f"{title} ({result['n']} texts), {name}", title_justify="left")
-        table.add_column("")
+        table = Table("", title=f"{title} ({result['n']} texts), {name}", title_justify="left")
         for column in ("P", "R", "F1", "possible", "actual", "correct"):
             table.add_column(column, justify="right")
         for label, f in lines.items():
@@ -77,12 +73,12 @@ def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
 
 
 def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
-    """Every occurrence of every item; one that the text does not hold stands behind it, as a false positive."""
-    places = find_spans(text, [Label((n,), "exact", item[1]) for n, item in enumerate(items)])
-    found = [(int(span.path[0]), span.start, span.end) for span in places if span.path]
-    strange = sorted(set(range(len(items))) - {n for n, _, _ in found})
-    found += [(n, len(text) + 2 * k, len(text) + 2 * k + 1) for k, n in enumerate(strange)]
-    return [_mention(items[n][0], start, end) for n, start, end in found]
+    """Every occurrence of every item; one that the text lacks stands after its end."""
+    spans = find_spans(text, [Label((n,), "exact", item[1]) for n, item in enumerate(items)])
+    places = [(int(span.path[0]), span.start, span.end) for span in spans if span.path]
+    absent = sorted(set(range(len(items))) - {n for n, _, _ in places})
+    places += [(n, len(text) + 2 * k, len(text) + 2 * k + 1) for k, n in enumerate(absent)]
+    return [_mention(items[n][0], start, end) for n, start, end in places]
 
 
 def _mention(label: str, start: int, end: int) -> Mention:

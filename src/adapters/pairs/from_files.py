@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from adapters.backends import backend as make_backend
 from adapters.data import preference
 from adapters.data.rows import place, read_file
 from adapters.data.task_of_file import task_of_file
@@ -21,37 +23,32 @@ from adapters.pairs import mine
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.fields import PluginSpec
-from adapters.recipe.load import parse_assignments
+from adapters.recipe.load import load_recipe, parse_assignments
+from adapters.recipe.stages import Dpo
 from adapters.tasks.agent import AgentTask
 from adapters.types import Example, Row, Task
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The length limit of pairs, and the task of the recipe that sets it."""
+class Limit(NamedTuple):
+    """The length limit of pairs, with the task (and its name) of its recipe."""
 
     fits: Callable[[Sequence[Example]], list[bool]]
     task: Task | None = None
     name: str | None = None
-    """The name of that task."""
 
 
 def limit(recipe: Path | None, max_length: int) -> Limit:
     """The limit of a recipe's DPO stage; without a recipe tokens are estimated."""
     if recipe is None:
         return Limit(lambda examples: [_estimate(e) <= max_length for e in examples])
-    from adapters.backends import backend as make_backend
-    from adapters.recipe.load import load_recipe
-    from adapters.recipe.stages import Dpo
-
     file = load_recipe(recipe)
     stages = [stage for stage in file.recipe.stages if isinstance(stage, Dpo)]
     if not stages:
         raise UserError(f"{recipe} has no DPO stage, whose max_length the pairs must fit.")
-    backend, max_length = make_backend(file.recipe), stages[0].max_length
+    backend, longest = make_backend(file.recipe), stages[0].max_length
 
     def fits(examples: Sequence[Example]) -> list[bool]:
-        return [n.prompt + max(n.completion, n.rejected) <= max_length for n in backend.lengths(examples)]
+        return [n.prompt + max(n.completion, n.rejected) <= longest for n in backend.lengths(examples)]
 
     task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
     return Limit(fits, task, file.recipe.task.use)
@@ -66,10 +63,7 @@ def task_of(name: str, params: Sequence[str] = ()) -> Task:
 def readers(
     rows: Path, limit: Limit, task: str | None, params: Sequence[str], reward: str | None
 ) -> tuple[Task, NamedReward]:
-    """The task of a file's rows and the reward for their completions: as given, the recipe's, or found from the file.
-
-    The default reward has the task's name. Raises UserError where the file leaves the task open.
-    """
+    """The task of a file's rows, and the reward, whose default has the task's name."""
     name = limit.name or task_of_file(rows, task)
     reward = reward or name
     return limit.task or task_of(name, params), NamedReward(reward, resolve("rewards", PluginSpec(use=reward)))
@@ -95,17 +89,14 @@ def corrupted(file: Path | None, n: int, kinds: Sequence[str], seed: int, *, con
     """Up to n pairs from a file's turns or synthetic ones, evenly by environment."""
     rows = _turns(file) if file else list(synthesize(4 * n, seed))
     random.Random(seed).shuffle(rows)
-    by_env: dict[str, list[Row]] = {}
-    for p in building.corrupted(rows, kinds, seed, control=control):
-        by_env.setdefault(p["meta"]["task"], []).append(p)
-    out: list[Row] = []
-    for k in range(max(map(len, by_env.values()), default=0)):
-        out += [rows[k] for rows in by_env.values() if k < len(rows)]
-    return out[:n]
+    by_env: dict[str, list[Row]] = defaultdict(list)
+    for pair in building.corrupted(rows, kinds, seed, control=control):
+        by_env[pair["meta"]["task"]].append(pair)
+    return [pair for turn in zip_longest(*by_env.values()) for pair in turn if pair is not None][:n]
 
 
 def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], floor: float, seed: int) -> list[Row]:
-    """Pairs for prompts without one: the best completion against its corruption."""
+    """Pairs for prompts without one: the best completion against a corruption of it."""
     paired = {p["id"] for p in pairs}
     best: dict[str, mine.Graded] = {}
     for g in sorted(completions, key=lambda g: (g.score, g.completion)):
@@ -123,10 +114,7 @@ def corrupted_rest(completions: Sequence[mine.Graded], pairs: Sequence[Row], flo
 def checked(
     pairs: Sequence[Row], task: Task, limit: Limit, rules: building.Rules | None
 ) -> tuple[list[Row], dict[str, Any]]:
-    """The pairs that are neither duplicates nor too long, and figures of the set.
-
-    Raises `PairsError` when the set breaks a rule.
-    """
+    """Distinct pairs that fit, and their figures. Raises PairsError for a bad set."""
     examples = [preference.example(task, row, source="", id=str(row["id"])) for row in pairs]
     fits = limit.fits(examples) if examples else []
     kept = [(e, row["meta"]) for e, row, fit in zip(examples, pairs, fits, strict=True) if fit]
@@ -152,8 +140,8 @@ def _turns(file: Path) -> list[Row]:
 def _turn(row: Row) -> Row:
     read = AgentTask().example(row)
     column = "prompt" if "prompt" in row else "messages"
-    kept = {"id": row["id"], "env": read.gold["env"], "actions": read.gold["actions"], "table": read.gold["table"]}
-    return {**kept, column: list(preference.messages(row[column])), "completion": read.completion}
+    gold = {key: read.gold[key] for key in ("env", "actions", "table")}
+    return {"id": row["id"], **gold, column: list(preference.messages(row[column])), "completion": read.completion}
 
 
 def _estimate(example: Example) -> int:

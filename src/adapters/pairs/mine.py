@@ -1,4 +1,4 @@
-"""Preference pairs from graded completions: a run's rollouts, or samples."""
+"""Preference pairs from graded completions: rollouts of a run, or samples."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class Graded(NamedTuple):
 
 
 def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
-    """Every completion that the GRPO stages of a run graded, with the run's task.
+    """The task of a run and all graded completions of it, or of the stage named.
 
-    `folder` is a run or one of its stages, finished or not. A score is the rewards' weighted sum over the sum of the
-    weights' sizes. Raises UserError when there is nothing to read, or rows cannot be told apart.
+    A score is the rewards' weighted mean. Raises UserError without rollouts, or when rows cannot be told apart.
     """
     run = RunFolder.open(folder)
     file = run.recipe_file()
@@ -44,16 +43,15 @@ def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
 
 
 def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
-    recipe, at = file.recipe, ("stages", stage.index)
-    settings = recipe.stages[stage.index]
+    at, seed, settings = ("stages", stage.index), file.recipe.seed, file.recipe.stages[stage.index]
     assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
     noising = None
     if settings.noise is not None:
         if any(source.repeat > 1 for source in settings.data):
             raise UserError("noisy repeats of a row share its id, so their rollouts cannot be told apart.", at=at)
-        noising = make_row_noiser(settings.noise, seed=recipe.seed, folder=file.folder, at=(*at, "noise"))
+        noising = make_row_noiser(settings.noise, seed=seed, folder=file.folder, at=(*at, "noise"))
     loaded = load_examples(
-        settings.data, task, root=file.data_root, seed=recipe.seed, max_bad_rows=1, noising=noising, at=(*at, "data")
+        settings.data, task, root=file.data_root, seed=seed, max_bad_rows=1, noising=noising, at=(*at, "data")
     )
     examples = {e.id: e for e in loaded.examples}
     weights = {r.name: r.weight for r in resolve_all(settings.rewards, folder=file.folder, at=(*at, "rewards"))}
@@ -77,8 +75,7 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
         example, text = examples.get(str(sample.get("id"))), sample.get("completion")
         if example is None or not isinstance(text, str):
             raise UserError(f"a sample needs the id of a row and a completion; this one has id {sample.get('id')!r}.")
-        score = grader(text, example).score
-        if score is not None:
+        if (score := grader(text, example).score) is not None:
             out.append(Graded(example, text, score))
     return out
 
@@ -86,8 +83,7 @@ def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: Name
 def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:
     """Pairs of each prompt: its best against its worst completion, then the next.
 
-    A pair's scores differ by `margin` or more; the chosen side reaches `floor` and has the form that the task asks
-    for. Completions that are empty, or the same text, make no pair.
+    Scores differ by `margin` or more; the chosen side reaches `floor` and is well-formed.
     """
     by_id: dict[str, list[Graded]] = defaultdict(list)
     for g in {(g.example.id, g.completion.strip()): g for g in completions if g.completion.strip()}.values():
@@ -100,15 +96,15 @@ def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: fl
             rejected = ranked[-1 - n]
             if chosen.score - rejected.score < max(margin, 1e-9):
                 break
-            out.append(row(chosen.example, chosen.completion, rejected.completion, _meta(chosen, rejected)))
+            gold = chosen.example.gold
+            domain = (gold.get("env") if isinstance(gold, Mapping) else None) or chosen.example.source
+            meta = {"task": domain, "kind": "mined", "chosen_score": chosen.score, "rejected_score": rejected.score}
+            out.append(row(chosen.example, chosen.completion, rejected.completion, meta))
     return out
 
 
 def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -> Row:
-    """A preference pair as a row: prompt, chosen, rejected, gold and meta.
-
-    All pairs of a prompt keep its id, so that none is held out while another is learned.
-    """
+    """A preference pair as a row, with its prompt's id, by which splits are made."""
     return {
         "id": example.id,
         "prompt": list(example.prompt),
@@ -117,9 +113,3 @@ def row(example: Example, chosen: str, rejected: str, meta: Mapping[str, Any]) -
         "gold": example.gold,
         "meta": dict(meta),
     }
-
-
-def _meta(chosen: Graded, rejected: Graded) -> dict[str, Any]:
-    env = chosen.example.gold.get("env") if isinstance(chosen.example.gold, Mapping) else None
-    domain = env or chosen.example.source
-    return {"task": domain, "kind": "mined", "chosen_score": chosen.score, "rejected_score": rejected.score}

@@ -1,1 +1,1 @@
-"""From a finished run to the Hub: a bundle on disk, a gate that proves it, a model card, one commit."""
+"""Publishing a run: bundle, checks (the gate), model card, push to the Hub."""

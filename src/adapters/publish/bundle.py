@@ -1,4 +1,4 @@
-"""The published folder: what may be in it, how each file is made fit to leave the machine, and a search for leaks."""
+"""The published folder: its files, without local paths, and a search for leaks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from io import StringIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,16 +24,9 @@ TOKENIZER: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-ALLOWED: Final = (
-    adapter_folder.WEIGHTS,
-    adapter_folder.CONFIG,
-    *TOKENIZER,
-    "recipe.yaml",
-    "results.json",
-    "README.md",
-    "plots/*.png",
-)
-# Where a model was loaded from is nobody's business, and is wrong everywhere else.
+ADAPTER: Final = (adapter_folder.WEIGHTS, adapter_folder.CONFIG)
+ALLOWED: Final = (*ADAPTER, *TOKENIZER, "recipe.yaml", "results.json", "README.md", "plots/*.png")
+# Where a model was loaded from is private, and wrong on any other machine.
 DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
 LOCAL_RECIPE_KEYS: Final = ("data_root", "run_dir", "report_to")
 PUSH_KEYS: Final = ("private", "tag")
@@ -48,7 +41,7 @@ LEAKS: Final = {
         r"(?<![\w./:])/(?:home|root|Users|tmp|mnt|data|scratch|workspace|var|opt|srv|work|content)/[\w.-]|\b[A-Z]:\\\\?[\w.-]"
     ),
 }
-# A vocabulary holds every string there is; only what is known to be secret is looked for in it.
+# A vocabulary holds strings of every shape, so only known secrets are looked for in it.
 VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
 
 
@@ -61,8 +54,8 @@ def assemble(finished: Finished, folder: Path) -> None:
     for name in TOKENIZER:
         source = finished.adapter / name
         if name == "tokenizer_config.json" and source.is_file():
-            held = json.loads(source.read_text(encoding="utf-8"))
-            write_json(folder / name, {k: v for k, v in held.items() if k not in DROPPED_TOKENIZER_KEYS})
+            settings = json.loads(source.read_text(encoding="utf-8"))
+            write_json(folder / name, {k: v for k, v in settings.items() if k not in DROPPED_TOKENIZER_KEYS})
         elif source.is_file():
             shutil.copyfile(source, folder / name)
     (folder / "recipe.yaml").write_text(shippable_recipe(finished), encoding="utf-8")
@@ -70,7 +63,7 @@ def assemble(finished: Finished, folder: Path) -> None:
 
 
 def shippable_config(config: Mapping[str, Any], base: str, revision: str | None) -> dict[str, Any]:
-    """PEFT's config with the base as a Hub id, and in a stable order (PEFT stores sets as lists)."""
+    """PEFT's config with the base as a Hub id, its sets (stored as lists) sorted."""
     out = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
     if isinstance(out.get("target_modules"), list):
         out["target_modules"] = sorted(out["target_modules"])
@@ -78,26 +71,25 @@ def shippable_config(config: Mapping[str, Any], base: str, revision: str | None)
 
 
 def shippable_recipe(finished: Finished) -> str:
-    """The recipe as it ran, overrides included, without paths of this machine; runnable as it is."""
+    """The recipe as it ran, without local paths; runnable as it is."""
     tree = copy.deepcopy({k: v for k, v in finished.file.tree.items() if k not in (HEADER, *LOCAL_RECIPE_KEYS)})
-    if not str(tree["model"]["base"]).startswith("pypi:"):  # a wheel is found everywhere
+    if not str(tree["model"]["base"]).startswith("pypi:"):  # a package of PyPI is found everywhere
         tree["model"]["base"] = finished.base_id
         if finished.base_revision:
             tree["model"]["revision"] = finished.base_revision
     if tree.get("publish"):
         tree["publish"] = {k: v for k, v in tree["publish"].items() if k not in PUSH_KEYS}
     yaml = YAML()
-    yaml.width = 120
-    yaml.default_flow_style = None
+    yaml.width, yaml.default_flow_style = 120, None
     text = StringIO()
     yaml.dump(without_paths(tree), text)
     body = text.getvalue()
-    # The two lines that make a recipe runnable make a Python string of it.
+    # A runnable recipe is a Python string, which these would end.
     return body if '"""' in body or "\n---" in body else f'{HEADER_LINE}{body}# """\n'
 
 
 def without_paths(value: Any) -> Any:
-    """The value with every path of this machine in it cut to its last part."""
+    """The value with every local path in it cut to its last part."""
     if isinstance(value, dict):
         return {k: without_paths(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -106,7 +98,7 @@ def without_paths(value: Any) -> Any:
 
 
 def _name_only(text: str) -> str:
-    """A path from the root, from a home or from above becomes its last part; any other text stays."""
+    """The last part of an absolute path, or one from ~ or ..; else the text."""
     local = text.startswith(("/", "~/", "../", "./../")) or re.match(r"^[A-Za-z]:[\\/]", text)
     if not local or "\n" in text or " " in text.strip():
         return text
@@ -116,16 +108,14 @@ def _name_only(text: str) -> str:
 
 
 def results(finished: Finished) -> dict[str, Any]:
-    """The report's tables: figures of every stage and of every model on every test set, without samples."""
-    names = {s.name for s in finished.stages} | {"base"}
+    """Figures of every stage and of every model on every test set, without samples."""
+    labels = {s.name for s in finished.stages} | {"base"}
     sets = {
-        name: {label: {k: v for k, v in held.items() if k != "key"} for label, held in models.items() if label in names}
+        name: {m: {k: v for k, v in figures.items() if k != "key"} for m, figures in models.items() if m in labels}
         for name, models in finished.figures.items()
     }
-    stages = {
-        s.name: {k: s.manifest.get(k) for k in ("steps", "seconds", "peak_memory_gb", "figures")}
-        for s in finished.stages
-    }
+    keys = ("steps", "seconds", "peak_memory_gb", "figures")
+    stages = {s.name: {key: s.manifest.get(key) for key in keys} for s in finished.stages}
     return {"name": finished.recipe.name, "published": finished.stages[-1].name, "stages": stages, "sets": sets}
 
 
@@ -140,11 +130,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
-    """What must not leave the machine, in words: files that nobody asked for, paths, tokens, addresses.
-
-    `machine` are further strings that must not occur, such as the run's folder. A secret is named, never shown.
-    """
-    out = [f"{p} does not belong in a bundle" for p in files(folder) if not _allowed(p.as_posix())]
+    """Unexpected files, local paths, tokens, addresses and the strings of `machine`."""
+    unexpected = (p for p in files(folder) if not any(fnmatch(p.as_posix(), pattern) for pattern in ALLOWED))
+    out = [f"{p} does not belong in a bundle" for p in unexpected]
     # A path of one part, such as /root, is a word of many vocabularies.
     known = {text: "a path of this machine" for text in (*machine, str(Path.home())) if len(Path(text).parts) > 2}
     known |= {value: f"the value of ${name}" for value, name in secrets.values().items()}
@@ -154,15 +142,7 @@ def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
         patterns = {} if path.name in VOCABULARIES else LEAKS
         text = (folder / path).read_text(encoding="utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
-            out += [f"{path}:{number} holds {what}" for what in _leaks_in(line, known, patterns)]
+            leaks_of_line = [what for string, what in known.items() if string in line]
+            leaks_of_line += [what for what, pattern in patterns.items() if pattern.search(line)]
+            out += [f"{path}:{number} holds {what}" for what in dict.fromkeys(leaks_of_line)]
     return out
-
-
-def _leaks_in(line: str, known: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> Iterator[str]:
-    leaks = [what for text, what in known.items() if text in line]
-    leaks += [what for what, pattern in patterns.items() if pattern.search(line)]
-    yield from dict.fromkeys(leaks)
-
-
-def _allowed(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in ALLOWED)

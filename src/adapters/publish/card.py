@@ -1,4 +1,4 @@
-"""The model card (README.md on the Hub), written from the run's own files."""
+"""The model card (README.md on the Hub), from the run's own files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from adapters.errors import UserError
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.run_folder import Stage
-from adapters.plugins.rewards import NamedReward
+from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.publish import bundle, comparison, plots
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
-from adapters.recipe.recipe import EvalSet
 from adapters.recipe.stages import NOT_IN_FINGERPRINT
 
+Facts = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 KINDS = {
     "sft": "Supervised fine-tuning",
@@ -31,7 +31,7 @@ KINDS = {
 MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
 STARTS = {"start": "start (the weights this stage began with)", "base": "base (the base model)"}
 GENERATED = "generated (Apache-2.0)"
-# What a licence asks of those who publish a model trained on the data. Not legal advice, and the card says so.
+# What licences of training data ask of those who publish the model. The card says that this is no legal advice.
 DEMANDS = (
     (r"-nc\b|non-?commercial", "allows no commercial use"),
     (r"-nd\b", "allows no derivatives"),
@@ -41,143 +41,83 @@ DEMANDS = (
 
 
 def render(
-    finished: Finished,
-    folder: Path,
-    repo: str,
-    facts: Mapping[str, Any],
-    checks: Iterable[Check],
-    earlier: Finished | None = None,
+    finished: Finished, folder: Path, repo: str, facts: Facts, checks: Iterable[Check], earlier: Finished | None = None
 ) -> str:
     """README.md of the bundle in `folder`, whose plots it draws. `facts`: the gate's."""
     from huggingface_hub import ModelCard
 
-    mode = primary_mode(finished)
-    drawn = plots.draw(finished, folder / "plots", mode)
-    tables, incomparable = comparison.compare(finished, earlier, mode) if earlier else ({}, [])
-    recipe, settings = finished.recipe, finished.settings
-    context = {
-        "title": settings.title or repo.partition("/")[2],
-        "repo": repo,
-        "settings": settings,
-        "base": finished.base_id,
-        "revision": finished.base_revision,
-        "recipe": recipe,
-        "stages": [_stage(finished, stage) for stage in finished.stages],
-        "figures": finished.figures,
-        "labels": ["base", *(s.name for s in finished.stages)],
-        "published": finished.stages[-1].name,
-        "mode": mode,
-        "plots": drawn,
-        "facts": facts,
-        "checks": [c for c in checks if c.passed],
-        "earlier": _name(earlier, finished) if earlier else None,
-        "earlier_base": _base(earlier) if earlier else None,
-        "comparison": tables,
-        "incomparable": incomparable,
-        "snippet": usage(finished, repo, facts),
-        "output": finished.example().completion,
-        "max_new_tokens": new_tokens(finished),
-        "vllm_rank": max_lora_rank(recipe.lora.rank),
-        "sources": (sources := training_sources(finished)),
-        "license_notes": license_notes(sources),
-        "limitations": [*settings.limitations, *_limitations(finished, facts)],
-        "task": _task(finished),
-        "tests": {e.name: _test(e) for e in recipe.evaluate},
-        "meanings": getattr(finished.task, "modes", {}),
-        "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
-        "versions": {
-            k: v for k, v in finished.manifest.get("versions", {}).items() if k != "tinker" or recipe.trainer == k
-        },
-    }
-    environment = _environment()
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**context)
+    modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
+    mode = main_mode(modes) if modes else None
+    context = _context(finished, folder, repo, facts, mode) | _earlier(finished, earlier, mode)
+    context["checks"] = [c for c in checks if c.passed]
+    text = _template().render(context)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return str(ModelCard(f"---\n{_metadata(finished, repo, mode).to_yaml()}\n---\n\n{text}"))
 
 
-def primary_mode(finished: Finished) -> str | None:
-    """The matching mode that the summary, the plots and the metadata use."""
-    modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
-    return main_mode(modes) if modes else None
+def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: str | None) -> dict[str, Any]:
+    recipe, settings, sources = finished.recipe, finished.settings, training_sources(finished)
+    versions, published = finished.manifest.get("versions", {}), finished.stages[-1].name
+    limits = [models[published]["max_new_tokens"] for models in finished.figures.values()]
+    return {
+        "title": settings.title or repo.partition("/")[2],
+        "repo": repo,
+        "run": finished,
+        "stages": [_stage(finished, stage) for stage in finished.stages],
+        "labels": ["base", *(s.name for s in finished.stages)],
+        "published": published,
+        "mode": mode,
+        "plots": plots.draw(finished, folder / "plots", mode),
+        "facts": facts,
+        "example": finished.example(),
+        "max_new_tokens": max(limits, default=1024),
+        "vllm_rank": max_lora_rank(recipe.lora.rank),
+        "sources": sources,
+        "license_notes": license_notes(sources),
+        "limitations": [*settings.limitations, *_limitations(finished, facts)],
+        "task": _task(finished),
+        "tests": {test.name: test for test in recipe.evaluate},
+        "meanings": getattr(finished.task, "modes", {}),
+        "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
+        "versions": {k: v for k, v in versions.items() if k != "tinker" or recipe.trainer == k},
+    }
 
 
-def new_tokens(finished: Finished) -> int:
-    """Token limit of an answer in the card's usage: the largest of the evaluations."""
-    label = finished.stages[-1].name
-    return max((models[label]["max_new_tokens"] for models in finished.figures.values()), default=1024)
-
-
-def usage(finished: Finished, repo: str, facts: Mapping[str, Any]) -> str:
-    """Python code that loads the adapter and answers the example; the gate runs it."""
-    pin = f', revision="{finished.base_revision}"' if finished.base_revision else ""
-    end = facts.get("end_token")
-    stop = f", eos_token_id=tokenizer.convert_tokens_to_ids({json.dumps(end)})" if end else ""
-    messages = "".join(f"    {json.dumps(m, ensure_ascii=False)},\n" for m in finished.example().prompt)
-    return (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{finished.base_id}"{pin}, dtype="auto", device_map="auto")\n'
-        f'model = PeftModel.from_pretrained(base, "{repo}").eval()\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n\n'
-        f"messages = [\n{messages}]\n"
-        "inputs = tokenizer.apply_chat_template(\n"
-        f"    messages, add_generation_prompt=True, enable_thinking={finished.recipe.model.thinking},\n"
-        '    return_tensors="pt", return_dict=True,\n'
-        ").to(model.device)\n"
-        f"output = model.generate(**inputs, max_new_tokens={new_tokens(finished)}, do_sample=False{stop})\n"
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
-    )
+def _earlier(finished: Finished, earlier: Finished | None, mode: str | None) -> dict[str, Any]:
+    if earlier is None:
+        return {"earlier": None}
+    tables, incomparable = comparison.compare(finished, earlier, mode)
+    name = earlier.recipe.name
+    if name == finished.recipe.name:
+        name += f", {earlier.stages[-1].name}"
+    try:
+        base = earlier.base_id
+    except UserError:  # its base is a local folder
+        base = None
+    return {"earlier": name, "earlier_base": base, "comparison": tables, "incomparable": incomparable}
 
 
 def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the licences of the training data ask for, and where none is stated."""
+    """Duties from the licences of the training data, and sources without a licence."""
     notes = []
     for source in sources:
-        licence = source["license"]
-        if licence == GENERATED:
-            continue
+        name, licence = source["source"], source["license"]
+        demands = [demand for pattern, demand in DEMANDS if re.search(pattern, (licence or "").lower())]
         if licence is None:
-            notes.append(f"The licence of `{source['source']}` is not stated: find out before you publish the adapter.")
-            continue
-        demands = [demand for pattern, demand in DEMANDS if re.search(pattern, licence.lower())]
-        if demands:
-            notes.append(f"`{source['source']}` is under {licence}, which {' and '.join(demands)}.")
+            notes.append(f"The licence of `{name}` is not stated: find out before you publish the adapter.")
+        elif demands:
+            notes.append(f"`{name}` is under {licence}, which {' and '.join(demands)}.")
     return list(dict.fromkeys(notes))
 
 
 def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
-    settings, label = finished.settings, finished.stages[-1].name
-    hub = [
-        s.hub
-        for stage in finished.recipe.stages[: len(finished.stages)]
-        for s in stage.data
-        if isinstance(s, HubSource)
-    ]
-    tests = {e.name: e.data[0] for e in finished.recipe.evaluate}
-    results = []
-    for name, models in finished.figures.items():
-        source = tests.get(name)
-        where = source.hub if isinstance(source, HubSource) else name
-        for field, figures in models[label]["metrics"].get(mode or "", {}).items():
-            if not anything(figures):
-                continue
-            results += [
-                EvalResult(
-                    task_type="text-generation",
-                    task_name=finished.recipe.task.use,
-                    dataset_type=where,
-                    dataset_name=name,
-                    metric_type=metric,
-                    metric_name=f"{field.replace('_', ' ')} {metric} ({mode})",
-                    metric_value=round(figures[metric], 4),
-                )
-                for metric in ("f1", "precision", "recall")
-            ]
+    recipe, settings, results = finished.recipe, finished.settings, _eval_results(finished, mode)
+    sources = [source for stage in recipe.stages[: len(finished.stages)] for source in stage.data]
+    hub = [s.hub for s in sources if isinstance(s, HubSource) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", s.hub)]
     kinds = [s.manifest["stage"]["kind"] for s in finished.stages]
-    task = finished.recipe.task.use.rpartition(":")[2].lower()
-    datasets = list(dict.fromkeys([*settings.datasets, *(h for h in hub if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", h))]))
+    task = recipe.task.use.rpartition(":")[2].lower()
     return ModelCardData(
         base_model=finished.base_id,
         base_model_relation="adapter",
@@ -185,118 +125,109 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
         pipeline_tag="text-generation",
         license=settings.license,
         language=list(settings.language),
-        tags=list(dict.fromkeys(["lora", *kinds, *MADE_WITH.get(finished.recipe.trainer, ()), task, *settings.tags])),
-        datasets=datasets or None,
+        tags=list(dict.fromkeys(["lora", *kinds, *MADE_WITH.get(recipe.trainer, ()), task, *settings.tags])),
+        datasets=list(dict.fromkeys([*settings.datasets, *hub])) or None,
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,
     )
 
 
+def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    tests = {e.name: e.data[0] for e in finished.recipe.evaluate}
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name=finished.recipe.task.use,
+            dataset_type=source.hub if isinstance(source := tests.get(name), HubSource) else name,
+            dataset_name=name,
+            metric_type=metric,
+            metric_name=f"{field.replace('_', ' ')} {metric} ({mode})",
+            metric_value=round(figures[metric], 4),
+        )
+        for name, model in finished.evaluated.items()
+        for field, figures in model.figures["metrics"].get(mode or "", {}).items()
+        if _has_values(figures)
+        for metric in ("f1", "precision", "recall")
+    ]
+
+
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
-    apart = ("kind", "trl", "rewards", "noise", *NOT_IN_FINGERPRINT)
-    flat = {**{k: v for k, v in settings.items() if k not in apart}, **settings.get("trl", {})}
-    if flat.pop("max_steps", None):
-        flat.pop("epochs", None)  # max_steps overrides it
-    if flat.get("beta") == 0 and settings["kind"] == "grpo":
-        del flat["reference"]  # without the KL term there is none
-    if "reference" in flat:
-        flat["reference"] = STARTS.get(flat["reference"], flat["reference"])
+    kind, apart = settings["kind"], ("kind", "trl", "rewards", "noise", *NOT_IN_FINGERPRINT)
+    constants = {**{k: v for k, v in settings.items() if k not in apart}, **settings.get("trl", {})}
+    if constants.pop("max_steps", None):
+        constants.pop("epochs", None)  # max_steps overrides it
+    if constants.get("beta") == 0 and kind == "grpo":
+        del constants["reference"]  # without the KL term there is none
+    if "reference" in constants:
+        constants["reference"] = STARTS.get(constants["reference"], constants["reference"])
     return {
-        "name": stage.name,
-        "kind": settings["kind"],
-        "title": KINDS.get(settings["kind"], settings["kind"]),
-        "constants": bundle.without_paths({k: v for k, v in flat.items() if v is not None}),
+        "kind": kind,
+        "title": KINDS.get(kind, kind),
+        "constants": bundle.without_paths({k: v for k, v in constants.items() if v is not None}),
         "noise": bundle.without_paths(settings.get("noise")),
-        "rewards": [_reward(r) for r in finished.rewards(stage)],
+        "rewards": [_reward(r) for r in stage_rewards(finished.file)[stage.index]],
         "data": stage.manifest.get("data", []),
         "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
-        "steps": stage.manifest.get("steps"),
-        "seconds": stage.manifest.get("seconds"),
-        "memory": stage.manifest.get("peak_memory_gb"),
         "figures": stage.manifest.get("figures", {}),
+        **{key: stage.manifest.get(key) for key in ("steps", "seconds", "peak_memory_gb")},
     }
 
 
 def _reward(named: NamedReward) -> dict[str, Any]:
-    """A reward's weight, its parameters, and its formula or its author's description."""
-    kind = named.reward if inspect.isfunction(named.reward) else type(named.reward)
-    written = kind.__doc__ if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(") else None
-    module = sys.modules.get(kind.__module__)
-    texts = [inspect.cleandoc(t) for t in (getattr(module, "__doc__", None), written) if t]
     reward: Any = named.reward
+    kind = reward if inspect.isfunction(reward) else type(reward)
     if formula := getattr(reward, "formula", None):
-        # The author's description is of the defaults, which this recipe may have changed.
-        texts = [f"R = {formula()}"]
-    parameters: dict[str, Any] = (
-        {f.name: getattr(reward, f.name) for f in dataclasses.fields(reward)} if dataclasses.is_dataclass(kind) else {}
-    )
-    parameters = bundle.without_paths(parameters)
-    return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": "\n\n".join(texts[:1])}
+        about = f"R = {formula()}"  # a description is of the defaults, which this recipe may have changed
+    else:
+        own = kind.__doc__ if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(") else None
+        about = inspect.cleandoc(getattr(sys.modules.get(kind.__module__), "__doc__", None) or own or "")
+    fields = dataclasses.fields(reward) if dataclasses.is_dataclass(kind) else ()
+    parameters = bundle.without_paths({field.name: getattr(reward, field.name) for field in fields})
+    return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": about}
 
 
-def anything(figures: Mapping[str, Any]) -> bool:
-    """Whether a field has gold or predicted values; else its figures mean nothing."""
+def _has_values(figures: Mapping[str, Any]) -> bool:
     return bool(figures["gold"] or figures["pred"])
 
 
-def _name(earlier: Finished, mine: Finished) -> str:
-    same = earlier.recipe.name == mine.recipe.name
-    return f"{earlier.recipe.name}, {earlier.stages[-1].name}" if same else earlier.recipe.name
-
-
-def _base(run: Finished) -> str | None:
-    """The Hub id of a run's base, where one is known."""
-    try:
-        return run.base_id
-    except UserError:
-        return None
-
-
 def _task(finished: Finished) -> str:
-    """The task and its settings, without prompts, which the usage shows."""
+    """The task and its parameters, without prompts, which the usage shows."""
     spec = finished.recipe.task
-    asked = "\n".join(m["content"] for m in finished.example().prompt)
-    parameters = bundle.without_paths(spec.params)
-    short = {k: v for k, v in parameters.items() if not (isinstance(v, str) and ("{" in v or v in asked))}
-    name = spec.use.rpartition(":")[2]
-    return f"`{name}`" + (f" ({', '.join(f'{k} {_value(v)}' for k, v in short.items())})" if short else "")
-
-
-def _test(spec: EvalSet) -> str:
-    """Where the rows of a test set are from."""
-    return "; ".join(_origin(s) + (f", under {s.license}" if s.license else "") for s in spec.data)
+    prompt = "\n".join(m["content"] for m in finished.example().prompt)
+    short = [
+        f"{key} {_value(value)}"
+        for key, value in bundle.without_paths(spec.params).items()
+        if not (isinstance(value, str) and ("{" in value or value in prompt))
+    ]
+    return f"`{spec.use.rpartition(':')[2]}`" + (f" ({', '.join(short)})" if short else "")
 
 
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
     """The sources of the training data, each once, with its licence if known."""
-    out: dict[str, dict[str, Any]] = {}
+    sources: dict[str, dict[str, Any]] = {}
     for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):
         for entry, source in zip(stage.manifest.get("data", []), spec.data, strict=False):
             licence = entry.get("license") or source.license
             if licence is None and isinstance(source, SynthesizedSource):
                 licence = GENERATED
-            seen = out.setdefault(
-                entry["source"],
-                {"source": entry["source"], "origin": _origin(source), "license": licence, "stages": []},
-            )
-            seen["stages"].append(stage.name)
-    return list(out.values())
+            new = {"source": entry["source"], "origin": _origin(source), "license": licence, "stages": []}
+            sources.setdefault(entry["source"], new)["stages"].append(stage.name)
+    return list(sources.values())
 
 
 def _origin(source: Source) -> str:
     if isinstance(source, HubSource):
-        at = f" at {source.revision}" if source.revision else ""
-        return (
-            f"Hub dataset `{source.hub}`, {source.config + ', ' if source.config else ''}split {source.hub_split}{at}"
-        )
+        config, at = f"{source.config}, " * bool(source.config), f" at {source.revision}" * bool(source.revision)
+        return f"Hub dataset `{source.hub}`, {config}split {source.hub_split}{at}"
     if isinstance(source, PathSource):
         return f"file `{Path(source.path).name}`"
     return f"made by the `{source.synthesize}` generator: {source.n:,} rows, seed {source.seed}"
 
 
 def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
-    """Limitations that follow from the run itself."""
     out = []
     if str(finished.recipe.model.base).startswith("pypi:"):
         out.append(
@@ -311,43 +242,43 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
         )
     if not finished.figures:
         out.append("It was not evaluated.")
-    label = finished.stages[-1].name
     for name, models in finished.figures.items():
-        figures, test = models[label], finished.ledger.get("tests", {}).get(name, {})
+        figures, test = models[finished.stages[-1].name], finished.ledger.get("tests", {}).get(name, {})
+        n, same, near = figures["n"], test.get("also_in_training", 0), test.get("nearly_in_training", 0)
         if figures["truncated"]:
-            cut = f"{figures['truncated']} of {figures['n']} answers"
-            out.append(f"{name}: {cut} were cut at {figures['max_new_tokens']} tokens.")
-        if test.get("also_in_training"):
-            out.append(
-                f"{name}: {test['also_in_training']} of its {figures['n']} texts also stand in the training data."
-            )
-        near = test.get("nearly_in_training", 0) - test.get("also_in_training", 0)
-        if near > 0:
-            out.append(f"{name}: {near} of its {figures['n']} texts nearly repeat one of the training data.")
-        if figures["n"] < 100:
-            out.append(f"{name} has only {figures['n']} rows, so its intervals are wide.")
+            out.append(f"{name}: {figures['truncated']} of {n} answers were cut at {figures['max_new_tokens']} tokens.")
+        if same:
+            out.append(f"{name}: {same} of its {n} texts also stand in the training data.")
+        if near > same:
+            out.append(f"{name}: {near - same} of its {n} texts nearly repeat one of the training data.")
+        if n < 100:
+            out.append(f"{name} has only {n} rows, so its intervals are wide.")
     if not finished.recipe.model.thinking:
         out.append("It was trained with thinking off; with thinking on it was never tried.")
     return out
 
 
-def _environment() -> Any:
+def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701 - Markdown
-    environment.filters["f4"] = lambda v: f"{v:.4f}"
-    environment.filters["ci"] = lambda v: f"{v[0]:.3f}–{v[1]:.3f}"
-    environment.filters["signed"] = lambda v: f"{v:+.4f}".replace("-", "−")
-    environment.filters["share"] = lambda v: f"{v:.1%}".replace("%", " %")
-    environment.filters["words"] = lambda v: str(v).replace("_", " ")
-    environment.filters["value"] = _value
-    environment.filters["fence"] = _fence
-    environment.globals["anything"] = anything
-    return environment
+    filters: dict[str, Any] = {
+        "f4": "{:.4f}".format,
+        "ci": lambda v: f"{v[0]:.3f}–{v[1]:.3f}",
+        "signed": lambda v: f"{v:+.4f}".replace("-", "−"),
+        "share": lambda v: f"{v:.1%}".replace("%", " %"),
+        "words": lambda v: str(v).replace("_", " "),
+        "json": lambda v: json.dumps(v, ensure_ascii=False),
+        "origin": _origin,
+        "value": _value,
+        "fence": _fence,
+    }
+    environment.filters |= filters
+    environment.globals["has_values"] = _has_values
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _fence(text: str) -> str:
-    """The code fence for a text: more backticks than any run of them inside it."""
     return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 

@@ -1,4 +1,4 @@
-"""Comparison of two adapters on the card, on test sets that both were measured on."""
+"""The card's comparison of two adapters on their common test sets."""
 
 from __future__ import annotations
 

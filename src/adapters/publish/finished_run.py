@@ -1,4 +1,4 @@
-"""A finished run, read from its folder: everything that a bundle is made of."""
+"""A finished run, read from its folder: all that a bundle is made of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from adapters.evaluation.evaluate import SetFigures
 from adapters.files import read_json, read_run_json
 from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, Stage
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.publish import REPO, Publish
 from adapters.recipe.recipe import Recipe
@@ -29,7 +28,6 @@ class Finished:
     file: RecipeFile
     task: Task
     stages: tuple[Stage, ...]
-    """Up to the published one."""
     ledger: dict[str, Any]
 
     @property
@@ -54,12 +52,12 @@ class Finished:
 
     @property
     def settings(self) -> Publish:
-        """The recipe's `publish:` section, or its defaults."""
+        """The recipe's `publish:` section or its defaults."""
         return self.recipe.publish or Publish()
 
     @property
     def base_id(self) -> str:
-        """Hub id of the base model. Raises UserError when it is not known."""
+        """Hub id of the base model. Raises UserError when it is unknown."""
         if self.settings.base_model:
             return self.settings.base_model
         base = self.recipe.model.base
@@ -74,30 +72,24 @@ class Finished:
 
     @property
     def base_revision(self) -> str | None:
-        """The commit of the base model that was trained on, where it is known."""
-        model = self.manifest.get("model", {})
-        revision: str | None = model.get("commit") or model.get("revision")
-        return revision
+        """The base model's commit, where it is known."""
+        model: Mapping[str, str | None] = self.manifest.get("model", {})
+        return model.get("commit") or model.get("revision")
 
     @property
     def evaluated(self) -> dict[str, EvaluatedModel]:
-        """The recipe's test sets that the published stage was measured on."""
+        """The published stage's evaluations on the recipe's test sets."""
         name = self.stages[-1].name
         return {s: model for s, models in self.run.sets.items() for model in models if model.model == name}
 
     @property
     def figures(self) -> dict[str, dict[str, SetFigures]]:
-        """Test set -> label of a model -> its figures, for the sets of `evaluated`."""
+        """Test set -> `base` or stage -> figures, for the sets of `evaluated`."""
         return {name: {m.model: m.figures for m in self.run.sets[name]} for name in self.evaluated}
-
-    def rewards(self, stage: Stage) -> tuple[NamedReward, ...]:
-        """The rewards of a stage, resolved again for what they say about themselves."""
-        return stage_rewards(self.file)[stage.index]
 
     def example(self) -> Example:
         """The made-up row that the card's usage shows. Raises UserError without one."""
-        row = self.settings.example or getattr(self.task, "example_row", None)
-        at = ("publish", "example")
+        at, row = ("publish", "example"), self.settings.example or getattr(self.task, "example_row", None)
         if row is None:
             raise UserError("this task has no example row of its own; give one for the card's usage.", at=at)
         try:
@@ -107,7 +99,7 @@ class Finished:
 
 
 class Probe(NamedTuple):
-    """A prompt, with the greedy answer that the training process stored."""
+    """A prompt with the greedy answer that the run's evaluation stored."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -115,14 +107,13 @@ class Probe(NamedTuple):
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
-    """A run folder, or one of its stages' folders, with `publish.key=value` overrides.
+    """The run of a run's or a stage's folder, with `publish.key=value` overrides.
 
-    Raises UserError when it is no run, is not finished, or an adapter or an evaluation does not belong to it any more.
+    Raises UserError when it is no run, is not finished, or holds an adapter or evaluation that is damaged or outdated.
     """
     run = RunFolder.open(path)
-    for override in overrides:
-        if not override.startswith("publish."):
-            raise UserError(f"{override!r}: of a finished run's recipe only publish.key=value can be changed.")
+    if other := [override for override in overrides if not override.startswith("publish.")]:
+        raise UserError(f"{other[0]!r}: of a finished run's recipe only publish.key=value can be changed.")
     file = run.recipe_file(overrides)
     stages = run.stages_up_to_named()
     if missing := [s.name for s in stages if not s.manifest]:
@@ -149,10 +140,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
 
 
 def probes(finished: Finished, k: int) -> list[Probe]:
-    """Up to k answers of the training process's own evaluation, over all sets.
-
-    Empty answers are left out where there are others: they prove little.
-    """
+    """Up to k answers of the run's evaluations, empty ones only where all are."""
     answers = [
         Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"]))
         for model in finished.evaluated.values()

@@ -1,7 +1,7 @@
-"""The gate: checks in fresh processes that a bundle must pass before the push.
+"""The gate: checks that a bundle must pass before the push.
 
-The card's code runs unchanged and offline. Its cache folder maps the repository's id to the bundle, and the base's id
-to the weights that the run was trained on.
+The card's code runs unchanged, offline and in a fresh process. Its cache folder maps the repository's id to the bundle,
+and the base's id to the weights that the run was trained on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +27,7 @@ PROBES: Final = 4
 PROBE_TOKENS: Final = 128
 TIMEOUT: Final = 3600
 ASKED_FOR: Final = ("config.json", "adapter_config.json", "generation_config.json", "processor_config.json")
-"""Files that libraries ask a repository for, and can do without."""
+"""Optional files that libraries ask a repository for."""
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank."""
 
@@ -41,26 +41,24 @@ class Check(NamedTuple):
 
 
 class GateError(Exception):
-    """A bundle that must not be published, and why. The command exits with 3."""
+    """Why a bundle must not be published. The command exits with 3."""
 
 
 def static(finished: Finished, folder: Path) -> list[Check]:
     """Checks without loading a model: files, card, and whether vLLM can serve it."""
-    leaks = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd())))
-    size = sum((folder / f).stat().st_size for f in bundle.files(folder))
-    clean = f"{len(bundle.files(folder))} files, {size / 1e6:.1f} MB; no path, token or address of yours"
+    leaks, files = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd()))), bundle.files(folder)
+    size = sum((folder / f).stat().st_size for f in files)
+    clean = f"{len(files)} files, {size / 1e6:.1f} MB; no path, token or address of yours"
     return [Check("files", not leaks, "; ".join(leaks[:5]) or clean), _servable(folder), _card(folder)]
 
 
 def max_lora_rank(rank: int) -> int | None:
-    """The --max-lora-rank that vLLM needs for an adapter; None when there is none."""
+    """The --max-lora-rank that vLLM needs for a rank; None above its largest."""
     return next((r for r in VLLM_RANKS if r >= rank), None)
 
 
 def _servable(folder: Path) -> Check:
-    """Whether vLLM can serve it: plain LoRA of linear layers, of a rank on its list."""
-    name = "vLLM"
-    config = json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    name, config = "vLLM", json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         return Check(name, False, f"the adapter's type is {config.get('peft_type')}, not LORA")
     for key in ("modules_to_save", "use_dora", "target_parameters", "alpha_pattern", "rank_pattern", "lora_bias"):
@@ -79,7 +77,6 @@ def _servable(folder: Path) -> Check:
 
 
 def _card(folder: Path) -> Check:
-    """Whether huggingface_hub reads the card's metadata back."""
     from huggingface_hub import ModelCard
 
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -94,18 +91,12 @@ def _card(folder: Path) -> Check:
     links = re.findall(r"\]\((plots/[^)]+)\)", text)
     if dead := [link for link in links if not (folder / link).is_file()]:
         return Check("card", False, f"it links to {dead[0]}, which is not there")
-    return Check(
-        "card",
-        True,
-        f"{len(getattr(card.data, 'eval_results', None) or [])} results in its metadata, {len(links)} plots",
-    )
+    results = getattr(card.data, "eval_results", None) or []
+    return Check("card", True, f"{len(results)} results in its metadata, {len(links)} plots")
 
 
 def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any]]:
-    """Load the bundle in a fresh process; returns checks, and facts for the card.
-
-    Raises RuntimeError when that process dies, which says nothing about the adapter.
-    """
+    """Load the bundle in a fresh process: checks, facts. RuntimeError when that fails."""
     from adapters.backends.local import base_model
 
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
@@ -124,7 +115,7 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
         command = [sys.executable, "-m", "adapters.backends.local.verify_adapter", "spec.json", "facts.json"]
         done = _run(command, work, {})
         if done.returncode:
-            raise RuntimeError(f"the bundle could not be tried: {_reason(done.stderr)}")
+            raise RuntimeError(f"the bundle could not be loaded: {_reason(done.stderr)}")
         facts = json.loads((Path(work) / "facts.json").read_text(encoding="utf-8"))
     return [Check(*check) for check in facts.pop("checks")], facts
 
@@ -156,7 +147,7 @@ def used(finished: Finished, folder: Path, repo: str) -> Check:
 
 
 def base_files(finished: Finished) -> Path:
-    """The folder with the base model's files that the run was trained on."""
+    """The folder of the base model that the run was trained on."""
     from adapters.backends.local import base_model
 
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
@@ -168,38 +159,36 @@ def base_files(finished: Finished) -> Path:
 
 
 def _resolve_to(cache: Path, repo: str, revision: str | None, folder: Path) -> None:
-    """Lay out a cache in which a Hub id is a folder; the layout is huggingface_hub's."""
-    home = cache / f"models--{repo.replace('/', '--')}"
+    """Add a folder to a cache of huggingface_hub's layout, as the given Hub id."""
     commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else "0" * 40
-    (home / "refs").mkdir(parents=True)
+    root = cache / f"models--{repo.replace('/', '--')}"
+    refs, missing = root / "refs", root / ".no_exist" / commit
+    for new in (refs, missing):
+        new.mkdir(parents=True)
     for ref in {"main", revision or "main"} - {commit}:
-        (home / "refs" / ref).write_text(commit)
-    for source in folder.rglob("*"):
-        if source.is_file():
-            target = home / "snapshots" / commit / source.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source.resolve())
+        (refs / ref).write_text(commit)
+    for source in bundle.files(folder):
+        target = root / "snapshots" / commit / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to((folder / source).resolve())
     for name in ASKED_FOR:
         if not (folder / name).is_file():
-            # As huggingface_hub notes that the Hub answered 404; without it, "offline" is the answer.
-            (home / ".no_exist" / commit).mkdir(parents=True, exist_ok=True)
-            (home / ".no_exist" / commit / name).touch()
+            (missing / name).touch()  # huggingface_hub's note of a 404; without it, "offline" is the answer
 
 
-def _run(command: Sequence[str], folder: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+def _run(command: Sequence[str], folder: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    env = {k: v for k, v in os.environ.items() if k not in ranks} | env
     try:
         return subprocess.run(  # noqa: S603 - a list of our own making, no shell reads it
-            command, cwd=folder, env={**kept, **env}, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{command[1]} was not done after {TIMEOUT // 60} minutes") from None
 
 
 def _reason(text: str) -> str:
-    """The exception that ended a process, or its last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next(
-        (x for x in reversed(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", x)),
-        (lines or ["no message"])[-1],
-    )
+    """The exception that ended a process, else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+    return (exceptions or lines)[-1]

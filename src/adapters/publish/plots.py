@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from adapters.publish.finished_run import Finished
 
 CURVES = {"loss": "loss", "reward": "reward", "kl": "KL to the reference"}
-# One colour a stage, told apart by people who see no difference between red and green (Okabe and Ito 2008).
+# One colour a stage, distinguishable by colour-blind people (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
     """Write PNG files into `folder`, the same bytes every time; returns their names."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     logs = {s.name: s.log for s in finished.stages}
     drawn = []
@@ -40,40 +39,41 @@ def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
     return drawn
 
 
-def _curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str, path: Path) -> None:
+@contextmanager
+def _plot(path: Path) -> Iterator[Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    for colour, (name, points) in zip(_cycle(len(series)), series.items(), strict=True):
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.4 if len(points) > 20 else 1)
-        if len(points) > 20:
-            axes.plot(steps, _smooth(values), color=colour, linewidth=1.6)
-        axes.plot([], [], color=colour, label=name)
-    axes.set(xlabel="optimizer step", ylabel=label)
-    axes.grid(alpha=0.3)
+    yield axes
     axes.legend()
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _curves(series: Mapping[str, Sequence[tuple[float, float]]], label: str, path: Path) -> None:
+    with _plot(path) as axes:
+        for colour, (name, points) in zip(cycle(COLOURS), series.items()):
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.4 if len(points) > 20 else 1)
+            if len(points) > 20:
+                axes.plot(steps, _smooth(values), color=colour, linewidth=1.6)
+            axes.plot([], [], color=colour, label=name)
+        axes.set(xlabel="optimizer step", ylabel=label)
+        axes.grid(alpha=0.3)
 
 
 def _bars(models: dict[str, dict[str, Any]], title: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
     fields = [f for f in next(iter(models.values())) if any(m[f]["gold"] or m[f]["pred"] for m in models.values())]
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(models)
-    for n, (colour, (name, metrics)) in enumerate(zip(_cycle(len(models)), models.items(), strict=True)):
-        places = [i + (n - (len(models) - 1) / 2) * width for i in range(len(fields))]
-        f1 = [metrics[f]["f1"] for f in fields]
-        low = [max(0.0, v - metrics[f]["f1_ci"][0]) for f, v in zip(fields, f1, strict=True)]
-        high = [max(0.0, metrics[f]["f1_ci"][1] - v) for f, v in zip(fields, f1, strict=True)]
-        axes.bar(places, f1, width, yerr=(low, high), capsize=2, color=colour, label=name, error_kw={"linewidth": 0.8})
-    axes.set_xticks(range(len(fields)), [f.replace("_", " ") for f in fields])
-    axes.set(ylabel="F1, 95 % interval", ylim=(0, 1), title=title)
-    axes.legend()
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    width, style = 0.8 / len(models), {"capsize": 2, "error_kw": {"linewidth": 0.8}}
+    with _plot(path) as axes:
+        for n, (colour, (name, metrics)) in enumerate(zip(cycle(COLOURS), models.items())):
+            places = [i + (n - (len(models) - 1) / 2) * width for i in range(len(fields))]
+            f1 = [metrics[f]["f1"] for f in fields]
+            below = [max(0.0, metrics[f]["f1"] - metrics[f]["f1_ci"][0]) for f in fields]
+            above = [max(0.0, metrics[f]["f1_ci"][1] - metrics[f]["f1"]) for f in fields]
+            axes.bar(places, f1, width, yerr=(below, above), color=colour, label=name, **style)
+        axes.set_xticks(range(len(fields)), [f.replace("_", " ") for f in fields])
+        axes.set(ylabel="F1, 95 % interval", ylim=(0, 1), title=title)
 
 
 def _smooth(values: Iterable[float], weight: float = 0.9) -> list[float]:
@@ -83,7 +83,3 @@ def _smooth(values: Iterable[float], weight: float = 0.9) -> list[float]:
         mean, seen = weight * mean + (1 - weight) * value, seen * weight
         out.append(mean / (1 - seen))
     return out
-
-
-def _cycle(n: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]

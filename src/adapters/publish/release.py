@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Release:
-    """A bundle on disk with the checks that it went through."""
+    """A bundle on disk with the results of its checks."""
 
     folder: Path
     checks: tuple[Check, ...]
@@ -41,7 +41,7 @@ class Release:
 
     @property
     def passed(self) -> bool:
-        """Whether it passed every check, so that it may be pushed."""
+        """Whether it may be pushed."""
         return all(check.passed for check in self.checks)
 
     @property
@@ -51,15 +51,14 @@ class Release:
 
 
 def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
-    """Make and verify the bundle, or reuse it. A failed check is a result, no error."""
+    """Make and verify the bundle, or reuse it. A failed check is no error."""
     repo = finished.settings.repo
     if repo is None:
         raise UserError(
             "the card needs the name of its repository: set publish.repo: owner/name, or give --repo.",
             at=("publish", "repo"),
         )
-    place = finished.folder / "publish"
-    folder, proof = place / "bundle", place / "proof.json"
+    folder, proof = finished.folder / "publish" / "bundle", finished.folder / "publish" / "proof.json"
     key = _key(finished, earlier, repo)
     stored = read_json(proof)
     reused = stored.get("key") == key and stored.get("passed") and stored.get("files") == bundle.hashes(folder)
@@ -67,43 +66,44 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
         checks = [Check(*c) for c in stored["checks"]]
     else:
         finished.example()  # finds mistakes in the settings before the slow part
-        work = adapter_folder.work_folder(folder)
-        for old in (work, folder):
-            shutil.rmtree(old, ignore_errors=True)
         proof.unlink(missing_ok=True)
-        say("making the bundle")
-        bundle.assemble(finished, work)
-        say("loading it in a fresh process")
-        checks, facts = gate.loaded(finished, work)
-        if all(c.passed for c in checks):
-            (work / "README.md").write_text(card.render(finished, work, repo, facts, checks, earlier), encoding="utf-8")
-            checks += gate.static(finished, work)
-            if all(c.passed for c in checks):
-                say("running the card's code")
-                checks.append(gate.used(finished, work, repo))
-        os.replace(work, folder)
+        checks = _make(finished, earlier, repo, folder, say)
         passed = all(c.passed for c in checks)
-        write_json(
-            proof, {"key": key, "passed": passed, "checks": [list(c) for c in checks], "files": bundle.hashes(folder)}
-        )
-    tag = finished.settings.tag or f"{finished.recipe.name}-{_content(folder)[:8]}"
+        write_json(proof, {"key": key, "passed": passed, "checks": checks, "files": bundle.hashes(folder)})
+    tag = finished.settings.tag or f"{finished.recipe.name}-{_hash(bundle.hashes(folder))[:8]}"
     return Release(folder, tuple(checks), repo, tag, tuple(_notes(finished)), bool(reused))
 
 
+def _make(finished: Finished, earlier: Finished | None, repo: str, folder: Path, say: Say) -> list[Check]:
+    work = adapter_folder.work_folder(folder)
+    for old in (work, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    say("making the bundle")
+    bundle.assemble(finished, work)
+    say("loading it in a fresh process")
+    checks, facts = gate.loaded(finished, work)
+    if all(c.passed for c in checks):
+        (work / "README.md").write_text(card.render(finished, work, repo, facts, checks, earlier), encoding="utf-8")
+        checks += gate.static(finished, work)
+        if all(c.passed for c in checks):
+            say("running the card's code")
+            checks.append(gate.used(finished, work, repo))
+    os.replace(work, folder)
+    return checks
+
+
 def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
-    """Push a verified bundle. Raises GateError for others, and as `hub.push`."""
+    """Push a verified bundle. Raises GateError for others, and what `hub.push` raises."""
     if not release.passed:
         failed = next(check for check in release.checks if not check.passed)
         raise GateError(f"{failed.name}: {failed.detail}")
-    message = f"{finished.recipe.name}: {finished.stages[-1].name}"
-    private = finished.settings.private
+    message, private = f"{finished.recipe.name}: {finished.stages[-1].name}", finished.settings.private
     pushed = hub.push(release.folder, release.repo, private=private, tag=release.tag, message=message, say=say)
     write_json(finished.folder / "publish" / "pushed.json", asdict(pushed))
     return pushed
 
 
 def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
-    """Hash of everything that a bundle is made of, versions of the libraries included."""
     inputs: list[Any] = [
         [s.manifest for s in finished.stages],
         finished.figures,
@@ -115,11 +115,11 @@ def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
         card.TEMPLATE.read_text(encoding="utf-8"),
         versions(),
     ]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    return _hash(inputs)
 
 
-def _content(folder: Path) -> str:
-    return hashlib.sha256(json.dumps(bundle.hashes(folder), sort_keys=True).encode()).hexdigest()
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _notes(finished: Finished) -> list[str]:

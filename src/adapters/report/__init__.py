@@ -1,7 +1,5 @@
 """A run as one HTML page that needs no network and no other file."""
 
-from __future__ import annotations
-
 from adapters.report.page import write_report
 
 __all__ = ["write_report"]

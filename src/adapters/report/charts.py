@@ -1,29 +1,28 @@
-"""Line charts as SVG text, with a description in words."""
+"""Line charts as SVG text, with a description for screen readers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
-from adapters.report.curves import Panel, Points
+from adapters.report.curves import Line, Panel, Points
 from adapters.report.text import seen
 
-T = TypeVar("T")
 WIDTH, HEIGHT = 360, 180
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 MOST_POINTS = 400
 """A curve with more is thinned: the chart is 300 pixels wide."""
-SMOOTHED_FROM = 40
+SMOOTHED_FROM, DOTS_UP_TO = 40, 20
+"""From how many points on the average is drawn, up to how many each point is."""
 
 
 def line_chart(panel: Panel) -> Markup:
     """The SVG of a panel: axes, bands, curves (long ones with their moving average)."""
-    xs = [x for line in panel.lines for x, _ in line.points]
-    ys = [y for line in panel.lines for _, y in line.points]
-    ys += [edge for line in panel.lines for _, low, high in line.band for edge in (low, high)]
+    xs, ys = map(list, zip(*(point for line in panel.lines for point in line.points), strict=True))
+    ys += [edge for line in panel.lines for _, *edges in line.band for edge in edges]
     x_ticks, x0, x1 = _axis(min(xs), max(xs), whole=True, tight=True)
     y_ticks, y0, y1 = _axis(*((0.0, 1.0) if panel.share else (min(ys), max(ys))))
 
@@ -41,51 +40,48 @@ def line_chart(panel: Panel) -> Markup:
         svg.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         svg.append(f'<text x="{LEFT - 6}" y="{at}" dy="0.32em" text-anchor="end">{_label(tick, y_ticks)}</text>')
     for tick in x_ticks:
-        if tick == x0:
-            continue  # the axis has its label there
-        at = place(tick, y0).split(",")[0]
-        svg.append(f'<text x="{at}" y="{HEIGHT - 7}" text-anchor="middle">{short(tick)}</text>')
+        if tick != x0:  # the axis has its label there
+            at = place(tick, y0).split(",")[0]
+            svg.append(f'<text x="{at}" y="{HEIGHT - 7}" text-anchor="middle">{short(tick)}</text>')
     for n, line in enumerate(panel.lines):
-        if line.band:
-            band = _thinned(line.band)
-            edge = [place(x, high) for x, _, high in band] + [place(x, low) for x, low, _ in reversed(band)]
-            svg.append(f'<polygon class="band c{n}" points="{" ".join(edge)}"/>')
-        smooth = len(line.points) >= SMOOTHED_FROM
-        shown = " ".join(place(x, y) for x, y in _thinned(line.points))
-        svg.append(f'<polyline class="line c{n}{" faint" if smooth else ""}" points="{shown}"/>')
-        if smooth:
-            average = " ".join(place(x, y) for x, y in _thinned(moving_average(line.points)))
-            svg.append(f'<polyline class="line c{n} average" points="{average}"/>')
-        elif len(line.points) <= 20:
-            svg += [
-                f'<circle class="dot c{n}" r="2.5" cx="{a}" cy="{b}"/>'
-                for a, b in (p.split(",") for p in shown.split())
-            ]
-    svg.append("</svg>")
-    return Markup("".join(svg))  # noqa: S704 - numbers, fixed words, and one escaped label
+        svg += _curve(n, line, place)
+    return Markup("".join([*svg, "</svg>"]))  # noqa: S704 - numbers, fixed words, and one escaped label
+
+
+def _curve(n: int, line: Line, place: Callable[[float, float], str]) -> Iterator[str]:
+    if line.band:
+        band = _thinned(line.band)
+        edge = [place(x, high) for x, _, high in band] + [place(x, low) for x, low, _ in reversed(band)]
+        yield f'<polygon class="band c{n}" points="{" ".join(edge)}"/>'
+    smooth = len(line.points) >= SMOOTHED_FROM
+    shown = [place(x, y) for x, y in _thinned(line.points)]
+    yield f'<polyline class="line c{n}{" faint" if smooth else ""}" points="{" ".join(shown)}"/>'
+    if smooth:
+        average = " ".join(place(x, y) for x, y in _thinned(moving_average(line.points)))
+        yield f'<polyline class="line c{n} average" points="{average}"/>'
+    elif len(line.points) <= DOTS_UP_TO:
+        for x, y in (point.split(",") for point in shown):
+            yield f'<circle class="dot c{n}" r="2.5" cx="{x}" cy="{y}"/>'
 
 
 def summary(panel: Panel) -> str:
     """The panel in a sentence, for screen readers."""
     sentences = []
     for line in panel.lines:
-        (x0, first), (x1, last) = line.points[0], line.points[-1]
-        values = [y for _, y in line.points]
-        spread = f"lowest {short(min(values))}, highest {short(max(values))}"
-        sentences.append(
-            f"{line.name}: {short(first)} at step {short(x0)}, {short(last)} at step {short(x1)}, {spread}"
-        )
+        (x0, first), (x1, last), values = line.points[0], line.points[-1], [y for _, y in line.points]
+        ends = f"{short(first)} at step {short(x0)}, {short(last)} at step {short(x1)}"
+        sentences.append(f"{line.name}: {ends}, lowest {short(min(values))}, highest {short(max(values))}")
     return f"{panel.title}. {'; '.join(sentences)}."
 
 
 def short(value: float, digits: int = 3) -> str:
-    """A number in few characters, with three digits that count, or so many."""
+    """A number in few characters, with so many significant digits."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-3:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if abs(value) >= 10**digits - 0.5:  # what rounds to a power of ten is written out, too
+    if abs(value) >= 10**digits - 0.5:  # also what rounds to a power of ten
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 
@@ -104,7 +100,7 @@ def moving_average(points: Points) -> Points:
 
 
 def _label(tick: float, ticks: Sequence[float]) -> str:
-    """A tick's number with as many digits as tell it from the next."""
+    """A tick's number with enough digits to differ from the next."""
     widest = max(map(abs, ticks)) / (ticks[1] - ticks[0])
     return short(tick, max(3, math.ceil(math.log10(widest)) + 1))
 
@@ -120,12 +116,10 @@ def _axis(low: float, high: float, *, whole: bool = False, tight: bool = False) 
     step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = [n * step for n in range(first, last + 1)]
-    if tight:
-        return [t for t in ticks if low <= t <= high], low, high
-    return ticks, ticks[0], ticks[-1]
+    return ([t for t in ticks if low <= t <= high], low, high) if tight else (ticks, ticks[0], ticks[-1])
 
 
-def _thinned(points: Sequence[T]) -> Sequence[T]:
+def _thinned(points: Sequence[Any]) -> Sequence[Any]:
     stride = math.ceil(len(points) / MOST_POINTS)
     kept = points[::stride]
     return kept if stride == 1 or kept[-1] == points[-1] else [*kept, points[-1]]

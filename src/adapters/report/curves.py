@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Log = Sequence[Mapping[str, float]]
 Points = list[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Line:
-    """One curve, with the range around it if the log has one: (step, low, high)."""
+class Line(NamedTuple):
+    """One curve; `band` is the range around it, as (step, low, high)."""
 
     name: str
     points: Points
     band: list[tuple[float, float, float]]
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """Curves that share an axis."""
 
     title: str
     lines: tuple[Line, ...]
     note: str = ""
     share: bool = False
-    """A share: drawn from 0 to 1."""
+    """Whether it is drawn from 0 to 1."""
     main: bool = True
 
 
@@ -37,37 +35,28 @@ FIRST = {
     "kl": ("KL to the reference", "nats per token; 0 at the first step when the reference is the start"),
     "completions/mean_length": ("Completion length", "tokens; band: shortest to longest"),
     "completions/clipped_ratio": ("Completions cut at the limit", "share"),
-    "frac_reward_zero_std": (
-        "Groups without variance",
-        "share of the groups whose rewards are all equal, so that they give no gradient",
-    ),
-    "rewards/accuracies": (
-        "Preference accuracy",
-        "share of the pairs whose chosen answer has the higher implicit reward",
-    ),
+    "frac_reward_zero_std": ("Groups without variance", "share of groups of equal rewards, which give no gradient"),
+    "rewards/accuracies": ("Preference accuracy", "share of pairs whose chosen answer has the higher implicit reward"),
     "rewards/margins": ("Preference margin", "implicit reward of chosen minus rejected"),
     "entropy": ("Entropy", "nats per token"),
     "mean_token_accuracy": ("Token accuracy", "share of the target tokens that are the most likely"),
 }
 SHARES = {"completions/clipped_ratio", "frac_reward_zero_std", "rewards/accuracies", "mean_token_accuracy"}
-ELSEWHERE = {"step", "epoch", "total_flos", "reward_std", "completions/min_length", "completions/max_length"}
+NO_PANEL = {"step", "epoch", "total_flos", "reward_std", "completions/min_length", "completions/max_length"}
 
 
 def panels(log: Log) -> list[Panel]:
-    """All panels of a stage's log, the main ones first; empty for an empty log."""
+    """All panels of a stage's log, known figures first; empty for an empty log."""
     keys = list(dict.fromkeys(key for entry in log for key in entry))
-    taken = set(ELSEWHERE)
-    out = []
-    for key, (title, note) in FIRST.items():
-        if key in keys:
-            taken.add(key)
-            out.append(Panel(title, (_line(log, key, title),), note, key in SHARES))
+    known = [key for key in FIRST if key in keys]
+    out = [Panel(title := FIRST[key][0], (_line(log, key, title),), FIRST[key][1], key in SHARES) for key in known]
+    taken = {*NO_PANEL, *known}
     for key in keys:
         stem, _, last = key.rpartition("/")
         if key in taken or (last == "std" and f"{stem}/mean" in keys):
             continue
         taken.add(key)
-        main = key.startswith(("rewards/", "parts/"))
+        main, name = key.startswith(("rewards/", "parts/")), stem.partition("/")[2]
         if last == "chosen" and f"{stem}/rejected" in keys:
             taken.add(f"{stem}/rejected")
             pair = (_line(log, key, "chosen"), _line(log, f"{stem}/rejected", "rejected"))
@@ -75,11 +64,9 @@ def panels(log: Log) -> list[Panel]:
         elif key.startswith("rewards/") and last == "mean":
             line = _line(log, key, "mean")
             if [y for _, y in line.points] != [y for _, y in points(log, "reward")]:
-                title = f"Reward {stem.removeprefix('rewards/')}"
-                out.append(Panel(title, (line,), "unweighted; band: one standard deviation of the batch"))
+                out.append(Panel(f"Reward {name}", (line,), "unweighted; band: one standard deviation of the batch"))
         elif key.startswith("parts/"):
-            name = stem.removeprefix("parts/")
-            out.append(Panel(f"{last.replace('_', ' ')}", (_line(log, key, last),), f"part of the reward {name}"))
+            out.append(Panel(last.replace("_", " "), (_line(log, key, last),), f"part of the reward {name}"))
         else:
             out.append(Panel(key.replace("_", " "), (_line(log, key, key),), main=main))
     return [panel for panel in out if any(line.points for line in panel.lines)]

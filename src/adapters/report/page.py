@@ -1,4 +1,4 @@
-"""The report's HTML page, rendered by one template that escapes everything."""
+"""The report's HTML page, rendered by a template that escapes everything."""
 
 from __future__ import annotations
 
@@ -23,19 +23,14 @@ from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
 from adapters.report.reward_weights import reward_weights
 from adapters.report.text import cut, seen, side_by_side
-from adapters.types import Aligned
 
 NAME = "report.html"
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of a run, finished or not, to `out` or its report.html.
-
-    Raises UserError when the folder is no run, or the file cannot be written.
-    """
+    """Write a run's page to `out` or its report.html. Raises UserError if it cannot."""
     run = RunFolder.open(folder)
-    path = out or run.path / NAME
-    text = render(run)
+    path, text = out or run.path / NAME, render(run)
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")
@@ -46,35 +41,22 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page's HTML."""
+    loader = PackageLoader("adapters.report", ".")
     env = Environment(
-        loader=PackageLoader("adapters.report", "."),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    env.filters |= {
-        "seen": seen,
-        "cut": cut,
-        "short": charts.short,
-        "plain": pipeline.plain,
-        "minutes": pipeline.minutes,
-        "json": partial(json.dumps, ensure_ascii=False, indent=2, default=str),
-    }
+    as_json = partial(json.dumps, ensure_ascii=False, indent=2, default=str)
+    env.filters |= {"seen": seen, "cut": cut, "short": charts.short, "plain": pipeline.plain, "json": as_json}
     task, weights = _task(run), reward_weights(run.stages)
     script = env.get_template("page.js").render()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return env.get_template("page.html.j2").render(
         run=run,
         script=Markup(script),  # noqa: S704 - our own file
-        script_hash=digest,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
         time=datetime.now(UTC),
         steps=pipeline.steps(run),
-        sets=[
-            *(_set(name, models, task, weights) for name, models in run.sets.items()),
-            *(_set(name, models, task, weights, _note(name)) for name, models in run.other_sets.items()),
-        ],
+        sets=[_set(run, name, models, task, weights) for name, models in [*run.sets.items(), *run.other_sets.items()]],
         curves=[(s, curves.panels(s.log)) for s in run.stages],
         chart=charts.line_chart,
         rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
@@ -90,12 +72,13 @@ def render(run: RunFolder) -> str:
 
 
 def _set(
-    name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float], note: str = ""
+    run: RunFolder, name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]
 ) -> dict[str, Any]:
     lost, gained = samples.most_changed(models, task, weights)
+    note = ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
     return {
         "name": name,
-        "note": note,
+        "note": "" if name in run.sets else note,
         "models": models,
         "rewards": list(dict.fromkeys(str(r) for m in models for r in m.figures.get("rewards") or {})),
         "modes": [(m, results.rows(models, m), results.changes(models, m)) for m in results.modes(models)],
@@ -107,22 +90,15 @@ def _set(
     }
 
 
-def _note(name: str) -> str:
-    """Why a test set that is not the recipe's is shown."""
-    return ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
-
-
 def _task(run: RunFolder) -> Any:
-    """The run's task; None where it cannot be loaded here."""
     try:
         return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=run.origin)
     except Exception:
-        return None  # plug-in code, of a run that may come from elsewhere
+        return None  # plug-in code, of a run that may come from another machine
 
 
 def _ledger(run: RunFolder, section: str) -> dict[str, Mapping[str, Any]]:
-    entries = run.ledger.get(section)
-    return {k: v for k, v in entries.items() if isinstance(v, dict)} if isinstance(entries, dict) else {}
+    return {k: v for k, v in pipeline.as_dict(run.ledger.get(section)).items() if isinstance(v, dict)}
 
 
 def _versions(run: RunFolder) -> dict[str, list[str | None]]:
@@ -132,7 +108,7 @@ def _versions(run: RunFolder) -> dict[str, list[str | None]]:
 
 
 def marked(card: samples.Card) -> Markup:
-    """The sample's text; values that the last model found, missed or added are marked."""
+    """The sample's text; values that the last model found, missed or added marked."""
     text = cut(card.text)
     spans: list[tuple[int, int, str]] = []
     for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):
@@ -152,9 +128,9 @@ def marked(card: samples.Card) -> Markup:
 def _values(card: samples.Card) -> set[tuple[str, str]]:
     out = {}
     for line in card.lines:
-        last: Aligned | None = line.preds[-1]
+        last = line.preds[-1]
         if line.gold is not None:
-            out[line.gold] = "hit" if last is not None and last.matched else "miss"
-        elif last is not None and last.pred is not None:
+            out[line.gold] = "hit" if last and last.matched else "miss"
+        elif last and last.pred is not None:
             out.setdefault(last.pred, "extra")
     return {(value, kind) for value, kind in out.items() if len(value) > 1}

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
 
-SHOWN = {
-    "batch_size": "batch",
-    "group_size": "group",
-    "epochs": "epochs",
-    "max_steps": "at most steps",
-    "learning_rate": "learning rate",
-    "schedule": "schedule",
-    "warmup": "warm-up",
-    "temperature": "temperature",
-    "beta": "beta",
-    "loss": "loss",
-    "scale_rewards": "scale rewards",
-    "advantage": "scale rewards",  # the key's name in older runs
-    "max_length": "length limit",
-    "max_prompt_length": "prompt limit",
-    "max_completion_length": "completion limit",
-}
-FIGURES = {
-    "nll": ("NLL per token, held out", "nll_before", "nll_after"),
-    "reward": ("reward", "reward_first", "reward_last"),
-}
+SHOWN = (
+    "batch_size", "group_size", "epochs", "max_steps", "learning_rate", "schedule", "warmup", "temperature", "beta",
+    "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
+)  # fmt: skip
+FIGURES = (("NLL per token, held out", "nll_before", "nll_after"), ("reward", "reward_first", "reward_last"))
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One stage as the page shows it."""
 
     stage: Stage
@@ -46,29 +28,32 @@ class Step:
     figures: tuple[tuple[str, str], ...]
     reference: str | None
     chain: tuple[str, bool] | None
-    """Which weights the stage started from, and whether the stage before still holds them."""
+    """The weights that it started from, and whether the stage before still has them."""
 
 
 def steps(run: RunFolder) -> list[Step]:
     """What the page shows of every stage, also of those that have not begun."""
-    out = []
-    for n, stage in enumerate(run.stages):
-        out.append(
-            Step(
-                stage=stage,
-                constants=tuple(
-                    (word, plain(v)) for k, word in SHOWN.items() if (v := stage.settings.get(k)) is not None
-                )
-                + tuple((f"trl.{k}", plain(v)) for k, v in _dict(stage.settings.get("trl")).items()),
-                rewards=tuple(_plugin(r) for r in stage.settings.get("rewards") or ()),
-                noise=_plugin(stage.settings["noise"]) if stage.settings.get("noise") else None,
-                rows=_rows(_dict(_dict(run.ledger.get("stages")).get(stage.name))),
-                figures=tuple(_figures(stage)),
-                reference=_reference(stage, n),
-                chain=_chain(stage, run.stages[n - 1] if n else None),
-            )
+    ledgers = as_dict(run.ledger.get("stages"))
+    return [
+        Step(
+            stage=stage,
+            constants=tuple(_constants(stage.settings)),
+            rewards=tuple(_plugin(r) for r in stage.settings.get("rewards") or ()),
+            noise=_plugin(stage.settings["noise"]) if stage.settings.get("noise") else None,
+            rows=_rows(as_dict(ledgers.get(stage.name))),
+            figures=tuple(_figures(stage)),
+            reference=_reference(stage, n),
+            chain=_chain(stage, run.stages[n - 1] if n else None),
         )
-    return out
+        for n, stage in enumerate(run.stages)
+    ]
+
+
+def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    settings = {"scale_rewards": settings.get("advantage"), **settings}  # the key's name in older runs
+    constants = [(key.replace("_", " "), settings.get(key)) for key in SHOWN]
+    constants += [(f"trl.{key}", value) for key, value in as_dict(settings.get("trl")).items()]
+    return [(name, plain(value)) for name, value in constants if value is not None]
 
 
 def plain(value: Any) -> str:
@@ -80,8 +65,7 @@ def plain(value: Any) -> str:
 
 def minutes(seconds: Any) -> str | None:
     """A duration in the unit that fits it."""
-    known = number(seconds)
-    if known is None:
+    if (known := number(seconds)) is None:
         return None
     if known < 90:
         return f"{known:.0f} s"
@@ -96,22 +80,21 @@ def _plugin(value: Any) -> str:
 
 
 def _rows(ledger: Mapping[str, Any]) -> str:
-    count, tokens = number(ledger.get("rows")), number(_dict(ledger.get("tokens")).get("total"))
+    count, tokens = number(ledger.get("rows")), number(as_dict(ledger.get("tokens")).get("total"))
     words = [f"{count:,.0f} rows"] if count is not None else []
     words += [f"{tokens:,.0f} tokens"] if tokens else []
-    dropped = number(ledger.get("too_long"))
-    words += [f"{dropped:,.0f} dropped as too long"] if dropped else []
+    words += [f"{dropped:,.0f} dropped as too long"] if (dropped := number(ledger.get("too_long"))) else []
     return ", ".join(words)
 
 
 def _figures(stage: Stage) -> list[tuple[str, str]]:
-    figures = _dict(stage.manifest.get("figures"))
+    figures = as_dict(stage.manifest.get("figures"))
     out, known = [], {"steps", "first_kl", "zero_variance_share"}
     logged = stage.log[-1]["step"] if stage.log else None
     taken, planned = number(figures.get("steps")) or logged, number(stage.manifest.get("steps"))
     if taken is not None:
         out.append(("steps", f"{taken:,.0f}" + (f" of {planned:,.0f}" if planned and planned != taken else "")))
-    for word, first, last in FIGURES.values():
+    for word, first, last in FIGURES:
         pair = [v for key in (first, last) if (v := number(figures.get(key))) is not None]
         known |= {first, last}
         if pair:
@@ -150,5 +133,6 @@ def _chain(stage: Stage, before: Stage | None) -> tuple[str, bool] | None:
     return f"starts from weights that {start} no longer holds", False
 
 
-def _dict(value: Any) -> Mapping[str, Any]:
+def as_dict(value: Any) -> Mapping[str, Any]:
+    """The value, or {} for no dict: a damaged run is shown as far as it can be."""
     return value if isinstance(value, dict) else {}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation import comparison
 from adapters.evaluation.comparison import Change
@@ -15,8 +14,7 @@ from adapters.pipeline.run_folder import EvaluatedModel
 FIGURES = ("precision", "recall", "f1", "f0.5", "f1.5")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One model's figures of one field in one mode."""
 
     field: str
@@ -28,31 +26,27 @@ class Row:
 
 
 def modes(models: Sequence[EvaluatedModel]) -> list[str]:
-    """Matching modes, the one of the headlines first."""
+    """Matching modes, the main one first."""
     names = dict.fromkeys(str(mode) for m in models for mode in m.figures["metrics"])
     return sorted(names, key=lambda mode: mode != main_mode(names))
 
 
 def rows(models: Sequence[EvaluatedModel], mode: str) -> list[Row]:
-    """A row for each field and model, without fields that gold and models lack."""
+    """A row for each field (with gold or predicted values) and model."""
     by_model = {m.model: m.figures["metrics"].get(mode, {}) for m in models}
     out = []
     for field in dict.fromkeys(field for fields in by_model.values() for field in fields):
         group = {model: fields.get(field) or {} for model, fields in by_model.items()}
         if any(number(f.get("gold")) or number(f.get("pred")) for f in group.values()):
-            out += [_row(field, model, figures) for model, figures in group.items()]
+            for model, f in group.items():
+                counts = number(f.get("gold")), number(f.get("pred")), number(f.get("matched"))
+                out.append(Row(field, model, counts, {name: interval(f, name) for name in FIGURES}))
     return out
-
-
-def _row(field: str, model: str, figures: Mapping[str, Any]) -> Row:
-    gold, pred, matched = (number(figures.get(name)) for name in ("gold", "pred", "matched"))
-    return Row(field, model, (gold, pred, matched), {name: interval(figures, name) for name in FIGURES})
 
 
 def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float] | None:
     """A figure with the ends of its interval, if any; None when it is absent."""
-    value = number(figures.get(name))
-    ends = figures.get(f"{name}_ci")
+    value, ends = number(figures.get(name)), figures.get(f"{name}_ci")
     if value is None:
         return None
     low, high = (number(e) for e in ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
@@ -60,7 +54,7 @@ def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float
 
 
 def changes(models: Sequence[EvaluatedModel], mode: str) -> list[tuple[str, str, Change]]:
-    """Every model against the one before, where both answered the same rows."""
+    """Every model compared with the one before, where both answered the same rows."""
     return [
         (before.model, after.model, change)
         for before, after in pairwise(models)

@@ -10,16 +10,15 @@ from adapters.pipeline.run_folder import Stage
 
 
 def reward_weights(stages: Sequence[Stage]) -> dict[str, float]:
-    """Reward -> weight, by the names that its scores are logged under."""
+    """Name of a reward in the logs -> weight."""
     out: dict[str, float] = {}
     for stage in stages:
         names: list[str] = []
         for spec in stage.settings.get("rewards") or ():
             spec = spec if isinstance(spec, dict) else {"use": spec}
-            name = str(spec.get("use")).rpartition(":")[2]
-            names.append(name)
-            weight = number(spec.get("weight"))
-            out[name if names.count(name) == 1 else f"{name}#{names.count(name)}"] = 1.0 if weight is None else weight
+            names.append(name := str(spec.get("use")).rpartition(":")[2])
+            weight, count = number(spec.get("weight")), names.count(name)
+            out[name if count == 1 else f"{name}#{count}"] = 1.0 if weight is None else weight
     return out
 
 

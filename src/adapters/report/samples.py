@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapters.evaluation.alignment import align
 from adapters.evaluation.metrics import main_mode
@@ -15,12 +14,11 @@ from adapters.types import Aligned, Counts
 WORST, CHANGED = 12, 8
 SAME = 1e-9
 MOST_ROWS = 60
-"""Rows of one comparison; a model that repeats itself fills pages otherwise."""
+"""Rows that a card shows: a model that repeats itself would fill pages."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A value that is labelled or predicted, and each model's prediction."""
+class Line(NamedTuple):
+    """A labelled or predicted value, with each model's prediction."""
 
     field: str
     depth: int
@@ -28,8 +26,7 @@ class Line:
     preds: tuple[Aligned | None, ...]
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One sample under all models."""
 
     id: str
@@ -50,19 +47,16 @@ class Card:
 
 def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
     """The score that a sample is ranked by: its weighted rewards, else its F1."""
-    rewards = sample.get("rewards")
+    rewards, total = sample.get("rewards"), _total(sample)
     if isinstance(rewards, dict) and (value := weighted(rewards, weights)) is not None:
         return value
-    total = _total(sample)
-    if total is None:
-        return None
-    return total.f() if total.gold or total.pred else 1.0
+    return None if total is None else total.f() if total.gold or total.pred else 1.0
 
 
 def worst(models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]) -> list[Card]:
     """The last model's samples of lowest score, those with more errors first."""
-    ranked = [(score(s, weights) or 0.0, -_errors(s), n, s) for n, s in enumerate(models[-1].samples)]
-    chosen = [r[3] for r in sorted(ranked, key=lambda r: r[:3]) if r[0] < 1]
+    ranked = [(score(s, weights) or 0.0, -_errors(s), n) for n, s in enumerate(models[-1].samples)]
+    chosen = [models[-1].samples[n] for value, _, n in sorted(ranked) if value < 1]
     return _cards(models, chosen[:WORST], task, weights)
 
 
@@ -77,7 +71,7 @@ def most_changed(
 
 
 def moved(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> tuple[int, int, int] | None:
-    """How many samples the last model answers worse, equally and better than before."""
+    """How many samples the last model answers worse, equally and better."""
     if len(models) < 2:
         return None
     known = [change for change, _ in _changes(models, weights)]
@@ -104,34 +98,31 @@ def _cards(
             align(task, sample.get("gold"), str(a.get("completion", ""))) if a and "gold" in sample else None
             for a in answers
         ]
-        lines = merge(compared)
-        out.append(
-            Card(
-                id=str(sample.get("id")),
-                source=str(sample.get("source") or ""),
-                text=sample["text"] if isinstance(sample.get("text"), str) else "",
-                scores=tuple(score(a, weights) if a else None for a in answers),
-                answers=answers,
-                lines=tuple(lines[:MOST_ROWS]),
-                left_out=max(0, len(lines) - MOST_ROWS),
-                gold=sample.get("gold"),
-            )
+        lines, text = merge(compared), sample.get("text")
+        card = Card(
+            id=str(sample.get("id")),
+            source=str(sample.get("source") or ""),
+            text=text if isinstance(text, str) else "",
+            scores=tuple(score(a, weights) if a else None for a in answers),
+            answers=answers,
+            lines=tuple(lines[:MOST_ROWS]),
+            left_out=max(0, len(lines) - MOST_ROWS),
+            gold=sample.get("gold"),
         )
+        out.append(card)
     return out
 
 
 def merge(compared: Sequence[Sequence[Aligned] | None]) -> list[Line]:
-    """One table of the comparisons of several models with the same gold.
+    """The comparisons of several models with the same gold as one table.
 
-    Gold values stand in the same order in all of them. A value that only models predicted follows the gold value that
-    it came after; models that predicted the same share its row.
+    A value that only models predicted keeps its place after a gold value; models that predicted the same share its row.
     """
     golds = [[(r.field, r.depth, r.gold) for r in rows if r.gold is not None] for rows in compared if rows is not None]
     if not golds:
         return []
-    slots: list[list[Line]] = [[] for _ in range(len(golds[0]) + 1)]
-    for n, (field, depth, gold) in enumerate(golds[0], 1):
-        slots[n].append(Line(field, depth, gold, (None,) * len(compared)))
+    nothing = (None,) * len(compared)
+    slots = [[], *([Line(*gold, nothing)] for gold in golds[0])]
     for m, rows in enumerate(compared):
         at = 0
         for row in rows or ():
@@ -139,18 +130,14 @@ def merge(compared: Sequence[Sequence[Aligned] | None]) -> list[Line]:
                 at += 1
                 slots[at][0] = _with(slots[at][0], m, row)
             elif row.gold is None:
-                same = (k for k, line in enumerate(slots[at]) if _same_extra(line, m, row))
-                if (k := next(same, None)) is not None:
-                    slots[at][k] = _with(slots[at][k], m, row)
-                else:
-                    empty = Line(row.field, row.depth, None, (None,) * len(compared))
-                    slots[at].append(_with(empty, m, row))
+                k = next((k for k, line in enumerate(slots[at]) if _same_extra(line, m, row)), len(slots[at]))
+                line = slots[at][k] if k < len(slots[at]) else Line(row.field, row.depth, None, nothing)
+                slots[at][k : k + 1] = [_with(line, m, row)]
     return [line for slot in slots for line in slot]
 
 
 def _with(line: Line, model: int, row: Aligned) -> Line:
-    preds = tuple(row if n == model else p for n, p in enumerate(line.preds))
-    return Line(line.field, line.depth, line.gold, preds)
+    return line._replace(preds=(*line.preds[:model], row, *line.preds[model + 1 :]))
 
 
 def _same_extra(line: Line, model: int, row: Aligned) -> bool:
@@ -163,9 +150,8 @@ def _total(sample: Mapping[str, Any]) -> Counts | None:
     counts = sample.get("counts")
     if not isinstance(counts, dict) or not counts:
         return None
-    fields = counts[main_mode(counts)]
     try:
-        return sum((Counts(*map(float, c)) for c in fields.values()), Counts(0, 0, 0))
+        return sum((Counts(*map(float, c)) for c in counts[main_mode(counts)].values()), Counts(0, 0, 0))
     except (AttributeError, TypeError, ValueError):
         return None
 

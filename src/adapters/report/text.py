@@ -9,14 +9,14 @@ from markupsafe import Markup, escape
 
 MOST = 3000
 """Characters of a model's output that are shown; a looping model writes thousands."""
-# Control characters except tab and line ends, and marks that reorder or hide text: no output may pose as another.
+# Control characters except tab and line ends, and marks that reorder or hide text.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 def seen(text: object) -> str:
-    """The text with its invisible and reordering characters written as code points."""
+    """The text with invisible and reordering characters written as code points."""
     return _UNSEEN.sub(lambda m: f"\u27e8{ord(m[0]):04X}\u27e9", str(text))
 
 
