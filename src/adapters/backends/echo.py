@@ -19,7 +19,7 @@ from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
 
 
 class EchoBackend:
-    """See `adapters.types.Backend`."""
+    """See `adapters.backends.jobs.Backend`."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -29,7 +29,7 @@ class EchoBackend:
         return ["echo: no model is trained"]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """White-space separated words."""
+        """Number of words."""
         return [
             Lengths(
                 sum(len(m["content"].split()) for m in e.prompt),

@@ -14,8 +14,7 @@ _DECODER = json.JSONDecoder()
 class JsonEnd:
     """Follows an answer piece by piece and tells when its JSON is complete.
 
-    Only an answer that begins with the JSON, or with a ```json fence around it, can be complete: brackets inside prose
-    or a chain of thought do not count.
+    The answer must begin with the JSON or a ```json fence: brackets in prose or a chain of thought do not count.
     """
 
     def __init__(self) -> None:

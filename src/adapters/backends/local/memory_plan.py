@@ -17,6 +17,7 @@ from adapters.backends.local.trainer_args import micro_batch
 from adapters.backends.memory import Shape, StagePlan, Use, plan_stage
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Grpo
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -68,9 +69,8 @@ def _quantised_bits(quantization: Any) -> float | None:
 def devices() -> tuple[float, bool]:
     """Bytes of the smallest device of a process, and whether it is a GPU."""
     if on_gpu() and torch.cuda.is_available():
-        return float(
-            min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
-        ), True
+        gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+        return float(min(gpu.total_memory for gpu in gpus)), True
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / local, False
 
@@ -87,7 +87,7 @@ def plan_memory(
 ) -> list[StagePlan]:
     """The memory plans of all stages and test sets. Raises UserError.
 
-    `device`: bytes of a GPU that is not in this machine.
+    `device` is the memory of a GPU that is not in this machine, in bytes.
     """
     shape, bits = shape_of(base, recipe)
     available, gpu = (device, True) if device is not None else devices()
@@ -121,16 +121,11 @@ def plan_memory(
 def _training_use(
     job: Job, *, weight_bits: float, compute_bytes: int, world: int, zero: int, gpu: bool
 ) -> tuple[Use, int]:
-    """How a stage uses the model, and the rows of one process and step."""
-    stage: Any = job.stage  # kinds differ in their fields, which are asked for by name
+    stage: Any = job.stage
     micro, passes = micro_batch(stage)
-    share = max(1, micro * passes * PartialState().num_processes // world)
-    longest = _longest(job)
-    if hasattr(stage, "max_completion_length"):
-        longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
-        longest = min(longest, stage.max_prompt_length) + stage.max_completion_length
+    share = max(1, micro * passes * PartialState().num_processes // world)  # rows of one process and step
     use = Use(
-        tokens=longest,
+        tokens=_longest(job),
         micro_batch=min(micro, share),
         sides=2 if stage.kind == "dpo" else 1,
         checkpointing=gpu if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
@@ -147,12 +142,13 @@ def _training_use(
 
 
 def _longest(job: Job) -> int:
-    limit = getattr(job.stage, "max_length", 0)
-    longest = max(
-        (e["prompt"]["max"] + max(e[side]["max"] for side in ("target", "rejected") if side in e) for e in job.lengths),
-        default=limit,
-    )
-    return min(longest, limit) if limit else longest
+    stage = job.stage
+    if isinstance(stage, Grpo):
+        longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
+        return min(longest, stage.max_prompt_length) + stage.max_completion_length
+    sides = ("target", "rejected")
+    totals = [e["prompt"]["max"] + max(e[side]["max"] for side in sides if side in e) for e in job.lengths]
+    return min(max(totals, default=stage.max_length), stage.max_length)
 
 
 def _optimizer_bytes(name: str) -> float:

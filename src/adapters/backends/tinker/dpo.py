@@ -1,7 +1,4 @@
-"""DPO on the service, with one custom-loss call for each batch of pairs.
-
-The service computes log-probabilities; the loss is computed here.
-"""
+"""DPO on the service, which computes log-probabilities; the loss is computed here."""
 
 from __future__ import annotations
 
@@ -9,32 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapters.backends.batches import layout
+from adapters.backends.figures import DPO_FIGURES, dpo_figures
 from adapters.backends.tinker.cost import Tokens
 from adapters.backends.tinker.objectives import TrainRow, answer_logprobs, answer_row, dpo_loss
 from adapters.backends.tinker.service import Pending, Sampler, logprobs_of
 from adapters.backends.tinker.stage import HostedStage
 from adapters.types import Example
 
-LOGGED = {
-    "margin": "rewards/margins",
-    "accuracy": "rewards/accuracies",
-    "chosen": "rewards/chosen",
-    "rejected": "rewards/rejected",
-}
-
 
 class Pairs:
     """Tokens of preference pairs: prompt, chosen side, rejected side."""
 
     def __init__(self, run: HostedStage, examples: Sequence[Example]) -> None:
-        self.prompts = run.encoder.prompts([e.prompt for e in examples])
-        self.sides = list(
-            zip(
-                run.encoder.completions([e.completion or "" for e in examples]),
-                run.encoder.completions([e.rejected or "" for e in examples]),
-                strict=True,
-            )
-        )
+        rows = run.encoder.tokens(examples)
+        self.prompts, self.sides = [prompt for prompt, *_ in rows], [sides for _, *sides in rows]
 
     def tokens(self, batch: Sequence[int]) -> int:
         """Tokens of both sides with their prompts."""
@@ -42,25 +27,24 @@ class Pairs:
 
     def rows(self, batch: Sequence[int]) -> list[TrainRow]:
         """Chosen and rejected side of each pair in turn; weights mark the answer."""
-        return [
-            answer_row(self.prompts[i], side, {"weights": [1] * len(side)}) for i in batch for side in self.sides[i]
-        ]
+        sides = [(self.prompts[i], side) for i in batch for side in self.sides[i]]
+        return [answer_row(prompt, side, {"weights": [1] * len(side)}) for prompt, side in sides]
 
     def ask(self, reference: Sampler, batch: Sequence[int]) -> list[Pending]:
         """Ask the reference for the log-probabilities of both sides of each pair."""
         return [reference.logprobs(self.prompts[i] + side) for i in batch for side in self.sides[i]]
 
-    def sums(self, pending: Sequence[Pending], batch: Sequence[int]) -> list[float]:
-        """The reference's log-probability of each side, summed over the answer's tokens."""
-        lengths = [len(self.prompts[i]) for i in batch for _ in self.sides[i]]
-        return [sum(answer_logprobs(p.result()[1:], n)) for p, n in zip(pending, lengths, strict=True)]
+    def starts(self, batch: Sequence[int]) -> list[int]:
+        """Length of the prompt before each side."""
+        return [len(self.prompts[i]) for i in batch for _ in self.sides[i]]
+
+    def sums(self, logprobs: Sequence[Sequence[float]], batch: Sequence[int]) -> list[float]:
+        """Log-probability of each side, summed over the answer's tokens."""
+        return [sum(answer_logprobs(row, n)) for row, n in zip(logprobs, self.starts(batch), strict=True)]
 
 
 def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
-    """Train one DPO stage against a fixed reference.
-
-    Returns the figures of the first and last steps, and of held-out pairs.
-    """
+    """Train one DPO stage. Returns first, last and held-out figures."""
     job = run.job
     pairs = Pairs(run, job.examples)
     lengths = [len(p) + max(map(len, s)) for p, s in zip(pairs.prompts, pairs.sides, strict=True)]
@@ -78,7 +62,7 @@ def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
         # The custom loss costs a forward pass besides the one of training.
         need = pairs.tokens(batch)
         run.account.allow(Tokens(prefill=2 * need, train=need))
-        sums = pairs.sums(pending or ask(step), batch)
+        sums = pairs.sums([p.result()[1:] for p in pending or ask(step)], batch)
         run.spend(Tokens(prefill=need, train=need))
         size = stage.micro_batch_size or len(batch)
         passes, measures = [], []
@@ -99,8 +83,8 @@ def _loss(
     reference: Sequence[float], beta: float, share: float, pairs: Pairs, batch: Sequence[int]
 ) -> tuple[Any, dict[str, float]]:
     """The loss of one pass in the SDK's form, and the figures that its call fills in."""
-    figures: dict[str, float] = {}
-    starts = [len(pairs.prompts[i]) for i in batch for _ in pairs.sides[i]]
+    figures = {"share": share}
+    starts = pairs.starts(batch)
 
     def loss(logprobs: list[Any]) -> Any:
         import torch
@@ -111,25 +95,18 @@ def _loss(
         figures.update({"loss": float(value.detach()), **measured})
         return share * value
 
-    figures["share"] = share
     return loss, figures
 
 
 def _averaged(measures: Sequence[Mapping[str, float]]) -> Any:
     def measure(_: list[Any]) -> Mapping[str, float]:
-        names = {"loss": "loss", **LOGGED}
-        return {shown: sum(m["share"] * m[name] for m in measures) for name, shown in names.items()}
+        return {logged: sum(m["share"] * m[name] for m in measures) for name, logged in DPO_FIGURES.items()}
 
     return measure
 
 
 def _summary(run: HostedStage, stage: Any, reference: Sampler) -> dict[str, Any]:
-    log = [entry for entry in run.logged() if LOGGED["margin"] in entry]
-    figures: dict[str, Any] = {"steps": run.done}
-    if log:
-        last = log[-max(1, len(log) // 10) :]
-        for name, key in {"loss": "loss", **LOGGED}.items():
-            figures |= {f"{name}_first": log[0][key], f"{name}_last": sum(e[key] for e in last) / len(last)}
+    figures: dict[str, Any] = {"steps": run.done, **dpo_figures(run.logged())}
     if run.job.validation:
         import torch
 
@@ -137,10 +114,8 @@ def _summary(run: HostedStage, stage: Any, reference: Sampler) -> dict[str, Any]
         every_pair = range(len(run.job.validation))
         run.spend(Tokens(prefill=2 * pairs.tokens(every_pair)))
         pending, own = pairs.ask(reference, every_pair), run.run.forward(pairs.rows(every_pair))
-        fixed = torch.tensor(pairs.sums(pending, every_pair))
-        starts = [len(pairs.prompts[i]) for i in every_pair for _ in pairs.sides[i]]
-        rows = zip(logprobs_of(own.result()), starts, strict=True)
-        sums = torch.tensor([sum(answer_logprobs(lp, n)) for lp, n in rows])
+        fixed = torch.tensor(pairs.sums([p.result()[1:] for p in pending], every_pair))
+        sums = torch.tensor(pairs.sums(logprobs_of(own.result()), every_pair))
         value, measured = dpo_loss(sums[::2], sums[1::2], fixed[::2], fixed[1::2], stage.beta)
         figures |= {f"{name}_held_out": v for name, v in {"loss": float(value), **measured}.items()}
     return figures
