@@ -36,13 +36,10 @@ class JsonEnd:
                 return False
             piece, self._head = self._head[opening.end() :], None
         for character in piece:
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._in_string = False
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped, self._in_string = character == "\\", character != '"'
             elif character == '"':
                 self._in_string = True
             elif character in "[{":

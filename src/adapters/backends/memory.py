@@ -118,43 +118,34 @@ def _logits(shape: Shape, use: Use) -> float:
     return 3 * 4.0 * min(4096, use.tokens * use.micro_batch * use.sides) * min(shape.vocabulary, 8192)
 
 
-@dataclass(frozen=True)
-class Knob:
-    """A recipe key that lowers memory use."""
-
-    key: str
-    value: Any
-    use: Use
-
-
-def knobs(use: Use, at: str, batch_rows: int) -> Iterator[Knob]:
-    """Settings to try if a stage does not fit, the least harmful first."""
+def smaller_settings(use: Use, at: str, batch_rows: int) -> Iterator[tuple[str, Any, Use]]:
+    """Recipe keys, values and uses that take less memory, the least harmful first."""
     micro = use.micro_batch
     while use.trains and micro > 1:
         micro = next(m for m in range(micro - 1, 0, -1) if batch_rows % m == 0)
-        yield Knob(f"{at}.micro_batch_size", micro, replace(use, micro_batch=micro))
+        yield f"{at}.micro_batch_size", micro, replace(use, micro_batch=micro)
     lower = replace(use, micro_batch=micro)
     if use.trains and not use.checkpointing:
         lower = replace(lower, checkpointing=True)
-        yield Knob(f"{at}.gradient_checkpointing", True, lower)
+        yield f"{at}.gradient_checkpointing", True, lower
     if use.generated > 1:
         for divisor, text in ((2, "(half of it)"), (4, "(a quarter of it)")):
             if generated := use.generated // divisor:
                 # A stage generates whole groups, on several processes; a test set as many rows as it says.
-                yield Knob(f"{at}.batch_size", text if use.trains else generated, replace(lower, generated=generated))
+                yield f"{at}.batch_size", text if use.trains else generated, replace(lower, generated=generated)
     if use.weight_bits > 16:
         lower = replace(lower, weight_bits=16.0)
-        yield Knob("model.dtype", "bfloat16", lower)
+        yield "model.dtype", "bfloat16", lower
     for tokens in (use.tokens // 2, use.tokens // 4):
-        yield Knob(f"{at}'s length limits", tokens, replace(lower, tokens=tokens))
+        yield f"{at}'s length limits", tokens, replace(lower, tokens=tokens)
 
 
 def advise(shape: Shape, use: Use, available: float, at: str, batch_rows: int) -> str:
     """A sentence on the first settings that make a stage fit."""
     tried: dict[str, Any] = {}
-    for knob in knobs(use, at, batch_rows):
-        tried[knob.key] = knob.value
-        need = peak(components(shape, knob.use), gpu=use.gpu)
+    for key, value, smaller in smaller_settings(use, at, batch_rows):
+        tried[key] = value
+        need = peak(components(shape, smaller), gpu=use.gpu)
         if need <= available:
             return f"{', '.join(f'{k}={v}' for k, v in tried.items())} needs {need / GB:.2f} GB and fits"
     sizes = components(shape, use)

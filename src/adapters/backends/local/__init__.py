@@ -14,10 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import AutoConfig
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
@@ -32,6 +29,7 @@ from adapters.backends.local.model import (
     on_gpu,
     precision,
     prepare_cpu,
+    training_failure,
     trusts,
 )
 from adapters.backends.local.speedups.padding_free import without_padding
@@ -153,12 +151,6 @@ def _check_quantized(sharded: str | None) -> None:
 
 
 def _verify_weights(adapter: Any) -> None:
-    """Raise RuntimeError for an adapter that is not finite or changes nothing (B = 0)."""
-    trained = False
-    for name, tensor in adapter.named_parameters():
-        if ".default." in name:
-            if not torch.isfinite(tensor).all():
-                raise RuntimeError(f"the trained adapter is not finite: {name}")
-            trained = trained or (".lora_B." in name and bool(tensor.abs().max() > 0))
-    if not trained:
-        raise RuntimeError("training left every B matrix at zero, so the adapter would change nothing")
+    tensors = {name: tensor for name, tensor in adapter.named_parameters() if ".default." in name}
+    if problem := training_failure(tensors):
+        raise RuntimeError(problem)

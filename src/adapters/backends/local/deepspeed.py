@@ -59,7 +59,7 @@ def check_launch() -> str | None:
 
 
 def verify_gathered(trainer: Any) -> None:
-    """Raise RuntimeError when the launch asks for DeepSpeed and the trainer does not use it."""
+    """Raise RuntimeError when the launch asks for DeepSpeed that is not in use."""
     if check_launch() and trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
         raise RuntimeError(f"DeepSpeed was asked for and is not in use: {trainer.accelerator.distributed_type}")
 
@@ -90,11 +90,6 @@ def whole(model: Any) -> AbstractContextManager[None]:
 
     gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(partitioned)
     return gathered
-
-
-def forget() -> None:
-    """End a stage's ZeRO-3: the next model is loaded whole."""
-    unset_hf_deepspeed_config()
 
 
 def _asked(variable: str) -> bool:

@@ -1,4 +1,4 @@
-"""DPO through TRL's trainer, on the one adapter that is carried through the stages."""
+"""DPO through TRL's trainer, on the adapter that all stages train."""
 
 from __future__ import annotations
 
@@ -57,10 +57,8 @@ def _pairs(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
 
 
 def _with_reference(trainer: DPOTrainer, rows: Dataset, progress: Progress) -> Dataset:
-    """The rows with the reference's log-probabilities (sums over a completion's tokens), shared among the processes.
-
-    TRL's own precomputation keeps them in a cache file whose path differs between processes for data in memory.
-    """
+    """The rows with the reference's log-probabilities, computed by all processes."""
+    # TRL's own precomputation keeps them in a cache file whose path differs between processes for data in memory.
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
     model.to(accelerator.device).eval()  # under DeepSpeed nothing has moved the model before the training starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class LocalSampler:
         self.stops = {*end_tokens(model.generation_config), encoder.end}
         self.stop_at_json, self.context = stop_at_json, context
         self.shares = speedups and decoding.can_share(model)
-        self._pieces: dict[int, str] = {}
+        # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
+        self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
@@ -89,9 +91,3 @@ class LocalSampler:
     def _json_end(self) -> decoding.Ended:
         end = JsonEnd()
         return lambda token: end.closed_by(self._piece(token))
-
-    def _piece(self, token: int) -> str:
-        # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
-        if token not in self._pieces:
-            self._pieces[token] = self.encoder.tokenizer.decode([token], skip_special_tokens=True)
-        return self._pieces[token]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,48 +96,35 @@ def plan_memory(
     if recipe.model.precision == "auto" and not gpu:
         compute = 4 if precision(recipe.model) == "fp32" else 2
     stored = BYTES.get(recipe.model.dtype, (4 if recipe.model.precision == "fp32" else 2) if gpu else 4)
-    weight_bits = bits or 8.0 * stored
+    common = Use(0, 1, checkpointing=gpu, weight_bits=bits or 8.0 * stored, compute_bytes=compute, gpu=gpu)
     plans = []
     for job in jobs:
-        use, share = _training_use(job, weight_bits=weight_bits, compute_bytes=compute, world=world, zero=zero, gpu=gpu)
+        use, share = _training_use(job, replace(common, world=world, zero=zero))
         plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share))
+    # A CPU evaluates in bf16 where it has it, the merged model cast in place.
+    common = replace(common, trains=False, weight_bits=common.weight_bits if gpu else 8.0 * compute)
     for n, test in enumerate(tests):
         size = min(test.batch_size or (64 if gpu else 32), len(test.examples))
-        prompt = max((e["prompt"]["max"] for e in test.lengths), default=0)
-        use = Use(
-            tokens=prompt + test.max_new_tokens,
-            micro_batch=size,
-            checkpointing=False,
-            # A CPU evaluates in bf16 where it has it, the merged model cast in place.
-            weight_bits=weight_bits if gpu else 8.0 * compute,
-            compute_bytes=compute,
-            generated=size,
-            trains=False,
-            gpu=gpu,
-        )
+        tokens = max((e["prompt"]["max"] for e in test.lengths), default=0) + test.max_new_tokens
+        use = replace(common, tokens=tokens, micro_batch=size, checkpointing=False, generated=size)
         plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size))
     return plans
 
 
-def _training_use(
-    job: Job, *, weight_bits: float, compute_bytes: int, world: int, zero: int, gpu: bool
-) -> tuple[Use, int]:
+def _training_use(job: Job, common: Use) -> tuple[Use, int]:
     stage: Any = job.stage
     micro, passes = micro_batch(stage)
-    share = max(1, micro * passes * PartialState().num_processes // world)  # rows of one process and step
-    use = Use(
+    share = max(1, micro * passes * PartialState().num_processes // common.world)  # rows of one process and step
+    checkpointing = stage.gradient_checkpointing
+    use = replace(
+        common,
         tokens=_longest(job),
         micro_batch=min(micro, share),
         sides=2 if stage.kind == "dpo" else 1,
-        checkpointing=gpu if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
-        weight_bits=weight_bits,
-        compute_bytes=compute_bytes,
+        checkpointing=common.checkpointing if checkpointing is None else checkpointing,
         reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
         generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
         optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
-        world=world,
-        zero=zero,
-        gpu=gpu,
     )
     return use, share
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -185,6 +185,15 @@ def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | N
             return f"{name} is {tuple(tensor.shape)} in the file and {tuple(loaded[name].shape)} here"
         if not torch.allclose(tensor.float(), loaded[name].detach().cpu().float(), atol=1e-6):
             return f"{name} has other values than its file"
+    return None
+
+
+def training_failure(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Why an adapter's tensors are no result of a training; None if they are."""
+    if not_finite := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        return f"the trained adapter is not finite: {not_finite[0]}"
+    if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
+        return "training left every B matrix at zero: the adapter would change nothing"
     return None
 
 

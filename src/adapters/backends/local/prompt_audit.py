@@ -134,7 +134,7 @@ def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str
 
 
 def _sides(encoder: Encoder, example: Example) -> list[tuple[list[int], list[int]]]:
-    """Masked and learned tokens of the chosen and the rejected side, by TRL's collator."""
+    """Masked and learned tokens of both sides of a pair, by TRL's collator."""
     batch = DataCollatorForPreference(pad_token_id=encoder.end)(list(_pairs(encoder, [example])))
     real = batch["attention_mask"].bool()
     learned = batch["completion_mask"].bool()
@@ -176,7 +176,7 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
 
 
 def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
-    """Count targets whose end token is lost, and special tokens in targets and prompts."""
+    """Count targets without their end token, and texts with special tokens."""
     singles = [e for e in examples if e.completion is not None][:sample]
     pairs = [e for e in examples if e.rejected is not None][:sample]
     rows = list(training._tokens(encoder, singles)) if singles else []

@@ -19,6 +19,7 @@ from datasets import Dataset
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer, SFTTrainer
 
@@ -235,7 +236,7 @@ def release(trainer: Any) -> None:
     trainer.accelerator.free_memory()
     trainer.optimizer = trainer.lr_scheduler = trainer.model = trainer.model_wrapped = None
     AcceleratorState._reset_state(reset_partial_state=False)
-    deepspeed.forget()
+    unset_hf_deepspeed_config()  # the next stage's model is loaded whole
     gc.collect()
     if on_gpu():
         torch.accelerator.empty_cache()

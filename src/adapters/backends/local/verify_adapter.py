@@ -35,7 +35,7 @@ Two runs of one model differ by rounding (a few units of the type's last place):
 
 
 def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a bundle for the model card, with `checks`: [[name, passed, detail], …]."""
+    """Facts of a bundle for its card, with `checks`: [[name, passed, detail], …]."""
     bundle = Path(spec["bundle"])
     stored = load_file(bundle / WEIGHTS)
     checks = [_tensors(stored)]
@@ -160,7 +160,7 @@ def _greedy(
 def _first_difference(
     encoder: Encoder, tokens: list[int], logits: Sequence[torch.Tensor], wanted: str
 ) -> tuple[int, float, float]:
-    """The first step that leads to another text, the lead of its token, the largest logit."""
+    """The first step that leads to another text, its token's lead, the largest logit."""
     for n in range(len(tokens)):
         if not wanted.startswith(encoder.tokenizer.decode(tokens[: n + 1], skip_special_tokens=True).rstrip("\ufffd")):
             break

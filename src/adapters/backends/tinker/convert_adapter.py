@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.local.base_model import Base
-from adapters.backends.local.model import load_adapter, load_base
+from adapters.backends.local.model import load_adapter, load_base, training_failure
 from adapters.backends.tinker.service import Sampler, ServiceError
 from adapters.console import phase
 from adapters.recipe.recipe import Model
@@ -118,7 +118,8 @@ def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
     """
     stored = json.loads((raw / CONFIG).read_text(encoding="utf-8"))
     tensors, modules, rank, grown = convert(load_file(raw / WEIGHTS))
-    _check_values(tensors)
+    if failure := training_failure(tensors):
+        raise ServiceError(failure)
     leaves = sorted({module.rpartition(".")[2] for module in modules})
     for targets in (leaves, modules):  # short names, unless they would also match what was not trained
         config = rebuild_config(stored, rank, grown, targets, base)
@@ -130,13 +131,6 @@ def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
     return {"rank": config.r, "lora_alpha": config.lora_alpha, "target_modules": leaves}
-
-
-def _check_values(tensors: Mapping[str, torch.Tensor]) -> None:
-    if not_finite := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ServiceError(f"the trained adapter is not finite: {not_finite[0]}")
-    if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
-        raise ServiceError("training left every B matrix at zero: the adapter would change nothing")
 
 
 def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) -> str | None:

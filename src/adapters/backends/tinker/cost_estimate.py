@@ -14,7 +14,7 @@ Prompts = Callable[[Sequence[Sequence[Message]]], list[list[int]]]
 
 
 def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation], hosted: Hosted) -> list[str]:
-    """A line for each stage, evaluation and total; answers are as long as the gold ones."""
+    """A line for each stage, evaluation and total, by the length of gold answers."""
     entries = {job.name: stage_tokens(job, prompts) for job in jobs}
     if tests:
         models = len(jobs) + 1

@@ -23,6 +23,7 @@ from adapters.backends.tinker.objectives import (
 )
 from adapters.backends.tinker.service import Pending, Sampler, ServiceError, logprobs_of
 from adapters.backends.tinker.stage import HostedStage
+from adapters.files import read_jsonl
 from adapters.plugins.rollouts import RewardCaller
 from adapters.recipe.stages import Grpo
 from adapters.types import Example
@@ -51,7 +52,7 @@ class Answer:
 
 
 def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
-    """Train one GRPO stage on-policy: a step samples from the weights of the step before.
+    """Train one GRPO stage on-policy: each step samples from the current weights.
 
     Returns its figures. Raises RuntimeError when the reference is the start and the first KL is not 0.
     """
@@ -61,6 +62,8 @@ def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
     reference = run.reference(stage.reference) if stage.beta and run.done < job.steps else None
     length = job.tokens.get("completion_p50") or stage.max_completion_length
     callers = [RewardCaller(reward, run.rollouts) for reward in job.rewards]
+    bounds = run.recipe.tinker.bounds
+    config = {"clip_low_threshold": bounds[0], "clip_high_threshold": bounds[1]} if bounds else None
     snapshot: Pending | None = None
     try:
         for step in range(run.done + 1, job.steps + 1):
@@ -70,17 +73,21 @@ def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
             sampler = Sampler(run.service, (snapshot or run.run.snapshot()).result())
             groups = _sample(run, stage, sampler, reference, asked, callers, [job.examples[i] for i in batch], step)
             length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
-            rows, measured = _rows(run, stage, step, asked, groups)
-            measured |= _figures(groups, callers)
-            _submit(run, stage, step, rows, measured)
+            rows, kl = _rows(run, stage, step, asked, groups)
+            run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
+            batches = micro_batches(rows, stage.micro_batch_size)
+            passes = [run.run.learn(batch, run.recipe.tinker.loss, config) for batch in batches]
+            measured = kl | _figures(groups, callers)
+            run.submit(step, passes, _measure(batches, measured, on_policy=stage.temperature == 1))
             snapshot = run.run.snapshot() if step < job.steps else None
     finally:
         for caller in callers:
             caller.grader.close()
     run.settle()
-    differences = [entry[SAMPLING_DIFFERENCE] for entry in run.logged() if SAMPLING_DIFFERENCE in entry]
+    log = read_jsonl(run.log)
+    differences = [entry[SAMPLING_DIFFERENCE] for entry in log if SAMPLING_DIFFERENCE in entry]
     highest = {"sampling_logp_difference": max(differences)} if differences else {}
-    return {"steps": run.done, **grpo_figures(run.logged()), **highest}
+    return {"steps": run.done, **grpo_figures(log), **highest}
 
 
 def _sample(
@@ -117,15 +124,6 @@ def score_group(
         answer.reward = weighted_reward(scores, [caller.grader.named.weight for caller in callers])
 
 
-def _submit(run: HostedStage, stage: Grpo, step: int, rows: list[TrainRow], measured: Mapping[str, float]) -> None:
-    run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
-    bounds = run.recipe.tinker.bounds
-    config = {"clip_low_threshold": bounds[0], "clip_high_threshold": bounds[1]} if bounds else None
-    batches = micro_batches(rows, stage.micro_batch_size)
-    passes = [run.run.learn(batch, run.recipe.tinker.loss, config) for batch in batches]
-    run.submit(step, passes, _measure(batches, measured, on_policy=stage.temperature == 1))
-
-
 def _expected(run: HostedStage, stage: Grpo, read: int, length: float) -> Tokens:
     """Estimated tokens of a step, by the length of the last answers."""
     written = int(stage.batch_size * stage.group_size * length)
@@ -135,7 +133,7 @@ def _expected(run: HostedStage, stage: Grpo, read: int, length: float) -> Tokens
 
 
 def _needs_plain(run: HostedStage, stage: Grpo) -> bool:
-    """Whether the sampler's tempered log-probabilities are needed again at temperature 1."""
+    """Whether the sampler's log-probabilities are needed at temperature 1, too."""
     return stage.temperature != 1 and (stage.beta > 0 or run.recipe.tinker.bounds is not None)
 
 
@@ -151,7 +149,7 @@ def _group(answer: Any, stage: Grpo) -> list[Answer]:
 def _ask_more(
     run: HostedStage, stage: Grpo, sampler: Sampler, reference: Sampler | None, prompt: list[int], group: list[Answer]
 ) -> None:
-    """Request the other log-probabilities that the loss needs; charge what was sampled."""
+    """Request the other log-probabilities of the loss; charge the sampled tokens."""
     written = sum(len(a.tokens) for a in group)
     plain = _needs_plain(run, stage)
     compared = (len(prompt) * len(group) + written) * ((reference is not None) + plain)
@@ -166,7 +164,7 @@ def _ask_more(
 def _rows(
     run: HostedStage, stage: Grpo, step: int, prompts: Sequence[list[int]], groups: Sequence[list[Answer]]
 ) -> tuple[list[TrainRow], dict[str, float]]:
-    """The step's rows, advantages divided by its answer tokens (TRL's dapo), and its KL."""
+    """The step's rows, advantages over answer tokens (TRL's dapo), and the step's KL."""
     advantages = group_advantages([[a.reward for a in g] for g in groups], stage.scale_rewards)
     total = sum(len(a.tokens) for g in groups for a in g)
     if not total:

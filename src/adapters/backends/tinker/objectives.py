@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: flo
     return peak
 
 
-def micro_batches(rows: Sequence[TrainRow], size: int | None) -> list[Sequence[TrainRow]]:
+def micro_batches(rows: Sequence[Row], size: int | None) -> list[Sequence[Row]]:
     """The rows of one optimizer step in micro-batches of `size`, or all at once."""
     size = size or len(rows)
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""The parity table: what the hosted trainer refuses, and how it differs from local."""
+"""The parity table: what the hosted trainer refuses and how it differs from local."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ class Pending:
     def result(self) -> Any:
         """Wait for the answer. Raises ServiceError for failures and after the time-out."""
         silent: float | None = None
-        limit = 60 * self.service.hosted.timeout_minutes
+        minutes = self.service.hosted.timeout_minutes
+        limit = 60 * minutes
         while True:
             try:
                 return self.future.result(timeout=min(LOOK_AFTER, limit / 2))
@@ -122,13 +123,9 @@ class Pending:
             now = time.monotonic()
             if silent is None:
                 silent = now
-                console(stderr=True).print(
-                    f"{base_url()} does not answer; waiting up to {self.service.hosted.timeout_minutes:g} minutes"
-                )
+                console(stderr=True).print(f"{base_url()} does not answer; waiting up to {minutes:g} minutes")
             if now - silent > limit:
-                raise ServiceError(
-                    f"{base_url()} has not answered for {self.service.hosted.timeout_minutes:g} minutes {self.doing}"
-                )
+                raise ServiceError(f"{base_url()} has not answered for {minutes:g} minutes {self.doing}")
 
 
 def alive() -> bool:
@@ -303,19 +300,19 @@ class Sampler:
     """Weights to sample from."""
 
     def __init__(self, service: Service, client: Any) -> None:
-        self.service, self.client = service, client
+        self.ask, self.client = service.ask, client
 
     def sample(self, prompt: Sequence[int], n: int, *, max_tokens: int, temperature: float, stop: list[int]) -> Pending:
         """`n` answers to one prompt."""
         # Without a seed: with one, the answers of a group would be copies of each other.
         params = tinker.SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
         text = tinker.ModelInput.from_ints(list(prompt))
-        return self.service.ask(self.client.sample, text, n, params, doing="while it sampled")
+        return self.ask(self.client.sample, text, n, params, doing="while it sampled")
 
     def logprobs(self, tokens: Sequence[int]) -> Pending:
         """Log-probability of each token but the first, at temperature 1."""
         text = tinker.ModelInput.from_ints(list(tokens))
-        return self.service.ask(self.client.compute_logprobs, text, doing="while it computed log-probabilities")
+        return self.ask(self.client.compute_logprobs, text, doing="while it computed log-probabilities")
 
 
 def logprobs_of(answer: Any) -> list[list[float]]:

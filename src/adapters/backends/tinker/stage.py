@@ -138,7 +138,7 @@ class HostedStage:
         self.account.charge(self.job.name, tokens)
 
     def reference(self, name: str) -> Sampler:
-        """The reference of KL and DPO (start, base, or an adapter), the same over restarts."""
+        """The reference of KL and DPO (start, base, an adapter), kept over restarts."""
 
         def resolve() -> dict[str, Any]:
             folder = self.start if name == "start" else None if name == "base" else Path(name)
@@ -153,10 +153,6 @@ class HostedStage:
         if not path.is_file():
             write_json(path, compute())
         return json.loads(path.read_text())
-
-    def logged(self) -> list[dict[str, Any]]:
-        """The figures of every step so far."""
-        return read_jsonl(self.log)
 
 
 def service_copy(folder: Path) -> dict[str, Any]:

@@ -59,14 +59,19 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
     return min(same, min(map(len, prompts)) - 1)
 
 
+def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
+    """The last logits of a forward pass over new `tokens`, which extends `cache`."""
+    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+    return model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+
+
 @torch.inference_mode()
 def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
     """Keys and values of a prefix, for one row; None for an empty prefix."""
     if not prefix:
         return None
     cache = new_cache(model)
-    tokens = torch.tensor([list(prefix)], device=model.device)
-    model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    step(model, torch.tensor([list(prefix)], device=model.device), cache)
     return cache
 
 
@@ -121,15 +126,7 @@ def decode(
     answers: list[list[int]] = [[] for _ in limits]
     alive = list(range(len(limits)))
     while True:
-        output = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        chosen = choose(output.logits[:, -1].float())
+        chosen = choose(step(model, tokens, cache, mask, positions)[:, -1].float())
         keep = []
         for place, token in enumerate(chosen.tolist()):
             row = alive[place]

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from adapters.backends.local.speedups.decoding import can_share, decode, new_cache
+from adapters.backends.local.speedups.decoding import can_share, decode, new_cache, step
 from adapters.backends.local.speedups.padding_free import in_use
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
@@ -51,7 +51,7 @@ def grpo_speedups(model: Any, args: GRPOConfig) -> Iterator[None]:
 
 
 class TrimPadding:
-    """Removes columns of padding before a scoring pass and restores them in its output."""
+    """Removes padding columns before a scoring pass and restores them in its output."""
 
     def __init__(self) -> None:
         self.behind = 0
@@ -109,7 +109,7 @@ class _Generate:
     def __call__(
         self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any, **rest: Any
     ) -> torch.Tensor:
-        """As `GenerationMixin.generate`, which serves configs with more than a temperature."""
+        """As `GenerationMixin.generate`, which serves configs with further rules."""
         width = input_ids.shape[1]
         if rest or width == 1 or not _only_temperature(generation_config):
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **rest}
@@ -121,14 +121,7 @@ class _Generate:
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         cache, model = new_cache(self.model.get_base_model()), self.model.base_model
         with torch.no_grad():
-            model(
-                input_ids=input_ids[first, :-1],
-                attention_mask=attention_mask[first, :-1],
-                position_ids=positions[first, :-1],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            step(model, input_ids[first, :-1], cache, attention_mask[first, :-1], positions[first, :-1])
             cache.batch_select_indices(group)
             answers = decode(
                 model,

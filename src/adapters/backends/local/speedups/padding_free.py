@@ -92,7 +92,7 @@ class PackedRows:
     def attention(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
     ) -> tuple[torch.Tensor, None]:
-        """As `sdpa_attention_forward`, on tensors (1, heads, tokens of all rows, head width)."""
+        """As `sdpa_attention_forward`, on (1, heads, tokens of all rows, head width)."""
         with torch.autocast(query.device.type, enabled=False):
             rows = zip(*(t.float().split_with_sizes(self.lengths, dim=2) for t in (query, key, value)), strict=True)
             rest["is_causal"] = True
