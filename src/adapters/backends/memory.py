@@ -11,7 +11,7 @@ from typing import Any
 
 GB = 1e9
 CPU_PROCESS, GPU_PROCESS = 0.95 * GB, 1.0 * GB
-"""Libraries and code of a training process on a CPU; context, kernels and workspaces on a GPU (not measured by us)."""
+"""Libraries and code of a training process on a CPU; context, kernels and workspaces on a GPU (not measured)."""
 GPU_HEAP, CPU_HEAP = 1.08, 1.8
 """Memory held by the allocator over memory in use. On a CPU, glibc below 2.38 cannot reuse an aligned block that has a
 small neighbour: runs of 96 to 600 steps held 1.5 to 1.8 times what their tensors took."""

@@ -170,7 +170,7 @@ def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
     if not isinstance(stage, Sft):
         options["beta"] = stage.beta
-    return CONFIGS[stage.kind](**options, **stage.trl)
+    return CONFIGS[stage.kind](**options | stage.trl)
 
 
 def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -68,12 +68,13 @@ def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
     try:
         for step in range(run.done + 1, job.steps + 1):
             batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
-            asked = [prompts[i] for i in batch]
-            run.account.allow(_expected(run, stage, sum(map(len, asked)), length))
+            batch_prompts = [prompts[i] for i in batch]
+            examples = [job.examples[i] for i in batch]
+            run.account.allow(_expected(run, stage, sum(map(len, batch_prompts)), length))
             sampler = Sampler(run.service, (snapshot or run.run.snapshot()).result())
-            groups = _sample(run, stage, sampler, reference, asked, callers, [job.examples[i] for i in batch], step)
+            groups = _sample(run, stage, sampler, reference, batch_prompts, callers, examples, step)
             length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
-            rows, kl = _rows(run, stage, step, asked, groups)
+            rows, kl = _rows(run, stage, step, batch_prompts, groups)
             run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
             batches = micro_batches(rows, stage.micro_batch_size)
             passes = [run.run.learn(batch, run.recipe.tinker.loss, config) for batch in batches]
