@@ -18,7 +18,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory_gb() -> float | None:
-    """Peak resident memory of this process in GB (10^9 bytes); None if unknown."""
+    """Peak resident memory of this process in GB (10^9 bytes); None on Windows."""
     try:
         import resource
         import sys

@@ -58,7 +58,7 @@ def each(
 
 
 def _work(function: Callable[[Item], Result], waiting: queue.SimpleQueue[tuple[Item, Future[Result]] | None]) -> None:
-    """One thread: carry out tasks until None comes or a call fails."""
+    """Call the function on items of the queue, until None comes or a call fails."""
     while (task := waiting.get()) is not None:
         item, future = task
         if not future.set_running_or_notify_cancel():

@@ -10,7 +10,7 @@ from adapters.recipe.recipe import Recipe
 
 
 def backend(recipe: Recipe) -> Backend:
-    """The recipe's backend. Imports its libraries, which takes seconds for the local one."""
+    """The recipe's backend. Imports its libraries, which may take seconds."""
     if recipe.trainer == "echo":
         from adapters.backends.echo import EchoBackend
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.files import sha256, write_json
+from adapters.files import read_json, sha256, write_json
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
 OWNER_FILE = "fingerprint"
 WORK_FILES = ("trainer", OWNER_FILE)
-"""Files of a running stage that are deleted when it completes: trainer checkpoints and the owner file."""
+"""Files of a running stage that are deleted when it completes."""
 
 
 def work_folder(folder: Path) -> Path:
@@ -30,10 +29,7 @@ def owner_line(fingerprint: str, start: Path | None) -> str:
 
 
 def commit(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Turn `<folder>.partial` into the adapter folder.
-
-    Hashes the files, writes the manifest, renames, then deletes the work files.
-    """
+    """Turn `<folder>.partial` into the adapter folder, with a manifest of its files."""
     work = work_folder(folder)
     paths = [p for p in sorted(work.rglob("*")) if p.is_file() and p.relative_to(work).parts[0] not in WORK_FILES]
     files = {str(p.relative_to(work)): sha256(p) for p in paths if p.name != MANIFEST}
@@ -50,30 +46,24 @@ def remove_work_files(folder: Path) -> None:
 
 def manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete adapter folder, or None."""
-    try:
-        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    return read_json(folder / MANIFEST) or None
 
 
 def problems(folder: Path) -> list[str]:
     """Messages on what is wrong with an adapter folder; empty if nothing is."""
-    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]:
         return [f"{folder} has no {name}" for name in missing]
-    stored = manifest(folder) or {}  # an adapter from elsewhere has none
     messages = []
-    for name, digest in stored.get("files", {}).items():
+    for name, digest in read_json(folder / MANIFEST).get("files", {}).items():  # other tools' adapters have none
         if not (folder / name).is_file():
             messages.append(f"{folder / name} is missing")
-        elif (name in (WEIGHTS, CONFIG)) and sha256(folder / name) != digest:
+        elif name in (WEIGHTS, CONFIG) and sha256(folder / name) != digest:
             messages.append(f"{folder / name} was changed after training")
     return messages
 
 
 def weights_hash(folder: Path | None) -> str | None:
     """Hash of a complete adapter's weights from its manifest, else None."""
-    stored = manifest(folder) if folder is not None else None
-    digest = (stored or {}).get("files", {}).get(WEIGHTS)
+    stored = read_json(folder / MANIFEST) if folder is not None else {}
+    digest = stored.get("files", {}).get(WEIGHTS)
     return digest if isinstance(digest, str) else None

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 def layout(lengths: Sequence[int], batch: int, steps: int, seed: int, *, by_length: bool) -> list[int]:
     """Row indices in training order: `steps` full batches of shuffled epochs.
 
-    The rows of a batch are random; `by_length` sorts them only inside it, so that its micro-batches need little
-    padding. Batches of one length, as length-grouping samplers draw them, would include batches of short targets only.
-    Their mean over few tokens gives each token a large weight, and a model learns the empty answer.
+    `by_length` sorts the rows inside each batch, so that its micro-batches need little padding.
     """
+    # Length-grouping samplers also draw batches of short targets only. Their mean over few tokens gives each token a
+    # large weight, and a model learns the empty answer.
     rng = random.Random(seed)
     order: list[int] = []
     while len(order) < batch * steps:

@@ -19,7 +19,7 @@ from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
 
 
 class EchoBackend:
-    """See `adapters.types.Backend`."""
+    """See `adapters.backends.jobs.Backend`."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -29,15 +29,11 @@ class EchoBackend:
         return ["echo: no model is trained"]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """White-space separated words."""
-        return [
-            Lengths(
-                sum(len(m["content"].split()) for m in e.prompt),
-                len((e.completion or "").split()) + 1,
-                len(e.rejected.split()) + 1 if e.rejected is not None else 0,
-            )
-            for e in examples
-        ]
+        """Number of words, and one for the end of an answer."""
+        prompts = [sum(len(m["content"].split()) for m in e.prompt) for e in examples]
+        targets = [len((e.completion or "").split()) + 1 for e in examples]
+        rejected = [0 if e.rejected is None else len(e.rejected.split()) + 1 for e in examples]
+        return list(map(Lengths, prompts, targets, rejected))
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Store the targets."""
@@ -50,13 +46,9 @@ class EchoBackend:
         (folder / CONFIG).write_text(json.dumps({"peft_type": "ECHO"}))
         return {"steps": job.steps}
 
-    def sampler(self, adapter: Path | None) -> Sampler:
-        """A sampler that answers with the stored targets."""
-        return self.remembered(adapter)
-
     @staticmethod
-    def remembered(adapter: Path | None) -> Sampler:
-        """The sampler, which needs no recipe."""
+    def sampler(adapter: Path | None) -> Sampler:
+        """A sampler that answers with the stored targets."""
         known = json.loads((adapter / WEIGHTS).read_text()) if adapter else {}
 
         def sample(

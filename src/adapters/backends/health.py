@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from adapters.console import console
 from adapters.recipe.stages import Health
 
-# TRL's figure, what it means when it stands at 1, and what usually helps.
 NO_SIGNAL = {
     "frac_reward_zero_std": (
         "no group of completions differs in reward, so nothing is learnt",
@@ -19,6 +19,7 @@ NO_SIGNAL = {
         "raise max_completion_length, or train the stage before until the model stops by itself",
     ),
 }
+"""TRL's figure -> what it means at 1, and what usually helps."""
 
 
 class HealthError(RuntimeError):
@@ -32,10 +33,6 @@ class Finding(NamedTuple):
     remedy: str
     fatal: bool
 
-    def message(self, step: int, kept: str) -> str:
-        """The error that ends a training at this step. `kept` says which weights remain."""
-        return f"stopped automatically at step {step}: {self.what}. Try to {self.remedy}. {kept}"
-
 
 class HealthMonitor:
     """Follows the figures of a stage's steps, by the thresholds of its `health:`."""
@@ -44,11 +41,21 @@ class HealthMonitor:
         self.health = health
         self.stuck = dict.fromkeys(NO_SIGNAL, 0)
 
-    def update(self, logs: Mapping[str, Any]) -> Finding | None:
-        """Check the figures of one more step.
+    def judge(self, step: int, logs: Mapping[str, Any], kept: Callable[[], str]) -> None:
+        """Check a step's figures: print a warning, or raise HealthError.
 
-        A finding that ends the training goes before a warning.
+        `kept` tells which weights remain when the training ends.
         """
+        finding = self.update(logs)
+        if finding is None:
+            return
+        advice = f"{finding.what}. Try to {finding.remedy}."
+        if finding.fatal:
+            raise HealthError(f"stopped automatically at step {step}: {advice} {kept()}")
+        console(stderr=True).print(f"warning: {advice}", markup=False, soft_wrap=True)
+
+    def update(self, logs: Mapping[str, Any]) -> Finding | None:
+        """What the figures of one more step say; what ends the training goes first."""
         figures = {k: v for k, v in logs.items() if isinstance(v, int | float)}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(figures.get(name, 0.0)):

@@ -1,4 +1,4 @@
-"""Jobs and evaluations (a stage or test set with everything resolved), and the backend that trains and samples."""
+"""Jobs and evaluations (resolved stages and test sets), and the backend protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adapters.types import Example, Lengths, Progress, Sampler
 
 @dataclass(frozen=True)
 class Job:
-    """A stage with everything resolved. `fingerprint` covers what it would learn from, chained to the stage before."""
+    """A resolved stage."""
 
     index: int
     stage: Stage
@@ -25,34 +25,35 @@ class Job:
     validation: tuple[Example, ...]
     rewards: tuple[NamedReward, ...]
     fingerprint: str
+    """Hash of what the stage learns from, chained to the stage before."""
     steps: int
     ledger: list[dict[str, Any]]
     rejected: list[Rejected]
     texts: Set[str]
     """The texts of the clean rows (`data.text_key`)."""
     by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The same, row by row, by source."""
+    """The text of every row, by source."""
     lengths: list[dict[str, Any]] = field(default_factory=list)
-    """What the length limits cost, by source (`adapters.lengths`); empty when there is no tokenizer."""
+    """Token lengths and dropped rows by source (`data.lengths`); empty without a tokenizer."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Folder name and label in reports: 1-sft, 2-grpo …"""
+        """Folder name and label in reports: 1-sft, 2-grpo, …"""
         return self.folder.name
 
     def is_complete(self, start: Path | None) -> bool:
-        """Whether the folder holds this very job's finished adapter, trained from what `start` holds now."""
-        held = adapter_folder.manifest(self.folder)
-        if held is None or held.get("fingerprint") != self.fingerprint or adapter_folder.problems(self.folder):
+        """Whether the folder holds this job's adapter, trained from `start` as it is now."""
+        manifest = adapter_folder.manifest(self.folder)
+        if manifest is None or manifest.get("fingerprint") != self.fingerprint or adapter_folder.problems(self.folder):
             return False
-        return bool(held.get("start_hash") == adapter_folder.weights_hash(start))
+        return bool(manifest.get("start_hash") == adapter_folder.weights_hash(start))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A test set with everything resolved."""
+    """A resolved test set."""
 
     name: str
     examples: tuple[Example, ...]
@@ -63,15 +64,15 @@ class Evaluation:
     ledger: list[dict[str, Any]]
     rejected: list[Rejected]
     variants: int = 1
-    """How many times each row stands among the examples, one whole set of rows after the other."""
+    """Prompt variants of each row; `examples` lists all rows in one variant, then in the next."""
     by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lengths: list[dict[str, Any]] = field(default_factory=list)
     beyond: int = 0
-    """Gold answers longer than max_new_tokens: no model can score on them in full."""
+    """Gold answers longer than `max_new_tokens`, on which no model can score in full."""
 
     @property
     def texts(self) -> list[str]:
-        """The text of every row, once, whatever the number of variants."""
+        """The text of every row, once."""
         return [text for rows in self.by_source.values() for text in rows]
 
 
@@ -79,18 +80,18 @@ class Backend(Protocol):
     """Where training and sampling happen."""
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Everything knowable about the stages' options without loading weights.
+        """Check the stages' options without loading weights; returns notes.
 
-        Returns notes worth showing; raises UserError for what cannot work.
+        Raises UserError for what cannot work.
         """
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example. Raises UserError when the tokenizer cannot be had."""
+        """Tokens of each example. Raises UserError when the tokenizer cannot be loaded."""
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
-        """Train one job from the adapter in `start` (None: a new one) and write the adapter into `folder`.
+        """Train a job from the adapter in `start` (None: a new one) into `folder`.
 
-        Continues from the folder's own checkpoints if it has any. Returns figures for the manifest.
+        Resumes from the folder's own checkpoints. Returns figures for the manifest.
         """
 
     def sampler(self, adapter: Path | None) -> Sampler:

@@ -14,8 +14,7 @@ _DECODER = json.JSONDecoder()
 class JsonEnd:
     """Follows an answer piece by piece and tells when its JSON is complete.
 
-    Only an answer that begins with the JSON, or with a ```json fence around it, can be complete: brackets inside prose
-    or a chain of thought do not count.
+    The answer must begin with the JSON or a ```json fence: brackets in prose or a chain of thought do not count.
     """
 
     def __init__(self) -> None:
@@ -37,13 +36,10 @@ class JsonEnd:
                 return False
             piece, self._head = self._head[opening.end() :], None
         for character in piece:
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._in_string = False
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped, self._in_string = character == "\\", character != '"'
             elif character == '"':
                 self._in_string = True
             elif character in "[{":

@@ -11,22 +11,21 @@ from typing import Any
 
 GB = 1e9
 CPU_PROCESS, GPU_PROCESS = 0.95 * GB, 1.0 * GB
-"""Libraries and code of a training process on a CPU; context, kernels and workspaces on a GPU (not measured by us)."""
+"""Libraries and code of a training process on a CPU; context, kernels and workspaces on a GPU (not measured)."""
 GPU_HEAP, CPU_HEAP = 1.08, 1.8
-"""What an allocator holds for what is in use. On a CPU, glibc below 2.38 cannot use an aligned block again as soon as
-something small stands beside it: runs of 96 to 600 steps held 1.5 to 1.8 times what their tensors took."""
+"""Memory held by the allocator over memory in use. On a CPU, glibc below 2.38 cannot reuse an aligned block that has a
+small neighbour: runs of 96 to 600 steps held 1.5 to 1.8 times what their tensors took."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes from a model's configuration.
-
-    `linear` and `other` are numbers of parameters of the base, `lora` of the adapter.
-    """
+    """Sizes from a model's configuration."""
 
     linear: int
+    """Parameters of the base's linear layers."""
     other: int
     lora: int
+    """Parameters of the adapter."""
     layers: int
     hidden: int
     intermediate: int
@@ -71,7 +70,7 @@ def components(shape: Shape, use: Use) -> dict[str, float]:
     weights = shape.linear * use.weight_bits / 8 + shape.other * other_bits / 8
     shared = use.world if use.zero >= 3 else 1
     sizes = {"process": GPU_PROCESS if use.gpu else CPU_PROCESS, "weights": weights / shared}
-    # Adapters are held and trained in fp32, whatever the base is in (PEFT's autocast_adapter_dtype).
+    # Adapters are trained in fp32, whatever the base's dtype is (PEFT's autocast_adapter_dtype).
     sizes["adapter"] = 4.0 * shape.lora / shared
     if use.trains:
         gradients = 4.0 * shape.lora / (use.world if use.zero >= 2 else 1)
@@ -89,13 +88,12 @@ def components(shape: Shape, use: Use) -> dict[str, float]:
     return sizes
 
 
-def peak(by_part: Mapping[str, float], *, gpu: bool) -> float:
+def peak(sizes: Mapping[str, float], *, gpu: bool) -> float:
     """Peak bytes: everything, but only the larger of training and generation."""
-    training = sum(by_part.get(k, 0.0) for k in ("activations", "logits"))
-    generation = by_part.get("generation cache", 0.0)
-    rest = sum(v for k, v in by_part.items() if k not in ("activations", "logits", "generation cache", "process"))
-    used = rest + max(training, generation)
-    return by_part["process"] + used * (GPU_HEAP if gpu else CPU_HEAP)
+    training = sizes.get("activations", 0.0) + sizes.get("logits", 0.0)
+    generation = sizes.get("generation cache", 0.0)
+    rest = sum(v for k, v in sizes.items() if k not in ("activations", "logits", "generation cache", "process"))
+    return sizes["process"] + (rest + max(training, generation)) * (GPU_HEAP if gpu else CPU_HEAP)
 
 
 def _activations(shape: Shape, use: Use) -> float:
@@ -120,43 +118,34 @@ def _logits(shape: Shape, use: Use) -> float:
     return 3 * 4.0 * min(4096, use.tokens * use.micro_batch * use.sides) * min(shape.vocabulary, 8192)
 
 
-@dataclass(frozen=True)
-class Knob:
-    """A recipe key that lowers memory use."""
-
-    key: str
-    value: Any
-    use: Use
-
-
-def knobs(use: Use, at: str, batch_rows: int) -> Iterator[Knob]:
-    """Settings to try if a stage does not fit, the least harmful first."""
+def smaller_settings(use: Use, at: str, batch_rows: int) -> Iterator[tuple[str, Any, Use]]:
+    """Recipe keys, values and uses that take less memory, the least harmful first."""
     micro = use.micro_batch
     while use.trains and micro > 1:
         micro = next(m for m in range(micro - 1, 0, -1) if batch_rows % m == 0)
-        yield Knob(f"{at}.micro_batch_size", micro, replace(use, micro_batch=micro))
-    leaner = replace(use, micro_batch=micro)
+        yield f"{at}.micro_batch_size", micro, replace(use, micro_batch=micro)
+    lower = replace(use, micro_batch=micro)
     if use.trains and not use.checkpointing:
-        leaner = replace(leaner, checkpointing=True)
-        yield Knob(f"{at}.gradient_checkpointing", True, leaner)
+        lower = replace(lower, checkpointing=True)
+        yield f"{at}.gradient_checkpointing", True, lower
     if use.generated > 1:
-        for part, words in ((2, "(half of it)"), (4, "(a quarter of it)")):
-            if generated := use.generated // part:
+        for divisor, text in ((2, "(half of it)"), (4, "(a quarter of it)")):
+            if generated := use.generated // divisor:
                 # A stage generates whole groups, on several processes; a test set as many rows as it says.
-                yield Knob(f"{at}.batch_size", words if use.trains else generated, replace(leaner, generated=generated))
+                yield f"{at}.batch_size", text if use.trains else generated, replace(lower, generated=generated)
     if use.weight_bits > 16:
-        leaner = replace(leaner, weight_bits=16.0)
-        yield Knob("model.dtype", "bfloat16", leaner)
+        lower = replace(lower, weight_bits=16.0)
+        yield "model.dtype", "bfloat16", lower
     for tokens in (use.tokens // 2, use.tokens // 4):
-        yield Knob(f"{at}'s length limits", tokens, replace(leaner, tokens=tokens))
+        yield f"{at}'s length limits", tokens, replace(lower, tokens=tokens)
 
 
 def advise(shape: Shape, use: Use, available: float, at: str, batch_rows: int) -> str:
     """A sentence on the first settings that make a stage fit."""
     tried: dict[str, Any] = {}
-    for knob in knobs(use, at, batch_rows):
-        tried[knob.key] = knob.value
-        need = peak(components(shape, knob.use), gpu=use.gpu)
+    for key, value, smaller in smaller_settings(use, at, batch_rows):
+        tried[key] = value
+        need = peak(components(shape, smaller), gpu=use.gpu)
         if need <= available:
             return f"{', '.join(f'{k}={v}' for k, v in tried.items())} needs {need / GB:.2f} GB and fits"
     sizes = components(shape, use)
@@ -186,10 +175,10 @@ class StagePlan:
 
 def plan_stage(name: str, shape: Shape, use: Use, available: float | None, at: str, batch_rows: int) -> StagePlan:
     """The plan of one stage, with advice if it does not fit."""
-    by_part = components(shape, use)
-    need = peak(by_part, gpu=use.gpu)
-    fits = available is None or need <= available
-    return StagePlan(name, by_part, need, available, "" if fits else advise(shape, use, available or 0, at, batch_rows))
+    sizes = components(shape, use)
+    need = peak(sizes, gpu=use.gpu)
+    advice = "" if available is None or need <= available else advise(shape, use, available, at, batch_rows)
+    return StagePlan(name, sizes, need, available, advice)
 
 
 def parse_size(text: str, fail: Callable[[str], Exception]) -> float:

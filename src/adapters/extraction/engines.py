@@ -34,7 +34,7 @@ def make(name: str, source: Source, options: Options, note: Callable[[str], None
 def _echo(source: Source, options: Options) -> Engine:
     from adapters.backends.echo import EchoBackend
 
-    sampler = EchoBackend.remembered(source.adapter)
+    sampler = EchoBackend.sampler(source.adapter)
 
     def answer(requests: Iterable[Request]) -> Iterator[Answer]:
         for block in blocks(requests, WINDOW):

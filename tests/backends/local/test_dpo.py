@@ -271,8 +271,8 @@ def test_the_base_as_reference_and_a_wrong_start(mine: Path, tiny_model: Path, t
     assert abs(first["rewards/chosen"]) > 0.1, "the SFT model is measured against the base"
     # The assertion in the trainer's loop notices a reference that is not the start.
     (tmp_path / "wrong.py").write_text(
-        "from adapters.backends.local import preference, training\n"
-        "preference.set_reference = lambda model, _: training.set_reference(model, 'base')\n"
+        "from adapters.backends.local import dpo, training\n"
+        "dpo.set_reference = lambda model, _: training.set_reference(model, 'base')\n"
         "from adapters import main\n"
         f"main({str(path)!r})\n"
     )

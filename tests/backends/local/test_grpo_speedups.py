@@ -79,7 +79,7 @@ def test_the_same_training_with_fewer_tokens(
     weights, rollouts, log = train(tmp_path / "ours", base, option)
     ours = sum(shown)
     shown.clear()
-    monkeypatch.setattr(training, "lean", lambda *_: nullcontext())
+    monkeypatch.setattr(training, "grpo_speedups", lambda *_: nullcontext())
     plain_weights, plain_rollouts, plain_log = train(tmp_path / "plain", base, option)
     assert ours < 0.95 * sum(shown), "of both, the same for generation"
     assert [r["completion"] for r in rollouts] == [r["completion"] for r in plain_rollouts]

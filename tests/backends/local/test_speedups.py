@@ -32,14 +32,19 @@ def test_the_switch(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(module, name, watched)
 
-    for module, name in ((padding_free, "PackedRows"), (training, "lean"), (decoding, "greedy"), (decoding, "decode")):
+    for module, name in (
+        (padding_free, "PackedRows"),
+        (training, "grpo_speedups"),
+        (decoding, "greedy"),
+        (decoding, "decode"),
+    ):
         watch(module, name)
     path = tmp_path / "chain.yaml"
     path.write_text(chain_recipe(tmp_path, tiny_model))
     file = load_recipe(path, [f"model.speedups={str(speedups).lower()}"])
     backend = local.LocalBackend(file.recipe)
     run_plan(make_plan(file, backend), backend)
-    assert used == ({"PackedRows", "lean", "greedy", "decode"} if speedups else set())
+    assert used == ({"PackedRows", "grpo_speedups", "greedy", "decode"} if speedups else set())
 
 
 def test_the_switch_is_not_in_the_fingerprints(tmp_path: Path, tiny_model: Path) -> None:

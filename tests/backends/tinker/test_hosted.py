@@ -99,8 +99,8 @@ def test_summed_sft_rows_are_the_mean_over_target_tokens() -> None:
 
 def test_a_step_is_cut_into_passes() -> None:
     rows = objectives.sft_rows([[1]] * 5, [[2]] * 5)
-    assert [len(p) for p in objectives.parts(rows, 2)] == [2, 2, 1]
-    assert [len(p) for p in objectives.parts(rows, None)] == [5]
+    assert [len(p) for p in objectives.micro_batches(rows, 2)] == [2, 2, 1]
+    assert [len(p) for p in objectives.micro_batches(rows, None)] == [5]
 
 
 # --- rewards ----------------------------------------------------------------------------------------------------

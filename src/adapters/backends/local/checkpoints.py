@@ -1,8 +1,7 @@
-"""A stage's checkpoints: hashed when complete, verified, and the last two kept."""
+"""A stage's checkpoints: hashed when complete, verified, the last two kept."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,14 @@ from transformers import TrainerCallback
 
 from adapters.backends.local.deepspeed import whole
 from adapters.backends.local.model import mismatch
-from adapters.files import sha256, truncate_jsonl, write_json
+from adapters.files import read_json, sha256, truncate_jsonl, write_json
 
-SEAL = "seal.json"
+HASHES = "seal.json"
 KEPT = 2
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Hashes each checkpoint, deletes old ones, verifies the one that was loaded.
-
-    Checkpoints are ordered by step. The trainer itself orders them by time, which a clock that is set back reverses.
-    """
+    """Hashes each checkpoint, deletes old ones, verifies the one that was loaded."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the hashes of the new checkpoint's files; delete older checkpoints."""
@@ -31,7 +27,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         # Other ranks may still be writing their random states.
         files = [p for p in sorted(newest.rglob("*")) if p.is_file() and not p.name.startswith("rng_state_")]
         hashes = {str(p.relative_to(newest)): sha256(p) for p in files}
-        write_json(newest / SEAL, {"files": hashes})
+        write_json(newest / HASHES, {"files": hashes})
         for old in _by_step(newest.parent)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -40,9 +36,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if state.global_step:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             with whole(model):
-                problem = mismatch(model, folder)
-            if problem:
-                raise RuntimeError(f"{folder} was not loaded as it was saved: {problem}")
+                if problem := mismatch(model, folder):
+                    raise RuntimeError(f"{folder} was not loaded as it was saved: {problem}")
 
 
 def last_good(folder: Path) -> Path | None:
@@ -56,12 +51,13 @@ def rewind(records: Path, below: float) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
+    # The trainer itself orders checkpoints by time, which a clock that is set back reverses.
     return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
 
 
 def _is_complete(checkpoint: Path) -> bool:
+    files = read_json(checkpoint / HASHES).get("files")
     try:
-        files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
-        return all(sha256(checkpoint / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return isinstance(files, dict) and all(sha256(checkpoint / name) == digest for name, digest in files.items())
+    except OSError:
         return False

@@ -1,4 +1,4 @@
-"""Weights that DeepSpeed shares out over the processes: which launches can be had, and whole weights where needed."""
+"""DeepSpeed: check the launch, and gather partitioned weights where needed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from adapters.errors import UserError
 
-SAVES = "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
-
 
 def check_launch() -> str | None:
-    """What the launcher shards by: "zero1" to "zero3", or None for whole weights in every process.
+    """The launcher's sharding, "zero1" to "zero3"; None for whole weights everywhere.
 
-    Raises UserError for launches that would not train what they say.
+    Raises UserError for launches that would train something else than they say.
     """
     if _asked("ACCELERATE_USE_FSDP"):
         raise UserError(
-            "FSDP is refused: accelerate leaves it out without a word for processes on a CPU, so that what it saves "
-            "and resumes could not be proven. recipes/accelerate/zero3.yaml shards the weights too."
+            "FSDP is refused: accelerate ignores it silently for processes on a CPU, so that its checkpoints "
+            "cannot be tested. recipes/accelerate/zero3.yaml shards the weights too."
         )
     if not _asked("ACCELERATE_USE_DEEPSPEED"):
         return None
@@ -34,16 +32,19 @@ def check_launch() -> str | None:
         raise UserError("DeepSpeed is not installed: pip install -e '.[deepspeed]' in the repository.")
     if _asked("ACCELERATE_USE_CPU"):
         raise UserError(
-            "accelerate leaves DeepSpeed out without a word when the launch config says use_cpu; remove that line "
+            "accelerate ignores DeepSpeed silently when the launch config says use_cpu; remove that line "
             "(and set DS_ACCELERATOR=cpu to rehearse without a GPU)."
         )
-    stage, saves = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), _asked(SAVES)
-    if own := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    saves = _asked("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL")
+    if file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         try:
-            zero = json.loads(Path(own).read_text(encoding="utf-8"))["zero_optimization"]
+            zero = json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]
             stage, saves = str(zero["stage"]), zero.get("stage3_gather_16bit_weights_on_model_save") is True
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{own} cannot be read as a DeepSpeed config with a zero_optimization: {error!r}") from None
+            raise UserError(
+                f"{file} cannot be read as a DeepSpeed config with a zero_optimization: {error!r}"
+            ) from None
     if stage == "3" and not saves:
         raise UserError(
             "ZeRO-3 needs zero3_save_16bit_model: true in the launch config (in a DeepSpeed file: "
@@ -58,14 +59,14 @@ def check_launch() -> str | None:
 
 
 def verify_gathered(trainer: Any) -> None:
-    """A sharded launch whose trainer does not shard is an error, not a run that quietly takes more memory."""
+    """Raise RuntimeError when the launch asks for DeepSpeed that is not in use."""
     if check_launch() and trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
         raise RuntimeError(f"DeepSpeed was asked for and is not in use: {trainer.accelerator.distributed_type}")
 
 
 @contextmanager
 def not_yet(trainer: Any) -> Iterator[None]:
-    """Before the training starts the weights are whole, though ZeRO-3 is configured, which is what TRL's head asks."""
+    """Hide ZeRO-3 from TRL's head before the training starts, while weights are whole."""
     plugin = trainer.accelerator.state.deepspeed_plugin
     if plugin is None or trainer.model_wrapped is not trainer.model:
         yield
@@ -78,22 +79,17 @@ def not_yet(trainer: Any) -> Iterator[None]:
 
 
 def whole(model: Any) -> AbstractContextManager[None]:
-    """While it lasts, every adapter weight under ZeRO-3 is a whole tensor. All processes must enter it together.
+    """Gather the adapter's partitioned weights (ZeRO-3), for reading only.
 
-    For reading: what is written inside is lost when the weights are partitioned again.
+    All processes must enter it together. Changes are lost when the weights are partitioned again.
     """
-    parts = [p for name, p in model.named_parameters() if "lora_" in name and hasattr(p, "ds_id")]
-    if not parts:
+    partitioned = [p for name, p in model.named_parameters() if "lora_" in name and hasattr(p, "ds_id")]
+    if not partitioned:
         return nullcontext()
     import deepspeed
 
-    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(parts)
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(partitioned)
     return gathered
-
-
-def forget() -> None:
-    """End a stage's ZeRO-3: the next model is loaded whole."""
-    unset_hf_deepspeed_config()
 
 
 def _asked(variable: str) -> bool:

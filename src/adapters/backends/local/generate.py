@@ -1,26 +1,27 @@
-"""Greedy sampling in batches sorted by length, shared among the processes, nothing cut silently."""
+"""Greedy sampling in batches sorted by length, shared among the processes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
 from adapters.backends.json_stop import JsonEnd
-from adapters.backends.local.model import Encoder, on_gpu
+from adapters.backends.local.model import Encoder, end_tokens, on_gpu
 from adapters.backends.local.speedups import decoding
 from adapters.types import Message, Progress, Sample
 
 
 class LocalSampler:
-    """A loaded model with the tokenizer's rules. See `adapters.types.Sampler`.
+    """A loaded model and its tokenizer as an `adapters.types.Sampler`.
 
     `stop_at_json` ends an answer where its JSON is complete. Evaluation leaves it off: what a model writes behind its
-    JSON must count. `context` is the longest sequence the model may see, prompt and answer together. Without
-    `speedups`, and for models that they do not fit, `generate` of transformers decodes.
+    JSON must count. `context` limits prompt and answer together. Without `speedups`, and for models that they do not
+    fit, transformers' `generate` decodes.
     """
 
     def __init__(
@@ -35,12 +36,11 @@ class LocalSampler:
         speedups: bool = True,
     ) -> None:
         self.model, self.encoder, self.rank, self.world = model, encoder, rank, world
-        stop = model.generation_config.eos_token_id
-        stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-        self.stops = {*stops, encoder.end}
+        self.stops = {*end_tokens(model.generation_config), encoder.end}
         self.stop_at_json, self.context = stop_at_json, context
         self.shares = speedups and decoding.can_share(model)
-        self._pieces: dict[int, str] = {}
+        # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
+        self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
@@ -57,30 +57,21 @@ class LocalSampler:
     def answers(
         self, ids: Sequence[list[int]], *, max_new_tokens: int, batch_size: int | None
     ) -> Iterator[tuple[int, Sample]]:
-        """Answers as (index, sample), this process's share of them, a batch at a time, longest prompts first."""
+        """Answers of this process's share as (index, sample), longest prompts first."""
         size = batch_size or (64 if on_gpu() else 32)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # longest first: memory fails at once or never
-        prefix = self._prefix(ids)
+        prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
         for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
             yield from zip(batch, self._batch([ids[i] for i in batch], max_new_tokens, prefix), strict=True)
-
-    def _prefix(self, ids: Sequence[list[int]]) -> Any:
-        return decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
 
     def _batch(self, ids: Sequence[list[int]], max_new_tokens: int, prefix: Any) -> list[Sample]:
         limits = [min(max_new_tokens, (self.context or sys.maxsize) - len(prompt)) for prompt in ids]
         shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
         decode = decoding.greedy if self.shares else decoding.generate
         try:
-            rows = decode(
-                self.model,
-                ids,
-                limits=limits,
-                stops=self.stops,
-                pad=self.encoder.tokenizer.pad_token_id,
-                ended=[self._json_end() for _ in ids] if self.stop_at_json else None,
-                **shared,
-            )
+            ended = [self._json_end() for _ in ids] if self.stop_at_json else None
+            pad = self.encoder.tokenizer.pad_token_id
+            rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
         except torch.OutOfMemoryError:
             if len(ids) == 1:
                 raise
@@ -88,7 +79,7 @@ class LocalSampler:
         if rows is None:  # outside the handler, whose traceback would keep the failed batch's memory
             torch.accelerator.empty_cache()
             half = len(ids) // 2
-            return [s for part in (ids[:half], ids[half:]) for s in self._batch(part, max_new_tokens, prefix)]
+            return [s for rest in (ids[:half], ids[half:]) for s in self._batch(rest, max_new_tokens, prefix)]
         return [self._sample(row, limit) for row, limit in zip(rows, limits, strict=True)]
 
     def _sample(self, row: list[int], limit: int) -> Sample:
@@ -100,9 +91,3 @@ class LocalSampler:
     def _json_end(self) -> decoding.Ended:
         end = JsonEnd()
         return lambda token: end.closed_by(self._piece(token))
-
-    def _piece(self, token: int) -> str:
-        # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
-        if token not in self._pieces:
-            self._pieces[token] = self.encoder.tokenizer.decode([token], skip_special_tokens=True)
-        return self._pieces[token]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from adapters.backends.health import HealthError, HealthMonitor
+from adapters.backends.health import HealthMonitor
 from adapters.backends.local.checkpoints import last_good
 from adapters.recipe.stages import Health
 
@@ -22,12 +21,9 @@ class HealthWatch(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Check the figures of the last step."""
-        finding = self.monitor.update(logs or {})
-        if finding is None:
-            return
-        if finding.fatal:
+
+        def kept() -> str:
             good = last_good(Path(args.output_dir))
-            kept = f"The newest checkpoint is {good}." if good else "No checkpoint had been saved yet."
-            raise HealthError(finding.message(state.global_step, kept))
-        if state.is_world_process_zero:
-            print(f"warning: {finding.what}. Try to {finding.remedy}.", file=sys.stderr)
+            return f"The newest checkpoint is {good}." if good else "No checkpoint had been saved yet."
+
+        self.monitor.judge(state.global_step, logs or {}, kept)

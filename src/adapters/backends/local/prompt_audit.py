@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from adapters.backends.local import training
+from adapters.backends.local.base_model import AT
 from adapters.backends.local.dpo import _pairs
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import Encoder
@@ -44,10 +45,7 @@ def grpo(encoder: Encoder, example: Example) -> list[int]:
 
 
 def dpo(encoder: Encoder, example: Example) -> list[int]:
-    """The masked tokens of the pair that DPO trains on, by TRL's collator.
-
-    Of both sides, if they differ.
-    """
+    """The masked tokens of a pair by TRL's collator; of both sides, if they differ."""
     chosen, rejected = (masked for masked, _ in _sides(encoder, example))
     return chosen if chosen == rejected else chosen + rejected
 
@@ -96,17 +94,14 @@ class _Recorder:
 def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
     """Audit the first example, and the first pair, as the trainer sees them.
 
-    `examples` are of all stages; `kinds` are the recipe's stage kinds, of which only those named in `VIEWS` are
-    compared, beside evaluation and the card. Raises UserError when the template refuses the prompt.
+    `examples` are of all stages, `kinds` the recipe's stage kinds. Raises UserError when the template refuses a prompt.
     """
     first = next((e for e in examples if e.completion is not None), examples[0])
     pair = next((e for e in examples if e.rejected is not None), None) if "dpo" in kinds else None
     try:
         prompt = encoder.prompts([first.prompt])[0]
     except Exception as error:  # a template may raise anything
-        raise UserError(
-            f"the chat template refuses the prompt of row {first.id!r}: {error}", at=("model", "base")
-        ) from error
+        raise UserError(f"the chat template refuses the prompt of row {first.id!r}: {error}", at=AT) from error
     errors, warnings = _problems(encoder, first, prompt)
     shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair is first else [first, pair])]
     for view in shown:
@@ -124,49 +119,41 @@ def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -
 
 def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str, Any]:
     """One example token by token, and every view of its prompt."""
-    prompt = encoder.prompts([example.prompt])[0]
-    names = [n for n in VIEWS if n in ("evaluation", "model card") or n in kinds]
+    names = ["evaluation", "model card", *kinds]
     if example.rejected is None:
         names = [n for n in names if n != "dpo"]
-    views = {name: VIEWS[name](encoder, example) for name in names}
-    learned, rejected = (
-        [] if text is None else encoder.completions([text])[0] for text in (example.completion, example.rejected)
-    )
+    views = {name: view(encoder, example) for name, view in VIEWS.items() if name in names}
+    [(prompt, learned, rejected)] = encoder.tokens([example])
+    tokens = {"prompt": prompt, "learned": learned, "rejected": rejected}
     return {
         "id": example.id,
-        "prompt": _pieces(encoder, prompt),
-        "learned": _pieces(encoder, learned),
-        "rejected": _pieces(encoder, rejected),
+        **{name: [encoder.tokenizer.decode([i]) for i in ids] for name, ids in tokens.items()},
         "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
         "different": [name for name, ids in views.items() if ids != prompt],
     }
 
 
 def _sides(encoder: Encoder, example: Example) -> list[tuple[list[int], list[int]]]:
-    """Masked and learned tokens of the chosen and the rejected side, by TRL's collator."""
+    """Masked and learned tokens of both sides of a pair, by TRL's collator."""
     batch = DataCollatorForPreference(pad_token_id=encoder.end)(list(_pairs(encoder, [example])))
-    sides = zip(*(batch[name].tolist() for name in ("input_ids", "attention_mask", "completion_mask")), strict=True)
-    tokens_of_sides = []
-    for ids, seen, learned in sides:
-        tokens = [(i, bool(mask)) for i, real, mask in zip(ids, seen, learned, strict=True) if real]
-        tokens_of_sides.append(([i for i, mask in tokens if not mask], [i for i, mask in tokens if mask]))
-    return tokens_of_sides
+    real = batch["attention_mask"].bool()
+    learned = batch["completion_mask"].bool()
+    rows = zip(batch["input_ids"], real & ~learned, real & learned, strict=True)
+    return [(ids[masked].tolist(), ids[target].tolist()) for ids, masked, target in rows]
 
 
 def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[list[str], list[str]]:
     errors, warnings = [], []
     tokenizer, messages = encoder.tokenizer, example.prompt
-    text = tokenizer.decode(prompt)
     thinking = encoder.template["enable_thinking"]
-    answer = example.completion or ""
-    if opened := OPEN_THOUGHT.search(text):
+    if opened := OPEN_THOUGHT.search(tokenizer.decode(prompt)):
         where = f"the prompt ends with {opened.group().strip()!r}"
         if not thinking:
             errors.append(
                 f"model.thinking is false, but {where}: this template has no such switch, and answers would be trained "
                 "inside a thought. Use an instruct model that does not think, or set model.thinking: true"
             )
-        elif f"</{opened.group(1)}>" not in answer:
+        elif f"</{opened.group(1)}>" not in (example.completion or ""):
             warnings.append(f"model.thinking is true and {where}, but the targets hold no thought and do not close it")
     bare = _rendered(tokenizer, messages, add_generation_prompt=False, **encoder.template)
     if bare == prompt:
@@ -178,10 +165,8 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
             f"{str(thinking).lower()}) a user gets another prompt, which ends with {tokenizer.decode(plain)[-40:]!r}; "
             "the card's snippet passes it, and servers must too"
         )
-    written = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=False, **encoder.template
-    )
-    if tokenizer(written)["input_ids"] != prompt:
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **encoder.template)
+    if tokenizer(text)["input_ids"] != prompt:
         warnings.append(
             "the rendered prompt, tokenized as plain text, gets other tokens (a second start token, mostly)"
         )
@@ -191,7 +176,7 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
 
 
 def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
-    """Count targets whose end token is lost, and special tokens in targets and prompts."""
+    """Count targets without their end token, and texts with special tokens."""
     singles = [e for e in examples if e.completion is not None][:sample]
     pairs = [e for e in examples if e.rejected is not None][:sample]
     rows = list(training._tokens(encoder, singles)) if singles else []
@@ -199,20 +184,14 @@ def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> 
     lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
     specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
     pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
-    texts = [
-        (f"{e.completion or ''}\n{e.rejected or ''}", e.prompt[-1]["content"] if e.prompt else "") for e in examples
-    ]
-    special = [[bool(pattern and pattern.search(text)) for text in pair] for pair in texts]
+    targets = [f"{e.completion or ''}\n{e.rejected or ''}" for e in examples]
+    prompts = [e.prompt[-1]["content"] for e in examples if e.prompt]
     return {
         "looked_at": len({id(e) for e in (*singles, *pairs)}),
         "end_token_lost": len(lost),
-        "special_in_target": sum(target for target, _ in special),
-        "special_in_prompt": sum(prompt for _, prompt in special),
+        "special_in_target": sum(bool(pattern and pattern.search(text)) for text in targets),
+        "special_in_prompt": sum(bool(pattern and pattern.search(text)) for text in prompts),
     }
-
-
-def _pieces(encoder: Encoder, ids: Sequence[int]) -> list[str]:
-    return [encoder.tokenizer.decode([i]) for i in ids]
 
 
 def _rendered(

@@ -1,4 +1,4 @@
-"""A stage's settings as TRL's config arguments, and the check of what a recipe passes through to TRL."""
+"""A stage's settings as TRL's config, and the check of a stage's `trl:` section."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapters.backends.jobs import Job
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Stage
+from adapters.recipe.stages import Dpo, Grpo, Sft, Stage
 
 CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig}
 LOSSES = {
@@ -32,7 +32,6 @@ LOSSES = {
 }
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 DIVERGENCE_LOSSES = LOSSES["dpo"][:8]  # the losses that TRL computes with another divergence than reverse_kl
-# TRL options that a recipe key already decides; two spellings of one thing could contradict each other.
 OWNED = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
@@ -56,6 +55,7 @@ OWNED = {
     "train_sampling_strategy": "group_by_length",
     "length_column_name": "group_by_length",
 }
+"""TRL option -> recipe key that decides it; two spellings of one setting could contradict each other."""
 ELSEWHERE = {
     "seed": "the recipe's seed",
     "bf16": "model.precision",
@@ -84,7 +84,10 @@ ELSEWHERE = {
 
 
 def check_options(stage: Stage, at: KeyPath) -> None:
-    """Check a stage's `trl:` section against TRL's own config class: names, types, and keys the recipe owns."""
+    """Check a stage's `trl:` section against TRL's own config class.
+
+    Raises UserError for unknown names, wrong types, and options that a recipe key decides.
+    """
     config = CONFIGS[stage.kind]
     fields = {f.name: f for f in dataclasses.fields(config) if f.init}
     hints = typing.get_type_hints(config)
@@ -108,7 +111,7 @@ def check_options(stage: Stage, at: KeyPath) -> None:
     if unknown := [loss for loss in losses if loss not in choices]:
         raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
     if isinstance(stage, Dpo):
-        _check_preference(stage.trl, losses, (*at, "trl"))
+        _check_dpo_losses(stage.trl, losses, (*at, "trl"))
     if stage.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
         raise UserError(
             "vLLM is not installed: pip install -e '.[vllm]' in the repository.", at=(*at, "trl", "use_vllm")
@@ -121,8 +124,8 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
 
 
-def _check_preference(trl: Mapping[str, Any], losses: Sequence[str], at: KeyPath) -> None:
-    """What DPOTrainer itself would refuse only after the stages before this one have run."""
+def _check_dpo_losses(trl: Mapping[str, Any], losses: Sequence[str], at: KeyPath) -> None:
+    # DPOTrainer itself refuses these only after the stages before this one have run.
     divergence = trl.get("f_divergence_type", DIVERGENCES[0])
     if divergence not in DIVERGENCES:
         raise UserError(f"TRL has no such divergence.{hint(divergence, DIVERGENCES)}", at=(*at, "f_divergence_type"))
@@ -135,10 +138,7 @@ def _check_preference(trl: Mapping[str, Any], losses: Sequence[str], at: KeyPath
 
 
 def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
-    """Rows per process and forward pass, and how many such passes make the global batch of one step.
-
-    A row of DPO is a pair, two sequences.
-    """
+    """Rows (DPO: pairs) of a process and forward pass, and forward passes of a step."""
     world = PartialState().num_processes
     rows = stage.batch_size * (stage.group_size if isinstance(stage, Grpo) else 1)
     if rows % world:
@@ -151,14 +151,34 @@ def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
     return micro, share // micro
 
 
-def options(stage: Stage, recipe: Recipe, folder: Path, job: Job) -> dict[str, Any]:
-    """Arguments that the trainers share."""
+def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any]) -> Any:
+    """TRL's config of a stage; `template` are the arguments of the chat template."""
+    stage = job.stage
+    options = _shared_options(job, recipe, folder)
+    if isinstance(stage, Grpo):
+        options |= {
+            "steps_per_generation": options["gradient_accumulation_steps"],
+            "num_generations": stage.group_size,
+            "max_completion_length": stage.max_completion_length,
+            "temperature": stage.temperature,
+            "scale_rewards": stage.scale_rewards,
+            "reward_weights": [reward.weight for reward in job.rewards],
+            "chat_template_kwargs": template,
+            "disable_dropout": True,  # with it, policy and reference would differ before the first update
+        }
+    else:  # rows that are too long were dropped and counted by the plan; nothing is cut here
+        options |= {"max_length": None, "train_sampling_strategy": "sequential"}
+    if not isinstance(stage, Sft):
+        options["beta"] = stage.beta
+    return CONFIGS[stage.kind](**options | stage.trl)
+
+
+def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    stage, steps, kind = job.stage, job.steps, precision(recipe.model)
     micro, accumulate = micro_batch(stage)
-    steps = job.steps
-    kind = precision(recipe.model)
     # A launcher's config file may have put another precision here, and it would win over the arguments below.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if kind == "fp32" else kind
-    checkpointing = on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing
+    constant = "constant_with_warmup" if stage.warmup else "constant"
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": micro,
@@ -166,16 +186,14 @@ def options(stage: Stage, recipe: Recipe, folder: Path, job: Job) -> dict[str, A
         "gradient_accumulation_steps": accumulate,
         "max_steps": steps,
         "learning_rate": stage.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup"
-        if stage.schedule == "constant" and stage.warmup
-        else stage.schedule,
+        "lr_scheduler_type": constant if stage.schedule == "constant" else stage.schedule,
         "warmup_steps": math.ceil(stage.warmup * steps),
         "weight_decay": stage.weight_decay,
         "seed": recipe.seed,
         "bf16": kind == "bf16",
         "fp16": kind == "fp16",
         "use_cpu": not on_gpu(),
-        "gradient_checkpointing": checkpointing,
+        "gradient_checkpointing": on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
         "logging_steps": max(1, steps // 100) if stage.kind == "sft" else 1,
         "save_steps": stage.save_every or max(1, steps // 10),
         "save_total_limit": None,  # checkpoints.py drops the old ones
@@ -186,5 +204,4 @@ def options(stage: Stage, recipe: Recipe, folder: Path, job: Job) -> dict[str, A
         "dataloader_pin_memory": on_gpu(),
         "ddp_find_unused_parameters": False,
         "push_to_hub": False,
-        **stage.trl,
     }

@@ -12,10 +12,7 @@ from adapters.types import Example
 
 
 class TrlReward:
-    """Callable with TRL's signature around a `Reward`. Picklable.
-
-    The gold is looked up by the `row` column, so that it reaches the reward unchanged, whatever its shape.
-    """
+    """A `Reward` with TRL's signature, picklable; the `row` column finds the example."""
 
     def __init__(self, reward: NamedReward, examples: Sequence[Example], rollouts: Path) -> None:
         self.caller, self.examples = RewardCaller(reward, rollouts), examples

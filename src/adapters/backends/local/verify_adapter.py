@@ -4,7 +4,7 @@
 
 SPEC: `bundle`, `base` and `revision` to load, `model` (the recipe's section), `probes` ({prompt, completion,
 truncated}, answers of the training process), `example` (a prompt), `max_new_tokens`, and whether the answers come from
-`elsewhere`: a hosted trainer with an arithmetic of its own.
+`elsewhere`: a hosted trainer with its own arithmetic.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from transformers import AutoConfig, AutoTokenizer
 
 from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.local.base_model import Base
-from adapters.backends.local.model import Encoder, load_base, mismatch, on_gpu, precision, prepare_cpu
+from adapters.backends.local.model import Encoder, end_tokens, load_base, mismatch, on_gpu, precision, prepare_cpu
+from adapters.backends.local.speedups.decoding import GREEDY
 from adapters.files import write_json
 from adapters.recipe.recipe import Model
 
-# Two runs of one model differ by rounding: merged or not, alone or in a batch. A step at which the two best tokens
-# are nearer than this share of the largest logit (a few units of the type's last place) may go either way.
 TIES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Distance of the two best tokens, as a share of the largest logit, below which either may be chosen.
+
+Two runs of one model differ by rounding (a few units of the type's last place): merged or not, alone or in a batch.
+"""
 
 
 def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a bundle for the model card, with `checks`: [[name, passed, detail], …]."""
+    """Facts of a bundle for its card, with `checks`: [[name, passed, detail], …]."""
     bundle = Path(spec["bundle"])
     stored = load_file(bundle / WEIGHTS)
     checks = [_tensors(stored)]
@@ -60,41 +63,36 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     encoder = Encoder(AutoTokenizer.from_pretrained(bundle), config.thinking)
     prompts = encoder.prompts([p["prompt"] for p in spec["probes"]] + [spec["example"]])
     checks.append(_change(peft, prompts, facts["class"]))
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [] if own is None else [own]
+    own = end_tokens(model.generation_config)
     facts["end_token"] = None if encoder.end in own else encoder.tokenizer.convert_ids_to_tokens(encoder.end)
     checks.append(_answers(peft, encoder, sorted({*own, encoder.end}), prompts, spec))
     return facts
 
 
 def _tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
-    name = "tensors"
     if not stored:
-        return [name, False, "the file has no tensor"]
-    if broken := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
-        return [name, False, f"{len(broken)} tensors are not finite, such as {broken[0]}"]
+        return ["tensors", False, "the file has no tensor"]
+    if not_finite := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
+        return ["tensors", False, f"{len(not_finite)} tensors are not finite, such as {not_finite[0]}"]
     if empty := [k for k, t in stored.items() if t.numel() == 0]:
-        return [name, False, f"{len(empty)} tensors are empty, such as {empty[0]} (a sharded save?)"]
-    second = {k: t for k, t in stored.items() if ".lora_B." in k}
-    moved = sum(bool(t.abs().max() > 0) for t in second.values())
-    if not moved:
-        return [name, False, "every B matrix is zero: the adapter changes nothing"]
-    return [name, True, f"{len(stored)} finite tensors; {moved} of {len(second)} B matrices are not zero"]
+        return ["tensors", False, f"{len(empty)} tensors are empty, such as {empty[0]} (a sharded save?)"]
+    trained = [bool(t.abs().max() > 0) for k, t in stored.items() if ".lora_B." in k]
+    if not any(trained):
+        return ["tensors", False, "every B matrix is zero: the adapter changes nothing"]
+    return ["tensors", True, f"{len(stored)} finite tensors; {sum(trained)} of {len(trained)} B matrices are not zero"]
 
 
 def _embeddings(stored: Mapping[str, torch.Tensor], tied: bool) -> list[Any]:
-    changed = [k for k in stored if "embed_tokens" in k or "lm_head" in k]
-    if changed:
-        fate = "would part the tied embeddings" if tied else "cannot be served by vLLM"
-        return ["embeddings", False, f"{changed[0]} is in the adapter, and {fate}"]
+    if changed := [k for k in stored if "embed_tokens" in k or "lm_head" in k]:
+        problem = "would part the tied embeddings" if tied else "cannot be served by vLLM"
+        return ["embeddings", False, f"{changed[0]} is in the adapter, and {problem}"]
     return ["embeddings", True, f"not touched (the base {'ties' if tied else 'does not tie'} them)"]
 
 
 def _keys(peft: PeftModel, stored: Mapping[str, torch.Tensor], bundle: Path, name: str) -> list[Any]:
     result = set_peft_model_state_dict(peft, dict(stored))
     missing = [k for k in result.missing_keys if ".lora_" in k]
-    unexpected = list(result.unexpected_keys)
-    for what, keys in (("missing", missing), ("unexpected", unexpected)):
+    for what, keys in (("missing", missing), ("unexpected", list(result.unexpected_keys))):
         if keys:
             return ["keys", False, f"{name}: {len(keys)} {what}, such as {keys[0]}"]
     if problem := mismatch(peft, bundle):
@@ -110,9 +108,8 @@ def _change(peft: PeftModel, prompts: Sequence[list[int]], name: str) -> list[An
         adapted = peft(input_ids=tokens).logits[0, -1].float()
         with peft.disable_adapter():
             changes.append(float((adapted - peft(input_ids=tokens).logits[0, -1].float()).abs().max()))
-    least = min(changes)
-    # A do-nothing adapter gives exactly 0; not even NaN passes.
-    return ["logits", least > 0, f"{name}: differ from the base's by {least:.2g} to {max(changes):.2g}"]
+    # An adapter without effect gives exactly 0, and NaN is not above 0.
+    return ["logits", min(changes) > 0, f"{name}: differ from the base's by {min(changes):.2g} to {max(changes):.2g}"]
 
 
 @torch.inference_mode()
@@ -128,18 +125,15 @@ def _answers(
         ended = next((n for n, token in enumerate(tokens) if token in stops), None)
         text = encoder.tokenizer.decode(tokens[:ended], skip_special_tokens=True)
         wanted = probe["completion"]
-        # Either may have been cut at its own limit; then the other goes on from there.
+        # Either may have been cut at its own limit.
         cut = (ended is None and wanted.startswith(text)) or (probe["truncated"] and text.startswith(wanted))
         if text == wanted or cut:
             equal += 1
             continue
         step, gap, scale = _first_difference(encoder, tokens[:ended], logits, wanted)
         if gap > TIES[torch.bfloat16 if spec["elsewhere"] else peft.dtype] * scale:
-            return [
-                "answers", False,
-                f"other than the training process: {text[:80]!r} instead of {wanted[:80]!r} "
-                f"(token {step}, where the best is ahead by {gap:.2g})",
-            ]  # fmt: skip
+            what = f"other than the training process: {text[:80]!r} instead of {wanted[:80]!r}"
+            return ["answers", False, f"{what} (token {step}, where the best is ahead by {gap:.2g})"]
         near += 1
     if not equal:
         return ["answers", False, f"none of {len(probes)} greedy answers is the training process's"]
@@ -154,15 +148,11 @@ def _greedy(
     answer = peft.generate(
         input_ids=torch.tensor([ids], device=peft.device),
         max_new_tokens=limit,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=None,
         eos_token_id=stops,
         pad_token_id=encoder.tokenizer.pad_token_id,
         return_dict_in_generate=True,
         output_logits=True,
+        **GREEDY,
     )
     return answer.sequences[0, len(ids) :].tolist(), answer.logits
 
@@ -170,7 +160,7 @@ def _greedy(
 def _first_difference(
     encoder: Encoder, tokens: list[int], logits: Sequence[torch.Tensor], wanted: str
 ) -> tuple[int, float, float]:
-    """The first step that leads to another text, the lead of its token, the largest logit."""
+    """The first step that leads to another text, its token's lead, the largest logit."""
     for n in range(len(tokens)):
         if not wanted.startswith(encoder.tokenizer.decode(tokens[: n + 1], skip_special_tokens=True).rstrip("\ufffd")):
             break

@@ -1,7 +1,4 @@
-"""Training on the Tinker API.
-
-Data and rewards are computed here, the model is trained there, and the adapter is downloaded at the end.
-"""
+"""Training on the Tinker API; data and rewards are computed on this machine."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import base_model
-from adapters.backends.local.model import Encoder, load_tokenizer
+from adapters.backends.local.model import TokenizingBackend
 from adapters.backends.tinker import convert_adapter, service
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.cost_estimate import estimate
@@ -31,15 +28,17 @@ from adapters.errors import Refused, UserError, hint
 from adapters.files import write_json
 from adapters.recipe.load import run_folder
 from adapters.recipe.recipe import Recipe
-from adapters.types import Difference, Example, Lengths, Progress
+from adapters.types import Difference, Progress
 from adapters.types import Sampler as AnySampler
 
 COMPARED = 8
 """Texts on which the downloaded adapter is compared with the service's."""
+TRAIN: dict[str, Callable[[HostedStage, Any], dict[str, Any]]]
+TRAIN = {"sft": train_sft, "grpo": train_grpo, "dpo": train_dpo}
 
 
-class TinkerBackend:
-    """See `adapters.types.Backend`."""
+class TinkerBackend(TokenizingBackend):
+    """See `adapters.backends.jobs.Backend`."""
 
     def __init__(self, recipe: Recipe) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -47,28 +46,11 @@ class TinkerBackend:
         self.recipe = recipe
         quiet_libraries()
         self.account = Account(recipe.tinker, run_folder(recipe))
-        self._resolved: base_model.Base | None = None
-        self._encoder: Encoder | None = None
-        self._sampling: Service | None = None
-
-    @property
-    def base(self) -> base_model.Base:
-        """The local files of the base model: tokenizer, config and, perhaps, weights."""
-        if self._resolved is None:
-            self._resolved = base_model.resolve(self.recipe.model.base, self.recipe.model.revision)
-        return self._resolved
 
     @property
     def served_base(self) -> str:
         """The service's name of the base model."""
         return self.recipe.tinker.base or self.base.hub_id
-
-    @property
-    def encoder(self) -> Encoder:
-        """The tokenizer with the recipe's prompt rules: the local trainer's own."""
-        if self._encoder is None:
-            self._encoder = Encoder(load_tokenizer(self.base), self.recipe.model.thinking)
-        return self._encoder
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Raise UserError for what the service cannot do; return notes on differences."""
@@ -85,7 +67,7 @@ class TinkerBackend:
     def estimate(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
         """Estimate the run's cost; check the service, the API key and the base model.
 
-        With `certain` off (a dry run) what is wrong with the service is a note. Raises UserError and Refused.
+        Raises UserError and Refused; in a dry run (not `certain`) a problem with the service is a note.
         """
         out = estimate(jobs, self.encoder.prompts, tests, self.recipe.tinker) if certain or jobs[0].tokens else []
         try:
@@ -136,21 +118,9 @@ class TinkerBackend:
             "service": {"url": service.base_url(), "base": self.served_base},
         }
 
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example's prompt and target."""
-        encoder = self.encoder  # the first use may download the model
-        phase(f"tokenising {len(examples):,} rows")
-        return encoder.lengths(examples)
-
     def parity(self) -> list[Difference]:
         """How the local and the hosted trainer differ for this recipe."""
         return differences(self.recipe)
-
-    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
-        from adapters.backends.local import prompt_audit
-
-        return prompt_audit.audit(self.encoder, examples, kinds)
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage on the service and download its adapter into `folder`.
@@ -165,7 +135,7 @@ class TinkerBackend:
                 session, self.account, self.encoder, job, self.recipe, self.served_base, start, folder, progress
             )
             try:
-                figures = self._learn(run) | {"idle_share": session.idle.share()}
+                figures = TRAIN[job.stage.kind](run, job.stage) | {"idle_share": session.idle.share()}
                 figures |= self._download(run, folder)
             except Refused as refusal:
                 raise Refused(self._stop(run, refusal)) from None
@@ -176,12 +146,6 @@ class TinkerBackend:
             raise
         finally:
             session.close(status)
-
-    def _learn(self, run: HostedStage) -> dict[str, Any]:
-        stage: Any = run.job.stage
-        train: dict[str, Callable[[HostedStage, Any], dict[str, Any]]]
-        train = {"sft": train_sft, "grpo": train_grpo, "dpo": train_dpo}
-        return train[stage.kind](run, stage)
 
     def _stop(self, run: HostedStage, refusal: Refused) -> str:
         run.settle()
@@ -196,7 +160,7 @@ class TinkerBackend:
         )
 
     def _fetch(self, run: HostedStage, folder: Path) -> dict[str, Any]:
-        """Download what is trained so far and write it as an adapter directory."""
+        """Download what is trained so far and write it as an adapter folder."""
         raw, days = run.work / "download", self.recipe.tinker.checkpoint_ttl_days
         shutil.rmtree(raw, ignore_errors=True)
         stored = run.run.save_external(f"step-{run.done}", days).result().path
@@ -221,10 +185,7 @@ class TinkerBackend:
         write_json(folder / HOSTED, where)
         verify = self.recipe.tinker.verify_adapter
         if verify == "numbers" or (verify == "auto" and convert_adapter.weights_fit_here(self.base)):
-            some = run.job.examples[:COMPARED]
-            prompts = self.encoder.prompts([e.prompt for e in some])
-            answers = self.encoder.completions([e.completion or "" for e in some])
-            texts = [p + a for p, a in zip(prompts, answers, strict=True)]
+            texts = [p + a for p, a, _ in self.encoder.tokens(run.job.examples[:COMPARED])]
             run.spend(Tokens(prefill=sum(map(len, texts))))
             sampler = run.service.sampler(path=where["sampler"])
             figures |= convert_adapter.compare(folder, self.base, self.recipe.model, sampler, texts)
@@ -232,17 +193,16 @@ class TinkerBackend:
 
     def sampler(self, adapter: Path | None) -> AnySampler:
         """The base model, or the weights that the service keeps of an adapter."""
-        if self._sampling is None:
-            self._sampling = Service(self.recipe.tinker, f"{self.recipe.name}-evaluation")
-            atexit.register(self._sampling.close, "success")
-        weights = (
-            self._sampling.sampler(base=self.served_base)
-            if adapter is None
-            else self._sampling.sampler(path=self._kept(adapter))
-        )
-        return HostedSampler(weights, self.encoder, self.account, "evaluation")
+        weights = {"base": self.served_base} if adapter is None else {"path": self._stored_weights(adapter)}
+        return HostedSampler(self._evaluation.sampler(**weights), self.encoder, self.account, "evaluation")
 
-    def _kept(self, adapter: Path) -> str:
+    @cached_property
+    def _evaluation(self) -> Service:
+        session = Service(self.recipe.tinker, f"{self.recipe.name}-evaluation")
+        atexit.register(session.close, "success")
+        return session
+
+    def _stored_weights(self, adapter: Path) -> str:
         where = service_copy(adapter)
         if datetime.fromisoformat(where["kept_until"]) < datetime.now(UTC):
             raise UserError(

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.local.base_model import Base
-from adapters.backends.local.model import load_adapter, load_base
+from adapters.backends.local.model import load_adapter, load_base, training_failure
 from adapters.backends.tinker.service import Sampler, ServiceError
 from adapters.console import phase
 from adapters.recipe.recipe import Model
@@ -40,12 +40,11 @@ def peft_name(key: str) -> str:
 
 
 def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str], int, int]:
-    """The service's tensors for PEFT.
+    """The service's tensors under PEFT's names, adapted modules, rank, rank's growth.
 
-    Returns the tensors under PEFT's names, the adapted modules (paths below the base model), their rank, and the factor
-    by which the rank has grown: 1, or 3 after `_join_thirds`. The other modules then get zeros up to that rank, because
-    vLLM supports one rank and one alpha for all. Raises ServiceError for tensors that are no LoRA pair of a linear
-    layer.
+    Modules are paths below the base model. The rank grows by 3 in `_join_thirds`, else by 1; the other modules get
+    zeros up to that rank, because vLLM supports one rank and one alpha for all. Raises ServiceError for tensors that
+    are no LoRA pair of a linear layer.
     """
     pairs = _lora_pairs(tensors)
     ranks = {sides["A"].shape[0] for sides in pairs.values()}
@@ -56,16 +55,13 @@ def convert(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
     named: dict[str, torch.Tensor] = {}
     for module, sides in pairs.items():
         missing = rank - sides["A"].shape[0]
-        padded = {
-            "A": torch.nn.functional.pad(sides["A"], (0, 0, 0, missing)),
-            "B": torch.nn.functional.pad(sides["B"], (0, missing)),
-        }
-        named |= {f"base_model.model.{module}.lora_{side}.weight": t.contiguous() for side, t in padded.items()}
+        for side, padding in (("A", (0, 0, 0, missing)), ("B", (0, missing))):
+            padded = torch.nn.functional.pad(sides[side], padding)
+            named[f"base_model.model.{module}.lora_{side}.weight"] = padded.contiguous()
     return named, sorted(pairs), rank, rank // ranks.pop()
 
 
 def _lora_pairs(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """Each module's A and B."""
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         match = KEY.match(peft_name(key))
@@ -81,10 +77,10 @@ def _lora_pairs(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torc
 
 
 def _join_thirds(pairs: dict[str, dict[str, torch.Tensor]]) -> None:
-    """Join the adapters of query, key and value into one.
+    """Join the adapters of query, key and value into one of three times the rank.
 
-    Qwen3.5's linear attention has one input projection where the service adapts its three thirds. A is stacked and B is
-    block-diagonal: one adapter of three times the rank, which computes the same.
+    Qwen3.5's linear attention has one input projection where the service adapts its three thirds. With A stacked and B
+    block-diagonal the joined adapter computes the same.
     """
     for module in sorted(m for m in pairs if (s := SPLIT.match(m)) and s["part"] == "q"):
         stem = module[:-1]
@@ -98,10 +94,7 @@ def _join_thirds(pairs: dict[str, dict[str, torch.Tensor]]) -> None:
 
 
 def rebuild_config(stored: Mapping[str, Any], rank: int, grown: int, targets: Sequence[str], base: Base) -> LoraConfig:
-    """A config that matches the tensors, whatever the service's own says.
-
-    The scale is alpha over rank, so alpha grows with the rank.
-    """
+    """A config that matches the tensors; alpha grows with the rank, keeping the scale."""
     alpha = stored.get("lora_alpha")
     if not alpha:
         raise ServiceError("the service's adapter does not say its lora_alpha")
@@ -120,32 +113,24 @@ def rebuild_config(stored: Mapping[str, Any], rank: int, grown: int, targets: Se
 def write_adapter(raw: Path, folder: Path, base: Base) -> dict[str, Any]:
     """Write the downloaded files as an adapter folder that fits the base model.
 
-    Needs the base model's config only, no weights. Raises ServiceError when a tensor would not find its module.
-    Returns rank, alpha and target modules.
+    Needs the base model's config, no weights. Raises ServiceError when a tensor has no module. Returns rank, alpha and
+    target modules.
     """
     stored = json.loads((raw / CONFIG).read_text(encoding="utf-8"))
     tensors, modules, rank, grown = convert(load_file(raw / WEIGHTS))
-    _check_values(tensors)
+    if failure := training_failure(tensors):
+        raise ServiceError(failure)
     leaves = sorted({module.rpartition(".")[2] for module in modules})
-    problem = None
     for targets in (leaves, modules):  # short names, unless they would also match what was not trained
         config = rebuild_config(stored, rank, grown, targets, base)
-        problem = misfit(config, tensors, base)
-        if problem is None:
+        if (problem := misfit(config, tensors, base)) is None:
             break
-    if problem is not None:
+    else:
         raise ServiceError(f"the service's adapter does not fit {base.load}: {problem}")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
     return {"rank": config.r, "lora_alpha": config.lora_alpha, "target_modules": leaves}
-
-
-def _check_values(tensors: Mapping[str, torch.Tensor]) -> None:
-    if not_finite := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ServiceError(f"the trained adapter is not finite: {not_finite[0]}")
-    if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
-        raise ServiceError("training left every B matrix at zero: the adapter would change nothing")
 
 
 def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) -> str | None:
@@ -186,31 +171,30 @@ def weights_fit_here(base: Base) -> bool:
 def compare(
     folder: Path, base: Base, model: Model, sampler: Sampler, texts: Sequence[Sequence[int]]
 ) -> dict[str, float]:
-    """Compare the adapter's log-probabilities here and on the service.
+    """Compare the adapter's log-probabilities here and on the service, per token.
 
-    Returns mean and highest absolute difference per token, and the mean difference of the bare base model. Raises
+    Returns the mean and highest absolute difference, and the mean of the base model without adapter. Raises
     ServiceError when adapter and service disagree.
     """
     pending = [sampler.logprobs(text) for text in texts]
     bare = load_base(base, model).eval()
     phase("verifying the adapter")
-    alone = [_logprobs(bare, text) for text in texts]
+    without = torch.cat([_logprobs(bare, text) for text in texts])
     peft = load_adapter(bare, folder, base, trainable=False).eval()
-    here = [_logprobs(peft, text) for text in texts]
-    there = [torch.tensor([float(v) for v in p.result()[1:]]) for p in pending]
-    differences = torch.cat([(a - b).abs() for a, b in zip(here, there, strict=True)])
-    without = torch.cat([(a - b).abs() for a, b in zip(alone, there, strict=True)]).mean()
-    figures = {
-        "logprob_difference": float(differences.mean()),
-        "logprob_difference_max": float(differences.max()),
-        "base_difference": float(without),
-    }
-    if figures["logprob_difference"] > TOLERANCE or (without > TOLERANCE and differences.mean() > without / 2):
+    here = torch.cat([_logprobs(peft, text) for text in texts])
+    there = torch.tensor([float(v) for answer in pending for v in answer.result()[1:]])
+    differences = (here - there).abs()
+    mean, base_mean = float(differences.mean()), float((without - there).abs().mean())
+    if mean > TOLERANCE or (base_mean > TOLERANCE and mean > base_mean / 2):
         raise ServiceError(
-            f"the downloaded adapter is not what the service trained: its log-probabilities differ by "
-            f"{figures['logprob_difference']:.3f} per token (the bare base model's by {float(without):.3f})"
+            f"the downloaded adapter is not what the service trained: its log-probabilities differ by {mean:.3f} per "
+            f"token (the bare base model's by {base_mean:.3f})"
         )
-    return figures
+    return {
+        "logprob_difference": mean,
+        "logprob_difference_max": float(differences.max()),
+        "base_difference": base_mean,
+    }
 
 
 def _logprobs(model: Any, tokens: Sequence[int]) -> torch.Tensor:

@@ -34,16 +34,12 @@ class Tokens:
 
 
 class Account:
-    """The run's spending by stage and evaluation, in `spent.json` of its folder.
-
-    Work that was lost and repeated counts, too.
-    """
+    """The run's spending by stage, in its `spent.json`; repeated work counts, too."""
 
     def __init__(self, hosted: Hosted, folder: Path) -> None:
         self.hosted, self.path = hosted, folder / "spent.json"
-        self.spent: dict[str, Tokens] = {}
-        if self.path.is_file():
-            self.spent = {name: Tokens(**counts) for name, counts in json.loads(self.path.read_text()).items()}
+        stored = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.spent = {name: Tokens(**counts) for name, counts in stored.items()}
 
     @property
     def total(self) -> Tokens:
@@ -51,10 +47,7 @@ class Account:
         return sum(self.spent.values(), Tokens())
 
     def charge(self, entry: str, tokens: Tokens) -> None:
-        """Record tokens.
-
-        Call it before the request where possible: a killed run must not forget them.
-        """
+        """Record tokens, where possible before the request: a killed run counts them."""
         self.spent[entry] = self.spent.get(entry, Tokens()) + tokens
         if self.path.parent.is_dir():
             write_json(self.path, {name: asdict(tokens) for name, tokens in self.spent.items()})

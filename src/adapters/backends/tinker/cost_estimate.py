@@ -14,16 +14,13 @@ Prompts = Callable[[Sequence[Sequence[Message]]], list[list[int]]]
 
 
 def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation], hosted: Hosted) -> list[str]:
-    """One line for each stage, one for evaluation, and the total.
-
-    Answers are assumed to be as long as the gold ones.
-    """
+    """A line for each stage, evaluation and total, by the length of gold answers."""
     entries = {job.name: stage_tokens(job, prompts) for job in jobs}
-    read = sum(len(p) for t in tests for p in prompts([e.prompt for e in t.examples]))
-    models = len(jobs) + 1
-    most = sum(t.max_new_tokens * len(t.examples) for t in tests)
     if tests:
-        entries["evaluation, at most"] = Tokens(prefill=models * read, sample=models * most)
+        models = len(jobs) + 1
+        read = sum(len(p) for t in tests for p in prompts([e.prompt for e in t.examples]))
+        written = sum(t.max_new_tokens * len(t.examples) for t in tests)
+        entries["evaluation, at most"] = Tokens(prefill=models * read, sample=models * written)
     total = sum(entries.values(), Tokens())
     lines = [f"{name}: about {_described(tokens, hosted)}" for name, tokens in entries.items()]
     lines.append(f"in all about {total.total:,} tokens" + _dollars(total, hosted))

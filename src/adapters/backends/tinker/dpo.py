@@ -1,7 +1,4 @@
-"""DPO on the service, with one custom-loss call for each batch of pairs.
-
-The service computes log-probabilities; the loss is computed here.
-"""
+"""DPO on the service, which computes log-probabilities; the loss is computed here."""
 
 from __future__ import annotations
 
@@ -9,84 +6,65 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapters.backends.batches import layout
+from adapters.backends.figures import DPO_FIGURES, dpo_figures
 from adapters.backends.tinker.cost import Tokens
-from adapters.backends.tinker.objectives import TrainRow, answer_logprobs, answer_row, dpo_loss
+from adapters.backends.tinker.objectives import TrainRow, answer_logprobs, answer_row, dpo_loss, micro_batches
 from adapters.backends.tinker.service import Pending, Sampler, logprobs_of
 from adapters.backends.tinker.stage import HostedStage
+from adapters.files import read_jsonl
 from adapters.types import Example
 
-LOGGED = {
-    "margin": "rewards/margins",
-    "accuracy": "rewards/accuracies",
-    "chosen": "rewards/chosen",
-    "rejected": "rewards/rejected",
-}
+Side = tuple[list[int], list[int]]
+"""Tokens of a prompt and of an answer. A batch lists the chosen and the rejected side of each pair in turn."""
 
 
-class Pairs:
-    """Tokens of preference pairs: prompt, chosen side, rejected side."""
+def _pairs(run: HostedStage, examples: Sequence[Example]) -> list[tuple[Side, Side]]:
+    return [((prompt, chosen), (prompt, rejected)) for prompt, chosen, rejected in run.encoder.tokens(examples)]
 
-    def __init__(self, run: HostedStage, examples: Sequence[Example]) -> None:
-        self.prompts = run.encoder.prompts([e.prompt for e in examples])
-        self.sides = list(
-            zip(
-                run.encoder.completions([e.completion or "" for e in examples]),
-                run.encoder.completions([e.rejected or "" for e in examples]),
-                strict=True,
-            )
-        )
 
-    def tokens(self, batch: Sequence[int]) -> int:
-        """Tokens of both sides with their prompts."""
-        return sum(2 * len(self.prompts[i]) + sum(map(len, self.sides[i])) for i in batch)
+def _tokens(batch: Sequence[Side]) -> int:
+    return sum(len(prompt + answer) for prompt, answer in batch)
 
-    def rows(self, batch: Sequence[int]) -> list[TrainRow]:
-        """Chosen and rejected side of each pair in turn; weights mark the answer."""
-        return [
-            answer_row(self.prompts[i], side, {"weights": [1] * len(side)}) for i in batch for side in self.sides[i]
-        ]
 
-    def ask(self, reference: Sampler, batch: Sequence[int]) -> list[Pending]:
-        """Ask the reference for the log-probabilities of both sides of each pair."""
-        return [reference.logprobs(self.prompts[i] + side) for i in batch for side in self.sides[i]]
+def _rows(batch: Sequence[Side]) -> list[TrainRow]:
+    return [answer_row(prompt, answer, {"weights": [1] * len(answer)}) for prompt, answer in batch]
 
-    def sums(self, pending: Sequence[Pending], batch: Sequence[int]) -> list[float]:
-        """The reference's log-probability of each side, summed over the answer's tokens."""
-        lengths = [len(self.prompts[i]) for i in batch for _ in self.sides[i]]
-        return [sum(answer_logprobs(p.result()[1:], n)) for p, n in zip(pending, lengths, strict=True)]
+
+def _ask(reference: Sampler, batch: Sequence[Side]) -> list[Pending]:
+    return [reference.logprobs(prompt + answer) for prompt, answer in batch]
+
+
+def _sums(logprobs: Sequence[Sequence[float]], batch: Sequence[Side]) -> list[float]:
+    """Log-probability of each side, summed over the answer's tokens."""
+    return [sum(answer_logprobs(row, len(prompt))) for row, (prompt, _) in zip(logprobs, batch, strict=True)]
 
 
 def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
-    """Train one DPO stage against a fixed reference.
-
-    Returns the figures of the first and last steps, and of held-out pairs.
-    """
+    """Train one DPO stage. Returns first, last and held-out figures."""
     job = run.job
-    pairs = Pairs(run, job.examples)
-    lengths = [len(p) + max(map(len, s)) for p, s in zip(pairs.prompts, pairs.sides, strict=True)]
+    pairs = _pairs(run, job.examples)
+    lengths = [max(len(prompt + answer) for prompt, answer in pair) for pair in pairs]
     order = layout(lengths, stage.batch_size, job.steps, run.recipe.seed, by_length=stage.group_by_length)
+    batches = [[side for i in rows for side in pairs[i]] for rows in micro_batches(order, stage.batch_size)]
     reference = run.reference(stage.reference)
-    batches = [order[n * stage.batch_size : (n + 1) * stage.batch_size] for n in range(job.steps)]
 
     def ask(step: int) -> list[Pending]:
-        run.spend(Tokens(prefill=pairs.tokens(batches[step - 1])))
-        return pairs.ask(reference, batches[step - 1])
+        run.spend(Tokens(prefill=_tokens(batches[step - 1])))
+        return _ask(reference, batches[step - 1])
 
     pending: list[Pending] | None = None
     for step in range(run.done + 1, job.steps + 1):
         batch = batches[step - 1]
         # The custom loss costs a forward pass besides the one of training.
-        need = pairs.tokens(batch)
+        need = _tokens(batch)
         run.account.allow(Tokens(prefill=2 * need, train=need))
-        sums = pairs.sums(pending or ask(step), batch)
+        sums = _sums([p.result()[1:] for p in pending or ask(step)], batch)
         run.spend(Tokens(prefill=need, train=need))
-        size = stage.micro_batch_size or len(batch)
+        size = 2 * (stage.micro_batch_size or stage.batch_size)
         passes, measures = [], []
-        for first in range(0, len(batch), size):
-            micro = batch[first : first + size]
-            reference_sums = sums[2 * first : 2 * (first + size)]
-            loss, measure = _loss(reference_sums, stage.beta, len(micro) / len(batch), pairs, micro)
-            passes.append(run.run.learn_custom(pairs.rows(micro), loss))
+        for micro, fixed in zip(micro_batches(batch, size), micro_batches(sums, size), strict=True):
+            loss, measure = _loss(micro, fixed, stage.beta, len(micro) / len(batch))
+            passes.append(run.run.learn_custom(_rows(micro), loss))
             measures.append(measure)
         run.submit(step, passes, _averaged(measures))
         pending = ask(step + 1) if step < job.steps else None
@@ -95,52 +73,39 @@ def train_dpo(run: HostedStage, stage: Any) -> dict[str, Any]:
     return _summary(run, stage, reference)
 
 
-def _loss(
-    reference: Sequence[float], beta: float, share: float, pairs: Pairs, batch: Sequence[int]
-) -> tuple[Any, dict[str, float]]:
+def _loss(batch: Sequence[Side], reference: Sequence[float], beta: float, share: float) -> tuple[Any, dict[str, float]]:
     """The loss of one pass in the SDK's form, and the figures that its call fills in."""
-    figures: dict[str, float] = {}
-    starts = [len(pairs.prompts[i]) for i in batch for _ in pairs.sides[i]]
+    figures = {"share": share}
 
     def loss(logprobs: list[Any]) -> Any:
         import torch
 
-        sums = torch.stack([lp[n - 1 :].sum() for lp, n in zip(logprobs, starts, strict=True)])
+        sums = torch.stack([row[len(prompt) - 1 :].sum() for row, (prompt, _) in zip(logprobs, batch, strict=True)])
         fixed = torch.tensor(reference, dtype=sums.dtype)
         value, measured = dpo_loss(sums[::2], sums[1::2], fixed[::2], fixed[1::2], beta)
         figures.update({"loss": float(value.detach()), **measured})
         return share * value
 
-    figures["share"] = share
     return loss, figures
 
 
 def _averaged(measures: Sequence[Mapping[str, float]]) -> Any:
     def measure(_: list[Any]) -> Mapping[str, float]:
-        names = {"loss": "loss", **LOGGED}
-        return {shown: sum(m["share"] * m[name] for m in measures) for name, shown in names.items()}
+        return {logged: sum(m["share"] * m[name] for m in measures) for name, logged in DPO_FIGURES.items()}
 
     return measure
 
 
 def _summary(run: HostedStage, stage: Any, reference: Sampler) -> dict[str, Any]:
-    log = [entry for entry in run.logged() if LOGGED["margin"] in entry]
-    figures: dict[str, Any] = {"steps": run.done}
-    if log:
-        last = log[-max(1, len(log) // 10) :]
-        for name, key in {"loss": "loss", **LOGGED}.items():
-            figures |= {f"{name}_first": log[0][key], f"{name}_last": sum(e[key] for e in last) / len(last)}
+    figures: dict[str, Any] = {"steps": run.done, **dpo_figures(read_jsonl(run.log))}
     if run.job.validation:
         import torch
 
-        pairs = Pairs(run, run.job.validation)
-        every_pair = range(len(run.job.validation))
-        run.spend(Tokens(prefill=2 * pairs.tokens(every_pair)))
-        pending, own = pairs.ask(reference, every_pair), run.run.forward(pairs.rows(every_pair))
-        fixed = torch.tensor(pairs.sums(pending, every_pair))
-        starts = [len(pairs.prompts[i]) for i in every_pair for _ in pairs.sides[i]]
-        rows = zip(logprobs_of(own.result()), starts, strict=True)
-        sums = torch.tensor([sum(answer_logprobs(lp, n)) for lp, n in rows])
+        batch = [side for pair in _pairs(run, run.job.validation) for side in pair]
+        run.spend(Tokens(prefill=2 * _tokens(batch)))
+        pending, own = _ask(reference, batch), run.run.forward(_rows(batch))
+        fixed = torch.tensor(_sums([p.result()[1:] for p in pending], batch))
+        sums = torch.tensor(_sums(logprobs_of(own.result()), batch))
         value, measured = dpo_loss(sums[::2], sums[1::2], fixed[::2], fixed[1::2], stage.beta)
         figures |= {f"{name}_held_out": v for name, v in {"loss": float(value), **measured}.items()}
     return figures

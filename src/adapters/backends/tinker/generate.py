@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from adapters.backends.local.model import Encoder
+from adapters.backends.local.model import Encoder, end_tokens
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.service import SAMPLED_AT_ONCE, Sampler
 from adapters.types import Message, Progress, Sample
 
 
 def stop_tokens(encoder: Encoder) -> list[int]:
-    """Tokens that end an answer.
-
-    From the template's end of turn, the tokenizer and the generation config.
-    """
+    """Tokens that end an answer, by template, tokenizer and generation config."""
     return sorted({encoder.end, encoder.tokenizer.eos_token_id, *_configured(encoder.tokenizer.name_or_path)} - {None})
 
 
@@ -24,10 +21,9 @@ def _configured(model: str) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     try:
-        eos = GenerationConfig.from_pretrained(model).eos_token_id
+        return tuple(end_tokens(GenerationConfig.from_pretrained(model)))
     except OSError:  # a model without one
         return ()
-    return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
 
 
 def answer_of(encoder: Encoder, tokens: Sequence[int]) -> list[int]:
@@ -42,7 +38,7 @@ def text_of(encoder: Encoder, tokens: Sequence[int]) -> str:
 
 
 class HostedSampler:
-    """Weights on the service with the tokenizer's rules. See `adapters.types.Sampler`."""
+    """Weights on the service and their tokenizer as an `adapters.types.Sampler`."""
 
     def __init__(self, sampler: Sampler, encoder: Encoder, account: Account, entry: str) -> None:
         self.sampler, self.encoder, self.account, self.entry = sampler, encoder, account, entry
@@ -50,10 +46,7 @@ class HostedSampler:
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
     ) -> list[Sample]:
-        """Completions in the order of the prompts.
-
-        Up to `SAMPLED_AT_ONCE` requests are in flight at a time, whatever `batch_size` is.
-        """
+        """Completions in the order of the prompts; `batch_size` is ignored."""
         ids = self.encoder.prompts(prompts)
         samples: list[Sample] = []
         for first in range(0, len(ids), SAMPLED_AT_ONCE):

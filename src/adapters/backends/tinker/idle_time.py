@@ -1,4 +1,4 @@
-"""Share of a run in which the service waits for us."""
+"""Share of a run in which the service waits for this process."""
 
 from __future__ import annotations
 

@@ -1,23 +1,22 @@
 """Arithmetic of hosted training: rows, advantages, losses, schedules.
 
 The service sums every loss over tokens and rows and has no KL, normalisation or schedule. These functions put them into
-the numbers that are sent with the tokens, so that results agree with TRL where they can.
+the numbers that are sent with the tokens, so that results agree with TRL where possible.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One training sequence: inputs, next tokens, and columns of numbers.
-
-    Every column of `columns` has as many entries as `tokens` and `targets`.
-    """
+    """One training sequence: inputs, next tokens, and columns of numbers as long."""
 
     tokens: tuple[int, ...]
     targets: tuple[int, ...]
@@ -35,10 +34,7 @@ class TrainRow:
 
 
 def answer_row(prompt: Sequence[int], answer: Sequence[int], columns: Mapping[str, Sequence[float]]) -> TrainRow:
-    """A prompt with its answer, shifted by one.
-
-    Each column has one number for each answer token; it is 0 elsewhere.
-    """
+    """A prompt with its answer, shifted by one; columns have a number an answer token."""
     if not prompt or not answer:
         raise ValueError("a row needs a prompt and an answer")
     for name, values in columns.items():
@@ -52,10 +48,7 @@ def answer_row(prompt: Sequence[int], answer: Sequence[int], columns: Mapping[st
 
 
 def sft_rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[TrainRow]:
-    """Rows for SFT.
-
-    Their summed cross-entropy is the batch's mean negative log-likelihood per answer token.
-    """
+    """Rows whose summed cross-entropy is the batch's mean NLL per answer token."""
     scale = 1 / sum(map(len, answers))
     return [answer_row(p, a, {"weights": [scale] * len(a)}) for p, a in zip(prompts, answers, strict=True)]
 
@@ -68,20 +61,21 @@ def answer_logprobs(logprobs: Sequence[float], prompt: int) -> list[float]:
 def group_advantages(rewards: Sequence[Sequence[float | None]], scale: str) -> list[list[float]]:
     """Rewards minus their group's mean, scaled as TRL's `scale_rewards` says.
 
-    The scale is the sample deviation of the group or of the batch plus 1e-4, or none. Unscored answers (None) are left
-    out of mean and deviation and get 0.
+    The divisor is the sample deviation of the group or of the batch plus 1e-4, or 1. Unscored answers (None) count in
+    neither mean nor deviation and get 0.
     """
     scored_groups = [[r for r in group if r is not None] for group in rewards]
-    batch_deviation = _deviation([r for group in scored_groups for r in group])
+    batch_deviation = deviation([r for group in scored_groups for r in group])
     advantages = []
     for group, scored in zip(rewards, scored_groups, strict=True):
         mean = sum(scored) / len(scored) if scored else 0.0
-        divisor = {"group": _deviation(scored) + 1e-4, "batch": batch_deviation + 1e-4, "none": 1.0}[scale]
+        divisor = {"group": deviation(scored) + 1e-4, "batch": batch_deviation + 1e-4, "none": 1.0}[scale]
         advantages.append([0.0 if r is None else (r - mean) / divisor for r in group])
     return advantages
 
 
-def _deviation(values: Sequence[float]) -> float:
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
     mean = sum(values) / len(values)
@@ -136,10 +130,7 @@ def dpo_loss(
 
 
 def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:
-    """Learning rate of 1-based `step`, as transformers' schedulers have it.
-
-    Warm-up, then constant, linear or cosine.
-    """
+    """Learning rate of 1-based `step`, as transformers' schedulers compute it."""
     done, warm = step - 1, math.ceil(warmup * steps)
     if done < warm:
         return peak * done / max(1, warm)
@@ -151,11 +142,7 @@ def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: flo
     return peak
 
 
-def parts(rows: Sequence[TrainRow], size: int | None) -> Iterator[Sequence[TrainRow]]:
-    """The rows of one optimizer step in micro-batches of `size`, or all at once.
-
-    Gradients add up over them.
-    """
+def micro_batches(rows: Sequence[Row], size: int | None) -> list[Sequence[Row]]:
+    """The rows of one optimizer step in micro-batches of `size`, or all at once."""
     size = size or len(rows)
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""The parity table: what the hosted trainer refuses, and where it differs from the local one."""
+"""The parity table: what the hosted trainer refuses and how it differs from local."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE_ALPHA = 32
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise UserError for settings that the service does not have, and name the nearest that it has."""
+    """Raise UserError for settings that the service does not have; names the nearest."""
     lora, model = recipe.lora, recipe.model
     if lora.rank & (lora.rank - 1):
         low = 1 << (lora.rank.bit_length() - 1)
@@ -54,23 +54,19 @@ def check_recipe(recipe: Recipe) -> None:
 def _check_stage(stage: Any, at: KeyPath) -> None:
     if stage.trl:
         first = next(iter(stage.trl))
-        nearest = {"loss_type": "tinker.loss", "epsilon": "tinker.clip_range", "epsilon_high": "tinker.clip_range"}.get(
-            first
-        )
+        nearest = {"loss_type": "loss", "epsilon": "clip_range", "epsilon_high": "clip_range"}.get(first)
+        advice = f"The nearest is tinker.{nearest}." if nearest else "Remove the section; other keys work on both."
         raise UserError(
-            "TRL's options do not reach the service, and are not ignored. "
-            + (f"The nearest is {nearest}." if nearest else "Remove the section; other recipe keys work on both."),
-            at=(*at, "trl", first),
+            f"TRL's options do not reach the service, and are not ignored. {advice}", at=(*at, "trl", first)
         )
     if stage.gradient_checkpointing is not None:
         raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
 
 
 def differences(recipe: Recipe) -> list[Difference]:
-    """The parity table of a recipe: one row for each aspect, whether local and hosted agree or not."""
-    return list(_lora(recipe)) + [
-        d for n, s in enumerate(recipe.stages) for d in _stage(recipe, s, f"{n + 1}-{s.kind}")
-    ]
+    """The parity table of a recipe, including the aspects in which the trainers agree."""
+    stages = [row for n, s in enumerate(recipe.stages) for row in _stage(recipe, s, f"{n + 1}-{s.kind}")]
+    return [*_lora(recipe), *stages]
 
 
 def _lora(recipe: Recipe) -> Iterator[Difference]:
@@ -82,9 +78,8 @@ def _lora(recipe: Recipe) -> Iterator[Difference]:
     yield Difference("prompts, targets, order of rows", "model.thinking, the template, the seed", "the same code", True)
     yield Difference("optimizer", "AdamW 0.9 0.999 1e-8, clip 1", "the same constants", True)
     yield Difference("initial A matrices", "the recipe's seed", "the service's generator", False)
-    yield Difference(
-        "base weights", recipe.model.revision or "the Hub's newest", "the revision the service serves", False
-    )
+    revision = recipe.model.revision or "the Hub's newest"
+    yield Difference("base weights", revision, "the revision the service serves", False)
     yield Difference("precision", recipe.model.precision, "the service's", False)
 
 
@@ -102,33 +97,24 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
     yield Difference(f"{name} normalisation", "answer tokens of a step (dapo)", "the same, by advantages", True)
     bounds = recipe.tinker.bounds
     loss = recipe.tinker.loss + (f", ratio in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ", not clipped")
-    # One optimizer step per sampling: the first and only ratio is 1 up to arithmetic, and clipping has nothing to do.
+    # One optimizer step per sampling: its only ratio is 1 up to arithmetic, and nothing is clipped.
     yield Difference(f"{name} loss", "clipped ratio in [0.8, 1.2], 1 when on-policy", f"{loss}; on-policy", True)
     if stage.beta:
-        yield Difference(
-            f"{name} KL",
-            f"{stage.beta:g} x k3 in the loss, ratio-corrected",
-            f"{stage.beta:g} x k1 in the advantages; the same gradient on-policy",
-            True,
-        )
+        local, here = "k3 in the loss, ratio-corrected", "k1 in the advantages; the same gradient on-policy"
+        yield Difference(f"{name} KL", f"{stage.beta:g} x {local}", f"{stage.beta:g} x {here}", True)
     if stage.temperature != 1:
-        yield Difference(
-            f"{name} temperature {stage.temperature:g}",
-            "policy and reference are tempered",
-            "trained and compared at 1; answers drawn at the temperature are "
-            + ("taken as they are" if bounds else "reweighted"),
-            False,
-        )
+        treatment = "taken as they are" if bounds else "reweighted"
+        hosted = f"trained and compared at 1; answers drawn at the temperature are {treatment}"
+        aspect = f"{name} temperature {stage.temperature:g}"
+        yield Difference(aspect, "policy and reference are tempered", hosted, False)
 
 
 def notes(recipe: Recipe) -> list[str]:
-    """The differences in one line, and a warning where temperature and KL together cost extra tokens."""
-    odd = [f"{d.what}: {d.hosted} (local: {d.local})" for d in differences(recipe) if not d.same]
-    out = [f"hosted differs from local in {'; '.join(odd)}"]
-    for n, stage in enumerate(recipe.stages):
-        if stage.kind == "grpo" and stage.temperature != 1 and stage.beta:
-            out.append(
-                f"stages.{n}: at temperature {stage.temperature:g} the service's own log-probabilities are tempered, "
-                "the reference's are not; for the KL each answer's are computed again at 1, which costs tokens"
-            )
-    return out
+    """The differences in one line, and stages whose KL costs extra tokens."""
+    different = [f"{d.what}: {d.hosted} (local: {d.local})" for d in differences(recipe) if not d.same]
+    return [f"hosted differs from local in {'; '.join(different)}"] + [
+        f"stages.{n}: at temperature {stage.temperature:g} the service's own log-probabilities are tempered, "
+        "the reference's are not; for the KL each answer's are computed again at 1, which costs tokens"
+        for n, stage in enumerate(recipe.stages)
+        if stage.kind == "grpo" and stage.temperature != 1 and stage.beta
+    ]

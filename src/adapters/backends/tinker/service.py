@@ -1,6 +1,6 @@
 """The Tinker service: requests, waiting, errors, downloads.
 
-The only module that imports the SDK. Its results are plain Python, its errors one sentence without secrets.
+The only module that imports the SDK. Errors are one sentence without secrets.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 import httpx
 import tinker
 
+from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.tinker.idle_time import IdleTimer
 from adapters.backends.tinker.objectives import TrainRow
 from adapters.console import console
@@ -32,7 +33,6 @@ LOOK_AFTER = 15.0
 """Seconds without a result after which the service's health is checked."""
 CONSOLE = "https://tinker-console.thinkingmachines.ai"
 SAMPLED_AT_ONCE = 512
-FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 class _Pauses(logging.Handler):
@@ -59,10 +59,7 @@ def base_url() -> str:
 
 
 def explain(error: BaseException, doing: str) -> Exception:
-    """The error to raise for what the SDK raised: one sentence with what to do.
-
-    `doing` reads "while …".
-    """
+    """Convert an SDK error into one sentence with what to do; `doing` is "while …"."""
     # SDK 0.38 fails on a refusal for payment while it opens a session; the refusal is a cause of what it raises then.
     causes = [error]
     while following := causes[-1].__cause__ or causes[-1].__context__:
@@ -111,7 +108,8 @@ class Pending:
     def result(self) -> Any:
         """Wait for the answer. Raises ServiceError for failures and after the time-out."""
         silent: float | None = None
-        limit = 60 * self.service.hosted.timeout_minutes
+        minutes = self.service.hosted.timeout_minutes
+        limit = 60 * minutes
         while True:
             try:
                 return self.future.result(timeout=min(LOOK_AFTER, limit / 2))
@@ -125,13 +123,9 @@ class Pending:
             now = time.monotonic()
             if silent is None:
                 silent = now
-                console(stderr=True).print(
-                    f"{base_url()} does not answer; waiting up to {self.service.hosted.timeout_minutes:g} minutes"
-                )
+                console(stderr=True).print(f"{base_url()} does not answer; waiting up to {minutes:g} minutes")
             if now - silent > limit:
-                raise ServiceError(
-                    f"{base_url()} has not answered for {self.service.hosted.timeout_minutes:g} minutes {self.doing}"
-                )
+                raise ServiceError(f"{base_url()} has not answered for {minutes:g} minutes {self.doing}")
 
 
 def alive() -> bool:
@@ -146,7 +140,7 @@ def alive() -> bool:
 def models() -> dict[str, int | None]:
     """Base models of the service with their context lengths.
 
-    Raises UserError for a key that is missing or refused and a service that does not answer, Refused for billing.
+    Raises UserError for a missing or refused key and a service that does not answer, Refused for billing.
     """
     if not alive():  # the SDK would go on trying for minutes
         raise UserError(f"nothing answers at {base_url()}. Is TINKER_BASE_URL right, and the service up?")
@@ -188,25 +182,15 @@ class Service:
     def new_run(self, base: str, rank: int, seed: int, *, attention: bool, mlp: bool) -> Run:
         """A fresh adapter on a base model of the service."""
         doing = f"while it made a new adapter on {base}"
-        client = self.ask(
-            self.client.create_lora_training_client,
-            base,
-            rank,
-            seed,
-            mlp,
-            attention,
-            False,  # the LM head: TRL's losses never train it and vLLM cannot serve it
-            doing=doing,
-        )
-        return Run(self, client.result())
+        head = False  # TRL's losses never train it and vLLM cannot serve it
+        create = self.client.create_lora_training_client
+        return Run(self, self.ask(create, base, rank, seed, mlp, attention, head, doing=doing).result())
 
     def run_from(self, path: str, *, optimizer: bool) -> Run:
         """The adapter of a stored state, with or without its optimizer state."""
-        create = (
-            self.client.create_training_client_from_state_with_optimizer
-            if optimizer
-            else self.client.create_training_client_from_state
-        )
+        create = self.client.create_training_client_from_state
+        if optimizer:
+            create = self.client.create_training_client_from_state_with_optimizer
         return Run(self, self.ask(create, path, doing="while it loaded a stored adapter").result())
 
     def sampler(self, *, path: str | None = None, base: str | None = None) -> Sampler:
@@ -225,11 +209,11 @@ class Service:
             raise explain(error, doing) from None
         for attempt in range(3):
             urls = self.ask(rest.get_external_weights_urls, path, doing=doing).result().urls
-            if missing := set(FILES) - set(urls):
-                raise ServiceError(f"the service's adapter lacks {sorted(missing)[0]}")
+            if missing := {WEIGHTS, CONFIG} - set(urls):
+                raise ServiceError(f"the service's adapter lacks {min(missing)}")
             try:
-                for name in FILES:  # not the server's own names, which could lead out of the folder
-                    self._fetch(urls[name], folder / name)
+                for name in (WEIGHTS, CONFIG):  # not the server's own names, which could lead out of the folder
+                    _fetch(urls[name], folder / name)
                 return
             except httpx.HTTPError as error:  # an expired signature, a broken connection: sign and fetch again
                 log.warning("download, attempt %d: %s", attempt + 1, redact(str(error)))
@@ -237,15 +221,16 @@ class Service:
                     raise explain(error, doing) from None
                 time.sleep(2**attempt)
 
-    def _fetch(self, url: str, target: Path) -> None:
-        with (
-            httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer,
-            replacing(target) as temporary,
-            temporary.open("wb") as file,
-        ):
-            answer.raise_for_status()
-            for chunk in answer.iter_bytes():
-                file.write(chunk)
+
+def _fetch(url: str, target: Path) -> None:
+    with (
+        httpx.stream("GET", url, timeout=60, follow_redirects=True) as answer,
+        replacing(target) as temporary,
+        temporary.open("wb") as file,
+    ):
+        answer.raise_for_status()
+        for chunk in answer.iter_bytes():
+            file.write(chunk)
 
 
 def datum(row: TrainRow) -> Any:
@@ -256,13 +241,10 @@ def datum(row: TrainRow) -> Any:
 
 
 class Run:
-    """An adapter in training on the service.
-
-    Requests are carried out in the order of submission.
-    """
+    """An adapter in training; requests are carried out in the order of submission."""
 
     def __init__(self, service: Service, client: Any) -> None:
-        self.service, self.client = service, client
+        self.ask, self.client = service.ask, client
 
     @property
     def id(self) -> str:
@@ -272,14 +254,12 @@ class Run:
     def forward(self, rows: Sequence[TrainRow]) -> Pending:
         """Log-probabilities of each row's targets (`logprobs_of`), no gradient."""
         data = [datum(r) for r in rows]
-        return self.service.ask(self.client.forward, data, "cross_entropy", doing="while it computed a loss")
+        return self.ask(self.client.forward, data, "cross_entropy", doing="while it computed a loss")
 
     def learn(self, rows: Sequence[TrainRow], loss: str, config: Mapping[str, float] | None = None) -> Pending:
         """Add the gradient of a built-in loss, summed over tokens and rows."""
-        data = [datum(r) for r in rows]
-        return self.service.ask(
-            self.client.forward_backward, data, loss, dict(config) if config else None, doing="while it trained"
-        )
+        data, limits = [datum(r) for r in rows], dict(config) if config else None
+        return self.ask(self.client.forward_backward, data, loss, limits, doing="while it trained")
 
     def learn_custom(self, rows: Sequence[TrainRow], loss: Callable[[list[Any]], Any]) -> Pending:
         """Add the gradient of a custom loss on log-probabilities (one tensor a row)."""
@@ -288,62 +268,51 @@ class Run:
         def wrapped(_: Any, logprobs: list[Any]) -> tuple[Any, dict[str, float]]:
             return loss(logprobs), {}
 
-        return self.service.ask(self.client.forward_backward_custom, data, wrapped, doing="while it trained")
+        return self.ask(self.client.forward_backward_custom, data, wrapped, doing="while it trained")
 
     def step(self, learning_rate: float, weight_decay: float) -> Pending:
         """One AdamW step on the added-up gradients, with the local trainer's constants."""
-        adam = tinker.AdamParams(
-            learning_rate=learning_rate,
-            beta1=0.9,
-            beta2=0.999,
-            eps=1e-8,
-            weight_decay=weight_decay,
-            grad_clip_norm=1.0,
-        )
-        return self.service.ask(self.client.optim_step, adam, doing="while it took an optimizer step")
+        constants = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "grad_clip_norm": 1.0}
+        adam = tinker.AdamParams(learning_rate=learning_rate, weight_decay=weight_decay, **constants)
+        return self.ask(self.client.optim_step, adam, doing="while it took an optimizer step")
 
     def save(self, name: str, days: int) -> Pending:
         """Store weights and optimizer; the answer's `path` loads them again."""
-        return self.service.ask(self.client.save_state, name, days * 86400, True, doing="while it stored a checkpoint")
+        return self.ask(self.client.save_state, name, days * 86400, True, doing="while it stored a checkpoint")
 
     def save_for_sampling(self, name: str, days: int) -> Pending:
         """Store weights to sample from."""
-        return self.service.ask(
-            self.client.save_weights_for_sampler, name, days * 86400, doing="while it stored weights to sample from"
-        )
+        save = self.client.save_weights_for_sampler
+        return self.ask(save, name, days * 86400, doing="while it stored weights to sample from")
 
     def save_external(self, name: str, days: int) -> Pending:
         """Store weights to download."""
-        return self.service.ask(
-            self.client.save_weights_external, name, days * 86400, doing="while it stored weights to download"
-        )
+        save = self.client.save_weights_external
+        return self.ask(save, name, days * 86400, doing="while it stored weights to download")
 
     def snapshot(self) -> Pending:
         """The weights as they are now, to sample from (`Sampler(service, answer)`)."""
-        return self.service.ask(
-            self.client.save_weights_and_get_sampling_client, doing="while it made its weights ready to sample from"
-        )
+        save = self.client.save_weights_and_get_sampling_client
+        return self.ask(save, doing="while it made its weights ready to sample from")
 
 
 class Sampler:
     """Weights to sample from."""
 
     def __init__(self, service: Service, client: Any) -> None:
-        self.service, self.client = service, client
+        self.ask, self.client = service.ask, client
 
     def sample(self, prompt: Sequence[int], n: int, *, max_tokens: int, temperature: float, stop: list[int]) -> Pending:
-        """`n` answers to one prompt.
-
-        Without a seed: with one, the answers of a group would be copies of each other.
-        """
+        """`n` answers to one prompt."""
+        # Without a seed: with one, the answers of a group would be copies of each other.
         params = tinker.SamplingParams(max_tokens=max_tokens, temperature=temperature, stop=stop)
         text = tinker.ModelInput.from_ints(list(prompt))
-        return self.service.ask(self.client.sample, text, n, params, doing="while it sampled")
+        return self.ask(self.client.sample, text, n, params, doing="while it sampled")
 
     def logprobs(self, tokens: Sequence[int]) -> Pending:
         """Log-probability of each token but the first, at temperature 1."""
         text = tinker.ModelInput.from_ints(list(tokens))
-        return self.service.ask(self.client.compute_logprobs, text, doing="while it computed log-probabilities")
+        return self.ask(self.client.compute_logprobs, text, doing="while it computed log-probabilities")
 
 
 def logprobs_of(answer: Any) -> list[list[float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.backends.batches import layout
 from adapters.backends.tinker.cost import Tokens
-from adapters.backends.tinker.objectives import TrainRow, parts, sft_rows
+from adapters.backends.tinker.objectives import TrainRow, micro_batches, sft_rows
 from adapters.backends.tinker.service import logprobs_of
 from adapters.backends.tinker.stage import HostedStage
 from adapters.console import phase
@@ -18,29 +18,24 @@ EVALUATED_AT_ONCE = 64
 
 
 def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
-    """Train one SFT stage and return its figures.
-
-    Batches, normalisation and optimizer are those of the local trainer.
-    """
-    encoder, job = run.encoder, run.job
-    prompts = encoder.prompts([e.prompt for e in job.examples])
-    answers = encoder.completions([e.completion or "" for e in job.examples])
-    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    """Train one SFT stage, as the local trainer does, and return its figures."""
+    job = run.job
+    tokens = run.encoder.tokens(job.examples)
+    lengths = [len(prompt + answer) for prompt, answer, _ in tokens]
     order = layout(lengths, stage.batch_size, job.steps, run.recipe.seed, by_length=stage.group_by_length)
-    figures: dict[str, Any] = {}
-    if job.validation:
-        figures["nll_before"] = run.once("nll_before", lambda: nll(run, job.validation)) if not run.done else None
+    if job.validation and not run.done:
+        run.once("nll_before", lambda: nll(run, job.validation))
     for step in range(run.done + 1, job.steps + 1):
         batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
-        rows = sft_rows([prompts[i] for i in batch], [answers[i] for i in batch])
-        tokens = Tokens(train=sum(lengths[i] for i in batch))
-        run.account.allow(tokens)
-        run.spend(tokens)
-        passes = list(parts(rows, stage.micro_batch_size))
+        need = Tokens(train=sum(lengths[i] for i in batch))
+        run.account.allow(need)
+        run.spend(need)
+        rows = sft_rows([tokens[i][0] for i in batch], [tokens[i][1] for i in batch])
+        passes = micro_batches(rows, stage.micro_batch_size)
         run.submit(step, [run.run.learn(rows, "cross_entropy") for rows in passes], _measure(passes))
         run.settle(keep=1)
     run.settle()
-    figures["steps"] = run.done
+    figures: dict[str, Any] = {"steps": run.done}
     if job.validation:
         figures["nll_before"] = run.once("nll_before", lambda: None)
         figures["nll_after"] = nll(run, job.validation)
@@ -61,10 +56,9 @@ def _measure(passes: Sequence[Sequence[TrainRow]]) -> Any:
 def nll(run: HostedStage, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood per target token (nats) of the current weights."""
     phase("measuring after training" if run.done else "measuring before training")
-    prompts = run.encoder.prompts([e.prompt for e in examples])
-    answers = run.encoder.completions([e.completion or "" for e in examples])
-    run.spend(Tokens(prefill=sum(map(len, prompts)) + sum(map(len, answers))))
-    rows = sft_rows(prompts, answers)
-    passes = list(parts(rows, EVALUATED_AT_ONCE))
+    tokens = run.encoder.tokens(examples)
+    run.spend(Tokens(prefill=sum(len(prompt + answer) for prompt, answer, _ in tokens)))
+    rows = sft_rows([prompt for prompt, *_ in tokens], [answer for _, answer, _ in tokens])
+    passes = micro_batches(rows, EVALUATED_AT_ONCE)
     pending = [run.run.forward(rows) for rows in passes]
     return float(_measure(passes)([p.result() for p in pending])["loss"])

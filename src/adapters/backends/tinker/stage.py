@@ -1,9 +1,8 @@
 """A stage on the service: its step, checkpoints, log and submitted requests.
 
-A kill at any moment loses at most the steps since the last checkpoint. These are trained again from the weights and the
-optimizer of that checkpoint, so that every step counts once. A checkpoint exists once its line is in
-`checkpoints.jsonl`. The line is written when the service has confirmed the storage; it confirms in the order of
-submission, so after the checkpoint's step and before the next.
+A killed run continues from the weights and the optimizer of its last checkpoint, so that every step counts once. A
+checkpoint exists once its line is in `checkpoints.jsonl`. The line is written when the service has confirmed the
+storage; it confirms in the order of submission, so after the checkpoint's step and before the next.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.backends.health import HealthError, HealthMonitor
+from adapters.backends.health import HealthMonitor
 from adapters.backends.jobs import Job
 from adapters.backends.local.model import Encoder
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.objectives import learning_rate
 from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError
-from adapters.console import console, phase
+from adapters.console import phase
 from adapters.errors import UserError
-from adapters.files import append_jsonl, read_jsonl, truncate_jsonl, write_json
+from adapters.files import append_jsonl, read_json, read_jsonl, truncate_jsonl, write_json
 from adapters.recipe.recipe import Recipe
 from adapters.types import Progress
 
@@ -45,29 +44,26 @@ class Submitted:
     measure: Callable[[list[Any]], Mapping[str, float]]
 
 
+@dataclass
 class HostedStage:
-    """One job on the service, new or resumed; `done` is the last step that the weights hold."""
+    """A new or resumed job on the service; `done` is the last step in the weights."""
 
-    def __init__(
-        self,
-        service: Service,
-        account: Account,
-        encoder: Encoder,
-        job: Job,
-        recipe: Recipe,
-        base: str,
-        start: Path | None,
-        folder: Path,
-        progress: Progress,
-    ) -> None:
-        self.service, self.account, self.encoder, self.job, self.recipe = service, account, encoder, job, recipe
-        self.base, self.start, self.folder, self.progress = base, start, folder, progress
-        self.monitor = HealthMonitor(job.stage.health)
-        self.work = folder / "trainer"
+    service: Service
+    account: Account
+    encoder: Encoder
+    job: Job
+    recipe: Recipe
+    base: str
+    start: Path | None
+    folder: Path
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.monitor = HealthMonitor(self.job.stage.health)
+        self.work = self.folder / "trainer"
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.work / "stopped", ignore_errors=True)
-        self.log = folder / "log.jsonl"
-        self.rollouts = folder / "rollouts-0.jsonl"
+        self.log, self.rollouts = self.folder / "log.jsonl", self.folder / "rollouts-0.jsonl"
         self.open: deque[Submitted] = deque()
         last = [row for row in read_jsonl(self.work / "checkpoints.jsonl") if "state" in row][-1:]
         self.done: int = last[0]["step"] if last else 0
@@ -77,11 +73,12 @@ class HostedStage:
             truncate_jsonl(file, lambda row: row["step"] <= self.done)
         if last:
             self.run = self._run_from(last[0]["state"], optimizer=True)
-        elif start is not None:
-            self.run = self._run_from(service_copy(start)["state"], optimizer=False)
+        elif self.start is not None:
+            self.run = self._run_from(service_copy(self.start)["state"], optimizer=False)
         else:
-            attention, mlp = parts_trained(recipe)
-            self.run = service.new_run(base, recipe.lora.rank, recipe.seed, attention=attention, mlp=mlp)
+            attention, mlp = parts_trained(self.recipe)
+            rank, seed = self.recipe.lora.rank, self.recipe.seed
+            self.run = self.service.new_run(self.base, rank, seed, attention=attention, mlp=mlp)
         phase("training")
 
     def _run_from(self, path: str, *, optimizer: bool) -> Run:
@@ -124,12 +121,8 @@ class HostedStage:
 
     def _judge(self, step: int, figures: Mapping[str, float]) -> None:
         """Raise HealthError before a bad step or its checkpoint is recorded."""
-        finding = self.monitor.update(figures)
-        if finding is not None and finding.fatal:
-            stored = f"The service keeps the weights of step {self.stored}." if self.stored > 0 else ""
-            raise HealthError(finding.message(step, stored or "No checkpoint had been stored yet."))
-        if finding is not None:
-            console(stderr=True).print(f"warning: {finding.what}. Try to {finding.remedy}.", markup=False)
+        kept = f"The service keeps the weights of step {self.stored}."
+        self.monitor.judge(step, figures, lambda: kept if self.stored > 0 else "No checkpoint had been stored yet.")
 
     def checkpoint(self) -> None:
         """Store the weights as they are, unless they are stored already."""
@@ -145,19 +138,14 @@ class HostedStage:
         self.account.charge(self.job.name, tokens)
 
     def reference(self, name: str) -> Sampler:
-        """The reference of KL and DPO: the start, the base, or an adapter's path.
+        """The reference of KL and DPO (start, base, an adapter), kept over restarts."""
 
-        It is resolved once and kept over restarts.
-        """
-        path = self.work / "reference.json"
-        if not path.is_file():
+        def resolve() -> dict[str, Any]:
             folder = self.start if name == "start" else None if name == "base" else Path(name)
             # A new adapter is the base itself: its B matrices are zero.
-            write_json(path, {"path": service_copy(folder)["sampler"] if folder else None, "base": self.base})
-        where = json.loads(path.read_text())
-        if where["path"]:
-            return self.service.sampler(path=where["path"])
-        return self.service.sampler(base=where["base"])
+            return {"path": service_copy(folder)["sampler"] if folder else None, "base": self.base}
+
+        return self.service.sampler(**self.once("reference", resolve))
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value that is computed once and kept over restarts."""
@@ -166,24 +154,18 @@ class HostedStage:
             write_json(path, compute())
         return json.loads(path.read_text())
 
-    def logged(self) -> list[dict[str, Any]]:
-        """The figures of every step so far."""
-        return read_jsonl(self.log)
-
 
 def service_copy(folder: Path) -> dict[str, Any]:
     """Where the service keeps the adapter of this folder.
 
-    Raises UserError for an adapter that was trained elsewhere.
+    Raises UserError for an adapter that was not trained on the service.
     """
-    try:
-        value: dict[str, Any] = json.loads((folder / HOSTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"the adapter in {folder} was not trained on the service, which cannot load adapters from elsewhere; "
-            "train that stage with trainer: tinker too, or this one with trainer: local."
-        ) from None
-    return value
+    if paths := read_json(folder / HOSTED):
+        return paths
+    raise UserError(
+        f"the adapter in {folder} was not trained on the service, which cannot load adapters from elsewhere; "
+        "train that stage with trainer: tinker too, or this one with trainer: local."
+    )
 
 
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -191,11 +173,6 @@ MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 
 
 def parts_trained(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether the linear layers of attention and of the MLP get an adapter.
-
-    The service offers no finer choice.
-    """
-    targets = recipe.lora.target_modules
-    if targets == "all-linear":
-        return True, True
-    return bool(ATTENTION & set(targets)), bool(MLP & set(targets))
+    """Whether the linear layers of attention and of the MLP get an adapter."""
+    targets = ATTENTION | MLP if recipe.lora.target_modules == "all-linear" else set(recipe.lora.target_modules)
+    return bool(ATTENTION & targets), bool(MLP & targets)

@@ -1,16 +1,16 @@
 """Batch decoding, faster than `generate`; greedy answers are the same tokens.
 
-Prompts of one task share a prefix (system prompt, instructions): its keys and values are computed once and copied to
-every row. A row that has ended leaves the batch, so that one endless answer does not keep the other rows busy. A row
-can end before its end token if `ended` says so.
+Keys and values of the prefix that all prompts share (system prompt, instructions) are computed once and copied to every
+row. A row that has ended leaves the batch.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
@@ -19,12 +19,14 @@ from transformers.cache_utils import DynamicLayer
 Ended = Callable[[int], bool]
 """Called with each token of one row; True if the row's answer is complete."""
 
-# Options of a generation config that say nothing about which token is chosen greedily.
+GREEDY: Final = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
+"""Arguments of transformers' `generate` for greedy answers, whatever a model's own config says."""
 _HARMLESS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
     *("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length", "max_new_tokens"),
     *("output_attentions", "output_hidden_states", "return_dict", "cache_implementation"),
 }
+"""Options of a generation config that do not change which token is chosen greedily."""
 
 
 def new_cache(model: Any) -> DynamicCache:
@@ -33,28 +35,19 @@ def new_cache(model: Any) -> DynamicCache:
 
 
 def plain_attention(model: Any) -> bool:
-    """Whether every layer has a plain cache, and positions count the tokens.
-
-    Sliding windows and recurrent states are not plain.
-    """
-    config = model.config.get_text_config(decoder=True)
+    """Whether every layer has a plain cache, and positions count the tokens."""
+    # Sliding windows and recurrent states are not plain.
     plain = all(type(layer) is DynamicLayer for layer in new_cache(model).layers)
     # A recurrent model knows no positions, whatever cache its config suggests.
     known = {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
-    return plain and known and model.config._attn_implementation in ("sdpa", "eager") and not _reorders(config)
+    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    counted = not rope.get("mrope_section")
+    return plain and known and counted and model.config._attn_implementation in ("sdpa", "eager")
 
 
 def can_share(model: Any) -> bool:
-    """Whether `decode` works for a model; others use `generate`.
-
-    Keys and values may be copied and have padding between them, and no further rules apply to tokens.
-    """
+    """Whether `decode` works for a model; others use `generate`."""
     return plain_attention(model) and not set(model.generation_config.to_diff_dict()) - _HARMLESS
-
-
-def _reorders(config: Any) -> bool:
-    # Positions of these are not the running number of the token.
-    return bool((getattr(config, "rope_parameters", None) or {}).get("mrope_section"))
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> int:
@@ -66,14 +59,19 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
     return min(same, min(map(len, prompts)) - 1)
 
 
+def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
+    """The last logits of a forward pass over new `tokens`, which extends `cache`."""
+    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+    return model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+
+
 @torch.inference_mode()
 def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
     """Keys and values of a prefix, for one row; None for an empty prefix."""
     if not prefix:
         return None
     cache = new_cache(model)
-    tokens = torch.tensor([list(prefix)], device=model.device)
-    model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    step(model, torch.tensor([list(prefix)], device=model.device), cache)
     return cache
 
 
@@ -90,7 +88,8 @@ def greedy(
 ) -> list[list[int]]:
     """The tokens of each row's greedy answer, its end token included.
 
-    `limits`: most tokens of each row. `prefix` has the keys and values of the tokens that all prompts begin with.
+    `limits`: most tokens of each row. `prefix`: keys and values of the tokens that all prompts begin with. `ended` can
+    end a row before its end token.
     """
     shared = prefix.get_seq_length() if prefix is not None else 0
     suffixes = [list(p[shared:]) for p in prompts]
@@ -103,11 +102,8 @@ def greedy(
     cache = copy.deepcopy(prefix) or new_cache(model)
     if shared:
         cache.batch_repeat_interleave(len(suffixes))
-    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=_likeliest)
-
-
-def _likeliest(logits: torch.Tensor) -> torch.Tensor:
-    return logits.argmax(-1)
+    choose = partial(torch.argmax, dim=-1)
+    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=choose)
 
 
 def decode(
@@ -130,15 +126,7 @@ def decode(
     answers: list[list[int]] = [[] for _ in limits]
     alive = list(range(len(limits)))
     while True:
-        output = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        chosen = choose(output.logits[:, -1].float())
+        chosen = choose(step(model, tokens, cache, mask, positions)[:, -1].float())
         keep = []
         for place, token in enumerate(chosen.tolist()):
             row = alive[place]
@@ -174,14 +162,10 @@ def generate(
         input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
         attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
         max_new_tokens=max(limits),
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=None,
         eos_token_id=sorted(stops),
         pad_token_id=pad,
         stopping_criteria=StoppingCriteriaList(rules),
+        **GREEDY,
     )[:, width:].tolist()
     lengths = rules[0].lengths if rules else {}
     answers = []

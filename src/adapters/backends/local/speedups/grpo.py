@@ -1,4 +1,4 @@
-"""GRPO steps without redundant work; losses, gradients and probabilities are unchanged.
+"""GRPO steps without redundant work, and with unchanged losses and gradients.
 
 TRL pads all rows of a step to the longest prompt and completion, and shuffles them before it cuts them into forward
 passes: one endless completion makes every pass as long. In generation, it reads each prompt once for every completion
@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from adapters.backends.local.speedups.decoding import can_share, decode, new_cache
+from adapters.backends.local.speedups.decoding import can_share, decode, new_cache, step
 from adapters.backends.local.speedups.padding_free import in_use
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
@@ -34,10 +34,7 @@ SAMPLING = {
 def grpo_speedups(model: Any, args: GRPOConfig) -> Iterator[None]:
     """Use the speed-ups for `model` (a PeftModel) while the context is open."""
     trim = TrimPadding()
-    hooks = [
-        model.register_forward_pre_hook(trim.cut, with_kwargs=True),
-        model.register_forward_hook(trim.fill),
-    ]
+    hooks = [model.register_forward_pre_hook(trim.cut, with_kwargs=True), model.register_forward_hook(trim.fill)]
     shuffle = trl_grpo.shuffle_sequence_dict
     if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
@@ -54,7 +51,7 @@ def grpo_speedups(model: Any, args: GRPOConfig) -> Iterator[None]:
 
 
 class TrimPadding:
-    """Removes columns of padding before a scoring pass and restores them in its output."""
+    """Removes padding columns before a scoring pass and restores them in its output."""
 
     def __init__(self) -> None:
         self.behind = 0
@@ -62,7 +59,7 @@ class TrimPadding:
     def cut(self, model: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Forward pre-hook; callers count columns from the right, so the left can go."""
         self.behind = 0
-        if _tensors(kwargs) != COLUMNS:
+        if {name for name, value in kwargs.items() if isinstance(value, torch.Tensor)} != COLUMNS:
             return None
         mask = kwargs["attention_mask"]
         used = mask.any(dim=0).nonzero().flatten().tolist()
@@ -76,10 +73,6 @@ class TrimPadding:
             for name in ("log_probs", "entropy"):
                 if (values := getattr(output, name, None)) is not None:
                     setattr(output, name, pad(values, (0, self.behind)))
-
-
-def _tensors(given: Mapping[str, Any]) -> set[str]:
-    return {name for name, value in given.items() if isinstance(value, torch.Tensor)}
 
 
 def _order_matters(args: GRPOConfig) -> bool:
@@ -116,7 +109,7 @@ class _Generate:
     def __call__(
         self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any, **rest: Any
     ) -> torch.Tensor:
-        """As `GenerationMixin.generate`, which serves configs with more than a temperature."""
+        """As `GenerationMixin.generate`, which serves configs with further rules."""
         width = input_ids.shape[1]
         if rest or width == 1 or not _only_temperature(generation_config):
             given = {"input_ids": input_ids, "attention_mask": attention_mask, **rest}
@@ -128,14 +121,7 @@ class _Generate:
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         cache, model = new_cache(self.model.get_base_model()), self.model.base_model
         with torch.no_grad():
-            model(
-                input_ids=input_ids[first, :-1],
-                attention_mask=attention_mask[first, :-1],
-                position_ids=positions[first, :-1],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            step(model, input_ids[first, :-1], cache, attention_mask[first, :-1], positions[first, :-1])
             cache.batch_select_indices(group)
             answers = decode(
                 model,
@@ -145,22 +131,16 @@ class _Generate:
                 cache,
                 limits=[generation_config.max_new_tokens] * len(input_ids),
                 stops=set(generation_config.eos_token_id),
-                choose=lambda logits: _drawn(logits / generation_config.temperature),
+                choose=lambda logits: (logits / generation_config.temperature).softmax(-1).multinomial(1)[:, 0],
             )
         rows = [torch.tensor(answer, device=input_ids.device) for answer in answers]
         padded = pad_sequence(rows, batch_first=True, padding_value=generation_config.pad_token_id)
         return torch.cat([input_ids, padded], dim=1)
 
 
-def _drawn(logits: torch.Tensor) -> torch.Tensor:
-    return torch.multinomial(logits.softmax(-1), 1)[:, 0]
-
-
 def _only_temperature(config: Any) -> bool:
-    # Values that change nothing, whichever of the two ways to say so was chosen.
-    off = {"top_p": (None, 1.0), "top_k": (None, 0), "repetition_penalty": (None, 1.0), "min_p": (None,)}
-    given = config.to_diff_dict()
-    rules = given.keys() - {*off, *SAMPLING}
+    off = {"top_p": (None, 1.0), "top_k": (None, 0), "repetition_penalty": (None, 1.0), "min_p": (None,)}  # no effect
+    rules = config.to_diff_dict().keys() - {*off, *SAMPLING}
     return bool(
         config.do_sample
         and isinstance(config.eos_token_id, list)

@@ -29,8 +29,8 @@ NAME = "padding_free"
 def without_padding(model: PeftModel, *, checkpointing: bool) -> Iterator[None]:
     """Compute passes of `model` without padding while the context is open.
 
-    Does nothing on a GPU and for models whose rows cannot be concatenated. `checkpointing`: activations are recomputed
-    during the backward pass, where the rows are unknown.
+    Does nothing on a GPU, for models whose rows cannot be concatenated, and with gradient checkpointing, which
+    recomputes activations where the rows are unknown.
     """
     base = model.get_base_model()
     if (
@@ -54,10 +54,8 @@ def without_padding(model: PeftModel, *, checkpointing: bool) -> Iterator[None]:
 
 
 def in_use(model: PeftModel) -> bool:
-    """Whether passes of `model` are computed without padding now.
-
-    Then rows of mixed lengths should share a pass: if sorted, the long ones make one pass larger than the CPU caches.
-    """
+    """Whether passes of `model` are computed without padding now."""
+    # Then rows of mixed lengths should share a pass: sorted, the long ones make one pass larger than the CPU caches.
     return "forward" in vars(model.get_base_model().base_model)
 
 
@@ -94,7 +92,7 @@ class PackedRows:
     def attention(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
     ) -> tuple[torch.Tensor, None]:
-        """As `sdpa_attention_forward`, on tensors (1, heads, tokens of all rows, head width)."""
+        """As `sdpa_attention_forward`, on (1, heads, tokens of all rows, head width)."""
         with torch.autocast(query.device.type, enabled=False):
             rows = zip(*(t.float().split_with_sizes(self.lengths, dim=2) for t in (query, key, value)), strict=True)
             rest["is_causal"] = True
@@ -102,10 +100,8 @@ class PackedRows:
         return torch.cat(outputs, dim=1).to(query.dtype), None
 
     def verified(self) -> bool:
-        """Whether two rows give the same output as with padding.
-
-        A model may make masks or positions of its own.
-        """
+        """Whether two rows give the same output as with padding."""
+        # A model may make masks or positions of its own.
         mask = torch.ones(2, 16, dtype=torch.long)
         mask[1, 8:] = 0
         ids = torch.arange(32).reshape(2, 16) % self.backbone.get_input_embeddings().num_embeddings

@@ -1,0 +1,39 @@
+"""Figures of a finished stage, from the log of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+DPO_FIGURES: Final = {
+    "loss": "loss",
+    "margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+}
+"""Name in the manifest -> name in TRL's log. Rewards are beta times the log ratio of policy and reference."""
+
+
+def dpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Each figure of the first step, and its mean over the last tenth of the steps."""
+    entries = [entry for entry in log if DPO_FIGURES["margin"] in entry]
+    spans = {"first": entries[:1], "last": entries[-max(1, len(entries) // 10) :]} if entries else {}
+    return {
+        f"{name}_{span}": sum(entry[key] for entry in steps) / len(steps)
+        for name, key in DPO_FIGURES.items()
+        for span, steps in spans.items()
+    }
+
+
+def grpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """First KL, first and last reward, and the share of groups without variance."""
+    entries = [entry for entry in log if "reward" in entry]
+    if not entries:
+        return {}
+    return {
+        "first_kl": entries[0].get("kl"),
+        "reward_first": entries[0]["reward"],
+        "reward_last": entries[-1]["reward"],
+        "zero_variance_share": sum(entry.get("frac_reward_zero_std", 0.0) for entry in entries) / len(entries),
+    }
