@@ -45,13 +45,7 @@ def _rows(file: Path, task: Task, noise: Noise, policy: str, seed: int, variants
         for variant in range(variants):
             shown = {**row, "variant": variant} if variants > 1 else row
             yield noise_row(
-                shown,
-                noise,
-                seed=seed,
-                variant=variant,
-                policy=policy,
-                field=task.text_field,
-                labels=task.labels,
+                shown, noise, seed=seed, variant=variant, policy=policy, field=task.text_field, labels=task.labels
             )
 
 

@@ -76,10 +76,7 @@ def vllm_engine(source: Source, options: Options, window: int) -> Engine:
     schema = source.task.answer_schema() if constrain else None
     structured = StructuredOutputsParams(json=schema) if schema is not None else None
     sampling = SamplingParams(
-        temperature=0.0,
-        max_tokens=options.max_new_tokens,
-        stop_token_ids=[encoder.end],
-        structured_outputs=structured,
+        temperature=0.0, max_tokens=options.max_new_tokens, stop_token_ids=[encoder.end], structured_outputs=structured
     )
     context = llm.llm_engine.model_config.max_model_len
 

@@ -273,13 +273,7 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
 
 
 def _evaluation(
-    file: RecipeFile,
-    backend: Backend,
-    task: Task,
-    n: int,
-    spec: EvalSet,
-    trained: Set[str],
-    tokenizer_needed: bool,
+    file: RecipeFile, backend: Backend, task: Task, n: int, spec: EvalSet, trained: Set[str], tokenizer_needed: bool
 ) -> Evaluation:
     recipe = file.recipe
     console.phase(f"reading the data of test set {spec.name}")

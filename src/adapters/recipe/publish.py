@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator
 
@@ -24,35 +24,29 @@ LICENSES: Final = (
 )  # fmt: skip
 
 
+_HubId = Annotated[str | None, Field(json_schema_extra={"pattern": REPO})]
+
+
 class Publish(Strict):
     """Where the adapter goes, and what its model card says that a run cannot know."""
 
-    repo: str | None = Field(
-        default=None, json_schema_extra={"pattern": REPO}, description="The Hub repository: owner/name."
-    )
+    repo: _HubId = Field(default=None, description="The Hub repository: owner/name.")
     private: bool = Field(default=True, description="Create the repository private; off, everyone can see it.")
-    base_model: str | None = Field(
-        default=None,
-        json_schema_extra={"pattern": REPO},
-        description="Hub id of the base model, where model.base is a local folder.",
+    base_model: _HubId = Field(
+        default=None, description="Hub id of the base model, where model.base is a local folder."
     )
     title: str | None = Field(default=None, description="Title of the model card; default: the repository's name.")
     description: str | None = Field(default=None, description="What the adapter does, in a sentence or two.")
-    license: str | None = Field(
-        default=None, description="Licence of the adapter, as the Hub writes it: apache-2.0, cc-by-4.0, other …"
-    )
+    license: str | None = Field(default=None, description="Licence as the Hub writes it: apache-2.0, cc-by-4.0 …")
     language: Seq[str] = Field(default=("en",), description="ISO 639 codes of the languages of the training data.")
     tags: Seq[str] = Field(default=(), description="Tags beside those that the stages give: lora, sft, grpo …")
     datasets: Seq[str] = Field(default=(), description="Hub ids of datasets, beside those that the recipe reads.")
     limitations: Seq[str] = Field(default=(), description="What users should know, a point each.")
     example: dict[str, Any] | None = Field(
-        default=None,
-        description="A row, as the task reads it, for the card's usage; not taken from your data. Default: the task's.",
+        default=None, description="A made-up row for the card's usage, as the task reads it; default: the task's."
     )
     tag: str | None = Field(
-        default=None,
-        json_schema_extra={"pattern": TAG},
-        description="Git tag of the published commit; default: made from the run's name and the bundle's content.",
+        default=None, json_schema_extra={"pattern": TAG}, description="Git tag; default: run name and bundle hash."
     )
 
     @field_validator("repo", "base_model")

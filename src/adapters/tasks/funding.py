@@ -76,12 +76,7 @@ class FundingTask:
             raise ValueError(f"{self.text_field} is missing or empty")
         gold = self.gold(row)
         return Example(
-            id=id,
-            source=source,
-            prompt=self.prompt(text),
-            completion=self.answer(gold),
-            gold=gold,
-            meta={"text": text},
+            id=id, source=source, prompt=self.prompt(text), completion=self.answer(gold), gold=gold, meta={"text": text}
         )
 
     def gold(self, row: Row) -> list[dict[str, Any]]:
