@@ -12,9 +12,9 @@ from adapters.types import Row, Task
 
 
 def task_of_file(file: Path, given: str | None = None) -> str:
-    """The given task, or the only installed one that reads the labels of the file's first record.
+    """The given task, the one that the first record names as `task`, or the only one that reads it.
 
-    A row whose `task` is the name of a task says so itself. Raises UserError where no task or several read the record.
+    Raises UserError where no task or several read the record.
     """
     if given is not None:
         return given

@@ -134,7 +134,7 @@ def _rows(
         root=file.data_root,
         seed=file.recipe.seed,
         max_bad_rows=file.recipe.max_bad_rows,
-        noising=noiser,
+        noiser=noiser,
         epochs=epochs,
         at=(*at, "data"),
     )
