@@ -44,10 +44,8 @@ def decode(reader: AnswerReader, completion: str) -> frozenset[Item]:
 
 def record(items: frozenset[Item]) -> list[dict[str, str | None]]:
     """Each item once, by label and text."""
-    rows: list[dict[str, str | None]] = []
-    for item in sorted(items):
-        if len(item) == 2:
-            rows.append({"label": item[0], "text": item[1], "head": None, "tail": None})
-        else:
-            rows.append({"label": item[0], "text": None, "head": item[1], "tail": item[2]})
-    return rows
+    texts = [(None, *item[1:]) if len(item) == 3 else (item[1], None, None) for item in sorted(items)]
+    return [
+        {"label": item[0], "text": text, "head": head, "tail": tail}
+        for item, (text, head, tail) in zip(sorted(items), texts, strict=True)
+    ]
