@@ -96,17 +96,14 @@ def load_examples(
                 at=key,
             )
         clean, bad = _clean_examples(rows, task, name)
-        _check_bad_share(bad, len(rows), max_bad_rows, key)
-        entry = {
-            "source": name,
-            "rows": len(clean),
-            "used": len(clean) * copies,
-            "rejected": len(bad),
-            "empty_gold": sum(_is_empty(example.gold) for _, example in clean),
-            "repeat": source.repeat,
-            "license": source.license,
-            "generated": isinstance(source, SynthesizedSource),
-        }
+        if len(bad) > max_bad_rows * len(rows):
+            first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
+            rate = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
+            raise UserError(f"{rate}:{first}", at=key)
+        empty = sum(_is_empty(example.gold) for _, example in clean)
+        counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
+        settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
+        entry = {"source": name, **counts, "repeat": source.repeat, **settings}
         if noiser is None:
             out.examples += [example for _, example in clean for _ in range(copies)]
         else:
@@ -124,7 +121,6 @@ def load_examples(
 def _clean_examples(
     rows: Sequence[tuple[int, Row]], task: Task, source: str
 ) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
-    """Rows with their examples, before noise, and the bad rows, of which repetitions are some."""
     clean: list[tuple[Row, Example]] = []
     bad: list[Rejected] = []
     first: dict[bytes, int] = {}
@@ -142,12 +138,6 @@ def _clean_examples(
     return clean, bad
 
 
-def _check_bad_share(bad: Sequence[Rejected], rows: int, limit: float, at: KeyPath) -> None:
-    if len(bad) > limit * rows:
-        first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
-        raise UserError(f"{len(bad)} of {rows} rows cannot be used (max_bad_rows allows {limit:.0%}):{first}", at=at)
-
-
 def _noisy_examples(
     clean: Iterable[tuple[Row, Example]], task: Task, noiser: RowNoiser, epochs: int, repeat: int, stats: NoiseStats
 ) -> Iterator[Example]:
@@ -157,7 +147,6 @@ def _noisy_examples(
 
 
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
-    """A row's example, or None and the reason."""
     if BAD_ROW in row:
         return None, row[BAD_ROW]
     row_id = row.get("id", f"{source}:{number}")

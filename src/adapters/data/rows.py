@@ -228,7 +228,6 @@ def _repeated(names: list[str]) -> str:
 
 
 def _decoded(row: Row) -> Row:
-    """A CSV row with its JSON cells decoded; a cell that is not JSON stays text."""
     out = dict(row)
     for key, value in row.items() if BAD_ROW not in row else ():
         if value[:1] in ("[", "{"):

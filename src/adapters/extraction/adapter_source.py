@@ -103,7 +103,7 @@ def _adapter_folder(folder: Path) -> Path:
 
 
 def _stored_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Task and model of the adapter's training, and the folder of `./task.py`."""
+    # Task and model of the training, and the folder of `./task.py`.
     if run := RunFolder.of_stage(folder):
         return _task_and_model(run.recipe), run.origin
     if (folder / "recipe.yaml").is_file():

@@ -66,7 +66,6 @@ class Journal:
             self.next += self.step
 
     def _resume(self) -> None:
-        """Count the complete lines and cut off the rest."""
         complete = 0
         with self.path.open("rb") as file:
             for line in file:

@@ -40,7 +40,6 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
 
 
 def _complete(part: Path) -> dict[str, Any]:
-    """The manifest of a finished output."""
     value = manifest(part)
     if value is None:
         raise UserError(f"{part} is no output of adapters extract: {manifest_path(part).name} is missing or damaged.")

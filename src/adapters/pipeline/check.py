@@ -150,7 +150,6 @@ def _rewards(out: Checked, plan: Plan) -> None:
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
-    """Rows from all over the data, each text once."""
     unique = list({prompt_key(e): e for e in examples}.values())
     return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
 

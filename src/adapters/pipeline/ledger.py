@@ -102,7 +102,6 @@ class _StripSharedWords:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """What all texts start with; nothing when there is only one."""
     if len(texts) < 2:
         return ""
     first, last = min(texts), max(texts)

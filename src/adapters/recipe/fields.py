@@ -67,9 +67,7 @@ class RewardSpec(PluginSpec):
     on_error: Literal["raise", "zero", "skip"] = Field(
         default="raise", description="A failed call: raise stops the run, zero scores it 0, skip leaves it out."
     )
-    timeout: float | None = Field(
-        default=None, gt=0, description="Seconds that a call may take, in a process that is killed after them."
-    )
+    timeout: float | None = Field(default=None, gt=0, description="Seconds after which a call's process is killed.")
     max_errors: Share = Field(default=0.02, description="Share of failed calls above which zero and skip stop the run.")
 
 

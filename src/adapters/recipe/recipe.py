@@ -24,12 +24,8 @@ class Model(Strict):
     base: str = Field(description="Hub id, local folder, or `pypi:NAME==VERSION` for a model carried by a wheel.")
     revision: str | None = Field(default=None, description="Hub revision; a commit hash makes the run repeatable.")
     thinking: bool = Field(default=False, description="The chat template's thinking switch.")
-    trust_remote_code: bool = Field(
-        default=False, description="Run the Python code of the model's repository. Needs --trust-remote-code as well."
-    )
-    quantize: Literal["nf4"] | None = Field(
-        default=None, description="Train on 4-bit base weights (QLoRA; extra `quant`), evaluate on full ones."
-    )
+    trust_remote_code: bool = Field(default=False, description="Run the repository's code; needs --trust-remote-code.")
+    quantize: Literal["nf4"] | None = Field(default=None, description="Train on 4-bit base weights (extra `quant`).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Type of the frozen base weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
@@ -37,10 +33,10 @@ class Model(Strict):
         default="auto", description="Precision of the arithmetic. auto: bf16 where the device has it, else fp32."
     )
     attention: str = Field(
-        default="auto", description="Attention implementation of transformers: auto, sdpa, eager, flash_attention_2 …"
+        default="auto", description="Attention of transformers: auto, sdpa, eager, flash_attention_2 …"
     )
     speedups: bool = Field(
-        default=True, description="Faster replacements of parts of TRL and transformers; off: see if a fault is theirs."
+        default=True, description="Replace parts of TRL and transformers by faster ones with equal results."
     )
 
 
@@ -72,9 +68,7 @@ class EvalSet(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the test set in reports.")
     data: Sources = Field(description="Rows of the test set.")
-    max_new_tokens: Count | None = Field(
-        default=None, description="Limit of the answers; default: 1.5 times the longest."
-    )
+    max_new_tokens: Count | None = Field(default=None, description="Limit of answers; default: 1.5 times the longest.")
     batch_size: Count | None = Field(default=None, description="Prompts at a time; default: chosen for the device.")
     prompt_variants: int = Field(
         default=1, ge=1, le=1_000, description="Forms of the prompt per row (label orders, for ie); figures are means."
@@ -99,9 +93,7 @@ class Recipe(Strict):
     stages: NonEmpty[Stage] = Field(description="Training stages, in order: sft, grpo or dpo.")
     evaluate: Seq[EvalSet] = Field(default=(), description="Test sets for the base model and every stage.")
     evaluate_base: bool = Field(default=True, description="Evaluate the base model too.")
-    max_bad_rows: Share = Field(
-        default=0.01, description="Share of a source's rows that may be unreadable; above it nothing starts."
-    )
+    max_bad_rows: Share = Field(default=0.01, description="Share of a source's rows that may be unreadable.")
     publish: Publish | None = Field(default=None, description="The model card and the Hub repository.")
     report_to: Seq[str] = Field(default=(), description="Trackers that get the training's figures: trackio, wandb …")
 

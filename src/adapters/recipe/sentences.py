@@ -95,7 +95,6 @@ _TAGS: Mapping[Any, type[BaseModel]] = {"sft": Sft, "grpo": Grpo, "dpo": Dpo, **
 
 
 def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:
-    """The model that validated the mapping at a location, tags of unions included."""
     model: type[BaseModel] = Recipe
     for part in loc:
         if not isinstance(part, str):

@@ -20,42 +20,32 @@ class Health(Strict):
 
 class _Stage(Strict):
     data: Sources = Field(description="The stage's training data.")
-    noise: NoiseSpec | None = Field(
-        default=None, description="Noise on the texts: new in every epoch of SFT, fixed per row in GRPO and DPO."
-    )
+    noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
     batch_size: Count = Field(default=16, description="Rows of one optimizer step, over all processes.")
-    micro_batch_size: Count | None = Field(
-        default=None, description="Rows per process and forward pass; default: chosen for the device."
-    )
+    micro_batch_size: Count | None = Field(default=None, description="Rows per process and forward pass.")
     epochs: float = Field(default=1.0, gt=0, le=1_000_000, description="Passes over the data.")
     max_steps: Count | None = Field(default=None, description="Stop after this many optimizer steps.")
     learning_rate: float = Field(gt=0, description="Highest learning rate of AdamW.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="How the learning rate falls after the warm-up."
-    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="Learning rate schedule.")
     warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
-    max_too_long: Share = Field(
-        default=0.2, description="Share of the rows that the length limits may drop; above it nothing starts."
-    )
+    max_too_long: Share = Field(default=0.2, description="Share of the rows that the length limits may drop.")
     save_every: Count | None = Field(default=None, description="Checkpoint interval in steps; default: a tenth.")
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
     health: Health = Field(default=Health(), description="Automatic stopping.")
     trl: dict[str, Any] = Field(default_factory=dict, description="Options of TRL's config class.")
 
 
-class Sft(_Stage):
+class _WholeRows(_Stage):
+    max_length: int = Field(default=2048, ge=8, description="Rows (or pairs) of more tokens are dropped, and counted.")
+    group_by_length: bool = Field(default=True, description="Sort the rows inside each (random) batch: less padding.")
+    validation: float = Field(default=0.05, ge=0, lt=0.5, description="Share of ids held out to measure (200 at most).")
+
+
+class Sft(_WholeRows):
     """Supervised fine-tuning on prompt and completion; loss on the completion only."""
 
     kind: Literal["sft"]
-    max_length: int = Field(default=2048, ge=8, description="Rows of more tokens are dropped, and counted.")
-    group_by_length: bool = Field(
-        default=True,
-        description="Sort the rows inside each (random) batch, which saves padding (of which a CPU has none).",
-    )
-    validation: float = Field(
-        default=0.05, ge=0, lt=0.5, description="Share of row ids held out for the NLL (at most 200 rows)."
-    )
 
 
 class Grpo(_Stage):
@@ -76,18 +66,13 @@ class Grpo(_Stage):
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
 
 
-class Dpo(_Stage):
+class Dpo(_WholeRows):
     """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion."""
 
     kind: Literal["dpo"]
     batch_size: Count = Field(default=16, description="Pairs of one optimizer step, over all processes.")
     beta: float = Field(default=0.1, gt=0, description="Weight of the reference: a higher beta keeps closer to it.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
-    max_length: int = Field(default=2048, ge=8, description="Longest pair in tokens: prompt and longer side.")
-    group_by_length: bool = Field(default=True, description="As in SFT: sort the pairs inside each (random) batch.")
-    validation: float = Field(
-        default=0.05, ge=0, lt=0.5, description="Share of pair ids held out for accuracy and margin (at most 200)."
-    )
 
     @model_validator(mode="after")
     def _both_sides(self) -> Dpo:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from adapters.data_aug.noise import Label
 from adapters.rewards.ie_records import AnswerReader, Item, entities, overlap, relations, unlabelled
-from adapters.tasks import ie_answers, ie_extraction
+from adapters.tasks import ie_answers
 from adapters.types import Aligned, Counts, Example, Message, OldParameters, Row
 
 # The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
@@ -191,19 +191,19 @@ class IeTask(AnswerReader):
 
     def decode(self, completion: str) -> frozenset[Item]:
         """The items of a completion, as the scorer reads them. Raises ValueError."""
-        return ie_extraction.decode(replace(self, casefold=False), completion)
+        return ie_answers.decode(replace(self, casefold=False), completion)
 
     def record(self, answer: frozenset[Item]) -> list[dict[str, str | None]]:
         """Entities and relations in one list, by label and text."""
-        return ie_extraction.record(answer)
+        return ie_answers.record(answer)
 
     def answer_schema(self) -> dict[str, Any] | None:
         """JSON schema of an answer; None where the model thinks first."""
-        return None if self.target == "tagged" else ie_extraction.ANSWER
+        return None if self.target == "tagged" else ie_answers.ANSWER
 
     def record_schema(self) -> dict[str, Any]:
         """JSON schema of what `record` returns."""
-        return ie_extraction.RECORD
+        return ie_answers.RECORD
 
 
 def _schema(given: object) -> list[str]:
