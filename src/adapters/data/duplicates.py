@@ -119,10 +119,7 @@ def inside(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def across(texts: Sequence[str], others: Sequence[str], known: Sketch | None = None) -> dict[str, int]:
-    """Numbers of (folded) texts that are in another set too: `exact`, and `near`, which includes it.
-
-    `known` are the signatures of `others`, if they were computed before.
-    """
+    """Numbers of (folded) texts that `others` (signatures `known`) hold too: `exact`, and `near`, exact included."""
     exact_texts = set(others)
     rest = [text for text in texts if text not in exact_texts]
     exact = len(texts) - len(rest)

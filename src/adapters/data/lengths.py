@@ -11,10 +11,7 @@ QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 
 def by_source(examples: Sequence[Example], lengths: Sequence[Lengths], kept: Sequence[bool]) -> list[dict[str, Any]]:
-    """Rows, kept, dropped, and tokens of prompts, targets and (of pairs) rejected sides, by source.
-
-    The token counts include end tokens and the dropped rows.
-    """
+    """Rows, kept, dropped, and tokens (with end tokens, of dropped rows too) by source."""
     out = []
     for source in dict.fromkeys(e.source for e in examples):
         rows = [n for n, e in enumerate(examples) if e.source == source]

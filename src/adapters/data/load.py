@@ -100,10 +100,11 @@ def load_examples(
             first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
             rate = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
             raise UserError(f"{rate}:{first}", at=key)
-        empty = sum(_is_empty(example.gold) for _, example in clean)
+        golds = [example.gold for _, example in clean]
+        empty = sum(not (any(gold.values()) if isinstance(gold, Mapping) else gold) for gold in golds)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
         settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
-        entry = {"source": name, **counts, "repeat": source.repeat, **settings}
+        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat, **settings}
         if noiser is None:
             out.examples += [example for _, example in clean for _ in range(copies)]
         else:
@@ -265,20 +266,13 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def split_keys(keys: Iterable[str], split: Split) -> set[str]:
-    """The keys of one part of a split, as in the published 70/20/10 split by id with seed 42.
-
-    Distinct keys are sorted, shuffled with the seed, and cut at int(fraction * n); the last part takes the rest.
-    """
+    """The keys of a part, sorted, shuffled and cut at int(fraction * n) (last: the rest) as in the published split."""
     ordered = sorted(set(keys))
     random.Random(split.seed).shuffle(ordered)
     sizes = [int(fraction * len(ordered)) for fraction in split.fractions.values()]
     n = list(split.fractions).index(split.name)
     start = sum(sizes[:n])
     return set(ordered[start:] if n == len(sizes) - 1 else ordered[start : start + sizes[n]])
-
-
-def _is_empty(gold: Any) -> bool:
-    return not any(gold.values()) if isinstance(gold, Mapping) else not gold
 
 
 def prompt_key(example: Example) -> str:

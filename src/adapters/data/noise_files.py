@@ -21,10 +21,9 @@ from adapters.types import Task
 def noised(
     file: Path, *, use: str, level: str, policy: str, seed: int, task: str, variants: int = 1
 ) -> Iterator[NoisedRow]:
-    """Every row of a file under noise, `variants` times (then with a column `variant`).
+    """Every row of a file under noise, `variants` times (then with a column `variant`). Raises UserError.
 
-    The noise of a variant depends on its row and number alone. Variants share their row's id, so that a split keeps
-    them together. Raises UserError for unknown names and unreadable rows.
+    The noise depends on row and variant alone. Variants share their row's id, so that a split keeps them together.
     """
     try:
         spec = NoiseSpec.model_validate({"use": use, "level": level, "policy": policy, "share": 1.0})

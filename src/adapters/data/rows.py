@@ -29,10 +29,7 @@ Wanted = Callable[[int], bool]
 
 
 def read_file(path: Path, *, at: KeyPath = (), strict: bool = False) -> Iterator[tuple[int, Row]]:
-    """Rows of a data file with their numbers (line numbers for .jsonl), JSON in CSV cells decoded.
-
-    Raises UserError for a file that cannot be read, and, if `strict`, for the first bad row.
-    """
+    """Rows with their numbers (lines of a .jsonl file). Raises UserError, if `strict` also for the first bad row."""
     cells = path.suffix.lower() == ".csv"
     for _, number, record in _stream(path, at=at):
         row = _decoded(record) if cells else record
@@ -49,10 +46,7 @@ def place(path: Path, number: int) -> str:
 def read_records(
     path: Path, wanted: Wanted | None = None, columns: Iterable[str] | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """The wanted rows of a data file, numbered from 1 without gaps, CSV cells as text.
-
-    Of a Parquet file only `columns` are read. Raises UserError for a file that cannot be read.
-    """
+    """The wanted rows, numbered without gaps, CSV cells as text; of Parquet only `columns`. Raises UserError."""
     for index, _, row in _stream(path, wanted, columns):
         yield index, row
 

@@ -201,10 +201,7 @@ def finished(job: ExtractionJob) -> dict[str, Any] | None:
 
 
 def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[str, Any]:
-    """Request every row that is not answered yet, then write the output. Returns the counts.
-
-    `engine` is called only if a row needs it. Must run inside `open_or_resume`.
-    """
+    """Answer all rows, inside `open_or_resume`, and write the output. `engine` is called if needed. Returns counts."""
     journal = Journal(job.journal, *job.shard)
     began, resumed, total = time.monotonic(), journal.count, len(job.row_numbers)
     tally: Counter[str] = Counter()

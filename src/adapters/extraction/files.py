@@ -30,10 +30,7 @@ def check_output(path: Path) -> None:
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> int:
-    """Write rows as they come; the file appears whole or not at all. Returns how many.
-
-    `schema` is the JSON schema of the rows; in Parquet it decides the column types.
-    """
+    """Replace a file by rows whose JSON schema (and Parquet columns) is `schema`. Returns how many."""
     if path.suffix.lower() != ".parquet":
         return write_jsonl(path, rows)
     import pyarrow as pa

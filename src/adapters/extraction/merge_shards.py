@@ -17,10 +17,7 @@ from adapters.files import write_json
 
 
 def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str, Any]:
-    """Merge the outputs of `--shard 1/n` … `n/n` in the order of the input. Returns the summed counts.
-
-    Raises UserError when a shard is missing, unfinished, given twice or made with other settings, or lacks a row.
-    """
+    """Merge the outputs of `--shard 1/n` … `n/n`. Returns the summed counts. Raises UserError unless all fit."""
     files.check_output(out)
     if out.exists() and not fresh:
         raise UserError(f"{out} exists; choose another name, or replace it with --fresh.")

@@ -65,10 +65,7 @@ def check_recipe(
     hardware: Hardware,
     ask_hub: Callable[[RecipeFile], str | None],
 ) -> Checked:
-    """Plan the recipe and check the plan.
-
-    `ask_hub` asks the Hub whether the bundle may be pushed; it returns a warning or raises UserError.
-    """
+    """Plan and check. `ask_hub` asks whether the bundle may be pushed: a warning, None or UserError."""
     out = Checked(plugins)
     out.parity = getattr(backend, "parity", list)()
     try:

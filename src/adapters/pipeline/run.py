@@ -33,10 +33,7 @@ CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "
 
 
 def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
-    """Train the unfinished stages and evaluate every adapter. Idempotent. Returns the report.
-
-    Raises UserError when the run folder belongs to another recipe.
-    """
+    """Train and evaluate what is not done yet. Returns the report. Raises UserError in another run's folder."""
     folder = plan.folder
     if console.is_main():
         open_or_resume(plan)
@@ -67,10 +64,7 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
 
 
 def open_or_resume(plan: Plan) -> None:
-    """Write the recipe into the run folder.
-
-    Raises UserError when the folder holds a stage of another recipe, whose fingerprint is not the job's.
-    """
+    """Write the recipe into the run folder. Raises UserError when it holds a stage of another recipe."""
     path = plan.folder / "recipe.json"
     inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
     for link in (p for p in plan.folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
@@ -200,10 +194,7 @@ def evaluate_all(
     folder: Path,
     backend: Backend,
 ) -> dict[str, dict[str, SetFigures]]:
-    """Evaluate every model on every test set; reuse results that are still valid.
-
-    A model is a label and an adapter folder, or None for the base. Returns test set -> label -> figures.
-    """
+    """Evaluate models (label, adapter; None: the base) where no valid result is stored: set -> label -> figures."""
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None

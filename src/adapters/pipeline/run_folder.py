@@ -1,7 +1,4 @@
-"""A run folder on disk: its recipe, stages, logs, rollouts and evaluations.
-
-A damaged file counts as missing, and half-written lines are skipped (a writer may be at work).
-"""
+"""A run folder on disk. Damaged files count as missing; half-written lines are skipped."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """From the name of a plug-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
 
-A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
-Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
-package. The noise families of `adapters.data_aug` need no entry point.
+A plug-in is a frozen dataclass whose fields are its YAML parameters, or a function. Names come from the entry-point
+groups `adapters.tasks`, `adapters.rewards` and `adapters.noise`, and from the noise families of `adapters.data_aug`.
 """
 
 from __future__ import annotations
@@ -46,11 +45,7 @@ def names(kind: Kind) -> dict[str, str]:
 
 
 def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: KeyPath = ()) -> Any:
-    """The plug-in as an instance with the recipe's parameters. `./file.py` starts at `folder`.
-
-    Raises UserError, which names the key under `at`, when the plug-in or a parameter does not exist, or a value is
-    refused.
-    """
+    """The plug-in as an instance; `./file.py` starts at `folder`. Raises UserError, which names the key under `at`."""
     target = _target(kind, plug.use, folder, (*at, "use"))
     if isinstance(target, type) and dataclasses.is_dataclass(target):
         return _configure(target, plug, at)

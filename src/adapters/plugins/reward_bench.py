@@ -182,9 +182,7 @@ def _in_this_process(
             "long_ms": round(1000 * max(long), 3),
         }
         if max(long) > 1:
-            result.warnings.append(
-                f"an output of 100 kB takes {max(long):.1f} s; a `timeout` in the recipe bounds that"
-            )
+            result.warnings.append(f"an output of 100 kB takes {max(long):.1f} s; a `timeout` in the recipe limits it")
     return out
 
 

@@ -1,7 +1,4 @@
-"""Run a reward with a `timeout` in a child process, so that a call that never returns can be stopped.
-
-A thread cannot be stopped, and a regular expression that backtracks for hours holds the interpreter lock.
-"""
+"""Run a reward with a `timeout` in a child process: a thread that hangs in a regular expression cannot be stopped."""
 
 from __future__ import annotations
 

@@ -125,10 +125,7 @@ def _finite(value: float) -> bool:
 
 
 class Grader:
-    """Calls one reward under its fault policy, and counts calls and failures (per process).
-
-    A reward with a `timeout` runs in a process of its own; one without is called directly.
-    """
+    """Calls a reward under its fault policy, with a `timeout` in its own process. Counts are per process."""
 
     def __init__(self, named: NamedReward) -> None:
         self.named = named

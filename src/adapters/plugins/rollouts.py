@@ -28,10 +28,7 @@ class RewardCaller:
     def score(
         self, completions: Sequence[Any], examples: Sequence[Example], step: int | None = None
     ) -> list[float | None]:
-        """Scores of completions (texts or chat messages), None where the reward does not apply.
-
-        Raises RewardError when the fault policy stops the run.
-        """
+        """Scores of texts or chats, None where the reward does not apply. Raises RewardError to stop the run."""
         scores: list[float | None] = []
         entries = []
         previous = None

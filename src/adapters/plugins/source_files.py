@@ -21,6 +21,7 @@ from adapters.old_imports import MOVED, OldImports
 from adapters.plugins.registry import Kind, names
 from adapters.recipe.fields import NoiseSpec, PluginSpec, RewardSpec
 
+INSTALLED = {"site-packages", "dist-packages"}
 SCORING_PACKAGES = ("adapters.rewards", "adapters.tasks")
 """Of this project's own packages, those whose code decides a score."""
 
@@ -86,8 +87,7 @@ def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built
     this project's rewards and tasks. A parameter that is given its default is as one that is left out. `weight`,
     `on_error`, `timeout` and `max_errors` do not count: they change no score.
 
-    A stage's fingerprint holds it without the built-in code: an edit of a user's plug-in trains again, an upgrade of
-    this project does not. Both repeat evaluations, which are reused by `score_hash`.
+    A stage's fingerprint has no built-in code, so that an upgrade of this project does not train again.
     """
     files = files_of_plugin(kind, spec, folder)
     name = spec.use if files.built_in else spec.use.rpartition(":")[2]
@@ -139,10 +139,7 @@ class Module(NamedTuple):
 
 
 def _modules(name: str, folder: Path | None = None) -> list[Module]:
-    """The modules that an import runs, packages first; empty when not found or not Python.
-
-    With `folder` its first name is looked for there, otherwise on the import path.
-    """
+    """The modules that an import (found in `folder`, or on the path) runs, packages first; empty for none."""
     out: list[Module] = []
     search = [str(folder)] if folder else None
     for whole in accumulate(name.split("."), "{}.{}".format):
@@ -182,10 +179,7 @@ def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec
 
 
 def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module], tuple[str, ...]]:
-    """The modules that a module imports, directly or not, itself first, and the names of libraries.
-
-    Followed are modules of its package, local ones, those in the folder `neighbours`, and this project's scoring code.
-    """
+    """A module and those of its package, local, in `neighbours` or scoring that it imports; and names of libraries."""
     # Of this project itself, whose parts all lead to each other, only the plug-ins beside it belong to a plug-in.
     packages = [m.name.rpartition(".")[0] if _is_in(m.name, "adapters") else m.name.partition(".")[0] for m in start]
     counted = (*packages, *SCORING_PACKAGES)
@@ -203,16 +197,12 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
             imported = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted)
             if neighbours and root != "adapters":
                 imported += _modules(wanted, neighbours)
-            followed = [m for m in imported if _is_in(m.name, *counted) or not _installed(m.path)]
+            followed = [m for m in imported if _is_in(m.name, *counted) or INSTALLED.isdisjoint(m.path.parts)]
             todo += [m for m in followed if m.name != "adapters"]
             # `from package.module import name` also arrives here as package.module.name.
             if not followed and not _is_in(wanted, *counted):
                 libraries.add(root)
     return modules, tuple(sorted(libraries))
-
-
-def _installed(path: Path) -> bool:
-    return bool({"site-packages", "dist-packages"} & set(path.parts))
 
 
 def _imports(path: Path, module: str) -> Iterator[str]:

@@ -1,7 +1,4 @@
-"""The recipe: the strict models of its YAML.
-
-`recipe/load.py` reads a file into them and words the errors; `pipeline/plan.py` checks that what a recipe names exists.
-"""
+"""The recipe: the strict models of its YAML. `pipeline/plan.py` checks that what a recipe names exists."""
 
 from __future__ import annotations
 
@@ -32,12 +29,8 @@ class Model(Strict):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="Precision of the arithmetic. auto: bf16 where the device has it, else fp32."
     )
-    attention: str = Field(
-        default="auto", description="Attention of transformers: auto, sdpa, eager, flash_attention_2 …"
-    )
-    speedups: bool = Field(
-        default=True, description="Replace parts of TRL and transformers by faster ones with equal results."
-    )
+    attention: str = Field(default="auto", description="Attention of transformers: auto, sdpa, eager …")
+    speedups: bool = Field(default=True, description="Faster, equal replacements of parts of TRL and transformers.")
 
 
 class Lora(Strict):

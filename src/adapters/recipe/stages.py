@@ -22,7 +22,7 @@ class _Stage(Strict):
     data: Sources = Field(description="The stage's training data.")
     noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
     batch_size: Count = Field(default=16, description="Rows of one optimizer step, over all processes.")
-    micro_batch_size: Count | None = Field(default=None, description="Rows per process and forward pass.")
+    micro_batch_size: Count | None = Field(default=None, description="Rows per process and pass; default: by device.")
     epochs: float = Field(default=1.0, gt=0, le=1_000_000, description="Passes over the data.")
     max_steps: Count | None = Field(default=None, description="Stop after this many optimizer steps.")
     learning_rate: float = Field(gt=0, description="Highest learning rate of AdamW.")

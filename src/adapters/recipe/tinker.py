@@ -24,9 +24,11 @@ class Hosted(Strict):
 
     base: str | None = Field(default=None, description="The service's name of the base model; default: its Hub id.")
     loss: Literal["importance_sampling", "ppo", "cispo"] = Field(
-        default="importance_sampling", description="GRPO's loss."
+        default="importance_sampling", description="Loss of GRPO on the service."
     )
-    clip_range: Seq[float] | None = Field(default=None, description="Lowest and highest probability ratio, [0.8, 1.2].")
+    clip_range: Seq[float] | None = Field(
+        default=None, description="Lowest and highest probability ratio; default: ppo [0.8, 1.2], cispo [0, 4]."
+    )
     max_tokens: Count | None = Field(default=None, description="Stop the run after this many tokens in all.")
     max_cost: float | None = Field(default=None, gt=0, description="Stop after this many dollars; needs prices.")
     prices: Prices | None = Field(default=None, description="Prices, for costs in dollars beside tokens.")

@@ -108,16 +108,13 @@ class AgentTask:
         return agent_answers.align(gold, completion, self.thought, self.filler)
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
-        """Each check as 1 of 1 where it holds, 0 of 1 where not, 0 of 0 where it does not apply.
-
-        `discipline` is 1 where every check that applies holds; `same_action` compares with the reference's action.
-        """
+        """Each check as 1 of 1 or 0 of 1, and 0 of 0 where it does not apply; `discipline` is all of them at once."""
         if not isinstance(gold, Mapping) or not gold.get("env"):
             return {"turn": dict.fromkeys(("discipline", *CHECKS, "same_action"), Counts(0, 0, 0))}
         turn = read(gold["env"], completion)
         checks = examine(completion, turn, gold, thought=self.thought, filler=self.filler)
         results = {"discipline": False not in checks.values(), **checks, "same_action": same_action(turn, gold)}
-        return {"turn": {name: _count(value) for name, value in results.items()}}
+        return {"turn": {k: Counts(0, 0, 0) if ok is None else Counts(1, 1, int(ok)) for k, ok in results.items()}}
 
     def is_well_formed(self, completion: str) -> bool:
         """Whether any profile (the task's own, if it has one) reads an action."""
@@ -141,10 +138,6 @@ class AgentTask:
         if row.get("completion") is not None:
             return side(row, "completion")
         return side(row, "chosen") if row.get("chosen") is not None else None
-
-
-def _count(value: bool | None) -> Counts:
-    return Counts(0, 0, 0) if value is None else Counts(1, 1, int(value))
 
 
 def _table(row: Row) -> Mapping[str, Any] | None:

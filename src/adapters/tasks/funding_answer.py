@@ -44,10 +44,7 @@ _COMPACT = TypeAdapter(list[Compact])
 
 
 def read(value: Any) -> list[dict[str, Any]]:
-    """Funders in the nested form from a decoded answer: a list, one funder, or `{"funders": [...]}`.
-
-    Stricter than the scorer: one wrong value refuses the whole answer. Raises ValueError.
-    """
+    """Funders in the nested form from a list, one funder, or `{"funders": [...]}`. Raises ValueError for any fault."""
     if isinstance(value, dict):
         value = value["funders"] if isinstance(value.get("funders"), list) else [value]
     if not isinstance(value, list):
