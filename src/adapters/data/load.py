@@ -95,13 +95,8 @@ def load_examples(
                 f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
                 at=key,
             )
-        clean, bad = _clean_examples(rows, task, name)
-        if len(bad) > max_bad_rows * len(rows):
-            first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
-            rate = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
-            raise UserError(f"{rate}:{first}", at=key)
-        golds = [example.gold for _, example in clean]
-        empty = sum(not (any(gold.values()) if isinstance(gold, Mapping) else gold) for gold in golds)
+        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key)
+        empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
         settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
         entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat, **settings}
@@ -120,7 +115,7 @@ def load_examples(
 
 
 def _clean_examples(
-    rows: Sequence[tuple[int, Row]], task: Task, source: str
+    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath
 ) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
     clean: list[tuple[Row, Example]] = []
     bad: list[Rejected] = []
@@ -136,6 +131,10 @@ def _clean_examples(
                 continue
             reason = f"the same as row {earlier}; to use rows more than once there is repeat"
         bad.append(Rejected(source, number, reason))
+    if len(bad) > max_bad_rows * len(rows):
+        first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
+        share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
+        raise UserError(f"{share}:{first}", at=at)
     return clean, bad
 
 

@@ -47,7 +47,7 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
 
 
 def vllm_engine(source: Source, options: Options, window: int) -> Engine:
-    """VLLM in this process, with a LoRA request, prefix cache and structured output."""
+    """An engine of vLLM in this process: LoRA request, prefix cache, structured output."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
     from vllm.sampling_params import StructuredOutputsParams

@@ -36,13 +36,13 @@ class _Stage(Strict):
     trl: dict[str, Any] = Field(default_factory=dict, description="Options of TRL's config class.")
 
 
-class _WholeRows(_Stage):
+class _PromptWithAnswer(_Stage):
     max_length: int = Field(default=2048, ge=8, description="Rows (or pairs) of more tokens are dropped, and counted.")
     group_by_length: bool = Field(default=True, description="Sort the rows inside each (random) batch: less padding.")
     validation: float = Field(default=0.05, ge=0, lt=0.5, description="Share of ids held out to measure (200 at most).")
 
 
-class Sft(_WholeRows):
+class Sft(_PromptWithAnswer):
     """Supervised fine-tuning on prompt and completion; loss on the completion only."""
 
     kind: Literal["sft"]
@@ -66,7 +66,7 @@ class Grpo(_Stage):
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
 
 
-class Dpo(_WholeRows):
+class Dpo(_PromptWithAnswer):
     """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion."""
 
     kind: Literal["dpo"]
