@@ -132,9 +132,9 @@ def _clean_examples(
             reason = f"the same as row {earlier}; to use rows more than once there is repeat"
         bad.append(Rejected(source, number, reason))
     if len(bad) > max_bad_rows * len(rows):
-        first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
+        examples = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
         share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
-        raise UserError(f"{share}:{first}", at=at)
+        raise UserError(f"{share}:{examples}", at=at)
     return clean, bad
 
 
