@@ -75,7 +75,7 @@ def check_recipe(
         return out
     # The ledger's findings count leakage too, with near duplicates.
     out.notes = [note for note in plan.notes if note not in leakage(plan.evaluations)]
-    out.lengths = {part.name: part.lengths for part in plan.parts if part.lengths}
+    out.lengths = {part.name: part.lengths for part in plan.stages_and_tests if part.lengths}
     _try(out, file, lambda: check_dropped_share(plan))
     _try(out, file, lambda: out.notes.extend(cost_notes(backend, plan.jobs, plan.evaluations, certain=True)))
     console.phase("looking for duplicates")

@@ -13,7 +13,9 @@ from adapters.pipeline.plan import Plan
 
 def of_plan(plan: Plan) -> dict[str, Any]:
     """The ledger of a plan, as in `ledger.json`. 100,000 rows take some ten seconds."""
-    bare = _StripSharedWords(text for part in plan.parts for texts in part.by_source.values() for text in texts)
+    bare = _StripSharedWords(
+        text for part in plan.stages_and_tests for texts in part.by_source.values() for text in texts
+    )
     trained = sorted({bare(text) for job in plan.jobs for text in job.texts})
     known = duplicates.sketch(trained) if plan.evaluations and trained else None
     stages = {}

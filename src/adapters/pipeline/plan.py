@@ -53,7 +53,7 @@ class Plan:
         return run_folder(self.recipe)
 
     @property
-    def parts(self) -> tuple[Job | Evaluation, ...]:
+    def stages_and_tests(self) -> tuple[Job | Evaluation, ...]:
         """The stages and the test sets."""
         return (*self.jobs, *self.evaluations)
 

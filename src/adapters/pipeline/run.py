@@ -224,7 +224,7 @@ def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequen
 
 def _write_ledger(plan: Plan) -> None:
     write_json(plan.folder / "ledger.json", ledger.of_plan(plan))
-    rejected = [{"for": part.name, **asdict(row)} for part in plan.parts for row in part.rejected]
+    rejected = [{"for": part.name, **asdict(row)} for part in plan.stages_and_tests for row in part.rejected]
     path = plan.folder / "rejected.jsonl"
     if rejected:
         write_jsonl(path, rejected)
