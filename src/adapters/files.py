@@ -69,8 +69,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of a JSONL file."""
-    return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
+    """A record as a line of a JSONL file; NaN and infinity, which JSON does not have, become null."""
+    text = json.dumps(record, ensure_ascii=False, default=str)
+    if "NaN" in text or "Infinity" in text:  # perhaps within a text
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:

@@ -1,11 +1,10 @@
-"""Exact and near duplicates of texts, inside a set and across sets, by MinHash (Broder 1997) with banding.
+"""Exact and near duplicates of texts by MinHash (Broder 1997) with banding.
 
-Texts are compared by the set of their 5-grams (of UTF-8 bytes), after case, spacing and punctuation are folded. Two
-texts are near duplicates when the estimated Jaccard similarity of these sets is at least 0.8. The estimate is the
-share of equal values among 100 minima (standard error 0.04 at 0.8). Candidates share one of 20 bands of 5 values; a
-pair at 0.8 is missed with probability 0.0004. Within a band each text is compared with eight neighbours only, so that a
-thousand variants of one text do not cost a million comparisons. The share of rows with a duplicate is still right;
-pairs are not counted.
+Near duplicates are folded texts (see `data.load.fold`) whose sets of 5-grams (of UTF-8 bytes) have an estimated Jaccard
+similarity of at least 0.8. The estimate is the share of equal values among 100 minima (standard error 0.04 at 0.8).
+Candidates share one of 20 bands of 5 values; a pair at 0.8 is missed with probability 0.0004. Within a band each text
+is compared with eight neighbours only, so that a thousand variants of one text do not cost a million comparisons. The
+share of rows with a duplicate is still right; pairs are not counted.
 """
 
 from __future__ import annotations
@@ -26,18 +25,17 @@ Sketch = NDArray[np.uint32]
 
 
 def sketch(texts: Sequence[str]) -> Sketch:
-    """MinHash signatures of folded texts, shape (texts, 100). About 10,000 statements a second on one core."""
+    """MinHash signatures of folded texts, shape (texts, 100). About 10,000 texts a second."""
     out = np.empty((len(texts), HASHES), dtype=np.uint32)
     rng = np.random.default_rng(1)
     factors = rng.integers(1, 2**63, HASHES, dtype=np.uint64) | np.uint64(1)
     offsets = rng.integers(0, 2**63, HASHES, dtype=np.uint64)
     encoded = [text.encode() for text in texts]
+    ends = np.cumsum([len(text) + SHINGLE for text in encoded])
     start = 0
-    while start < len(texts):
-        stop, size = start, 0
-        while stop < len(texts) and (size == 0 or size + len(encoded[stop]) < _CHUNK):
-            size += len(encoded[stop]) + SHINGLE
-            stop += 1
+    while start < len(texts):  # blocks of about _CHUNK bytes
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _CHUNK)))
         out[start:stop] = _minima(encoded[start:stop], factors, offsets)
         start = stop
     return out
@@ -113,19 +111,15 @@ def _bands(signatures: Sketch) -> list[NDArray[np.uint64]]:
 
 
 def inside(texts: Sequence[str]) -> dict[str, Any]:
-    """Shares of (folded) texts that repeat an earlier one: `exact`, and `near`, which includes `exact`."""
-    if not texts:
-        return {"exact": 0.0, "near": 0.0}
+    """Shares of (folded) texts that repeat an earlier one: `exact`, and `near`, which includes it."""
     unique = list(dict.fromkeys(texts))
     exact = len(texts) - len(unique)
-    return {"exact": exact / len(texts), "near": (exact + int(repeats(sketch(unique)).sum())) / len(texts)}
+    near = exact + int(repeats(sketch(unique)).sum())
+    return {"exact": exact / (len(texts) or 1), "near": near / (len(texts) or 1)}
 
 
 def across(texts: Sequence[str], others: Sequence[str], known: Sketch | None = None) -> dict[str, int]:
-    """Numbers of (folded) texts that are in another set too: `exact`, and `near`, which includes `exact`.
-
-    `known` are the signatures of `others`, if they were computed before.
-    """
+    """Numbers of (folded) texts that `others` (signatures `known`) hold too: `exact`, and `near`, exact included."""
     exact_texts = set(others)
     rest = [text for text in texts if text not in exact_texts]
     exact = len(texts) - len(rest)

@@ -1,4 +1,4 @@
-"""Sources of a recipe as examples: reading, renamed columns, splits, filters and row limits, and a ledger of counts.
+"""Sources of a recipe as examples, with a ledger of counts.
 
 Order of operations on a source: read, rename columns, `split`, `where`, `max_rows`, `repeat`. Rows are split before
 they are filtered, so that two uses of one file with different filters put each row on the same side.
@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Rejected:
 
 @dataclass(slots=True)
 class Loaded:
-    """Examples of one `data:` list, a ledger with an entry for each source, and the bad rows."""
+    """Examples of one `data:` list, a ledger entry for each source, and the bad rows."""
 
     examples: list[Example] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
@@ -57,7 +58,7 @@ class Loaded:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that a trainer or scorer sees of the examples, in order."""
+        """Hash of all that a trainer or scorer sees of the examples, in order."""
         digest = hashlib.sha256()
         for e in self.examples:
             row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
@@ -72,13 +73,13 @@ def load_examples(
     root: Path,
     seed: int,
     max_bad_rows: float = 0.01,
-    noising: RowNoiser | None = None,
+    noiser: RowNoiser | None = None,
     epochs: int = 1,
     at: KeyPath = (),
 ) -> Loaded:
     """Read every source of a `data:` list into examples.
 
-    With `noising` there is a noisy copy of each row for each of `epochs` epochs and each repeat; without, one epoch
+    With `noiser` there is a noisy copy of each row for each of `epochs` epochs and each repeat; without, one epoch
     serves for all. Raises UserError when a source is missing, empty after filtering, or has more than `max_bad_rows`
     (a share) bad rows.
     """
@@ -87,44 +88,35 @@ def load_examples(
         key = (*at, n)
         name = source.name or default_name(source)
         rows = _select(source, read(source, root, at=key), seed, key)
-        per_row = source.repeat * (epochs if noising else 1)
-        _check_size(len(rows), per_row, key)
-        clean, bad = _clean_examples(rows, task, name)
-        _check_bad_share(bad, len(rows), max_bad_rows, key)
-        stats = NoiseStats()
-        if noising is None:
-            examples = [example for _, example in clean for _ in range(per_row)]
+        copies = source.repeat * (epochs if noiser else 1)
+        if len(rows) * copies > MOST:
+            raise UserError(
+                f"{len(rows):,} rows, repeated and noised anew in every epoch, make {len(rows) * copies:,} examples; "
+                f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
+                at=key,
+            )
+        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key)
+        empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
+        counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
+        settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
+        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat, **settings}
+        if noiser is None:
+            out.examples += [example for _, example in clean for _ in range(copies)]
         else:
-            examples = list(_noisy_examples(clean, task, noising, epochs, source.repeat, stats))
+            stats = NoiseStats()
+            out.examples += _noisy_examples(clean, task, noiser, epochs, source.repeat, stats)
+            entry["noise"] = stats.shares()
+        out.ledger.append(entry)
+        out.rejected += bad
         texts = [text_key(example) for _, example in clean]
         out.texts.update(texts)
         out.by_source.setdefault(name, []).extend(texts)
-        out.examples += examples
-        out.rejected += bad
-        empty = sum(_is_empty(example.gold) for _, example in clean)
-        counts = {"rows": len(clean), "used": len(examples), "rejected": len(bad), "empty_gold": empty}
-        out.ledger.append(_ledger_entry(source, name, counts) | ({"noise": stats.shares()} if noising else {}))
     return out
 
 
-def _ledger_entry(source: Source, name: str, counts: Mapping[str, int]) -> dict[str, Any]:
-    generated = isinstance(source, SynthesizedSource)
-    return {"source": name, **counts, "repeat": source.repeat, "license": source.license, "generated": generated}
-
-
-def _check_size(rows: int, per_row: int, at: KeyPath) -> None:
-    if rows * per_row > MOST:
-        raise UserError(
-            f"{rows:,} rows, repeated and noised anew in every epoch, make {rows * per_row:,} examples; at most "
-            f"{MOST:,} are held in memory. Lower repeat or epochs.",
-            at=at,
-        )
-
-
 def _clean_examples(
-    rows: Sequence[tuple[int, Row]], task: Task, source: str
+    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath
 ) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
-    """Rows with their examples, before noise, and the bad rows. A repetition of an earlier row is a bad row."""
     clean: list[tuple[Row, Example]] = []
     bad: list[Rejected] = []
     first: dict[bytes, int] = {}
@@ -139,28 +131,22 @@ def _clean_examples(
                 continue
             reason = f"the same as row {earlier}; to use rows more than once there is repeat"
         bad.append(Rejected(source, number, reason))
+    if len(bad) > max_bad_rows * len(rows):
+        examples = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
+        share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
+        raise UserError(f"{share}:{examples}", at=at)
     return clean, bad
 
 
-def _check_bad_share(bad: Sequence[Rejected], rows: int, limit: float, at: KeyPath) -> None:
-    if len(bad) > limit * rows:
-        first = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
-        raise UserError(f"{len(bad)} of {rows} rows cannot be used (max_bad_rows allows {limit:.0%}):{first}", at=at)
-
-
 def _noisy_examples(
-    clean: Iterable[tuple[Row, Example]], task: Task, noising: RowNoiser, epochs: int, repeat: int, stats: NoiseStats
+    clean: Iterable[tuple[Row, Example]], task: Task, noiser: RowNoiser, epochs: int, repeat: int, stats: NoiseStats
 ) -> Iterator[Example]:
-    """Each row under noise of its own in every epoch and repeat."""
-    for row, example in clean:
-        for epoch in range(epochs):
-            for variant in range(repeat):
-                noisy = noising.apply(row, task, epoch=epoch, variant=variant, touched=stats)
-                yield preference.example(task, noisy, source=example.source, id=example.id)
+    for (row, example), epoch, variant in product(clean, range(epochs), range(repeat)):
+        noisy = noiser.apply(row, task, epoch=epoch, variant=variant, stats=stats)
+        yield preference.example(task, noisy, source=example.source, id=example.id)
 
 
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
-    """A row's example, or the reason why there is none."""
     if BAD_ROW in row:
         return None, row[BAD_ROW]
     row_id = row.get("id", f"{source}:{number}")
@@ -196,7 +182,7 @@ def _deeper(value: Any, levels: int) -> bool:
 
 
 def default_name(source: Source) -> str:
-    """Name of a source in ledgers and reports when the recipe gives none."""
+    """Name of a source when the recipe gives none."""
     if isinstance(source, PathSource):
         return Path(source.path).stem
     if isinstance(source, HubSource):
@@ -230,13 +216,10 @@ def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
     try:
         table = datasets.load_dataset(path, source.config, split=source.hub_split, revision=source.revision)
     except Exception as error:  # the library raises many types for the same user error
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the dataset {source.hub!r} (config {source.config}, split {source.hub_split!r}) cannot be loaded: "
-            f"{first}",
-            at=at,
-        ) from error
-    return (dict(row) for row in table)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        dataset = f"{source.hub!r} (config {source.config}, split {source.hub_split!r})"
+        raise UserError(f"the dataset {dataset} cannot be loaded: {reason}", at=at) from error
+    return map(dict, table)
 
 
 def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:
@@ -248,31 +231,29 @@ def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:
 
 
 def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath) -> list[tuple[int, Row]]:
-    good = [row for _, row in rows if BAD_ROW not in row]
     for wanted, column in source.columns.items():
-        if good and not any(column in row for row in good):
-            raise UserError(
-                f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=(*at, "columns", wanted)
-            )
+        _check_column(column, rows, (*at, "columns", wanted))
     rows = [(n, _renamed(row, source.columns)) for n, row in rows]
     if source.split is not None:
-        keys = split_keys([str(row.get(source.split.key)) for _, row in rows if BAD_ROW not in row], source.split)
-        if good and not any(source.split.key in row for _, row in rows):
-            raise UserError(f"no row has the column {source.split.key!r}.", at=(*at, "split", "key"))
-        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(source.split.key)) in keys]
+        column = source.split.key
+        _check_column(column, rows, (*at, "split", "key"))
+        keys = split_keys([str(row.get(column)) for _, row in rows if BAD_ROW not in row], source.split)
+        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(column)) in keys]
     for column, value in source.where.items():
-        if good and not any(column in row for _, row in rows):
-            raise UserError(
-                f"no row has the column {column!r}.{hint(column, list(rows[0][1]))}", at=(*at, "where", column)
-            )
+        _check_column(column, rows, (*at, "where", column))
         allowed = value if isinstance(value, tuple) else (value,)
         rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
     if source.max_rows is not None and len(rows) > source.max_rows:
-        keep = sorted(random.Random(seed).sample(range(len(rows)), source.max_rows))
-        rows = [rows[i] for i in keep]
+        rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.max_rows))]
     if not rows:
         raise UserError("no row is left of this source after its filters.", at=at)
     return rows
+
+
+def _check_column(column: str, rows: Sequence[tuple[int, Row]], at: KeyPath) -> None:
+    good = [row for _, row in rows if BAD_ROW not in row]
+    if good and not any(column in row for row in good):
+        raise UserError(f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=at)
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -284,24 +265,13 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def split_keys(keys: Iterable[str], split: Split) -> set[str]:
-    """The keys of one part of a split, as in the published 70/20/10 split by id with seed 42.
-
-    Distinct keys are sorted, shuffled with the seed, and cut at int(fraction * n); the last part takes the rest.
-    """
+    """The keys of a part, sorted, shuffled and cut at int(fraction * n) (last: the rest) as in the published split."""
     ordered = sorted(set(keys))
     random.Random(split.seed).shuffle(ordered)
-    start = 0
-    parts = list(split.fractions.items())
-    for n, (name, fraction) in enumerate(parts):
-        stop = len(ordered) if n == len(parts) - 1 else start + int(fraction * len(ordered))
-        if name == split.name:
-            return set(ordered[start:stop])
-        start = stop
-    raise KeyError(split.name)  # the recipe's validation excludes it
-
-
-def _is_empty(gold: Any) -> bool:
-    return not any(gold.values()) if isinstance(gold, Mapping) else not gold
+    sizes = [int(fraction * len(ordered)) for fraction in split.fractions.values()]
+    n = list(split.fractions).index(split.name)
+    start = sum(sizes[:n])
+    return set(ordered[start:] if n == len(sizes) - 1 else ordered[start : start + sizes[n]])
 
 
 def prompt_key(example: Example) -> str:

@@ -1,8 +1,8 @@
-"""A recipe's `noise:` section at work on a source's rows, and the account of what it touched."""
+"""A recipe's `noise:` section applied to a source's rows, with statistics."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,29 +18,28 @@ from adapters.types import Row, Task
 
 @dataclass
 class NoiseStats:
-    """How much of a source was noised: counts, from which `shares` makes the ledger's entry."""
+    """How much of a source was noised, as counts."""
 
     rows: int = 0
     characters: int = 0
     ids: int = 0
     noisy_rows: int = 0
     noisy_ids: int = 0
-    by_family: dict[str, Counter[str]] = field(default_factory=dict)
+    by_family: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, result: NoisedRow, spans: Sequence[Span]) -> None:
         """Count one row. `spans` are the labels' places in the clean text."""
-        ids = {span.path: (span.start, span.end) for span in spans if span.kind == "id"}
+        places = list({span.path: (span.start, span.end) for span in spans if span.kind == "id"}.values())
         self.rows += 1
         self.characters += len(result.noised.source)
-        self.ids += len(ids)
+        self.ids += len(places)
         self.noisy_rows += bool(result.edits)
         self.noisy_ids += len(result.touched_ids)
-        places = list(ids.values())
         for edits in result.noised.passes:
-            counts = self.by_family.setdefault(edits[0].family, Counter())
+            counts = self.by_family[edits[0].family]
             counts["rows"] += 1
             counts["characters"] += sum(max(e.end - e.start, len(e.after)) for e in edits)
-            counts["ids"] += sum(1 for place in places if any(_within(e, *place) for e in edits))
+            counts["ids"] += sum(any(_within(e, *place) for e in edits) for place in places)
             places = [forward(start, end, edits) for start, end in places]
 
     def shares(self) -> dict[str, Any]:
@@ -69,8 +68,8 @@ class RowNoiser:
     share: float
     seed: int
 
-    def apply(self, row: Row, task: Task, *, epoch: int, variant: int, touched: NoiseStats) -> Row:
-        """The row as this epoch shows it. A row without usable text is handed on for the task to refuse."""
+    def apply(self, row: Row, task: Task, *, epoch: int, variant: int, stats: NoiseStats) -> Row:
+        """The row as this epoch shows it. A row without usable text stays for the task to refuse."""
         text = row.get(task.text_field)
         if not isinstance(text, str) or not text:
             return row
@@ -85,12 +84,12 @@ class RowNoiser:
             field=task.text_field,
             labels=task.labels,
         )
-        touched.add(result, find_spans(text, task.labels(row)))
+        stats.add(result, find_spans(text, task.labels(row)))
         return result.row
 
 
 def make_row_noiser(plug: NoiseSpec, *, seed: int, folder: Path, at: KeyPath) -> RowNoiser:
-    """A preset by name and level, or a single family, built in or of one's own, with its parameters."""
+    """A preset by name and level, or one family with its parameters."""
     if plug.use in PRESETS:
         if plug.params:
             raise UserError(f"the preset {plug.use} takes a level, no parameters.", at=(*at, next(iter(plug.params))))

@@ -1,4 +1,4 @@
-"""`adapters data noise`: a data file's rows before and after, or written out as a degraded test set."""
+"""Noise on the rows of a data file, and rows before and after it, for `adapters data noise`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from adapters.data.noise import make_row_noiser
 from adapters.data.rows import place, read_file
-from adapters.data_aug.noise import Noise, NoisedRow, noise_row
+from adapters.data_aug.noise import NoisedRow, noise_row
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import NoiseSpec, PluginSpec
@@ -21,49 +21,39 @@ from adapters.types import Task
 def noised(
     file: Path, *, use: str, level: str, policy: str, seed: int, task: str, variants: int = 1
 ) -> Iterator[NoisedRow]:
-    """Every row of a file under noise, `variants` times. The noise of a variant depends on its row and number only.
+    """Every row of a file under noise, `variants` times (then with a column `variant`). Raises UserError.
 
-    Several variants are told apart by a `variant` column. They share their row's id, so that a split keeps them
-    together. Raises UserError for unknown names and unreadable rows.
+    The noise depends on row and variant alone. Variants share their row's id, so that a split keeps them together.
     """
     try:
         spec = NoiseSpec.model_validate({"use": use, "level": level, "policy": policy, "share": 1.0})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}, not {first['input']!r}.") from None
-    noiser = make_row_noiser(spec, seed=seed, folder=Path(), at=())
+    noise = make_row_noiser(spec, seed=seed, folder=Path(), at=()).noise
     reader: Task = resolve("tasks", PluginSpec(use=task))
-    return _rows(file, reader, noiser.noise, policy, seed, variants)
-
-
-def _rows(file: Path, task: Task, noise: Noise, policy: str, seed: int, variants: int) -> Iterator[NoisedRow]:
     for number, row in read_file(file, strict=True):
         try:
-            task.example(row)
+            reader.example(row)
         except ValueError as error:
             raise UserError(f"{place(file, number)}: {error}.") from None
-        for variant in range(variants):
-            shown = {**row, "variant": variant} if variants > 1 else row
+        for n in range(variants):
+            copy = {**row, "variant": n} if variants > 1 else row
             yield noise_row(
-                shown,
-                noise,
-                seed=seed,
-                variant=variant,
-                policy=policy,
-                field=task.text_field,
-                labels=task.labels,
+                copy, noise, seed=seed, variant=n, policy=policy, field=reader.text_field, labels=reader.labels
             )
 
 
 def before_and_after(result: NoisedRow) -> Text:
-    """The clean text with the removed characters in red, and the noisy text with the inserted ones in green."""
+    """The clean text with removed characters in red, the noisy text with inserted ones in green."""
     clean, noisy = result.noised.source, result.noised.text
     before, after = Text("before  ", style="dim"), Text("after   ", style="dim")
     for tag, a, b, c, d in SequenceMatcher(None, clean, noisy, autojunk=False).get_opcodes():
-        before.append(clean[a:b], style="default" if tag == "equal" else "bold red")
+        same = tag == "equal"
+        before.append(clean[a:b], style="default" if same else "bold red")
         # Line breaks and zero-width characters are made visible.
-        shown = noisy[c:d] if tag == "equal" else "".join(_visible(ch) for ch in noisy[c:d])
-        after.append(shown, style="default" if tag == "equal" else "bold green")
+        inserted = noisy[c:d] if same else "".join(_visible(ch) for ch in noisy[c:d])
+        after.append(inserted, style="default" if same else "bold green")
     names = ", ".join(result.families) or "unchanged"
     return Text("\n").join([Text(f"{result.row.get('id', '')}  {names}", style="bold"), before, after])
 

@@ -1,8 +1,8 @@
-"""Preference pairs as rows: what DPO reads, whatever the task.
+"""Preference pairs as rows, for DPO.
 
-A row with `prompt` and `rejected` stands for itself: `prompt` is a text or a list of messages, `chosen` and `rejected`
-are each a text or a list of one assistant message, `gold` and `meta` are handed on. A row of the task's own columns
-that also has `rejected` (and perhaps `chosen`) is read by the task, and gets that other side.
+A row with `prompt` and `rejected` needs no task: `prompt` is a text or a list of messages, `chosen` and `rejected` are
+each a text or a list of one assistant message, `gold` and `meta` are handed on. A row of the task's own columns that
+also has `rejected` (and perhaps `chosen`) is read by the task, and gets that other side.
 """
 
 from __future__ import annotations
@@ -14,24 +14,15 @@ from adapters.types import Example, Message, Row, Task
 
 
 def example(task: Task, row: Row, *, source: str, id: str) -> Example:
-    """A row as an example, with its rejected side if it has one. Raises ValueError for a bad row, with the reason."""
+    """A row as an example, with its rejected side if it has one. Raises ValueError."""
     if row.get("rejected") is None:
         return task.example(row, source=source, id=id)
     rejected = side(row, "rejected")
-    if "prompt" not in row:
-        read = task.example(row, source=source, id=id)
-        return replace(
-            read, rejected=rejected, completion=side(row, "chosen") if row.get("chosen") else read.completion
-        )
-    return Example(
-        id=id,
-        source=source,
-        prompt=messages(row["prompt"]),
-        completion=side(row, "chosen"),
-        rejected=rejected,
-        gold=row.get("gold"),
-        meta=meta(row),
-    )
+    if "prompt" in row:
+        prompt, chosen = messages(row["prompt"]), side(row, "chosen")
+        return Example(id, source, prompt, chosen, rejected, row.get("gold"), meta(row))
+    own = task.example(row, source=source, id=id)
+    return replace(own, rejected=rejected, completion=side(row, "chosen") if row.get("chosen") else own.completion)
 
 
 def messages(value: Any) -> tuple[Message, ...]:
@@ -39,9 +30,8 @@ def messages(value: Any) -> tuple[Message, ...]:
     if isinstance(value, str) and value:
         return ({"role": "user", "content": value},)
     turns = list(value) if isinstance(value, list | tuple) else []
-    if not turns or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in turns
-    ):
+    texts = [m.get(key) for m in turns if isinstance(m, dict) for key in ("role", "content")]
+    if not turns or len(texts) < 2 * len(turns) or not all(isinstance(text, str) for text in texts):
         raise ValueError("prompt must be a text or a list of messages with role and content")
     if turns[-1]["role"] == "assistant":
         raise ValueError("the prompt ends with the assistant's own turn; it must end where the answer starts")

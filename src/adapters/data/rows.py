@@ -1,4 +1,4 @@
-"""Data files as streams of rows. A row that cannot be read holds the reason, so that one bad line costs one row."""
+"""Data files as streams of rows. A row that cannot be read holds the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapters.types import Row
 
 READERS: Final = (".jsonl", ".json", ".csv", ".parquet")
 BAD_ROW: Final = "__unreadable__"
-"""Column that marks an unreadable row; its value is the reason, and the row is counted as rejected."""
+"""Column that marks an unreadable row; its value is the reason."""
 BATCH: Final = 2048
 """Rows of a Parquet batch."""
 LONGEST_CELL: Final = 1 << 24
@@ -29,11 +29,7 @@ Wanted = Callable[[int], bool]
 
 
 def read_file(path: Path, *, at: KeyPath = (), strict: bool = False) -> Iterator[tuple[int, Row]]:
-    """Rows of a .jsonl, .json, .csv or .parquet file, numbered from 1 (of a .jsonl file: with their line numbers).
-
-    CSV cells that hold a JSON list or object are decoded. Raises UserError for a file that cannot be read, and, if
-    `strict`, for the first bad row.
-    """
+    """Rows with their numbers (lines of a .jsonl file). Raises UserError, if `strict` also for the first bad row."""
     cells = path.suffix.lower() == ".csv"
     for _, number, record in _stream(path, at=at):
         row = _decoded(record) if cells else record
@@ -50,10 +46,7 @@ def place(path: Path, number: int) -> str:
 def read_records(
     path: Path, wanted: Wanted | None = None, columns: Iterable[str] | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """The wanted rows of a data file, numbered from 1 without gaps: blank lines do not count.
-
-    CSV cells stay text. Of a Parquet file only `columns` are read. Raises UserError for a file that cannot be read.
-    """
+    """The wanted rows, numbered without gaps, CSV cells as text; of Parquet only `columns`. Raises UserError."""
     for index, _, row in _stream(path, wanted, columns):
         yield index, row
 
@@ -72,22 +65,22 @@ def column_names(path: Path) -> list[str]:
 
 
 def survey(path: Path) -> tuple[int, str]:
-    """Number of rows and SHA-256 of a data file; a .jsonl file is read once for both. Raises UserError."""
+    """Number of rows and SHA-256 of a data file. Raises UserError."""
     with _reading(path) as suffix:
-        if suffix == ".jsonl":
-            digest, count = hashlib.sha256(), 0
-            with path.open("rb") as file:
-                for line in file:
-                    digest.update(line)
-                    count += not line.isspace()
-            return count, digest.hexdigest()
         if suffix == ".parquet":
             import pyarrow.parquet as pq
 
             return pq.ParquetFile(path).metadata.num_rows, sha256(path)
         if suffix == ".csv":
             return max(sum(1 for _ in _csv_records(path)) - 1, 0), sha256(path)
-        return sum(1 for _ in _json(path, None)), sha256(path)
+        if suffix == ".json":
+            return sum(1 for _ in _json(path, None)), sha256(path)
+        digest, count = hashlib.sha256(), 0  # a corpus may be large: it is read once for both
+        with path.open("rb") as file:
+            for line in file:
+                digest.update(line)
+                count += not line.isspace()
+        return count, digest.hexdigest()
 
 
 def _stream(
@@ -103,7 +96,7 @@ def _stream(
 
 @contextmanager
 def _reading(path: Path, at: KeyPath = ()) -> Iterator[str]:
-    """Check that a data file is there, give its suffix, and turn errors of reading it into a UserError."""
+    """Check a data file, give its suffix, and turn errors of reading it into a UserError."""
     if not path.is_file():
         near = [p.name for p in path.parent.iterdir() if p.suffix in READERS] if path.parent.is_dir() else []
         start = " Relative paths start from data_root." if at[:1] in (("stages",), ("evaluate",)) else ""
@@ -117,11 +110,8 @@ def _reading(path: Path, at: KeyPath = ()) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read: {error}", at=at) from None
 
 
-# --- JSON -------------------------------------------------------------------------------------------------------
-
-
 class RepeatedKeyError(ValueError):
-    """An object that holds a key twice: a parser would keep one of the values and lose the other in silence."""
+    """An object that holds a key twice, of which a parser would keep one in silence."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -167,9 +157,6 @@ def _record(value: Any) -> Row:
     return value if isinstance(value, dict) else {BAD_ROW: f"a record is an object, not {type(value).__name__}"}
 
 
-# --- CSV and Parquet --------------------------------------------------------------------------------------------
-
-
 def _csv(path: Path, wanted: Wanted | None) -> Iterator[tuple[int, int, Row]]:
     records = _csv_records(path)
     header = _header(records)
@@ -186,7 +173,7 @@ def _csv(path: Path, wanted: Wanted | None) -> Iterator[tuple[int, int, Row]]:
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
-    """Records of a CSV file with the numbers of their first lines: the cells, or why they cannot be told apart.
+    """Cells of each CSV record, or why they cannot be told apart, with the record's first line.
 
     An unclosed quote would swallow the records after it, so that only its own line is given up.
     """
@@ -235,11 +222,8 @@ def _repeated(names: list[str]) -> str:
 
 
 def _decoded(row: Row) -> Row:
-    """A CSV row with its JSON cells decoded; a cell that is not JSON is the text it looks like."""
-    if BAD_ROW in row:
-        return row
     out = dict(row)
-    for key, value in row.items():
+    for key, value in row.items() if BAD_ROW not in row else ():
         if value[:1] in ("[", "{"):
             try:
                 out[key] = _DECODER.decode(value)

@@ -12,10 +12,7 @@ from adapters.types import Row, Task
 
 
 def task_of_file(file: Path, given: str | None = None) -> str:
-    """The given task, or the only installed one that reads the labels of the file's first record.
-
-    A row whose `task` is the name of a task says so itself. Raises UserError where no task or several read the record.
-    """
+    """The given task, that of the first record's `task`, or the only one that reads it. Raises UserError."""
     if given is not None:
         return given
     known = list(names("tasks"))

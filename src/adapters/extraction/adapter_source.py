@@ -1,4 +1,4 @@
-"""The adapter that is run over a corpus: a run's, a published or any PEFT adapter."""
+"""The adapter that extracts: a run's, a published or any PEFT adapter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Source:
 
     @property
     def echo(self) -> bool:
-        """Whether the adapter is of the backend without a model, which tests use."""
+        """Whether the adapter is of the `echo` backend, which has no model."""
         return read_json(self.adapter / adapter_folder.CONFIG).get("peft_type") == "ECHO"
 
 
@@ -45,11 +45,10 @@ def find(
     revision: str | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Find the adapter that the user named: a folder, or a Hub id.
+    """Find an adapter by its folder or Hub id. Raises UserError.
 
     The task and the thinking switch are read from the first of: the recipe of the run that the folder is a stage of,
     the bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace them.
-    Raises UserError.
     """
     folder = _adapter_folder(_local(given, revision))
     if problems := adapter_folder.problems(folder):
@@ -104,20 +103,19 @@ def _adapter_folder(folder: Path) -> Path:
 
 
 def _stored_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Task and model of the adapter's training, and the folder of `./task.py`."""
+    # Task and model of the training, and the folder of `./task.py`.
     if run := RunFolder.of_stage(folder):
         return _task_and_model(run.recipe), run.origin
     if (folder / "recipe.yaml").is_file():
         return _task_and_model(_yaml(folder / "recipe.yaml")), folder
     manifest = adapter_folder.manifest(folder) or {}
     model = {"base": (manifest.get("model") or {}).get("base"), "thinking": manifest.get("thinking")}
-    known = {"model": {k: v for k, v in model.items() if v is not None}}
-    return known | ({"task": manifest["task"]} if manifest.get("task") else {}), folder
+    return _task_and_model({**manifest, "model": {k: v for k, v in model.items() if v is not None}}), folder
 
 
-def _task_and_model(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    model = recipe.get("model")
-    return {"model": model if isinstance(model, dict) else {}} | {k: recipe[k] for k in ("task",) if k in recipe}
+def _task_and_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    task, model = settings.get("task"), settings.get("model")
+    return {"model": model if isinstance(model, dict) else {}} | ({"task": task} if task else {})
 
 
 def _base(folder: Path, trained_on: Any, given: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Extraction through a server that speaks OpenAI's chat completions, hosted or one's own."""
+"""Extraction through a server that speaks OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EndpointEngine:
 
     @classmethod
     def connect(cls, source: Source, options: Options, note: Callable[[str], None]) -> EndpointEngine:
-        """Reach the server, choose the model, and find out which optional fields of a request it takes."""
+        """Reach the server, choose the model, and test which optional fields it takes."""
         url = options.endpoint or ""
         connection = Connection.open(url, options.model, options.api_key_env, options.concurrency)
         schema = {"name": "answer", "schema": source.task.answer_schema()}

@@ -1,4 +1,4 @@
-"""Requests, answers and options: what every extraction engine takes and gives."""
+"""Requests, answers and options of extraction engines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came of a row: the text as the model wrote it, or why there is none (a short kind, a colon, a reason)."""
+    """A row's text as the model wrote it, or why there is none (a short kind, a colon, a reason)."""
 
     row: int
     text: str = ""
@@ -27,15 +27,13 @@ class Answer(NamedTuple):
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Answer]]
-"""Answers requests in any order, reading at most `WINDOW` rows ahead of the oldest one that is not answered."""
-
-
+"""Answers requests in any order, reading at most `WINDOW` rows ahead of the oldest unanswered one."""
 WINDOW = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may choose about the answers."""
+    """The user's options."""
 
     max_new_tokens: int = 2048
     batch_size: int | None = None

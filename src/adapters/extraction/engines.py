@@ -1,4 +1,4 @@
-"""What answers: a local model, or any server that speaks OpenAI's chat completions."""
+"""The extraction engine by its name: transformers, vLLM, a server, or echo for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.extraction.files import blocks
 
 
 def make(name: str, source: Source, options: Options, note: Callable[[str], None]) -> Engine:
-    """The engine of that name. `note` is told what a person should know. Raises UserError when it cannot be had."""
+    """The engine of a name. `note` is called with messages for the user. Raises UserError."""
     if name == "endpoint":
         from adapters.extraction.endpoint_engine import EndpointEngine
 

@@ -1,4 +1,4 @@
-"""A finished adapter run over a corpus: one record for each row, in the order of the input.
+"""An adapter run over a corpus: one record for each row, in the order of the input.
 
 OUT appears when it is complete. OUT.manifest.json holds the settings, which a restart must share, and the counts.
 OUT.partial is the journal of an unfinished run (see `journal.py`).
@@ -28,11 +28,13 @@ from adapters.extraction.engine import Answer, Engine, Request
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.files import read_json, sha256, write_json
-from adapters.types import Normaliser, Row
+from adapters.types import Normaliser
 
 Moved = Callable[[int, int, Mapping[str, int]], None]
 """Progress callback: rows done, rows in all, counts."""
 
+COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "normalized")
+"""The output's own columns."""
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
 SYNC_SECONDS = 5.0
@@ -54,7 +56,7 @@ class ExtractionJob:
 
     @property
     def row_numbers(self) -> range:
-        """Row numbers of this shard, counted from 1. Shards are interleaved, so they take equally long."""
+        """Row numbers of this shard, from 1. Shards interleave, so that they take equally long."""
         return range(self.shard[0], self.rows + 1, self.shard[1])
 
     @property
@@ -82,7 +84,7 @@ def prepare(
 ) -> ExtractionJob:
     """Check everything that can be checked before a model is loaded. Raises UserError."""
     files.check_output(out)
-    part = _shard(shard)
+    number, count = _shard(shard)
     rows, digest = survey(input)
     if rows == 0:
         raise UserError(f"{input} holds no row.")
@@ -95,7 +97,7 @@ def prepare(
     settings = {
         "input": digest,
         "rows": rows,
-        "shard": f"{part[0]}/{part[1]}",
+        "shard": f"{number}/{count}",
         "adapter": source.weights,
         "base": source.model.base,
         "thinking": source.model.thinking,
@@ -107,7 +109,7 @@ def prepare(
         **engine,
         "versions": versions(),
     }
-    return ExtractionJob(source, input, out, text, keep, rows, part, normaliser, settings)
+    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings)
 
 
 def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
@@ -117,13 +119,12 @@ def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) 
     for name in keep:
         if name not in known:
             raise UserError(f"--keep {name}: {input} has no such column.{hint(name, known)}")
-        if name in _columns(()):
+        if name in COLUMNS:
             raise UserError(f"--keep {name}: the output has a column of that name already.")
-    if check := getattr(source.task, "check_columns", None):
-        try:
-            check(known)
-        except ValueError as error:
-            raise UserError(f"{input}: {error}.") from None
+    try:
+        getattr(source.task, "check_columns", lambda _: None)(known)
+    except ValueError as error:
+        raise UserError(f"{input}: {error}.") from None
 
 
 def _shard(given: str) -> tuple[int, int]:
@@ -161,9 +162,8 @@ def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
         if earlier is not None:
             _check_settings(job, earlier["settings"])
         elif job.out.exists() or job.journal.exists():
-            raise UserError(
-                f"{job.out} exists, but no extraction wrote it. Choose another name, or replace it with --fresh."
-            )
+            remedy = "Choose another name, or replace it with --fresh."
+            raise UserError(f"{job.out} exists, but no extraction wrote it. {remedy}")
         else:
             write_json(manifest_path(job.out), {"complete": False, **described(job)})
         yield
@@ -176,21 +176,16 @@ def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
 
 
 def _check_settings(job: ExtractionJob, earlier: Mapping[str, Any]) -> None:
-    changes = "; ".join(
-        _change(name, earlier.get(name), value)
-        for name, value in job.settings.items()
-        if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value
-    )
+    changes = []
+    for name, value in job.settings.items():
+        if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value:
+            size = 14 if name in ("input", "adapter", "registry") else 80
+            changes.append(f"{name} was {json.dumps(earlier.get(name))[:size]}, is {json.dumps(value)[:size]}")
     if changes:
         raise UserError(
-            f"{job.out} was {'made' if job.out.exists() else 'begun'} with other settings: {changes}. Choose another "
-            "name, or start over with --fresh."
+            f"{job.out} was {'made' if job.out.exists() else 'begun'} with other settings: {'; '.join(changes)}. "
+            "Choose another name, or start over with --fresh."
         )
-
-
-def _change(name: str, old: Any, new: Any) -> str:
-    short = [json.dumps(v)[:14] if name in ("input", "adapter", "registry") else json.dumps(v)[:80] for v in (old, new)]
-    return f"{name} was {short[0]}, is {short[1]}"
 
 
 def manifest(out: Path) -> dict[str, Any] | None:
@@ -200,16 +195,13 @@ def manifest(out: Path) -> dict[str, Any] | None:
 
 
 def finished(job: ExtractionJob) -> dict[str, Any] | None:
-    """Counts of an output that is complete; None for any other."""
-    earlier = manifest(job.out)
-    return dict(earlier["counts"]) if earlier and earlier.get("complete") and job.out.is_file() else None
+    """Counts of a complete output; None for any other."""
+    earlier = manifest(job.out) or {}
+    return dict(earlier["counts"]) if earlier.get("complete") and job.out.is_file() else None
 
 
 def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[str, Any]:
-    """Request every row that is not answered yet, then write the output. Returns the counts.
-
-    `engine` is called only if a row needs it. Must run inside `open_or_resume`.
-    """
+    """Answer all rows, inside `open_or_resume`, and write the output. `engine` is called if needed. Returns counts."""
     journal = Journal(job.journal, *job.shard)
     began, resumed, total = time.monotonic(), journal.count, len(job.row_numbers)
     tally: Counter[str] = Counter()
@@ -223,9 +215,8 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
         if journal.count < total:
             asked: dict[int, dict[str, Any]] = {}
             requests = _requests(job, journal, asked, done)
-            first = next(requests, None)
-            if first is not None:
-                synced = time.monotonic()
+            synced = began
+            if first := next(requests, None):
                 for answer in engine()(chain([first], requests)):
                     done(_record(job, asked.pop(answer.row), answer))
                     if time.monotonic() - synced > SYNC_SECONDS:
@@ -249,16 +240,15 @@ def _requests(
     job: ExtractionJob, journal: Journal, asked: dict[int, dict[str, Any]], done: Callable[[dict[str, Any]], None]
 ) -> Iterator[Request]:
     """Prompts of the rows that are not done. A row without a prompt is finished at once, with its error."""
-    mine = job.row_numbers
-    used = {job.text, *job.keep, "id", *getattr(job.source.task, "request_fields", ())}
+    mine, task = job.row_numbers, job.source.task
+    used = {job.text, *job.keep, "id", *getattr(task, "request_fields", ())}
     columns = [name for name in column_names(job.input) if name in used]
     for number, row in read_records(job.input, lambda n: n in mine and n not in journal, columns):
-        start = {"row": number, "id": str(row.get("id", number))}
-        start |= {name: row.get(name) for name in job.keep}
+        start = {"row": number, "id": str(row.get("id", number)), **{name: row.get(name) for name in job.keep}}
         try:
             if BAD_ROW in row:
                 raise ValueError(f"unreadable row: {row[BAD_ROW]}")
-            prompt = job.source.task.request(_named(row, job))
+            prompt = task.request({**row, task.text_field: row.get(job.text)})
         except ValueError as error:
             done(_line(start, error=str(error)))
             continue
@@ -266,15 +256,11 @@ def _requests(
         yield Request(number, prompt)
 
 
-def _named(row: Row, job: ExtractionJob) -> Row:
-    return {**row, job.source.task.text_field: row.get(job.text)}
-
-
 def _record(job: ExtractionJob, start: dict[str, Any], answer: Answer) -> dict[str, Any]:
     if answer.error is not None:
         return _line(start, error=answer.error)
+    task = job.source.task
     try:
-        task = job.source.task
         record = task.record(getattr(task, "decode", first_value)(answer.text))
     except ValueError as error:
         why = f"truncated: no complete answer in {answer.tokens} tokens" if answer.truncated else str(error)
@@ -288,50 +274,36 @@ def _line(
     return {**start, "record": record, "error": error, "tokens": tokens, "completion": completion}
 
 
-def _columns(keep: Iterable[str]) -> dict[str, Any]:
-    text = {"type": "string"}
-    return {
-        "row": {"type": "integer"},
-        "id": text,
-        **dict.fromkeys(keep, text),
-        "record": text,
-        "error": text,
-        "tokens": {"type": "integer"},
-        "completion": text,
-        "normalized": text,
-    }
-
-
 def described(job: ExtractionJob) -> dict[str, Any]:
-    """The manifest's description of an extraction: its settings, and the JSON schema of the output's rows."""
-    properties = _columns(job.keep) | {"record": job.source.task.record_schema()}
-    if job.normalise is None:
-        del properties["normalized"]
-    else:
-        properties["normalized"] = job.normalise.schema
+    """The manifest's description of an extraction: its settings, and the JSON schema of its rows."""
+    text, whole = {"type": "string"}, {"type": "integer"}
+    properties = {"row": whole, "id": text} | dict.fromkeys(job.keep, text)
+    properties |= {"record": job.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
+    if job.normalise is not None:
+        properties["normalized"] = dict(job.normalise.schema)
     return {"settings": job.settings, "schema": {"type": "object", "properties": properties}}
 
 
 def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
     """Write the output from the complete journal, in order, and count its rows, records, errors and tokens."""
+    sums = dict.fromkeys(("rows", "records", "empty", "tokens"), 0)
     kinds: Counter[str] = Counter()
-    sums: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, Any]]:
         for block in blocks(journal.ordered(), 2048):
             if job.normalise is not None:
                 normalised = iter(job.normalise([r["record"] for r in block if r["record"] is not None]))
-                for record in block:
-                    record["normalized"] = None if record["record"] is None else next(normalised)
-            for record in block:
+                for row in block:
+                    row["normalized"] = None if row["record"] is None else next(normalised)
+            for row in block:
                 sums["rows"] += 1
-                sums["records"] += record["error"] is None
-                sums["empty"] += record["error"] is None and not record["record"]
-                sums["tokens"] += record["tokens"]
-                if record["error"] is not None:
-                    kinds[record["error"].partition(":")[0]] += 1
-                yield record
+                sums["tokens"] += row["tokens"]
+                if row["error"] is None:
+                    sums["records"] += 1
+                    sums["empty"] += not row["record"]
+                else:
+                    kinds[row["error"].partition(":")[0]] += 1
+                yield row
 
     files.write(job.out, counted(), described(job)["schema"])
-    names = ("rows", "records", "empty", "tokens")
-    return {name: sums[name] for name in names} | {"errors": dict(kinds.most_common())}
+    return {**sums, "errors": dict(kinds.most_common())}

@@ -30,24 +30,16 @@ def check_output(path: Path) -> None:
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> int:
-    """Write rows as they come; the file appears whole or not at all. Returns how many.
-
-    `schema` is the JSON schema of the rows; in Parquet it decides the column types.
-    """
+    """Replace a file by rows whose JSON schema (and Parquet columns) is `schema`. Returns how many."""
     if path.suffix.lower() != ".parquet":
         return write_jsonl(path, rows)
-    with replacing(path) as temporary:
-        return _write_parquet(temporary, rows, schema)
-
-
-def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], schema: Mapping[str, Any]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count = 0
     fields = {name: arrow_type(inner) for name, inner in schema["properties"].items()}
     table = pa.schema(list(fields.items()))
-    with pq.ParquetWriter(path, table) as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, table) as writer:
         for block in blocks(rows, _ROW_GROUP):
             cells = [{name: _cell(row.get(name), kind) for name, kind in fields.items()} for row in block]
             writer.write_table(pa.Table.from_pylist(cells, schema=table))
@@ -62,7 +54,7 @@ def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def arrow_type(schema: Mapping[str, Any], defs: Mapping[str, Any] = MappingProxyType({})) -> pa.DataType:
-    """The Arrow type of a JSON schema; what has no fixed columns is JSON text."""
+    """The Arrow type of a JSON schema; a value without fixed columns is JSON text."""
     import pyarrow as pa
 
     defs = schema.get("$defs", defs)

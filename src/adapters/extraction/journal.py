@@ -1,8 +1,7 @@
 """Journal of an extraction: the finished rows on disk, so that a restart repeats no request.
 
-Answers are appended to `OUT.partial` as they come, so out of order within the engine's window. A torn last line is
-dropped when the journal is opened again, and its row is requested again. Only a complete journal becomes OUT, in order.
-Memory holds a window of rows, not the corpus.
+Answers are appended to `OUT.partial` as they come, out of order within the engine's window. A torn last line is dropped
+when the journal is opened again. Memory holds a window of rows, not the corpus.
 """
 
 from __future__ import annotations
@@ -24,12 +23,10 @@ class Journal:
     """The finished rows of one shard: of the rows `first`, `first + step`, … of the input."""
 
     def __init__(self, path: Path, first: int, step: int) -> None:
-        self.path, self.step = path, step
+        self.path, self._first, self.step, self.count = path, first, step, 0
         self.next = first
         """First row that is not done."""
         self._beyond: set[int] = set()
-        self.count = 0
-        self._first = first
         if path.is_file():
             self._resume()
         self._file = path.open("ab")
@@ -38,7 +35,7 @@ class Journal:
         return row < self.next or row in self._beyond
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a finished row, which then survives a kill. `row` must be the record's first key."""
+        """Add a finished row, whose first key is `row`. It then survives a kill."""
         self._file.write(json_line(record))
         self._file.flush()
         self._mark(record["row"])
@@ -69,7 +66,6 @@ class Journal:
             self.next += self.step
 
     def _resume(self) -> None:
-        """Count the complete lines and cut off the rest."""
         complete = 0
         with self.path.open("rb") as file:
             for line in file:

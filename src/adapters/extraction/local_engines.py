@@ -1,11 +1,10 @@
-"""The engines of `adapters extract` that hold the model themselves: transformers, and vLLM where it is installed."""
+"""Extraction engines with the model in this process: transformers and vLLM."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ _LEAST = 16
 
 
 def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
-    """The adapter merged into its base in memory; batches sorted by length inside a window."""
+    """The adapter merged into its base; batches sorted by length inside a window."""
     quiet_libraries()
     prepare_cpu()
     base, encoder = _load(source)
@@ -39,23 +38,16 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
 
     def answer(requests: Iterable[Request]) -> Iterator[Answer]:
         for block in blocks(requests, window):
-            prompts, kept = [], []
-            for request, ids in zip(block, encoder.prompts([r.prompt for r in block]), strict=True):
-                if context is not None and len(ids) + _LEAST > context:
-                    yield _too_long(request, ids, context)
-                else:
-                    prompts.append(ids)
-                    kept.append(request.row)
-            for n, sample in sampler.answers(
-                prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size
-            ):
-                yield Answer(kept[n], *sample)
+            rows, prompts, too_long = _encode(block, encoder, context)
+            yield from too_long
+            samples = sampler.answers(prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+            yield from (Answer(rows[n], *sample) for n, sample in samples)
 
     return answer
 
 
 def vllm_engine(source: Source, options: Options, window: int) -> Engine:
-    """An engine of vLLM in this process: a LoRA request, its own prefix cache, structured output."""
+    """An engine of vLLM in this process: LoRA request, prefix cache, structured output."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
     from vllm.sampling_params import StructuredOutputsParams
@@ -76,28 +68,17 @@ def vllm_engine(source: Source, options: Options, window: int) -> Engine:
     schema = source.task.answer_schema() if constrain else None
     structured = StructuredOutputsParams(json=schema) if schema is not None else None
     sampling = SamplingParams(
-        temperature=0.0,
-        max_tokens=options.max_new_tokens,
-        stop_token_ids=[encoder.end],
-        structured_outputs=structured,
+        temperature=0.0, max_tokens=options.max_new_tokens, stop_token_ids=[encoder.end], structured_outputs=structured
     )
     context = llm.llm_engine.model_config.max_model_len
 
     def answer(requests: Iterable[Request]) -> Iterator[Answer]:
         for block in blocks(requests, window):
-            prompts: list[dict[str, Any]] = []
-            kept = []
-            for request, ids in zip(block, encoder.prompts([r.prompt for r in block]), strict=True):
-                if len(ids) + _LEAST > context:
-                    yield _too_long(request, ids, context)
-                else:
-                    prompts.append({"prompt_token_ids": ids})
-                    kept.append(request.row)
-            if not prompts:
-                continue
-            for row, output in zip(
-                kept, llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False), strict=True
-            ):
+            rows, prompts, too_long = _encode(block, encoder, context)
+            yield from too_long
+            inputs = [{"prompt_token_ids": ids} for ids in prompts]
+            outputs = llm.generate(inputs, sampling, lora_request=lora, use_tqdm=False) if inputs else ()
+            for row, output in zip(rows, outputs, strict=True):
                 first = output.outputs[0]
                 yield Answer(row, first.text, len(first.token_ids), first.finish_reason == "length")
 
@@ -112,5 +93,16 @@ def _load(source: Source) -> tuple[base_model.Base, Encoder]:
     return base, Encoder(tokenizer, source.model.thinking)
 
 
-def _too_long(request: Request, ids: list[int], context: int) -> Answer:
-    return Answer(request.row, error=f"too long: a prompt of {len(ids):,} tokens for a context of {context:,}")
+def _encode(
+    block: Sequence[Request], encoder: Encoder, context: int | None
+) -> tuple[list[int], list[list[int]], list[Answer]]:
+    """Rows and token ids of the prompts that fit into the context, and the answers of the others."""
+    rows, prompts, too_long = list[int](), list[list[int]](), list[Answer]()
+    for request, ids in zip(block, encoder.prompts([r.prompt for r in block]), strict=True):
+        if context is not None and len(ids) + _LEAST > context:
+            fault = f"too long: a prompt of {len(ids):,} tokens for a context of {context:,}"
+            too_long.append(Answer(request.row, error=fault))
+        else:
+            rows.append(request.row)
+            prompts.append(ids)
+    return rows, prompts, too_long

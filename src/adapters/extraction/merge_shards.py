@@ -1,4 +1,4 @@
-"""Merges the outputs of all shards of an extraction into one file."""
+"""Merge the outputs of all shards of an extraction into one file."""
 
 from __future__ import annotations
 
@@ -17,34 +17,26 @@ from adapters.files import write_json
 
 
 def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str, Any]:
-    """Merge the outputs of `--shard 1/n` … `n/n` in the order of the input. Returns the summed counts.
-
-    Raises UserError when a shard is missing, unfinished, given twice or made with other settings, or lacks a row.
-    """
+    """Merge the outputs of `--shard 1/n` … `n/n`. Returns the summed counts. Raises UserError unless all fit."""
     files.check_output(out)
     if out.exists() and not fresh:
         raise UserError(f"{out} exists; choose another name, or replace it with --fresh.")
     if out.resolve() in {part.resolve() for part in parts}:
         raise UserError(f"{out} is one of the parts.")
     manifests = [_complete(part) for part in parts]
-    first = manifests[0]
+    settings, schema = manifests[0]["settings"], manifests[0]["schema"]
     _check_settings(parts, [value["settings"] for value in manifests])
     rows = merge_sorted(*(_rows(part) for part in parts), key=lambda row: row["row"])
-    written = files.write(out, _in_order(rows, first["settings"]["rows"]), first["schema"])
-    errors = sum((Counter(value["counts"]["errors"]) for value in manifests), Counter[str]())
-    counts: dict[str, Any] = {
-        name: sum(value["counts"][name] for value in manifests) for name in ("rows", "records", "empty", "tokens")
-    }
-    counts["errors"] = dict(errors)
-    settings = {**first["settings"], "shard": "1/1"}
-    write_json(
-        manifest_path(out), {"complete": True, "settings": settings, "schema": first["schema"], "counts": counts}
-    )
+    written = files.write(out, _in_order(rows, settings["rows"]), schema)
+    shards = [value["counts"] for value in manifests]
+    counts: dict[str, Any] = {name: sum(c[name] for c in shards) for name in ("rows", "records", "empty", "tokens")}
+    counts["errors"] = dict(sum((Counter(c["errors"]) for c in shards), Counter[str]()))
+    described = {"settings": {**settings, "shard": "1/1"}, "schema": schema}
+    write_json(manifest_path(out), {"complete": True, **described, "counts": counts})
     return {**counts, "rows": written}
 
 
 def _complete(part: Path) -> dict[str, Any]:
-    """The manifest of a finished output."""
     value = manifest(part)
     if value is None:
         raise UserError(f"{part} is no output of adapters extract: {manifest_path(part).name} is missing or damaged.")
@@ -55,16 +47,15 @@ def _complete(part: Path) -> dict[str, Any]:
 
 def _check_settings(parts: Sequence[Path], settings: Sequence[Mapping[str, Any]]) -> None:
     """Refuse parts that differ in more than their shard, and shards that are missing or given twice."""
+    free = (*CHANGEABLE_EXTRACTION_KEYS, "shard")
     for part, own in zip(parts, settings, strict=True):
-        free = (*CHANGEABLE_EXTRACTION_KEYS, "shard")
         if other := [name for name, value in own.items() if name not in free and settings[0].get(name) != value]:
             raise UserError(f"{part} was made with other settings than {parts[0]}: {', '.join(other)}.")
     shards = [own["shard"].partition("/") for own in settings]
     totals = sorted({total for _, _, total in shards})
     if len(totals) > 1:
         raise UserError(f"the parts are of different divisions: into {' and into '.join(totals)}.")
-    numbers = Counter(int(number) for number, _, _ in shards)
-    count = int(totals[0])
+    numbers, count = Counter(int(number) for number, _, _ in shards), int(totals[0])
     if twice := sorted(n for n, times in numbers.items() if times > 1):
         raise UserError(f"shard {twice[0]}/{count} was given twice.")
     if missing := [f"{n}/{count}" for n in range(1, count + 1) if n not in numbers]:
@@ -79,14 +70,13 @@ def _rows(part: Path) -> Iterator[dict[str, Any]]:
 
 
 def _in_order(rows: Iterator[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
-    expected = 1
-    for row in rows:
-        if row["row"] != expected:
-            fault = f"row {expected} is missing" if row["row"] > expected else f"row {row['row']} is there twice"
+    count = 0
+    for count, row in enumerate(rows, 1):
+        if row["row"] != count:
+            fault = f"row {count} is missing" if row["row"] > count else f"row {row['row']} is there twice"
             raise UserError(f"the parts do not make up the input: {fault}. Nothing was written.")
         if isinstance(row.get("record"), str):  # JSON text in a Parquet part of a task whose records have no columns
             row["record"] = json.loads(row["record"])
-        expected += 1
         yield row
-    if expected != total + 1:
-        raise UserError(f"the parts hold {expected - 1} rows, the input {total}. Nothing was written.")
+    if count != total:
+        raise UserError(f"the parts hold {count} rows, the input {total}. Nothing was written.")

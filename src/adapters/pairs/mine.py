@@ -45,13 +45,13 @@ def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
 def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
     at, seed, settings = ("stages", stage.index), file.recipe.seed, file.recipe.stages[stage.index]
     assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
-    noising = None
+    noiser = None
     if settings.noise is not None:
         if any(source.repeat > 1 for source in settings.data):
             raise UserError("noisy repeats of a row share its id, so their rollouts cannot be told apart.", at=at)
-        noising = make_row_noiser(settings.noise, seed=seed, folder=file.folder, at=(*at, "noise"))
+        noiser = make_row_noiser(settings.noise, seed=seed, folder=file.folder, at=(*at, "noise"))
     loaded = load_examples(
-        settings.data, task, root=file.data_root, seed=seed, max_bad_rows=1, noising=noising, at=(*at, "data")
+        settings.data, task, root=file.data_root, seed=seed, max_bad_rows=1, noiser=noiser, at=(*at, "data")
     )
     examples = {e.id: e for e in loaded.examples}
     weights = {r.name: r.weight for r in resolve_all(settings.rewards, folder=file.folder, at=(*at, "rewards"))}

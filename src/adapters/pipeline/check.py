@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import console
-from adapters.backends.jobs import Backend, Evaluation, Job
+from adapters.backends.jobs import Backend
 from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
 from adapters.errors import UserError
@@ -24,7 +24,7 @@ BENCH_ROWS = 60
 
 @dataclass(frozen=True)
 class Hardware:
-    """What memory is planned for. `device`: bytes of another GPU; None: the devices of this machine."""
+    """What memory is planned for. `device`: bytes of another GPU; None: this machine's."""
 
     device: float | None = None
     world: int = 1
@@ -33,7 +33,7 @@ class Hardware:
 
 @dataclass
 class Checked:
-    """Result of a check. With `errors` a run would fail; `warnings` are for a person to weigh."""
+    """Result of a check. With `errors` a run would fail; the user weighs the `warnings`."""
 
     plugins: list[source_files.PluginFiles]
     plan: Plan | None = None
@@ -49,15 +49,10 @@ class Checked:
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON."""
-        return {
-            "errors": self.errors,
-            "warnings": self.warnings,
-            "notes": self.notes,
+        plain = {n: getattr(self, n) for n in ("errors", "warnings", "notes", "lengths", "prompts", "ledger")}
+        return plain | {
             "plugins": [p.as_json() for p in self.plugins],
-            "lengths": self.lengths,
-            "prompts": self.prompts,
             "parity": [asdict(d) for d in self.parity],
-            "ledger": self.ledger,
             "memory": [m.as_json() for m in self.memory],
             "rewards": {name: asdict(b) for name, b in self.rewards.items()},
         }
@@ -70,10 +65,7 @@ def check_recipe(
     hardware: Hardware,
     ask_hub: Callable[[RecipeFile], str | None],
 ) -> Checked:
-    """Plan the recipe and check the parts of the plan. A recipe that cannot be planned has its error in `errors`.
-
-    `ask_hub` asks the Hub whether the bundle may be pushed; it returns a warning or raises UserError.
-    """
+    """Plan and check. `ask_hub` asks whether the bundle may be pushed: a warning, None or UserError."""
     out = Checked(plugins)
     out.parity = getattr(backend, "parity", list)()
     try:
@@ -83,8 +75,7 @@ def check_recipe(
         return out
     # The ledger's findings count leakage too, with near duplicates.
     out.notes = [note for note in plan.notes if note not in leakage(plan.evaluations)]
-    sets: list[Job | Evaluation] = [*plan.jobs, *plan.evaluations]
-    out.lengths = {part.name: part.lengths for part in sets if part.lengths}
+    out.lengths = {part.name: part.lengths for part in plan.stages_and_tests if part.lengths}
     _try(out, file, lambda: check_dropped_share(plan))
     _try(out, file, lambda: out.notes.extend(cost_notes(backend, plan.jobs, plan.evaluations, certain=True)))
     console.phase("looking for duplicates")
@@ -112,20 +103,16 @@ def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:
         out.notes.append(f"prompts and memory not audited: {plan.recipe.trainer} renders and trains elsewhere")
         return
     console.phase("comparing prompts")
-    examples: list[Example] = [e for job in plan.jobs for e in job.examples]
+    examples = [e for job in plan.jobs for e in job.examples]
     out.prompts = prompts = audit(examples, [job.stage.kind for job in plan.jobs])
     out.errors += prompts["errors"]
     out.warnings += prompts["warnings"]
-    if prompts["end_token_lost"]:
-        out.errors.append(f"{prompts['end_token_lost']} of {prompts['looked_at']} targets lose their end token")
-    if prompts["special_in_target"]:
-        out.errors.append(
-            f"{prompts['special_in_target']} targets contain a special token as text; it would end the answer"
-        )
-    if prompts["special_in_prompt"]:
-        out.warnings.append(
-            f"{prompts['special_in_prompt']} texts contain a special token, which the model reads as such"
-        )
+    if count := prompts["end_token_lost"]:
+        out.errors.append(f"{count} of {prompts['looked_at']} targets lose their end token")
+    if count := prompts["special_in_target"]:
+        out.errors.append(f"{count} targets contain a special token as text; it would end the answer")
+    if count := prompts["special_in_prompt"]:
+        out.warnings.append(f"{count} texts contain a special token, which the model reads as such")
 
 
 def _memory(out: Checked, backend: Backend, plan: Plan, hardware: Hardware) -> None:
@@ -160,7 +147,6 @@ def _rewards(out: Checked, plan: Plan) -> None:
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
-    """Rows from all over the data, each text once."""
     unique = list({prompt_key(e): e for e in examples}.values())
     return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
 

@@ -1,4 +1,4 @@
-"""The data ledger of a run: rows of every source, duplicates, and texts in both training and test data."""
+"""The data ledger of a run: rows by source, duplicates, and texts in both training and test data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from adapters.pipeline.plan import Plan
 
 
 def of_plan(plan: Plan) -> dict[str, Any]:
-    """The ledger of a plan's stages and test sets, as `ledger.json` holds it. 100,000 rows take some ten seconds.
-
-    Near duplicates are searched for in the prompts without the words that all prompts share.
-    """
-    sets: list[Job | Evaluation] = [*plan.jobs, *plan.evaluations]
-    every = [text for part in sets for rows in part.by_source.values() for text in rows]
-    bare = _StripSharedWords(every)
+    """The ledger of a plan, as in `ledger.json`. 100,000 rows take some ten seconds."""
+    bare = _StripSharedWords(
+        text for part in plan.stages_and_tests for texts in part.by_source.values() for text in texts
+    )
     trained = sorted({bare(text) for job in plan.jobs for text in job.texts})
     known = duplicates.sketch(trained) if plan.evaluations and trained else None
     stages = {}
@@ -70,11 +67,8 @@ def findings(ledger: dict[str, Any]) -> list[str]:
             )
         if stage["duplicates"]["near"] > 0.1:
             out.append(f"{name}: {stage['duplicates']['near']:.0%} of its rows nearly repeat another")
-    parts = [*ledger["stages"].values(), *ledger["tests"].values()]
-    unlicensed = dict.fromkeys(
-        s["source"] for part in parts for s in part["sources"] if not s["license"] and not s["generated"]
-    )
-    if unlicensed:
+    sources = [s for part in (*ledger["stages"].values(), *ledger["tests"].values()) for s in part["sources"]]
+    if unlicensed := dict.fromkeys(s["source"] for s in sources if not s["license"] and not s["generated"]):
         out.append(f"no licence is stated for {', '.join(unlicensed)} (`license:` beside the source's path)")
     return out
 
@@ -93,7 +87,7 @@ def _sources(part: Job | Evaluation, bare: _StripSharedWords) -> list[dict[str, 
 
 
 class _StripSharedWords:
-    """A prompt without the instructions around its text: what all prompts start and end with."""
+    """Strips what all prompts start and end with: the instructions around the text."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         unique = list(dict.fromkeys(texts))
@@ -107,7 +101,6 @@ class _StripSharedWords:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """What all texts start with; nothing when there is only one."""
     if len(texts) < 2:
         return ""
     first, last = min(texts), max(texts)

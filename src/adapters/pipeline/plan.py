@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.data.lengths import by_source
 from adapters.data.load import Loaded, load_examples
-from adapters.data.noise import RowNoiser, make_row_noiser
+from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
@@ -27,6 +28,8 @@ from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage
 from adapters.types import Example, Lengths, Task
 
 VALIDATION_ROWS = 200
+Measure = Callable[[Sequence[Example]], list[Lengths] | None]
+"""Token counts of examples; None where the tokenizer is not needed and cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,18 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe behind the plan."""
+        """The recipe."""
         return self.file.recipe
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
         return run_folder(self.recipe)
+
+    @property
+    def stages_and_tests(self) -> tuple[Job | Evaluation, ...]:
+        """The stages and the test sets."""
+        return (*self.jobs, *self.evaluations)
 
 
 def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True, estimate: bool = True) -> Plan:
@@ -61,19 +69,18 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     task: Task = resolve("tasks", recipe.task, folder=file.folder, at=("task",))
     rewards = stage_rewards(file)
     notes = backend.check(recipe.stages)
+    measure = partial(_lengths, backend, needed=tokenizer_needed, notes=notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
-        job = _job(file, backend, task, n, rewards[n], jobs[-1].fingerprint if jobs else "", tokenizer_needed, notes)
-        jobs.append(job)
+        jobs.append(_job(file, task, n, rewards[n], jobs[-1].fingerprint if jobs else "", measure, notes))
     trained = set().union(*(job.texts for job in jobs))
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed)
     notes += leakage(tests)
-    for test in tests:
-        if test.beyond:
-            notes.append(
-                f"test set {test.name}: {test.beyond} of {len(test.examples)} gold answers longer than "
-                f"{test.max_new_tokens} tokens"
-            )
+    notes += [
+        f"test set {t.name}: {t.beyond} of {len(t.examples)} gold answers longer than {t.max_new_tokens} tokens"
+        for t in tests
+        if t.beyond
+    ]
     if estimate:
         notes += cost_notes(backend, jobs, tests, certain=tokenizer_needed)
     if file.renamed:
@@ -83,7 +90,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
 
 
 def leakage(tests: Sequence[Evaluation]) -> list[str]:
-    """A note for every test set of which texts also stand in the training data, up to case, spacing and punctuation."""
+    """A note for every test set with texts that also stand in the training data (folded)."""
     return [
         f"test set {test.name}: {test.leaked} of {len(test.texts)} texts also stand in the training data"
         for test in tests
@@ -98,14 +105,14 @@ def cost_notes(backend: Backend, jobs: Sequence[Job], tests: Sequence[Evaluation
 
 
 def check_dropped_share(plan: Plan) -> None:
-    """Raise UserError when length limits cost a stage more rows than its recipe allows."""
+    """Raise UserError when length limits drop more of a stage's rows than its recipe allows."""
     for job in plan.jobs:
-        rows = len(job.examples) + len(job.validation) + job.too_long
-        if job.too_long > job.stage.max_too_long * rows:
-            limits = [k for k in ("max_length", "max_prompt_length", "max_completion_length") if hasattr(job.stage, k)]
+        rows, allowed = len(job.examples) + len(job.validation) + job.too_long, job.stage.max_too_long
+        if job.too_long > allowed * rows:
+            limits = "max_prompt_length and max_completion_length" if isinstance(job.stage, Grpo) else "max_length"
             raise UserError(
-                f"{job.too_long} of {rows} rows are longer than {' and '.join(limits)} and would be dropped; "
-                f"max_too_long allows {job.stage.max_too_long:.0%}. Raise the limits or max_too_long.",
+                f"{job.too_long} of {rows} rows are longer than {limits} and would be dropped; max_too_long allows "
+                f"{allowed:.0%}. Raise the limits or max_too_long.",
                 at=("stages", job.index, "max_too_long"),
             )
 
@@ -114,40 +121,22 @@ def evaluations(
     file: RecipeFile, backend: Backend, task: Task, trained: Set[str] = frozenset(), *, tokenizer_needed: bool = True
 ) -> tuple[Evaluation, ...]:
     """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
-    return tuple(
-        _evaluation(file, backend, task, n, spec, trained, tokenizer_needed)
-        for n, spec in enumerate(file.recipe.evaluate)
-    )
+    measure = partial(_lengths, backend, needed=tokenizer_needed, notes=[])
+    return tuple(_evaluation(file, task, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
 
 
-def _rows(
-    file: RecipeFile,
-    task: Task,
-    sources: Sequence[Source],
-    at: KeyPath,
-    noiser: RowNoiser | None = None,
-    epochs: int = 1,
-) -> Loaded:
-    return load_examples(
-        sources,
-        task,
-        root=file.data_root,
-        seed=file.recipe.seed,
-        max_bad_rows=file.recipe.max_bad_rows,
-        noising=noiser,
-        epochs=epochs,
-        at=(*at, "data"),
-    )
+def _rows(file: RecipeFile, task: Task, sources: Sequence[Source], at: KeyPath, **noise: Any) -> Loaded:
+    seed, bad = file.recipe.seed, file.recipe.max_bad_rows
+    return load_examples(sources, task, root=file.data_root, seed=seed, max_bad_rows=bad, at=(*at, "data"), **noise)
 
 
 def _job(
     file: RecipeFile,
-    backend: Backend,
     task: Task,
     n: int,
     rewards: tuple[NamedReward, ...],
     previous: str,
-    tokenizer_needed: bool,
+    measure: Measure,
     notes: list[str],
 ) -> Job:
     recipe = file.recipe
@@ -161,8 +150,7 @@ def _job(
         _check_pairs(loaded.examples, (*at, "data"))
     if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
-    lengths = _lengths(backend, loaded.examples, tokenizer_needed, notes)
-    fitting, tokens, audit = _within_limits(stage, loaded.examples, lengths, at)
+    fitting, tokens, audit = _within_limits(stage, loaded.examples, measure(loaded.examples), at)
     training, validation = _hold_out(fitting, getattr(stage, "validation", 0.0), recipe.seed)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     return Job(
@@ -185,22 +173,19 @@ def _job(
 
 
 def _stage_rows(file: RecipeFile, task: Task, n: int) -> tuple[Loaded, float]:
-    """A stage's rows, and how many epochs over them remain to be trained.
-
-    SFT's noise is new in every epoch, so the rows of all epochs are laid out.
-    """
+    """A stage's rows (with noise, SFT's of all epochs), and the epochs over them to train."""
     stage, at = file.recipe.stages[n], ("stages", n)
     if stage.noise is None:
         return _rows(file, task, stage.data, at), stage.epochs
     noiser = make_row_noiser(stage.noise, seed=file.recipe.seed, folder=file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
-    return _rows(file, task, stage.data, at, noiser, laid_out), stage.epochs / laid_out
+    return _rows(file, task, stage.data, at, noiser=noiser, epochs=laid_out), stage.epochs / laid_out
 
 
 def _within_limits(
     stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths] | None, at: KeyPath
 ) -> tuple[list[Example], dict[str, float], list[dict[str, Any]]]:
-    """The rows within the stage's length limits, their token figures, and what the limits cost by source."""
+    """The rows within the length limits, their token figures, and the counts by source."""
     if lengths is None:
         return list(examples), {}, []
     fits = [_fits(stage, length) for length in lengths]
@@ -213,30 +198,29 @@ def _within_limits(
 
 def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
     if isinstance(stage, Grpo) and rows < stage.batch_size:
-        raise UserError(
-            f"a batch of {stage.batch_size} prompts needs at least as many rows, and {rows} are left.",
-            at=(*at, "batch_size"),
-        )
+        fault = f"a batch of {stage.batch_size} prompts needs at least as many rows, and {rows} are left."
+        raise UserError(fault, at=(*at, "batch_size"))
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
     return stage.max_steps or max(1, int(rows * epochs / stage.batch_size))
 
 
 def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
-    """Hash of everything that bears on the stage's weights."""
+    """Hash of everything that decides the stage's weights."""
     recipe, stage = file.recipe, file.recipe.stages[n]
     hosted = [recipe.trainer, recipe.tinker.base, recipe.tinker.loss, recipe.tinker.bounds]
-    what = {
-        "stage": fingerprinted_settings(stage),
-        "plugins": plugins,
-        "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
-        "model": _model_settings(recipe),
-        "lora": recipe.lora.model_dump(),
-        "seed": recipe.seed,
-        "trainer": hosted if recipe.trainer == "tinker" else recipe.trainer,
-        "rows": rows,
-        "previous": previous,
-    }
-    return _hash(what)
+    return _hash(
+        {
+            "stage": fingerprinted_settings(stage),
+            "plugins": plugins,
+            "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
+            "model": _model_settings(recipe),
+            "lora": recipe.lora.model_dump(),
+            "seed": recipe.seed,
+            "trainer": hosted if recipe.trainer == "tinker" else recipe.trainer,
+            "rows": rows,
+            "previous": previous,
+        }
+    )
 
 
 def _model_settings(recipe: Recipe) -> dict[str, Any]:
@@ -246,9 +230,10 @@ def _model_settings(recipe: Recipe) -> dict[str, Any]:
 def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
     for e in examples:
         if e.completion is None or e.rejected is None:
+            missing = "chosen" if e.completion is None else "rejected"
             raise UserError(
-                f"DPO learns from pairs, and row {e.id!r} has no {'chosen' if e.completion is None else 'rejected'} "
-                "side; a pair is a row with prompt, chosen and rejected (see: adapters pairs).",
+                f"DPO learns from pairs, and row {e.id!r} has no {missing} side; a pair is a row with prompt, chosen "
+                "and rejected (see: adapters pairs).",
                 at=at,
             )
         if e.completion == e.rejected:
@@ -256,7 +241,7 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 
 
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
-    """The settings that change the trained weights. Rows and rewards have their own place in the fingerprint."""
+    """The settings that change the weights, without rows and rewards."""
     return stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
 
 
@@ -272,40 +257,29 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
         raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
 
 
-def _evaluation(
-    file: RecipeFile,
-    backend: Backend,
-    task: Task,
-    n: int,
-    spec: EvalSet,
-    trained: Set[str],
-    tokenizer_needed: bool,
-) -> Evaluation:
-    recipe = file.recipe
+def _evaluation(file: RecipeFile, task: Task, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:
+    recipe, at = file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
-    loaded = _rows(file, task, spec.data, ("evaluate", n))
+    loaded = _rows(file, task, spec.data, at)
     examples = list(loaded.examples)
     if spec.prompt_variants > 1:
         rephrase = getattr(task, "rephrase", None)
         if rephrase is None:
-            raise UserError(
-                f"the task {recipe.task.use} asks in one form only (it has no rephrase method).",
-                at=("evaluate", n, "prompt_variants"),
-            )
+            fault = f"the task {recipe.task.use} asks in one form only (it has no rephrase method)."
+            raise UserError(fault, at=(*at, "prompt_variants"))
         for variant in range(1, spec.prompt_variants):
-            examples += _rows(file, rephrase(variant), spec.data, ("evaluate", n)).examples
-    lengths = _lengths(backend, examples, tokenizer_needed, [])
+            examples += _rows(file, rephrase(variant), spec.data, at).examples
+    lengths = measure(examples)
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
     scorer = score_hash("tasks", recipe.task, task, file.folder)
-    what = {"rows": rows, "task": scorer, "model": _model_settings(recipe), "limit": limit}
     return Evaluation(
         name=spec.name,
         examples=tuple(examples),
         max_new_tokens=limit,
         batch_size=spec.batch_size,
-        fingerprint=_hash(what),
+        fingerprint=_hash({"rows": rows, "task": scorer, "model": _model_settings(recipe), "limit": limit}),
         leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
         ledger=loaded.ledger,
@@ -316,7 +290,7 @@ def _evaluation(
     )
 
 
-def _lengths(backend: Backend, examples: Sequence[Example], needed: bool, notes: list[str]) -> list[Lengths] | None:
+def _lengths(backend: Backend, examples: Sequence[Example], *, needed: bool, notes: list[str]) -> list[Lengths] | None:
     try:
         return backend.lengths(examples)
     except UserError as error:
@@ -335,26 +309,19 @@ def _fits(stage: Stage, length: Lengths) -> bool:
 def _hold_out(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
     ids = sorted({e.id for e in examples}, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-    held = set(ids[: min(VALIDATION_ROWS, int(share * len(ids)))])
-    first = {e.id: e for e in reversed(examples) if e.id in held}
-    return [e for e in examples if e.id not in held], list(first.values())
+    chosen = set(ids[: min(VALIDATION_ROWS, int(share * len(ids)))])
+    first = {e.id: e for e in reversed(examples) if e.id in chosen}
+    return [e for e in examples if e.id not in chosen], list(first.values())
 
 
 def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
     prompts, answers, rejected = (sorted(column) for column in zip(*lengths, strict=True))
-    middle, high = len(prompts) // 2, int(0.99 * (len(prompts) - 1))
-    figures: dict[str, float] = {
-        "total": sum(prompts) + sum(answers),
-        "prompt_p50": prompts[middle],
-        "prompt_p99": prompts[high],
-        "completion_p50": answers[middle],
-        "completion_p99": answers[high],
-        "completion_max": answers[-1],
-    }
-    if not any(rejected):
-        return figures
-    sides = {"rejected_p50": rejected[middle], "rejected_p99": rejected[high], "rejected_max": rejected[-1]}
-    return figures | sides | {"total": 2 * sum(prompts) + sum(answers) + sum(rejected)}
+    middle, high, pairs = len(prompts) // 2, int(0.99 * (len(prompts) - 1)), any(rejected)
+    figures: dict[str, float] = {"total": (1 + pairs) * sum(prompts) + sum(answers) + sum(rejected)}
+    figures |= {"prompt_p50": prompts[middle], "prompt_p99": prompts[high]}
+    for name, side in {"completion": answers, **({"rejected": rejected} if pairs else {})}.items():
+        figures |= {f"{name}_p50": side[middle], f"{name}_p99": side[high], f"{name}_max": side[-1]}
+    return figures
 
 
 def _hash(value: Any) -> str:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,15 @@ from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.load import present_keys
+from adapters.recipe.recipe import HEADER
 from adapters.types import Task
 
-# A run may be continued with other values of these keys: none affects trained weights.
-CHANGEABLE_RECIPE_KEYS = (
-    "evaluate",
-    "evaluate_base",
-    "publish",
-    "report_to",
-    "data_root",
-    "run_dir",
-    'if __name__ == "__main__"',
-)
+CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", HEADER)
+"""A run may be continued with other values of these keys: none affects trained weights."""
 
 
 def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
-    """Train the unfinished stages and evaluate every adapter. Returns the report.
-
-    Idempotent: with the same recipe it continues where it stopped. Raises UserError when the run folder belongs to
-    another recipe.
-    """
+    """Train and evaluate what is not done yet. Returns the report. Raises UserError in another run's folder."""
     folder = plan.folder
     if console.is_main():
         open_or_resume(plan)
@@ -62,9 +52,8 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         manifest = adapter_folder.manifest(job.folder) or {}
         report["stages"][job.name] = {k: manifest.get(k) for k in ("figures", "seconds", "peak_memory_gb", "steps")}
     if plan.evaluations:
-        models: list[tuple[str, Path | None]] = [(job.name, job.folder) for job in plan.jobs]
-        if plan.recipe.evaluate_base:
-            models.insert(0, ("base", None))
+        base = [("base", None)] if plan.recipe.evaluate_base else []
+        models = [*base, *((job.name, job.folder) for job in plan.jobs)]
         rewards = {r.name: r for job in plan.jobs for r in job.rewards}
         report["sets"] = evaluate_all(models, plan.evaluations, plan.task, list(rewards.values()), folder, backend)
         report["deltas"] = comparison.deltas(report["sets"])
@@ -75,11 +64,7 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
 
 
 def open_or_resume(plan: Plan) -> None:
-    """Write the recipe into the run folder.
-
-    Raises UserError when the folder holds another recipe's stages. A stage belongs to this recipe when its fingerprint
-    is the job's. Settings outside the fingerprint may change.
-    """
+    """Write the recipe into the run folder. Raises UserError when it holds a stage of another recipe."""
     path = plan.folder / "recipe.json"
     inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
     for link in (p for p in plan.folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
@@ -107,19 +92,15 @@ def open_or_resume(plan: Plan) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Lock a run folder for this process, until the process ends.
-
-    Raises UserError when another process holds it, or when the folder cannot be written.
-    """
+    """Lock a run folder for this process. Raises UserError if it is locked or not writable."""
     path = folder.parent / f".{folder.name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file_lock = FileLock(path, timeout=0)
         file_lock.acquire()
     except Timeout:
-        raise UserError(
-            f"another process is working on {folder} (it has locked {path}). Wait for it, or stop it."
-        ) from None
+        text = f"another process is working on {folder} (it has locked {path}). Wait for it, or stop it."
+        raise UserError(text) from None
     except OSError as error:
         raise UserError(f"{folder.parent} cannot be written: {error.strerror or error}. Set run_dir=…") from None
     try:
@@ -129,7 +110,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename an old run folder to a free name (NAME.1, NAME.2 …); None without one."""
+    """Rename an old run folder to a free name (NAME.1, NAME.2 …); None if there is none."""
     if not folder.is_dir():
         return None
     n = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
@@ -139,8 +120,8 @@ def set_aside(folder: Path) -> Path | None:
 def fork(plan: Plan) -> tuple[Path | None, list[str]]:
     """Rename an old run folder and copy the stages that this plan would repeat.
 
-    Returns where the old run is kept, and the names of the copied stages. Nothing is renamed before all is copied, so
-    that a full disk leaves the old run where it was.
+    Returns the old run's new folder and the copied stages. Nothing is renamed before all is copied, so that a full disk
+    leaves the old run where it was.
     """
     old, work = plan.folder, plan.folder.with_name(f".{plan.folder.name}.fork")
     shutil.rmtree(work, ignore_errors=True)
@@ -174,38 +155,34 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     if console.is_main():
         # `open_or_resume` has made sure that neither folder belongs to another recipe.
         shutil.rmtree(job.folder, ignore_errors=True)
-        owner = adapter_folder.owner_line(job.fingerprint, start)
-        if work.is_dir() and _text(work / adapter_folder.OWNER_FILE) != owner:
+        owner, owner_file = adapter_folder.owner_line(job.fingerprint, start), work / adapter_folder.OWNER_FILE
+        if work.is_dir() and not (owner_file.is_file() and owner_file.read_text(encoding="utf-8") == owner):
             shutil.rmtree(work)  # its checkpoints started from other weights than the previous stage has now
-        work.mkdir(parents=True, exist_ok=True)
-        write_text(work / adapter_folder.OWNER_FILE, owner)
+        write_text(owner_file, owner)
     backend.barrier()
     began = time.time()
     with console.progress(job.name, "starting") as progress:
         figures = backend.train(job, start, work, progress)
     if console.is_main():
-        describe = getattr(backend, "describe", dict)
-        adapter_folder.commit(
-            job.folder,
-            {
-                "fingerprint": job.fingerprint,
-                "stage": job.stage.model_dump(exclude={"data"}),
-                "scoring": [reward.record for reward in job.rewards],
-                "data": job.ledger,
-                "too_long": job.too_long,
-                "start": start.name if start else None,
-                "start_hash": adapter_folder.weights_hash(start),
-                "reference": getattr(job.stage, "reference", None),
-                "model": describe(),
-                "task": plan.recipe.task.model_dump(),
-                "thinking": plan.recipe.model.thinking,
-                "figures": dict(figures),
-                "steps": job.steps,
-                "seconds": round(time.time() - began, 1),
-                "peak_memory_gb": peak_memory_gb(),
-                "versions": versions(),
-            },
-        )
+        manifest = {
+            "fingerprint": job.fingerprint,
+            "stage": job.stage.model_dump(exclude={"data"}),
+            "scoring": [reward.record for reward in job.rewards],
+            "data": job.ledger,
+            "too_long": job.too_long,
+            "start": start.name if start else None,
+            "start_hash": adapter_folder.weights_hash(start),
+            "reference": getattr(job.stage, "reference", None),
+            "model": getattr(backend, "describe", dict)(),
+            "task": plan.recipe.task.model_dump(),
+            "thinking": plan.recipe.model.thinking,
+            "figures": dict(figures),
+            "steps": job.steps,
+            "seconds": round(time.time() - began, 1),
+            "peak_memory_gb": peak_memory_gb(),
+            "versions": versions(),
+        }
+        adapter_folder.commit(job.folder, manifest)
     backend.barrier()
 
 
@@ -217,11 +194,7 @@ def evaluate_all(
     folder: Path,
     backend: Backend,
 ) -> dict[str, dict[str, SetFigures]]:
-    """Evaluate every model on every test set; reuse results that are still valid.
-
-    A model is a label and an adapter folder, or None for the base. Returns test set -> label -> figures, as in
-    `report.json`.
-    """
+    """Evaluate models (label, adapter; None: the base) where no valid result is stored: set -> label -> figures."""
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None
@@ -249,20 +222,11 @@ def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequen
     return f"{evaluation.fingerprint}:{weights}:{','.join(f'{r.name}={r.score_hash}' for r in rewards)}"
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
 def _write_ledger(plan: Plan) -> None:
     write_json(plan.folder / "ledger.json", ledger.of_plan(plan))
-    places = [(job.name, job.rejected) for job in plan.jobs] + [(e.name, e.rejected) for e in plan.evaluations]
-    rejected = [
-        {"for": name, "source": r.source, "row": r.row, "reason": r.reason} for name, rows in places for r in rows
-    ]
+    rejected = [{"for": part.name, **asdict(row)} for part in plan.stages_and_tests for row in part.rejected]
+    path = plan.folder / "rejected.jsonl"
     if rejected:
-        write_jsonl(plan.folder / "rejected.jsonl", rejected)
+        write_jsonl(path, rejected)
     else:
-        (plan.folder / "rejected.jsonl").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

@@ -1,11 +1,9 @@
-"""A run folder on disk: its recipe, stages, logs, rollouts and evaluations.
-
-Reading is lenient: a damaged file counts as missing, and half-written lines are skipped (a writer may be at work).
-"""
+"""A run folder on disk. Damaged files count as missing; half-written lines are skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +18,7 @@ from adapters.recipe.load import RecipeFile, as_overrides, load_recipe, present_
 
 State = Literal["done", "in progress", "waiting"]
 GIVEN: Final = "@"
-"""Stands in the names of test sets given with `adapters eval --data` (NAME@HASH); a recipe's names cannot hold it."""
+"""Part of the names of test sets given with `adapters eval --data`: NAME@HASH."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,9 @@ class Stage:
         """One entry per step; of a step logged twice (after a restart) the later figures."""
         steps: dict[float, dict[str, float]] = {}
         for entry in read_jsonl(self.folder / "log.jsonl") if self.folder else ():
-            step = number(entry.get("step"))
-            if step is None or "train_runtime" in entry:  # the trainer's closing summary is no step
-                continue
-            steps[step] = steps.get(step, {}) | {k: v for k, value in entry.items() if (v := number(value)) is not None}
+            figures = {name: v for name, value in entry.items() if (v := number(value)) is not None}
+            if "step" in figures and "train_runtime" not in entry:  # the trainer's closing summary is no step
+                steps.setdefault(figures["step"], {}).update(figures)
         return tuple(steps[step] for step in sorted(steps))
 
 
@@ -89,9 +86,8 @@ class EvaluatedModel:
         path = self.folder / "samples.jsonl"
         variants = 1 + max((s.get("variant", 0) for s in self.samples), default=0)
         if path.is_file() and len(self.samples) != self.figures["n"] * variants:
-            raise UserError(
-                f"{path} is damaged. Delete {self.folder} and run the recipe again, which repeats that evaluation."
-            )
+            remedy = f"Delete {self.folder} and run the recipe again, which repeats that evaluation."
+            raise UserError(f"{path} is damaged. {remedy}")
         return self.samples
 
 
@@ -132,10 +128,9 @@ class RunFolder:
     @property
     def recipe_text(self) -> str:
         """The recipe's file as it was written; empty when it is missing."""
-        try:
+        with suppress(OSError):
             return (self.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+        return ""
 
     @property
     def origin(self) -> Path:
@@ -150,11 +145,13 @@ class RunFolder:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage of the recipe, in its order."""
-        listed = self.recipe.get("stages")
-        return tuple(self._stage(n, settings) for n, settings in enumerate(listed if isinstance(listed, list) else ()))
+        return tuple(self._stage(n, settings) for n, settings in enumerate(self._listed("stages")))
 
-    def _stage(self, index: int, settings: Any) -> Stage:
-        settings = settings if isinstance(settings, dict) else {}
+    def _listed(self, key: str) -> list[Mapping[str, Any]]:
+        values = self.recipe.get(key)
+        return [v if isinstance(v, dict) else {} for v in values] if isinstance(values, list) else []
+
+    def _stage(self, index: int, settings: Mapping[str, Any]) -> Stage:
         kind = str(settings.get("kind", "stage"))
         path = self.path / f"{index + 1}-{kind}"
         manifest = adapter_folder.manifest(path) or {}
@@ -172,15 +169,11 @@ class RunFolder:
 
     def adapter_stage(self) -> Stage:
         """The named stage, else the last finished one. Raises UserError if not finished."""
-        chosen = [stage for stage in self.stages if self.named in (None, stage.name)]
-        finished = [stage for stage in chosen if stage.manifest]
-        if not finished:
-            raise UserError(
-                f"{self.path / self.named} is not finished yet."
-                if self.named
-                else f"{self.path} holds no finished stage yet."
-            )
-        return finished[-1]
+        finished = [stage for stage in self.stages if self.named in (None, stage.name) and stage.manifest]
+        if finished:
+            return finished[-1]
+        named = f"{self.path / self.named} is not finished yet." if self.named else None
+        raise UserError(named or f"{self.path} holds no finished stage yet.")
 
     @cached_property
     def ledger(self) -> Mapping[str, Any]:
@@ -195,15 +188,13 @@ class RunFolder:
     @property
     def sets(self) -> Sets:
         """The recipe's own test sets, in its order."""
-        listed = self.recipe.get("evaluate")
-        names = [str(s.get("name")) for s in (listed if isinstance(listed, list) else ()) if isinstance(s, dict)]
+        names = [str(s.get("name")) for s in self._listed("evaluate")]
         return {name: self._evaluated[name] for name in names if name in self._evaluated}
 
     @property
     def other_sets(self) -> Sets:
         """Test sets given with `adapters eval --data`, or since removed from the recipe."""
-        own = self.sets
-        return {name: models for name, models in self._evaluated.items() if name not in own}
+        return {name: models for name, models in self._evaluated.items() if name not in self.sets}
 
     @cached_property
     def _evaluated(self) -> Sets:

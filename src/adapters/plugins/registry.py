@@ -1,8 +1,7 @@
 """From the name of a plug-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
 
-A plug-in is a frozen dataclass whose fields are its YAML parameters (or a plain function without parameters).
-Names come from the entry-point groups `adapters.tasks`, `adapters.rewards` and `adapters.noise` of any installed
-package. The noise families of `adapters.data_aug` need no entry point.
+A plug-in is a frozen dataclass whose fields are its YAML parameters, or a function. Names come from the entry-point
+groups `adapters.tasks`, `adapters.rewards` and `adapters.noise`, and from the noise families of `adapters.data_aug`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapters.errors import UserError
+from adapters.errors import KeyPath, UserError, hint
 
 if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
@@ -45,48 +44,35 @@ def names(kind: Kind) -> dict[str, str]:
     return dict(sorted(targets.items()))
 
 
-def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: tuple[str | int, ...] = ()) -> Any:
-    """The plug-in as an instance with the recipe's parameters.
-
-    Paths `./file.py` start at `folder`. Raises UserError, which names the key under `at`, when there is no such name,
-    module, file or class, when a parameter is unknown or of the wrong type, or when the plug-in refuses a value.
-    """
+def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: KeyPath = ()) -> Any:
+    """The plug-in as an instance; `./file.py` starts at `folder`. Raises UserError, which names the key under `at`."""
     target = _target(kind, plug.use, folder, (*at, "use"))
-    if not isinstance(target, type):
-        if plug.params:
-            raise UserError(f"{plug.use} is a function and takes no parameters.", at=(*at, next(iter(plug.params))))
-        return target
-    if not dataclasses.is_dataclass(target):
-        if plug.params:
-            raise UserError(f"{plug.use} must be a dataclass to take parameters.", at=(*at, next(iter(plug.params))))
-        return target()
-    return _configure(target, plug, at)
+    if isinstance(target, type) and dataclasses.is_dataclass(target):
+        return _configure(target, plug, at)
+    is_class = isinstance(target, type)
+    if plug.params:
+        fault = "must be a dataclass to take parameters" if is_class else "is a function and takes no parameters"
+        raise UserError(f"{plug.use} {fault}.", at=(*at, next(iter(plug.params))))
+    return target() if is_class else target
 
 
-def _hint(given: str, known: list[str]) -> str:
-    from adapters.errors import hint
-
-    return hint(given, known)
-
-
-def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> Any:
+def _target(kind: Kind, use: str, folder: Path, at: KeyPath) -> Any:
     module_name, colon, attribute = use.rpartition(":")
     if not colon:
         known = names(kind)
         if use not in known:
             raise UserError(
-                f"no {kind.removesuffix('s')} is called {use!r}.{_hint(use, list(known))} "
+                f"no {kind.removesuffix('s')} is called {use!r}.{hint(use, list(known))} "
                 "A plug-in of your own is written module:Class or ./file.py:Class.",
                 at=at,
             )
         module_name, _, attribute = known[use].partition(":")
-    module = _module(module_name, folder, at)
-    target: Any = module
-    for part in attribute.split("."):
-        target = getattr(target, part, None)
+    target: Any = (module := _module(module_name, folder, at))
+    for name in attribute.split("."):
+        target = getattr(target, name, None)
         if target is None:
             public = [name for name in vars(module) if not name.startswith("_")]
-            raise UserError(f"{module_name} has no {attribute}.{_hint(attribute, public)}", at=at)
+            raise UserError(f"{module_name} has no {attribute}.{hint(attribute, public)}", at=at)
     if not callable(target):
         raise UserError(f"{use} is not a class or function.", at=at)
     for old, new in OLD_NAMES.get(kind, {}).items():
@@ -97,18 +83,18 @@ def _target(kind: Kind, use: str, folder: Path, at: tuple[str | int, ...]) -> An
 
 
 def load_file(path: Path) -> Any:
-    """Import a plug-in file under the module name that its pickled instances hold. Raises UserError as `resolve`."""
+    """Import a plug-in file under the module name that its pickled instances hold."""
     return _module(str(path), path.parent, ())
 
 
-def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
+def _module(name: str, folder: Path, at: KeyPath) -> Any:
     try:
         if not name.endswith(".py"):
             return importlib.import_module(name)
         path = (folder / name).resolve()
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-            raise UserError(f"there is no file {path}.{_hint(path.name, near)}", at=at)
+            raise UserError(f"there is no file {path}.{hint(path.name, near)}", at=at)
         # The name depends on the path alone, so that worker processes can unpickle instances.
         alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if alias in sys.modules:
@@ -130,8 +116,7 @@ def _module(name: str, folder: Path, at: tuple[str | int, ...]) -> Any:
         raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
 
 
-def _renamed(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> dict[str, Any]:
-    """The parameters under their present names. The class lists old ones: `old -> (new, {old value: new value})`."""
+def _renamed(cls: type, plug: PluginSpec, at: KeyPath) -> dict[str, Any]:
     params = dict(plug.params)
     old_parameters: OldParameters = getattr(cls, "old_parameters", {})
     for old, (new, values) in old_parameters.items():
@@ -151,7 +136,7 @@ def _print_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
+def _configure(cls: type, plug: PluginSpec, at: KeyPath) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -159,20 +144,16 @@ def _configure(cls: type, plug: PluginSpec, at: tuple[str | int, ...]) -> Any:
     values: dict[str, Any] = {}
     for name, value in _renamed(cls, plug, at).items():
         if name not in fields:
-            raise UserError(f"{plug.use} has no such parameter.{_hint(name, list(fields))}", at=(*at, name))
+            raise UserError(f"{plug.use} has no such parameter.{hint(name, list(fields))}", at=(*at, name))
         try:
             # YAML has lists only, so a tuple field takes a list; everything else is strict.
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise UserError(f"{first['msg'].lower()}, not {first['input']!r}.", at=(*at, name)) from None
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise UserError(f"{plug.use} needs the parameter {missing[0]}.", at=at)
+    for name, field in fields.items():
+        if name not in values and dataclasses.MISSING is field.default is field.default_factory:
+            raise UserError(f"{plug.use} needs the parameter {name}.", at=at)
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:

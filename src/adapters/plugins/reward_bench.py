@@ -6,9 +6,9 @@
 | fenced, shuffled, duplicated       | at most what gold scores                                    |
 | empty, garbage, truncated, always empty, 100 kB, and what the task adds | less than gold         |
 
-"Always empty" is an answer of the right form without content, on rows that have content. A task adds
-its own wrong answers with a method `adversarial(example) -> {name: text}`. A reward that by design cannot tell some of
-these from gold (one for brevity, say) lists their names in a class attribute `blind_to`.
+"Always empty" is an answer of the right form without content, on rows that have content. A task adds wrong answers of
+its own by `adversarial(example) -> {name: text}`. A reward that by design cannot tell some of these from gold (one for
+brevity, say) lists their names in a class attribute `blind_to`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOLERANCE = 1e-9
 
 @dataclass
 class RewardTest:
-    """Result of testing a reward. `errors` make it unfit to train on; `warnings` are what a model may exploit."""
+    """Result of testing a reward: `errors` make it unfit, `warnings` may be exploited by a model."""
 
     name: str
     score_hash: str
@@ -56,16 +56,14 @@ def try_reward(
 ) -> RewardTest:
     """Test a reward on gold, on wrong answers made from it, and on constant outputs.
 
-    All calls are made twice: in another process, where a call that takes longer than `limit` seconds is stopped, and
-    in this one, to time them and to compare the scores. Raises ValueError when no example has a target text.
+    All calls are made twice: in another process, which stops them after `limit` seconds, and in this one, to time them
+    and to compare the scores. Raises ValueError when no example has a target text.
     """
     rows = [e for e in examples if e.completion is not None and e.gold is not None]
     if not rows:
         raise ValueError("no example has a gold answer and a target text")
     result = RewardTest(named.name, named.score_hash, len(rows))
-    trials = [
-        (n, name, text) for n, e in enumerate(rows) for name, text in answers(e, task, long=n < LONG_ROWS).items()
-    ]
+    trials = [(n, *answer) for n, e in enumerate(rows) for answer in answers(e, task, long=n < LONG_ROWS).items()]
     constants = baselines(rows, task)
     trials += [(n, f"={name}", make(n)) for name, make in constants.items() for n in range(len(rows))]
     try:
@@ -74,8 +72,7 @@ def try_reward(
         result.errors.append(str(error))
         return result
     second = _in_this_process(named, rows, trials, result)
-    differing = [t for t, a, b in zip(trials, first, second, strict=True) if a is not None and b != a]
-    if differing:
+    if differing := [t for t, a, b in zip(trials, first, second, strict=True) if b != a]:
         n, name, _ = differing[0]
         result.errors.append(
             f"not deterministic: {len(differing)} of {len(trials)} calls scored differently in another process, such "
@@ -86,15 +83,17 @@ def try_reward(
         if scored is not None and scored.score is not None:
             scores[name][n] = scored.score
     _rank(scores, rows, frozenset(getattr(named.reward, "blind_to", ())), result)
+    best = result.variants.get("gold", {}).get("mean", 0.0)
     for name in constants:
         if earned := scores.get(f"={name}"):
-            result.baselines[name] = math.fsum(earned.values()) / len(earned)
-    _hackable(result)
+            result.baselines[name] = mean = math.fsum(earned.values()) / len(earned)
+            if best and mean > HACKABLE * best:
+                result.warnings.append(f"{name}, whatever the input, earns {mean:.3f} of gold's {best:.3f} on average")
     return result
 
 
 def answers(example: Example, task: Task | None = None, *, long: bool = False) -> dict[str, str]:
-    """Gold and the answers made from it, name -> text. Answers that are equal to gold are left out."""
+    """Gold and the answers made from it, name -> text, without those that equal gold."""
     gold = example.completion or ""
     value = _parse(gold)
     out = {
@@ -118,7 +117,7 @@ def answers(example: Example, task: Task | None = None, *, long: bool = False) -
 
 
 def baselines(rows: Sequence[Example], task: Task | None = None) -> dict[str, Callable[[int], str]]:
-    """Answers that do not depend on the row's text: name -> the answer for a row's number."""
+    """Answers that ignore the row's text: name -> the answer for a row's number."""
     golds = [e.completion or "" for e in rows]
     most_common = Counter(golds).most_common(1)[0][0]
     empty = [_empty_answer(e, task) for e in rows]
@@ -134,7 +133,6 @@ def baselines(rows: Sequence[Example], task: Task | None = None) -> dict[str, Ca
 
 
 def _empty_answer(example: Example, task: Task | None) -> str:
-    """An answer of the right form without content: the task's own, or gold with its lists emptied."""
     of_task: Callable[[Example], str] | None = getattr(task, "empty_answer", None)
     return of_task(example) if of_task else _each_list(_parse(example.completion or ""), lambda _: []) or ""
 
@@ -164,8 +162,7 @@ def _in_this_process(
 ) -> list[Scored | None]:
     out: list[Scored | None] = [None] * len(trials)
     grader = Grader(replace(named, faults=FaultPolicy()))  # in this process, whatever the recipe says
-    usual: list[float] = []
-    long = [0.0]
+    usual, long = list[float](), [0.0]
     # Backwards: a reward that remembers what it saw before would give itself away.
     for at in reversed(range(len(trials))):
         n, name, text = trials[at]
@@ -185,9 +182,7 @@ def _in_this_process(
             "long_ms": round(1000 * max(long), 3),
         }
         if max(long) > 1:
-            result.warnings.append(
-                f"an output of 100 kB takes {max(long):.1f} s; a `timeout` in the recipe bounds that"
-            )
+            result.warnings.append(f"an output of 100 kB takes {max(long):.1f} s; a `timeout` in the recipe limits it")
     return out
 
 
@@ -210,18 +205,13 @@ def _rank(
             "as_gold": len(equal) / len(shared),
         }
         if name in blind_to:
-            if len(equal) == len(shared):
-                blind.append(name)
-            continue
-        if name == "gold":
-            low = [n for n in shared if gold[n] < 1 - TOLERANCE]
-            if low:
+            blind += [name] * (len(equal) == len(shared))
+        elif name == "gold":
+            if low := [n for n in shared if gold[n] < 1 - TOLERANCE]:
                 out.errors.append(f"gold earns less than 1 on {_rows(low, shared, rows)}: {gold[low[0]]:.3f}")
         elif higher := [n for n in shared if earned[n] > gold[n] + TOLERANCE]:
-            n = higher[0]
-            out.errors.append(
-                f"prefers {name} to gold on {_rows(higher, shared, rows)}: {earned[n]:.3f}, {gold[n]:.3f}"
-            )
+            scores_of_first = f"{earned[higher[0]]:.3f}, {gold[higher[0]]:.3f}"
+            out.errors.append(f"prefers {name} to gold on {_rows(higher, shared, rows)}: {scores_of_first}")
         elif equal and name not in AT_MOST_GOLD:
             kind = out.errors if len(equal) == len(shared) else out.warnings
             kind.append(f"{name} earns as much as gold on {_rows(equal, shared, rows)}")
@@ -231,13 +221,6 @@ def _rank(
 
 def _rows(some: Sequence[int], of: Sequence[int], rows: Sequence[Example]) -> str:
     return f"{len(some)} of {len(of)} rows, such as {rows[some[0]].id!r}"
-
-
-def _hackable(out: RewardTest) -> None:
-    best = out.variants.get("gold", {}).get("mean", 0.0)
-    for name, mean in out.baselines.items():
-        if best and mean > HACKABLE * best:
-            out.warnings.append(f"{name}, whatever the input, earns {mean:.3f} of gold's {best:.3f} on average")
 
 
 _NO_JSON = object()

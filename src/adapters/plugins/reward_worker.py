@@ -1,8 +1,4 @@
-"""Run a reward in a child process, so that a call that never returns can be stopped.
-
-A thread cannot be stopped, and a regular expression that backtracks for hours holds the interpreter lock, so that not
-even a watchdog beside it would run. A process can be killed. It is used only for rewards with a `timeout`.
-"""
+"""Run a reward with a `timeout` in a child process: a thread that hangs in a regular expression cannot be stopped."""
 
 from __future__ import annotations
 
@@ -36,11 +32,11 @@ class Worker:
         self._pipe: Connection | None = None
 
     def __call__(self, completion: str, example: Example) -> Any:
-        """The reward's result. Raises TimeoutError when it takes too long, RuntimeError when it fails or dies."""
-        if self._pipe is None:
-            self._start()
+        """The reward's result. Raises TimeoutError, or RuntimeError when it fails or dies."""
+        pipe = self._pipe or self._start()
         try:
-            succeeded, value = self._ask((completion, example), self.timeout)
+            pipe.send((completion, example))
+            succeeded, value = _receive(pipe, self.timeout)
         except TimeoutError:
             self.stop()
             raise TimeoutError(f"it took longer than {self.timeout:g} s and was stopped") from None
@@ -66,34 +62,30 @@ class Worker:
         with contextlib.suppress(Exception):
             self.stop()
 
-    def _start(self) -> None:
+    def _start(self) -> Connection:
         # spawn: a fork of a process with threads and a GPU inherits locks that nobody will release.
         context = multiprocessing.get_context("spawn")
-        self._pipe, child_end = context.Pipe()
+        pipe, child_end = context.Pipe()
+        self._pipe = pipe
         arguments = (child_end, self._pickled, self._file, self.timeout)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         child_end.close()
         try:
-            succeeded, value = self._receive(STARTUP_SECONDS)
+            succeeded, value = _receive(pipe, STARTUP_SECONDS)
         except (TimeoutError, EOFError, OSError) as error:
             self.stop()
             raise RuntimeError(f"its process did not start: {type(error).__name__}") from None
         if not succeeded:
             self.stop()
             raise RuntimeError(f"it cannot be loaded in a process of its own: {value}")
+        return pipe
 
-    def _ask(self, request: Any, seconds: float) -> tuple[bool, Any]:
-        assert self._pipe is not None  # noqa: S101 - for the type checker
-        self._pipe.send(request)
-        return self._receive(seconds)
 
-    def _receive(self, seconds: float) -> tuple[bool, Any]:
-        assert self._pipe is not None  # noqa: S101 - for the type checker
-        if not self._pipe.poll(seconds):
-            raise TimeoutError
-        answer: tuple[bool, Any] = self._pipe.recv()
-        return answer
+def _receive(pipe: Connection, seconds: float) -> Any:
+    if not pipe.poll(seconds):
+        raise TimeoutError
+    return pipe.recv()
 
 
 def _serve(pipe: Connection, pickled: bytes, file: Path | None, timeout: float) -> None:

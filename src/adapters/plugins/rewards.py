@@ -63,25 +63,20 @@ class RewardError(RuntimeError):
 
 def resolve_all(specs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tuple[NamedReward, ...]:
     """The rewards of a stage as instances, each under a unique name."""
-    out: list[NamedReward] = []
+    out: dict[str, NamedReward] = {}
     for n, spec in enumerate(specs):
         reward = resolve("rewards", spec, folder=folder, at=(*at, n))
         _check_names(reward, spec, (*at, n))
         if spec.timeout is not None:
             _check_pickles(reward, spec, (*at, n, "timeout"))
         name = spec.use.rpartition(":")[2]
-        taken = sum(1 for other in out if other.name.rpartition("#")[0] == name or other.name == name)
-        out.append(
-            NamedReward(
-                f"{name}#{taken + 1}" if taken else name,
-                reward,
-                spec.weight,
-                identity("rewards", spec, reward, folder),
-                FaultPolicy(spec.on_error, spec.timeout, spec.max_errors),
-                score_hash("rewards", spec, reward, folder),
-            )
-        )
-    return tuple(out)
+        if taken := sum(name in (other, other.rpartition("#")[0]) for other in out):
+            name = f"{name}#{taken + 1}"
+        code = identity("rewards", spec, reward, folder)
+        faults = FaultPolicy(spec.on_error, spec.timeout, spec.max_errors)
+        scoring = score_hash("rewards", spec, reward, folder)
+        out[name] = NamedReward(name, reward, spec.weight, code, faults, scoring)
+    return tuple(out.values())
 
 
 def _check_names(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
@@ -101,25 +96,27 @@ def _check_pickles(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
 
 
 def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:
-    """The task that reads a reward's rows: the given one, its `task` attribute, or the task of the same name."""
+    """The task of a reward's rows: the given, its `task` attribute, or the one of its name."""
     return given or getattr(reward, "task", None) or (name if name in names("tasks") else None)
 
 
 def checked(name: str, value: Any, example: Example) -> Scored:
-    """A reward's result as a score, without parts that are not finite. Raises RewardError when it is invalid."""
-    scored = value if isinstance(value, Scored) else Scored(value)
-    said = f"the reward {name} gave"
-    if not isinstance(scored.parts, Mapping):
-        raise RewardError(f"{said} parts of type {type(scored.parts).__name__} for row {example.id!r}, not a mapping")
-    for part in scored.parts.values():
+    """A reward's result as a score, without parts that are not finite. Raises RewardError."""
+
+    def error(given: str, wanted: str) -> RewardError:
+        return RewardError(f"the reward {name} gave {given} for row {example.id!r}, {wanted}")
+
+    score, parts = value if isinstance(value, Scored) else Scored(value)
+    if not isinstance(parts, Mapping):
+        raise error(f"parts of type {type(parts).__name__}", "not a mapping")
+    for part in parts.values():
         if not isinstance(part, int | float):
-            raise RewardError(f"{said} a part {part!r} for row {example.id!r}, not a number")
-    score = scored.score
+            raise error(f"a part {part!r}", "not a number")
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not _finite(score)):
-        raise RewardError(f"{said} {score!r} for row {example.id!r}, not a number in [0, 1]")
+        raise error(repr(score), "not a number in [0, 1]")
     if score is not None and not -1e-9 <= score <= 1 + 1e-9:
-        raise RewardError(f"{said} {score!r} for row {example.id!r}, outside [0, 1]")
-    return Scored(score, {part: value for part, value in scored.parts.items() if _finite(value)})
+        raise error(repr(score), "outside [0, 1]")
+    return Scored(score, {part: value for part, value in parts.items() if _finite(value)})
 
 
 def _finite(value: float) -> bool:
@@ -128,10 +125,7 @@ def _finite(value: float) -> bool:
 
 
 class Grader:
-    """Calls one reward under its fault policy, and counts calls and failures. Every caller of a reward uses it.
-
-    A reward with a `timeout` runs in a process of its own; one without is called directly. Counts are per process.
-    """
+    """Calls a reward under its fault policy, with a `timeout` in its own process. Counts are per process."""
 
     def __init__(self, named: NamedReward) -> None:
         self.named = named
@@ -142,15 +136,14 @@ class Grader:
         self._worker = Worker(named.reward, timeout) if timeout is not None else None
 
     def __call__(self, completion: str, example: Example) -> Scored:
-        """Score a completion under the fault policy. Raises RewardError when the run has to stop."""
+        """Score a completion under the fault policy. Raises RewardError when the run must stop."""
         self.calls += 1
         self.last_error = None
         try:
             return self.attempt(completion, example)
         except RewardError as error:
-            faults = self.named.faults
+            faults, self.last_error = self.named.faults, str(error)
             self.failures += 1
-            self.last_error = str(error)
             if faults.on_error == "raise":
                 raise
             if self.failures > faults.max_errors * max(self.calls, BUDGET_FLOOR):
@@ -162,7 +155,7 @@ class Grader:
             return Scored(0.0 if faults.on_error == "zero" else None)
 
     def attempt(self, completion: str, example: Example) -> Scored:
-        """Score a completion without the policy. Raises RewardError, naming reward and row, for every failure."""
+        """Score a completion without the policy. Raises RewardError for every failure."""
         try:
             value: Any = (self._worker or self.named.reward)(completion, example)
         except (Exception, SystemExit) as error:
@@ -176,24 +169,22 @@ class Grader:
             self._worker.stop()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process starts its own worker and counts anew."""
-        return {"named": self.named}
+        return {"named": self.named}  # a copy in another process starts its own worker and counts anew
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """See `__getstate__`."""
         self.__init__(state["named"])  # type: ignore[misc]
 
 
 def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[str]:
     """Try a reward on gold, empty and garbage text of 20 rows before any model is loaded.
 
-    Raises UserError when it fails, leaves [0, 1], or scores garbage higher than gold. Returns a note when garbage
-    scores as high as gold. A reward with `on_error` zero or skip may fail here, except on gold.
+    Raises UserError when it fails, leaves [0, 1], or scores garbage higher than gold. Returns notes. A reward with
+    `on_error` zero or skip may fail here, except on gold.
     """
     as_gold, failed = 0, 0
     grader = Grader(named)
     try:
-        for example in list(examples)[:20]:
+        for example in examples[:20]:
             if example.completion is None:
                 continue
             scores: list[float | None] = []
@@ -205,14 +196,14 @@ def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[
                         raise UserError(str(error), at=at) from error
                     failed += 1
                     scores.append(None)
-            gold, empty, garbage = scores
-            if gold is not None and max(empty or 0, garbage or 0) > gold + 1e-9:
+            gold, best = scores[0], max(score or 0 for score in scores[1:])
+            if gold is not None and best > gold + 1e-9:
                 raise UserError(
-                    f"{named.name} scores empty or broken text ({max(empty or 0, garbage or 0):.3f}) higher than the "
-                    f"gold answer ({gold:.3f}) on row {example.id!r}; the model would learn to write such text.",
+                    f"{named.name} scores empty or broken text ({best:.3f}) higher than the gold answer ({gold:.3f}) "
+                    f"on row {example.id!r}; the model would learn to write such text.",
                     at=at,
                 )
-            as_gold += gold is not None and garbage == gold > 0
+            as_gold += gold is not None and scores[2] == gold > 0
     finally:
         grader.close()
     notes: list[str] = []

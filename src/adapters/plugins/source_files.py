@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from adapters.old_imports import MOVED, OldImports
 from adapters.plugins.registry import Kind, names
 from adapters.recipe.fields import NoiseSpec, PluginSpec, RewardSpec
 
+INSTALLED = {"site-packages", "dist-packages"}
 SCORING_PACKAGES = ("adapters.rewards", "adapters.tasks")
 """Of this project's own packages, those whose code decides a score."""
 
@@ -48,20 +50,13 @@ class PluginFiles:
 
     def as_json(self) -> dict[str, Any]:
         """The same as a JSON object."""
-        return {
-            "at": ".".join(map(str, self.at)),
-            "kind": self.kind,
-            "use": self.use,
-            "module": self.module,
-            "built_in": self.built_in,
-            "found": self.found,
-            "files": [str(f) for f in self.files],
-            "libraries": list(self.libraries),
-        }
+        plain = {name: getattr(self, name) for name in ("kind", "use", "module", "built_in", "found")}
+        lists = {"files": [str(f) for f in self.files], "libraries": list(self.libraries)}
+        return {"at": ".".join(map(str, self.at)), **plain, **lists}
 
 
 def of_recipe(recipe: BaseModel, folder: Path) -> list[PluginFiles]:
-    """Every plug-in that a recipe names, in its order. Imports none of them."""
+    """Every plug-in that a recipe names, in its order."""
     return [files_of_plugin(kind, spec, folder, at) for at, kind, spec in _specs(recipe, ())]
 
 
@@ -92,8 +87,7 @@ def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built
     this project's rewards and tasks. A parameter that is given its default is as one that is left out. `weight`,
     `on_error`, `timeout` and `max_errors` do not count: they change no score.
 
-    A stage's fingerprint holds it without the built-in code: an edit of a user's plug-in trains again, an upgrade of
-    this project does not. Evaluations are reused by `score_hash`, which covers all code, and are repeated by both.
+    A stage's fingerprint has no built-in code, so that an upgrade of this project does not train again.
     """
     files = files_of_plugin(kind, spec, folder)
     name = spec.use if files.built_in else spec.use.rpartition(":")[2]
@@ -105,13 +99,12 @@ def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built
 
 
 def score_hash(kind: Kind, spec: PluginSpec, instance: Any, folder: Path) -> str:
-    """Hash of a plug-in's parameters and of all code that decides its scores, built-in code included."""
+    """Hash of a plug-in's parameters and of all code that decides its scores."""
     text = identity(kind, spec, instance, folder, built_in_code=True)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _parameters(instance: Any) -> dict[str, Any]:
-    """The parameters of an instance that differ from their defaults."""
     given = {}
     for f in fields(instance) if is_dataclass(instance) else ():
         default = f.default if f.default_factory is MISSING else f.default_factory()
@@ -146,28 +139,23 @@ class Module(NamedTuple):
 
 
 def _modules(name: str, folder: Path | None = None) -> list[Module]:
-    """The modules that importing a dotted name runs, packages first; empty when it is not found or not Python.
-
-    With `folder` its first part is looked for there, otherwise on the import path.
-    """
+    """The modules that an import (found in `folder`, or on the path) runs, packages first; empty for none."""
     out: list[Module] = []
     search = [str(folder)] if folder else None
-    parts = name.split(".")
-    for n in range(len(parts)):
-        whole = ".".join(parts[: n + 1])
+    for whole in accumulate(name.split("."), "{}.{}".format):
         spec = _find(whole, search)
         if spec is None:
             return []
-        search = list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else []
+        search = list(spec.submodule_search_locations or ())
         if spec.origin and spec.origin.endswith(".py"):
             out.append(Module(whole, Path(spec.origin)))
-        elif n == len(parts) - 1:
+        elif whole == name:
             return []
     return out
 
 
 def _new_name(name: str) -> str:
-    """The present name of a module that is given by an old name of this project's, unless the user has one of it."""
+    """The present name of a module of this project; the user's own of an old name stays."""
     root = name.partition(".")[0]
     spec = _find(root, None) if root in MOVED else None
     return MOVED[root] + name[len(root) :] if spec and isinstance(spec.loader, OldImports) else name
@@ -191,11 +179,7 @@ def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec
 
 
 def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module], tuple[str, ...]]:
-    """The modules that a module imports, directly or not, itself first, and the names of libraries.
-
-    Followed are modules of the same package, local ones, those in the folder `neighbours`, and of this project those
-    that score.
-    """
+    """A module and those of its package, local, in `neighbours` or scoring that it imports; and names of libraries."""
     # Of this project itself, whose parts all lead to each other, only the plug-ins beside it belong to a plug-in.
     packages = [m.name.rpartition(".")[0] if _is_in(m.name, "adapters") else m.name.partition(".")[0] for m in start]
     counted = (*packages, *SCORING_PACKAGES)
@@ -210,19 +194,15 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
             root = wanted.partition(".")[0]
             if root in sys.stdlib_module_names:
                 continue
-            found = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted)
+            imported = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted)
             if neighbours and root != "adapters":
-                found += _modules(wanted, neighbours)
-            followed = [m for m in found if _is_in(m.name, *counted) or not _installed(m.path)]
+                imported += _modules(wanted, neighbours)
+            followed = [m for m in imported if _is_in(m.name, *counted) or INSTALLED.isdisjoint(m.path.parts)]
             todo += [m for m in followed if m.name != "adapters"]
             # `from package.module import name` also arrives here as package.module.name.
             if not followed and not _is_in(wanted, *counted):
                 libraries.add(root)
     return modules, tuple(sorted(libraries))
-
-
-def _installed(path: Path) -> bool:
-    return bool({"site-packages", "dist-packages"} & set(path.parts))
 
 
 def _imports(path: Path, module: str) -> Iterator[str]:
@@ -244,18 +224,11 @@ def _imports(path: Path, module: str) -> Iterator[str]:
                 yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-_HOLDS_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
-
-
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
     """All statements but those that only a type checker sees."""
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, _HOLDS_STATEMENTS):
-            continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield other
-                yield from _executed(other)
-            continue
-        yield node
-        yield from _executed(node)
+            yield from _executed(ast.Module(node.orelse, []))
+        elif isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            yield node
+            yield from _executed(node)

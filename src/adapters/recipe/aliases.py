@@ -7,13 +7,7 @@ from typing import Any, Final
 
 from adapters.errors import KeyPath
 
-_OF_A_SOURCE = {
-    "cap": "max_rows",
-    "subset": "split",
-    "split.take": "name",
-    "split.of": "fractions",
-    "split.by": "key",
-}
+_OF_A_SOURCE = {"cap": "max_rows", "subset": "split", "split.take": "name", "split.of": "fractions", "split.by": "key"}
 RENAMED: Final[Mapping[str, str]] = {
     "max_rejected": "max_bad_rows",
     "evaluate.*.variants": "prompt_variants",
@@ -55,7 +49,7 @@ def long_form(path: KeyPath, value: Any) -> Any:
 
 def _find(table: Mapping[str, str], path: KeyPath) -> str | None:
     for pattern, name in table.items():
-        parts = pattern.split(".")
-        if len(parts) == len(path) and all(part in ("*", key) for part, key in zip(parts, path, strict=True)):
+        keys = pattern.split(".")
+        if len(keys) == len(path) and all(key in ("*", given) for key, given in zip(keys, path, strict=True)):
             return name
     return None

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    GetJsonSchemaHandler,
-    Tag,
-    field_validator,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 T = TypeVar("T")
 # YAML has lists only; the tuple keeps the model immutable while its items stay strictly typed.
 Seq = Annotated[tuple[T, ...], Field(strict=False)]
-
+NonEmpty = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 LARGEST = 2**32
 """Upper bound for integers: larger values are typos and overflow int32 in the libraries."""
@@ -45,8 +36,8 @@ class _ShortForm(BaseModel):
     short: ClassVar[str]
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The short form is valid in editors too."""
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        # The short form is valid in editors too.
         return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(schema))]}
 
     @model_validator(mode="before")
@@ -74,28 +65,20 @@ class RewardSpec(PluginSpec):
 
     weight: float = Field(default=1.0, description="Factor in the weighted sum of rewards; negative punishes.")
     on_error: Literal["raise", "zero", "skip"] = Field(
-        default="raise",
-        description="When a call fails: raise stops the run, zero scores it 0, skip leaves it out of the sum.",
+        default="raise", description="A failed call: raise stops the run, zero scores it 0, skip leaves it out."
     )
-    timeout: float | None = Field(
-        default=None,
-        gt=0,
-        description="Seconds that a call may take. The reward then runs in its own process, which is killed after it.",
-    )
-    max_errors: float = Field(
-        default=0.02, ge=0, le=1, description="Share of failed calls above which zero and skip stop the run."
-    )
+    timeout: float | None = Field(default=None, gt=0, description="Seconds after which a call's process is killed.")
+    max_errors: Share = Field(default=0.02, description="Share of failed calls above which zero and skip stop the run.")
 
 
 class NoiseSpec(PluginSpec):
     """Noise on the training texts: a preset (ocr, pdf, html, latex, document), a family, or a plug-in."""
 
     level: Literal["light", "medium", "heavy"] = Field(default="medium", description="Strength of a preset.")
-    share: float = Field(default=0.5, ge=0, le=1, description="Share of the rows that get noise.")
+    share: Share = Field(default=0.5, description="Share of the rows that get noise.")
     policy: Literal["protect", "follow", "clean"] = Field(
         default="protect",
-        description="protect: noise spares the labels in the text; follow: the labels become the noisy text; clean: "
-        "noise spares nothing, and the labels stay.",
+        description="Labels in the text: protect spares them, follow rewrites them, clean does neither.",
     )
 
 
@@ -103,9 +86,7 @@ class Split(Strict):
     """One part of a seeded split of a source. All rows with the same key are in the same part."""
 
     name: str = Field(description="The part to use here.")
-    fractions: dict[str, float] = Field(
-        description="Fraction of every part, such as {train: 0.9, test: 0.1}; the last part takes what is left."
-    )
+    fractions: dict[str, float] = Field(description="Every part's fraction, as {train: 0.9, test: 0.1}; they sum to 1.")
     key: str = Field(default="id", description="Column whose distinct values are split.")
     seed: int = Field(default=42, description="Seed of the shuffle before the keys are cut into parts.")
 
@@ -123,24 +104,15 @@ Scalar = str | int | float | bool | None
 
 
 class _Source(Strict):
-    name: str | None = Field(
-        default=None, description="Name in ledgers and reports; default: the file or dataset name."
-    )
-    repeat: int = Field(default=1, ge=1, description="How many times each row is used in an epoch.")
-    max_rows: int | None = Field(
-        default=None, ge=1, description="At most this many rows, drawn with the recipe's seed."
-    )
+    name: str | None = Field(default=None, description="Name in reports; default: that of the file or dataset.")
+    repeat: Count = Field(default=1, description="How many times each row is used in an epoch.")
+    max_rows: Count | None = Field(default=None, description="At most this many rows, drawn with the recipe's seed.")
     where: dict[str, Scalar | Seq[Scalar]] = Field(
         default_factory=dict, description="Keep rows whose column equals the value, or one of the listed values."
     )
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="name the task reads: name of the source's column"
-    )
+    columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
-    license: str | None = Field(
-        default=None,
-        description="Licence of the rows, such as cc-by-4.0, for the data ledger and the model card.",
-    )
+    license: str | None = Field(default=None, description="Licence of the rows, such as cc-by-4.0.")
 
 
 class PathSource(_Source, _ShortForm):
@@ -168,13 +140,15 @@ class SynthesizedSource(_Source):
     seed: int = Field(default=0, description="Same seed, same rows.")
 
 
+SOURCES: dict[str, type[BaseModel]] = {"path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource}
+
+
 def _source_kind(value: Any) -> str | None:
-    kinds = {"path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource}
     if isinstance(value, str):
         return "path"
     if isinstance(value, dict):
-        return next((kind for kind in kinds if kind in value), None)
-    return next((kind for kind, cls in kinds.items() if isinstance(value, cls)), None)
+        return next((kind for kind in SOURCES if kind in value), None)
+    return next((kind for kind, cls in SOURCES.items() if isinstance(value, cls)), None)
 
 
 Source = Annotated[
@@ -187,4 +161,4 @@ Source = Annotated[
         custom_error_message="a data source is a file, or a mapping with one of the keys path, hub and synthesize",
     ),
 ]
-Sources = Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
+Sources = NonEmpty[Source]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -21,14 +17,13 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe import secrets
 from adapters.recipe.aliases import long_form, present_name
-from adapters.recipe.fields import HubSource, PathSource, SynthesizedSource
 from adapters.recipe.recipe import HEADER, Recipe
-from adapters.recipe.stages import Dpo, Grpo, Sft
+from adapters.recipe.sentences import sentences, where
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeFile:
-    """A recipe with the place it came from, so that any later message can name file, line and key."""
+    """A recipe and its file, so that any later message can name file, line and key."""
 
     path: Path
     recipe: Recipe
@@ -46,8 +41,8 @@ class RecipeFile:
         return self.origin or self.path.parent
 
     def locate(self, error: UserError) -> str:
-        """The error's text, led by `file:line: key.path:` when the error knows its key."""
-        return _where(self.path, self.lines, error.at) + str(error) if error.at else str(error)
+        """The error's text, led by `file:line: key.path:` if it has a key."""
+        return where(self.path, self.lines, error.at) + str(error) if error.at else str(error)
 
     @property
     def data_root(self) -> Path:
@@ -57,10 +52,7 @@ class RecipeFile:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None = None) -> RecipeFile:
-    """Read a recipe file and apply `key.path=value` overrides.
-
-    Raises UserError, in one message, for everything that can be wrong with the text.
-    """
+    """Read a recipe and apply `key.path=value` overrides. Raises one UserError for all mistakes."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,14 +72,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     try:
         recipe = Recipe.model_validate(tree.root)
     except ValidationError as error:
-        raise UserError("\n".join(_sentences(path, tree.root, tree.lines, error))) from None
+        raise UserError("\n".join(sentences(path, tree.root, tree.lines, error))) from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a recipe.") from None
     return RecipeFile(path, recipe, tree.root, tree.lines, tuple(overrides), origin, tree.renamed)
 
 
 def as_overrides(tree: Mapping[str, Any]) -> list[str]:
-    """A recipe's keys as overrides, without the one that makes its file runnable."""
+    """A recipe's keys as overrides, without the header that makes its file runnable."""
     return [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
 
 
@@ -124,15 +116,11 @@ def _parse(path: Path, text: str) -> _Tree:
     tree = _Tree()
     try:
         tree.root = tree.plain(node)
-    except (_CyclicError, RecursionError):
+    except RecursionError:
         raise UserError(f"{path}: an alias refers to its own anchor.") from None
     except UserError as error:
-        raise UserError(_where(path, tree.lines, error.at) + str(error)) from None
+        raise UserError(where(path, tree.lines, error.at) + str(error)) from None
     return tree
-
-
-class _CyclicError(Exception):
-    pass
 
 
 class _Tree:
@@ -149,7 +137,7 @@ class _Tree:
         """A node of YAML or JSON at a path as dicts, lists and scalars."""
         if isinstance(node, dict | list):
             if id(node) in self._open:
-                raise _CyclicError
+                raise RecursionError
             self._open.add(id(node))
             out = self._mapping(node, path) if isinstance(node, dict) else self._list(node, path)
             self._open.discard(id(node))
@@ -204,7 +192,7 @@ class _Tree:
             key = self._name((*path, last), value, node)
         try:
             node[key] = self.plain(value, (*path, key))
-        except (_CyclicError, RecursionError):
+        except RecursionError:
             raise UserError(f"{text!r}: an alias refers to its own anchor.") from None
         except UserError as error:
             raise UserError(f"{text!r}: {error}") from None
@@ -215,10 +203,10 @@ class _Tree:
         node: Any = self.root
         path: KeyPath = ()
         for part in parents:
-            key: str | int = (
-                _index(node, part, text) if isinstance(node, list) else self._name((*path, part), None, node)
-            )
-            if isinstance(node, dict):
+            if isinstance(node, list):
+                key: str | int = _index(node, part, text)
+            else:
+                key = self._name((*path, part), None, node)
                 node.setdefault(key, {})
             node, path = node[key], (*path, key)
             if not isinstance(node, dict | list):
@@ -252,113 +240,6 @@ def _index(node: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
         raise UserError(f"{override!r}: {part!r} is not an index of this list of {len(node)} (they start at 0).")
     return int(part)
-
-
-# --- wording ----------------------------------------------------------------------------------------------------
-
-
-def _sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: ValidationError) -> list[str]:
-    """One sentence for each key that is wrong."""
-    items: dict[KeyPath, list[ErrorDetails]] = {}
-    for item in error.errors(include_url=False):
-        at = _real_path(tree, item)
-        items.setdefault((*at, "kind") if item["type"].startswith("union_tag") else at, []).append(item)
-    # Of a value that is wrong inside, only the inside is told: pydantic repeats it for the value as a whole.
-    inner = [at for at in items if not any(at == other[: len(at)] and at != other for other in items)]
-    return [_where(path, lines, at) + _sentence(str(at[-1]) if at else "", items[at]) for at in inner]
-
-
-def _sentence(key: str, items: Sequence[ErrorDetails]) -> str:
-    first, given = items[0], items[0]["input"]
-    if word := _WORDED.get(first["type"]):
-        return word(key, first)
-    # Several items are the alternatives of one key, none of which the value fits.
-    texts = [
-        _PYDANTIC_WORDS.sub("", item["msg"]).replace("tuple", "list").replace("dictionary", "mapping") for item in items
-    ]
-    wanted = " or ".join(dict.fromkeys(text.removeprefix("Input should be ") for text in texts))
-    shown = json.dumps(given, default=str, ensure_ascii=False)
-    text = f"{'this should be ' if texts[0].startswith('Input should be ') else ''}{wanted}, not {shown[:80]}"
-    quoted = isinstance(given, str) and first["type"] in ("int_type", "float_type", "bool_type") and _number(given)
-    return f"{text}{'…' if len(shown) > 80 else ''}.{' Remove the quotes?' if quoted else ''}"
-
-
-def _unknown_key(key: str, item: ErrorDetails) -> str:
-    known = [name for name in _model_at(item["loc"][:-1]).model_fields if name != "header"]
-    return f"unknown key.{hint(key, known)}"
-
-
-def _unknown_kind(key: str, item: ErrorDetails) -> str:
-    given = item.get("ctx", {}).get("tag")
-    return f"a stage's kind is sft, grpo or dpo{f', not {str(given)[:80]!r}' if given else ''}."
-
-
-_PYDANTIC_WORDS = re.compile(r" or (?:instance of \w+|object to extract fields from)")
-_WORDED: Mapping[str, Callable[[str, ErrorDetails], str]] = {
-    "extra_forbidden": _unknown_key,
-    "missing": lambda key, item: "this key is required.",
-    "union_tag_not_found": _unknown_kind,
-    "union_tag_invalid": _unknown_kind,
-    "too_short": lambda key, item: "needs at least one entry.",
-    "value_error": lambda key, item: item["msg"].removeprefix("Value error, ") + ".",
-    "string_pattern_mismatch": lambda key, item: (
-        f"a {key} is made of letters, digits, '-', '_' and '.', and begins with a letter or a digit; "
-        f"{item['input'][:80]!r} does not fit."
-    ),
-}
-"""What is said of an error of pydantic, by its type; `_sentence` words all others by pydantic's own message."""
-
-
-def _where(path: Path, lines: Mapping[KeyPath, int], at: Sequence[str | int]) -> str:
-    line = next((lines[tuple(at[:n])] for n in range(len(at), 0, -1) if tuple(at[:n]) in lines), None)
-    name = ".".join(str(part) for part in at)
-    return f"{path}{f':{line}' if line else ''}: {name + ': ' if name else ''}"
-
-
-def _real_path(tree: Any, item: ErrorDetails) -> KeyPath:
-    """The path in the person's file: pydantic's own location without the branches of unions it passed through."""
-    out: list[str | int] = []
-    node, loc = tree, item["loc"]
-    for n, part in enumerate(loc):
-        if part in _TAGS and n and isinstance(loc[n - 1], int):
-            continue
-        inside = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
-        node = node[part] if inside else node
-        if inside or (item["type"] == "missing" and n == len(loc) - 1):
-            out.append(part)
-    return tuple(out)
-
-
-_TAGS: Mapping[str | int, type[BaseModel]] = {
-    "sft": Sft, "grpo": Grpo, "dpo": Dpo, "path": PathSource, "hub": HubSource, "synthesize": SynthesizedSource,
-}  # fmt: skip
-
-
-def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:
-    """The model that validated the mapping at a location, tags of unions included."""
-    model: type[BaseModel] = Recipe
-    for part in loc:
-        if not isinstance(part, str):
-            continue
-        if part in model.model_fields:
-            model = next(_models(model.model_fields[part].annotation), model)
-        elif part in _TAGS:
-            model = _TAGS[part]
-    return model
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _models(argument)
-
-
-def _number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return text in ("true", "false")
 
 
 def run_folder(recipe: Recipe) -> Path:

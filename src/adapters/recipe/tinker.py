@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from adapters.recipe.fields import Seq, Strict
+from adapters.recipe.fields import Count, Seq, Strict
 
 CLIPS = {"ppo": (0.8, 1.2), "cispo": (0.0, 4.0)}
 
@@ -27,24 +27,17 @@ class Hosted(Strict):
         default="importance_sampling", description="Loss of GRPO on the service."
     )
     clip_range: Seq[float] | None = Field(
-        default=None,
-        description="Lowest and highest probability ratio: [0.8, 1.2], not 0.2. Default: ppo [0.8, 1.2], cispo [0, 4].",
+        default=None, description="Lowest and highest probability ratio; default: ppo [0.8, 1.2], cispo [0, 4]."
     )
-    max_tokens: int | None = Field(default=None, ge=1, description="Stop the run after this many tokens in all.")
-    max_cost: float | None = Field(
-        default=None, gt=0, description="Stop the run after this many dollars; needs prices."
-    )
+    max_tokens: Count | None = Field(default=None, description="Stop the run after this many tokens in all.")
+    max_cost: float | None = Field(default=None, gt=0, description="Stop after this many dollars; needs prices.")
     prices: Prices | None = Field(default=None, description="Prices, for costs in dollars beside tokens.")
-    checkpoint_ttl_days: int = Field(
-        default=30, ge=1, le=3650, description="Days for which the service keeps a finished stage's weights."
-    )
-    timeout_minutes: float = Field(
-        default=10, gt=0, description="Minutes without an answer of the service after which the run stops."
-    )
+    checkpoint_ttl_days: int = Field(default=30, ge=1, le=3650, description="Days for which the service keeps weights.")
+    timeout_minutes: float = Field(default=10, gt=0, description="Minutes without an answer until the run stops.")
     verify_adapter: Literal["auto", "numbers", "shapes"] = Field(
         default="auto",
-        description="How the downloaded adapter is verified. numbers: its log-probabilities are the service's (needs "
-        "the base model on this machine); shapes: its tensors alone; auto: numbers where the base fits in memory.",
+        description="Verify the adapter by the service's log-probabilities (numbers; needs the base model), by its "
+        "tensors alone (shapes), or by numbers where the base fits in memory (auto).",
     )
 
     @property

@@ -74,19 +74,16 @@ class AgentTask:
         check_settings(self.thought, self.filler)
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
-        """One turn. Raises ValueError for a bad row, such as one whose target the environment could not read."""
-        prompt = self._prompt(row)
-        completion = self._completion(row)
-        gold = self.gold(row)
+        """One turn. Raises ValueError for a bad row, such as one with an unreadable target."""
+        prompt, completion, gold = self._prompt(row), self._completion(row), self.gold(row)
         if completion is not None and gold["action"] is None:
             raise ValueError(f"the {gold['env']} environment finds no action in the target: {completion[-80:]!r}")
         # The whole conversation: many queries return the same last message, such as "[(2,)]".
         text = "\n".join(m["content"] for m in self._conversation(row))
-        meta = {**read_meta(row), "text": text}
-        return Example(id=id, source=source, prompt=prompt, completion=completion, gold=gold, meta=meta)
+        return Example(id, source, prompt, completion, gold=gold, meta={**read_meta(row), "text": text})
 
     def gold(self, row: Row) -> dict[str, Any]:
-        """What a response is scored against: env, available actions, previous responses, and the target's action."""
+        """What a response is scored against: env, actions, previous responses, target's action."""
         env = env_of(row.get("env") or self.env)
         actions, history = row.get("actions"), self._conversation(row)
         if actions is None and env == "alfworld" and history:
@@ -103,7 +100,7 @@ class AgentTask:
         return iter(())
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Plausible wrong responses, for testing rewards; only those that this turn allows."""
+        """Plausible wrong responses, for testing rewards."""
         return agent_answers.wrong(example.gold, example.completion or "")
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
@@ -111,21 +108,16 @@ class AgentTask:
         return agent_answers.align(gold, completion, self.thought, self.filler)
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
-        """Each check as 1 of 1 where it holds, 0 of 1 where not, 0 of 0 where it does not apply.
-
-        `discipline` is 1 where every check that applies holds; `same_action` compares with the reference's action.
-        """
-        judged = gold if isinstance(gold, Mapping) and gold.get("env") else None
-        if judged is None:
+        """Each check as 1 of 1 or 0 of 1, and 0 of 0 where it does not apply; `discipline` is all of them at once."""
+        if not isinstance(gold, Mapping) or not gold.get("env"):
             return {"turn": dict.fromkeys(("discipline", *CHECKS, "same_action"), Counts(0, 0, 0))}
-        turn = read(judged["env"], completion)
-        checks = examine(completion, turn, judged, thought=self.thought, filler=self.filler)
-        shown: dict[str, bool | None] = {"discipline": all(value is not False for value in checks.values()), **checks}
-        shown["same_action"] = same_action(turn, judged)
-        return {"turn": {name: _count(value) for name, value in shown.items()}}
+        turn = read(gold["env"], completion)
+        checks = examine(completion, turn, gold, thought=self.thought, filler=self.filler)
+        results = {"discipline": False not in checks.values(), **checks, "same_action": same_action(turn, gold)}
+        return {"turn": {k: Counts(0, 0, 0) if ok is None else Counts(1, 1, int(ok)) for k, ok in results.items()}}
 
     def is_well_formed(self, completion: str) -> bool:
-        """Whether any of the profiles (the task's own, if it has one) reads an action."""
+        """Whether any profile (the task's own, if it has one) reads an action."""
         return any(read(env, completion).kind for env in ([self.env] if self.env else ENVS))
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
@@ -146,10 +138,6 @@ class AgentTask:
         if row.get("completion") is not None:
             return side(row, "completion")
         return side(row, "chosen") if row.get("chosen") is not None else None
-
-
-def _count(value: bool | None) -> Counts:
-    return Counts(0, 0, 0) if value is None else Counts(1, 1, int(value))
 
 
 def _table(row: Row) -> Mapping[str, Any] | None:

@@ -9,15 +9,11 @@ from adapters.rewards.agent import examine, same_action
 from adapters.rewards.agent_formats import read
 from adapters.types import Aligned, Row
 
+_QUESTION = "How many boats are longer than 12 metres?\nTable `boats`, columns `Name`, `Metres`."
 ROW: Final[Row] = {
     "id": "made-1",
     "env": "dbbench",
-    "messages": [
-        {
-            "role": "user",
-            "content": "How many boats are longer than 12 metres?\nTable `boats`, columns `Name`, `Metres`.",
-        }
-    ],
+    "messages": [{"role": "user", "content": _QUESTION}],
     "completion": "One count answers this.\nAction: Operation\n"
     "```sql\nSELECT COUNT(*) FROM `boats` WHERE `Metres` > 12;\n```",
 }
@@ -46,12 +42,10 @@ def align(gold: Mapping[str, Any], completion: str, thought: int, filler: Sequen
     """The action's kind and argument aligned with the reference's, then each check that the response fails."""
     turn = read(gold["env"], completion)
     wanted = gold.get("action") or {}
-    predicted = {"kind": turn.kind, "action": turn.argument or None}
-    same = {"kind": turn.kind == wanted.get("kind"), "action": bool(same_action(turn, gold))}
-    out = [
-        Aligned(f, wanted.get("argument" if f == "action" else f), predicted[f], bool(wanted) and same[f])
-        for f in predicted
-    ]
+    same_kind = bool(wanted) and turn.kind == wanted.get("kind")
+    kind = Aligned("kind", wanted.get("kind"), turn.kind, same_kind)
+    matched = bool(wanted and same_action(turn, gold))
+    action = Aligned("action", wanted.get("argument"), turn.argument or None, matched)
     checks = examine(completion, turn, gold, thought=thought, filler=filler)
     failed = [Aligned("fails", None, name.replace("_", " ")) for name, value in checks.items() if value is False]
-    return [*(row for row in out if row.gold or row.pred), *failed]
+    return [*(row for row in (kind, action) if row.gold or row.pred), *failed]

@@ -26,6 +26,7 @@ SYSTEM = (
     "Return ONLY the JSON array, no other text."
 )
 USER = "Extract funding information from the following statement:\n\n{statement}"
+# A made-up row, for the usage section of a model card.
 EXAMPLE = {
     "funding_statement": "This work was supported by the Example Science Foundation under grant ESF-2041-77 and by the "
     "Institute for Sample Studies (S 17/302).",
@@ -62,7 +63,6 @@ class FundingTask:
     text_field: str = "funding_statement"
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     example_row: ClassVar[Row] = EXAMPLE
-    """A made-up row, for the usage section of a model card."""
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
 
     def __post_init__(self) -> None:
@@ -75,14 +75,7 @@ class FundingTask:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{self.text_field} is missing or empty")
         gold = self.gold(row)
-        return Example(
-            id=id,
-            source=source,
-            prompt=self.prompt(text),
-            completion=self.answer(gold),
-            gold=gold,
-            meta={"text": text},
-        )
+        return Example(id, source, self.prompt(text), self.answer(gold), gold=gold, meta={"text": text})
 
     def gold(self, row: Row) -> list[dict[str, Any]]:
         """The labels of a row, with or without its text. Raises ValueError when they cannot be read."""
@@ -116,13 +109,12 @@ class FundingTask:
         return self.answer([])
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Plausible wrong answers, for testing rewards; only those that this example's gold allows."""
+        """Plausible wrong answers, for testing rewards."""
         gold: list[dict[str, Any]] = example.gold
-        out = {"invented funder": [*gold, {"funder_name": "Agency for Unfounded Claims", "awards": []}]}
+        invented = {"funder_name": "Agency for Unfounded Claims"}
+        out = {"invented funder": [*gold, {**invented, "awards": []}]}
         if any(_ids(funder) for funder in gold):
-            out["right id, wrong funder"] = [
-                {**f, "funder_name": "Agency for Unfounded Claims"} if _ids(f) else f for f in gold
-            ]
+            out["right id, wrong funder"] = [{**f, **invented} if _ids(f) else f for f in gold]
             out["right funder, wrong id"] = [
                 {**f, "awards": [{**a, "award_ids": [f"ZZ {i[::-1]} 00" for i in a["award_ids"]]} for a in f["awards"]]}
                 for f in gold
@@ -132,11 +124,11 @@ class FundingTask:
         return {name: self.answer(funders) for name, funders in out.items()}
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
-        """Gold, predicted and matched funders, award ids, schemes and titles, in the three matching modes."""
+        """Counts of funders, award ids, schemes and titles, in the three matching modes."""
         return counts_in(MODES, read_funders(gold), parse(completion).funders, self.scorer)
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
-        """Funders, and below each its ids, schemes and titles, paired as the balanced mode pairs them."""
+        """Funders, and below each its ids, schemes and titles, paired as in the balanced mode."""
         return align(read_funders(gold), parse(completion).funders, "balanced", self.scorer)
 
     def is_well_formed(self, completion: str) -> bool:
@@ -180,8 +172,5 @@ def _ids(funder: dict[str, Any]) -> list[str]:
 
 
 def _compact(funder: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {"funder_name": funder["funder_name"]}
-    for name in AWARD_FIELDS:
-        if values := [value for award in funder["awards"] for value in award[name]]:
-            out[name] = values
-    return out
+    fields = {name: [value for award in funder["awards"] for value in award[name]] for name in AWARD_FIELDS}
+    return {"funder_name": funder["funder_name"]} | {name: values for name, values in fields.items() if values}

@@ -34,7 +34,7 @@ class Nested(BaseModel):
 
 
 class Compact(Award):
-    """A funder as small models are taught to write it: one award, its fields on the funder."""
+    """A funder in the short form: one award, its fields on the funder."""
 
     funder_name: str | None
 
@@ -44,10 +44,7 @@ _COMPACT = TypeAdapter(list[Compact])
 
 
 def read(value: Any) -> list[dict[str, Any]]:
-    """Funders in the nested form from a decoded answer: a list, one funder, or `{"funders": [...]}`.
-
-    Stricter than the scorer, which takes what it can: one wrong value refuses the whole answer. Raises ValueError.
-    """
+    """Funders in the nested form from a list, one funder, or `{"funders": [...]}`. Raises ValueError for any fault."""
     if isinstance(value, dict):
         value = value["funders"] if isinstance(value.get("funders"), list) else [value]
     if not isinstance(value, list):
@@ -57,8 +54,7 @@ def read(value: Any) -> list[dict[str, Any]]:
         return _NESTED.dump_python(_NESTED.validate_python(nested, strict=True))  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"wrong shape: {where}: {first['msg'].lower()}") from None
+        raise ValueError(f"wrong shape: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
 
 
 def _with_awards(funder: dict[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,7 @@ _AROUND = re.compile(r"\s*([-/])\s*")
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _AWARD = dict.fromkeys(("funding_scheme", "award_ids", "award_title"), _TEXTS)
 _FUNDER = {
-    "funder_name": {"type": "string"},
-    "funder_id": {"type": "string"},
-    "registry_name": {"type": "string"},
-    "match": {"type": "string"},
+    **{name: {"type": "string"} for name in ("funder_name", "funder_id", "registry_name", "match")},
     "score": {"type": "number"},
     "candidates": _TEXTS,
     "awards": {"type": "array", "items": {"type": "object", "properties": _AWARD}},
@@ -63,7 +60,7 @@ class FundingNormaliser:
             self._equal[_key(name)][n] = "name"
         self._equal.pop("", None)
         self._keys = [key for key in self._equal if len(key) >= SHORTEST]
-        self._found: dict[str, dict[str, Any]] = {}
+        self._matches: dict[str, dict[str, Any]] = {}
 
     def __call__(self, records: Sequence[Any]) -> list[Any]:
         """Normalised copies, in order."""
@@ -73,20 +70,20 @@ class FundingNormaliser:
 
     def _funder(self, funder: dict[str, Any]) -> dict[str, Any]:
         name = tidy_name(funder["funder_name"]) if funder["funder_name"] else None
-        found = self._found.get(name, _NOTHING) if name else _NOTHING
+        match = self._matches.get(name, _NO_MATCH) if name else _NO_MATCH
         awards = [{**award, "award_ids": _distinct(map(tidy_id, award["award_ids"]))} for award in funder["awards"]]
-        return {"funder_name": name, **found, "awards": awards}
+        return {"funder_name": name, **match, "awards": awards}
 
     def _look_up(self, names: set[str]) -> None:
         if not self._keys:
             return
-        if len(self._found) > _REMEMBERED:
-            self._found.clear()
+        if len(self._matches) > _REMEMBERED:
+            self._matches.clear()
         unknown = []
-        for name in names - self._found.keys():
+        for name in names - self._matches.keys():
             key, short = _key(name), _key(_LAST_BRACKET.sub("", name))
             equal = self._equal.get(key) or self._equal.get(short)
-            self._found[name] = self._match(equal, 1.0) if equal else _NOTHING
+            self._matches[name] = self._match(equal, 1.0) if equal else _NO_MATCH
             if not equal and len(short or key) >= SHORTEST:
                 unknown.append((name, short or key))
         for block in (unknown[start : start + _QUERIES] for start in range(0, len(unknown), _QUERIES)):
@@ -96,20 +93,20 @@ class FundingNormaliser:
             for (name, _), row, best in zip(block, scores, scores.max(axis=1).tolist(), strict=True):
                 if best > 0:
                     like = {n: "fuzzy" for i in np.flatnonzero(row == best) for n in self._equal[self._keys[i]]}
-                    self._found[name] = self._match(like, best / 100)
+                    self._matches[name] = self._match(like, best / 100)
 
     def _match(self, owners: dict[int, str], score: float) -> dict[str, Any]:
         named = [n for n, how in owners.items() if how == "name"] or list(owners)
         score = round(score, 4)
         if len(named) > 1:
             ids = [self.funders[n][0] for n in named[:10]]
-            return {**_NOTHING, "match": "ambiguous", "score": score, "candidates": ids}
+            return {**_NO_MATCH, "match": "ambiguous", "score": score, "candidates": ids}
         funder_id, name, *_ = self.funders[named[0]]
         match = {"funder_id": funder_id, "registry_name": name, "match": owners[named[0]], "score": score}
-        return {**_NOTHING, **match}
+        return _NO_MATCH | match
 
 
-_NOTHING: dict[str, Any] = {"funder_id": None, "registry_name": None, "match": None, "score": None, "candidates": []}
+_NO_MATCH: dict[str, Any] = {"funder_id": None, "registry_name": None, "match": None, "score": None, "candidates": []}
 
 
 def tidy_name(name: str) -> str:
@@ -150,6 +147,5 @@ def _read(path: Path) -> list[tuple[str, ...]]:
     except OSError as error:
         raise UserError(f"--registry {path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--registry {path}: every line is a JSON object with funder_id, name and aliases ({error!r})."
-        ) from None
+        text = f"--registry {path}: every line is a JSON object with funder_id, name and aliases ({error!r})."
+        raise UserError(text) from None

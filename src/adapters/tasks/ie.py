@@ -6,11 +6,11 @@ import json
 import random
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeGuard
+from typing import Any, ClassVar, Literal
 
 from adapters.data_aug.noise import Label
 from adapters.rewards.ie_records import AnswerReader, Item, entities, overlap, relations, unlabelled
-from adapters.tasks import ie_answers, ie_extraction
+from adapters.tasks import ie_answers
 from adapters.types import Aligned, Counts, Example, Message, OldParameters, Row
 
 # The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
@@ -69,7 +69,6 @@ class IeTask(AnswerReader):
     request_fields: ClassVar[tuple[str, ...]] = ("schema", "task")
 
     def __post_init__(self) -> None:
-        """Raises ValueError that names the parameter and what it must be."""
         super().__post_init__()
         if self.schema:
             _schema(self.schema)
@@ -87,36 +86,30 @@ class IeTask(AnswerReader):
         gold = self.gold(row)
         if self.label_order is not None:
             gold = _permuted(gold, self.label_order)
-        return Example(
-            id=id,
-            source=source,
-            prompt=self.prompt(text, gold, self._kind(row, gold)),
-            completion=self.answer(gold, str(row.get("reasoning") or "")),
-            gold=gold,
-            meta={"text": text},
-        )
+        prompt = self.prompt(text, gold, self._kind(row, gold))
+        completion = self.answer(gold, str(row.get("reasoning") or ""))
+        return Example(id, source, prompt, completion, gold=gold, meta={"text": text})
 
     def gold(self, row: Row) -> dict[str, list[Any]]:
         """The labels of a row in the order of its schema, an empty list for each label that is absent."""
         gold, schema = (_from_json(row, name) for name in ("gold", "schema"))
-        if not isinstance(gold, Mapping) or not all(isinstance(found, list | tuple | None) for found in gold.values()):
+        if not isinstance(gold, Mapping) or not all(isinstance(items, list | tuple | None) for items in gold.values()):
             raise ValueError("gold must be an object from labels to lists")
         schema = _schema(self.schema or list(gold) if schema is None else schema)
-        if strange := [label for label, found in gold.items() if found and label not in schema]:
-            raise ValueError(f"gold has the label {strange[0]!r}, which is not in the schema")
+        if unknown := [label for label, items in gold.items() if items and label not in schema]:
+            raise ValueError(f"gold has the label {unknown[0]!r}, which is not in the schema")
         return {label: [_entry(label, entry) for entry in gold.get(label) or ()] for label in schema}
 
     def labels(self, row: Row) -> Iterator[Label]:
-        """Mentions, and the ends of relations, for noise to respect. JSON text in the place of gold has none."""
+        """Mentions, and the ends of relations, for noise to respect; none of gold as JSON text."""
         gold = row.get("gold")
-        for label, found in gold.items() if isinstance(gold, Mapping) else ():
-            for n, entry in enumerate(found or ()):
-                if isinstance(entry, str):
-                    yield Label(("gold", label, n), "exact", entry)
-                elif isinstance(entry, Mapping):
-                    for end, text in entry.items():
-                        if isinstance(text, str):
-                            yield Label(("gold", label, n, end), "exact", text)
+        for label, items in gold.items() if isinstance(gold, Mapping) else ():
+            for n, item in enumerate(items or ()):
+                if isinstance(item, str):
+                    yield Label(("gold", label, n), "exact", item)
+                for end, text in item.items() if isinstance(item, Mapping) else ():
+                    if isinstance(text, str):
+                        yield Label(("gold", label, n, end), "exact", text)
 
     def prompt(self, text: str, schema: Mapping[str, Any], kind: Literal["NER", "RE"]) -> tuple[Message, ...]:
         """The messages that ask for a schema's labels in a text."""
@@ -130,7 +123,7 @@ class IeTask(AnswerReader):
     def answer(self, gold: Mapping[str, Any], reasoning: str = "") -> str:
         """The target text for gold."""
         if self.target == "compact":
-            present = {label: found for label, found in gold.items() if found}
+            present = {label: items for label, items in gold.items() if items}
             return json.dumps(present, ensure_ascii=False, separators=(",", ":"))
         text = json.dumps(gold, ensure_ascii=False)
         return text if self.target == "bare" else f"<think>\n{reasoning}\n</think>\n<answer>\n{text}\n</answer>"
@@ -140,7 +133,7 @@ class IeTask(AnswerReader):
         return self.answer(dict.fromkeys(example.gold, ()))
 
     def adversarial(self, example: Example) -> dict[str, str]:
-        """Plausible wrong answers, for testing rewards; only those that this example's gold allows."""
+        """Plausible wrong answers, for testing rewards."""
         return {name: self.answer(labels) for name, labels in ie_answers.wrong(self, example.gold).items()}
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
@@ -152,16 +145,14 @@ class IeTask(AnswerReader):
         return replace(self, label_order=n + (self.label_order or 0))
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
-        """Sets of entities and of relations, with their labels and without. Never raises, whatever the text."""
+        """Sets of entities and of relations, with labels and without. Never raises."""
         # A prediction without gold comes with an empty list.
         labels: Mapping[str, Any] = gold if isinstance(gold, Mapping) else {}
         wanted, predicted = self.items(labels), self.read(completion).items
-        kinds = {"entity": entities, "relation": relations}
+        pairs = {kind: (of(wanted), of(predicted)) for kind, of in (("entity", entities), ("relation", relations))}
         return {
-            "labelled": {name: overlap(only(wanted), only(predicted)) for name, only in kinds.items()},
-            "unlabelled": {
-                name: overlap(unlabelled(only(wanted)), unlabelled(only(predicted))) for name, only in kinds.items()
-            },
+            "labelled": {kind: overlap(a, b) for kind, (a, b) in pairs.items()},
+            "unlabelled": {kind: overlap(unlabelled(a), unlabelled(b)) for kind, (a, b) in pairs.items()},
         }
 
     def is_well_formed(self, completion: str) -> bool:
@@ -170,15 +161,15 @@ class IeTask(AnswerReader):
 
     def _kind(self, row: Row, gold: Mapping[str, Any]) -> Literal["NER", "RE"]:
         kind = row.get("task")
-        if kind is None and (first := next((entry for found in gold.values() for entry in found), None)):
+        if kind is None and (first := next((item for items in gold.values() for item in items), None)):
             kind = "NER" if isinstance(first, str) else "RE"
         kind = kind or self.kind
-        if not _is_kind(kind):
+        if kind not in ("NER", "RE"):
             raise ValueError(f"task must be NER or RE, not {kind!r}")
         return kind
 
     def request(self, row: Row) -> tuple[Message, ...]:
-        """The prompt for a row without labels. Raises ValueError for a row without text or with a bad schema."""
+        """The prompt for a row without labels. Raises ValueError for a bad row."""
         text = row.get(self.text_field)
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"no text: {self.text_field} is missing or empty")
@@ -199,20 +190,20 @@ class IeTask(AnswerReader):
             )
 
     def decode(self, completion: str) -> frozenset[Item]:
-        """The items of a completion, as the scorer reads them. Raises ValueError when there is nothing to read."""
-        return ie_extraction.decode(replace(self, casefold=False), completion)
+        """The items of a completion, as the scorer reads them. Raises ValueError."""
+        return ie_answers.decode(replace(self, casefold=False), completion)
 
     def record(self, answer: frozenset[Item]) -> list[dict[str, str | None]]:
         """Entities and relations in one list, by label and text."""
-        return ie_extraction.record(answer)
+        return ie_answers.record(answer)
 
     def answer_schema(self) -> dict[str, Any] | None:
         """JSON schema of an answer; None where the model thinks first."""
-        return None if self.target == "tagged" else ie_extraction.ANSWER
+        return None if self.target == "tagged" else ie_answers.ANSWER
 
     def record_schema(self) -> dict[str, Any]:
         """JSON schema of what `record` returns."""
-        return ie_extraction.RECORD
+        return ie_answers.RECORD
 
 
 def _schema(given: object) -> list[str]:
@@ -221,10 +212,6 @@ def _schema(given: object) -> list[str]:
     if len(set(given)) < len(given):
         raise ValueError(f"schema names a label twice: {', '.join(given)}")
     return list(given)
-
-
-def _is_kind(value: object) -> TypeGuard[Literal["NER", "RE"]]:
-    return value in ("NER", "RE")
 
 
 def _from_json(row: Row, name: str) -> Any:
@@ -249,7 +236,7 @@ def _entry(label: str, entry: object) -> str | dict[str, str]:
 
 
 def _permuted(gold: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
-    # All rows of one schema get one order: orders of their own would average out what they are to show.
+    # All rows of one schema get one order: different orders would cancel out in the mean.
     names = sorted(gold)
     order = random.Random(json.dumps([seed, names])).sample(names, len(names))
     return {label: gold[label] for label in order}

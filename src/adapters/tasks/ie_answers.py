@@ -1,4 +1,4 @@
-"""The `ie` task's example rows, plausible wrong answers, and alignment with gold."""
+"""The `ie` task's example rows, wrong answers, alignment with gold, and answers as records."""
 
 from __future__ import annotations
 
@@ -8,70 +8,52 @@ from typing import Any, Final
 from adapters.rewards.ie_records import AnswerReader, Item
 from adapters.types import Aligned, Row
 
-ROWS: Final[tuple[Row, ...]] = (
-    {
-        "id": "made-1",
-        "task": "NER",
-        "text": "Ada Bell of the Sample Institute flew from Oslo to Lima .",
-        "schema": ["person", "organization", "location"],
-        "gold": {"person": ["Ada Bell"], "organization": ["Sample Institute"], "location": ["Oslo", "Lima"]},
-    },
-    {
-        "id": "made-2",
-        "task": "RE",
-        "text": "Ada Bell works for the Sample Institute in Oslo .",
-        "schema": ["works for", "located in"],
-        "gold": {
+_LABELLED: Final[tuple[tuple[str, str, dict[str, list[Any]]], ...]] = (
+    (
+        "NER",
+        "Ada Bell of the Sample Institute flew from Oslo to Lima .",
+        {"person": ["Ada Bell"], "organization": ["Sample Institute"], "location": ["Oslo", "Lima"]},
+    ),
+    (
+        "RE",
+        "Ada Bell works for the Sample Institute in Oslo .",
+        {
             "works for": [{"head": "Ada Bell", "tail": "Sample Institute"}],
             "located in": [{"head": "Sample Institute", "tail": "Oslo"}],
         },
-    },
-    {
-        "id": "made-3",
-        "task": "NER",
-        "text": "Nothing of note happened that week .",
-        "schema": ["person", "organization", "location"],
-        "gold": {"person": [], "organization": [], "location": []},
-    },
-    {
-        "id": "made-4",
-        "task": "NER",
-        "text": "Samplinol relieved migraine and nausea in most patients .",
-        "schema": ["chemical", "disease"],
-        "gold": {"chemical": ["Samplinol"], "disease": ["migraine", "nausea"]},
-    },
-    {
-        "id": "made-5",
-        "task": "RE",
-        "text": "Carl Weiss joined Example Works , which is based in Turin .",
-        "schema": ["works for", "located in"],
-        "gold": {
+    ),
+    ("NER", "Nothing of note happened that week .", {"person": [], "organization": [], "location": []}),
+    (
+        "NER",
+        "Samplinol relieved migraine and nausea in most patients .",
+        {"chemical": ["Samplinol"], "disease": ["migraine", "nausea"]},
+    ),
+    (
+        "RE",
+        "Carl Weiss joined Example Works , which is based in Turin .",
+        {
             "works for": [{"head": "Carl Weiss", "tail": "Example Works"}],
             "located in": [{"head": "Example Works", "tail": "Turin"}],
         },
-    },
-    {
-        "id": "made-6",
-        "task": "RE",
-        "text": "The weather stayed dry .",
-        "schema": ["works for", "located in"],
-        "gold": {"works for": [], "located in": []},
-    },
+    ),
+    ("RE", "The weather stayed dry .", {"works for": [], "located in": []}),
+)
+ROWS: Final[tuple[Row, ...]] = tuple(
+    {"id": f"made-{n}", "task": kind, "text": text, "schema": list(gold), "gold": gold}
+    for n, (kind, text, gold) in enumerate(_LABELLED, 1)
 )
 
 
 def wrong(reader: AnswerReader, gold: Mapping[str, list[Any]]) -> dict[str, Mapping[str, list[Any]]]:
     """Plausible wrong labels, by name; only those that this gold allows."""
-    names, entries = list(gold), [entry for of_name in gold.values() for entry in of_name]
-    pair = {"head": "Nonesuch", "tail": "Nowhere"}
+    names, items = list(gold), [item for of_label in gold.values() for item in of_label]
+    invented = {"head": "Nonesuch", "tail": "Nowhere"} if items and isinstance(items[0], dict) else "Nonesuch"
+    last = items[-1] if len(items) > 1 else None
     out: dict[str, Mapping[str, list[Any]]] = {
-        "invented item": {
-            **gold,
-            names[0]: [*gold[names[0]], pair if entries and isinstance(entries[0], dict) else "Nonesuch"],
-        },
-        "one item missing": _without(gold, entries[-1]) if len(entries) > 1 else gold,
+        "invented item": {**gold, names[0]: [*gold[names[0]], invented]},
+        "one item missing": {label: [item for item in of_label if item != last] for label, of_label in gold.items()},
         "wrong label": dict(zip(names, [gold[name] for name in (*names[1:], names[0])], strict=True)),
-        "ends swapped": {name: [_swapped(entry) for entry in of_name] for name, of_name in gold.items()},
+        "ends swapped": {label: [_swapped(item) for item in of_label] for label, of_label in gold.items()},
     }
     # What the reader takes for the same is not wrong: a swapped symmetric relation, say.
     return {name: labels for name, labels in out.items() if reader.items(labels) != reader.items(gold)}
@@ -92,9 +74,52 @@ def _shown(items: Iterable[Item], schema: Iterable[str]) -> dict[str, list[str]]
     return out
 
 
-def _without(gold: Mapping[str, list[Any]], one: Any) -> dict[str, list[Any]]:
-    return {label: [entry for entry in entries if entry != one] for label, entries in gold.items()}
-
-
 def _swapped(entry: Any) -> Any:
     return {"head": entry["tail"], "tail": entry["head"]} if isinstance(entry, dict) else entry
+
+
+_END = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+RECORD = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"label": {"type": "string"}, "text": _END, "head": _END, "tail": _END},
+        "required": ["label", "text", "head", "tail"],
+        "additionalProperties": False,
+    },
+}
+"""JSON schema of a record: an entity has a text, a relation a head and a tail."""
+
+_PAIR = {
+    "type": "object",
+    "properties": {"head": {"type": "string"}, "tail": {"type": "string"}},
+    "required": ["head", "tail"],
+    "additionalProperties": False,
+}
+ANSWER = {
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "array", "items": _PAIR}]
+    },
+}
+"""JSON schema of what the model writes when it does not think first. The labels are each row's own."""
+
+
+def decode(reader: AnswerReader, completion: str) -> frozenset[Item]:
+    """The items of a completion. Raises ValueError whose message begins with a kind and a colon."""
+    prediction = reader.read(completion)
+    if prediction.json == "object":
+        return prediction.items
+    problem = prediction.problem or "nothing to read"
+    if prediction.json == "other":
+        raise ValueError(f"wrong shape: {problem}")
+    raise ValueError(problem if problem.startswith("not JSON") else f"no answer: {problem}")
+
+
+def record(items: frozenset[Item]) -> list[dict[str, str | None]]:
+    """Each item once, by label and text."""
+    texts = [(None, *item[1:]) if len(item) == 3 else (item[1], None, None) for item in sorted(items)]
+    return [
+        {"label": item[0], "text": text, "head": head, "tail": tail}
+        for item, (text, head, tail) in zip(sorted(items), texts, strict=True)
+    ]
