@@ -118,10 +118,10 @@ class _Phase:
         elapsed = time.monotonic() - self.began
         fresh = self.done - self.figures.get("resumed", 0)
         each = (self.moved - self.began) / fresh if fresh > 0 else 0.0
-        texts = [*([f"{self.done:,} of {self.total:,}"] if self.total else []), f"{_clock(elapsed)} elapsed"]
+        texts = [*([f"{self.done:,} of {self.total:,}"] if self.total else []), f"{clock(elapsed)} elapsed"]
         left = each * (self.total - self.done + fresh) - elapsed if self.done < self.total else 0.0
         if left >= 0.5:  # a step that takes longer than those before it leaves no sound estimate
-            texts.append(f"{_clock(left)} left")
+            texts.append(f"{clock(left)} left")
         texts += self.shown_figures()
         if each:
             texts.append(f"{each:.1f} s each" if each > 1 else f"{1 / each:,.1f}/s")
@@ -133,7 +133,7 @@ class _Phase:
         if not self.total and seconds < BRIEF:
             return ""
         count = f"{self.done:,} of {self.total:,}" if self.total else "done"
-        return ", ".join([f"{self.label}: {count} in {_clock(seconds)}", *self.shown_figures()])
+        return ", ".join([f"{self.label}: {count} in {clock(seconds)}", *self.shown_figures()])
 
     def shown_figures(self) -> list[str]:
         """Two live figures and the running totals."""
@@ -226,7 +226,8 @@ def phase(name: str) -> None:
         Display.active[-1].phase(name)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration, such as 1h05m, 2m03s or 7s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -119,7 +119,7 @@ def _comment(recipe: Shipped, target: Path) -> str:
             lines += ["", *dict.fromkeys(commands)]
         else:
             lines += ["", *textwrap.wrap(" ".join(paragraph.split()), 104, break_on_hyphens=False)]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines[1:])
 
 
 def _few(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.backends.jobs import Job
-from adapters.console import new_table
+from adapters.console import clock, new_table
 from adapters.evaluation import comparison
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
@@ -113,11 +113,12 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     first = {name: next(iter(results.values())) for name, results in sets.items()}
     mode = main_mode(next(iter(first.values()))["metrics"])
     figure = "share of the examples" if all(_are_shares(r, mode) for r in sets.values()) else f"F1, {mode} matching"
-    table = new_table(f"{figure} (95 % interval)", ["test set", "field"], ["examples", *shown])
+    table = new_table(f"{figure} (95 % interval)", ["test set (rows)", "field"], shown)
+    table.columns[1].no_wrap = True
     for name, results in sets.items():
         for field in _fields(results, mode):
             cells = [_f1(results[m]["metrics"][mode][field]) if m in results else "" for m in shown]
-            table.add_row(name, field, f"{first[name]['n']:,}", *cells)
+            table.add_row(f"{name} ({first[name]['n']:,})", field, *cells)
     return table
 
 
@@ -185,7 +186,7 @@ def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:
 def _stage_line(name: str, stage: Mapping[str, Any]) -> str:
     f = stage.get("figures") or {}
     memory = f", peak memory {stage['peak_memory_gb']:.1f} GB" if stage.get("peak_memory_gb") else ""
-    line = f"{name}: {f.get('steps', '?')} steps in {(stage.get('seconds') or 0) / 60:.1f} minutes{memory}"
+    line = f"{name}: {f.get('steps', '?')} steps in {clock(stage.get('seconds') or 0)}{memory}"
     changes = {"NLL": ("nll_before", "nll_after"), "reward": ("reward_first", "reward_last")}
     for label, keys in (changes | {"margin": ("margin_first", "margin_last")}).items():
         if values := [f"{f[key]:.3f}" for key in keys if f.get(key) is not None]:
