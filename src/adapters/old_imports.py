@@ -35,7 +35,8 @@ class OldImports(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """A module that takes every attribute from the new one: both names give the same classes."""
         old = next(key for key in MOVED if spec.name == key or spec.name.startswith(f"{key}."))
-        if old not in self.said:
+        # A bare `rewards` may be a folder of the user's that is not on the path: only a module of ours is worth a word.
+        if old not in self.said and (spec.name != old or "." in old):
             self.said.add(old)
             print(f"{old} is now {MOVED[old]}: please import it from there.", file=sys.stderr)
         return _Renamed(spec.name, importlib.import_module(str(spec.origin)))

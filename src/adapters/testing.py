@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adapters.data.load import GENERATORS, load_examples
 from adapters.errors import UserError, hint
-from adapters.plugins.registry import names, resolve
+from adapters.plugins.registry import names, resolve, take_old_names
 from adapters.plugins.reward_bench import RewardTest, try_reward
 from adapters.plugins.rewards import NamedReward, task_of
 from adapters.recipe.fields import PathSource, PluginSpec, SynthesizedSource
@@ -67,6 +67,7 @@ def check_reward(
     """
     reader = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
     name = getattr(reward, "__name__", type(reward).__name__)
+    take_old_names("rewards", type(reward), name)
     result = try_reward(NamedReward(name, reward), rows, reader, limit=limit)
     if result.errors:
         raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))

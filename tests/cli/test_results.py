@@ -67,7 +67,7 @@ def test_a_run_ends_with_one_table_one_sentence_and_the_next_commands(folder: Pa
     assert f"F1 0.00 -> {after:.2f} (95 % interval of the change: {low:+.2f} to {high:+.2f})" in shown
     commands = shown.partition("Next:\n")[2].split("\n  ")
     assert [line.split()[:3] for line in commands] == [
-        ["adapters", verb, "runs/small"] for verb in ("report", "extract", "publish")
+        ["adapters", verb, "runs/small"] for verb in ("report", "extract")
     ]
 
 
@@ -106,4 +106,4 @@ def test_many_models_and_sets_fit_the_screen(folder: Path) -> None:
 
 
 def test_a_run_folder_with_a_space_is_quoted() -> None:
-    assert "adapters report 'my runs/small' --open" in tables.next_commands(Path("my runs") / "small")
+    assert "adapters report 'my runs/small' --open" in tables.next_commands(Path("my runs") / "small", "local")

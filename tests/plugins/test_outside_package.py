@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import funding_rows, write_jsonl
 
+from adapters.errors import UserError
 from adapters.plugins.registry import resolve
 from adapters.recipe.fields import PluginSpec
 
@@ -76,3 +77,31 @@ def test_a_task_with_the_old_method_names_still_works(tmp_path: Path, capsys: py
         task = resolve("tasks", PluginSpec(use="./old.py:Old"), folder=tmp_path)
         assert task.is_well_formed("yes")
     assert capsys.readouterr().err.count("`valid` is now `is_well_formed`") == 1
+
+
+def test_an_old_method_of_a_subclass_overrides_the_new_one_it_inherits(tmp_path: Path) -> None:
+    (tmp_path / "sub.py").write_text(
+        "from adapters.tasks.funding import FundingTask\n\n\nclass Sub(FundingTask):\n"
+        "    def valid(self, completion):\n        return False\n"
+    )
+    assert not resolve("tasks", PluginSpec(use="./sub.py:Sub"), folder=tmp_path).is_well_formed("[]")
+    assert resolve("tasks", PluginSpec(use="funding")).is_well_formed("[]")
+
+
+def test_a_plugin_file_imports_its_neighbours_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "neighbour_of_a_plugin.py").write_text("LOW = 0.25\n")
+    (tmp_path / "low.py").write_text(
+        "from neighbour_of_a_plugin import LOW\n\n\ndef low(completion, example):\n    return LOW\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert resolve("rewards", PluginSpec(use="./low.py:low"), folder=tmp_path)("", None) == 0.25
+    assert sys.path[-1] == str(tmp_path), "last, so that it hides no library"
+
+
+def test_a_module_beside_the_command_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "short.py").write_text("def short(completion, example):\n    return 1.0\n")
+    with pytest.raises(UserError, match=r"write \./mine/short\.py:CLASS"):
+        resolve("rewards", PluginSpec(use="mine.short:short"))

@@ -89,10 +89,13 @@ def test_a_recipe_of_old_keys_is_the_same_recipe(mine: Path) -> None:
     mine.write_text(old_spelling(mine.read_text()))
     assert settings(mine) == new
     file = load_recipe(mine)
-    assert set(file.renamed) == {pattern.rpartition(".")[2] for pattern in RENAMED} | {"split"}
+    assert {path.rpartition(".")[2] for path in file.renamed} == {pattern.rpartition(".")[2] for pattern in RENAMED} | {
+        "split"
+    }
     made = make_plan(file, EchoBackend(file.recipe))
     [note] = [note for note in made.notes if "renamed" in note]
-    assert note.count("cap is now max_rows") == 1
+    assert note.count("is now max_rows") == 1
+    assert "stages.0.data.0.cap" in note
     assert made.task.scorer == "corrected"
 
 

@@ -125,19 +125,20 @@ def noise(
     task = task_of_file(file, task)
     rows = noise_files.noised(file, use=use, level=level, policy=policy, seed=seed, task=task, variants=variants)
     if out is not None:
-        write_lines((result.row for result in rows), out)
+        if out.suffix != ".jsonl" or out.resolve() == file.resolve():
+            raise UserError(f"-o {out}: the noisy rows go to another file, which ends in .jsonl.")
+        count = write_lines((result.row for result in rows), out)
+        console(stderr=True).print(f"{out}: {count:,} rows", soft_wrap=True)
         return
     for result, _ in zip(rows, range(n), strict=False):
         console().print(noise_files.before_and_after(result), end="\n\n")
 
 
-def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> None:
-    """Rows as JSON lines to standard output, or to a file that appears whole or not at all."""
+def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> int:
+    """Rows as JSON lines to standard output, or to a file that appears whole or not at all. Returns how many."""
     if out is None:
-        for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
-        return
+        return sum(1 for row in rows if not print(json.dumps(row, ensure_ascii=False)))
     try:
-        write_jsonl(out, rows)
+        return write_jsonl(out, rows)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}.") from None

@@ -51,6 +51,9 @@ def errors() -> Iterator[State]:
     except typer.Exit:
         raise
     except Exception as error:
+        if isinstance(error, PermissionError) and error.filename:
+            complain(f"{error.filename}: {error.strerror}.")
+            raise typer.Exit(2) from None
         logged = state.log is not None and state.log.parent.is_dir()
         if not logged and not isinstance(error, OSError):
             raise

@@ -90,6 +90,8 @@ def mine(
     from adapters.pairs.mine import graded, pairs, rollouts
 
     limit = from_files.limit(recipe, max_length)
+    if not source.exists():
+        raise UserError(f"there is no run folder and no file {source}.")
     if source.is_dir():
         reader, completions = rollouts(source)
     else:

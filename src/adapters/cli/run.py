@@ -49,6 +49,8 @@ def run(
 
     with errors() as state:
         consent(trust)
+        if fresh and fork:
+            raise UserError("--fresh starts over and --fork keeps stages; give one of them.")
         state.file = file = load_recipe(recipe, overrides or [])
         if launch is not None and not dry_run:
             flags = {"--fresh": fresh, "--fork": fork, "--all": all_tables, "--json": as_json}
@@ -120,7 +122,7 @@ def _train(
                 page = _write_page(plan.folder) if is_main() else ""
     tables.print_results(screen, report, plan.folder, everything=all_tables)
     screen.print(f"\nAdapter: {plan.jobs[-1].folder}\nReport: {page}", soft_wrap=True, markup=False)
-    screen.print(tables.next_commands(plan.folder), soft_wrap=True, markup=False)
+    screen.print(tables.next_commands(plan.folder, plan.recipe.trainer), soft_wrap=True, markup=False)
     return report
 
 
@@ -168,6 +170,8 @@ def evaluate(
     with errors() as state:
         consent(trust)
         run = RunFolder.open(run_folder)
+        if missing := [str(path) for path in files if not path.is_file()]:
+            raise UserError(f"--data: there is no file {missing[0]}.")
         sets = [{"name": f"data{n}", "data": [{"path": str(path.resolve())}]} for n, path in enumerate(files)]
         state.file = file = run.recipe_file([f"evaluate={json.dumps(sets)}"] if sets else ())
         from adapters.pipeline.run import lock
@@ -187,7 +191,7 @@ def evaluate(
             for path in files:
                 console().print(f"{given_name(path)}: {path}", markup=False, soft_wrap=True)
             tables.print_results(console(), report, run.path, everything=all_tables)
-            console().print(tables.next_commands(run.path), soft_wrap=True, markup=False)
+            console().print(tables.next_commands(run.path, file.recipe.trainer), soft_wrap=True, markup=False)
 
 
 def _measure(folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path]) -> dict[str, dict[str, SetFigures]]:

@@ -76,10 +76,11 @@ def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, e
         screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
 
 
-def next_commands(folder: Path) -> str:
-    """What to do with a finished run."""
+def next_commands(folder: Path, trainer: str) -> str:
+    """What to do with a finished run; an echo run cannot be published."""
     run = shlex.quote(str(folder))
-    commands = f"report {run} --open", f"extract {run} CORPUS.jsonl -o records.jsonl", f"publish {run}"
+    commands = [f"report {run} --open", f"extract {run} CORPUS.jsonl -o records.jsonl"]
+    commands += [f"publish {run}"] if trainer != "echo" else []
     return "\nNext:" + "".join(f"\n  adapters {command}" for command in commands)
 
 
@@ -115,6 +116,8 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     figure = "share of the examples" if all(_are_shares(r, mode) for r in sets.values()) else f"F1, {mode} matching"
     table = new_table(f"{figure} (95 % interval)", ["test set (rows)", "field"], shown)
     table.columns[1].no_wrap = True
+    if shown != models:
+        table.caption = f"{len(models) - len(shown)} more models: --all"
     for name, results in sets.items():
         for field in _fields(results, mode):
             cells = [_f1(results[m]["metrics"][mode][field]) if m in results else "" for m in shown]
@@ -186,7 +189,8 @@ def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:
 def _stage_line(name: str, stage: Mapping[str, Any]) -> str:
     f = stage.get("figures") or {}
     memory = f", peak memory {stage['peak_memory_gb']:.1f} GB" if stage.get("peak_memory_gb") else ""
-    line = f"{name}: {f.get('steps', '?')} steps in {clock(stage.get('seconds') or 0)}{memory}"
+    steps = f.get("steps", "?")
+    line = f"{name}: {steps} step{'' if steps == 1 else 's'} in {clock(stage.get('seconds') or 0)}{memory}"
     changes = {"NLL": ("nll_before", "nll_after"), "reward": ("reward_first", "reward_last")}
     for label, keys in (changes | {"margin": ("margin_first", "margin_last")}).items():
         if values := [f"{f[key]:.3f}" for key in keys if f.get(key) is not None]:

@@ -153,6 +153,8 @@ def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(f"another process is writing {job.out}.") from None
+    except OSError as error:
+        raise UserError(f"{job.out} cannot be written: {error.strerror}.") from None
     earlier = None
     try:
         if fresh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,9 +84,16 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     if estimate:
         notes += cost_notes(backend, jobs, tests, certain=tokenizer_needed)
     if file.renamed:
-        renamed = ", ".join(f"{old} is now {new}" for old, new in file.renamed.items())
-        notes.append(f"renamed keys, of which the old names still work: {renamed}")
+        notes.append(f"renamed keys, of which the old names still work: {', '.join(_renamed(file.renamed))}")
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+
+
+def _renamed(keys: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each old key, with the first place where it stands."""
+    places = [(path.rpartition(".")[2], path, new) for path, new in keys.items()]
+    for key in dict.fromkeys(key for key, *_ in places):
+        first, *more = [(path, new) for old, path, new in places if old == key]
+        yield f"{first[0]}{f' (and in {len(more)} more places)' if more else ''} is now {first[1]}"
 
 
 def leakage(tests: Sequence[Evaluation]) -> list[str]:

@@ -78,6 +78,11 @@ def open_or_resume(plan: Plan) -> None:
         if foreign or (owner.is_file() and owner.read_text().partition(" ")[0] != job.fingerprint):
             old = read_json(path)
             changed = _changes(present_keys(old), plan.file.tree) if old else []
+            manifest = adapter_folder.manifest(job.folder)
+            if manifest and not changed and "fingerprint_version" not in manifest:
+                changed = [
+                    "nothing in the recipe, but an older version of this project made it, and fingerprints differ"
+                ]
             raise UserError(
                 f"{plan.folder} holds a run of another recipe: {job.name} differs. "
                 f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (its content)'}.\n"
@@ -166,6 +171,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     if console.is_main():
         manifest = {
             "fingerprint": job.fingerprint,
+            "fingerprint_version": 2,
             "stage": job.stage.model_dump(exclude={"data"}),
             "scoring": [reward.record for reward in job.rewards],
             "data": job.ledger,

@@ -75,11 +75,19 @@ def _target(kind: Kind, use: str, folder: Path, at: KeyPath) -> Any:
             raise UserError(f"{module_name} has no {attribute}.{hint(attribute, public)}", at=at)
     if not callable(target):
         raise UserError(f"{use} is not a class or function.", at=at)
+    take_old_names(kind, target, use)
+    return target
+
+
+def take_old_names(kind: Kind, target: Any, use: str) -> None:
+    """Give a plug-in that defines attributes under their old names the new names too, and say them once."""
     for old, new in OLD_NAMES.get(kind, {}).items():
-        if hasattr(target, old) and not hasattr(target, new):
+        owners = getattr(target, "__mro__", (target,))
+        # The one that is defined first in the method resolution order counts: a subclass may override an old name.
+        named = next((name for owner in owners for name in (new, old) if name in vars(owner)), new)
+        if named == old:
             setattr(target, new, getattr(target, old))
             _print_once(f"{use}: the attribute `{old}` is now `{new}`; please rename it.")
-    return target
 
 
 def load_file(path: Path) -> Any:
@@ -102,6 +110,8 @@ def _module(name: str, folder: Path, at: KeyPath) -> Any:
         spec = importlib.util.spec_from_file_location(alias, path)
         if spec is None or spec.loader is None:
             raise UserError(f"{path} cannot be imported as Python.", at=at)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # last, so that its neighbours can be imported and hide no library
         module = importlib.util.module_from_spec(spec)
         sys.modules[alias] = module
         try:
@@ -113,7 +123,9 @@ def _module(name: str, folder: Path, at: KeyPath) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"importing {name} failed: {type(error).__name__}: {error}", at=at) from error
+        here = Path(*name.split(".")).with_suffix(".py")
+        remedy = f". There is {here} in this folder: write ./{here}:CLASS." if here.is_file() else ""
+        raise UserError(f"importing {name} failed: {type(error).__name__}: {error}{remedy}", at=at) from error
 
 
 def _renamed(cls: type, plug: PluginSpec, at: KeyPath) -> dict[str, Any]:
@@ -144,7 +156,7 @@ def _configure(cls: type, plug: PluginSpec, at: KeyPath) -> Any:
     values: dict[str, Any] = {}
     for name, value in _renamed(cls, plug, at).items():
         if name not in fields:
-            raise UserError(f"{plug.use} has no such parameter.{hint(name, list(fields))}", at=(*at, name))
+            raise UserError(f"{plug.use} has no parameter {name!r}.{hint(name, list(fields))}", at=(*at, name))
         try:
             # YAML has lists only, so a tuple field takes a list; everything else is strict.
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))

@@ -58,7 +58,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such recipe.{hint(path.name, near)}") from None
+        shipped = (
+            "" if near else " `adapters new --list` shows the shipped recipes, `adapters new NAME --from …` copies one."
+        )
+        raise UserError(f"{path}: no such recipe.{hint(path.name, near)}{shipped}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; give the recipe file itself.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -152,8 +155,8 @@ class _Tree:
         for key, value in node.items():
             name = self._name((*path, str(key)), value, node)
             self._note_line(node, key, (*path, name))
-            old = next((k for k, present in self.renamed.items() if present == name and k in node), None)
-            if name in out and old:
+            if name in out:
+                old = next(k for k in node if k != name and self._name((*path, str(k)), node[k], node) == name)
                 raise UserError(f"{old} is the old name of {name}, which is given too; remove it.", at=(*path, name))
             out[name] = self.plain(value, (*path, name))
         return out
@@ -167,7 +170,7 @@ class _Tree:
         key = str(path[-1])
         name = present_name(path, value, beside) if self.aliases else key
         if name != key:
-            self.renamed[key] = name
+            self.renamed[".".join(map(str, path))] = name
         return name
 
     def _note_line(self, node: Any, key: Any, path: KeyPath) -> None:

@@ -1,0 +1,62 @@
+"""Mistakes on the command line: one message, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import funding_rows, write_jsonl
+from typer.testing import CliRunner
+
+from adapters.cli.main import app
+
+RECIPE = """name: small
+task: funding
+model: {base: none}
+trainer: echo
+stages:
+  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, validation: 0}
+evaluate:
+  - {name: rows, data: [{path: rows.jsonl}]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", funding_rows(12))
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    assert CliRunner().invoke(app, ["run", "small.yaml"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("run small.yaml --fresh --fork", "give one of them"),
+        ("run nowhere/small.yaml", "adapters new --list"),
+        ("eval runs/small --data none.jsonl", "--data: there is no file none.jsonl."),
+        ("pairs mine none -o pairs.jsonl", "there is no run folder and no file none."),
+        ("data noise rows.jsonl -o rows.jsonl", "another file"),
+        ("data noise rows.jsonl -o noisy.csv", "ends in .jsonl"),
+        ("extract runs/small rows.jsonl -o out.jsonl --set foo=1", "no parameter 'foo'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_writes_nothing(command: str, message: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file() and path.name[0] != "."}
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    after = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file() and path.name[0] != "."}
+    assert after == before
+
+
+def test_an_older_versions_stage_is_named_as_such() -> None:
+    manifest = Path("runs/small/1-sft/manifest.json")
+    held = json.loads(manifest.read_text())
+    del held["fingerprint_version"]
+    manifest.write_text(json.dumps({**held, "fingerprint": "0"}))
+    done = CliRunner().invoke(app, ["run", "small.yaml"])
+    assert done.exit_code == 2
+    assert "an older version of this project made it" in done.stderr
