@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,14 @@ def pytest_collection_finish() -> None:
     """Leave the imported modules out of garbage collection, and start it for what the tests make."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _search_path() -> Iterator[None]:
+    """A plug-in file's folder stays on the search path of its process; here one process runs many tests."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.machinery
 import json
@@ -205,12 +206,20 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
     return modules, tuple(sorted(libraries))
 
 
-def _imports(path: Path, module: str) -> Iterator[str]:
+def _imports(path: Path, module: str) -> tuple[str, ...]:
     try:
-        tree = ast.parse(path.read_bytes())
+        return _imports_of(path.read_bytes(), path.name, module)
     except (OSError, SyntaxError, ValueError):
-        return
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        return ()
+
+
+@functools.cache
+def _imports_of(source: bytes, name: str, module: str) -> tuple[str, ...]:
+    return tuple(_imported(ast.parse(source), name, module))
+
+
+def _imported(tree: ast.AST, name: str, module: str) -> Iterator[str]:
+    package = module if name == "__init__.py" else module.rpartition(".")[0]
     for node in _executed(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

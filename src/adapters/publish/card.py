@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,7 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
     return out
 
 
+@cache
 def _template() -> Any:
     import jinja2
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,20 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     return path
 
 
-def render(run: RunFolder) -> str:
-    """The page's HTML."""
+@cache
+def _environment() -> Environment:
     loader = PackageLoader("adapters.report", ".")
     env = Environment(
         loader=loader, autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     as_json = partial(json.dumps, ensure_ascii=False, indent=2, default=str)
     env.filters |= {"seen": seen, "cut": cut, "short": charts.short, "plain": pipeline.plain, "json": as_json}
+    return env
+
+
+def render(run: RunFolder) -> str:
+    """The page's HTML."""
+    env = _environment()
     task, weights = _task(run), reward_weights(run.stages)
     script = env.get_template("page.js").render()
     return env.get_template("page.html.j2").render(
