@@ -35,6 +35,7 @@ def lines_of(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forced", [{}, {"FORCE_COLOR": "1"}])
 def test_a_log_file_gets_plain_lines(forced: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, env=os.environ | forced)
@@ -74,6 +75,7 @@ def test_a_terminal_gets_a_bar_and_keeps_a_line_for_each_phase() -> None:
     assert max(len(line) for line in re.split(r"[\r\n]+", shown)) <= 100
 
 
+@pytest.mark.slow
 def test_a_long_phase_speaks_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "BRIEF", 0.02)
     monkeypatch.setattr(console, "INTERVALS", (0.2, 0.8))

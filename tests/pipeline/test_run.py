@@ -207,7 +207,7 @@ def test_the_command_line_shows_plan_and_results(mine: Path) -> None:
         "KL 0.1 to the adapter of stage 1",
         "30 real + 5 synthetic",
         "award_id",
-        "minutes",
+        "2 steps in",
         "valid",
     ):
         assert text in done.stdout, done.stdout

@@ -82,6 +82,7 @@ def test_the_budget_stops_the_run(make) -> None:  # type: ignore[no-untyped-def]
         Grader(make(on_error="skip", max_errors=0.0))("crash", EXAMPLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["loop", "backtrack"])
 def test_a_call_that_never_returns_is_ended(make, text: str) -> None:  # type: ignore[no-untyped-def]
     grader = Grader(make(timeout=1.0, on_error="skip"))
@@ -122,6 +123,7 @@ def test_a_grader_travels_to_another_process(make) -> None:  # type: ignore[no-u
     again.close()
 
 
+@pytest.mark.slow
 def test_a_reward_that_hangs_is_found_by_the_plan(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "def slow(completion, example):\n    while not completion.startswith('['): pass\n    return 1.0\n"

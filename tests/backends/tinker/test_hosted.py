@@ -133,6 +133,7 @@ def rollouts(path: Path) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "score"), [("zero", 0.0), ("skip", None)])
 def test_a_faulty_reward_neither_ends_nor_stalls_a_run(
     policy: str, score: float | None, tmp_path: Path, example: Example
