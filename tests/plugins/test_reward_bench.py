@@ -269,7 +269,7 @@ def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypat
     assert not (tmp_path / "json.py").exists()
     unknown = runner.invoke(app, ["rewards", "test", "funding", "scorr=corrected"])
     assert unknown.exit_code == 2
-    assert "scorr: funding has no such parameter. Did you mean scorer?" in unknown.stderr
+    assert "scorr: funding has no parameter 'scorr'. Did you mean scorer?" in unknown.stderr
     absent = runner.invoke(app, ["rewards", "test", "funding", "--data", "none.jsonl"])
     assert absent.exit_code == 2
     assert "data_root" not in absent.stderr
