@@ -51,6 +51,7 @@ def test_a_log_file_gets_plain_lines(forced: dict[str, str]) -> None:
     assert re.match(last, lines[-1]), f"short phases without steps are left out: {lines}"
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_keeps_a_line_for_each_phase() -> None:
     main, side = pty.openpty()
     env = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
