@@ -319,6 +319,7 @@ def plain_answers(bundle: Path, base: Path, texts: list[str], limit: int) -> lis
     return answers
 
 
+@pytest.mark.slow
 def test_a_bundle_alone_answers_like_its_usage_snippet(tmp_path: Path, bundle: Path, lively_base: Path) -> None:
     rows = funding_rows(12)
     corpus = write_jsonl(tmp_path / "in.jsonl", rows)

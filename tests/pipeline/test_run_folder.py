@@ -82,6 +82,7 @@ def test_every_verb_takes_the_last_of_eleven_stages(run: Path, tmp_path: Path) -
     assert "Worst of 11-grpo" in write_report(run, tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_every_verb_takes_the_stage_that_is_named(run: Path) -> None:
     assert RunFolder.open(run / "10-sft").adapter_stage().name == "10-sft"
     assert list(json.loads(invoke("eval", run / "10-sft", "--json"))["sets"]["seen"]) == ["base", "10-sft"]

@@ -177,6 +177,7 @@ def test_an_edited_helper_repeats_training_and_evaluation(start, on_path: Path) 
         assert new["key"] != old["key"]
 
 
+@pytest.mark.slow
 def test_other_files_and_the_fault_policy_repeat_nothing(start, on_path: Path) -> None:  # type: ignore[no-untyped-def]
     _, report = start()
     (on_path / "unrelated.py").write_text('"""Another docstring."""\n')

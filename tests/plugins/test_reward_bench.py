@@ -122,6 +122,7 @@ def test_the_shipped_reward_is_fit(scorer: str, target: str) -> None:
     assert found.speed["calls_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_a_reward_may_be_blind_to_something_by_design() -> None:
     found = check_reward(Brief(), ROWS, TASK)
     assert found.variants["empty"]["as_gold"] == 1
