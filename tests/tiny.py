@@ -85,6 +85,23 @@ def ie_rows(n: int, prefix: str = "r") -> list[dict]:
     return rows
 
 
+ECHO_RECIPE = """name: NAME
+task: TASK
+model: {base: none}
+trainer: echo
+stages:
+  - {kind: sft, data: [{path: TASK.jsonl}], learning_rate: 1e-4, validation: 0}
+  - {kind: grpo, data: [{path: TASK.jsonl}], batch_size: 4, learning_rate: 1e-5, rewards: [TASK]}
+evaluate:
+  - {name: test, data: [{path: TASK.jsonl}]}
+"""
+
+
+def echo_recipe(name: str, task: str = "funding") -> str:
+    """SFT, then GRPO, without a model, over the rows of TASK.jsonl."""
+    return ECHO_RECIPE.replace("NAME", name).replace("TASK", task)
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

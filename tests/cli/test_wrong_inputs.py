@@ -54,9 +54,9 @@ def test_a_mistake_is_one_message_and_writes_nothing(command: str, message: str)
 
 def test_an_older_versions_stage_is_named_as_such() -> None:
     manifest = Path("runs/small/1-sft/manifest.json")
-    held = json.loads(manifest.read_text())
-    del held["fingerprint_version"]
-    manifest.write_text(json.dumps({**held, "fingerprint": "0"}))
+    figures = json.loads(manifest.read_text())
+    del figures["fingerprint_version"]
+    manifest.write_text(json.dumps({**figures, "fingerprint": "0"}))
     done = CliRunner().invoke(app, ["run", "small.yaml"])
     assert done.exit_code == 2
     assert "an older version of this project made it" in done.stderr

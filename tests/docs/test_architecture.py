@@ -11,24 +11,13 @@ from types import CodeType, FrameType
 
 import pytest
 from docs_blocks import ROOT
-from tiny import funding_rows, write_jsonl
+from tiny import echo_recipe, funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "src" / "adapters"
-RECIPE = """name: traced
-task: funding
-model: {base: none}
-trainer: echo
-stages:
-  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, validation: 0}
-  - {kind: grpo, data: [{path: rows.jsonl}], batch_size: 4, learning_rate: 1e-5, rewards: [funding]}
-evaluate:
-  - {name: test, data: [{path: rows.jsonl}]}
-publish: {repo: me/traced}
-"""
 
 
 def steps(verb: str) -> list[tuple[str, str]]:
@@ -60,8 +49,8 @@ def test_the_steps_exist_and_stand_in_the_order_of_the_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "rows.jsonl", funding_rows(16))
-    (tmp_path / "traced.yaml").write_text(RECIPE)
+    write_jsonl(tmp_path / "funding.jsonl", funding_rows(16))
+    (tmp_path / "traced.yaml").write_text(echo_recipe("traced") + "publish: {repo: me/traced}\n")
     documented = steps(verb)
     assert len(documented) > 5
     for file, function in documented:

@@ -14,21 +14,11 @@ import pandas as pd
 import pytest
 import typer
 from docs_blocks import PAGES, ROOT, blocks
-from tiny import funding_rows, ie_rows, write_jsonl
+from tiny import echo_recipe, funding_rows, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
 
-RECIPE = """name: NAME
-task: TASK
-model: {base: none}
-trainer: echo
-stages:
-  - {kind: sft, data: [{path: TASK.jsonl}], learning_rate: 1e-4, validation: 0}
-  - {kind: grpo, data: [{path: TASK.jsonl}], batch_size: 4, learning_rate: 1e-5, rewards: [TASK]}
-evaluate:
-  - {name: test, data: [{path: TASK.jsonl}]}
-"""
 ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "--engine", "me/", "--launch", "build-ie")
 """What a command needs that is not here: a server, a GPU, the Hub, trained weights, several corpora."""
 OWN_TESTS = ("tutorial.md", "new_task.md")
@@ -118,7 +108,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         names = {"funding": ("NAME", "x", "mine", "recipe", "funding_smollm2"), "ie": ("R", "ie_smollm2")}
         for task, name in [(task, name) for task, several in names.items() for name in several]:
-            (folder / f"{name}.yaml").write_text(RECIPE.replace("NAME", name).replace("TASK", task))
+            (folder / f"{name}.yaml").write_text(echo_recipe(name, task))
             done = CliRunner().invoke(app, ["run", f"{name}.yaml"])
             assert done.exit_code == 0, done.output
         done = CliRunner().invoke(app, ["data", "synthesize", "agent", "-n", "60", "-o", "turns.jsonl"])

@@ -137,7 +137,11 @@ def noise(
 def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> int:
     """Rows as JSON lines to standard output, or to a file that appears whole or not at all. Returns how many."""
     if out is None:
-        return sum(1 for row in rows if not print(json.dumps(row, ensure_ascii=False)))
+        count = 0
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+            count += 1
+        return count
     try:
         return write_jsonl(out, rows)
     except OSError as error:

@@ -51,7 +51,8 @@ def errors() -> Iterator[State]:
     except typer.Exit:
         raise
     except Exception as error:
-        if isinstance(error, PermissionError) and error.filename:
+        if state.log is None and isinstance(error, PermissionError) and error.filename:
+            # Before the work has begun it is a place that the person named; later it is a failure like any other.
             complain(f"{error.filename}: {error.strerror}.")
             raise typer.Exit(2) from None
         logged = state.log is not None and state.log.parent.is_dir()
