@@ -13,7 +13,7 @@ HEADINGS = {
     "Start": ("new", "check", "schema"),
     "Train": ("run", "eval", "report"),
     "Use": ("extract", "score", "merge", "publish"),
-    "Data": ("data", "pairs", "rewards"),
+    "Data": ("data", "pairs", "rewards", "base"),
 }
 FIRST_STEPS = (
     ("adapters new --list", "The shipped recipes, and what each needs."),
@@ -31,6 +31,8 @@ EXAMPLES = {
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",
+    "base": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
+    "base text-only": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
     "data": "adapters data noise rows.jsonl --preset ocr",
     "data convert": "adapters data convert train.conll --from conll -o rows.jsonl --rename PER=person",
     "data build-ie": "adapters data build-ie rows.jsonl -o mix --exclude test.jsonl",

@@ -15,6 +15,7 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 
 from adapters.backends import adapter_folder
+from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.publish.finished_run import Finished
 from adapters.recipe import secrets
@@ -48,7 +49,7 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 def assemble(finished: Finished, folder: Path) -> None:
     """Write everything but the card into an empty folder."""
     folder.mkdir(parents=True)
-    shutil.copyfile(finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS)
+    _write_weights(finished, folder)
     config = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     write_json(folder / adapter_folder.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
     for name in TOKENIZER:
@@ -60,6 +61,23 @@ def assemble(finished: Finished, folder: Path) -> None:
             shutil.copyfile(source, folder / name)
     (folder / "recipe.yaml").write_text(shippable_recipe(finished), encoding="utf-8")
     write_json(folder / "results.json", results(finished))
+
+
+def _write_weights(finished: Finished, folder: Path) -> None:
+    """The adapter's weights, under the names of both classes if the base is stored in a vision-language model."""
+    from safetensors.torch import load_file, save_file
+
+    from adapters.backends.local import base_model, text_only
+
+    source, target = finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS
+    try:
+        wrapper = text_only.checkpoint_wrapper(base_model.resolve(finished.recipe.model.base, finished.base_revision))
+    except UserError:  # the gate loads the base, and says what is wrong with it
+        wrapper = None
+    if wrapper is None:
+        shutil.copyfile(source, target)
+    else:
+        save_file(text_only.with_served_names(load_file(source), wrapper), target, metadata={"format": "pt"})
 
 
 def shippable_config(config: Mapping[str, Any], base: str, revision: str | None) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "mode": mode,
         "plots": plots.draw(finished, folder / "plots", mode),
         "facts": facts,
+        "auto_class": "AutoModelForCausalLM" if facts.get("causal", True) else "AutoModelForImageTextToText",
         "example": finished.example(),
         "max_new_tokens": max(limits, default=1024),
         "vllm_rank": max_lora_rank(recipe.lora.rank),
@@ -237,9 +238,8 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
         )
     if facts.get("class") and facts["class"] != facts["base_class"]:
         out.append(
-            f"`{finished.base_id}` is stored as `{facts['base_class']}`. The adapter belongs to its text model, "
-            f"`{facts['class']}`, which `AutoModelForCausalLM` gives; on the other class it does not load, and servers "
-            "that pick that class do not apply it."
+            f"`{finished.base_id}` is stored as `{facts['base_class']}`, and the adapter belongs to its text model, "
+            f"`{facts['class']}`. Each matrix is in the file under its name in either class, so both load it."
         )
     if not finished.figures:
         out.append("It was not evaluated.")

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from adapters.backends.adapter_folder import WEIGHTS
+from adapters.backends.adapter_folder import WEIGHTS, own_names
 from adapters.backends.local.base_model import AT, Base
 from adapters.console import phase
 from adapters.errors import UserError
@@ -120,7 +120,13 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
+        reason = _first_line(error)
+        if "Unrecognized configuration class" in reason:
+            reason = (
+                "transformers has no text model for its class. If it is a vision-language model, take the text model "
+                f"out: adapters base text-only {base.load} -o FOLDER, and set model.base=FOLDER."
+            )
+        raise UserError(f"{base.load!r} cannot be loaded: {reason}", at=AT) from error
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On such CPUs the first forward without gradients repacks 4-bit weights into a form that has no backward.
@@ -174,7 +180,7 @@ def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | N
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    stored = load_file(folder / WEIGHTS)
+    stored = own_names(load_file(folder / WEIGHTS))
     loaded = get_peft_model_state_dict(peft, adapter_name=adapter)
     if stored.keys() != loaded.keys():
         odd = sorted(stored.keys() ^ loaded.keys())
