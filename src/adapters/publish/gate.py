@@ -141,7 +141,7 @@ def served(finished: Finished, folder: Path, facts: Mapping[str, Any], python: P
         write_json(Path(work) / "spec.json", spec)
         done = _run([str(python), str(vllm_probe.__file__), "spec.json", "answers.json"], work, {})
         if done.returncode:
-            return Check("served", False, f"vLLM fails: {_reason(done.stderr)}"), {}
+            return Check("served", False, f"vLLM fails: {_first_error(done.stdout + done.stderr)}"), {}
         answers = read_json(Path(work) / "answers.json")
     runs = [[Greedy(*answer) for answer in answers[name]] for name in ("base", "repeated", "adapted")]
     name = f"vLLM {answers['version']}"
@@ -227,6 +227,12 @@ def _run(command: Sequence[str], folder: str, env: dict[str, str]) -> subprocess
         )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{command[1]} was not done after {TIMEOUT // 60} minutes") from None
+
+
+def _first_error(text: str) -> str:
+    """The error that a process of vLLM met first; the last one only says that a process ended."""
+    first = re.search(r"\b[A-Z]\w*Error: \S.*", text)
+    return first[0] if first else _reason(text)
 
 
 def _reason(text: str) -> str:
