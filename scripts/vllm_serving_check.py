@@ -1,9 +1,9 @@
 """Does vLLM apply the adapters that are trained here? Run by `make vllm`, in an environment with vLLM's CPU build.
 
-    python scripts/vllm_check.py [--out FOLDER] [--only llama,qwen3_5]
+    python scripts/vllm_serving_check.py [--out FOLDER] [--only llama,qwen3_5]
 
-For a Llama and for a Qwen3.5 that is stored as a vision-language model (random weights): trains an adapter, has the gate
-ask vLLM, serves base and adapter, extracts through the server and in the process, compares with transformers, and shows
+For a Llama and for a Qwen3.5 that is stored as a vision-language model (random weights): trains an adapter, has the
+gate ask vLLM, serves base and adapter, extracts through the server and in the process, compares with transformers, and
 that an adapter which vLLM does not apply is refused. Prints a line for each check; exits with 1 if one failed.
 """
 
