@@ -161,16 +161,16 @@ def test_an_adapter_of_a_4_bit_base_fits_the_whole_base(place: Path) -> None:
     ],
 )
 def test_launches_that_would_not_do_what_they_say(env: dict, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters.backends.local import deepspeed
+    from adapters.backends.local import sharding
 
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
-    assert deepspeed.check_launch() is None
+    assert sharding.check_launch() is None
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(deepspeed.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(UserError, match=text):
-        deepspeed.check_launch()
+        sharding.check_launch()
 
 
 def test_a_4_bit_base_is_checked_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
