@@ -1,6 +1,6 @@
 """Run a recipe under FSDP2 on a CPU, which accelerate itself does for accelerators only.
 
-    accelerate launch --config_file recipes/accelerate/fsdp2.yaml tests/backends/local/fsdp_on_cpu.py RECIPE KEY=VALUE …
+    accelerate launch --config_file recipes/accelerate/fsdp2.yaml tests/fsdp_on_cpu.py RECIPE KEY=VALUE …
 
 Only what accelerate decides by the kind of device is changed: it is told of GPUs, whose device is the CPU. Everything
 after that is accelerate's, torch's and TRL's own. Each process appends what its trained parameters are to
