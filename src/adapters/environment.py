@@ -1,4 +1,4 @@
-"""Versions of the installed libraries and the peak memory of this process."""
+"""Versions of the installed libraries, the peak memory of this process, and what a launch asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 VERSIONS = ("extraction-adapters", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tinker")
+
+PROCESSES = "ADAPTERS_PROCESSES"
+"""Environment variable of a launch: the number of processes that were asked for, or LATER."""
+LATER = "later"
+"""This process plans what a launch file's processes will train."""
+LOG_LEVEL, SILENT = "TORCH_CPP_LOG_LEVEL", "FATAL"
+"""Environment variable that torch reads once, and the value that silences its C++ parts."""
 
 
 def versions() -> dict[str, str]:

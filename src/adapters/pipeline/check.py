@@ -164,6 +164,7 @@ def hardware_of(device: str | None, launch: Path | None) -> Hardware:
             config = YAML(typ="safe", pure=True).load(launch.read_text(encoding="utf-8")) or {}
             world = int(config.get("num_processes", 1))
             zero = int((config.get("deepspeed_config") or {}).get("zero_stage", 0))
+            zero = 3 if config.get("fsdp_config") else zero  # FSDP shards what ZeRO-3 does
         except (OSError, YAMLError, ValueError, AttributeError) as error:
             raise UserError(f"{launch}: cannot be read as an accelerate config file: {error}") from None
     return Hardware(parse_size(device, UserError) if device else None, world, zero)

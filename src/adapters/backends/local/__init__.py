@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
+from adapters.backends.local import base_model, dpo, sharding, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     load_adapter,
@@ -52,10 +52,12 @@ class LocalBackend(TokenizingBackend):
         prepare_cpu()
         # Scoring on rank 0 can outlast the default time-out. The launcher, not the time-out, notices a dead rank.
         self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
+        sharding.check_processes(self.state)
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check the options of the stages against TRL's classes and the processes."""
-        sharded = deepspeed.check_launch()
+        sharding.check_devices(self.state)
+        sharded = sharding.check_launch()
         trusts(self.recipe.model)
         if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
             base_model.resolve(self.recipe.model.base)
@@ -98,7 +100,7 @@ class LocalBackend(TokenizingBackend):
         with packed if self.recipe.model.speedups else nullcontext():
             figures = TRAIN[job.stage.kind](run, job.stage)
         phase("verifying the adapter")
-        with deepspeed.whole(adapter):
+        with sharding.whole(adapter):
             if self.state.is_main_process:
                 _verify_weights(adapter)
                 name_base(adapter, self.base)
@@ -142,10 +144,10 @@ def _check_quantized(sharded: str | None) -> None:
     at = ("model", "quantize")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("bitsandbytes is not installed: pip install -e '.[quant]' in the repository.", at=at)
-    if sharded == "zero3":
+    if sharded in ("zero3", "fsdp2"):
         raise UserError(
-            "ZeRO-3 cannot partition 4-bit weights that were loaded whole; use recipes/accelerate/zero2.yaml, whose "
-            "processes each hold the 4-bit base.",
+            "ZeRO-3 and FSDP cannot shard 4-bit weights that were loaded whole; use recipes/accelerate/zero2.yaml, "
+            "whose processes each hold the 4-bit base.",
             at=at,
         )
 

@@ -15,9 +15,9 @@ import torch
 import trl.trainer.grpo_trainer as trl_grpo
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
+from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.speedups.decoding import can_share, decode, new_cache, step
 from adapters.backends.local.speedups.padding_free import in_use
 
@@ -38,8 +38,8 @@ def grpo_speedups(model: Any, args: GRPOConfig) -> Iterator[None]:
     shuffle = trl_grpo.shuffle_sequence_dict
     if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
-    # Under ZeRO-3 all processes must make the same forward passes; one whose prompts all differ would make one less.
-    if can_share(model.get_base_model()) and not is_deepspeed_zero3_enabled():
+    # With sharded weights all processes must make the same passes; one whose prompts all differ would make one less.
+    if can_share(model.get_base_model()) and not shards_weights():
         model.generate = _Generate(model)
     try:
         yield
