@@ -63,6 +63,8 @@ def _settings(job: Job) -> str:
     if not isinstance(stage, Grpo):
         return f"{steps} pairs, lr {stage.learning_rate:g}, beta {stage.beta:g} to {reference}"
     kl = f"KL {stage.beta:g} to {reference}" if stage.beta else "no KL"
+    if stage.updates_per_generation > 1:
+        steps += f" ({stage.updates_per_generation} a generation)"
     return f"{steps} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
 
 

@@ -204,11 +204,14 @@ def _within_limits(
 
 
 def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
-    if isinstance(stage, Grpo) and rows < stage.batch_size:
-        fault = f"a batch of {stage.batch_size} prompts needs at least as many rows, and {rows} are left."
+    updates = stage.updates_per_generation if isinstance(stage, Grpo) else 1
+    prompts = updates * stage.batch_size
+    if isinstance(stage, Grpo) and rows < prompts:
+        what = f"a generation of {updates} batches of {stage.batch_size}" if updates > 1 else f"a batch of {prompts}"
+        fault = f"{what} prompts needs at least as many rows, and {rows} are left."
         raise UserError(fault, at=(*at, "batch_size"))
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
-    return stage.max_steps or max(1, int(rows * epochs / stage.batch_size))
+    return stage.max_steps or updates * max(1, int(rows * epochs / prompts))
 
 
 def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
@@ -249,7 +252,10 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     """The settings that change the weights, without rows and rewards."""
-    return stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
+    settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
+    if settings.get("updates_per_generation") == 1:  # what stages did that are older than the key
+        del settings["updates_per_generation"]
+    return settings
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:

@@ -55,6 +55,10 @@ class Grpo(_Stage):
     rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
     batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
     group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")
+    updates_per_generation: Count = Field(
+        default=1,
+        description="Optimizer steps whose batches are sampled at once; each completion is learned from once.",
+    )
     temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the reference.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
@@ -64,6 +68,17 @@ class Grpo(_Stage):
     )
     max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
+
+    @model_validator(mode="after")
+    def _whole_generations(self) -> Grpo:
+        updates = self.updates_per_generation
+        for key in ("max_steps", "save_every"):  # a checkpoint does not hold the rest of a generation
+            steps = getattr(self, key)
+            if steps is not None and steps % updates:
+                lower, higher = steps // updates * updates, -(-steps // updates) * updates
+                near = f"{lower} or {higher}" if lower else str(higher)
+                raise ValueError(f"{key}: {steps} is no multiple of updates_per_generation ({updates}); {near} is")
+        return self
 
 
 class Dpo(_PromptWithAnswer):

@@ -11,8 +11,8 @@ from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
 
 SHOWN = (
-    "batch_size", "group_size", "epochs", "max_steps", "learning_rate", "schedule", "warmup", "temperature", "beta",
-    "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
+    "batch_size", "group_size", "updates_per_generation", "epochs", "max_steps", "learning_rate", "schedule", "warmup",
+    "temperature", "beta", "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
 )  # fmt: skip
 FIGURES = (("NLL per token, held out", "nll_before", "nll_after"), ("reward", "reward_first", "reward_last"))
 
@@ -51,7 +51,10 @@ def steps(run: RunFolder) -> list[Step]:
 
 def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings = {"scale_rewards": settings.get("advantage"), **settings}  # the key's name in older runs
-    constants = [(key.replace("_", " "), settings.get(key)) for key in SHOWN]
+    usual = {"updates_per_generation": 1}
+    constants = [
+        (key.replace("_", " "), settings.get(key)) for key in SHOWN if settings.get(key) != usual.get(key, ...)
+    ]
     constants += [(f"trl.{key}", value) for key, value in as_dict(settings.get("trl")).items()]
     return [(name, plain(value)) for name, value in constants if value is not None]
 

@@ -116,6 +116,7 @@ def _training_use(job: Job, common: Use) -> tuple[Use, int]:
     micro, passes = micro_batch(stage)
     share = max(1, micro * passes * PartialState().num_processes // common.world)  # rows of one process and step
     checkpointing = stage.gradient_checkpointing
+    samples_here = stage.kind == "grpo" and not stage.trl.get("use_vllm")
     use = replace(
         common,
         tokens=_longest(job),
@@ -123,7 +124,7 @@ def _training_use(job: Job, common: Use) -> tuple[Use, int]:
         sides=2 if stage.kind == "dpo" else 1,
         checkpointing=common.checkpointing if checkpointing is None else checkpointing,
         reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
-        generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
+        generated=share * stage.updates_per_generation if samples_here else 0,
         optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
     )
     return use, share

@@ -38,8 +38,9 @@ OWNED = {
     "max_steps": "max_steps",
     "per_device_train_batch_size": "micro_batch_size",
     "gradient_accumulation_steps": "batch_size",
-    "generation_batch_size": "batch_size",
-    "steps_per_generation": "batch_size",
+    "generation_batch_size": "updates_per_generation",
+    "steps_per_generation": "updates_per_generation",
+    "num_iterations": "updates_per_generation",
     "num_generations": "group_size",
     "temperature": "temperature",
     "beta": "beta",
@@ -72,6 +73,7 @@ ELSEWHERE = {
     "save_total_limit": "the run itself: two checkpoints are kept",
     "logging_nan_inf_filter": "the run itself: a loss that is not finite stops it",
     "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
+    "shuffle_dataset": "the run itself: rows come in an order of their own, in which a stopped run continues",
     "packing": "the run itself: each row is a sequence of its own",
     "dataset_kwargs": "the run itself: the trainer gets ready tokens",
     "disable_dropout": "the run itself: policy and reference must agree at the start",
@@ -157,7 +159,8 @@ def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str
     options = _shared_options(job, recipe, folder)
     if isinstance(stage, Grpo):
         options |= {
-            "steps_per_generation": options["gradient_accumulation_steps"],
+            "steps_per_generation": stage.updates_per_generation * options["gradient_accumulation_steps"],
+            "shuffle_dataset": False,  # the rows come in the order of `batches.layout`
             "num_generations": stage.group_size,
             "max_completion_length": stage.max_completion_length,
             "temperature": stage.temperature,
@@ -178,6 +181,8 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
     micro, accumulate = micro_batch(stage)
     # A launcher's config file may have put another precision here, and it would win over the arguments below.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if kind == "fp32" else kind
+    # Whole generations only: a checkpoint does not hold what is left of one.
+    unit = stage.updates_per_generation if isinstance(stage, Grpo) else 1
     constant = "constant_with_warmup" if stage.warmup else "constant"
     return {
         "output_dir": str(folder),
@@ -195,7 +200,7 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "use_cpu": not on_gpu(),
         "gradient_checkpointing": on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
         "logging_steps": max(1, steps // 100) if stage.kind == "sft" else 1,
-        "save_steps": stage.save_every or max(1, steps // 10),
+        "save_steps": stage.save_every or unit * max(1, steps // (10 * unit)),
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite
         "report_to": list(recipe.report_to) or "none",

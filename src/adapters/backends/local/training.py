@@ -30,6 +30,7 @@ from adapters.backends.jobs import Job
 from adapters.backends.local import sharding
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health_callback import HealthWatch
+from adapters.backends.local.importance_ratio import log_importance_ratio
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
@@ -171,8 +172,12 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     rollouts = run.folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
     # Gold goes by row number: Arrow would rewrite nested labels (missing keys come back as null).
     rows = Dataset.from_list([{"prompt": list(e.prompt), "row": n} for n, e in enumerate(job.examples)])
+    # TRL would shuffle each epoch as it comes, and a run that is resumed in a later one would begin with the first's.
+    order = layout([0] * len(rows), stage.batch_size, job.steps, run.recipe.seed, by_length=False)
     rewards = [TrlReward(reward, job.examples, rollouts) for reward in job.rewards]
-    trainer = run.trainer(GRPOTrainer, rows, reward_funcs=rewards)
+    trainer = run.trainer(GRPOTrainer, rows.select(order), reward_funcs=rewards)
+    if stage.updates_per_generation > 1:
+        log_importance_ratio(trainer)
     if stage.beta:
         set_reference(model, stage.reference)
         verify_reference(model, stage.reference)

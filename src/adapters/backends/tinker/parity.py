@@ -59,6 +59,10 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
         raise UserError(
             f"TRL's options do not reach the service, and are not ignored. {advice}", at=(*at, "trl", first)
         )
+    if getattr(stage, "updates_per_generation", 1) > 1:
+        raise UserError(
+            "the hosted trainer samples anew for each step; leave this out.", at=(*at, "updates_per_generation")
+        )
     if stage.gradient_checkpointing is not None:
         raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
 
