@@ -4,7 +4,7 @@
 
 For a Llama and for a Qwen3.5 that is stored as a vision-language model (random weights): trains an adapter, has the
 gate ask vLLM, serves base and adapter, extracts through the server and in the process, compares with transformers, and
-that an adapter which vLLM does not apply is refused. Prints a line for each check; exits with 1 if one failed.
+shows that an adapter which vLLM does not apply is refused. Prints a line for each check; exits with 1 if one failed.
 """
 
 from __future__ import annotations

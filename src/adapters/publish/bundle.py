@@ -132,7 +132,7 @@ def results(finished: Finished) -> dict[str, Any]:
         name: {m: {k: v for k, v in figures.items() if k != "key"} for m, figures in models.items() if m in labels}
         for name, models in finished.figures.items()
     }
-    keys = ("steps", "seconds", "peak_memory_gb", "figures")
+    keys = ("steps", "seconds", "peak_memory_gb", "peak_host_memory_gb", "figures")
     stages = {s.name: {key: s.manifest.get(key) for key in keys} for s in finished.stages}
     return {"name": finished.recipe.name, "published": finished.stages[-1].name, "stages": stages, "sets": sets}
 

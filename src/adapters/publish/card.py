@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.run_folder import Stage
@@ -174,7 +175,8 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
         "data": stage.manifest.get("data", []),
         "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
         "figures": stage.manifest.get("figures", {}),
-        **{key: stage.manifest.get(key) for key in ("steps", "seconds", "peak_memory_gb")},
+        **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
+        "peak_memory": peak_memory_text(stage.manifest),
     }
 
 

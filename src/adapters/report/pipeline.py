@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from adapters.environment import peak_memory_text
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
@@ -109,8 +110,8 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
     out += [(k.replace("_", " "), plain(v)) for k, v in figures.items() if k not in known and number(v) is not None]
     if time := minutes(stage.manifest.get("seconds")):
         out.append(("time", time))
-    if memory := number(stage.manifest.get("peak_memory_gb")):
-        out.append(("peak memory", f"{memory:.1f} GB"))
+    if memory := peak_memory_text(stage.manifest):
+        out.append(("peak memory", memory))
     return out
 
 

@@ -78,13 +78,22 @@ class LocalBackend(TokenizingBackend):
         return {"base": self.recipe.model.base, "hub_id": base.hub_id, "revision": base.revision, "commit": commit}
 
     def memory(
-        self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, device: float | None, world: int, zero: int
+        self,
+        jobs: Sequence[Job],
+        tests: Sequence[Evaluation],
+        *,
+        device: float | None,
+        world: int,
+        zero: int,
+        machines: int,
     ) -> list[StagePlan]:
         """The memory plan; see `adapters.backends.local.memory_plan`."""
         from adapters.backends.local import memory_plan
 
         world = max(world, self.state.num_processes)
-        return memory_plan.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
+        return memory_plan.plan_memory(
+            self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero, machines=machines
+        )
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage; rank 0 writes the adapter and its tokenizer into `folder`."""
