@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -48,8 +49,11 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 def assemble(finished: Finished, folder: Path) -> None:
     """Write everything but the card into an empty folder."""
     folder.mkdir(parents=True)
-    shutil.copyfile(finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS)
     config = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    if config.get("rank_pattern") or config.get("alpha_pattern"):
+        config = write_plain_lora(config, finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS)
+    else:
+        shutil.copyfile(finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS)
     write_json(folder / adapter_folder.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
     for name in TOKENIZER:
         source = finished.adapter / name
@@ -68,6 +72,34 @@ def shippable_config(config: Mapping[str, Any], base: str, revision: str | None)
     if isinstance(out.get("target_modules"), list):
         out["target_modules"] = sorted(out["target_modules"])
     return out
+
+
+def write_plain_lora(config: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any]:
+    """Write the tensors of an adapter with rank and alpha patterns for one rank and alpha. Returns their config.
+
+    vLLM reads `r` and `lora_alpha` alone (its `PEFTHelper`), and would scale the other modules wrongly without a word.
+    Zeros bring A and B to the largest rank, and B takes the quotient of the scales: the update is the same.
+    """
+    from peft.utils.other import get_pattern_key
+    from safetensors.torch import load_file, save_file
+    from torch.nn.functional import pad
+
+    alphas = config.get("alpha_pattern") or {}
+    tensors = load_file(source)
+    divisor = math.sqrt if config.get("use_rslora") else float
+    scale = config["lora_alpha"] / divisor(config["r"])
+    ranks = {key[: -len(".lora_A.weight")]: len(a) for key, a in tensors.items() if key.endswith(".lora_A.weight")}
+    largest = max(ranks.values())
+    for module, rank in ranks.items():
+        a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+        alpha = alphas.get(get_pattern_key(alphas, module.removeprefix("base_model.model.")), config["lora_alpha"])
+        quotient = alpha / divisor(rank) / scale
+        if quotient != 1:
+            tensors[b] = tensors[b].float() * quotient  # in 32 bits: rounded once, by 6e-8 at most
+        tensors[a], tensors[b] = pad(tensors[a], (0, 0, 0, largest - rank)), pad(tensors[b], (0, largest - rank))
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target, metadata={"format": "pt"})
+    plain = {"r": largest, "lora_alpha": scale * divisor(largest), "rank_pattern": {}, "alpha_pattern": {}}
+    return {**config, **plain}
 
 
 def shippable_recipe(finished: Finished) -> str:

@@ -17,9 +17,10 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training
+from adapters.backends.local import deepspeed, dpo, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
+    check_modules,
     load_adapter,
     load_base,
     load_merged,
@@ -58,7 +59,7 @@ class LocalBackend(TokenizingBackend):
         sharded = deepspeed.check_launch()
         trusts(self.recipe.model)
         if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
-            base_model.resolve(self.recipe.model.base)
+            check_modules(self.base, self.recipe.model, self.recipe.lora)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
