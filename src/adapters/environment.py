@@ -123,7 +123,7 @@ def _driver() -> str | None:
         return None
     command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
-    return (done.stdout.split() or [None])[0]
+    return next(iter(done.stdout.split()), None)
 
 
 def _accelerations() -> dict[str, str]:

@@ -125,6 +125,8 @@ def _memory(out: Checked, backend: Backend, plan: Plan, hardware: Hardware) -> N
     except UserError as error:
         out.warnings.append(f"memory not planned: {error}")
         return
+    if hardware.device is not None:
+        out.notes += [note for note in getattr(backend, "on_fallback", list)() if note not in out.notes]
     for stage in out.memory:
         if not stage.fits:
             have = (stage.available or 0) / GB

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import deepspeed, dpo, trainer_args, training
+from adapters.backends.local import deepspeed, dpo, kernels, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     check_modules,
@@ -67,7 +67,15 @@ class LocalBackend(TokenizingBackend):
         _check_trackers(self.recipe.report_to)
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
-        return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        return notes + (self.on_fallback() if on_gpu() else [])
+
+    def on_fallback(self) -> list[str]:
+        """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""
+        if self.recipe.model.base.startswith("pypi:"):
+            return []
+        note = kernels.slow_layers(self.base)
+        return [note] if note else []
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""
