@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import deepspeed, dpo, kernels, trainer_args, training
+from adapters.backends.local import deepspeed, dpo, kernels, packing, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     check_modules,
@@ -64,6 +64,9 @@ class LocalBackend(TokenizingBackend):
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
+            if getattr(stage, "packing", False):
+                known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
+                packing.check(self.recipe, stage, known, ("stages", n, "packing"))
         _check_trackers(self.recipe.report_to)
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""

@@ -23,11 +23,8 @@ INSTALL: Final = {
 
 def slow_layers(base: Base) -> str | None:
     """A sentence on layers without their kernels and what to install; None if there are none, or no config here."""
-    try:
-        config = AutoConfig.from_pretrained(base.load, revision=base.revision)
-    except (OSError, ValueError, ImportError):  # what loads the base says it better
-        return None
-    kinds = layer_types(config)
+    config = _config(base)
+    kinds = layer_types(base)
     count = sum(kind in RECURRENT for kind in kinds)
     absent = [INSTALL.get(package, package) for package in _fallbacks(config)] if count else []
     if not absent:
@@ -35,9 +32,17 @@ def slow_layers(base: Base) -> str | None:
     return f"{count} of {len(kinds)} layers run on a PyTorch fallback, correct but slow; install {' and '.join(absent)}"
 
 
-def layer_types(config: Any) -> list[str]:
-    """The type of each layer, in transformers' words; empty for models whose layers are all alike."""
-    return list(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+def layer_types(base: Base) -> list[str]:
+    """The type of each layer, in transformers' words; empty where all are alike or the config is not here."""
+    config = _config(base)
+    return list(getattr(config and config.get_text_config(decoder=True), "layer_types", None) or ())
+
+
+def _config(base: Base) -> Any:
+    try:
+        return AutoConfig.from_pretrained(base.load, revision=base.revision)
+    except (OSError, ValueError, ImportError):  # what loads the base says it better
+        return None
 
 
 def _fallbacks(config: Any) -> list[str]:
