@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +96,42 @@ def test_the_quickstart_in_short(tmp_path: Path) -> None:
     assert report["stages"]["2-grpo"]["figures"]["first_kl"] == pytest.approx(0, abs=1e-3)
     config = json.loads((tmp_path / "quickstart/2-grpo/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+# Versions that fit together also fit each alone.
+TOGETHER = "gpu,vllm,deepspeed,quant"
+
+
+def pip_plan(*arguments: str, report: str = "-") -> subprocess.CompletedProcess:
+    """What pip would install into an empty environment, without installing it."""
+    plan = ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", report, *arguments]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *plan]
+    env = {**os.environ, "DS_BUILD_OPS": "0"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+
+
+@pytest.fixture(scope="module")
+def package_index() -> None:
+    done = pip_plan("--no-deps", "hatchling")
+    if done.returncode:
+        pytest.skip(f"no package index can be reached: {done.stderr.strip().splitlines()[-1:]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extras", [*sorted(EXTRAS.keys() - {"dev", *TOGETHER.split(",")}), TOGETHER])
+def test_the_extras_resolve_with_the_constraints(extras: str, package_index: None, tmp_path: Path) -> None:
+    done = pip_plan("-c", "constraints.txt", f".[{extras}]", report=str(tmp_path / "plan.json"))
+    assert done.returncode == 0, f"pip finds no versions for [{extras}]:\n{done.stderr[-3000:]}"
+    plan = json.loads((tmp_path / "plan.json").read_text())["install"]
+    found = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower() for item in plan}
+    wanted = [re.split(r"[<>=]", line)[0] for extra in extras.split(",") for line in EXTRAS[extra]]
+    assert not set(wanted) - found
+
+
+def test_the_vllm_of_the_constraints_is_one_that_trl_takes() -> None:
+    pinned = re.search(r"^vllm==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    asked = [Requirement(line) for line in importlib.metadata.requires("trl") or ()]
+    ranges = [requirement.specifier for requirement in asked if requirement.name == "vllm"]
+    assert ranges
+    assert all(pinned in range for range in (*ranges, Requirement(EXTRAS["vllm"][0]).specifier))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -456,7 +457,7 @@ def test_a_prompt_beyond_the_context_is_an_error_of_its_row(tmp_path: Path, bund
     assert not short["error"].startswith("too long")
 
 
-def test_vllm_is_asked_as_its_documentation_says(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a stand-in with vLLM's names: what we send. `make vllm` asks a real one."""
     pytest.importorskip("torch")
     calls: dict[str, Any] = {}
@@ -486,6 +487,11 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, monkeypatch: pyte
         module = types.ModuleType(name)
         vars(module).update(names)
         monkeypatch.setitem(sys.modules, name, module)
+    patterned = shutil.copytree(bundle, tmp_path / "patterned")
+    config = json.loads((patterned / "adapter_config.json").read_text())
+    (patterned / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 4}}))
+    with pytest.raises(UserError, match="vLLM would scale these wrongly"):
+        engines.make("vllm", adapter_source.find(str(patterned)), Options(max_new_tokens=9), print)
     source = adapter_source.find(str(bundle))
     applies = False
     with pytest.raises(UserError, match="loads the adapter and does not apply it"):

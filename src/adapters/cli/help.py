@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 HEADINGS = {
-    "Start": ("new", "check", "schema"),
+    "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report"),
     "Use": ("extract", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "base"),
@@ -24,6 +24,7 @@ EXAMPLES = {
     "new": "adapters new mine --from quickstart",
     "schema": "adapters schema > schema.json",
     "check": "adapters check mine.yaml stages.1.beta=0.01",
+    "env": "adapters env",
     "run": "adapters run mine.yaml stages.0.epochs=2",
     "eval": "adapters eval runs/mine --data test.jsonl",
     "report": "adapters report runs/mine --open",

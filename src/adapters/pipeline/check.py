@@ -127,6 +127,8 @@ def _memory(out: Checked, backend: Backend, plan: Plan, hardware: Hardware) -> N
         out.warnings.append(f"memory not planned: {error}")
         return
     out.notes += dict.fromkeys(f"memory: {stage.note}" for stage in out.memory if stage.note)
+    if hardware.device is not None:
+        out.notes += [note for note in getattr(backend, "on_fallback", list)() if note not in out.notes]
     for stage in out.memory:
         if not stage.fits:
             have = (stage.available or 0) / GB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -49,8 +50,7 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 def assemble(finished: Finished, folder: Path) -> None:
     """Write everything but the card into an empty folder."""
     folder.mkdir(parents=True)
-    _write_weights(finished, folder)
-    config = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    config = _write_weights(finished, folder)
     write_json(folder / adapter_folder.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
     for name in TOKENIZER:
         source = finished.adapter / name
@@ -63,21 +63,31 @@ def assemble(finished: Finished, folder: Path) -> None:
     write_json(folder / "results.json", results(finished))
 
 
-def _write_weights(finished: Finished, folder: Path) -> None:
-    """The adapter's weights, under the names of both classes if the base is stored in a vision-language model."""
+def _write_weights(finished: Finished, folder: Path) -> dict[str, Any]:
+    """Write the adapter's weights, as servers load them too. Returns their config.
+
+    Patterns are folded into one rank and alpha; if the base is stored in a vision-language model, the tensors have the
+    names of both classes.
+    """
     from safetensors.torch import load_file, save_file
 
     from adapters.backends.local import base_model, text_only
 
     source, target = finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS
+    config: dict[str, Any] = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     try:
         wrapper = text_only.checkpoint_wrapper(base_model.resolve(finished.recipe.model.base, finished.base_revision))
     except UserError:  # the gate loads the base, and says what is wrong with it
         wrapper = None
-    if wrapper is None:
+    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
+    if not patterns and wrapper is None:
         shutil.copyfile(source, target)
-    else:
-        save_file(text_only.with_served_names(load_file(source), wrapper), target, metadata={"format": "pt"})
+        return config
+    tensors = load_file(source)
+    if patterns:
+        config, tensors = plain_lora(config, tensors)
+    save_file(text_only.with_served_names(tensors, wrapper), target, metadata={"format": "pt"})
+    return config
 
 
 def shippable_config(config: Mapping[str, Any], base: str, revision: str | None) -> dict[str, Any]:
@@ -86,6 +96,32 @@ def shippable_config(config: Mapping[str, Any], base: str, revision: str | None)
     if isinstance(out.get("target_modules"), list):
         out["target_modules"] = sorted(out["target_modules"])
     return out
+
+
+def plain_lora(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config and tensors of an adapter with rank and alpha patterns, for one rank and alpha.
+
+    vLLM reads `r` and `lora_alpha` alone (its `PEFTHelper`), and would scale the other modules wrongly without a word.
+    Zeros bring A and B to the largest rank, and B takes the quotient of the scales: the update is the same.
+    """
+    from peft.utils.other import get_pattern_key
+    from torch.nn.functional import pad
+
+    alphas = config.get("alpha_pattern") or {}
+    tensors = dict(tensors)
+    divisor = math.sqrt if config.get("use_rslora") else float
+    scale = config["lora_alpha"] / divisor(config["r"])
+    ranks = {key[: -len(".lora_A.weight")]: len(a) for key, a in tensors.items() if key.endswith(".lora_A.weight")}
+    largest = max(ranks.values())
+    for module, rank in ranks.items():
+        a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+        alpha = alphas.get(get_pattern_key(alphas, module.removeprefix("base_model.model.")), config["lora_alpha"])
+        quotient = alpha / divisor(rank) / scale
+        if quotient != 1:
+            tensors[b] = tensors[b].float() * quotient  # in 32 bits: rounded once, by 6e-8 at most
+        tensors[a], tensors[b] = pad(tensors[a], (0, 0, 0, largest - rank)), pad(tensors[b], (0, largest - rank))
+    plain = {"r": largest, "lora_alpha": scale * divisor(largest), "rank_pattern": {}, "alpha_pattern": {}}
+    return {**config, **plain}, {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
 def shippable_recipe(finished: Finished) -> str:

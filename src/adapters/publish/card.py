@@ -74,7 +74,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "auto_class": "AutoModelForCausalLM" if facts.get("causal", True) else "AutoModelForImageTextToText",
         "example": finished.example(),
         "max_new_tokens": max(limits, default=1024),
-        "vllm_rank": max_lora_rank(recipe.lora.rank),
+        "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
         "license_notes": license_notes(sources),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],

@@ -46,6 +46,9 @@ class Sft(_PromptWithAnswer):
     """Supervised fine-tuning on prompt and completion; loss on the completion only."""
 
     kind: Literal["sft"]
+    packing: bool = Field(
+        default=False, description="Join the rows of a pass instead of padding them; where attention keeps them apart."
+    )
 
 
 class Grpo(_Stage):
@@ -97,5 +100,5 @@ class Dpo(_PromptWithAnswer):
 
 
 Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]
-NOT_IN_FINGERPRINT = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long")
+NOT_IN_FINGERPRINT = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing")
 """Settings of a stage that do not change the trained weights."""

@@ -346,6 +346,8 @@ GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards
         ({"lora": {"rank": 32, "alpha": 64}}, ("lora", "alpha"), "write 32 or leave it out"),
         ({"lora": {"dropout": 0.1}}, ("lora", "dropout"), "0 works"),
         ({"lora": {"rslora": True}}, ("lora", "rslora"), "false works"),
+        ({"lora": {"rank_pattern": {"q_proj": 8}}}, ("lora", "rank_pattern"), "one rank and alpha"),
+        ({"lora": {"exclude_modules": ["q_proj"]}}, ("lora", "exclude_modules"), "every module"),
         ({"lora": {"target_modules": ["q_proj", "v_proj"]}}, ("lora", "target_modules"), "all-linear"),
         ({"model": {"base": "a/b", "dtype": "float32"}}, ("model", "dtype"), "auto works"),
         ({"model": {"base": "a/b", "quantize": "nf4"}}, ("model", "quantize"), "leave this out"),

@@ -17,9 +17,10 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import base_model, dpo, sharding, trainer_args, training
+from adapters.backends.local import dpo, kernels, packing, sharding, trainer_args, training
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
+    check_modules,
     load_adapter,
     load_base,
     load_merged,
@@ -60,15 +61,26 @@ class LocalBackend(TokenizingBackend):
         sharded = sharding.check_launch()
         trusts(self.recipe.model)
         if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
-            base_model.resolve(self.recipe.model.base)
+            check_modules(self.base, self.recipe.model, self.recipe.lora)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
+            if getattr(stage, "packing", False):
+                known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
+                packing.check(self.recipe, stage, known, ("stages", n, "packing"))
         _check_trackers(self.recipe.report_to)
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
-        return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        return notes + (self.on_fallback() if on_gpu() else [])
+
+    def on_fallback(self) -> list[str]:
+        """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""
+        if self.recipe.model.base.startswith("pypi:"):
+            return []
+        note = kernels.slow_layers(self.base)
+        return [note] if note else []
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""

@@ -74,7 +74,10 @@ ELSEWHERE = {
     "logging_nan_inf_filter": "the run itself: a loss that is not finite stops it",
     "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
     "shuffle_dataset": "the run itself: rows come in an order of their own, in which a stopped run continues",
-    "packing": "the run itself: each row is a sequence of its own",
+    "packing": "packing of an SFT stage, without trl:",
+    "padding_free": "packing of an SFT stage, without trl:",
+    "packing_strategy": "the run itself: the rows of micro_batch_size make one pass",
+    "eval_packing": "packing of an SFT stage, without trl:",
     "dataset_kwargs": "the run itself: the trainer gets ready tokens",
     "disable_dropout": "the run itself: policy and reference must agree at the start",
     "precompute_ref_log_probs": "the run itself: DPO's reference is computed once, before the first step",
@@ -153,8 +156,11 @@ def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
     return micro, share // micro
 
 
-def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any]) -> Any:
-    """TRL's config of a stage; `template` are the arguments of the chat template."""
+def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any], *, packed: bool = False) -> Any:
+    """TRL's config of a stage; `template` are the arguments of the chat template.
+
+    `packed`: TRL joins the rows of a pass into one sequence, in which positions restart with every row.
+    """
     stage = job.stage
     options = _shared_options(job, recipe, folder)
     if isinstance(stage, Grpo):
@@ -171,6 +177,8 @@ def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str
         }
     else:  # rows that are too long were dropped and counted by the plan; nothing is cut here
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
+    if packed:
+        options["padding_free"] = True
     if not isinstance(stage, Sft):
         options["beta"] = stage.beta
     return CONFIGS[stage.kind](**options | stage.trl)

@@ -15,6 +15,7 @@ import torch
 import trl.trainer.utils as trl_utils
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -27,7 +28,7 @@ from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.jobs import Job
-from adapters.backends.local import sharding
+from adapters.backends.local import packing, sharding
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.importance_ratio import log_importance_ratio
@@ -106,10 +107,15 @@ class LocalStage:
     folder: Path
     progress: Progress
 
+    @property
+    def joins_rows(self) -> bool:
+        """Whether TRL joins the rows of a pass; on a CPU, `speedups.padding_free` does so below it."""
+        return getattr(self.job.stage, "packing", False) and not in_use(self.model)
+
     def order(self, lengths: Sequence[int]) -> list[int]:
         """Row indices in training order."""
         stage: Any = self.job.stage
-        by_length = stage.group_by_length and not in_use(self.model)
+        by_length = stage.group_by_length and not in_use(self.model) and not self.joins_rows
         return layout(lengths, stage.batch_size, self.job.steps, self.recipe.seed, by_length=by_length)
 
     def trainer(self, kind: Any, rows: Dataset, **options: Any) -> Any:
@@ -117,7 +123,7 @@ class LocalStage:
         watch = Watch(self.job, self.folder.parent / "log.jsonl", self.progress)
         trainer = kind(
             model=self.model,
-            args=trainer_config(self.job, self.recipe, self.folder, self.encoder.template),
+            args=trainer_config(self.job, self.recipe, self.folder, self.encoder.template, packed=self.joins_rows),
             train_dataset=rows,
             processing_class=self.encoder.tokenizer,
             callbacks=[watch, HealthWatch(self.job.stage.health), Checkpoints()],
@@ -151,6 +157,9 @@ def train_sft(run: LocalStage, stage: Sft) -> dict[str, Any]:
     phase("tokenising")
     rows = _tokens(run.encoder, run.job.examples)
     trainer = run.trainer(SFTTrainer, rows.select(run.order(rows["length"])))
+    if run.joins_rows:
+        two = [{k: rows[n % len(rows)][k] for k in ("input_ids", "labels")} for n in (0, 1)]
+        packing.verify(trainer, two, ("stages", run.job.index, "packing"))
     held_out = _tokens(run.encoder, run.job.validation) if run.job.validation else None
     stored = run.folder.parent / "nll_before.json"
     if held_out and not last_good(run.folder):
@@ -245,7 +254,7 @@ def nll(trainer: SFTTrainer, rows: Dataset, progress: Progress) -> float:
             batch = trainer.data_collator(
                 [{k: rows[i][k] for k in ("input_ids", "labels")} for i in batches[min(mine, len(batches) - 1)]]
             )
-            batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+            batch = send_to_device(batch, accelerator.device)
             with accelerator.autocast():
                 out = model(**batch, fused_lm_head=True)
             if mine < len(batches):

@@ -34,6 +34,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("the service has no LoRA dropout; 0 works.", at=("lora", "dropout"))
     if lora.rslora:
         raise UserError("the service scales by alpha / rank; rslora: false works.", at=("lora", "rslora"))
+    for key in ("rank_pattern", "alpha_pattern", "exclude_modules"):
+        if getattr(lora, key):
+            raise UserError("the service adapts every module with one rank and alpha; leave it out.", at=("lora", key))
     if lora.target_modules != "all-linear" and set(lora.target_modules) not in (ATTENTION, MLP, ATTENTION | MLP):
         raise UserError(
             "the service adapts all attention layers, all MLP layers, or both; all-linear, "
