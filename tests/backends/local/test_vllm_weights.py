@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen
 from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 
-from adapters.backends.local.vllm_sampling import merged_weights
+from adapters.backends.local.vllm_weights import merged_weights
 
 QWEN = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -68,7 +68,6 @@ KINDS = [
     ("qwen3_5", {}),
     ("llama", {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 32}}),
     ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
-    ("llama", {"target_modules": ["q_proj", "embed_tokens"]}),
 ]
 
 

@@ -1,9 +1,4 @@
-"""vLLM as the sampler of GRPO: whether it can be used, with which options, and which weights it gets.
-
-TRL's own weight transfer adds the adapter to the base in place, sends the sum, and subtracts it again. In bfloat16 the
-difference is not the base that was there before, so the adapter would come to belong to a base that no longer exists.
-`merged_weights` replaces that part: W + scaling * B * A is computed tensor by tensor beside the base.
-"""
+"""vLLM as the sampler of GRPO: whether it can be used, with which options, and how it starts and ends in a run."""
 
 from __future__ import annotations
 
@@ -20,7 +15,6 @@ from typing import Any
 import torch
 from packaging.version import Version
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
@@ -33,6 +27,8 @@ from adapters.backends.local import vllm_server
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.checkpoints import last_good
 from adapters.backends.local.model import end_tokens
+from adapters.backends.local.vllm_weights import merged_weights
+from adapters.backends.memory import GB
 from adapters.errors import UserError
 from adapters.files import read_json, write_json
 from adapters.recipe.recipe import Recipe
@@ -44,8 +40,8 @@ OLDEST, NEWEST = Version("0.22"), Version("0.31")
 """Versions of vLLM that TRL takes (trl.import_utils)."""
 DEVICES = ("cuda",)
 """Devices of a trainer on which vLLM can take weights: its CPU build repacks them when it loads them."""
-MOST = 0.6
-"""Share of a GPU's memory that vLLM gets at most: the rest is for the training."""
+MOST, ROOM = 0.6, 2e9
+"""Share of a GPU's memory that vLLM gets at most, the rest being for the training; bytes it works in."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,8 @@ class Sampling:
 
     @property
     def record(self) -> dict[str, str]:
-        """What the manifest says."""
-        return {k: v for k, v in vars(self).items() if v is not None}
+        """What the manifest says; the card may show it, so no reason with a path in it."""
+        return {"mode": self.mode} | ({"version": self.version} if self.version else {})
 
     @property
     def note(self) -> str:
@@ -91,19 +87,21 @@ def choose(job: Job, recipe: Recipe, base: Base, device: str) -> Sampling:
         asked = began
     if asked == "off" or (asked == "auto" and device not in DEVICES):  # nobody expects vLLM on a CPU
         return Sampling("off")
-    problem = obstacle(stage, "colocate" if asked == "auto" else asked, recipe, base, device)
+    mode = "colocate" if asked == "auto" else asked
+    problem = obstacle(job, mode, recipe, base, device)
     if problem and asked == "auto":
         return Sampling("off", reason=problem)
     if problem:
         kept = f"{job.name} began with vLLM ({began}) and cannot continue without it: " if began else ""
         raise UserError(kept + problem, at=at)
-    if asked == "server" and console.is_main():
+    if mode == "server" and console.is_main():
         vllm_server.check_server(stage.vllm_server, base, context(stage), _version())
-    return Sampling("colocate" if asked == "auto" else asked, _version())
+    return Sampling(mode, _version())
 
 
-def obstacle(stage: Grpo, mode: str, recipe: Recipe, base: Base, device: str) -> str | None:
+def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> str | None:
     """A sentence on why vLLM cannot sample for a stage; None if it can."""
+    stage: Any = job.stage
     if missing := not_installed():
         return missing
     if not OLDEST <= Version(_version()) <= NEWEST:
@@ -125,6 +123,11 @@ def obstacle(stage: Grpo, mode: str, recipe: Recipe, base: Base, device: str) ->
             f"max_prompt_length and max_completion_length are {context(stage):,} tokens together, and {base.load} "
             f"reads {longest:,}; lower them."
         )
+    try:
+        if mode == "colocate":
+            gpu_share(job, recipe, base)
+    except UserError as error:
+        return str(error)
     return _refused_by_vllm(stage, mode, config, base)
 
 
@@ -252,46 +255,11 @@ def stop(trainer: Any) -> None:
         gc.collect()
 
 
-def merged_weights(generation: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and values of the weights that vLLM loads: the base with the active adapter, the base left as it is.
-
-    Takes the place of `VLLMGeneration._iter_named_params`. Weights that are partitioned (ZeRO-3, FSDP2) are gathered
-    one at a time, so all processes must iterate.
-    """
-    model = generation.model
-    adapted = {id(layer.get_base_layer().weight): layer for layer in model.modules() if isinstance(layer, LoraLayer)}
-    for name, weight in model.named_parameters():
-        name = name.removeprefix("base_model.model.").replace(".base_layer", "")
-        if model.prefix in name or "original_module" in name:  # what vLLM has no counterpart of
-            continue
-        layer = adapted.get(id(weight))
-        own = [p for part, p in layer.named_parameters() if model.prefix in part] if layer is not None else []
-        with generation._dist.gather_params([weight, *own]):
-            value = _merged(weight, layer).to(generation.accelerator.device)
-            yield generation._fix_param_name_to_vllm(name, extra_prefixes=["modules_to_save.default."]), value
-
-
-@torch.no_grad()
-def _merged(weight: torch.Tensor, layer: Any) -> torch.Tensor:
-    """W + scaling * B * A in W's type, rounded once, in memory of its own; W itself where no adapter is active."""
-    value = _whole(weight.detach())
-    known = () if layer is None or layer.disable_adapters else {*layer.lora_A, *layer.lora_embedding_A}
-    active = [adapter for adapter in getattr(layer, "active_adapters", ()) if adapter in known]
-    if not active:
-        return value
-    total = value.to(torch.float32, copy=True)
-    for adapter in active:
-        total += _whole(layer.get_delta_weight(adapter))
-    return total.to(value.dtype)
-
-
-def _whole(tensor: Any) -> torch.Tensor:
-    full: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # FSDP2
-    return full
-
-
 def gpu_share(job: Job, recipe: Recipe, base: Base) -> float:
-    """Share of a GPU's memory for vLLM in the trainer's process: its weights, room to work, and keys and values."""
+    """Share of a GPU's memory for vLLM in the trainer's process: its weights, room to work, keys and values.
+
+    Raises UserError when it would take too much from the training.
+    """
     from adapters.backends.local.memory_plan import devices, shape_of
     from adapters.backends.local.trainer_args import micro_batch
 
@@ -300,5 +268,10 @@ def gpu_share(job: Job, recipe: Recipe, base: Base) -> float:
     total, _ = devices()
     micro, passes = micro_batch(stage)
     row = 2.0 * 2 * context(stage) * shape.kv * shape.layers
-    need = 2.0 * (shape.linear + shape.other) + 2e9 + micro * passes * row
-    return round(min(MOST, max(0.1, need / total)), 3)
+    least = 2.0 * (shape.linear + shape.other) + row + ROOM
+    if least > MOST * total:
+        raise UserError(
+            f"vLLM needs {least / GB:.1f} GB beside the training, and the GPU has {total / GB:.1f} GB in all; give it "
+            "a GPU of its own (vllm: server)."
+        )
+    return float(round(min(MOST, (least + (micro * passes - 1) * row) / total), 3))
