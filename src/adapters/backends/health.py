@@ -68,10 +68,8 @@ class HealthMonitor:
             return Finding(f"the KL to the reference is {kl:g}, above {limit:g}", remedy, True)
         limit, gap = self.health.max_sampling_gap, figures.get(SAMPLING_GAP, 0.0)
         if limit is not None and not gap <= limit:
-            what = (
-                f"vLLM does not sample from the weights that are trained: {SAMPLING_GAP} is {gap:.2g}, above {limit:g}"
-            )
-            remedy = "start the vLLM server again, sample without it (vllm: off), or raise health.max_sampling_gap"
+            what = f"vLLM does not sample from the trained weights: {SAMPLING_GAP} is {gap:.2g}, above {limit:g}"
+            remedy = "start the vLLM server again, train afresh with vllm: off, or raise health.max_sampling_gap"
             return Finding(what, remedy, True)
         most = self.health.no_signal_steps
         if most is None:

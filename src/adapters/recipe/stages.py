@@ -71,13 +71,11 @@ class Grpo(_Stage):
         default="auto",
         description="vLLM samples on the trainer's GPU (colocate) or on a server; auto: colocate where that can work.",
     )
-    vllm_server: str | None = Field(
-        default=None, pattern=r"^https?://[^/]+", description="Address of the vLLM server: http://localhost:8000."
-    )
+    vllm_server: str | None = Field(default=None, description="Address of the vLLM server: http://localhost:8000.")
 
     @model_validator(mode="after")
     def _server_and_address(self) -> Grpo:
-        if (self.vllm == "server") != (self.vllm_server is not None):
+        if (self.vllm == "server") != (self.vllm_server or "").startswith(("http://", "https://")):
             raise ValueError("vllm: server and vllm_server: http://HOST:PORT go together")
         return self
 

@@ -35,7 +35,7 @@ REPLIES: dict[str, tuple[int, Any]] = {
 @contextmanager
 def server(replies: dict[str, tuple[int, Any]]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             status, body = replies.get(self.path.partition("?")[0], (404, {"detail": "Not Found"}))
             data = b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
