@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +21,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from adapters.backends.local.vllm_weights import merged_weights
 
+ROOT = Path(__file__).parents[3]
 QWEN = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 16, "linear_num_key_heads": 1, "linear_num_value_heads": 2,
@@ -48,10 +52,10 @@ def with_adapter(base: Any, **options: Any) -> Any:
     return peft
 
 
-def generation(peft: Any) -> VLLMGeneration:
+def generation(peft: Any, accelerator: Any = None) -> VLLMGeneration:
     """TRL's object as it is after its start, without vLLM."""
     made = VLLMGeneration.__new__(VLLMGeneration)
-    made.model, made.accelerator = peft, Accelerator(cpu=True)
+    made.model, made.accelerator = peft, accelerator or Accelerator(cpu=True)
     made._dist, made.mode, made._weight_metadata = DistributedBackend(made.accelerator), "server", None
     return made
 
@@ -139,3 +143,21 @@ def test_what_is_replaced_is_still_there() -> None:
         "self", "name", "extra_prefixes",
     ]  # fmt: skip
     assert list(inspect.signature(DistributedBackend.gather_params).parameters) == ["self", "params"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["zero3", "fsdp2"])
+def test_partitioned_weights_are_gathered_one_by_one(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
+        text = (ROOT / "recipes" / "accelerate" / "zero3.yaml").read_text()
+        (tmp_path / "zero3.yaml").write_text(text.replace("num_processes: 8", "num_processes: 2").replace("steps: auto", "steps: 1"))
+        start = ["accelerate.commands.accelerate_cli", "launch", "--config_file", str(tmp_path / "zero3.yaml")]
+    else:
+        start = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    script = Path(__file__).with_name("vllm_weights_process.py")
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", *start, str(script), kind, str(tiny_model)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("same: 20 tensors") == 2, done.stdout
