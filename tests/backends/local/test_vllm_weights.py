@@ -151,7 +151,9 @@ def test_partitioned_weights_are_gathered_one_by_one(kind: str, tiny_model: Path
     if kind == "zero3":
         pytest.importorskip("deepspeed")
         text = (ROOT / "recipes" / "accelerate" / "zero3.yaml").read_text()
-        (tmp_path / "zero3.yaml").write_text(text.replace("num_processes: 8", "num_processes: 2").replace("steps: auto", "steps: 1"))
+        (tmp_path / "zero3.yaml").write_text(
+            text.replace("num_processes: 8", "num_processes: 2").replace("steps: auto", "steps: 1")
+        )
         start = ["accelerate.commands.accelerate_cli", "launch", "--config_file", str(tmp_path / "zero3.yaml")]
     else:
         start = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
