@@ -38,6 +38,7 @@ def save(folder: Path, step: int) -> Path:
         ({"loss": 1.0, "grad_norm": float("inf")}, "grad_norm is inf"),
         ({"kl": 11.0}, "the KL to the reference is 11, above 10"),
         ({"kl": float("nan")}, "the KL to the reference is nan"),
+        ({"sampling__sampling_logp_difference__mean": 0.3}, "vLLM does not sample from the trained weights: .* 0.3"),
     ],
 )
 def test_what_stops_at_once(tmp_path: Path, figures: dict, said: str) -> None:

@@ -138,6 +138,8 @@ def test_the_recipe_in_it_runs_and_names_no_place(made: tuple[Finished, Path], t
     again = load_recipe(folder / "recipe.yaml")
     assert again.recipe.data_root is None
     assert again.recipe.run_dir == "runs"
+    finished.file.tree["stages"][1] |= {"vllm": "server", "vllm_server": "http://node7:8000"}
+    assert bundle.shippable_recipe(finished) == text, "nor a vLLM server"
     assert again.recipe.stages[0].data[0].path == "train.jsonl"
     assert again.recipe.stages[1].rewards[1].use == "./vowels.py:Vowels"
     assert again.recipe.stages[0].model_dump(exclude={"data"}) == finished.recipe.stages[0].model_dump(exclude={"data"})
@@ -249,6 +251,20 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     about = card._reward(reward)["about"]
     assert "0.5 F0.5(funder) + 0.5 F0.5(award id, under the right funder); names" in about
     assert "0.1" not in about
+
+
+@pytest.mark.usefixtures("same_plots")
+def test_the_card_says_what_sampled_the_completions(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    stage = finished.stages[-1]
+    for sampling, row in (
+        ({"mode": "server", "version": "0.30.0"}, "| completions sampled with | vLLM 0.30.0 (server) |"),
+        ({"mode": "off"}, None),
+    ):
+        manifest = stage.manifest | {"figures": {**stage.manifest["figures"], "sampling": sampling}}
+        stages = (finished.stages[0], dataclasses.replace(stage, manifest=manifest))
+        text = card.render(dataclasses.replace(finished, stages=stages), folder, "me/funding-echo", FACTS, [])
+        assert (row in text) if row else ("completions sampled with" not in text)
 
 
 @pytest.mark.usefixtures("same_plots")

@@ -20,6 +20,8 @@ NO_SIGNAL = {
     ),
 }
 """TRL's figure -> what it means at 1, and what usually helps."""
+SAMPLING_GAP = "sampling/sampling_logp_difference/mean"
+"""TRL's figure: mean |log p| difference of the sampled tokens between vLLM and the trainer, in nats."""
 
 
 class HealthError(RuntimeError):
@@ -64,6 +66,11 @@ class HealthMonitor:
         if limit is not None and not kl <= limit:
             remedy = "lower learning_rate, raise beta, or raise health.max_kl"
             return Finding(f"the KL to the reference is {kl:g}, above {limit:g}", remedy, True)
+        limit, gap = self.health.max_sampling_gap, figures.get(SAMPLING_GAP, 0.0)
+        if limit is not None and not gap <= limit:
+            what = f"vLLM does not sample from the trained weights: {SAMPLING_GAP} is {gap:.2g}, above {limit:g}"
+            remedy = "start the vLLM server again, train afresh with vllm: off, or raise health.max_sampling_gap"
+            return Finding(what, remedy, True)
         most = self.health.no_signal_steps
         if most is None:
             return None

@@ -14,6 +14,7 @@ from adapters.data.load import prompt_key
 from adapters.errors import UserError
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan, check_dropped_share, cost_notes, leakage, make_plan
+from adapters.pipeline.run import ready
 from adapters.plugins import source_files
 from adapters.plugins.reward_bench import RewardTest, try_reward
 from adapters.recipe.load import RecipeFile
@@ -84,6 +85,7 @@ def check_recipe(
     out.warnings += ledger.findings(out.ledger)
     _try(out, file, lambda: _prompts(out, backend, plan))
     _try(out, file, lambda: _memory(out, backend, plan, hardware))
+    _try(out, file, lambda: out.notes.extend(ready(plan, backend)))
     _rewards(out, plan)
     console.phase("asking the Hub")
     _try(out, file, lambda: out.warnings.append(ask_hub(file) or ""))

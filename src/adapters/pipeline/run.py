@@ -39,6 +39,8 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         open_or_resume(plan)
         with console.progress("plan", "looking for duplicates"):
             _write_ledger(plan)
+        for note in ready(plan, backend):
+            console.console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)
     backend.barrier()
     start: Path | None = None
     for job in plan.jobs:
@@ -62,6 +64,12 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         write_json(folder / "report.json", report)
     backend.barrier()
     return report
+
+
+def ready(plan: Plan, backend: Backend) -> list[str]:
+    """Notes of the backend on the stages that are not finished. Raises UserError when one could not be trained."""
+    ask = getattr(backend, "ready", None)
+    return ask([job for job in plan.jobs if not adapter_folder.manifest(job.folder)]) if ask else []
 
 
 def open_or_resume(plan: Plan) -> None:

@@ -131,6 +131,9 @@ def shippable_recipe(finished: Finished) -> str:
         tree["model"]["base"] = finished.base_id
         if finished.base_revision:
             tree["model"]["revision"] = finished.base_revision
+    for stage in tree["stages"]:
+        if stage.pop("vllm_server", None):  # an address of this network
+            del stage["vllm"]
     if tree.get("publish"):
         tree["publish"] = {k: v for k, v in tree["publish"].items() if k not in PUSH_KEYS}
     yaml = YAML()

@@ -16,6 +16,9 @@ class Health(Strict):
     no_signal_steps: int | None = Field(
         default=20, ge=2, description="Steps in a row with equal rewards, or with all completions cut; null: no limit."
     )
+    max_sampling_gap: float | None = Field(
+        default=0.2, gt=0, description="Mean gap of a token's log-probability in vLLM and the trainer; null: no limit."
+    )
 
 
 class _Stage(Strict):
@@ -71,6 +74,17 @@ class Grpo(_Stage):
     )
     max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
+    vllm: Literal["auto", "colocate", "server", "off"] = Field(
+        default="auto",
+        description="vLLM samples on the trainer's GPU (colocate) or on a server; auto: colocate where that can work.",
+    )
+    vllm_server: str | None = Field(default=None, description="Address of the vLLM server: http://localhost:8000.")
+
+    @model_validator(mode="after")
+    def _server_and_address(self) -> Grpo:
+        if (self.vllm == "server") != (self.vllm_server or "").startswith(("http://", "https://")):
+            raise ValueError("vllm: server and vllm_server: http://HOST:PORT go together")
+        return self
 
     @model_validator(mode="after")
     def _whole_generations(self) -> Grpo:
@@ -100,5 +114,8 @@ class Dpo(_PromptWithAnswer):
 
 
 Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]
-NOT_IN_FINGERPRINT = ("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing")
-"""Settings of a stage that do not change the trained weights."""
+NOT_IN_FINGERPRINT = (
+    *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing"),
+    *("vllm", "vllm_server"),
+)
+"""Settings of a stage that do not change what it learns. What samples is recorded in the stage's own files."""

@@ -81,7 +81,8 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: mod
         ({"learning_rate": 1e-3}, "set stages.0.learning_rate instead"),
         ({"num_generations": 4}, "set stages.0.group_size instead"),
         ({"seed": 3}, "decided by the recipe's seed"),
-        ({"use_vllm": "yes"}, "valid boolean"),
+        ({"mask_truncated_completions": "yes"}, "valid boolean"),
+        ({"use_vllm": True}, "set stages.0.vllm instead"),
         ({"loss_type": 3}, "valid string"),
         ({"top_kk": 3}, "Did you mean top_k"),
         ({"logging_steps": 5}, "decided by the run itself"),
@@ -108,7 +109,6 @@ def test_good_trl_options_pass(tiny_model: Path) -> None:
     [
         ({"loss_type": "dr-grpo"}, "Did you mean dr_grpo"),
         ({"optim": "adamw_torhc"}, "adamw_torhc"),
-        ({"use_vllm": True}, "vLLM is not installed"),
     ],
 )
 def test_trl_values_are_tried_before_the_run(tiny_model: Path, option: dict, text: str) -> None:

@@ -166,7 +166,7 @@ def test_sizes_that_do_not_divide_are_refused(tmp_path: Path, key: str, value: i
 
 def test_the_trainer_gets_whole_generations(tmp_path: Path, tiny_model: Path) -> None:
     run = Run(tmp_path / "a", tiny_model, "stages.0.save_every=null", "stages.0.max_steps=62")
-    made = trainer_args.trainer_config(run.job, run.backend.recipe, tmp_path, {})
+    made = trainer_args.trainer_config(run.job, run.backend.recipe, tmp_path, {}, {}, packed=False)
     assert (made.gradient_accumulation_steps, made.steps_per_generation, made.num_iterations) == (2, 4, 1)
     assert made.generation_batch_size == 2 * 2 * 4
     assert made.save_steps == 6, "a tenth of the steps, in whole generations"

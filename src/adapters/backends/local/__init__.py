@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import dpo, kernels, packing, sharding, trainer_args, training
+from adapters.backends.local import dpo, kernels, packing, sharding, trainer_args, training, vllm_sampling
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     check_modules,
@@ -38,6 +38,7 @@ from adapters.backends.memory import StagePlan
 from adapters.console import phase, quiet_libraries
 from adapters.errors import UserError, hint
 from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Grpo
 from adapters.types import Progress, Sampler
 
 TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
@@ -107,6 +108,12 @@ class LocalBackend(TokenizingBackend):
             self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero, machines=machines
         )
 
+    def ready(self, jobs: Sequence[Job]) -> list[str]:
+        """Notes on how GRPO stages are sampled. Raises UserError for what would stop one after the stages before it."""
+        grpo = [job for job in jobs if isinstance(job.stage, Grpo)]
+        chosen = [vllm_sampling.choose(job, self.recipe, self.base, self.state.device.type) for job in grpo]
+        return [f"{job.name}: {sampling.note}" for job, sampling in zip(grpo, chosen, strict=True) if sampling.note]
+
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage; rank 0 writes the adapter and its tokenizer into `folder`."""
         set_seed(self.recipe.seed)
@@ -118,8 +125,11 @@ class LocalBackend(TokenizingBackend):
         name_base(adapter, None)
         run = training.LocalStage(adapter, self.encoder, job, self.recipe, folder / "trainer", progress)
         packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing))
-        with packed if self.recipe.model.speedups else nullcontext():
-            figures = TRAIN[job.stage.kind](run, job.stage)
+        with (
+            packed if self.recipe.model.speedups else nullcontext(),
+            vllm_sampling.beside_training(run, self.base, self.state.device.type) as sampled,
+        ):
+            figures = TRAIN[job.stage.kind](run, job.stage) | sampled
         phase("verifying the adapter")
         with sharding.whole(adapter):
             if self.state.is_main_process:

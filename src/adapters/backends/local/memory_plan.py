@@ -248,12 +248,9 @@ def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: f
 
 def vllm_mode(stage: Any) -> str:
     """Where vLLM samples a stage's completions: `colocate`, `server`, or `off`."""
-    named = getattr(stage, "vllm", "off")
-    if stage.trl.get("use_vllm"):
-        named = str(stage.trl.get("vllm_mode", "colocate"))
-    elif named == "auto":
-        named = "colocate" if on_gpu() and importlib.util.find_spec("vllm") is not None else "off"
-    return named
+    if stage.vllm == "auto":
+        return "colocate" if on_gpu() and importlib.util.find_spec("vllm") is not None else "off"
+    return str(stage.vllm)
 
 
 def _longest(job: Job) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import os
 import typing
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.jobs import Job
+from adapters.backends.local import vllm_sampling
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
@@ -55,6 +55,11 @@ OWNED = {
     "reward_weights": "rewards[].weight",
     "train_sampling_strategy": "group_by_length",
     "length_column_name": "group_by_length",
+    "use_vllm": "vllm",
+    "vllm_mode": "vllm",
+    "vllm_server_base_url": "vllm_server",
+    "vllm_server_host": "vllm_server",
+    "vllm_server_port": "vllm_server",
 }
 """TRL option -> recipe key that decides it; two spellings of one setting could contradict each other."""
 ELSEWHERE = {
@@ -84,6 +89,8 @@ ELSEWHERE = {
     "precompute_ref_batch_size": "micro_batch_size",
     "sync_ref_model": "reference: it stays what the recipe names",
     "truncation_mode": "max_length: nothing is cut, pairs that are longer are dropped and counted",
+    "vllm_max_model_length": "max_prompt_length and max_completion_length",
+    "trust_remote_code": "model.trust_remote_code",
     "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
 }
 
@@ -117,10 +124,8 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
     if isinstance(stage, Dpo):
         _check_dpo_losses(stage.trl, losses, (*at, "trl"))
-    if stage.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "vLLM is not installed: pip install -e '.[vllm]' in the repository.", at=(*at, "trl", "use_vllm")
-        )
+    if isinstance(stage, Grpo) and stage.vllm in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
+        raise UserError(missing, at=(*at, "vllm"))
     micro_batch(stage, at)
     try:  # the config class's own checks, which would otherwise run after the stages before this one
         rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.kind == "grpo" else {}
@@ -156,10 +161,13 @@ def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
     return micro, share // micro
 
 
-def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any], *, packed: bool = False) -> Any:
-    """TRL's config of a stage; `template` are the arguments of the chat template.
+def trainer_config(
+    job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any], sampling: dict[str, Any], *, packed: bool
+) -> Any:
+    """TRL's config of a stage.
 
-    `packed`: TRL joins the rows of a pass into one sequence, in which positions restart with every row.
+    `template` are the arguments of the chat template, `sampling` the options of `vllm_sampling`. `packed`: TRL joins
+    the rows of a pass into one sequence, in which positions restart with every row.
     """
     stage = job.stage
     options = _shared_options(job, recipe, folder)
@@ -181,7 +189,7 @@ def trainer_config(job: Job, recipe: Recipe, folder: Path, template: Mapping[str
         options["padding_free"] = True
     if not isinstance(stage, Sft):
         options["beta"] = stage.beta
-    return CONFIGS[stage.kind](**options | stage.trl)
+    return CONFIGS[stage.kind](**options | stage.trl | sampling)
 
 
 def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.jobs import Job
-from adapters.backends.local import packing, sharding
+from adapters.backends.local import packing, sharding, vllm_sampling
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.importance_ratio import log_importance_ratio
@@ -106,6 +106,8 @@ class LocalStage:
     recipe: Recipe
     folder: Path
     progress: Progress
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """TRL's options for sampling with vLLM; see `vllm_sampling`."""
 
     @property
     def joins_rows(self) -> bool:
@@ -123,7 +125,9 @@ class LocalStage:
         watch = Watch(self.job, self.folder.parent / "log.jsonl", self.progress)
         trainer = kind(
             model=self.model,
-            args=trainer_config(self.job, self.recipe, self.folder, self.encoder.template, packed=self.joins_rows),
+            args=trainer_config(
+                self.job, self.recipe, self.folder, self.encoder.template, self.sampling, packed=self.joins_rows
+            ),
             train_dataset=rows,
             processing_class=self.encoder.tokenizer,
             callbacks=[watch, HealthWatch(self.job.stage.health), Checkpoints()],
@@ -194,6 +198,7 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
         state = run.train(trainer)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
+    vllm_sampling.stop(trainer)
     release(trainer)
     return {"steps": state.global_step, **grpo_figures(state.log_history)}
 

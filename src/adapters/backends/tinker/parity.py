@@ -68,6 +68,8 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
         )
     if stage.gradient_checkpointing is not None:
         raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
+    if getattr(stage, "vllm", "auto") not in ("auto", "off"):
+        raise UserError("the service samples with what it has; leave it out.", at=(*at, "vllm"))
 
 
 def differences(recipe: Recipe) -> list[Difference]:
