@@ -120,7 +120,7 @@ class _Generate:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "generation_config": generation_config}
         ours = self.decodes and not rest and input_ids.shape[1] > 2 and _only_temperature(generation_config)
         sample = partial(self._sample if ours else self.generate, **given, **rest)
-        return self.merged(sample, attention_mask, end_tokens(generation_config))
+        return self.merged(sample, attention_mask, set(end_tokens(generation_config)))
 
     def _sample(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any) -> torch.Tensor:
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
