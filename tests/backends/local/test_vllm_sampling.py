@@ -40,7 +40,7 @@ def job(recipe: Recipe, folder: Path, **settings: Any) -> Job:
 
 @pytest.fixture
 def a_gpu_with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a trainer on a GPU would find: neither GPU nor vLLM is here. `scripts/vllm_grpo_check.py` has the real one."""
+    """What a trainer on a GPU would find; `scripts/vllm_grpo_check.py` has the real one."""
     monkeypatch.setattr(vllm_sampling, "not_installed", lambda: None)
     monkeypatch.setattr(vllm_sampling, "_version", lambda: VERSION)
     monkeypatch.setattr(vllm_sampling, "_refused_by_vllm", lambda *_: None)

@@ -194,7 +194,8 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     if stage.beta:
         set_reference(model, stage.reference)
         verify_reference(model, stage.reference)
-    with grpo_speedups(model, trainer.args) if run.recipe.model.speedups else nullcontext():
+    metrics = trainer._metrics["train"]
+    with grpo_speedups(model, trainer.args, metrics) if run.recipe.model.speedups else nullcontext():
         state = run.train(trainer)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
