@@ -502,7 +502,7 @@ def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "over"), [("fp32", 1.02), ("bf16", 1.17)])
+@pytest.mark.parametrize(("precision", "over"), [("fp32", 1.03), ("bf16", 1.13)])
 def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str, over: float) -> None:
     """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters.
 

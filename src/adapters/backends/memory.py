@@ -94,7 +94,7 @@ class Shape:
     lora: int
     """Parameters of the adapter."""
     adapted: int
-    """Parameters of the base's layers that the adapter changes."""
+    """Parameters of the base's layers that the adapter changes; 0: it cannot be merged for sampling."""
     hidden: int
     vocabulary: int
     layers: Layers

@@ -33,7 +33,7 @@ from adapters.backends.memory import (
     vllm_bytes,
     vllm_share,
 )
-from adapters.recipe.recipe import Lora
+from adapters.recipe.recipe import Lora, Model, Recipe
 
 SMALL = {"vocab_size": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -291,3 +291,32 @@ def test_a_host_that_cannot_hold_every_process(monkeypatch: pytest.MonkeyPatch) 
     four_bit = memory_plan._host(LLAMA_8B, replace(GRPO, weight_bits=4.5), 8, known=True)
     assert four_bit.fits, "4-bit weights go to the GPU as they are read"
     assert memory_plan._host(LLAMA_8B, GRPO, 8, known=False).available is None
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "qwen3_moe"])
+def test_the_sizes_of_a_model(name: str, tmp_path: Path) -> None:
+    experts = (
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32} if name == "qwen3_moe" else DELTA
+    )
+    CONFIG_MAPPING[name](**SMALL, **{**DENSE, **experts, "head_dim": 32}).save_pretrained(tmp_path)
+    recipe = Recipe.model_construct(model=Model(base="any", precision="bf16"), lora=Lora(rank=4))
+    use, shape, note = memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)
+    assert (use.weight_bits, use.compute_bytes) == (16, 2)
+    assert isinstance(shape.layers, Trace), note
+    assert ("torch" in note) == (name == "qwen3_5_text")
+    assert (shape.adapted > 0) == (name == "qwen3_5_text"), "an adapter on stacked experts is not merged for sampling"
+    recipe.model.quantize = "nf4"
+    assert memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)[0].weight_bits == 4.5
+
+
+def test_layers_that_cannot_be_traced_are_a_formula(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("no data\nin these tensors")
+
+    monkeypatch.setattr(Trace, "_training", broken)
+    CONFIG_MAPPING["llama"](**SMALL, **DENSE).save_pretrained(tmp_path)
+    recipe = Recipe.model_construct(model=Model(base="any", precision="bf16"), lora=Lora(rank=4))
+    _, shape, note = memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)
+    assert isinstance(shape.layers, StandardLayers)
+    assert "a formula for standard layers" in note
+    assert "(RuntimeError: no data)" in note

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import chain
@@ -21,11 +21,11 @@ from peft.helpers import disable_input_dtype_casting
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from transformers import masking_utils
+from transformers import Cache, masking_utils
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adapters.backends.local.speedups.decoding import new_cache, plain_attention
+from adapters.backends.local.speedups.decoding import plain_attention
 from adapters.backends.memory import Pass
 
 FLASH = "memory_plan_flash"
@@ -104,9 +104,9 @@ class Trace:
 
     def _sampling(self, rows: int, tokens: int) -> tuple[tuple[float, ...], float]:
         found: dict[Any, tuple[float, float]] = {}
-        states = new_cache(self.base)
 
         def run(kind: Any, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            states = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Cache)]
             before = _cached(states)
             known = {leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
             with _Live(known | self.parameters) as live:
@@ -116,7 +116,7 @@ class Trace:
             return output
 
         with torch.no_grad(), self._running(run, rows, tokens) as batch:
-            self.backbone(**batch, past_key_values=states, use_cache=True)
+            self.backbone(**batch, use_cache=True)
         return tuple(found[kind][0] for kind in self.kinds), max(peak for _, peak in found.values())
 
     @contextmanager
@@ -183,9 +183,10 @@ def _kind(layer: Any) -> tuple[Any, ...]:
     return tuple(parts)
 
 
-def _cached(states: Any) -> float:
-    """Bytes of a cache's tensors (a window's tensors may be views of longer ones)."""
-    tensors = (leaf for layer in states.layers for leaf in tree_leaves(vars(layer)))
+def _cached(states: Sequence[Cache]) -> float:
+    """Bytes of the caches' tensors (a window's tensors may be views of longer ones)."""
+    parts = {id(part): part for state in states for part in (state, *state.layers)}.values()
+    tensors = (leaf for part in parts for leaf in tree_leaves(vars(part)))
     return sum(float(leaf.numel() * leaf.itemsize) for leaf in tensors if isinstance(leaf, torch.Tensor))
 
 

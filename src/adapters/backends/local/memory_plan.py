@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState, init_empty_weights
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adapters.backends import memory
@@ -118,6 +118,7 @@ def plan_memory(
     """
     available, gpu = (device, True) if device is not None else devices()
     common, shape, note = _model(recipe, base, gpu=gpu)
+    loaded = common.weight_bits
     plans = []
     for job in jobs:
         use, share = _training_use(job, recipe, shape, replace(common, world=world, zero=zero), available)
@@ -131,7 +132,8 @@ def plan_memory(
         use = replace(common, tokens=prompt + test.max_new_tokens, micro_batch=size, generated=size, prompt=prompt)
         plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size, note))
     if gpu:
-        plans.append(_host(shape, common, max(1, world // machines), known=device is None))
+        bits = max(loaded, common.weight_bits) if tests else loaded  # evaluation merges into unquantised weights
+        plans.append(_host(shape, replace(common, weight_bits=bits), max(1, world // machines), known=device is None))
     return plans
 
 
@@ -196,7 +198,10 @@ def _shape(model: Any, base: Base, recipe: Recipe, use: Use) -> tuple[Shape, str
     with init_empty_weights():
         adapter = new_adapter(model, recipe.lora, base)
     lora = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
-    adapted = sum(m.get_base_layer().weight.numel() for m in adapter.modules() if isinstance(m, LoraLayer))
+    changed = [m for m in adapter.modules() if isinstance(m, LoraLayer)]
+    # Adapters on stacked experts (PEFT's ParamWrapper) are not merged for sampling.
+    plain = all(type(m) is Linear for m in changed)
+    adapted = sum(m.get_base_layer().weight.numel() for m in changed) if plain else 0
     text = model.config.get_text_config(decoder=True)
     layers, how = _layers(adapter, recipe, use, _standard_layers(text, linear, use))
     once = plain_attention(model)
@@ -242,7 +247,12 @@ def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: f
     once = speedups and shape.reads_once
     prompts = -(-use.generated // stage.group_size) if once else use.generated
     use = replace(use, prompt=use.tokens - stage.max_completion_length, prompts=prompts)
-    copies = speedups and use.weight_bits >= 16 and (not use.gpu or merged_copy_fits(shape, use, available))
+    copies = (
+        speedups
+        and shape.adapted > 0
+        and use.weight_bits >= 16
+        and (not use.gpu or merged_copy_fits(shape, use, available))
+    )
     return replace(use, merged_copy=copies)
 
 
