@@ -298,14 +298,16 @@ def test_the_sizes_of_a_model(name: str, tmp_path: Path) -> None:
     experts = (
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32} if name == "qwen3_moe" else DELTA
     )
-    CONFIG_MAPPING[name](**SMALL, **{**DENSE, **experts, "head_dim": 32}).save_pretrained(tmp_path)
+    sizes = {**DENSE, **experts, "head_dim": 32, "num_hidden_layers": 4}
+    CONFIG_MAPPING[name](**SMALL, **sizes).save_pretrained(tmp_path)
     recipe = Recipe.model_construct(model=Model(base="any", precision="bf16"), lora=Lora(rank=4))
     use, shape, note = memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)
     assert (use.weight_bits, use.compute_bytes) == (16, 2)
     assert isinstance(shape.layers, Trace), note
     assert ("torch" in note) == (name == "qwen3_5_text")
     assert (shape.adapted > 0) == (name == "qwen3_5_text"), "an adapter on stacked experts is not merged for sampling"
-    recipe.model.quantize = "nf4"
+    four_bit = Model(base="any", precision="bf16", quantize="nf4")
+    recipe = Recipe.model_construct(model=four_bit, lora=Lora(rank=4))
     assert memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)[0].weight_bits == 4.5
 
 
