@@ -247,13 +247,8 @@ def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: f
     once = speedups and shape.reads_once
     prompts = -(-use.generated // stage.group_size) if once else use.generated
     use = replace(use, prompt=use.tokens - stage.max_completion_length, prompts=prompts)
-    copies = (
-        speedups
-        and shape.adapted > 0
-        and use.weight_bits >= 16
-        and (not use.gpu or merged_copy_fits(shape, use, available))
-    )
-    return replace(use, merged_copy=copies)
+    mergeable = speedups and shape.adapted > 0 and use.weight_bits >= 16
+    return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))
 
 
 def vllm_mode(stage: Any) -> str:
