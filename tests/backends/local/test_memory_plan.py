@@ -60,7 +60,7 @@ TRUE = {
     "qwen3_5_text": {"num_hidden_layers": 4},
     "gemma3_text": {
         "hidden_size": 3840, "intermediate_size": 15360, "num_attention_heads": 16, "num_key_value_heads": 8,
-        "head_dim": 256, "num_hidden_layers": 6, "sliding_window": 1024,
+        "head_dim": 256, "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"],
     },
     "gpt_oss": {"num_hidden_layers": 2, "num_local_experts": 8},
     "olmo2": {
@@ -295,19 +295,15 @@ def test_a_host_that_cannot_hold_every_process(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", ["qwen3_5_text", "qwen3_moe"])
 def test_the_sizes_of_a_model(name: str, tmp_path: Path) -> None:
-    experts = (
-        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32} if name == "qwen3_moe" else DELTA
-    )
-    sizes = {**DENSE, **experts, "head_dim": 32, "num_hidden_layers": 4}
-    CONFIG_MAPPING[name](**SMALL, **sizes).save_pretrained(tmp_path)
+    parts = SCALED.get(name) or {**DENSE, "num_experts": 4, "num_experts_per_tok": 2}
+    CONFIG_MAPPING[name](**SMALL, **parts).save_pretrained(tmp_path)
     recipe = Recipe.model_construct(model=Model(base="any", precision="bf16"), lora=Lora(rank=4))
     use, shape, note = memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)
     assert (use.weight_bits, use.compute_bytes) == (16, 2)
     assert isinstance(shape.layers, Trace), note
     assert ("torch" in note) == (name == "qwen3_5_text")
     assert (shape.adapted > 0) == (name == "qwen3_5_text"), "an adapter on stacked experts is not merged for sampling"
-    four_bit = Model(base="any", precision="bf16", quantize="nf4")
-    recipe = Recipe.model_construct(model=four_bit, lora=Lora(rank=4))
+    recipe = recipe.model_copy(update={"model": Model(base="any", precision="bf16", quantize="nf4")})
     assert memory_plan._model(recipe, Base(str(tmp_path), "none"), gpu=True)[0].weight_bits == 4.5
 
 

@@ -18,7 +18,7 @@ from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local.activation_trace import CHUNK, Trace
 from adapters.backends.local.base_model import AT, Base
 from adapters.backends.local.model import DTYPES, new_adapter, on_gpu, precision
-from adapters.backends.local.speedups.decoding import plain_attention
+from adapters.backends.local.speedups.decoding import can_decode
 from adapters.backends.local.trainer_args import micro_batch
 from adapters.backends.memory import (
     CPU_PROCESS,
@@ -204,7 +204,7 @@ def _shape(model: Any, base: Base, recipe: Recipe, use: Use) -> tuple[Shape, str
     adapted = sum(m.get_base_layer().weight.numel() for m in changed) if plain else 0
     text = model.config.get_text_config(decoder=True)
     layers, how = _layers(adapter, recipe, use, _standard_layers(text, linear, use))
-    once = plain_attention(model)
+    once = can_decode(model)
     return Shape(linear, total - linear, lora, adapted, text.hidden_size, text.vocab_size, layers, once), how
 
 
