@@ -103,8 +103,8 @@ def exact(model: Any, rows: int, tokens: int, *, padded: bool) -> list[float]:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in known:
                 found[storage.data_ptr()] = storage.nbytes()
-                alive.append(tensor)
-            return tensor
+                alive.append(tensor.detach())
+            return tensor.detach()  # the tensor itself would keep its own graph alive
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         hooks.__enter__()
@@ -138,11 +138,10 @@ def test_traced_layers_keep_what_real_ones_keep(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [128, 16])
-@pytest.mark.parametrize("name", TRUE)
+@pytest.mark.parametrize(("name", "rank"), [*((name, 128) for name in TRUE), ("qwen3_5_text", 16)])
 def test_layers_of_true_size(name: str, rank: int) -> None:
     """KB a token of one layer of each kind: Llama 3 8B, Qwen3 8B, Qwen3.5 9B, Gemma 3 12B, gpt-oss 20B and others."""
-    for rows, tokens in ((2, 256), (1, 512)):
+    for rows, tokens in ((2, 256), (1, 512)) if rank == 16 else ((2, 256),):
         planned = traced(wrapped(name, rank, **TRUE[name])).training(rows, tokens).saved
         found = exact(wrapped(name, rank, **TRUE[name]), rows, tokens, padded=rows > 1)
         for kind in sorted(set(zip(planned, found, strict=True))):

@@ -206,7 +206,7 @@ class _Saved:
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         self.storages.setdefault(storage, storage.nbytes())
-        return tensor
+        return tensor.detach()  # the tensor itself would keep its own graph alive
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
