@@ -25,12 +25,11 @@ def text_only(
 
     Both models are compared on a text before anything is written.
     """
-    from adapters.console import console, quiet_libraries
+    from adapters.console import console, quiet
 
     with errors():
         screen = console(stderr=True)
-        with screen.status("reading the base model"):
-            quiet_libraries()
+        with quiet(None), screen.status("reading the base model"):
             from adapters.backends.local import text_only
             from adapters.backends.local.base_model import resolve
 

@@ -24,7 +24,10 @@ def make(name: str, source: Source, options: Options, note: Callable[[str], None
         from importlib.util import find_spec
 
         if find_spec("vllm") is None:
-            raise UserError("vLLM is not installed: pip install -e '.[vllm]' in the repository, or leave --engine out.")
+            raise UserError(
+                "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]' in the repository, or leave out "
+                "--engine."
+            )
         config = read_json(source.adapter / CONFIG)
         if config.get("rank_pattern") or config.get("alpha_pattern"):
             raise UserError(

@@ -32,7 +32,7 @@ def test_the_layers_of_qwen_without_their_kernels(tmp_path: Path) -> None:
     note = kernels.slow_layers(Base(str(tmp_path), "me/base"))
     assert note is not None
     assert note.startswith("24 of 32 layers run on a PyTorch fallback")
-    assert "flash-linear-attention (pip install -e '.[gpu]'" in note
+    assert "flash-linear-attention (pip install -c constraints.txt -e '.[gpu]'" in note
     assert "causal-conv1d" in note
 
 

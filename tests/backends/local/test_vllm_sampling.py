@@ -60,7 +60,10 @@ def test_auto_takes_vllm_where_it_can_work(recipe: Recipe, tmp_path: Path, a_gpu
 def test_auto_says_what_is_in_its_way(recipe: Recipe, tmp_path: Path) -> None:
     chosen = pick(job(recipe, tmp_path), recipe)
     assert (chosen.mode, chosen.record) == ("off", {"mode": "off"})
-    assert chosen.note == "sampled without vLLM: vLLM is not installed: pip install -e '.[vllm]' in the repository."
+    assert (
+        chosen.note
+        == "sampled without vLLM: vLLM is not installed: pip install -c constraints.txt -e '.[vllm]' in the repository."
+    )
 
 
 def test_vllm_that_is_not_installed_is_noticed_by_the_plan(recipe: Recipe) -> None:

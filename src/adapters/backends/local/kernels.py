@@ -14,7 +14,7 @@ from adapters.backends.local.base_model import Base
 RECURRENT: Final = ("linear_attention", "hybrid", "hybrid_sliding", "conv")
 """Layer types of transformers whose state mixes tokens without attention."""
 INSTALL: Final = {
-    "fla": "flash-linear-attention (pip install -e '.[gpu]' in the repository)",
+    "fla": "flash-linear-attention (pip install -c constraints.txt -e '.[gpu]' in the repository)",
     "causal_conv1d": "causal-conv1d (pip install --no-build-isolation causal-conv1d; it is compiled)",
     "mamba_ssm": "mamba-ssm (pip install --no-build-isolation mamba-ssm; it is compiled)",
 }

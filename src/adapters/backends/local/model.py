@@ -168,8 +168,10 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = getattr(lora, key)
         if idle := patterns.keys() - {get_pattern_key(patterns, module) for module in adapted}:
-            what = "is the first pattern that fits for none of the adapted modules"
-            raise UserError(f"{min(idle)!r} {what}. {_ends(adapted)}", at=("lora", key))
+            what = "no adapted module takes its value from"
+            raise UserError(
+                f"{what} {min(idle)!r}; the first pattern that fits counts. {_ends(adapted)}", at=("lora", key)
+            )
     name_base(peft, base)
     return peft
 

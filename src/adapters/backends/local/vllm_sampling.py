@@ -132,7 +132,7 @@ def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> st
 def not_installed() -> str | None:
     """A sentence when this environment has no vLLM."""
     found = importlib.util.find_spec("vllm") and [*importlib.metadata.distributions(name="vllm")]
-    return None if found else "vLLM is not installed: pip install -e '.[vllm]' in the repository."
+    return None if found else "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]' in the repository."
 
 
 def context(stage: Grpo) -> int:
