@@ -25,7 +25,7 @@ from adapters.backends.local.sharding import shards_weights
 METRIC: Final = "sampling/merge_kl"
 """Name in `log.jsonl`: KL of the merged and the trained policy, in nats a token."""
 MOST_KL: Final = 5e-3
-"""Nats a token; beyond it the stage samples without merging. Measured: docs/benchmarks.md."""
+"""Nats a token; above it a stage stops merging. A 135M model in bfloat16 has a tenth: docs/benchmarks.md."""
 EVERY: Final = 10
 """Generations from one measurement to the next; the first one of a stage is measured."""
 ROWS: Final = 4
