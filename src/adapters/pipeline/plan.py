@@ -234,7 +234,7 @@ def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, pr
 
 
 def _model_settings(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model.model_dump(exclude={"speedups"})  # they change no result
+    return recipe.model.model_dump(exclude={"speedups"})  # they change results by rounding at most
 
 
 def _lora_settings(recipe: Recipe) -> dict[str, Any]:

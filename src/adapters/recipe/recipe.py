@@ -32,7 +32,7 @@ class Model(Strict):
         default="auto", description="Precision of the arithmetic. auto: bf16 where the device has it, else fp32."
     )
     attention: str = Field(default="auto", description="Attention of transformers: auto, sdpa, eager …")
-    speedups: bool = Field(default=True, description="Faster, equal replacements of parts of TRL and transformers.")
+    speedups: bool = Field(default=True, description="Faster parts of TRL and transformers; equal up to rounding.")
 
 
 _INIT = (
