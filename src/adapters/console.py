@@ -61,6 +61,7 @@ def quiet(log: Path | None) -> Iterator[None]:
     for variable in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "TRL_EXPERIMENTAL_SILENCE", "TQDM_DISABLE"):
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # its own handler writes to stdout
     handler: logging.Handler = logging.NullHandler()
     if log is not None and is_main():
         log.parent.mkdir(parents=True, exist_ok=True)

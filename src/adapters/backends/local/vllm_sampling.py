@@ -124,7 +124,7 @@ def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> st
             f"reads {longest:,}; lower them."
         )
     try:
-        if mode == "colocate":
+        if mode == "colocate" and not stage.trl.get("vllm_gpu_memory_utilization"):
             gpu_share(job, recipe, base)
     except UserError as error:
         return str(error)
@@ -133,7 +133,7 @@ def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> st
 
 def not_installed() -> str | None:
     """A sentence when this environment has no vLLM."""
-    found = importlib.util.find_spec("vllm")
+    found = importlib.util.find_spec("vllm") and [*importlib.metadata.distributions(name="vllm")]
     return None if found else "vLLM is not installed: pip install -e '.[vllm]' in the repository."
 
 
@@ -164,7 +164,7 @@ def _refused_by_vllm(stage: Grpo, mode: str, config: Mapping[str, Any], base: Ba
     architectures = config.get("architectures") or []
     if mode == "colocate" and not set(architectures) & set(ModelRegistry.get_supported_archs()):
         return f"vLLM {_version()} has no class for {base.load} ({', '.join(architectures)})."
-    options = {k: v for k, v in stage.trl.get("generation_kwargs", {}).items() if k != "structured_outputs"}
+    options = {k: v for k, v in (stage.trl.get("generation_kwargs") or {}).items() if k != "structured_outputs"}
     try:
         SamplingParams(**options)
     except (TypeError, ValueError) as error:
