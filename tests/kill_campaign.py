@@ -194,7 +194,7 @@ def record(run: Path, hub: HubServer | None) -> dict[str, object]:
         content: Any = file.read_bytes()
         out[f"{name} is on the Hub"] = repo.files.get(name) == content
         if name == "README.md":
-            content = re.sub(r"; [\d.]+ minutes(, [\d.]+ GB at peak)?", "", content.decode())
+            content = re.sub(r"; [\d.]+ minutes(, [\d.]+ GB( \(host [\d.]+ GB\))? at peak)?", "", content.decode())
         elif name == "results.json":
             content = _untimed(json.loads(content))
         out[f"bundle/{name}"] = content
@@ -203,7 +203,9 @@ def record(run: Path, hub: HubServer | None) -> dict[str, object]:
 
 def _untimed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _untimed(v) for k, v in value.items() if k not in ("seconds", "peak_memory_gb")}
+        return {
+            k: _untimed(v) for k, v in value.items() if k not in ("seconds", "peak_memory_gb", "peak_host_memory_gb")
+        }
     return value
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +96,42 @@ def test_the_quickstart_in_short(tmp_path: Path) -> None:
     assert report["stages"]["2-grpo"]["figures"]["first_kl"] == pytest.approx(0, abs=1e-3)
     config = json.loads((tmp_path / "quickstart/2-grpo/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+# Versions that fit together also fit each alone.
+TOGETHER = "gpu,vllm,deepspeed,quant"
+
+
+@pytest.fixture(scope="module")
+def newest_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of today's pip, which finds versions several times faster than the one of an older Python."""
+    folder = tmp_path_factory.mktemp("pip")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "pip"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"no package index can be reached: {done.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extras", [*sorted(EXTRAS.keys() - {"dev", *TOGETHER.split(",")}), TOGETHER])
+def test_the_extras_resolve_with_the_constraints(extras: str, newest_pip: Path, tmp_path: Path) -> None:
+    """What pip would install into an empty environment, without installing it."""
+    plan = ["install", "--dry-run", "--ignore-installed", "--report", str(tmp_path / "plan.json")]
+    command = [sys.executable, "-m", "pip", *plan, "-c", "constraints.txt", f".[{extras}]"]
+    env = {**os.environ, "PYTHONPATH": str(newest_pip), "DS_BUILD_OPS": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, f"pip finds no versions for [{extras}]:\n{done.stdout[-1500:]}{done.stderr[-500:]}"
+    plan = json.loads((tmp_path / "plan.json").read_text())["install"]
+    found = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower() for item in plan}
+    wanted = [re.split(r"[<>=]", line)[0] for extra in extras.split(",") for line in EXTRAS[extra]]
+    assert not set(wanted) - found
+
+
+def test_the_vllm_of_the_constraints_is_one_that_trl_takes() -> None:
+    pinned = re.search(r"^vllm==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    asked = [Requirement(line) for line in importlib.metadata.requires("trl") or ()]
+    ranges = [requirement.specifier for requirement in asked if requirement.name == "vllm"]
+    assert ranges
+    assert all(pinned in range for range in (*ranges, Requirement(EXTRAS["vllm"][0]).specifier))

@@ -205,3 +205,52 @@ evaluate:
   - {{name: test, data: [{{path: test.jsonl}}], max_new_tokens: 8}}
 # """
 '''
+
+
+def save_tiny_wrapper(tiny: Path, folder: Path, kind: str = "Qwen3_5") -> Path:
+    """A random vision-language checkpoint with the tiny model's tokenizer; `kind` as in transformers' class names.
+
+    The sizes of Qwen3.5 are the smallest that vLLM computes on a processor.
+    """
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "hidden_size": 64}
+    text = {
+        **heads, "vocab_size": len(tokenizer), "intermediate_size": 128, "num_hidden_layers": 4,
+        "max_position_embeddings": 1024, "eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": False,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 64, "patch_size": 4}
+    depth = {"depth": 1, "num_heads": 2, "out_hidden_size": 64}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10]}
+    more: dict = {"image_token_id": 1, "video_token_id": 2}
+    if kind == "Qwen3_5":
+        linear = {"linear_key_head_dim": 64, "linear_value_head_dim": 64}
+        text |= {**linear, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        text["rope_parameters"] = {**rope, "partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5]}
+        vision |= {**depth, "num_position_embeddings": 16}
+    elif kind == "Qwen3VL":
+        text["rope_parameters"], vision = rope, {**vision, **depth, "deepstack_visual_indexes": [0]}
+    elif kind == "Qwen2_5_VL":
+        text.pop("head_dim")
+        text["rope_parameters"] = {**rope, "mrope_section": [2, 3, 3]}
+        vision |= {**depth, "fullatt_block_indexes": [0]}
+    elif kind in ("Gemma3", "Mistral3"):
+        vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
+        more = {"image_token_index": 1, "image_token_id": 1}
+        if kind == "Gemma3":
+            text, more = {**text, "sliding_window": 16}, {"mm_tokens_per_image": 4}
+        else:
+            vision, text = {"model_type": "pixtral", **vision}, {"model_type": "mistral", **text}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text, vision_config=vision, tie_word_embeddings=False, **more
+    )
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    model.get_output_embeddings().weight.data *= 30  # so that an adapter changes which token is best
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -55,6 +55,8 @@ class Connection:
     model: str
     api_key_env: str | None = None
     concurrency: int = CONCURRENCY
+    served: tuple[Mapping[str, Any], ...] = ()
+    """What the server says about its models."""
     pool: urllib3.PoolManager = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -86,13 +88,14 @@ class Connection:
                 raise UserError(f"--endpoint: {error}") from None
             if status == 200:
                 rows = value.get("data") if isinstance(value, dict) else None
-                served = [str(m["id"]) for m in rows or [] if isinstance(m, dict) and "id" in m]
+                served = tuple(m for m in rows or [] if isinstance(m, dict) and "id" in m)
                 break
         else:
-            address, served = url, []
-        if not model and len(served) != 1:
-            raise UserError(f"name the server's model with --model.{hint('', served)}")
-        return cls(address, model or served[0], api_key_env, concurrency or CONCURRENCY)
+            address, served = url, ()
+        names = [str(m["id"]) for m in served]
+        if not model and len(names) != 1:
+            raise UserError(f"name the server's model with --model.{hint('', names)}")
+        return cls(address, model or names[0], api_key_env, concurrency or CONCURRENCY, served)
 
     def complete(
         self,
@@ -115,6 +118,19 @@ class Connection:
                 raise PromptRefused(message, reason) if status in ROW_ERRORS else ServerError(message)
             completions += self._choices(value)[:missing]
         return completions
+
+    def log_probabilities(self, prompt: Sequence[Message], model: str, tokens: int) -> list[tuple[str, float]]:
+        """Tokens of a model's greedy answer with their log-probabilities in nats; empty if the server gives none.
+
+        Raises ServerError.
+        """
+        body = {"model": model, "messages": list(prompt), "temperature": 0, "max_tokens": tokens, "logprobs": True}
+        status, value = self._request("POST", "chat/completions", {**body, "stream": False})
+        try:
+            steps = value["choices"][0]["logprobs"]["content"] if status == 200 else []
+            return [(str(step["token"]), float(step["logprob"])) for step in steps]
+        except (LookupError, TypeError, ValueError):
+            return []
 
     def _choices(self, value: Any) -> list[Completion]:
         try:

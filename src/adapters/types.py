@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
@@ -168,9 +168,9 @@ class Extracting(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """Grades one completion. Picklable, pure, never raises on any text."""
+    """Grades one completion. Picklable, pure, never raises on any text. `async def __call__` is a reward too."""
 
-    def __call__(self, completion: str, example: Example) -> float | Scored | None:
+    def __call__(self, completion: str, example: Example) -> float | Scored | Awaitable[float | Scored | None] | None:
         """A score in [0, 1], or None where the reward does not apply."""
         ...
 

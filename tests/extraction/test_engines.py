@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
 from adapters.extraction.engine import Answer, Options, Request
+from adapters.extraction.vllm_probe import Greedy, has_effect
 from adapters.tasks.funding import FundingTask
 
+UNCHECKED = "the server does not say that tiny is an adapter on a base; that it has an effect was not checked"
 Reply = tuple[int, dict[str, str], Any]
 
 
@@ -37,6 +40,7 @@ class Server:
         self.times: list[float] = []
         self.headers: list[Any] = []
         self.script: list[Reply] = []
+        self.models: list[dict[str, Any]] = [{"id": "tiny"}]
         self.answer: Any = lambda body: said("[]")
         self.busy = self.most = 0
         self._lock = threading.Lock()
@@ -50,7 +54,7 @@ class Server:
                 pass
 
             def do_GET(self) -> None:
-                self.reply((200, {}, {"data": [{"id": "tiny"}]}) if self.path == "/v1/models" else (404, {}, {}))
+                self.reply((200, {}, {"data": outer.models}) if self.path == "/v1/models" else (404, {}, {}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -114,7 +118,8 @@ def requests(n: int) -> list[Request]:
 
 def test_the_server_finds_model_and_version_and_gets_the_schema(source: Any, server: Server) -> None:
     endpoint, notes = connect(source, server, max_new_tokens=77)
-    assert (endpoint.connection.url, endpoint.connection.model, notes) == (f"{server.url}/v1", "tiny", [])
+    assert (endpoint.connection.url, endpoint.connection.model) == (f"{server.url}/v1", "tiny")
+    assert notes == [UNCHECKED]
     [answer] = endpoint(requests(1))
     [body] = server.requests
     assert answer == Answer(1, "[]", 3, False)
@@ -212,13 +217,67 @@ def test_what_the_server_does_not_take_is_left_out_and_said(source: Any, server:
     endpoint, notes = connect(source, server)
     assert endpoint.extra == {}
     assert [note.split(":")[0] for note in notes] == [
+        UNCHECKED,
         "the server does not take response_format",
         "the server does not take chat_template_kwargs",
     ]
-    assert "thinking off" in notes[1]
+    assert "thinking off" in notes[2]
     server.answer = lambda body: (404, {}, {"error": "no such model"})
     with pytest.raises(UserError, match="refuses the request for model 'tiny': HTTP 404: no such model"):
         connect(source, server)
+
+
+def with_log_probabilities(values: dict[str, list[float]]) -> Any:
+    """Answers whose log-probabilities depend on the model that is asked."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        steps = [{"token": "x", "logprob": value} for value in values[body["model"]]]
+        return said("[]", logprobs={"content": steps} if body.get("logprobs") else None)
+
+    return answer
+
+
+SERVED = [{"id": "base", "root": "some/base"}, {"id": "mine", "root": "/adapter", "parent": "base"}]
+
+
+def test_an_adapter_that_a_server_does_not_apply_is_refused(source: Any, server: Server) -> None:
+    server.models = SERVED
+    server.answer = with_log_probabilities({"base": [-0.5, -1.0], "mine": [-0.5, -1.0]})
+    with pytest.raises(UserError, match="loads mine and does not apply it"):
+        connect(source, server, model="mine")
+    server.answer = with_log_probabilities({"base": [-0.5, -1.0], "mine": [-0.5, -1.001]})
+    endpoint, notes = connect(source, server, model="mine")
+    assert (endpoint.connection.model, notes) == ("mine", [])
+
+
+def test_the_base_itself_is_no_adapter(source: Any, server: Server) -> None:
+    server.models = [{"id": "base", "root": source.model.base}, SERVED[1]]
+    with pytest.raises(UserError, match=r"without the adapter\. Name the adapter: --model mine"):
+        connect(source, server, model="base")
+    server.models = server.models[:1]
+    with pytest.raises(UserError, match="Start vLLM with --enable-lora"):
+        connect(source, server)
+
+
+def test_a_server_without_log_probabilities_is_not_checked_and_says_so(source: Any, server: Server) -> None:
+    server.models = SERVED
+    _, notes = connect(source, server, model="mine")
+    assert notes == ["the server gives no log-probabilities; that mine changes base was not checked"]
+
+
+@pytest.mark.parametrize(
+    ("base", "repeated", "adapted", "effect"),
+    [
+        (("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.0]), False),
+        (("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.0001]), True),
+        (("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.01]), ("ab", [-1.0, -2.01]), False),
+        (("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.01]), ("ac", [-1.0, -0.5]), True),
+        (("ab", [-1.0, -2.0]), ("ab", [-1.0, -2.0]), ("a", [-1.0]), True),
+        (("", []), ("", []), ("", []), False),
+    ],
+)
+def test_an_effect_is_more_than_a_servers_own_noise(base: Any, repeated: Any, adapted: Any, effect: bool) -> None:
+    assert has_effect(Greedy(*base), Greedy(*repeated), Greedy(*adapted)) is effect
 
 
 def test_the_key_comes_from_the_variable_that_is_named(
@@ -398,8 +457,8 @@ def test_a_prompt_beyond_the_context_is_an_error_of_its_row(tmp_path: Path, bund
     assert not short["error"].startswith("too long")
 
 
-def test_vllm_is_asked_as_its_documentation_says(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in with vLLM's names: what we send, not what vLLM does. A real vLLM needs a GPU."""
+def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in with vLLM's names: what we send. `make vllm` asks a real one."""
     pytest.importorskip("torch")
     calls: dict[str, Any] = {}
 
@@ -411,7 +470,10 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, monkeypatch: pyte
 
         def generate(self, prompts: list, sampling: Any, *, lora_request: Any, use_tqdm: bool) -> list:
             calls.update(prompts=prompts, sampling=sampling, lora=lora_request)
-            output = types.SimpleNamespace(text="[]", token_ids=[1, 2], finish_reason="length")
+            logprob = types.SimpleNamespace(logprob=-1.0 if lora_request and applies else -2.0)
+            output = types.SimpleNamespace(
+                text="[]", token_ids=[1, 2], finish_reason="length", logprobs=[{1: logprob}, {2: logprob}]
+            )
             return [types.SimpleNamespace(outputs=[output]) for _ in prompts]
 
     record = lambda name: lambda *a, **k: (name, a, k)  # noqa: E731
@@ -425,7 +487,16 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, monkeypatch: pyte
         module = types.ModuleType(name)
         vars(module).update(names)
         monkeypatch.setitem(sys.modules, name, module)
+    patterned = shutil.copytree(bundle, tmp_path / "patterned")
+    config = json.loads((patterned / "adapter_config.json").read_text())
+    (patterned / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 4}}))
+    with pytest.raises(UserError, match="vLLM would scale these wrongly"):
+        engines.make("vllm", adapter_source.find(str(patterned)), Options(max_new_tokens=9), print)
     source = adapter_source.find(str(bundle))
+    applies = False
+    with pytest.raises(UserError, match="loads the adapter and does not apply it"):
+        engines.make("vllm", source, Options(), print)
+    applies = True
     engine = engines.make("vllm", source, Options(max_new_tokens=9), print)
     prompts = [FundingTask().prompt("x"), FundingTask().prompt("long " * 400)]
     answers = {a.row: a for a in engine([Request(n, p) for n, p in enumerate(prompts)])}

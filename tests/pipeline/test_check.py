@@ -15,7 +15,7 @@ from conftest import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend
-from adapters.backends.memory import GB, Shape, Use, advise, components, parse_size, peak
+from adapters.backends.memory import GB, Shape, StandardLayers, Use, advise, components, parse_size, peak
 from adapters.cli.main import app
 from adapters.data import duplicates
 from adapters.data.load import fold
@@ -316,7 +316,8 @@ def test_tables_fit_a_narrow_screen_and_lose_no_digit() -> None:
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
-LLAMA_8B = Shape(6_979_321_856, 1_050_939_392, 335_544_320, 32, 4096, 14336, 4096, 1024, 128_256)
+LAYERS = StandardLayers(32, 4096, 14336, 4096, 1024, 2)
+LLAMA_8B = Shape(6_979_321_856, 1_050_939_392, 335_544_320, 6_979_321_856, 4096, 128_256, LAYERS)
 TRAINING = Use(tokens=4096, micro_batch=2, checkpointing=True, weight_bits=16, compute_bytes=2)
 
 
@@ -349,7 +350,7 @@ def test_more_costs_more() -> None:
     assert need(checkpointing=False) > 2 * need()
     assert need(generated=256) > need(generated=16) >= need()
     cache = components(LLAMA_8B, replace(TRAINING, generated=8))["generation cache"]
-    assert cache == pytest.approx(2 * 8 * 4096 * 1024 * 32 * 2 + 12 * 8 * 128_256)
+    assert cache == pytest.approx(2 * 8 * 4096 * 1024 * (32 + 1) * 2 + 12 * 8 * 128_256), "one layer's is copied"
 
 
 def test_the_advice_fits() -> None:
@@ -501,7 +502,7 @@ def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "over"), [("fp32", 1.02), ("bf16", 1.17)])
+@pytest.mark.parametrize(("precision", "over"), [("fp32", 1.03), ("bf16", 1.13)])
 def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str, over: float) -> None:
     """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters.
 

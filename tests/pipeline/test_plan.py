@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.pipeline.check import _spread
-from adapters.pipeline.plan import _hold_out
+from adapters.pipeline.plan import _hold_out, _lora_settings
+from adapters.recipe.recipe import Recipe
 from adapters.types import Example
 
 
@@ -38,3 +39,16 @@ def test_check_tries_a_reward_on_at_most_60_rows_from_everywhere(rows: int, trie
     chosen = _spread(examples(rows, copies=2))
     assert len(chosen) == len({e.id for e in chosen}) == tried
     assert int(chosen[-1].id[1:]) >= rows * 0.9 - 1
+
+
+def test_keys_of_the_adapter_that_came_later_change_no_older_fingerprint() -> None:
+    def settings(**lora: object) -> dict:
+        stage = {"kind": "sft", "data": ["a.jsonl"], "learning_rate": 1}
+        made = {"name": "a", "task": "funding", "model": {"base": "b"}, "stages": [stage], "lora": lora}
+        return _lora_settings(Recipe.model_validate(made))
+
+    old = {"rank": 4, "alpha": 64, "dropout": 0.0, "target_modules": "all-linear", "rslora": False}
+    assert settings(rank=4) == old
+    one, other = {"q_proj": 8, ".*_proj": 2}, {".*_proj": 2, "q_proj": 8}
+    assert settings(rank=4, rank_pattern=one)["rank_pattern"] != settings(rank=4, rank_pattern=other)["rank_pattern"]
+    assert settings(rank=4, exclude_modules=["a"]) == {**old, "exclude_modules": ("a",)}

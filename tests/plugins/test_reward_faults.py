@@ -93,7 +93,7 @@ def test_a_call_that_never_returns_is_ended(make, text: str) -> None:  # type: i
     assert "longer than 1 s" in str(grader.last_error)
     assert grader("fine", EXAMPLE).score == 1, "the next call gets a new process"
     assert grader("pid", EXAMPLE).score != first
-    process = grader._worker._process
+    process = grader._workers.made[0]._process
     grader.close()
     assert not process.is_alive()
 
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_or_answers_nonsense_is_one_failure(make) -> None:  #
 
 def test_no_process_without_a_timeout(make) -> None:  # type: ignore[no-untyped-def]
     grader = Grader(make())
-    assert grader._worker is None
+    assert grader._workers is None
     assert grader("pid", EXAMPLE).score == os.getpid() % 1000 / 1000
 
 

@@ -6,13 +6,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adapters.files import read_json, sha256, write_json
+
+Tensor = TypeVar("Tensor")
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the base's own module names."""
 OWNER_FILE = "fingerprint"
 WORK_FILES = ("trainer", OWNER_FILE)
 """Files of a running stage that are deleted when it completes."""
@@ -67,3 +71,15 @@ def weights_hash(folder: Path | None) -> str | None:
     stored = read_json(folder / MANIFEST) if folder is not None else {}
     digest = stored.get("files", {}).get(WEIGHTS)
     return digest if isinstance(digest, str) else None
+
+
+def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's tensors, each once.
+
+    A published file may hold them also under the longer names of a vision-language class, so that servers which load
+    that class find them: `model.language_model.layers` beside `model.layers`.
+    """
+    ends = {key: key.removeprefix(PEFT_PREFIX).split(".")[1:] for key in tensors}
+    short = {".".join(end) for end in ends.values()}
+    longer = {key for key, end in ends.items() if any(".".join(end[n:]) in short for n in range(1, len(end)))}
+    return {key: tensor for key, tensor in tensors.items() if key not in longer}

@@ -27,11 +27,13 @@ def dpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def grpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """First KL, first and last reward, and the share of groups without variance."""
+    """First KL, first and last reward, the share of groups without variance, the largest importance ratio."""
     entries = [entry for entry in log if "reward" in entry]
     if not entries:
         return {}
+    ratios = [entry["importance_ratio/max"] for entry in log if "importance_ratio/max" in entry]
     return {
+        **({"importance_ratio_max": max(ratios)} if ratios else {}),
         "first_kl": entries[0].get("kl"),
         "reward_first": entries[0]["reward"],
         "reward_last": entries[-1]["reward"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from typer import Exit, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, Overrides, RecipePath
+from adapters.environment import LATER, PROCESSES
 
 if TYPE_CHECKING:
     from adapters.plugins.source_files import PluginFiles
@@ -50,6 +52,8 @@ def check(
         from adapters.publish.hub import ask_hub
 
         hardware = hardware_of(device, launch)
+        if launch is not None:
+            os.environ[PROCESSES] = LATER
         with quiet(None), progress("check", "loading libraries"):
             checked = check_recipe(file, make_backend(file.recipe), plugins, hardware, ask_hub)
         if as_json:

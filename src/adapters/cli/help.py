@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 HEADINGS = {
-    "Start": ("new", "check", "schema"),
+    "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report"),
     "Use": ("extract", "score", "merge", "publish"),
-    "Data": ("data", "pairs", "rewards"),
+    "Data": ("data", "pairs", "rewards", "base"),
 }
 FIRST_STEPS = (
     ("adapters new --list", "The shipped recipes, and what each needs."),
@@ -24,6 +24,7 @@ EXAMPLES = {
     "new": "adapters new mine --from quickstart",
     "schema": "adapters schema > schema.json",
     "check": "adapters check mine.yaml stages.1.beta=0.01",
+    "env": "adapters env",
     "run": "adapters run mine.yaml stages.0.epochs=2",
     "eval": "adapters eval runs/mine --data test.jsonl",
     "report": "adapters report runs/mine --open",
@@ -31,6 +32,8 @@ EXAMPLES = {
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",
+    "base": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
+    "base text-only": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
     "data": "adapters data noise rows.jsonl --preset ocr",
     "data convert": "adapters data convert train.conll --from conll -o rows.jsonl --rename PER=person",
     "data build-ie": "adapters data build-ie rows.jsonl -o mix --exclude test.jsonl",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +33,9 @@ def publish(
     public: Annotated[bool, Option("--public", help="Create the repository public; default: private.")] = False,
     tag: Annotated[str | None, Option(help="Tag of the published commit.")] = None,
     compare: Annotated[Path | None, Option(metavar="RUN", help="An earlier run, for the card's comparison.")] = None,
+    vllm: Annotated[
+        Path | None, Option(metavar="PYTHON", help="Check with the vLLM of this interpreter; default: of this one.")
+    ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Make and verify the bundle, show it, push nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +50,8 @@ def publish(
     flags += ["publish.private=false"] if public else []
     flags += [f"publish.tag={json.dumps(tag)}"] if tag else []
     with errors() as state:
+        if vllm and not shutil.which(vllm):
+            raise UserError(f"--vllm {vllm}: no such interpreter; name the python of an environment with vLLM.")
         run = finished_run.read(run_folder, [*(overrides or []), *flags])
         state.file, state.log = run.file, run.folder / "run.log"
         earlier = finished_run.read(compare) if compare else None
@@ -51,7 +59,7 @@ def publish(
         if not dry_run and run.settings.repo:
             _check_rights(run.settings.repo)  # before the slow part
         with quiet(state.log), screen.status("…") as status:
-            bundle = release.prepare(run, earlier, status.update)
+            bundle = release.prepare(run, earlier, status.update, vllm or _own_vllm())
         _show(bundle, screen)
         pushed = None
         if failed := next((check for check in bundle.checks if not check.passed), None):
@@ -100,6 +108,11 @@ def merge(
         screen.print(f"{out}: {result['detail']}")
         if as_json:
             print(json.dumps({"folder": str(out), **result}))
+
+
+def _own_vllm() -> Path | None:
+    """The interpreter of this process, if vLLM is installed here."""
+    return Path(sys.executable) if find_spec("vllm") else None
 
 
 def _check_rights(repo: str) -> None:

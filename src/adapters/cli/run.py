@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from typer import Argument, Option, Typer
 
 from adapters.cli.errors import State, errors
 from adapters.cli.options import AllTables, AsJson, Overrides, RecipePath, RunPath, TrustCode, consent
+from adapters.environment import LATER, LOG_LEVEL, PROCESSES, SILENT
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def run(
     fresh: Annotated[bool, Option("--fresh", help="Start over; the old run folder is kept as NAME.1 …")] = False,
     fork: Annotated[bool, Option("--fork", help="Like --fresh, but keep the unchanged stages.")] = False,
     launch: Annotated[Path | None, Option(help="Start several processes with this accelerate config file.")] = None,
+    launch_args: Annotated[
+        str, Option(metavar="OPTIONS", help="Options of accelerate launch, beside the file's: '--num_processes 4'.")
+    ] = "",
     trust: TrustCode = False,
     all_tables: AllTables = False,
     as_json: AsJson = False,
@@ -52,9 +57,14 @@ def run(
         if fresh and fork:
             raise UserError("--fresh starts over and --fork keeps stages; give one of them.")
         state.file = file = load_recipe(recipe, overrides or [])
-        if launch is not None and not dry_run:
+        if launch_args and launch is None:
+            raise UserError("--launch-args goes with --launch FILE.")
+        if launch is not None and dry_run:
+            os.environ[PROCESSES] = LATER
+        elif launch is not None:
             flags = {"--fresh": fresh, "--fork": fork, "--all": all_tables, "--json": as_json}
-            _launch(launch, recipe, overrides or [], [flag for flag, given in flags.items() if given])
+            command = ["-m", "adapters", str(recipe), *(overrides or []), *(f for f, given in flags.items() if given)]
+            _launch(launch, launch_args, command)
         screen = console(stderr=as_json)
         plan, backend = _plan(file, screen, dry_run)
         if dry_run:
@@ -65,13 +75,17 @@ def run(
             print(json.dumps(report))
 
 
-def _launch(config: Path, recipe: Path, overrides: list[str], flags: list[str]) -> None:
+def _launch(config: Path, options: str, command: Sequence[str]) -> None:
     """Replace this process by accelerate's launcher, which starts several of them."""
     if not config.is_file():
         raise UserError(f"{config}: no such accelerate config file; see recipes/accelerate/.")
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
-    command = [*launcher, "--config_file", str(config), "-m", "adapters", str(recipe), *overrides, *flags]
-    os.execv(sys.executable, command)  # noqa: S606 - arguments are passed as a list, no shell reads them
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise UserError(f"--launch-args: {error}.") from None
+    os.environ.setdefault(LOG_LEVEL, SILENT)  # one sentence of the launcher says what torch's stack traces say
+    launcher = [sys.executable, "-m", "adapters.cli.launch", "--quiet", "--config_file", str(config), *words]
+    os.execv(sys.executable, [*launcher, *command])  # noqa: S606 - a list, which no shell reads
 
 
 def _plan(file: RecipeFile, screen: Console, dry_run: bool) -> tuple[Plan, Backend]:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from adapters.backends.jobs import Job
 from adapters.console import clock, new_table
+from adapters.environment import peak_memory_text
 from adapters.evaluation import comparison
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
@@ -63,6 +64,8 @@ def _settings(job: Job) -> str:
     if not isinstance(stage, Grpo):
         return f"{steps} pairs, lr {stage.learning_rate:g}, beta {stage.beta:g} to {reference}"
     kl = f"KL {stage.beta:g} to {reference}" if stage.beta else "no KL"
+    if stage.updates_per_generation > 1:
+        steps += f" ({stage.updates_per_generation} a generation)"
     return f"{steps} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
 
 
@@ -188,7 +191,7 @@ def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:
 
 def _stage_line(name: str, stage: Mapping[str, Any]) -> str:
     f = stage.get("figures") or {}
-    memory = f", peak memory {stage['peak_memory_gb']:.1f} GB" if stage.get("peak_memory_gb") else ""
+    memory = f", peak memory {peak}" if (peak := peak_memory_text(stage)) else ""
     steps = f.get("steps", "?")
     line = f"{name}: {steps} step{'' if steps == 1 else 's'} in {clock(stage.get('seconds') or 0)}{memory}"
     changes = {"NLL": ("nll_before", "nll_after"), "reward": ("reward_first", "reward_last")}

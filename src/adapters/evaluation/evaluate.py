@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -14,7 +15,7 @@ from adapters.backends.jobs import Evaluation
 from adapters.evaluation import metrics
 from adapters.files import read_json, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
-from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Task
+from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task
 
 
 class SetFigures(TypedDict):
@@ -64,7 +65,10 @@ def evaluate(
     )
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
-    scored = [_score(task, graders, e, s) for e, s in zip(examples, samples, strict=True)]
+    graded = [grader.scores([s.text for s in samples], examples) for grader in graders]
+    names = [reward.name for reward in rewards]
+    by_row = [dict(zip(names, of_row, strict=True)) for of_row in zip(*graded, strict=True)] or [{}] * len(examples)
+    scored = [_score(task, of_row, e, s) for of_row, e, s in zip(by_row, examples, samples, strict=True)]
     figures = summary(evaluation, samples, scored, rewards)
     if empty_answer := getattr(task, "empty_answer", None):
         means = {g.named.name: _baseline(g, empty_answer, examples[: figures["n"]]) for g in graders}
@@ -99,8 +103,7 @@ class _Score(NamedTuple):
     parts: dict[str, dict[str, float]]
 
 
-def _score(task: Task, graders: Sequence[Grader], example: Example, sample: Sample) -> _Score:
-    graded = {g.named.name: g(sample.text, example) for g in graders}
+def _score(task: Task, graded: Mapping[str, Scored], example: Example, sample: Sample) -> _Score:
     return _Score(
         counts=task.counts(example.gold, sample.text),
         valid=task.is_well_formed(sample.text),
@@ -188,10 +191,13 @@ def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
 
 
 def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
-    try:
-        return _mean_of_known([grader.attempt(empty_answer(e), e).score for e in examples])
-    except RewardError:
-        return None
+    scores: list[float | None] = [None] * len(examples)
+    with closing(grader.attempts([empty_answer(e) for e in examples], examples)) as attempts:
+        for n, outcome, _ in attempts:
+            if isinstance(outcome, RewardError):
+                return None
+            scores[n] = outcome.score
+    return _mean_of_known(scores)
 
 
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

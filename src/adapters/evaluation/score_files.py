@@ -51,19 +51,21 @@ def score_files(
 def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[str, Any]]:
     """Reward and parts of each row's completion against the row's own gold."""
     reader: Task = resolve("tasks", PluginSpec(use=task))
-    grader = Grader(reward)
-    out = []
+    places, texts, examples = list[int](), list[str](), list[Example]()
     for n, row in read_file(file, strict=True):
-        completion = completion_of(row, n, file)
+        places.append(n)
+        texts.append(completion_of(row, n, file))
         # Rewards compare with the gold, so the file may lack the texts.
         bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
-        example = reader.example(row, id=bare.id) if row.get(reader.text_field) else bare
-        try:
-            scored = grader(completion, example)
-        except RuntimeError as error:
-            raise UserError(f"{place(file, n)}: {error}") from error
-        out.append({"id": example.id, "reward": scored.score, "parts": dict(scored.parts)})
-    return out
+        examples.append(reader.example(row, id=bare.id) if row.get(reader.text_field) else bare)
+    batch = Grader(reward).grade(texts, examples)
+    if batch.failed is not None:
+        raise UserError(f"{place(file, places[batch.failed])}: {batch.error}") from batch.error
+    scores = [graded.scored for graded in batch.graded if graded is not None]
+    return [
+        {"id": example.id, "reward": scored.score, "parts": dict(scored.parts)}
+        for example, scored in zip(examples, scores, strict=True)
+    ]
 
 
 def tables(result: dict[str, Any], title: str) -> Iterator[Table]:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters import parallel
+from adapters.backends.adapter_folder import CONFIG
 from adapters.chat_client import Completion, Connection, PromptRefused, ServerError
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import WINDOW, Answer, Options, Request
+from adapters.extraction.vllm_probe import PROBE, PROBE_TOKENS, Greedy, has_effect
+from adapters.files import read_json
 from adapters.types import Message
 
 
@@ -33,6 +36,7 @@ class EndpointEngine:
         if options.constrain and schema["schema"] is not None:
             extra = {"response_format": {"type": "json_schema", "json_schema": schema}, **extra}
         try:
+            _check_adapter(connection, _names_of_base(source), note)
             return cls(connection, options.max_new_tokens, _accepted(connection, extra, note))
         except ServerError as error:
             raise UserError(f"--endpoint: {error}") from None
@@ -47,6 +51,38 @@ class EndpointEngine:
         except PromptRefused as refusal:
             return Answer(request.row, error=f"refused: {refusal.reason}")
         return Answer(request.row, completion.text, completion.tokens, completion.cut)
+
+
+def _names_of_base(source: Source) -> set[str]:
+    return {source.model.base, str(read_json(source.adapter / CONFIG).get("base_model_name_or_path"))}
+
+
+def _check_adapter(connection: Connection, base: set[str], note: Callable[[str], None]) -> None:
+    """Raise UserError when the server's model is the base, or is an adapter that changes nothing of its base."""
+    name, models = connection.model, {str(m["id"]): m for m in connection.served}
+    chosen = models.get(name, {})
+    parent = str(chosen.get("parent") or "")
+    if not parent and base & {name, str(chosen.get("root"))}:
+        others = [other for other, model in models.items() if model.get("parent")]
+        raise UserError(
+            f"--endpoint: {name} on {connection.url} is the base model, without the adapter. "
+            + (f"Name the adapter: --model {others[0]}." if others else "Start vLLM with --enable-lora --lora-modules.")
+        )
+    if parent not in models:
+        note(f"the server does not say that {name} is an adapter on a base; that it has an effect was not checked")
+        return
+    asked = [
+        Greedy(*(zip(*steps, strict=True) if steps else ((), ())))
+        for steps in (connection.log_probabilities(PROBE, model, PROBE_TOKENS) for model in (parent, parent, name))
+    ]
+    if not all(answer.tokens for answer in asked):
+        note(f"the server gives no log-probabilities; that {name} changes {parent} was not checked")
+    elif not has_effect(*asked):
+        raise UserError(
+            f"--endpoint: {connection.url} loads {name} and does not apply it: the answer to a probe has the same "
+            f"log-probabilities as that of {parent}. Its file may lack the names of the class that the server runs "
+            "(adapters publish writes both)."
+        )
 
 
 def _complete(connection: Connection, prompt: Iterable[Message], max_tokens: int, extra: dict[str, Any]) -> Completion:

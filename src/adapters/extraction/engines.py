@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from adapters.backends.adapter_folder import CONFIG
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import WINDOW, Answer, Engine, Options, Request
 from adapters.extraction.files import blocks
+from adapters.files import read_json
 
 
 def make(name: str, source: Source, options: Options, note: Callable[[str], None]) -> Engine:
@@ -22,7 +24,16 @@ def make(name: str, source: Source, options: Options, note: Callable[[str], None
         from importlib.util import find_spec
 
         if find_spec("vllm") is None:
-            raise UserError("vLLM is not installed: pip install -e '.[vllm]' in the repository, or leave --engine out.")
+            raise UserError(
+                "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]' in the repository, or leave out "
+                "--engine."
+            )
+        config = read_json(source.adapter / CONFIG)
+        if config.get("rank_pattern") or config.get("alpha_pattern"):
+            raise UserError(
+                "the adapter has other ranks or alphas for some modules, and vLLM would scale these wrongly; "
+                "extract from the bundle that `adapters publish RUN --dry-run` makes, or leave --engine out."
+            )
         from adapters.extraction.local_engines import vllm_engine
 
         return vllm_engine(source, options, WINDOW)

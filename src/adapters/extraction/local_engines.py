@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from adapters.backends.adapter_folder import CONFIG
-from adapters.backends.local import base_model
+from adapters.backends.adapter_folder import CONFIG, WEIGHTS, own_names
+from adapters.backends.local import base_model, text_only
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import Encoder, load_merged, load_tokenizer, on_gpu, prepare_cpu
 from adapters.console import quiet_libraries
+from adapters.errors import UserError
+from adapters.extraction import vllm_probe
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer, Engine, Options, Request
 from adapters.extraction.files import blocks
@@ -47,23 +53,28 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
 
 
 def vllm_engine(source: Source, options: Options, window: int) -> Engine:
-    """An engine of vLLM in this process: LoRA request, prefix cache, structured output."""
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
+    """An engine of vLLM in this process: LoRA request, prefix cache, structured output.
+
+    Raises UserError when vLLM answers the same with and without the adapter.
+    """
+    from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
     base, encoder = _load(source)
     rank = json.loads((source.adapter / CONFIG).read_text(encoding="utf-8")).get("r", 16)
-    llm = LLM(
-        model=base.load,
-        revision=base.revision,
-        dtype=source.model.dtype,
-        enable_lora=True,
-        # vLLM knows these ranks only, and reserves memory for the largest.
-        max_lora_rank=next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank),
-        enable_prefix_caching=True,
-    )
-    lora = LoRARequest("adapter", 1, str(Path(source.adapter).resolve()))
+    folder = _under_served_names(source.adapter, base)
+    llm = vllm_probe.open_llm(base.load, base.revision, rank, source.model.dtype, enable_prefix_caching=True)
+    lora = vllm_probe.lora(folder)
+    [prompt] = encoder.prompts([vllm_probe.PROBE])
+    asked = [
+        vllm_probe.greedy(llm, [prompt], request, vllm_probe.PROBE_TOKENS, [encoder.end])[0]
+        for request in (None, None, lora)
+    ]
+    if not vllm_probe.has_effect(*asked):
+        raise UserError(
+            f"vLLM loads the adapter and does not apply it: with and without it, the answer to a probe has the same "
+            f"log-probabilities. The names in {source.adapter / WEIGHTS} may not be those of the class that vLLM runs."
+        )
     constrain = options.constrain and not source.model.thinking
     schema = source.task.answer_schema() if constrain else None
     structured = StructuredOutputsParams(json=schema) if schema is not None else None
@@ -83,6 +94,20 @@ def vllm_engine(source: Source, options: Options, window: int) -> Engine:
                 yield Answer(row, first.text, len(first.token_ids), first.finish_reason == "length")
 
     return answer
+
+
+def _under_served_names(adapter: Path, base: base_model.Base) -> Path:
+    """The adapter's folder; a copy in a temporary one if vLLM runs the base's checkpoint under other names."""
+    wrapper = text_only.wrapper_of(base)
+    tensors = load_file(adapter / WEIGHTS)
+    named = text_only.with_served_names(own_names(tensors), wrapper)
+    if named.keys() <= tensors.keys():
+        return adapter
+    folder = Path(tempfile.mkdtemp(prefix="adapters-vllm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copyfile(adapter / CONFIG, folder / CONFIG)
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder
 
 
 def _load(source: Source) -> tuple[base_model.Base, Encoder]:

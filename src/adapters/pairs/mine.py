@@ -69,15 +69,16 @@ def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]
 
 def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: NamedReward) -> list[Graded]:
     """Samples (`id`, `completion`) scored by a reward. Raises UserError without a row."""
-    grader = Grader(reward)
-    out = []
+    rows, texts = list[Example](), list[str]()
     for sample in samples:
         example, text = examples.get(str(sample.get("id"))), sample.get("completion")
         if example is None or not isinstance(text, str):
             raise UserError(f"a sample needs the id of a row and a completion; this one has id {sample.get('id')!r}.")
-        if (score := grader(text, example).score) is not None:
-            out.append(Graded(example, text, score))
-    return out
+        rows.append(example)
+        texts.append(text)
+    scores = [scored.score for scored in Grader(reward).scores(texts, rows)]
+    graded_rows = zip(rows, texts, scores, strict=True)
+    return [Graded(example, text, score) for example, text, score in graded_rows if score is not None]
 
 
 def pairs(completions: Sequence[Graded], task: Task, *, margin: float, floor: float, per_prompt: int = 1) -> list[Row]:

@@ -30,6 +30,7 @@ class Hardware:
     device: float | None = None
     world: int = 1
     zero: int = 0
+    machines: int = 1
 
 
 @dataclass
@@ -127,6 +128,9 @@ def _memory(out: Checked, backend: Backend, plan: Plan, hardware: Hardware) -> N
     except UserError as error:
         out.warnings.append(f"memory not planned: {error}")
         return
+    out.notes += dict.fromkeys(f"memory: {stage.note}" for stage in out.memory if stage.note)
+    if hardware.device is not None:
+        out.notes += [note for note in getattr(backend, "on_fallback", list)() if note not in out.notes]
     for stage in out.memory:
         if not stage.fits:
             have = (stage.available or 0) / GB
@@ -160,12 +164,14 @@ def hardware_of(device: str | None, launch: Path | None) -> Hardware:
 
     from adapters.backends.memory import parse_size
 
-    world, zero = 1, 0
+    world, zero, machines = 1, 0, 1
     if launch is not None:
         try:
             config = YAML(typ="safe", pure=True).load(launch.read_text(encoding="utf-8")) or {}
             world = int(config.get("num_processes", 1))
+            machines = int(config.get("num_machines", 1))
             zero = int((config.get("deepspeed_config") or {}).get("zero_stage", 0))
+            zero = 3 if config.get("fsdp_config") else zero  # FSDP shards what ZeRO-3 does
         except (OSError, YAMLError, ValueError, AttributeError) as error:
             raise UserError(f"{launch}: cannot be read as an accelerate config file: {error}") from None
-    return Hardware(parse_size(device, UserError) if device else None, world, zero)
+    return Hardware(parse_size(device, UserError) if device else None, world, zero, machines)

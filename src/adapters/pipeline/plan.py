@@ -204,11 +204,14 @@ def _within_limits(
 
 
 def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
-    if isinstance(stage, Grpo) and rows < stage.batch_size:
-        fault = f"a batch of {stage.batch_size} prompts needs at least as many rows, and {rows} are left."
+    updates = stage.updates_per_generation if isinstance(stage, Grpo) else 1
+    prompts = updates * stage.batch_size
+    if isinstance(stage, Grpo) and rows < prompts:
+        what = f"a generation of {updates} batches of {stage.batch_size}" if updates > 1 else f"a batch of {prompts}"
+        fault = f"{what} prompts needs at least as many rows, and {rows} are left."
         raise UserError(fault, at=(*at, "batch_size"))
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
-    return stage.max_steps or max(1, int(rows * epochs / stage.batch_size))
+    return stage.max_steps or updates * max(1, int(rows * epochs / prompts))
 
 
 def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
@@ -221,7 +224,7 @@ def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, pr
             "plugins": plugins,
             "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
             "model": _model_settings(recipe),
-            "lora": recipe.lora.model_dump(),
+            "lora": _lora_settings(recipe),
             "seed": recipe.seed,
             "trainer": hosted if recipe.trainer == "tinker" else recipe.trainer,
             "rows": rows,
@@ -232,6 +235,13 @@ def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, pr
 
 def _model_settings(recipe: Recipe) -> dict[str, Any]:
     return recipe.model.model_dump(exclude={"speedups"})  # they change no result
+
+
+def _lora_settings(recipe: Recipe) -> dict[str, Any]:
+    # The order of patterns counts. A key that a recipe leaves out is left out here, as before there was one.
+    patterns = {key: list(getattr(recipe.lora, key).items()) for key in ("rank_pattern", "alpha_pattern")}
+    newer = patterns | {"exclude_modules": recipe.lora.exclude_modules}
+    return recipe.lora.model_dump(exclude=set(newer)) | {key: value for key, value in newer.items() if value}
 
 
 def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
@@ -249,7 +259,10 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     """The settings that change the weights, without rows and rewards."""
-    return stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
+    settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
+    if settings.get("updates_per_generation") == 1:  # what stages did that are older than the key
+        del settings["updates_per_generation"]
+    return settings
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
@@ -259,8 +272,12 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
         raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
     config = json.loads((Path(reference) / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
-    ours = {"r": recipe.lora.rank, "lora_alpha": recipe.lora.alpha, "use_rslora": recipe.lora.rslora}
-    if other := [f"{k} {config.get(k)} (here {v})" for k, v in ours.items() if config.get(k, v) != v]:
+    lora = recipe.lora
+    ours: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": lora.rslora}
+    theirs = {k: config.get(k, v) for k, v in ours.items()}
+    for key in ("rank_pattern", "alpha_pattern"):
+        ours[key], theirs[key] = getattr(lora, key), config.get(key) or {}
+    if other := [f"{k} {theirs[k]} (here {v})" for k, v in ours.items() if theirs[k] != v]:
         raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from adapters import console
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend, Evaluation, Job
-from adapters.environment import peak_memory_gb, versions
+from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
 from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures
@@ -52,7 +52,8 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
     report: dict[str, Any] = {"name": plan.recipe.name, "sets": {}, "stages": {}}
     for job in plan.jobs:
         manifest = adapter_folder.manifest(job.folder) or {}
-        report["stages"][job.name] = {k: manifest.get(k) for k in ("figures", "seconds", "peak_memory_gb", "steps")}
+        keys = ("figures", "seconds", "peak_memory_gb", "peak_host_memory_gb", "steps")
+        report["stages"][job.name] = {k: manifest.get(k) for k in keys}
     if plan.evaluations:
         base = [("base", None)] if plan.recipe.evaluate_base else []
         models = [*base, *((job.name, job.folder) for job in plan.jobs)]
@@ -193,7 +194,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "figures": dict(figures),
             "steps": job.steps,
             "seconds": round(time.time() - began, 1),
-            "peak_memory_gb": peak_memory_gb(),
+            **peak_memory(),
             "versions": versions(),
         }
         adapter_folder.commit(job.folder, manifest)

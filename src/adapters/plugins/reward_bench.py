@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from adapters.plugins.reward_worker import Worker
+from adapters.parallel import each
+from adapters.plugins.reward_worker import Workers
 from adapters.plugins.rewards import GARBAGE, FaultPolicy, Grader, NamedReward, RewardError, checked
 from adapters.types import Example, Scored, Task
 
@@ -141,20 +141,23 @@ def _in_other_process(
     named: NamedReward, rows: Sequence[Example], trials: Sequence[tuple[int, str, str]], limit: float
 ) -> list[Scored]:
     try:
-        worker = Worker(named.reward, limit)
+        workers = Workers(named.reward, limit)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise RewardError(f"cannot be pickled, so it cannot run in a process of its own: {error}") from error
-    out = []
+
+    def scored(at: int) -> tuple[int, Scored]:
+        n, name, text = trials[at]
+        try:
+            return at, checked(named.name, workers(text, rows[n]), rows[n])
+        except (RuntimeError, TimeoutError) as error:
+            where = f"{name.removeprefix('=')} of row {rows[n].id!r}"
+            raise RewardError(f"fails on {where}: {error}") from error
+
     try:
-        for n, name, text in trials:
-            try:
-                out.append(checked(named.name, worker(text, rows[n]), rows[n]))
-            except (RuntimeError, TimeoutError) as error:
-                where = f"{name.removeprefix('=')} of row {rows[n].id!r}"
-                raise RewardError(f"fails on {where}: {error}") from error
+        out = dict(each(scored, range(len(trials)), threads=named.calls_at_once, window=len(trials)))
     finally:
-        worker.stop()
-    return out
+        workers.stop()
+    return [out[at] for at in range(len(trials))]
 
 
 def _in_this_process(
@@ -164,15 +167,14 @@ def _in_this_process(
     grader = Grader(replace(named, faults=FaultPolicy()))  # in this process, whatever the recipe says
     usual, long = list[float](), [0.0]
     # Backwards: a reward that remembers what it saw before would give itself away.
-    for at in reversed(range(len(trials))):
-        n, name, text = trials[at]
-        began = time.perf_counter()
-        try:
-            out[at] = grader.attempt(text, rows[n])
-        except RewardError as error:
-            result.errors.append(str(error))
+    backwards = trials[::-1]
+    for at, outcome, seconds in grader.attempts([text for *_, text in backwards], [rows[n] for n, *_ in backwards]):
+        if isinstance(outcome, RewardError):
+            result.errors.append(str(outcome))
             continue
-        (long if name.startswith("100 kB") else usual).append(time.perf_counter() - began)
+        out[len(trials) - 1 - at] = outcome
+        (long if backwards[at][1].startswith("100 kB") else usual).append(seconds)
+    grader.close()
     usual.sort()
     if usual:
         result.speed = {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import multiprocessing
 import pickle
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,34 @@ from adapters.types import Example, Reward
 STARTUP_SECONDS = 120
 """Limit for starting the process and importing the reward; `timeout` does not count it."""
 MARGIN_SECONDS = 5
+PRELOADED = ("adapters.cli.main", "asyncio", __name__)
+"""Modules that many processes need; the first is what the command `adapters` imports, and each process again."""
+_STARTING = threading.Lock()
+
+
+class Workers:
+    """As many workers as calls are made at once, each made when it is first needed, and reused. Thread-safe."""
+
+    def __init__(self, reward: Reward, timeout: float) -> None:
+        self.reward, self.timeout = reward, timeout
+        self.made = [Worker(reward, timeout)]
+        self._idle = list(self.made)
+
+    def __call__(self, completion: str, example: Example) -> Any:
+        """See `Worker`."""
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            self.made.append(worker := Worker(self.reward, self.timeout))
+        try:
+            return worker(completion, example)
+        finally:
+            self._idle.append(worker)
+
+    def stop(self) -> None:
+        """Kill the processes, also those at work."""
+        for worker in self.made:
+            worker.stop()
 
 
 class Worker:
@@ -63,13 +94,14 @@ class Worker:
             self.stop()
 
     def _start(self) -> Connection:
-        # spawn: a fork of a process with threads and a GPU inherits locks that nobody will release.
-        context = multiprocessing.get_context("spawn")
+        context = _context()
+        pipe: Connection
         pipe, child_end = context.Pipe()
         self._pipe = pipe
         arguments = (child_end, self._pickled, self._file, self.timeout)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        with _STARTING:  # multiprocessing keeps its list of processes without a lock
+            self._process.start()
         child_end.close()
         try:
             succeeded, value = _receive(pipe, STARTUP_SECONDS)
@@ -80,6 +112,16 @@ class Worker:
             self.stop()
             raise RuntimeError(f"it cannot be loaded in a process of its own: {value}")
         return pipe
+
+
+def _context() -> Any:
+    # A fork of a process with threads and a GPU inherits locks that nobody will release. The fork server is a clean
+    # process that imports the modules once, so that thirty processes start in about the time of one.
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
 
 
 def _receive(pipe: Connection, seconds: float) -> Any:
@@ -106,7 +148,7 @@ def _serve(pipe: Connection, pickled: bytes, file: Path | None, timeout: float) 
         # If the trainer is killed while a call hangs, the kernel's alarm ends this process.
         _alarm(timeout + MARGIN_SECONDS)
         try:
-            answer = (True, reward(completion, example))
+            answer = (True, _result(reward(completion, example)))
         except (Exception, SystemExit) as error:
             answer = (False, f"{type(error).__name__}: {error}")
         _alarm(0)
@@ -116,6 +158,17 @@ def _serve(pipe: Connection, pickled: bytes, file: Path | None, timeout: float) 
             return
         except Exception as error:
             pipe.send((False, f"its result cannot be sent between processes: {error}"))
+
+
+def _result(value: Any) -> Any:
+    return _runner().run(value) if inspect.iscoroutine(value) else value
+
+
+@functools.cache
+def _runner() -> Any:
+    import asyncio
+
+    return asyncio.Runner()  # one loop for all calls: the clients that a reward keeps belong to a loop
 
 
 def _alarm(seconds: float) -> None:

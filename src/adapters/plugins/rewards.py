@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from adapters.console import console, is_main
 from adapters.errors import KeyPath, UserError
+from adapters.parallel import each
 from adapters.plugins.registry import names, resolve
-from adapters.plugins.reward_worker import Worker
+from adapters.plugins.reward_worker import Workers
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import RewardSpec
 from adapters.recipe.load import RecipeFile
@@ -22,6 +28,10 @@ from adapters.types import Example, Reward, Scored
 GARBAGE = "]]} this is not an answer {{["
 BUDGET_FLOOR = 100
 """`max_errors` is a share of at least this many calls: one failure among the first calls is not 100 %."""
+ASYNC_CALLS = 16
+"""Calls of an async reward at a time, if the recipe says nothing."""
+SLOW = 60.0
+"""Seconds without an answer after which a call is shown; again after twice that, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,19 @@ class NamedReward:
     faults: FaultPolicy = FaultPolicy()
     score_hash: str = ""
     """Hash of the scoring code and its parameters; evaluations are reused by it."""
+    parallel: int | None = None
+    """Calls at a time, as the recipe has it."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its calls are to be awaited."""
+        calls: tuple[Any, ...] = (self.reward, type(self.reward).__call__)
+        return any(map(inspect.iscoroutinefunction, calls))
+
+    @property
+    def calls_at_once(self) -> int:
+        """Calls that are made at the same time, at most."""
+        return self.parallel or (ASYNC_CALLS if self.is_async else 1)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -61,13 +84,42 @@ class RewardError(RuntimeError):
     """A reward failed, took too long, or returned no valid score. The message names reward and row."""
 
 
+class RewardStuckError(RewardError):
+    """A call that nothing can stop holds up the others: the run stops, whatever `on_error` says."""
+
+
+class Attempt(NamedTuple):
+    """A call: its number in the batch, what came of it, and how long it took."""
+
+    n: int
+    outcome: Scored | RewardError
+    seconds: float
+
+
+class Graded(NamedTuple):
+    """A completion's score under the fault policy, and why its call failed, if it did."""
+
+    scored: Scored
+    error: str | None = None
+
+
+class Batch(NamedTuple):
+    """The graded completions of a batch in their order; None for those that no longer were when `error` stopped it."""
+
+    graded: list[Graded | None]
+    error: RewardError | None = None
+    failed: int | None = None
+    """Number of the completion at which it stopped."""
+
+
 def resolve_all(specs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tuple[NamedReward, ...]:
     """The rewards of a stage as instances, each under a unique name."""
     out: dict[str, NamedReward] = {}
     for n, spec in enumerate(specs):
         reward = resolve("rewards", spec, folder=folder, at=(*at, n))
         _check_names(reward, spec, (*at, n))
-        if spec.timeout is not None:
+        is_async = NamedReward("", reward).is_async
+        if spec.timeout is not None and not is_async:
             _check_pickles(reward, spec, (*at, n, "timeout"))
         name = spec.use.rpartition(":")[2]
         if taken := sum(name in (other, other.rpartition("#")[0]) for other in out):
@@ -75,7 +127,7 @@ def resolve_all(specs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tu
         code = identity("rewards", spec, reward, folder)
         faults = FaultPolicy(spec.on_error, spec.timeout, spec.max_errors)
         scoring = score_hash("rewards", spec, reward, folder)
-        out[name] = NamedReward(name, reward, spec.weight, code, faults, scoring)
+        out[name] = NamedReward(name, reward, spec.weight, code, faults, scoring, spec.parallel)
     return tuple(out.values())
 
 
@@ -106,6 +158,9 @@ def checked(name: str, value: Any, example: Example) -> Scored:
     def error(given: str, wanted: str) -> RewardError:
         return RewardError(f"the reward {name} gave {given} for row {example.id!r}, {wanted}")
 
+    if inspect.iscoroutine(value):
+        value.close()
+        raise error("a coroutine", "not a number: declare its call as `async def`")
     score, parts = value if isinstance(value, Scored) else Scored(value)
     if not isinstance(parts, Mapping):
         raise error(f"parts of type {type(parts).__name__}", "not a mapping")
@@ -125,48 +180,142 @@ def _finite(value: float) -> bool:
 
 
 class Grader:
-    """Calls a reward under its fault policy, with a `timeout` in its own process. Counts are per process."""
+    """Calls a reward under its fault policy, several calls at once if it says so. Counts are per process.
+
+    With a `timeout`, ordinary rewards run in processes of their own, and async ones are cancelled. Thread-safe.
+    """
 
     def __init__(self, named: NamedReward) -> None:
         self.named = named
         self.calls = self.failures = 0
         self.last_error: str | None = None
         """Why the last call failed; None when it did not."""
-        timeout = named.faults.timeout
-        self._worker = Worker(named.reward, timeout) if timeout is not None else None
+        self._counting = threading.Lock()
+        self._workers: Workers | None = None
+        self._awaited: Any = None
+        if named.is_async:
+            from adapters.plugins.async_calls import AsyncCalls  # asyncio takes its time to import
+
+            self._awaited = AsyncCalls(named)
+        elif named.faults.timeout is not None:
+            self._workers = Workers(named.reward, named.faults.timeout)
 
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score a completion under the fault policy. Raises RewardError when the run must stop."""
-        self.calls += 1
-        self.last_error = None
-        try:
-            return self.attempt(completion, example)
-        except RewardError as error:
-            faults, self.last_error = self.named.faults, str(error)
-            self.failures += 1
-            if faults.on_error == "raise":
-                raise
-            if self.failures > faults.max_errors * max(self.calls, BUDGET_FLOOR):
-                raise RewardError(
-                    f"{self.failures} of {self.calls} calls failed, more than max_errors ({faults.max_errors:.1%}) "
-                    f"allows; the last: {error}"
-                ) from error
-            logging.getLogger(__name__).warning("%s", error)
-            return Scored(0.0 if faults.on_error == "zero" else None)
+        return self._under_policy(self._outcome(completion, example)).scored
+
+    def scores(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Scored]:
+        """Score a batch under the fault policy, in its order. Raises RewardError when the run must stop."""
+        batch = self.grade(completions, examples)
+        if batch.error is not None:
+            raise batch.error
+        return [graded.scored for graded in batch.graded if graded is not None]
+
+    def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> Batch:
+        """Score a batch under the fault policy, up to the call that must stop the run."""
+        graded: list[Graded | None] = [None] * len(completions)
+        with closing(self.attempts(completions, examples)) as attempts:
+            for attempt in attempts:
+                try:
+                    graded[attempt.n] = self._under_policy(attempt.outcome)
+                except RewardError as error:
+                    graded[attempt.n] = Graded(Scored(None), self.last_error)
+                    return Batch(graded, error, attempt.n)
+        return Batch(graded)
+
+    def attempts(self, completions: Sequence[str], examples: Sequence[Example]) -> Generator[Attempt]:
+        """Score a batch without the policy; yields calls as they come back. Closing it waits for none."""
+        waiting: dict[int, float] = {}
+
+        def attempt(n: int) -> Attempt:
+            waiting[n] = began = time.perf_counter()
+            try:
+                return Attempt(n, self._outcome(completions[n], examples[n]), time.perf_counter() - began)
+            finally:
+                del waiting[n]
+
+        numbers, threads = range(len(completions)), min(self.named.calls_at_once, len(completions))
+        with self._slow_calls_shown(waiting, examples):
+            if self._awaited is not None:
+                yield from self._awaited.attempts(completions, examples, waiting)
+            elif threads > 1:
+                yield from each(attempt, numbers, threads=threads, window=len(numbers))
+            else:
+                yield from map(attempt, numbers)
 
     def attempt(self, completion: str, example: Example) -> Scored:
         """Score a completion without the policy. Raises RewardError for every failure."""
-        try:
-            value: Any = (self._worker or self.named.reward)(completion, example)
-        except (Exception, SystemExit) as error:
-            reason = str(error) if self._worker else f"{type(error).__name__}: {error}"
-            raise RewardError(f"the reward {self.named.name} failed on row {example.id!r}: {reason}") from error
-        return checked(self.named.name, value, example)
+        outcome = self._outcome(completion, example)
+        if isinstance(outcome, RewardError):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
-        """Stop the reward's process, if it has one."""
-        if self._worker is not None:
-            self._worker.stop()
+        """Stop the reward's processes, or its event loop, if it has any."""
+        for calls in (self._workers, self._awaited):
+            if calls is not None:
+                calls.stop()
+
+    def _outcome(self, completion: str, example: Example) -> Scored | RewardError:
+        if self._awaited is not None:
+            [attempt] = self._awaited.attempts([completion], [example], {})
+            outcome: Scored | RewardError = attempt.outcome
+            return outcome
+        name, call = self.named.name, self._workers or self.named.reward
+        try:
+            return checked(name, call(completion, example), example)
+        except RewardError as error:
+            return error
+        except (Exception, SystemExit) as error:
+            reason = str(error) if self._workers else f"{type(error).__name__}: {error}"
+            failure = RewardError(f"the reward {name} failed on row {example.id!r}: {reason}")
+            failure.__cause__ = error
+            return failure
+
+    def _under_policy(self, outcome: Scored | RewardError) -> Graded:
+        faults, failed = self.named.faults, isinstance(outcome, RewardError)
+        with self._counting:
+            self.calls += 1
+            self.failures += failed
+            calls, failures = self.calls, self.failures
+            self.last_error = str(outcome) if failed else None
+        if not isinstance(outcome, RewardError):
+            return Graded(outcome)
+        if faults.on_error == "raise" or isinstance(outcome, RewardStuckError):
+            raise outcome
+        if failures > faults.max_errors * max(calls, BUDGET_FLOOR):
+            raise RewardError(
+                f"{failures} of {calls} calls failed, more than max_errors ({faults.max_errors:.1%}) "
+                f"allows; the last: {outcome}"
+            ) from outcome
+        logging.getLogger(__name__).warning("%s", outcome)
+        return Graded(Scored(0.0 if faults.on_error == "zero" else None), str(outcome))
+
+    @contextmanager
+    def _slow_calls_shown(self, waiting: Mapping[int, float], examples: Sequence[Example]) -> Generator[None]:
+        """Say on the screen which call has had no answer for long; `waiting` are the open calls and their starts."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            shown, due = None, SLOW
+            while not ended.wait(SLOW / 20):
+                oldest, began = min(dict(waiting).items(), key=lambda call: call[1], default=(None, 0.0))
+                if oldest is None:
+                    continue
+                due = due if oldest == shown else SLOW
+                if time.perf_counter() - began >= due:
+                    shown, due = oldest, 2 * due
+                    _print_slow(self.named, examples[oldest], time.perf_counter() - began, len(waiting) - 1)
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"named": self.named}  # a copy in another process starts its own worker and counts anew
@@ -175,37 +324,49 @@ class Grader:
         self.__init__(state["named"])  # type: ignore[misc]
 
 
+def _print_slow(named: NamedReward, example: Example, seconds: float, others: int) -> None:
+    text = f"warning: the reward {named.name} has given no answer for {seconds:.0f} s on row {example.id!r}"
+    text += f" ({others} other calls are open)" if others > 0 else ""
+    text += "" if named.faults.timeout else "; nothing stops it without a `timeout` in the recipe"
+    logging.getLogger(__name__).warning("%s", text.removeprefix("warning: "))
+    if is_main():
+        console(stderr=True).print(text, markup=False, soft_wrap=True)
+    else:  # the other processes wait for this one
+        print(text, file=sys.stderr, flush=True)
+
+
 def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[str]:
     """Try a reward on gold, empty and garbage text of 20 rows before any model is loaded.
 
     Raises UserError when it fails, leaves [0, 1], or scores garbage higher than gold. Returns notes. A reward with
     `on_error` zero or skip may fail here, except on gold.
     """
+    rows = [example for example in examples[:20] if example.completion is not None]
+    texts = [text for example in rows for text in (example.completion or "", "", GARBAGE)]
+    scores: list[float | None] = [None] * len(texts)
     as_gold, failed = 0, 0
     grader = Grader(named)
     try:
-        for example in examples[:20]:
-            if example.completion is None:
-                continue
-            scores: list[float | None] = []
-            for text in (example.completion, "", GARBAGE):
-                try:
-                    scores.append(grader.attempt(text, example).score)
-                except RewardError as error:
-                    if named.faults.on_error == "raise" or not scores:
-                        raise UserError(str(error), at=at) from error
+        with closing(grader.attempts(texts, [example for example in rows for _ in range(3)])) as attempts:
+            for n, outcome, _ in attempts:
+                if not isinstance(outcome, RewardError):
+                    scores[n] = outcome.score
+                elif named.faults.on_error == "raise" or isinstance(outcome, RewardStuckError) or n % 3 == 0:
+                    raise UserError(str(outcome), at=at) from outcome
+                else:
                     failed += 1
-                    scores.append(None)
-            gold, best = scores[0], max(score or 0 for score in scores[1:])
-            if gold is not None and best > gold + 1e-9:
-                raise UserError(
-                    f"{named.name} scores empty or broken text ({best:.3f}) higher than the gold answer ({gold:.3f}) "
-                    f"on row {example.id!r}; the model would learn to write such text.",
-                    at=at,
-                )
-            as_gold += gold is not None and scores[2] == gold > 0
     finally:
         grader.close()
+    for row, example in enumerate(rows):
+        gold, *wrong = scores[3 * row : 3 * row + 3]
+        best = max(score or 0 for score in wrong)
+        if gold is not None and best > gold + 1e-9:
+            raise UserError(
+                f"{named.name} scores empty or broken text ({best:.3f}) higher than the gold answer ({gold:.3f}) "
+                f"on row {example.id!r}; the model would learn to write such text.",
+                at=at,
+            )
+        as_gold += gold is not None and wrong[1] == gold > 0
     notes: list[str] = []
     if as_gold:
         notes.append(f"the reward {named.name} scores broken text as high as gold on {as_gold} of 20 rows tried")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.files import append_jsonl
-from adapters.plugins.rewards import Grader, NamedReward, RewardError
-from adapters.types import Example, Scored
+from adapters.plugins.rewards import Graded, Grader, NamedReward
+from adapters.types import Example
 
 
 class RewardCaller:
@@ -29,28 +29,27 @@ class RewardCaller:
         self, completions: Sequence[Any], examples: Sequence[Example], step: int | None = None
     ) -> list[float | None]:
         """Scores of texts or chats, None where the reward does not apply. Raises RewardError to stop the run."""
-        scores: list[float | None] = []
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        batch = self.grader.grade(texts, examples)
         entries = []
         previous = None
-        try:
-            for completion, example in zip(completions, examples, strict=True):
-                text = completion if isinstance(completion, str) else completion[-1]["content"]
-                try:
-                    scored = self.grader(text, example)
-                except RewardError:
-                    entries.append(self._entry(step, text, example, Scored(None), with_row=True))
-                    raise
-                scores.append(scored.score)
-                for part, value in scored.parts.items():
-                    self._parts[part].append(value)
-                self._errors.append(self.grader.last_error is not None)
-                # The row once a group: noise may have made a text that stands in no file.
-                entries.append(self._entry(step, text, example, scored, with_row=example is not previous))
-                previous = example
-        finally:
-            if self.log is not None:
-                append_jsonl(self.log, entries)
-        return scores
+        for n, (text, example, graded) in enumerate(zip(texts, examples, batch.graded, strict=True)):
+            if graded is None:
+                continue
+            # The row once a group: noise may have made a text that stands in no file.
+            with_row = example is not previous or n == batch.failed
+            entries.append(self._entry(step, text, example, graded, with_row=with_row))
+            previous = example
+        if self.log is not None:
+            append_jsonl(self.log, entries)
+        if batch.error is not None:
+            raise batch.error
+        everything = [graded for graded in batch.graded if graded is not None]
+        for graded in everything:
+            for part, value in graded.scored.parts.items():
+                self._parts[part].append(value)
+        self._errors += [graded.error is not None for graded in everything]
+        return [graded.scored.score for graded in everything]
 
     def take_figures(self) -> dict[str, float]:
         """Mean of every part, and the share of failed calls, since the last call."""
@@ -62,11 +61,12 @@ class RewardCaller:
         return figures
 
     def _entry(
-        self, step: int | None, text: str, example: Example, scored: Scored, *, with_row: bool
+        self, step: int | None, text: str, example: Example, graded: Graded, *, with_row: bool
     ) -> dict[str, Any]:
+        scored = graded.scored
         entry: dict[str, Any] = {"step": step, "id": example.id, "reward": self.name, "score": scored.score}
-        if self.grader.last_error:
-            entry["error"] = self.grader.last_error
+        if graded.error:
+            entry["error"] = graded.error
         entry |= {"parts": scored.parts, "completion": text}
         if with_row:
             prompt = example.prompt[-1]["content"] if example.prompt else ""

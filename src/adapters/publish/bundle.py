@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 
 from adapters.backends import adapter_folder
+from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.publish.finished_run import Finished
 from adapters.recipe import secrets
@@ -48,8 +50,7 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 def assemble(finished: Finished, folder: Path) -> None:
     """Write everything but the card into an empty folder."""
     folder.mkdir(parents=True)
-    shutil.copyfile(finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS)
-    config = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    config = _write_weights(finished, folder)
     write_json(folder / adapter_folder.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
     for name in TOKENIZER:
         source = finished.adapter / name
@@ -62,12 +63,65 @@ def assemble(finished: Finished, folder: Path) -> None:
     write_json(folder / "results.json", results(finished))
 
 
+def _write_weights(finished: Finished, folder: Path) -> dict[str, Any]:
+    """Write the adapter's weights, as servers load them too. Returns their config.
+
+    Patterns are folded into one rank and alpha; if the base is stored in a vision-language model, the tensors have the
+    names of both classes.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from adapters.backends.local import base_model, text_only
+
+    source, target = finished.adapter / adapter_folder.WEIGHTS, folder / adapter_folder.WEIGHTS
+    config: dict[str, Any] = json.loads((finished.adapter / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    try:
+        wrapper = text_only.checkpoint_wrapper(base_model.resolve(finished.recipe.model.base, finished.base_revision))
+    except UserError:  # the gate loads the base, and says what is wrong with it
+        wrapper = None
+    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
+    if not patterns and wrapper is None:
+        shutil.copyfile(source, target)
+        return config
+    tensors = load_file(source)
+    if patterns:
+        config, tensors = plain_lora(config, tensors)
+    save_file(text_only.with_served_names(tensors, wrapper), target, metadata={"format": "pt"})
+    return config
+
+
 def shippable_config(config: Mapping[str, Any], base: str, revision: str | None) -> dict[str, Any]:
     """PEFT's config with the base as a Hub id, its sets (stored as lists) sorted."""
     out = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
     if isinstance(out.get("target_modules"), list):
         out["target_modules"] = sorted(out["target_modules"])
     return out
+
+
+def plain_lora(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config and tensors of an adapter with rank and alpha patterns, for one rank and alpha.
+
+    vLLM reads `r` and `lora_alpha` alone (its `PEFTHelper`), and would scale the other modules wrongly without a word.
+    Zeros bring A and B to the largest rank, and B takes the quotient of the scales: the update is the same.
+    """
+    from peft.utils.other import get_pattern_key
+    from torch.nn.functional import pad
+
+    alphas = config.get("alpha_pattern") or {}
+    tensors = dict(tensors)
+    divisor = math.sqrt if config.get("use_rslora") else float
+    scale = config["lora_alpha"] / divisor(config["r"])
+    ranks = {key[: -len(".lora_A.weight")]: len(a) for key, a in tensors.items() if key.endswith(".lora_A.weight")}
+    largest = max(ranks.values())
+    for module, rank in ranks.items():
+        a, b = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+        alpha = alphas.get(get_pattern_key(alphas, module.removeprefix("base_model.model.")), config["lora_alpha"])
+        quotient = alpha / divisor(rank) / scale
+        if quotient != 1:
+            tensors[b] = tensors[b].float() * quotient  # in 32 bits: rounded once, by 6e-8 at most
+        tensors[a], tensors[b] = pad(tensors[a], (0, 0, 0, largest - rank)), pad(tensors[b], (0, largest - rank))
+    plain = {"r": largest, "lora_alpha": scale * divisor(largest), "rank_pattern": {}, "alpha_pattern": {}}
+    return {**config, **plain}, {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
 def shippable_recipe(finished: Finished) -> str:
@@ -117,7 +171,7 @@ def results(finished: Finished) -> dict[str, Any]:
         name: {m: {k: v for k, v in figures.items() if k != "key"} for m, figures in models.items() if m in labels}
         for name, models in finished.figures.items()
     }
-    keys = ("steps", "seconds", "peak_memory_gb", "figures")
+    keys = ("steps", "seconds", "peak_memory_gb", "peak_host_memory_gb", "figures")
     stages = {s.name: {key: s.manifest.get(key) for key in keys} for s in finished.stages}
     return {"name": finished.recipe.name, "published": finished.stages[-1].name, "stages": stages, "sets": sets}
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.run_folder import Stage
@@ -70,9 +71,10 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "mode": mode,
         "plots": plots.draw(finished, folder / "plots", mode),
         "facts": facts,
+        "auto_class": "AutoModelForCausalLM" if facts.get("causal", True) else "AutoModelForImageTextToText",
         "example": finished.example(),
         "max_new_tokens": max(limits, default=1024),
-        "vllm_rank": max_lora_rank(recipe.lora.rank),
+        "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
         "license_notes": license_notes(sources),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
@@ -173,7 +175,8 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
         "data": stage.manifest.get("data", []),
         "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
         "figures": stage.manifest.get("figures", {}),
-        **{key: stage.manifest.get(key) for key in ("steps", "seconds", "peak_memory_gb")},
+        **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
+        "peak_memory": peak_memory_text(stage.manifest),
     }
 
 
@@ -237,9 +240,8 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
         )
     if facts.get("class") and facts["class"] != facts["base_class"]:
         out.append(
-            f"`{finished.base_id}` is stored as `{facts['base_class']}`. The adapter belongs to its text model, "
-            f"`{facts['class']}`, which `AutoModelForCausalLM` gives; on the other class it does not load, and servers "
-            "that pick that class do not apply it."
+            f"`{finished.base_id}` is stored as `{facts['base_class']}`, and the adapter belongs to its text model, "
+            f"`{facts['class']}`. Each matrix is in the file under its name in either class, so both load it."
         )
     if not finished.figures:
         out.append("It was not evaluated.")

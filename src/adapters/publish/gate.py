@@ -12,14 +12,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from safetensors import safe_open
 
 from adapters.backends import adapter_folder
-from adapters.files import write_json
+from adapters.extraction import vllm_probe
+from adapters.extraction.vllm_probe import Greedy
+from adapters.files import read_json, write_json
 from adapters.publish import bundle
 from adapters.publish.finished_run import Finished, probes
 
@@ -28,8 +30,6 @@ PROBE_TOKENS: Final = 128
 TIMEOUT: Final = 3600
 ASKED_FOR: Final = ("config.json", "adapter_config.json", "generation_config.json", "processor_config.json")
 """Optional files that libraries ask a repository for."""
-VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values of vLLM's --max-lora-rank."""
 
 
 class Check(NamedTuple):
@@ -54,7 +54,7 @@ def static(finished: Finished, folder: Path) -> list[Check]:
 
 def max_lora_rank(rank: int) -> int | None:
     """The --max-lora-rank that vLLM needs for a rank; None above its largest."""
-    return next((r for r in VLLM_RANKS if r >= rank), None)
+    return next((r for r in vllm_probe.RANKS if r >= rank), None)
 
 
 def _servable(folder: Path) -> Check:
@@ -67,7 +67,7 @@ def _servable(folder: Path) -> Check:
     if config.get("bias") != "none":
         return Check(name, False, f"bias is {config.get('bias')!r}, which vLLM does not serve")
     if max_lora_rank(config["r"]) is None:
-        return Check(name, False, f"rank {config['r']} is above {VLLM_RANKS[-1]}, the largest that vLLM takes")
+        return Check(name, False, f"rank {config['r']} is above {vllm_probe.RANKS[-1]}, the largest that vLLM takes")
     with safe_open(folder / adapter_folder.WEIGHTS, framework="numpy") as stored:
         names = list(stored.keys())
     odd = [n for n in names if not re.search(r"\.lora_[AB]\.weight$", n) or "lm_head" in n or "embed_tokens" in n]
@@ -120,13 +120,55 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
     return [Check(*check) for check in facts.pop("checks")], facts
 
 
+def served(finished: Finished, folder: Path, facts: Mapping[str, Any], python: Path) -> tuple[Check, dict[str, Any]]:
+    """Ask vLLM for the probes with and without the adapter: a check, and what the card says of it.
+
+    `python` is the interpreter of an environment with vLLM. It runs the base's files as they are.
+    """
+    base = base_files(finished)
+    config = json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as work:
+        spec = {
+            "base": str(base),
+            "revision": None,
+            "adapter": str(folder.resolve()),
+            "rank": config["r"],
+            "dtype": finished.recipe.model.dtype,
+            "prompts": facts["prompts"],
+            "stops": facts["stops"],
+            "max_tokens": PROBE_TOKENS,
+        }
+        write_json(Path(work) / "spec.json", spec)
+        done = _run([str(python), str(vllm_probe.__file__), "spec.json", "answers.json"], work, {})
+        if done.returncode:
+            return Check("served", False, f"vLLM fails: {_first_error(done.stdout + done.stderr)}"), {}
+        answers = read_json(Path(work) / "answers.json")
+    runs = [[Greedy(*answer) for answer in answers[name]] for name in ("base", "repeated", "adapted")]
+    name = f"vLLM {answers['version']}"
+    changed = sum(vllm_probe.has_effect(*asked) for asked in zip(*runs, strict=True))
+    if changed < len(runs[0]):
+        what = "the adapter changes nothing of" if not changed else "the adapter changes only"
+        return Check("served", False, f"{name}: {what} {changed or len(runs[0])} of {len(runs[0])} answers"), {}
+    same = sum(a.text.strip() == p.completion.strip() for a, p in zip(runs[2], probes(finished, PROBES), strict=False))
+    detail = f"{name}: the adapter changes the log-probabilities of {changed} of {changed} answers; {same} of "
+    detail += f"{len(probes(finished, PROBES))} answers are the training process's to the letter"
+    return Check("served", True, detail), {"vllm": answers["version"], "vllm_base": base_is_text_only(base)}
+
+
+def base_is_text_only(base: Path) -> bool:
+    """Whether a folder holds the text model that was taken out of a vision-language checkpoint."""
+    from adapters.backends.local.text_only import MARKER
+
+    return (base / MARKER).is_file()
+
+
 def snippet(card: str) -> str:
     """The usage code of a card: its first Python block."""
     block = re.search(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
     return block[1] if block else ""
 
 
-def used(finished: Finished, folder: Path, repo: str) -> Check:
+def used(finished: Finished, folder: Path, repo: str, *, causal: bool) -> Check:
     """Run the card's usage code, unchanged, in a fresh process."""
     code = snippet((folder / "README.md").read_text(encoding="utf-8"))
     if not code:
@@ -134,7 +176,7 @@ def used(finished: Finished, folder: Path, repo: str) -> Check:
     with tempfile.TemporaryDirectory() as work:
         cache = Path(work) / "hub"
         _resolve_to(cache, repo, None, folder)
-        _resolve_to(cache, finished.base_id, finished.base_revision, base_files(finished))
+        _resolve_to(cache, finished.base_id, finished.base_revision, base_files(finished, checkpoint=not causal))
         (Path(work) / "usage.py").write_text(code, encoding="utf-8")
         done = _run([sys.executable, "usage.py"], work, {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)})
     if done.returncode:
@@ -146,16 +188,16 @@ def used(finished: Finished, folder: Path, repo: str) -> Check:
     return Check("usage", True, f"the card's code runs, and prints {form} answer: {answer[:60]!r}")
 
 
-def base_files(finished: Finished) -> Path:
-    """The folder of the base model that the run was trained on."""
+def base_files(finished: Finished, *, checkpoint: bool = False) -> Path:
+    """The folder of the base that the run was trained on, or of the `checkpoint` that it was taken from."""
     from adapters.backends.local import base_model
 
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
-    if Path(base.load).is_dir():
+    if Path(base.load).is_dir() and not (checkpoint and base_is_text_only(Path(base.load))):
         return Path(base.load)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(base.load, revision=base.revision, local_files_only=True))
+    return Path(snapshot_download(finished.base_id, revision=finished.base_revision, local_files_only=True))
 
 
 def _resolve_to(cache: Path, repo: str, revision: str | None, folder: Path) -> None:
@@ -185,6 +227,12 @@ def _run(command: Sequence[str], folder: str, env: dict[str, str]) -> subprocess
         )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{command[1]} was not done after {TIMEOUT // 60} minutes") from None
+
+
+def _first_error(text: str) -> str:
+    """The error that a process of vLLM met first; the last one only says that a process ended."""
+    first = re.search(r"\b[A-Z]\w*Error: \S.*", text)
+    return first[0] if first else _reason(text)
 
 
 def _reason(text: str) -> str:

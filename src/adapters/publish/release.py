@@ -50,8 +50,11 @@ class Release:
         return {p.as_posix(): (self.folder / p).stat().st_size for p in bundle.files(self.folder)}
 
 
-def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
-    """Make and verify the bundle, or reuse it. A failed check is no error."""
+def prepare(finished: Finished, earlier: Finished | None, say: Say, vllm: Path | None = None) -> Release:
+    """Make and verify the bundle, or reuse it. A failed check is no error.
+
+    `vllm` is the Python interpreter of an environment with vLLM, which is asked too.
+    """
     repo = finished.settings.repo
     if repo is None:
         raise UserError(
@@ -59,7 +62,7 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
             at=("publish", "repo"),
         )
     folder, proof = finished.folder / "publish" / "bundle", finished.folder / "publish" / "proof.json"
-    key = _key(finished, earlier, repo)
+    key = _key(finished, earlier, repo, vllm)
     stored = read_json(proof)
     reused = stored.get("key") == key and stored.get("passed") and stored.get("files") == bundle.hashes(folder)
     if reused:
@@ -67,14 +70,16 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say) -> Release:
     else:
         finished.example()  # finds mistakes in the settings before the slow part
         proof.unlink(missing_ok=True)
-        checks = _make(finished, earlier, repo, folder, say)
+        checks = _make(finished, earlier, repo, folder, say, vllm)
         passed = all(c.passed for c in checks)
         write_json(proof, {"key": key, "passed": passed, "checks": checks, "files": bundle.hashes(folder)})
     tag = finished.settings.tag or f"{finished.recipe.name}-{_hash(bundle.hashes(folder))[:8]}"
     return Release(folder, tuple(checks), repo, tag, tuple(_notes(finished)), bool(reused))
 
 
-def _make(finished: Finished, earlier: Finished | None, repo: str, folder: Path, say: Say) -> list[Check]:
+def _make(
+    finished: Finished, earlier: Finished | None, repo: str, folder: Path, say: Say, vllm: Path | None
+) -> list[Check]:
     work = adapter_folder.work_folder(folder)
     for old in (work, folder):
         shutil.rmtree(old, ignore_errors=True)
@@ -82,12 +87,16 @@ def _make(finished: Finished, earlier: Finished | None, repo: str, folder: Path,
     bundle.assemble(finished, work)
     say("loading it in a fresh process")
     checks, facts = gate.loaded(finished, work)
+    if vllm and all(c.passed for c in checks):
+        say("asking vLLM")
+        check, more = gate.served(finished, work, facts, vllm)
+        checks, facts = [*checks, check], {**facts, **more}
     if all(c.passed for c in checks):
         (work / "README.md").write_text(card.render(finished, work, repo, facts, checks, earlier), encoding="utf-8")
         checks += gate.static(finished, work)
         if all(c.passed for c in checks):
             say("running the card's code")
-            checks.append(gate.used(finished, work, repo))
+            checks.append(gate.used(finished, work, repo, causal=facts["causal"]))
     os.replace(work, folder)
     return checks
 
@@ -103,7 +112,7 @@ def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
     return pushed
 
 
-def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
+def _key(finished: Finished, earlier: Finished | None, repo: str, vllm: Path | None) -> str:
     inputs: list[Any] = [
         [s.manifest for s in finished.stages],
         finished.figures,
@@ -114,6 +123,7 @@ def _key(finished: Finished, earlier: Finished | None, repo: str) -> str:
         [earlier.manifest, earlier.figures] if earlier else None,
         card.TEMPLATE.read_text(encoding="utf-8"),
         versions(),
+        str(vllm),
     ]
     return _hash(inputs)
 

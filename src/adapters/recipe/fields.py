@@ -69,6 +69,7 @@ class RewardSpec(PluginSpec):
     )
     timeout: float | None = Field(default=None, gt=0, description="Seconds after which a call's process is killed.")
     max_errors: Share = Field(default=0.02, description="Share of failed calls above which zero and skip stop the run.")
+    parallel: Count | None = Field(default=None, description="Calls made at once; default: 1, of an async reward 16.")
 
 
 class NoiseSpec(PluginSpec):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -33,8 +35,34 @@ class Model(Strict):
     speedups: bool = Field(default=True, description="Faster, equal replacements of parts of TRL and transformers.")
 
 
+_INIT = (
+    "every stage relies on an adapter that equals the base until it is trained (B = 0): the reference `base` is the "
+    "adapter with B at zero, and some of these initial values change the base's weights"
+)
+NOT_OFFERED: Final[Mapping[str, str]] = {
+    "use_dora": "vLLM cannot serve DoRA's magnitudes",
+    "modules_to_save": "whole copies of modules are no A and B matrices, and vLLM serves nothing else",
+    "bias": "vLLM cannot serve trained biases, and a disabled adapter would no longer be the base",
+    "lora_bias": "vLLM cannot serve trained biases",
+    "target_parameters": "vLLM cannot serve adapters on bare parameters",
+    "trainable_token_indices": "changed embeddings cannot be served by vLLM",
+    "layer_replication": "it makes another base model, which a published adapter could not name",
+    "layers_to_transform": "exclude_modules leaves layers out: [layers.0, layers.1]",
+    "layers_pattern": "exclude_modules leaves layers out: [layers.0, layers.1]",
+    "init_lora_weights": _INIT,
+    **dict.fromkeys(("loftq_config", "eva_config", "corda_config", "lora_ga_config", "kasa_config"), _INIT),
+    **dict.fromkeys(
+        ("use_qalora", "use_bdlora", "arrow_config", "alora_invocation_tokens", "velora_config"),
+        "vLLM serves plain LoRA only",
+    ),
+}
+"""Options of PEFT's LoraConfig that a recipe does not have -> why."""
+
+
 class Lora(Strict):
     """The shape of the adapter. All stages train the same adapter."""
+
+    not_offered: ClassVar[Mapping[str, str]] = NOT_OFFERED
 
     rank: Count = Field(default=32, description="Rank of the update matrices.")
     alpha: float = Field(default=64, gt=0, description="The update is scaled by alpha / rank.")
@@ -44,6 +72,30 @@ class Lora(Strict):
         description="Names of the modules to adapt; all-linear: all linear layers but the LM head.",
     )
     rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
+    rank_pattern: dict[str, Count] = Field(
+        default={}, description="Other ranks: end of a module's name, or a regular expression for it: rank."
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="Other alphas, in the same way; the first pattern that fits a module counts."
+    )
+    exclude_modules: Seq[str] = Field(
+        default=(), description="Names of modules to leave out, with all inside them: layers.0, down_proj."
+    )
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank of the module with the largest one."""
+        return max([self.rank, *self.rank_pattern.values()])
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _regular(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return value
 
     @field_validator("target_modules")
     @classmethod

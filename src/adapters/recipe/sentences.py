@@ -44,7 +44,10 @@ def _sentence(key: str, items: Sequence[ErrorDetails]) -> str:
 
 
 def _unknown_key(key: str, item: ErrorDetails) -> str:
-    known = [name for name in _model_at(item["loc"][:-1]).model_fields if name != "header"]
+    model = _model_at(item["loc"][:-1])
+    if reason := getattr(model, "not_offered", {}).get(key):
+        return f"this option of PEFT is not offered: {reason}."
+    known = [name for name in model.model_fields if name != "header"]
     return f"unknown key.{hint(key, known)}"
 
 

@@ -49,6 +49,9 @@ class Sft(_PromptWithAnswer):
     """Supervised fine-tuning on prompt and completion; loss on the completion only."""
 
     kind: Literal["sft"]
+    packing: bool = Field(
+        default=False, description="Join the rows of a pass instead of padding them; where attention keeps them apart."
+    )
 
 
 class Grpo(_Stage):
@@ -58,6 +61,10 @@ class Grpo(_Stage):
     rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
     batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
     group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")
+    updates_per_generation: Count = Field(
+        default=1,
+        description="Optimizer steps whose batches are sampled at once; each completion is learned from once.",
+    )
     temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the reference.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
@@ -79,6 +86,17 @@ class Grpo(_Stage):
             raise ValueError("vllm: server and vllm_server: http://HOST:PORT go together")
         return self
 
+    @model_validator(mode="after")
+    def _whole_generations(self) -> Grpo:
+        updates = self.updates_per_generation
+        for key in ("max_steps", "save_every"):  # a checkpoint does not hold the rest of a generation
+            steps = getattr(self, key)
+            if steps is not None and steps % updates:
+                lower, higher = steps // updates * updates, -(-steps // updates) * updates
+                near = f"{lower} or {higher}" if lower else str(higher)
+                raise ValueError(f"{key}: {steps} is no multiple of updates_per_generation ({updates}); {near} is")
+        return self
+
 
 class Dpo(_PromptWithAnswer):
     """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion."""
@@ -97,7 +115,7 @@ class Dpo(_PromptWithAnswer):
 
 Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]
 NOT_IN_FINGERPRINT = (
-    *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long"),
+    *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing"),
     *("vllm", "vllm_server"),
 )
 """Settings of a stage that do not change what it learns. What samples is recorded in the stage's own files."""

@@ -33,6 +33,7 @@ FIRST = {
     "eval_loss": ("Loss, held-out rows", ""),
     "reward": ("Reward", "weighted sum; band: one standard deviation of the batch"),
     "kl": ("KL to the reference", "nats per token; 0 at the first step when the reference is the start"),
+    "importance_ratio/max": ("Largest importance ratio", "a token's probability to that at its sampling, at most"),
     "completions/mean_length": ("Completion length", "tokens; band: shortest to longest"),
     "completions/clipped_ratio": ("Completions cut at the limit", "share"),
     "frac_reward_zero_std": ("Groups without variance", "share of groups of equal rewards, which give no gradient"),

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from adapters.environment import peak_memory_text
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
 
 SHOWN = (
-    "batch_size", "group_size", "epochs", "max_steps", "learning_rate", "schedule", "warmup", "temperature", "beta",
-    "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
+    "batch_size", "group_size", "updates_per_generation", "epochs", "max_steps", "learning_rate", "schedule", "warmup",
+    "temperature", "beta", "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
 )  # fmt: skip
 FIGURES = (("NLL per token, held out", "nll_before", "nll_after"), ("reward", "reward_first", "reward_last"))
 
@@ -51,7 +52,10 @@ def steps(run: RunFolder) -> list[Step]:
 
 def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings = {"scale_rewards": settings.get("advantage"), **settings}  # the key's name in older runs
-    constants = [(key.replace("_", " "), settings.get(key)) for key in SHOWN]
+    usual = {"updates_per_generation": 1}
+    constants = [
+        (key.replace("_", " "), settings.get(key)) for key in SHOWN if settings.get(key) != usual.get(key, ...)
+    ]
     constants += [(f"trl.{key}", value) for key, value in as_dict(settings.get("trl")).items()]
     return [(name, plain(value)) for name, value in constants if value is not None]
 
@@ -106,8 +110,8 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
     out += [(k.replace("_", " "), plain(v)) for k, v in figures.items() if k not in known and number(v) is not None]
     if time := minutes(stage.manifest.get("seconds")):
         out.append(("time", time))
-    if memory := number(stage.manifest.get("peak_memory_gb")):
-        out.append(("peak memory", f"{memory:.1f} GB"))
+    if memory := peak_memory_text(stage.manifest):
+        out.append(("peak memory", memory))
     return out
 
 

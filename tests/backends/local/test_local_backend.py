@@ -86,7 +86,7 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: mod
         ({"loss_type": 3}, "valid string"),
         ({"top_kk": 3}, "Did you mean top_k"),
         ({"logging_steps": 5}, "decided by the run itself"),
-        ({"packing": True}, "decided by the run itself"),
+        ({"packing": True}, "decided by packing of an SFT stage"),
         ({"chat_template_path": "other"}, "decided by the base model"),
         ({"eos_token": "</s>"}, "decided by the chat template"),
     ],

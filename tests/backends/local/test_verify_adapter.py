@@ -12,8 +12,12 @@ torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+from tiny import save_tiny_wrapper  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
+from adapters.backends.adapter_folder import WEIGHTS  # noqa: E402
+from adapters.backends.local.base_model import resolve  # noqa: E402
+from adapters.backends.local.text_only import with_served_names, wrapper_of  # noqa: E402
 from adapters.backends.local.verify_adapter import verify  # noqa: E402
 
 PROMPTS = [[{"role": "user", "content": f"Supported by grant AB-{n}."}] for n in range(3)]
@@ -155,29 +159,20 @@ def test_a_services_answers_may_part_at_the_ties_of_its_arithmetic(
 
 @pytest.fixture(scope="module")
 def wrapped_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random vision-language model whose text part is what adapters are trained on, as Qwen3.5 is stored."""
-    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-        "layer_types": ["linear_attention", "full_attention"],
-        "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-        "eos_token_id": tokenizer.eos_token_id, "tie_word_embeddings": False,
-    }  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("wrapped") / "tiny-vlm"
-    Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A vision-language model whose text part is what adapters are trained on, as Qwen3.5 is stored."""
+    return save_tiny_wrapper(tiny_model, tmp_path_factory.mktemp("wrapped") / "tiny-vlm")
 
 
-def test_a_text_adapter_of_a_wrapped_base_passes_in_the_text_class(wrapped_model: Path, tmp_path: Path) -> None:
+def test_a_text_adapter_of_a_wrapped_base_has_the_names_of_both_classes(wrapped_model: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(wrapped_model, dtype=torch.float32)
     bundle = adapter_on(model, AutoTokenizer.from_pretrained(wrapped_model), tmp_path / "bundle")
-    facts = verify(spec(bundle, wrapped_model, answers(bundle, wrapped_model)))
+    probes = answers(bundle, wrapped_model)
+    found = verdict(verify(spec(bundle, wrapped_model, probes)))
+    assert [name for name, (passed, _) in found.items() if not passed] == ["served names"]
+    assert "Qwen3_5ForConditionalGeneration" in found["served names"][1]
+    wrapper = wrapper_of(resolve(str(wrapped_model)))
+    save_file(with_served_names(load_file(bundle / WEIGHTS), wrapper), bundle / WEIGHTS, metadata={"format": "pt"})
+    facts = verify(spec(bundle, wrapped_model, probes))
     assert all(passed for passed, _ in verdict(facts).values()), facts
     assert (facts["class"], facts["base_class"]) == ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
 

@@ -142,7 +142,7 @@ def test_a_faulty_reward_neither_ends_nor_stalls_a_run(
     reward = faulty(tmp_path, on_error=policy, timeout=1.0, max_errors=1.0, weight=2.0)
     caller = RewardCaller(reward, tmp_path / "hosted.jsonl")
     group = group_of(len(texts))
-    grpo.score_group(group, texts, example, [caller], 3)
+    grpo.score_groups([group], [texts], [example], [caller], 3)
     assert [a.scores for a in group] == [(score,)] * len(FAILURES) + [(None,), (1.0,), (1.0,)]
     assert [a.reward for a in group[-3:]] == [None, 2.0, 2.0]
     figures = grpo._figures([group], [caller])
@@ -165,7 +165,7 @@ def test_a_faulty_reward_neither_ends_nor_stalls_a_run(
 def test_a_reward_that_may_not_fail_ends_the_run_and_shows_the_completion(tmp_path: Path, example: Example) -> None:
     caller = RewardCaller(faulty(tmp_path), tmp_path / "hosted.jsonl")
     with pytest.raises(RewardError, match=r"the reward Faulty failed on row 'r0': KeyError"):
-        grpo.score_group(group_of(3), ["fine", "crash", "fine"], example, [caller], 1)
+        grpo.score_groups([group_of(3)], [["fine", "crash", "fine"]], [example], [caller], 1)
     assert [(e["completion"], e["score"], "error" in e) for e in rollouts(tmp_path / "hosted.jsonl")] == [
         ("fine", 1.0, False),
         ("crash", None, True),
@@ -175,14 +175,31 @@ def test_a_reward_that_may_not_fail_ends_the_run_and_shows_the_completion(tmp_pa
 def test_the_error_budget_ends_a_hosted_run(tmp_path: Path, example: Example) -> None:
     caller = RewardCaller(faulty(tmp_path, on_error="zero", max_errors=0.02), tmp_path / "hosted.jsonl")
     with pytest.raises(RewardError, match=r"3 of 4 calls failed, more than max_errors \(2.0%\)"):
-        grpo.score_group(group_of(5), ["crash", "fine", "nan", "high", "fine"], example, [caller], 1)
+        grpo.score_groups([group_of(5)], [["crash", "fine", "nan", "high", "fine"]], [example], [caller], 1)
+
+
+@pytest.mark.parametrize("call", ["def", "async def"])
+def test_all_groups_of_a_step_are_graded_at_once(tmp_path: Path, call: str) -> None:
+    module, wait = ("asyncio", "await meeting.wait()") if call == "async def" else ("threading", "meeting.wait(20)")
+    (tmp_path / "judge.py").write_text(
+        f"import {module}\nmeeting = {module}.Barrier(20)\n"  # nobody passes before all twenty are there
+        f"{call} judge(completion, example):\n    {wait}\n    return len(completion) / 20\n"
+    )
+    caller = RewardCaller(named_reward("./judge.py:judge", folder=tmp_path, parallel=20), tmp_path / "hosted.jsonl")
+    groups, texts = [group_of(2) for _ in range(10)], [["a" * n, "a" * (n + 1)] for n in range(10)]
+    examples = [Example(str(n), "", (), gold=n) for n in range(10)]
+    grpo.score_groups(groups, texts, examples, [caller], 2)
+    assert [[a.reward for a in group] for group in groups] == [[n / 20, (n + 1) / 20] for n in range(10)]
+    entries = rollouts(tmp_path / "hosted.jsonl")
+    assert [e["id"] for e in entries] == [str(n // 2) for n in range(20)]
+    assert [e.get("gold") for e in entries] == [None if n % 2 else n // 2 for n in range(20)]
 
 
 def test_a_step_without_any_score_is_no_step_less(tmp_path: Path, example: Example) -> None:
     """Under `skip` every call of a step may fail: nothing is learned from it, and the run goes on."""
     caller = RewardCaller(faulty(tmp_path, on_error="skip", max_errors=1.0), tmp_path / "hosted.jsonl")
     group = group_of(2)
-    grpo.score_group(group, ["crash", "nan"], example, [caller], 1)
+    grpo.score_groups([group], [["crash", "nan"]], [example], [caller], 1)
     figures = grpo._figures([group], [caller])
     assert (figures["reward"], figures["frac_reward_zero_std"], figures["errors/Faulty"]) == (0, 1, 1)
     assert objectives.group_advantages([[a.reward for a in group]], "group") == [[0.0, 0.0]]
@@ -329,6 +346,8 @@ GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards
         ({"lora": {"rank": 32, "alpha": 64}}, ("lora", "alpha"), "write 32 or leave it out"),
         ({"lora": {"dropout": 0.1}}, ("lora", "dropout"), "0 works"),
         ({"lora": {"rslora": True}}, ("lora", "rslora"), "false works"),
+        ({"lora": {"rank_pattern": {"q_proj": 8}}}, ("lora", "rank_pattern"), "one rank and alpha"),
+        ({"lora": {"exclude_modules": ["q_proj"]}}, ("lora", "exclude_modules"), "every module"),
         ({"lora": {"target_modules": ["q_proj", "v_proj"]}}, ("lora", "target_modules"), "all-linear"),
         ({"model": {"base": "a/b", "dtype": "float32"}}, ("model", "dtype"), "auto works"),
         ({"model": {"base": "a/b", "quantize": "nf4"}}, ("model", "quantize"), "leave this out"),

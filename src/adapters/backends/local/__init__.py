@@ -17,9 +17,10 @@ from transformers import AutoConfig
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import base_model, deepspeed, dpo, trainer_args, training, vllm_sampling
+from adapters.backends.local import dpo, kernels, packing, sharding, trainer_args, training, vllm_sampling
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
+    check_modules,
     load_adapter,
     load_base,
     load_merged,
@@ -53,21 +54,34 @@ class LocalBackend(TokenizingBackend):
         prepare_cpu()
         # Scoring on rank 0 can outlast the default time-out. The launcher, not the time-out, notices a dead rank.
         self.state = PartialState(cpu=not on_gpu(), timeout=timedelta(hours=2))
+        sharding.check_processes(self.state)
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Check the options of the stages against TRL's classes and the processes."""
-        sharded = deepspeed.check_launch()
+        sharding.check_devices(self.state)
+        sharded = sharding.check_launch()
         trusts(self.recipe.model)
         if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
-            base_model.resolve(self.recipe.model.base)
+            check_modules(self.base, self.recipe.model, self.recipe.lora)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
+            if getattr(stage, "packing", False):
+                known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
+                packing.check(self.recipe, stage, known, ("stages", n, "packing"))
         _check_trackers(self.recipe.report_to)
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
-        return [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        return notes + (self.on_fallback() if on_gpu() else [])
+
+    def on_fallback(self) -> list[str]:
+        """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""
+        if self.recipe.model.base.startswith("pypi:"):
+            return []
+        note = kernels.slow_layers(self.base)
+        return [note] if note else []
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""
@@ -77,13 +91,22 @@ class LocalBackend(TokenizingBackend):
         return {"base": self.recipe.model.base, "hub_id": base.hub_id, "revision": base.revision, "commit": commit}
 
     def memory(
-        self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, device: float | None, world: int, zero: int
+        self,
+        jobs: Sequence[Job],
+        tests: Sequence[Evaluation],
+        *,
+        device: float | None,
+        world: int,
+        zero: int,
+        machines: int,
     ) -> list[StagePlan]:
         """The memory plan; see `adapters.backends.local.memory_plan`."""
         from adapters.backends.local import memory_plan
 
         world = max(world, self.state.num_processes)
-        return memory_plan.plan_memory(self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero)
+        return memory_plan.plan_memory(
+            self.recipe, self.base, jobs, tests, device=device, world=world, zero=zero, machines=machines
+        )
 
     def ready(self, jobs: Sequence[Job]) -> list[str]:
         """Notes on how GRPO stages are sampled. Raises UserError for what would stop one after the stages before it."""
@@ -108,7 +131,7 @@ class LocalBackend(TokenizingBackend):
         ):
             figures = TRAIN[job.stage.kind](run, job.stage) | sampled
         phase("verifying the adapter")
-        with deepspeed.whole(adapter):
+        with sharding.whole(adapter):
             if self.state.is_main_process:
                 _verify_weights(adapter)
                 name_base(adapter, self.base)
@@ -152,10 +175,10 @@ def _check_quantized(sharded: str | None) -> None:
     at = ("model", "quantize")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("bitsandbytes is not installed: pip install -e '.[quant]' in the repository.", at=at)
-    if sharded == "zero3":
+    if sharded in ("zero3", "fsdp2"):
         raise UserError(
-            "ZeRO-3 cannot partition 4-bit weights that were loaded whole; use recipes/accelerate/zero2.yaml, whose "
-            "processes each hold the 4-bit base.",
+            "ZeRO-3 and FSDP cannot shard 4-bit weights that were loaded whole; use recipes/accelerate/zero2.yaml, "
+            "whose processes each hold the 4-bit base.",
             at=at,
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from adapters.backends.local.deepspeed import whole
 from adapters.backends.local.model import mismatch
+from adapters.backends.local.sharding import whole
 from adapters.files import read_json, sha256, truncate_jsonl, write_json
 
 HASHES = "seal.json"

@@ -10,9 +10,9 @@ from datasets import Dataset
 from trl import DPOTrainer
 
 from adapters.backends.figures import DPO_FIGURES, dpo_figures
-from adapters.backends.local import deepspeed
+from adapters.backends.local import sharding
 from adapters.backends.local.model import Encoder
-from adapters.backends.local.training import LocalStage, release, set_reference
+from adapters.backends.local.training import LocalStage, release, set_reference, verify_reference
 from adapters.console import phase
 from adapters.recipe.stages import Dpo
 from adapters.types import Example, Progress
@@ -26,9 +26,10 @@ def train_dpo(run: LocalStage, stage: Dpo) -> dict[str, Any]:
     # The trainer would tokenize prompt and completion as one text and search for the seam, and end completions with
     # the tokenizer's end token, which need not be the template's. So it is made with a pair that is replaced below.
     trainer = run.trainer(DPOTrainer, Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]))
-    set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
+    set_reference(run.model, stage.reference)
+    verify_reference(run.model, stage.reference)
     phase("measuring the reference")
-    with deepspeed.not_yet(trainer):
+    with sharding.not_yet(trainer):
         rows = _with_reference(trainer, _pairs(run.encoder, run.job.examples), run.progress)
         if run.job.validation:
             trainer.eval_dataset = _with_reference(trainer, _pairs(run.encoder, run.job.validation), run.progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,51 +10,74 @@ from typing import Any
 
 import torch
 from accelerate import PartialState, init_empty_weights
+from peft.tuners.lora import Linear, LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from adapters.backends import memory
 from adapters.backends.jobs import Evaluation, Job
+from adapters.backends.local.activation_trace import CHUNK, Trace
 from adapters.backends.local.base_model import AT, Base
-from adapters.backends.local.model import new_adapter, on_gpu, precision
+from adapters.backends.local.model import DTYPES, new_adapter, on_gpu, precision
+from adapters.backends.local.speedups.decoding import can_decode
 from adapters.backends.local.trainer_args import micro_batch
-from adapters.backends.memory import Shape, StagePlan, Use, plan_stage
+from adapters.backends.memory import (
+    CPU_PROCESS,
+    GB,
+    Layers,
+    Shape,
+    StagePlan,
+    StandardLayers,
+    Use,
+    VllmUse,
+    merged_copy_fits,
+    plan_stage,
+    weight_bytes,
+)
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Grpo
 
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+WITHOUT_KERNELS = (
+    "linear attention or state space layers are planned as transformers computes them in torch; kernels such as "
+    "flash-linear-attention take less memory"
+)
 
 
-def shape_of(base: Base, recipe: Recipe) -> tuple[Shape, float | None]:
-    """The model's shape from its config, and the bits of a quantised base."""
+def _attention(recipe: Recipe) -> dict[str, str]:
+    # Packages of flash attention need not be installed to plan for them.
+    plain = recipe.model.attention in ("eager", "sdpa")
+    return {"attn_implementation": recipe.model.attention} if plain else {}
+
+
+def _layers(adapter: Any, recipe: Recipe, use: Use, standard: StandardLayers) -> tuple[Layers, str]:
+    """The layers as traced, or by a formula, and what to say about it."""
+    fused = use.gpu and importlib.util.find_spec("fla") is not None
+    attention = recipe.model.attention
     try:
-        config = AutoConfig.from_pretrained(base.load, revision=base.revision)
-        with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config)
-            linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-            head = model.get_output_embeddings()
-            linear -= head.weight.numel() if head is not None else 0
-            total = sum(p.numel() for p in model.parameters())
-            adapter = new_adapter(model, recipe.lora, base)
-        lora = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the configuration of {base.load!r} cannot be used: {first}", at=AT) from error
-    text = config.get_text_config()
+        trace = Trace(adapter, compute_bytes=use.compute_bytes, gpu=use.gpu, attention=attention, fused=fused)
+        trace.training(1, 2 * CHUNK)
+        trace.sampling(1, 2 * CHUNK)
+    except Exception as error:  # another project's model code, on tensors that it was not written for
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        return standard, f"activations are a formula for standard layers; the model's own were not traced ({reason})"
+    if trace.fused:
+        return trace, "linear attention is planned from flash-linear-attention's source, not measured on a GPU"
+    return trace, WITHOUT_KERNELS if trace.recurrent else ""
+
+
+def _standard_layers(text: Any, linear: int, use: Use) -> StandardLayers:
     heads = text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    shape = Shape(
-        linear=linear,
-        other=total - linear,
-        lora=lora,
+    c = use.compute_bytes
+    return StandardLayers(
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         attention=heads * head_dim,
-        kv=kv_heads * head_dim,
-        vocabulary=text.vocab_size,
+        kv=(getattr(text, "num_key_value_heads", None) or heads) * head_dim,
+        compute_bytes=c,
+        cast=c * linear / text.num_hidden_layers if use.weight_bits > 8 * c else 0.0,
     )
-    return shape, _quantised_bits(getattr(config, "quantization_config", None))
 
 
 def _quantised_bits(quantization: Any) -> float | None:
@@ -73,7 +97,7 @@ def devices() -> tuple[float, bool]:
         gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
         return float(min(gpu.total_memory for gpu in gpus)), True
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / local, False
+    return host_memory() / local, False
 
 
 def plan_memory(
@@ -85,33 +109,106 @@ def plan_memory(
     device: float | None = None,
     world: int = 1,
     zero: int = 0,
+    machines: int = 1,
 ) -> list[StagePlan]:
-    """The memory plans of all stages and test sets. Raises UserError.
+    """The memory plans of all stages and test sets, and of loading on a GPU's host. Raises UserError.
 
-    `device` is the memory of a GPU that is not in this machine, in bytes.
+    `device` is the memory of a GPU that is not in this machine, in bytes; `world` counts the processes of all
+    `machines`.
     """
-    shape, bits = shape_of(base, recipe)
     available, gpu = (device, True) if device is not None else devices()
-    compute = 4 if recipe.model.precision == "fp32" else 2
-    if recipe.model.precision == "auto" and not gpu:
-        compute = 4 if precision(recipe.model) == "fp32" else 2
-    stored = BYTES.get(recipe.model.dtype, (4 if recipe.model.precision == "fp32" else 2) if gpu else 4)
-    common = Use(0, 1, checkpointing=gpu, weight_bits=bits or 8.0 * stored, compute_bytes=compute, gpu=gpu)
+    common, shape, note = _model(recipe, base, gpu=gpu)
+    loaded = common.weight_bits
     plans = []
     for job in jobs:
-        use, share = _training_use(job, replace(common, world=world, zero=zero))
-        plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share))
+        use, share = _training_use(job, recipe, shape, replace(common, world=world, zero=zero), available)
+        plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share, note))
     # A CPU evaluates in bf16 where it has it, the merged model cast in place.
-    common = replace(common, trains=False, weight_bits=common.weight_bits if gpu else 8.0 * compute)
+    bits = max(16.0, common.weight_bits) if gpu else 8.0 * common.compute_bytes
+    common = replace(common, trains=False, checkpointing=False, weight_bits=bits)
     for n, test in enumerate(tests):
         size = min(test.batch_size or (64 if gpu else 32), len(test.examples))
-        tokens = max((e["prompt"]["max"] for e in test.lengths), default=0) + test.max_new_tokens
-        use = replace(common, tokens=tokens, micro_batch=size, checkpointing=False, generated=size)
-        plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size))
+        prompt = max((e["prompt"]["max"] for e in test.lengths), default=0)
+        use = replace(common, tokens=prompt + test.max_new_tokens, micro_batch=size, generated=size, prompt=prompt)
+        plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size, note))
+    if gpu:
+        bits = max(loaded, common.weight_bits) if tests else loaded  # evaluation merges into unquantised weights
+        plans.append(_host(shape, replace(common, weight_bits=bits), max(1, world // machines), known=device is None))
     return plans
 
 
-def _training_use(job: Job, common: Use) -> tuple[Use, int]:
+def _host(shape: Shape, use: Use, ranks: int, *, known: bool) -> StagePlan:
+    """Every process loads the whole base into the host's memory first; 4-bit weights go to the GPU one by one."""
+    weights = 0.0 if use.weight_bits < 8 else ranks * weight_bytes(shape, use)
+    parts = {"process": ranks * CPU_PROCESS, "weights": weights}
+    advice = "start fewer processes on each machine, or take machines with more memory"
+    return StagePlan("loading, on the host", parts, sum(parts.values()), host_memory() if known else None, advice)
+
+
+def host_memory() -> float:
+    """Bytes of this machine's main memory."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def vllm_share(job: Job, recipe: Recipe, base: Base, *, world: int = 1, zero: int = 0) -> float:
+    """`vllm_gpu_memory_utilization` for a GRPO stage on this machine.
+
+    Raises UserError when vLLM does not fit beside the training.
+    """
+    available, gpu = devices()
+    common, shape, _ = _model(recipe, base, gpu=gpu)
+    use, _ = _training_use(job, recipe, shape, replace(common, world=world, zero=zero), available)
+    use = replace(use, vllm=use.vllm or VllmUse(use.generated))
+    share = memory.vllm_share(shape, use, available)
+    if share is None:
+        need = memory.vllm_bytes(shape, use.tokens, replace(use.vllm or VllmUse(1), sequences=1))
+        raise UserError(
+            f"vLLM needs {need / GB:.1f} GB beside the training, and the GPU has {available / GB:.1f} GB in all; lower "
+            "micro_batch_size, or give vLLM a GPU of its own (vllm: server).",
+            at=("stages", job.index, "vllm"),
+        )
+    return share
+
+
+def _model(recipe: Recipe, base: Base, *, gpu: bool) -> tuple[Use, Shape, str]:
+    """What all stages share, the model's sizes, and how its layers are counted. Raises UserError."""
+    compute = 4 if recipe.model.precision == "fp32" else 2
+    if recipe.model.precision == "auto" and not gpu:
+        compute = 4 if precision(recipe.model) == "fp32" else 2
+    by_device = (torch.float32 if recipe.model.precision == "fp32" else torch.bfloat16) if gpu else torch.float32
+    dtype = DTYPES.get(recipe.model.dtype, by_device)
+    try:
+        config = AutoConfig.from_pretrained(base.load, revision=base.revision)
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(recipe))
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the configuration of {base.load!r} cannot be used: {first}", at=AT) from error
+    # 4 bits of a block's entries, with the scales of its blocks.
+    bits = 4.5 if recipe.model.quantize else _quantised_bits(getattr(config, "quantization_config", None))
+    use = Use(0, 1, checkpointing=gpu, weight_bits=bits or 8.0 * dtype.itemsize, compute_bytes=compute, gpu=gpu)
+    return use, *_shape(model, base, recipe, use)
+
+
+def _shape(model: Any, base: Base, recipe: Recipe, use: Use) -> tuple[Shape, str]:
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    head = model.get_output_embeddings()
+    linear -= head.weight.numel() if head is not None else 0
+    total = sum(p.numel() for p in model.parameters())
+    with init_empty_weights():
+        adapter = new_adapter(model, recipe.lora, base)
+    lora = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    changed = [m for m in adapter.modules() if isinstance(m, LoraLayer)]
+    # Adapters on stacked experts (PEFT's ParamWrapper) are not merged for sampling.
+    plain = all(type(m) is Linear for m in changed)
+    adapted = sum(m.get_base_layer().weight.numel() for m in changed) if plain else 0
+    text = model.config.get_text_config(decoder=True)
+    layers, how = _layers(adapter, recipe, use, _standard_layers(text, linear, use))
+    once = can_decode(model)
+    return Shape(linear, total - linear, lora, adapted, text.hidden_size, text.vocab_size, layers, once), how
+
+
+def _training_use(job: Job, recipe: Recipe, shape: Shape, common: Use, available: float | None) -> tuple[Use, int]:
     stage: Any = job.stage
     micro, passes = micro_batch(stage)
     share = max(1, micro * passes * PartialState().num_processes // common.world)  # rows of one process and step
@@ -121,12 +218,44 @@ def _training_use(job: Job, common: Use) -> tuple[Use, int]:
         tokens=_longest(job),
         micro_batch=min(micro, share),
         sides=2 if stage.kind == "dpo" else 1,
+        target=stage.max_completion_length if stage.kind == "grpo" else 0,
         checkpointing=common.checkpointing if checkpointing is None else checkpointing,
         reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
-        generated=share if stage.kind == "grpo" and not stage.trl.get("use_vllm") else 0,
         optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
     )
+    if isinstance(stage, Grpo):
+        use = _sampling_use(job, recipe, shape, replace(use, generated=share * stage.updates_per_generation), available)
     return use, share
+
+
+def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: float | None) -> Use:
+    """Who generates a GRPO stage's completions."""
+    stage: Any = job.stage
+    how = vllm_mode(stage)
+    if how == "server":
+        return replace(use, generated=0)
+    if how == "colocate":
+        gpus = int(stage.trl.get("vllm_tensor_parallel_size", 1))
+        vllm = VllmUse(use.generated * gpus, bool(stage.trl.get("vllm_enable_sleep_mode", False)), gpus)
+        if available is None:
+            return replace(use, vllm=vllm)
+        given = stage.trl.get("vllm_gpu_memory_utilization")
+        share = given or memory.vllm_share(shape, replace(use, vllm=vllm), available)
+        one = replace(vllm, sequences=1)  # does not fit, which the plan then says
+        return replace(use, vllm=replace(vllm, held=share * available) if share else one)
+    speedups = recipe.model.speedups and use.zero < 3
+    once = speedups and shape.reads_once
+    prompts = -(-use.generated // stage.group_size) if once else use.generated
+    use = replace(use, prompt=use.tokens - stage.max_completion_length, prompts=prompts)
+    mergeable = speedups and shape.adapted > 0 and use.weight_bits >= 16
+    return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))
+
+
+def vllm_mode(stage: Any) -> str:
+    """Where vLLM samples a stage's completions: `colocate`, `server`, or `off`."""
+    if stage.vllm == "auto":
+        return "colocate" if on_gpu() and importlib.util.find_spec("vllm") is not None else "off"
+    return str(stage.vllm)
 
 
 def _longest(job: Job) -> int:

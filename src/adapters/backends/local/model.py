@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft.utils.other import get_pattern_key
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
-from adapters.backends.adapter_folder import WEIGHTS
+from adapters.backends.adapter_folder import WEIGHTS, own_names
 from adapters.backends.local.base_model import AT, Base
 from adapters.console import phase
 from adapters.errors import UserError
@@ -120,7 +124,13 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
+        reason = _first_line(error)
+        if "Unrecognized configuration class" in reason:
+            reason = (
+                "transformers has no text model for its class. If it is a vision-language model, take the text model "
+                f"out: adapters base text-only {base.load} -o FOLDER, and set model.base=FOLDER."
+            )
+        raise UserError(f"{base.load!r} cannot be loaded: {reason}", at=AT) from error
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On such CPUs the first forward without gradients repacks 4-bit weights into a form that has no backward.
@@ -132,6 +142,8 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
 def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
     """Wrap the base in a fresh adapter, equal to the base until it is trained (B = 0)."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    linear = _linear_modules(model)
+    left_out = _named_or_inside((*lora.exclude_modules, *_beside_the_decoder(model, linear)))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -139,13 +151,73 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=targets,
         use_rslora=lora.rslora,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        exclude_modules=left_out,
     )
+    for name in lora.exclude_modules:
+        if not any(re.fullmatch(str(_named_or_inside([name])), module) for module in linear):
+            raise UserError(
+                f"{name!r} is no linear layer and holds none. {_ends(linear)}", at=("lora", "exclude_modules")
+            )
     try:
         peft = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(_first_line(error), at=("lora", "target_modules")) from error
+    adapted = peft.base_model.targeted_module_names
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = getattr(lora, key)
+        if idle := patterns.keys() - {get_pattern_key(patterns, module) for module in adapted}:
+            what = "no adapted module takes its value from"
+            raise UserError(
+                f"{what} {min(idle)!r}; the first pattern that fits counts. {_ends(adapted)}", at=("lora", key)
+            )
     name_base(peft, base)
     return peft
+
+
+def check_modules(base: Base, model: Model, lora: Lora) -> None:
+    """Raise UserError for a name or pattern in `lora` that fits no module of the base; loads no weights."""
+    if not (lora.rank_pattern or lora.alpha_pattern or lora.exclude_modules or lora.target_modules != "all-linear"):
+        return
+    try:
+        config = AutoConfig.from_pretrained(base.load, revision=base.revision, trust_remote_code=trusts(model))
+        with init_empty_weights():
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusts(model))
+    except (OSError, ValueError, ImportError):  # what loads the base says it better
+        return
+    with init_empty_weights():
+        new_adapter(empty, lora, base)
+
+
+def _linear_modules(model: Any) -> list[str]:
+    head = model.get_output_embeddings()
+    return [name for name, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head]
+
+
+def _beside_the_decoder(model: Any, linear: Sequence[str]) -> list[str]:
+    """What holds the linear modules outside the text decoder: the vision tower and projector of a wrapper."""
+    # Text gives them no gradient, and vLLM serves no adapter on them.
+    if model.config.get_text_config(decoder=True) is model.config:
+        return []
+    decoder = model.get_decoder()
+    path: list[str] = next((name.split(".") for name, module in model.named_modules() if module is decoder), [])
+    found = []
+    for parts in (name.split(".") for name in linear):
+        same = [a == b for a, b in zip(parts, path, strict=False)]
+        if not all(same):
+            found.append(".".join(parts[: same.index(False) + 1]))
+    return list(dict.fromkeys(found))
+
+
+def _named_or_inside(names: Sequence[str]) -> str | None:
+    """PEFT's regular expression for modules whose name ends in one of the names, and all inside them."""
+    return rf"(.*\.)?({'|'.join(map(re.escape, names))})(\..*)?" if names else None
+
+
+def _ends(modules: Sequence[str]) -> str:
+    ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in modules))
+    return f"Modules end in: {ends}; the first is {modules[0]}." if modules else "There is none."
 
 
 def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> PeftModel:
@@ -174,7 +246,7 @@ def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | N
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    stored = load_file(folder / WEIGHTS)
+    stored = own_names(load_file(folder / WEIGHTS))
     loaded = get_peft_model_state_dict(peft, adapter_name=adapter)
     if stored.keys() != loaded.keys():
         odd = sorted(stored.keys() ^ loaded.keys())

@@ -38,8 +38,9 @@ OWNED = {
     "max_steps": "max_steps",
     "per_device_train_batch_size": "micro_batch_size",
     "gradient_accumulation_steps": "batch_size",
-    "generation_batch_size": "batch_size",
-    "steps_per_generation": "batch_size",
+    "generation_batch_size": "updates_per_generation",
+    "steps_per_generation": "updates_per_generation",
+    "num_iterations": "updates_per_generation",
     "num_generations": "group_size",
     "temperature": "temperature",
     "beta": "beta",
@@ -77,7 +78,11 @@ ELSEWHERE = {
     "save_total_limit": "the run itself: two checkpoints are kept",
     "logging_nan_inf_filter": "the run itself: a loss that is not finite stops it",
     "eval_strategy": "the run itself: the loss before and after, and the test sets at the end",
-    "packing": "the run itself: each row is a sequence of its own",
+    "shuffle_dataset": "the run itself: rows come in an order of their own, in which a stopped run continues",
+    "packing": "packing of an SFT stage, without trl:",
+    "padding_free": "packing of an SFT stage, without trl:",
+    "packing_strategy": "the run itself: the rows of micro_batch_size make one pass",
+    "eval_packing": "packing of an SFT stage, without trl:",
     "dataset_kwargs": "the run itself: the trainer gets ready tokens",
     "disable_dropout": "the run itself: policy and reference must agree at the start",
     "precompute_ref_log_probs": "the run itself: DPO's reference is computed once, before the first step",
@@ -157,17 +162,19 @@ def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
 
 
 def trainer_config(
-    job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any], sampling: dict[str, Any]
+    job: Job, recipe: Recipe, folder: Path, template: Mapping[str, Any], sampling: dict[str, Any], *, packed: bool
 ) -> Any:
     """TRL's config of a stage.
 
-    `template` are the arguments of the chat template, `sampling` the options of `vllm_sampling`.
+    `template` are the arguments of the chat template, `sampling` the options of `vllm_sampling`. `packed`: TRL joins
+    the rows of a pass into one sequence, in which positions restart with every row.
     """
     stage = job.stage
     options = _shared_options(job, recipe, folder)
     if isinstance(stage, Grpo):
         options |= {
-            "steps_per_generation": options["gradient_accumulation_steps"],
+            "steps_per_generation": stage.updates_per_generation * options["gradient_accumulation_steps"],
+            "shuffle_dataset": False,  # the rows come in the order of `batches.layout`
             "num_generations": stage.group_size,
             "max_completion_length": stage.max_completion_length,
             "temperature": stage.temperature,
@@ -178,6 +185,8 @@ def trainer_config(
         }
     else:  # rows that are too long were dropped and counted by the plan; nothing is cut here
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
+    if packed:
+        options["padding_free"] = True
     if not isinstance(stage, Sft):
         options["beta"] = stage.beta
     return CONFIGS[stage.kind](**options | stage.trl | sampling)
@@ -188,6 +197,8 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
     micro, accumulate = micro_batch(stage)
     # A launcher's config file may have put another precision here, and it would win over the arguments below.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if kind == "fp32" else kind
+    # Whole generations only: a checkpoint does not hold what is left of one.
+    unit = stage.updates_per_generation if isinstance(stage, Grpo) else 1
     constant = "constant_with_warmup" if stage.warmup else "constant"
     return {
         "output_dir": str(folder),
@@ -205,7 +216,7 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "use_cpu": not on_gpu(),
         "gradient_checkpointing": on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
         "logging_steps": max(1, steps // 100) if stage.kind == "sft" else 1,
-        "save_steps": stage.save_every or max(1, steps // 10),
+        "save_steps": stage.save_every or unit * max(1, steps // (10 * unit)),
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite
         "report_to": list(recipe.report_to) or "none",

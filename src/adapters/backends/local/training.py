@@ -15,8 +15,9 @@ import torch
 import trl.trainer.utils as trl_utils
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
 from datasets import Dataset
-from peft import PeftModel, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -27,9 +28,10 @@ from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.jobs import Job
-from adapters.backends.local import deepspeed, vllm_sampling
+from adapters.backends.local import packing, sharding, vllm_sampling
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
 from adapters.backends.local.health_callback import HealthWatch
+from adapters.backends.local.importance_ratio import log_importance_ratio
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
 from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
@@ -63,7 +65,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.last: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the step at which the training starts or continues."""
+        """Note the step at which the training starts or continues; check the sharding."""
+        sharding.prepared(kwargs["model"])
+        stage = self.job.stage
+        if not state.global_step and isinstance(stage, Grpo) and stage.beta:
+            verify_reference(kwargs["model"], stage.reference)
         self.last["resumed"] = state.global_step
         self.on_step_end(args, state, control)
 
@@ -79,9 +85,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.last.update(figures)
         stage = self.job.stage
         if state.global_step == 1 and not isinstance(stage, Sft) and stage.reference == "start":
-            # Policy and reference are the same weights before the first update. Half a nat is what bf16 may make of
-            # the sums over a completion when the two were computed in batches of different widths.
-            limits = {"rewards/margins": 0.5 * stage.beta, "rewards/chosen": 0.5 * stage.beta, "kl": 1e-3}
+            # Policy and reference are the same weights before the first update (`verify_reference`). The limits leave
+            # room for bf16, which computes the two in batches of different widths: 0.05 nats a token are a KL of 0.001.
+            limits = {"rewards/margins": 5 * stage.beta, "rewards/chosen": 5 * stage.beta, "kl": 0.02}
             for name in limits.keys() & figures.keys():
                 if not abs(figures[name]) < limits[name]:
                     what = "KL" if name == "kl" else name
@@ -103,10 +109,15 @@ class LocalStage:
     sampling: dict[str, Any] = field(default_factory=dict)
     """TRL's options for sampling with vLLM; see `vllm_sampling`."""
 
+    @property
+    def joins_rows(self) -> bool:
+        """Whether TRL joins the rows of a pass; on a CPU, `speedups.padding_free` does so below it."""
+        return getattr(self.job.stage, "packing", False) and not in_use(self.model)
+
     def order(self, lengths: Sequence[int]) -> list[int]:
         """Row indices in training order."""
         stage: Any = self.job.stage
-        by_length = stage.group_by_length and not in_use(self.model)
+        by_length = stage.group_by_length and not in_use(self.model) and not self.joins_rows
         return layout(lengths, stage.batch_size, self.job.steps, self.recipe.seed, by_length=by_length)
 
     def trainer(self, kind: Any, rows: Dataset, **options: Any) -> Any:
@@ -114,7 +125,9 @@ class LocalStage:
         watch = Watch(self.job, self.folder.parent / "log.jsonl", self.progress)
         trainer = kind(
             model=self.model,
-            args=trainer_config(self.job, self.recipe, self.folder, self.encoder.template, self.sampling),
+            args=trainer_config(
+                self.job, self.recipe, self.folder, self.encoder.template, self.sampling, packed=self.joins_rows
+            ),
             train_dataset=rows,
             processing_class=self.encoder.tokenizer,
             callbacks=[watch, HealthWatch(self.job.stage.health), Checkpoints()],
@@ -122,12 +135,12 @@ class LocalStage:
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
+        sharding.prepare(trainer)
         return trainer
 
     def train(self, trainer: Any) -> TrainerState:
         """Train all steps, from the newest valid checkpoint if there is one."""
         phase("training")
-        deepspeed.verify_gathered(trainer)
         checkpoint = last_good(self.folder)
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         # A record of step n is logged at its end, and its rollouts are written while n - 1 steps are done.
@@ -148,11 +161,14 @@ def train_sft(run: LocalStage, stage: Sft) -> dict[str, Any]:
     phase("tokenising")
     rows = _tokens(run.encoder, run.job.examples)
     trainer = run.trainer(SFTTrainer, rows.select(run.order(rows["length"])))
+    if run.joins_rows:
+        two = [{k: rows[n % len(rows)][k] for k in ("input_ids", "labels")} for n in (0, 1)]
+        packing.verify(trainer, two, ("stages", run.job.index, "packing"))
     held_out = _tokens(run.encoder, run.job.validation) if run.job.validation else None
     stored = run.folder.parent / "nll_before.json"
     if held_out and not last_good(run.folder):
         phase("measuring before training")
-        with deepspeed.not_yet(trainer):
+        with sharding.not_yet(trainer):
             write_json(stored, nll(trainer, held_out, run.progress))
     figures: dict[str, Any] = {"steps": run.train(trainer).global_step}
     if held_out:
@@ -169,11 +185,17 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     rollouts = run.folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
     # Gold goes by row number: Arrow would rewrite nested labels (missing keys come back as null).
     rows = Dataset.from_list([{"prompt": list(e.prompt), "row": n} for n, e in enumerate(job.examples)])
+    # TRL would shuffle each epoch as it comes, and a run that is resumed in a later one would begin with the first's.
+    order = layout([0] * len(rows), stage.batch_size, job.steps, run.recipe.seed, by_length=False)
     rewards = [TrlReward(reward, job.examples, rollouts) for reward in job.rewards]
-    trainer = run.trainer(GRPOTrainer, rows, reward_funcs=rewards)
+    trainer = run.trainer(GRPOTrainer, rows.select(order), reward_funcs=rewards)
+    if stage.updates_per_generation > 1:
+        log_importance_ratio(trainer)
     if stage.beta:
-        set_reference(trainer.accelerator.unwrap_model(trainer.model), stage.reference)
-    with grpo_speedups(model, trainer.args) if run.recipe.model.speedups else nullcontext():
+        set_reference(model, stage.reference)
+        verify_reference(model, stage.reference)
+    metrics = trainer._metrics["train"]
+    with grpo_speedups(model, trainer.args, metrics) if run.recipe.model.speedups else nullcontext():
         state = run.train(trainer)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")
@@ -194,6 +216,23 @@ def set_reference(model: PeftModel, reference: str) -> None:
     set_peft_model_state_dict(model, load_file(Path(reference) / WEIGHTS), adapter_name="ref")
     if problem := mismatch(model, Path(reference), "ref"):
         raise UserError(f"the reference {reference} does not fit this adapter: {problem}")
+
+
+def verify_reference(model: PeftModel, reference: str) -> None:
+    """Raise RuntimeError when "start" is not the adapter that this stage starts from.
+
+    To be called before the first step, by all processes together.
+    """
+    if reference != "start":
+        return
+    with sharding.whole(model):
+        start, ref = (get_peft_model_state_dict(model, adapter_name=name) for name in ("default", "ref"))
+        # TRL copies the one into the other, and a trainer may widen what is trained.
+        odd = [k for k in start if not torch.equal(start[k].to(ref[k].dtype), ref[k])]
+    if odd:
+        raise RuntimeError(
+            f"the reference is not the starting adapter: {len(odd)} of {len(start)} tensors differ, such as {odd[0]}"
+        )
 
 
 def _tokens(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
@@ -221,7 +260,7 @@ def nll(trainer: SFTTrainer, rows: Dataset, progress: Progress) -> float:
             batch = trainer.data_collator(
                 [{k: rows[i][k] for k in ("input_ids", "labels")} for i in batches[min(mine, len(batches) - 1)]]
             )
-            batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+            batch = send_to_device(batch, accelerator.device)
             with accelerator.autocast():
                 out = model(**batch, fused_lm_head=True)
             if mine < len(batches):

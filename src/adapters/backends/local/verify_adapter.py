@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
-from adapters.backends.adapter_folder import WEIGHTS
+from adapters.backends.adapter_folder import WEIGHTS, own_names
+from adapters.backends.local import text_only
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import Encoder, end_tokens, load_base, mismatch, on_gpu, precision, prepare_cpu
 from adapters.backends.local.speedups.decoding import GREEDY
+from adapters.backends.local.text_only import Wrapper, checkpoint_wrapper
 from adapters.files import write_json
 from adapters.recipe.recipe import Model
 
@@ -45,18 +47,27 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     config = Model.model_validate(spec["model"])
     base = Base(spec["base"], spec["base"], spec["revision"])
     model = load_base(base, config)
-    outer = (AutoConfig.from_pretrained(base.load, revision=base.revision).architectures or [type(model).__name__])[0]
+    wrapper = checkpoint_wrapper(base)
+    outer = wrapper.architecture if wrapper else type(model).__name__
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
-    facts |= {"class": type(model).__name__, "base_class": outer, "tied": tied, "dtype": str(model.dtype)[6:]}
+    facts |= {
+        "class": type(model).__name__,
+        "base_class": outer,
+        "causal": wrapper is None or wrapper.causal,
+        "tied": tied,
+        "dtype": str(model.dtype)[6:],
+    }
     checks.append(_embeddings(stored, tied))
     try:
         peft = PeftModel.from_pretrained(model, str(bundle))
     except (ValueError, RuntimeError) as error:  # no such modules, other shapes
         checks.append(["keys", False, f"{facts['class']} cannot load it: {str(error).splitlines()[0]}"])
         return facts
-    checks.append(_keys(peft, stored, bundle, facts["class"]))
+    checks.append(_keys(peft, own_names(stored), bundle, facts["class"]))
     if not checks[-1][1]:
         return facts
+    if wrapper:
+        checks.append(_served_names(stored, wrapper))
     if precision(config) == "bf16" and not on_gpu():
         peft = peft.to(torch.bfloat16)  # as the evaluation's sampler does
     peft = peft.to(torch.accelerator.current_accelerator() if on_gpu() else "cpu").eval()
@@ -64,8 +75,9 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     prompts = encoder.prompts([p["prompt"] for p in spec["probes"]] + [spec["example"]])
     checks.append(_change(peft, prompts, facts["class"]))
     own = end_tokens(model.generation_config)
+    facts |= {"prompts": prompts, "stops": sorted({*own, encoder.end})}
     facts["end_token"] = None if encoder.end in own else encoder.tokenizer.convert_ids_to_tokens(encoder.end)
-    checks.append(_answers(peft, encoder, sorted({*own, encoder.end}), prompts, spec))
+    checks.append(_answers(peft, encoder, facts["stops"], prompts, spec))
     return facts
 
 
@@ -98,6 +110,13 @@ def _keys(peft: PeftModel, stored: Mapping[str, torch.Tensor], bundle: Path, nam
     if problem := mismatch(peft, bundle):
         return ["keys", False, f"{name}: {problem}"]
     return ["keys", True, f"{name}: all {len(stored)} arrive, none is missing or unexpected"]
+
+
+def _served_names(stored: Mapping[str, torch.Tensor], wrapper: Wrapper) -> list[Any]:
+    missing = text_only.with_served_names(own_names(stored), wrapper).keys() - stored.keys()
+    if missing or not wrapper.path:
+        return ["served names", False, f"servers load {wrapper.architecture}, of which the file has no name"]
+    return ["served names", True, f"each matrix also has its name in {wrapper.architecture}, which servers load"]
 
 
 @torch.inference_mode()

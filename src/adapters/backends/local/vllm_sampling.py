@@ -16,7 +16,6 @@ import torch
 from packaging.version import Version
 from peft import PeftModel
 from transformers import PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -26,9 +25,10 @@ from adapters.backends.jobs import Job
 from adapters.backends.local import vllm_server
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.checkpoints import last_good
+from adapters.backends.local.memory_plan import vllm_share
 from adapters.backends.local.model import end_tokens
+from adapters.backends.local.text_only import wrapper_of
 from adapters.backends.local.vllm_weights import merged_weights
-from adapters.backends.memory import GB
 from adapters.errors import UserError
 from adapters.files import read_json, write_json
 from adapters.recipe.recipe import Recipe
@@ -40,8 +40,6 @@ OLDEST, NEWEST = Version("0.22"), Version("0.31")
 """Versions of vLLM that TRL takes (trl.import_utils)."""
 DEVICES = ("cuda",)
 """Devices of a trainer on which vLLM can take weights: its CPU build repacks them when it loads them."""
-MOST, ROOM = 0.6, 2e9
-"""Share of a GPU's memory that vLLM gets at most, the rest being for the training; bytes it works in."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> st
         )
     try:
         if mode == "colocate" and not stage.trl.get("vllm_gpu_memory_utilization"):
-            gpu_share(job, recipe, base)
+            vllm_share(job, recipe, base)
     except UserError as error:
         return str(error)
     return _refused_by_vllm(stage, mode, config, base)
@@ -134,20 +132,12 @@ def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> st
 def not_installed() -> str | None:
     """A sentence when this environment has no vLLM."""
     found = importlib.util.find_spec("vllm") and [*importlib.metadata.distributions(name="vllm")]
-    return None if found else "vLLM is not installed: pip install -e '.[vllm]' in the repository."
+    return None if found else "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]' in the repository."
 
 
 def context(stage: Grpo) -> int:
     """Tokens of a stage's longest prompt and completion together."""
     return stage.max_prompt_length + stage.max_completion_length
-
-
-def wrapper_of(base: Base) -> str | None:
-    """The class of a checkpoint that wraps the text model that is trained; None for a plain one."""
-    config = _config(base)
-    stored = (config.get("architectures") or [None])[0]
-    trained = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get("model_type"))
-    return str(stored) if stored and trained and stored != trained else None
 
 
 def _config(base: Base) -> dict[str, Any]:
@@ -207,7 +197,7 @@ def _options(sampling: Sampling, run: Any, base: Base) -> dict[str, Any]:
     }
     if sampling.mode == "server":
         return chosen | {"vllm_server_base_url": vllm_server.address(stage.vllm_server)}
-    share = stage.trl.get("vllm_gpu_memory_utilization") or gpu_share(run.job, run.recipe, base)
+    share = stage.trl.get("vllm_gpu_memory_utilization") or vllm_share(run.job, run.recipe, base)
     return chosen | {
         "vllm_max_model_length": context(stage),
         "vllm_gpu_memory_utilization": share,
@@ -253,25 +243,3 @@ def stop(trainer: Any) -> None:
         del generation.llm
         gc.unfreeze()  # vLLM freezes what is alive when it starts, itself included
         gc.collect()
-
-
-def gpu_share(job: Job, recipe: Recipe, base: Base) -> float:
-    """Share of a GPU's memory for vLLM in the trainer's process: its weights, room to work, keys and values.
-
-    Raises UserError when it would take too much from the training.
-    """
-    from adapters.backends.local.memory_plan import devices, shape_of
-    from adapters.backends.local.trainer_args import micro_batch
-
-    stage: Any = job.stage
-    shape, _ = shape_of(base, recipe)
-    total, _ = devices()
-    micro, passes = micro_batch(stage)
-    row = 2.0 * 2 * context(stage) * shape.kv * shape.layers
-    least = 2.0 * (shape.linear + shape.other) + row + ROOM
-    if least > MOST * total:
-        raise UserError(
-            f"vLLM needs {least / GB:.1f} GB beside the training, and the GPU has {total / GB:.1f} GB in all; give it "
-            "a GPU of its own (vllm: server)."
-        )
-    return float(round(min(MOST, (least + (micro * passes - 1) * row) / total), 3))

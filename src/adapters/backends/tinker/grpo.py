@@ -106,21 +106,32 @@ def _sample(
     options: dict[str, Any] = {"max_tokens": stage.max_completion_length, "temperature": stage.temperature}
     sampled = [sampler.sample(p, stage.group_size, **options, stop=stop_tokens(run.encoder)) for p in prompts]
     run.settle()  # the last step's figures are read while this step's answers are sampled
-    groups = []
+    at_once = any(caller.grader.named.calls_at_once > 1 for caller in callers)
+    groups, texts = list[list[Answer]](), list[list[str]]()
     for prompt, example, pending in zip(prompts, examples, sampled, strict=True):
         group = _group(pending.result(), stage)
         _ask_more(run, stage, sampler, reference, prompt, group)
-        score_group(group, [text_of(run.encoder, a.tokens) for a in group], example, callers, step)
         groups.append(group)
+        texts.append([text_of(run.encoder, a.tokens) for a in group])
+        if not at_once:  # scored while the service samples the next
+            score_groups([group], texts[-1:], [example], callers, step)
+    if at_once:
+        score_groups(groups, texts, examples, callers, step)
     return groups
 
 
-def score_group(
-    group: Sequence[Answer], texts: Sequence[str], example: Example, callers: Sequence[RewardCaller], step: int
+def score_groups(
+    groups: Sequence[Sequence[Answer]],
+    texts: Sequence[Sequence[str]],
+    examples: Sequence[Example],
+    callers: Sequence[RewardCaller],
+    step: int,
 ) -> None:
-    """Score the answers to one prompt with every reward, and log them as rollouts."""
-    by_reward = [caller.score(texts, [example] * len(texts), step) for caller in callers]
-    for answer, scores in zip(group, zip(*by_reward, strict=True), strict=True):
+    """Score the answers to each prompt with every reward, and log them as rollouts."""
+    answers, completions = [a for group in groups for a in group], [text for group in texts for text in group]
+    asked = [example for example, group in zip(examples, groups, strict=True) for _ in group]
+    by_reward = [caller.score(completions, asked, step) for caller in callers]
+    for answer, scores in zip(answers, zip(*by_reward, strict=True), strict=True):
         answer.scores = scores
         answer.reward = weighted_reward(scores, [caller.grader.named.weight for caller in callers])
 

@@ -34,6 +34,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("the service has no LoRA dropout; 0 works.", at=("lora", "dropout"))
     if lora.rslora:
         raise UserError("the service scales by alpha / rank; rslora: false works.", at=("lora", "rslora"))
+    for key in ("rank_pattern", "alpha_pattern", "exclude_modules"):
+        if getattr(lora, key):
+            raise UserError("the service adapts every module with one rank and alpha; leave it out.", at=("lora", key))
     if lora.target_modules != "all-linear" and set(lora.target_modules) not in (ATTENTION, MLP, ATTENTION | MLP):
         raise UserError(
             "the service adapts all attention layers, all MLP layers, or both; all-linear, "
@@ -58,6 +61,10 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
         advice = f"The nearest is tinker.{nearest}." if nearest else "Remove the section; other keys work on both."
         raise UserError(
             f"TRL's options do not reach the service, and are not ignored. {advice}", at=(*at, "trl", first)
+        )
+    if getattr(stage, "updates_per_generation", 1) > 1:
+        raise UserError(
+            "the hosted trainer samples anew for each step; leave this out.", at=(*at, "updates_per_generation")
         )
     if stage.gradient_checkpointing is not None:
         raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 Ended = Callable[[int], bool]
 """Called with each token of one row; True if the row's answer is complete."""
@@ -36,18 +36,31 @@ def new_cache(model: Any) -> DynamicCache:
 
 def plain_attention(model: Any) -> bool:
     """Whether every layer has a plain cache, and positions count the tokens."""
-    # Sliding windows and recurrent states are not plain.
-    plain = all(type(layer) is DynamicLayer for layer in new_cache(model).layers)
-    # A recurrent model knows no positions, whatever cache its config suggests.
-    known = {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
     rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    counted = not rope.get("mrope_section")
-    return plain and known and counted and model.config._attn_implementation in ("sdpa", "eager")
+    # Sliding windows and recurrent states are not plain.
+    return _continues(model, {DynamicLayer}) and not rope.get("mrope_section")
 
 
 def can_share(model: Any) -> bool:
-    """Whether `decode` works for a model; others use `generate`."""
-    return plain_attention(model) and not set(model.generation_config.to_diff_dict()) - _HARMLESS
+    """Whether `greedy` works for a model, which shares a prefix; others use `generate`."""
+    return plain_attention(model) and _free(model)
+
+
+def can_decode(model: Any) -> bool:
+    """Whether `decode` works after prompts that are padded on the left and share no prefix."""
+    # Padding behind a prefix would run through recurrent states; before it, transformers masks it out.
+    return _continues(model, {DynamicLayer, LinearAttentionLayer}) and _free(model)
+
+
+def _continues(model: Any, layers: Set[type]) -> bool:
+    # A recurrent model may know no positions, whatever cache its config suggests.
+    known = {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
+    cached = all(type(layer) in layers for layer in new_cache(model).layers)
+    return known and cached and model.config._attn_implementation in ("sdpa", "eager")
+
+
+def _free(model: Any) -> bool:
+    return not set(model.generation_config.to_diff_dict()) - _HARMLESS
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> int:
@@ -137,7 +150,7 @@ def decode(
             return answers
         if len(keep) < len(alive):
             index = torch.tensor(keep, device=tokens.device)
-            cache.batch_select_indices(index)
+            cache.reorder_cache(index)  # unlike batch_select_indices, for recurrent states too
             mask, positions, chosen = mask[index], positions[index], chosen[index]
         alive = [alive[place] for place in keep]
         tokens = chosen[:, None]

@@ -2,23 +2,27 @@
 
 TRL pads all rows of a step to the longest prompt and completion, and shuffles them before it cuts them into forward
 passes: one endless completion makes every pass as long. In generation, it reads each prompt once for every completion
-of its group, and continues rows that have ended until the last one ends. Savings: docs/benchmarks.md.
+of its group, continues rows that have ended until the last one ends, and computes the adapter beside every layer
+(`merged.py`). Savings: docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import trl.trainer.grpo_trainer as trl_grpo
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from adapters.backends.local.speedups.decoding import can_share, decode, new_cache, step
+from adapters.backends.local.model import end_tokens
+from adapters.backends.local.sharding import shards_weights
+from adapters.backends.local.speedups.decoding import can_decode, decode, new_cache, step
+from adapters.backends.local.speedups.merged import MergedSampling
 from adapters.backends.local.speedups.padding_free import in_use
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
@@ -31,16 +35,17 @@ SAMPLING = {
 
 
 @contextmanager
-def grpo_speedups(model: Any, args: GRPOConfig) -> Iterator[None]:
-    """Use the speed-ups for `model` (a PeftModel) while the context is open."""
+def grpo_speedups(model: Any, args: GRPOConfig, metrics: MutableMapping[str, list[float]]) -> Iterator[None]:
+    """Use the speed-ups for `model` (a PeftModel) while the context is open.
+
+    `metrics` are the trainer's of the training, by name.
+    """
     trim = TrimPadding()
     hooks = [model.register_forward_pre_hook(trim.cut, with_kwargs=True), model.register_forward_hook(trim.fill)]
     shuffle = trl_grpo.shuffle_sequence_dict
     if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
-    # Under ZeRO-3 all processes must make the same forward passes; one whose prompts all differ would make one less.
-    if can_share(model.get_base_model()) and not is_deepspeed_zero3_enabled():
-        model.generate = _Generate(model)
+    model.generate = _Generate(model, MergedSampling(model, args, metrics))
     try:
         yield
     finally:
@@ -101,20 +106,23 @@ def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Generate:
-    """`model.generate` that reads each distinct prompt once and drops ended rows."""
+    """`model.generate` that reads each distinct prompt once, drops ended rows, and merges the adapter."""
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.generate = model, model.generate
+    def __init__(self, model: Any, merged: MergedSampling) -> None:
+        self.model, self.generate, self.merged = model, model.generate, merged
+        # With sharded weights all processes must make the same passes; one whose prompts differ would make one less.
+        self.decodes = can_decode(model.get_base_model()) and not shards_weights()
 
     def __call__(
         self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any, **rest: Any
     ) -> torch.Tensor:
         """As `GenerationMixin.generate`, which serves configs with further rules."""
-        width = input_ids.shape[1]
-        if rest or width == 1 or not _only_temperature(generation_config):
-            given = {"input_ids": input_ids, "attention_mask": attention_mask, **rest}
-            sequences: torch.Tensor = self.generate(**given, generation_config=generation_config)
-            return sequences
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "generation_config": generation_config}
+        ours = self.decodes and not rest and input_ids.shape[1] > 2 and _only_temperature(generation_config)
+        sample = partial(self._sample if ours else self.generate, **given, **rest)
+        return self.merged(sample, attention_mask, set(end_tokens(generation_config)))
+
+    def _sample(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any) -> torch.Tensor:
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
         places = group.tolist()
         first = [places.index(n) for n in range(max(places) + 1)]
@@ -122,7 +130,7 @@ class _Generate:
         cache, model = new_cache(self.model.get_base_model()), self.model.base_model
         with torch.no_grad():
             step(model, input_ids[first, :-1], cache, attention_mask[first, :-1], positions[first, :-1])
-            cache.batch_select_indices(group)
+            cache.reorder_cache(group)
             answers = decode(
                 model,
                 input_ids[:, -1:],

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.model import on_gpu
+from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.speedups.decoding import plain_attention
 
 NAME = "padding_free"
@@ -36,7 +36,7 @@ def without_padding(model: PeftModel, *, checkpointing: bool) -> Iterator[None]:
     if (
         on_gpu()
         or checkpointing
-        or is_deepspeed_zero3_enabled()
+        or shards_weights()
         or base.config._attn_implementation != "sdpa"
         or not plain_attention(base)
     ):

@@ -1,6 +1,6 @@
 """GRPO with vLLM's samples on a CPU: do its weights follow the training, and is the process left as it was?
 
-    python scripts/vllm_check.py [--only llama,qwen3_5,resume,stale] [--out FOLDER]
+    python scripts/vllm_grpo_check.py [--only llama,qwen3_5,resume,stale] [--out FOLDER]
 
 Needs this project and vLLM's CPU build in one environment (docs/scaling.md), no GPU and no network. Tiny random models
 are trained through the product, with vLLM in the trainer's process. Two things differ from a GPU: the check of the

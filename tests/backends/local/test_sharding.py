@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from launching import figures, run, two_processes, weights
 from tiny import chain_recipe, save_tiny_model
 
 from adapters.errors import UserError
 
-ROOT = Path(__file__).parents[3]
 NO_DEEPSPEED = "DeepSpeed is not installed; DS_BUILD_OPS=0 pip install -c constraints.txt -e '.[deepspeed]'"
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason=NO_DEEPSPEED)
 needs_bitsandbytes = pytest.mark.skipif(
@@ -27,28 +24,9 @@ needs_bitsandbytes = pytest.mark.skipif(
 SAME = ["model.precision=fp32", "stages.0.trl.optim=sgd", "stages.0.learning_rate=0.5"]
 
 
-def run(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess:
-    # No ACCELERATE_USE_CPU here: accelerate leaves DeepSpeed out when it is set.
-    env = {**os.environ, "COLUMNS": "200", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", **env}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
-
-
 def launched(folder: Path, kind: str, *overrides: str) -> list[str]:
-    text = (ROOT / "recipes" / "accelerate" / f"{kind}.yaml").read_text()
-    config = folder / f"{kind}.accelerate.yaml"
-    config.write_text(re.sub(r"num_processes: \d+", "num_processes: 2", text))
-    recipe = str(folder / "chain.yaml")
-    return [sys.executable, "-m", "adapters", "run", recipe, "--launch", str(config), *SAME, *overrides]
-
-
-def weights(folder: Path) -> dict:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def figures(run: Path, stage: str) -> dict:
-    return json.loads((run / stage / "manifest.json").read_text())["figures"]
+    command = [sys.executable, "-m", "adapters", "run", str(folder / "chain.yaml")]
+    return [*command, "--launch", two_processes(folder, kind), *SAME, *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +124,7 @@ def test_an_adapter_of_a_4_bit_base_fits_the_whole_base(place: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "text"),
     [
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP is refused"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP needs fsdp_version: 2"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "true"}, "says use_cpu"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3_save_16bit_model"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "/no/such.json"}, "cannot be read"),
@@ -161,16 +139,16 @@ def test_an_adapter_of_a_4_bit_base_fits_the_whole_base(place: Path) -> None:
     ],
 )
 def test_launches_that_would_not_do_what_they_say(env: dict, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters.backends.local import deepspeed
+    from adapters.backends.local import sharding
 
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
-    assert deepspeed.check_launch() is None
+    assert sharding.check_launch() is None
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(deepspeed.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(UserError, match=text):
-        deepspeed.check_launch()
+        sharding.check_launch()
 
 
 def test_a_4_bit_base_is_checked_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,5 +160,6 @@ def test_a_4_bit_base_is_checked_before_the_run(monkeypatch: pytest.MonkeyPatch)
     assert raised.value.at == ("model", "quantize")
     monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: object())
     local._check_quantized("zero2")
-    with pytest.raises(UserError, match=r"zero2\.yaml"):
-        local._check_quantized("zero3")
+    for sharded in ("zero3", "fsdp2"):
+        with pytest.raises(UserError, match=r"cannot shard 4-bit weights.*zero2\.yaml"):
+            local._check_quantized(sharded)

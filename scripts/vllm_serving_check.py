@@ -1,0 +1,218 @@
+"""Does vLLM apply the adapters that are trained here? Run by `make vllm`, in an environment with vLLM's CPU build.
+
+    python scripts/vllm_serving_check.py [--out FOLDER] [--only llama,qwen3_5]
+
+For a Llama and for a Qwen3.5 that is stored as a vision-language model (random weights): trains an adapter, has the
+gate ask vLLM, serves base and adapter, extracts through the server and in the process, compares with transformers, and
+shows that an adapter which vLLM does not apply is refused. Prints a line for each check; exits with 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+from tiny import funding_rows, save_lively_model, save_tiny_model, save_tiny_wrapper, write_jsonl  # noqa: E402
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM  # noqa: E402
+
+from adapters.backends.adapter_folder import WEIGHTS, own_names  # noqa: E402
+
+ROWS = 12
+ENV = {
+    **os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+}  # fmt: skip
+RECIPE = """name: {name}
+task: {{use: funding, target: compact, system: Extract., user: "{{statement}}"}}
+model: {{base: {base}, dtype: bfloat16, precision: bf16}}
+lora: {{rank: 8, alpha: 16}}
+run_dir: {folder}/runs
+stages:
+  - {{kind: sft, data: [{{path: train.jsonl}}], batch_size: 8, max_steps: 12, learning_rate: 1e-2, validation: 0}}
+evaluate:
+  - {{name: test, data: [{{path: test.jsonl}}], max_new_tokens: 16}}
+evaluate_base: false
+publish: {{repo: someone/{name}, base_model: someone/base}}
+"""
+
+
+class FailedError(Exception):
+    """What a check found wrong."""
+
+
+def adapters(*arguments: str | Path, code: int = 0) -> str:
+    """Run the command, expect its exit code, return what it printed."""
+    command = [sys.executable, "-m", "adapters", *map(str, arguments)]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False, timeout=900)
+    if done.returncode != code:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+        raise FailedError(f"adapters {arguments[0]}: exit code {done.returncode}, not {code}: {last}")
+    return done.stdout + done.stderr
+
+
+@contextmanager
+def served(base: Path, modules: dict[str, Path], log: Path, *, wrapped: bool) -> Iterator[str]:
+    """`vllm serve` of a base with adapters; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("vllm")), "serve", str(base), "--port", str(port), "--dtype", "bfloat16",
+        "--max-model-len", "1024", "--enforce-eager", "--enable-lora", "--max-lora-rank", "8", "--lora-modules",
+        *(f"{name}={folder}" for name, folder in modules.items()),
+        *(["--language-model-only"] if wrapped else []),
+    ]  # fmt: skip
+    with log.open("w") as out:
+        server = subprocess.Popen(command, env=ENV, stdout=out, stderr=out, start_new_session=True)
+    try:
+        for _ in range(300):
+            with suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                break
+            if server.poll() is not None:
+                raise FailedError(f"vllm serve ended: {log.read_text()[-800:]}")
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, 15)
+        server.wait()
+
+
+def completions(out: Path) -> list[str]:
+    """The answers of an extraction, in order."""
+    return [json.loads(line).get("completion") or line for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def renamed(bundle: Path, folder: Path, *, wrapped: bool) -> Path:
+    """A copy of a bundle that vLLM loads and does not apply: names of a class that it does not run."""
+    shutil.copytree(bundle, folder)
+    tensors = own_names(load_file(bundle / WEIGHTS))
+    if not wrapped:
+        tensors = {name.replace("model.model.", "model.model.language_model."): t for name, t in tensors.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+class Kind:
+    """The checks of one kind of base; each returns a detail for its line."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder, self.wrapped = name, folder, name != "llama"
+        self.base, self.run = folder / "base", folder / "runs" / name
+        self.bundle, self.corpus = self.run / "publish" / "bundle", folder / "corpus.jsonl"
+
+    def checks(self) -> dict[str, Callable[[], str]]:
+        """Name -> check, in order."""
+        return {
+            "train": self.train,
+            "gate": self.gate,
+            "extract, transformers": self.transformers,
+            "extract, --engine vllm": self.engine,
+            "extract, --endpoint": self.endpoint,
+        }
+
+    def train(self) -> str:
+        """SFT on a fresh base."""
+        tiny = save_tiny_model(self.folder / "tiny")
+        if self.wrapped:
+            save_tiny_wrapper(tiny, self.base)
+        else:
+            config = AutoConfig.from_pretrained(tiny, head_dim=64)  # vLLM's processor kernels know no narrower heads
+            LlamaForCausalLM(config).save_pretrained(self.folder / "wide")
+            AutoTokenizer.from_pretrained(tiny).save_pretrained(self.folder / "wide")
+            save_lively_model(self.folder / "wide", self.base)
+        for name, rows in (("train", funding_rows(26)), ("test", funding_rows(6, "t"))):
+            write_jsonl(self.folder / f"{name}.jsonl", rows)
+        write_jsonl(self.corpus, funding_rows(ROWS, "c"))
+        recipe = self.folder / "recipe.yaml"
+        recipe.write_text(RECIPE.format(name=self.name, base=self.base, folder=self.folder), encoding="utf-8")
+        adapters("run", recipe)
+        return f"{len(load_file(self.run / '1-sft' / WEIGHTS))} tensors"
+
+    def gate(self) -> str:
+        """The gate, with vLLM's answers."""
+        result = adapters("publish", self.run, "--dry-run", "--json", "--vllm", sys.executable)
+        line = next(line for line in result.splitlines() if line.startswith("{"))
+        checks = {check["name"]: check["detail"] for check in json.loads(line)["checks"]}
+        card = (self.bundle / "README.md").read_text(encoding="utf-8")
+        if "vllm serve someone/base" not in card or ("--language-model-only" in card) != self.wrapped:
+            raise FailedError("the card does not print the command that was checked")
+        return checks["served"]
+
+    def extract(self, name: str, *options: str | Path) -> list[str]:
+        """The answers of an extraction over the corpus."""
+        out = self.folder / f"{name}.jsonl"
+        adapters("extract", self.bundle, self.corpus, "-o", out, "--base", self.base, "--max-tokens", "16",
+                 "--no-constrain", *options)  # fmt: skip
+        return completions(out)
+
+    def transformers(self) -> str:
+        """What the other engines are compared with."""
+        self.wanted = self.extract("transformers")
+        return f"{len(set(self.wanted))} different answers of {ROWS}"
+
+    def compared(self, answers: list[str]) -> str:
+        """How many answers are those of transformers; half must be, as rounding in bf16 changes some."""
+        same = sum(a == b for a, b in zip(answers, self.wanted, strict=True))
+        if same < ROWS // 2:
+            raise FailedError(f"{same} of {ROWS} answers are those of transformers")
+        return f"{same} of {ROWS} answers are those of transformers to the letter"
+
+    def engine(self) -> str:
+        """Extraction with vLLM in the process, from the trained adapter and from the bundle."""
+        return self.compared(self.extract("engine", "--engine", "vllm"))
+
+    def endpoint(self) -> str:
+        """Extraction through a server, which refuses the base and an adapter without effect."""
+        idle = renamed(self.bundle, self.folder / "idle", wrapped=self.wrapped)
+        modules = {"mine": self.bundle, "idle": idle}
+        with served(self.base, modules, self.folder / "serve.log", wrapped=self.wrapped) as url:
+            detail = self.compared(self.extract("endpoint", "--endpoint", url, "--model", "mine"))
+            for model, sentence in (("idle", "does not apply it"), (str(self.base), "without the adapter")):
+                refusal = adapters("extract", self.bundle, self.corpus, "-o", self.folder / "no.jsonl", "--base",
+                                   self.base, "--endpoint", url, "--model", model, code=2)  # fmt: skip
+                if sentence not in " ".join(refusal.split()):
+                    raise FailedError(f"{model} is refused with another sentence: {refusal}")
+        return f"{detail}; the base, and an adapter that vLLM does not apply, are refused"
+
+
+def main() -> int:
+    """Run the checks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "vllm-check")
+    parser.add_argument("--only", default="llama,qwen3_5")
+    options = parser.parse_args()
+    failed = False
+    for name in options.only.split(","):
+        folder = options.out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for check, run in Kind(name, folder).checks().items():
+            began = time.monotonic()
+            try:
+                outcome, detail = "ok", run()
+            except (FailedError, subprocess.TimeoutExpired, OSError, KeyError) as error:
+                outcome, detail, failed = "FAILED", str(error), True
+            print(f"{name:8} {check:24} {outcome:7} {time.monotonic() - began:5.0f} s  {detail}", flush=True)
+            if outcome == "FAILED":
+                break
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

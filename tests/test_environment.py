@@ -1,0 +1,27 @@
+"""What a run records about its peak memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from adapters.environment import peak_memory, peak_memory_text
+
+
+def test_on_a_cpu_it_is_the_process() -> None:
+    found = peak_memory()
+    assert found.keys() == {"peak_memory_gb"}
+    assert 0.01 < (found["peak_memory_gb"] or 0) < 100
+    assert peak_memory_text({"peak_memory_gb": 5.46}) == "5.5 GB"
+    assert peak_memory_text({"peak_memory_gb": None}) is None
+
+
+def test_on_a_gpu_it_is_the_gpu_with_the_host_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "max_memory_reserved", lambda: 61_200_000_000)
+    found = peak_memory()
+    assert found["peak_memory_gb"] == 61.2
+    assert 0.01 < (found["peak_host_memory_gb"] or 0) < 60
+    assert peak_memory_text({**found, "peak_host_memory_gb": 19.04}) == "61.2 GB (host 19.0 GB)"
+    monkeypatch.setattr(torch.accelerator, "max_memory_reserved", lambda: 0)
+    assert peak_memory().keys() == {"peak_memory_gb"}, "a process that does not use the GPU"
