@@ -29,7 +29,7 @@ STALE = "VLLM_CHECK_STALE"
 """Environment variable under which vLLM is sent the base without the adapter."""
 GAP = "sampling/sampling_logp_difference/mean"
 LIMIT = 0.02
-"""Largest mean gap of a run that is in order. Measured: 0.002 with the tiny Llama."""
+"""Largest mean gap of a run that is in order. Measured: 0.002 with the tiny Llama, 0.004 with the tiny Qwen3.5."""
 
 
 def adapters() -> None:
@@ -75,7 +75,7 @@ class VllmCheck:
         }  # fmt: skip
         linear: dict[str, Any] = {
             "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+            "linear_num_value_heads": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
         }  # fmt: skip
         torch.manual_seed(0)
         made: Any = (
@@ -165,7 +165,8 @@ class VllmCheck:
     def stale(self) -> str:
         """When vLLM gets the base alone, the stage stops."""
         folder = self.recipe("run-stale", "llama")
-        text = self.finish(self.start(folder, **{STALE: "1"}), folder, code=1)
+        # Only an adapter that has learnt something makes a difference.
+        text = self.finish(self.start(folder, "stages.0.max_steps=40", **{STALE: "1"}), folder, code=1)
         said = "vLLM does not sample from the trained weights"
         expect(said in text, f"not stopped: {folder / 'output.log'}")
         return text[text.index(said) :].partition(". Try")[0]
