@@ -79,7 +79,8 @@ def test_the_same_training_without_padding(
                 loose = {"rel": 0.05, "abs": 1e-5} if kind == "grpo" and name in ("kl", "entropy") else rough
                 assert one[name] == pytest.approx(other[name], **loose), name
     for name, value in figures.items():
-        assert value == pytest.approx(plain_figures[name], **rough), name
+        same = plain_figures[name]
+        assert value == (same if name == "sampling" else pytest.approx(same, **rough)), name
     if precision == "fp32":
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, plain_weights[name], rtol=1e-3, atol=1e-4)

@@ -15,7 +15,11 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Job
-from adapters.backends.local import trainer_args, vllm_sampling
+from adapters.backends.local import (
+    LocalBackend,
+    trainer_args,
+    vllm_sampling,
+)
 from adapters.backends.local.base_model import resolve
 from adapters.backends.local.vllm_sampling import Sampling, choose
 from adapters.errors import UserError
@@ -69,7 +73,7 @@ def test_auto_says_what_is_in_its_way(recipe: Recipe, tmp_path: Path) -> None:
 def test_vllm_that_is_not_installed_is_noticed_by_the_plan(recipe: Recipe) -> None:
     stage = recipe.stages[1].model_copy(update={"vllm": "colocate"})
     with pytest.raises(UserError, match="vLLM is not installed") as raised:
-        trainer_args.check_options(stage, ("stages", 1))
+        LocalBackend(recipe).check([recipe.stages[0], stage])
     assert raised.value.at == ("stages", 1, "vllm")
 
 

@@ -67,6 +67,8 @@ class LocalBackend(TokenizingBackend):
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
+            if getattr(stage, "vllm", "off") in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
+                raise UserError(missing, at=("stages", n, "vllm"))
             if getattr(stage, "packing", False):
                 known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
                 packing.check(self.recipe, stage, known, ("stages", n, "packing"))

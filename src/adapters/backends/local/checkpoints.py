@@ -45,6 +45,11 @@ def last_good(folder: Path) -> Path | None:
     return next((c for c in reversed(_by_step(folder)) if _is_complete(c)), None)
 
 
+def step_of(checkpoint: Path | None) -> int:
+    """The step after which a checkpoint was saved; 0 without one."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
 def rewind(records: Path, below: float) -> None:
     """Delete incomplete log lines and those of steps from `below` on, to be repeated."""
     truncate_jsonl(records, lambda record: (record.get("step") or 0) < below)
@@ -52,7 +57,7 @@ def rewind(records: Path, below: float) -> None:
 
 def _by_step(folder: Path) -> list[Path]:
     # The trainer itself orders checkpoints by time, which a clock that is set back reverses.
-    return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    return sorted(folder.glob("checkpoint-*"), key=step_of)
 
 
 def _is_complete(checkpoint: Path) -> bool:

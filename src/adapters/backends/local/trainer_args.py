@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.jobs import Job
-from adapters.backends.local import vllm_sampling
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
@@ -124,8 +123,6 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
     if isinstance(stage, Dpo):
         _check_dpo_losses(stage.trl, losses, (*at, "trl"))
-    if isinstance(stage, Grpo) and stage.vllm in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
-        raise UserError(missing, at=(*at, "vllm"))
     micro_batch(stage, at)
     try:  # the config class's own checks, which would otherwise run after the stages before this one
         rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.kind == "grpo" else {}

@@ -29,7 +29,7 @@ from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.jobs import Job
 from adapters.backends.local import packing, sharding, vllm_sampling
-from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind
+from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind, step_of
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.importance_ratio import log_importance_ratio
 from adapters.backends.local.model import Encoder, mismatch, on_gpu
@@ -142,7 +142,7 @@ class LocalStage:
         """Train all steps, from the newest valid checkpoint if there is one."""
         phase("training")
         checkpoint = last_good(self.folder)
-        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        step = step_of(checkpoint)
         # A record of step n is logged at its end, and its rollouts are written while n - 1 steps are done.
         rewind(self.folder.parent / f"rollouts-{PartialState().process_index}.jsonl", step)
         if PartialState().is_main_process:
@@ -194,8 +194,8 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     if stage.beta:
         set_reference(model, stage.reference)
         verify_reference(model, stage.reference)
-    metrics = trainer._metrics["train"]
-    with grpo_speedups(model, trainer.args, metrics) if run.recipe.model.speedups else nullcontext():
+    metrics, done = trainer._metrics["train"], step_of(last_good(run.folder)) // stage.updates_per_generation
+    with grpo_speedups(model, trainer.args, metrics, done) if run.recipe.model.speedups else nullcontext():
         state = run.train(trainer)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")

@@ -35,17 +35,19 @@ SAMPLING = {
 
 
 @contextmanager
-def grpo_speedups(model: Any, args: GRPOConfig, metrics: MutableMapping[str, list[float]]) -> Iterator[None]:
+def grpo_speedups(
+    model: Any, args: GRPOConfig, metrics: MutableMapping[str, list[float]], done: int = 0
+) -> Iterator[None]:
     """Use the speed-ups for `model` (a PeftModel) while the context is open.
 
-    `metrics` are the trainer's of the training, by name.
+    `metrics` are the trainer's of the training, by name; `done` are the generations before a resume.
     """
     trim = TrimPadding()
     hooks = [model.register_forward_pre_hook(trim.cut, with_kwargs=True), model.register_forward_hook(trim.fill)]
     shuffle = trl_grpo.shuffle_sequence_dict
     if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
-    model.generate = _Generate(model, MergedSampling(model, args, metrics))
+    model.generate = _Generate(model, MergedSampling(model, args, metrics, done))
     try:
         yield
     finally:

@@ -61,19 +61,22 @@ def merged(model: PeftModel) -> Iterator[None]:
 class MergedSampling:
     """Samples with the adapter merged, as long as that is possible and exact enough.
 
-    `metrics` are the trainer's, by name; `stopped` says why nothing is merged any more.
+    `metrics` are the trainer's, by name, and `done` the generations before a resume; `stopped` says why nothing is
+    merged any more.
     """
 
-    def __init__(self, model: PeftModel, args: GRPOConfig, metrics: MutableMapping[str, list[float]]) -> None:
+    def __init__(
+        self, model: PeftModel, args: GRPOConfig, metrics: MutableMapping[str, list[float]], done: int = 0
+    ) -> None:
         self.model, self.metrics = model, metrics
-        self.generations = 0
+        self.first = self.generations = done
         self.stopped: str | None = None
         if args.use_vllm or args.use_transformers_continuous_batching:
             self._stop(f"{'vLLM' if args.use_vllm else 'continuous batching'} samples")
 
     def __call__(self, sample: Callable[[], torch.Tensor], prompt_mask: torch.Tensor, stops: Set[int]) -> torch.Tensor:
         """What `sample` returns: prompts, of which `prompt_mask` tells padding, and answers up to one of `stops`."""
-        if not self.generations and (reason := obstacle(self.model)):
+        if self.generations == self.first and (reason := obstacle(self.model)):
             self._stop(reason)
         self.generations += 1
         if self.stopped:
