@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Generator, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from adapters.plugins.attempts import Attempt, RewardError, RewardStuckError, checked
 from adapters.plugins.reward_worker import MARGIN_SECONDS
-from adapters.plugins.rewards import Attempt, NamedReward, RewardError, RewardStuckError, checked
 from adapters.types import Example, Scored
+
+if TYPE_CHECKING:
+    from adapters.plugins.rewards import NamedReward
 
 Waiting = MutableMapping[int, float]
 """Number of an open call -> when it began (`time.perf_counter`)."""

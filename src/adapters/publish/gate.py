@@ -168,7 +168,7 @@ def snippet(card: str) -> str:
     return block[1] if block else ""
 
 
-def used(finished: Finished, folder: Path, repo: str, *, causal: bool) -> Check:
+def used(finished: Finished, folder: Path, repo: str) -> Check:
     """Run the card's usage code, unchanged, in a fresh process."""
     code = snippet((folder / "README.md").read_text(encoding="utf-8"))
     if not code:
@@ -176,7 +176,12 @@ def used(finished: Finished, folder: Path, repo: str, *, causal: bool) -> Check:
     with tempfile.TemporaryDirectory() as work:
         cache = Path(work) / "hub"
         _resolve_to(cache, repo, None, folder)
-        _resolve_to(cache, finished.base_id, finished.base_revision, base_files(finished, checkpoint=not causal))
+        _resolve_to(
+            cache,
+            finished.base_id,
+            finished.base_revision,
+            base_files(finished, checkpoint="AutoModelForImageTextToText" in code),
+        )
         (Path(work) / "usage.py").write_text(code, encoding="utf-8")
         done = _run([sys.executable, "usage.py"], work, {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)})
     if done.returncode:

@@ -1,0 +1,53 @@
+"""A call of a reward: what came of it, and what a valid score is."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from adapters.types import Example, Scored
+
+
+class RewardError(RuntimeError):
+    """A reward failed, took too long, or returned no valid score. The message names reward and row."""
+
+
+class RewardStuckError(RewardError):
+    """A call that nothing can stop holds up the others: the run stops, whatever `on_error` says."""
+
+
+class Attempt(NamedTuple):
+    """A call: its number in the batch, what came of it, and how long it took."""
+
+    n: int
+    outcome: Scored | RewardError
+    seconds: float
+
+
+def checked(name: str, value: Any, example: Example) -> Scored:
+    """A reward's result as a score, without parts that are not finite. Raises RewardError."""
+
+    def error(given: str, wanted: str) -> RewardError:
+        return RewardError(f"the reward {name} gave {given} for row {example.id!r}, {wanted}")
+
+    if inspect.iscoroutine(value):
+        value.close()
+        raise error("a coroutine", "not a number: declare its call as `async def`")
+    score, parts = value if isinstance(value, Scored) else Scored(value)
+    if not isinstance(parts, Mapping):
+        raise error(f"parts of type {type(parts).__name__}", "not a mapping")
+    for part in parts.values():
+        if not isinstance(part, int | float):
+            raise error(f"a part {part!r}", "not a number")
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not _finite(score)):
+        raise error(repr(score), "not a number in [0, 1]")
+    if score is not None and not -1e-9 <= score <= 1 + 1e-9:
+        raise error(repr(score), "outside [0, 1]")
+    return Scored(score, {part: value for part, value in parts.items() if _finite(value)})
+
+
+def _finite(value: float) -> bool:
+    # Not math.isfinite, which fails on an integer that is too large for a float.
+    return abs(value) <= sys.float_info.max
