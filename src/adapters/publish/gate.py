@@ -149,9 +149,13 @@ def served(finished: Finished, folder: Path, facts: Mapping[str, Any], python: P
     if changed < len(runs[0]):
         what = "the adapter changes nothing of" if not changed else "the adapter changes only"
         return Check("served", False, f"{name}: {what} {changed or len(runs[0])} of {len(runs[0])} answers"), {}
-    same = sum(a.text.strip() == p.completion.strip() for a, p in zip(runs[2], probes(finished, PROBES), strict=False))
+    known = probes(finished, PROBES)
+    same = sum(
+        a.text.strip() == p.completion.strip() or (p.truncated and a.text.startswith(p.completion))
+        for a, p in zip(runs[2], known, strict=False)
+    )
     detail = f"{name}: the adapter changes the log-probabilities of {changed} of {changed} answers; {same} of "
-    detail += f"{len(probes(finished, PROBES))} answers are the training process's to the letter"
+    detail += f"{len(known)} answers are the training process's to the letter"
     return Check("served", True, detail), {"vllm": answers["version"], "vllm_base": base_is_text_only(base)}
 
 
