@@ -98,7 +98,8 @@ def vllm_engine(source: Source, options: Options, window: int) -> Engine:
 
 def _under_served_names(adapter: Path, base: base_model.Base) -> Path:
     """The adapter's folder; a copy in a temporary one if vLLM runs the base's checkpoint under other names."""
-    wrapper = text_only.wrapper_of(base)
+    if (wrapper := text_only.wrapper_of(base)) is None:
+        return adapter
     tensors = load_file(adapter / WEIGHTS)
     named = text_only.with_served_names(own_names(tensors), wrapper)
     if named.keys() <= tensors.keys():

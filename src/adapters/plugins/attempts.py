@@ -1,4 +1,4 @@
-"""A call of a reward: what came of it, and what a valid score is."""
+"""The outcome of a reward's call, and the check of the score it returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RewardStuckError(RewardError):
 
 
 class Attempt(NamedTuple):
-    """A call: its number in the batch, what came of it, and how long it took."""
+    """One call of a batch: its index, its score or error, and its duration in seconds."""
 
     n: int
     outcome: Scored | RewardError

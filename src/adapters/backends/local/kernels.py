@@ -51,13 +51,13 @@ def _fallbacks(config: Any) -> list[str]:
     if model is None:  # code of the repository
         return []
     module = importlib.import_module(model.__module__)
-    found: dict[str, None] = {}
+    packages: dict[str, None] = {}
     for _, function in inspect.getmembers(module, inspect.isfunction):
         # transformers' use_kernel_func_from_hub_with_fallback decides at import, and keeps its choice in a closure.
         chosen = _closure(function)
         if chosen.get("is_new_implementation") is False and isinstance(chosen.get("package"), str):
-            found[chosen["package"]] = None
-    return sorted(found, key=lambda package: list(INSTALL).index(package) if package in INSTALL else len(INSTALL))
+            packages[chosen["package"]] = None
+    return sorted(packages, key=lambda package: list(INSTALL).index(package) if package in INSTALL else len(INSTALL))
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:

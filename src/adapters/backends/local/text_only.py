@@ -65,8 +65,8 @@ def wrapper_of(base: Base) -> Wrapper | None:
     if outer is None or outer is trained or config.get_text_config() is config:
         return None
     with init_empty_weights():
-        text = _text_class(config)[0](_text_class(config)[1])
-        return _locate(outer(config), text, causal=trained is not None)
+        kind, text_config = _text_class(config)
+        return _locate(outer(config), kind(text_config), causal=trained is not None)
 
 
 def checkpoint_wrapper(base: Base) -> Wrapper | None:

@@ -37,8 +37,8 @@ def check_server(url: str, base: Base, tokens: int, version: str) -> None:
             f"the vLLM server at {url} serves {model.get('id')}, and the recipe trains {base.load}; {start} (for the "
             f"same model in another place, add --served-model-name {base.hub_id})."
         )
-    _, said = _ask(url, "version", start)
-    theirs = str(said.get("version", "unknown")).partition("+")[0]
+    _, content = _ask(url, "version", start)
+    theirs = str(content.get("version", "unknown")).partition("+")[0]
     if theirs != version:
         raise UserError(
             f"the vLLM server at {url} is version {theirs}, and vLLM here is {version}: weights go from one to the "
@@ -80,16 +80,16 @@ def _config_fault(config: dict[str, Any], tokens: int) -> str | None:
 
 def _model(url: str, start: str) -> dict[str, Any]:
     """The entry of the model that TRL would ask: the first that the server lists."""
-    status, said = _ask(url, "v1/models", start)
-    models = said.get("data")
+    status, content = _ask(url, "v1/models", start)
+    models = content.get("data")
     if status != 200 or not isinstance(models, list) or not models or not isinstance(models[0], dict):
         raise UserError(f"what listens at {url} is no vLLM server (/v1/models gives HTTP {status}); {start}.")
     return models[0]
 
 
 def _config(url: str, start: str) -> dict[str, Any]:
-    status, said = _ask(url, "server_info?config_format=json", start)
-    config = said.get("vllm_config")
+    status, content = _ask(url, "server_info?config_format=json", start)
+    config = content.get("vllm_config")
     if status == 404:
         raise UserError(
             f"the vLLM server at {url} takes no weights, because VLLM_SERVER_DEV_MODE=1 is not set in its "
@@ -110,7 +110,7 @@ def _ask(url: str, path: str, start: str) -> tuple[int, dict[str, Any]]:
         cause = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
         raise UserError(f"no vLLM server answers at {url} ({cause}); {start}.") from None
     try:
-        said = json.loads(reply.data)
+        content = json.loads(reply.data)
     except ValueError:
-        said = {}
-    return reply.status, said if isinstance(said, dict) else {}
+        content = {}
+    return reply.status, content if isinstance(content, dict) else {}
