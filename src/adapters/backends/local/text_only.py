@@ -16,11 +16,11 @@ from typing import Any, Final
 import torch
 import transformers
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from adapters.backends.adapter_folder import PEFT_PREFIX, work_folder
-from adapters.backends.local.base_model import AT, Base
+from adapters.backends.local.base_model import AT, Base, load_config
 from adapters.console import phase
 from adapters.errors import UserError
 from adapters.files import read_json, write_json
@@ -59,7 +59,7 @@ def wrapper_of(base: Base) -> Wrapper | None:
 
     None for text checkpoints, a text-only folder among them. Raises UserError when there is no configuration.
     """
-    config = _config(base)
+    config = load_config(base)
     trained = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     outer = getattr(transformers, (config.architectures or [""])[0], None)
     if outer is None or outer is trained or config.get_text_config() is config:
@@ -92,7 +92,7 @@ def make(base: Base, out: Path) -> dict[str, Any]:
     """
     if out.exists():
         raise UserError(f"{out} exists already; nothing was written.")
-    config = _config(base)
+    config = load_config(base)
     if config.get_text_config() is config:
         raise UserError(f"{base.load} is a text model already; use it as it is.", at=AT)
     kind, text_config = _text_class(config)
@@ -126,14 +126,6 @@ def make(base: Base, out: Path) -> dict[str, Any]:
         shutil.rmtree(work, ignore_errors=True)
     parameters = sum(p.numel() for p in text.parameters())
     return {**source, "class": kind.__name__, "parameters": parameters, "difference": difference}
-
-
-def _config(base: Base) -> Any:
-    try:
-        return AutoConfig.from_pretrained(base.load, revision=base.revision)
-    except (OSError, ValueError, KeyError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the configuration of {base.load!r} cannot be used: {first}", at=AT) from error
 
 
 def _text_class(config: Any) -> tuple[Any, Any]:
