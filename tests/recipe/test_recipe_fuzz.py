@@ -25,8 +25,8 @@ from adapters.backends.echo import EchoBackend
 from adapters.errors import UserError
 from adapters.pipeline.plan import Plan, make_plan
 from adapters.recipe.fields import HubSource
+from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import load_recipe
-from adapters.recipe.recipe import HEADER
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(p.name for p in RECIPES.glob("*.yaml"))

@@ -24,8 +24,8 @@ from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
 from adapters.plugins.rewards import NamedReward
+from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
-from adapters.recipe.recipe import HEADER
 from adapters.types import Task
 
 CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", HEADER)

@@ -20,7 +20,7 @@ from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.publish.finished_run import Finished
 from adapters.recipe import secrets
-from adapters.recipe.recipe import HEADER
+from adapters.recipe.first_line import FIRST_LINE, HEADER, LAST_LINE
 
 TOKENIZER: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -33,7 +33,6 @@ DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only",
 LOCAL_RECIPE_KEYS: Final = ("data_root", "run_dir", "report_to")
 PUSH_KEYS: Final = ("private", "tag")
 """Keys of `publish:` that change the push, not the bundle."""
-HEADER_LINE: Final = 'if __name__ == "__main__": from adapters import main; main(__file__); r"""\n'
 
 LEAKS: Final = {
     "an access token": secrets.SHAPES,
@@ -142,7 +141,7 @@ def shippable_recipe(finished: Finished) -> str:
     yaml.dump(without_paths(tree), text)
     body = text.getvalue()
     # A runnable recipe is a Python string, which these would end.
-    return body if '"""' in body or "\n---" in body else f'{HEADER_LINE}{body}# """\n'
+    return body if '"""' in body or "\n---" in body else f"{FIRST_LINE}\n{body}{LAST_LINE}\n"
 
 
 def without_paths(value: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,15 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe import secrets
 from adapters.recipe.aliases import long_form, present_name
-from adapters.recipe.recipe import HEADER, Recipe
+from adapters.recipe.first_line import HEADER, check_first_line
+from adapters.recipe.recipe import Recipe
 from adapters.recipe.sentences import sentences, where
+
+LONGEST_FILE = 256 * 1024
+"""Bytes of a recipe, at most: a long one has two per cent of that."""
+MOST_VALUES = 50_000
+"""Values and sections of a recipe, at most, each alias written out."""
+MOST_OPEN_BRACKETS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,8 @@ class RecipeFile:
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None = None) -> RecipeFile:
     """Read a recipe and apply `key.path=value` overrides. Raises one UserError for all mistakes."""
     path = Path(path)
+    if path.is_file() and path.stat().st_size > LONGEST_FILE:
+        raise UserError(f"{path}: longer than {LONGEST_FILE // 1024} kB, which no recipe is. Is it a data file?")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -66,9 +77,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
         raise UserError(f"{path} is a folder; give the recipe file itself.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    _check_size(str(path), text)
     secrets.refuse_in((text,), str(path))
     secrets.refuse_in(overrides, "an override of the command line")
-    _check_header(path, text)
+    check_first_line(path, text)
     tree = _parse(path, text)
     for override in overrides:
         tree.override(override)
@@ -83,22 +95,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
 
 def as_overrides(tree: Mapping[str, Any]) -> list[str]:
     """A recipe's keys as overrides, without the header that makes its file runnable."""
-    return [f"{key}={json.dumps(value)}" for key, value in tree.items() if not key.startswith("if ")]
+    return [f"{key}={json.dumps(value)}" for key, value in tree.items() if key != HEADER]
 
 
-def _check_header(path: Path, text: str) -> None:
-    # The header turns the body into a Python raw string, which three things would end or hide.
-    if text.startswith("\ufeff"):
-        raise UserError(f"{path}:1: the file starts with a byte-order mark; save it as UTF-8 without BOM.")
-    if text.startswith(HEADER):
-        body = text.split("\n")
-        for number, line in enumerate(body[1:], 2):
-            if '"""' in line and line.strip() != '# """':
-                raise UserError(f'{path}:{number}: """ inside a runnable recipe ends it for Python; use other quotes.')
-            if line.startswith("---"):
-                raise UserError(f"{path}:{number}: a runnable recipe is one YAML document; remove the --- line.")
-        if not text.rstrip().endswith('# """'):
-            raise UserError(f'{path}:{len(body)}: a runnable recipe must end with the line # """')
+def _check_size(where: str, text: str) -> None:
+    # Before the parser, which takes seconds for what nobody has written by hand.
+    if len(text) > LONGEST_FILE:
+        raise UserError(f"{where}: longer than {LONGEST_FILE // 1024} kB, which nothing in a recipe is.")
+    steps = ((c in "[{") - (c in "]}") for c in re.findall(r"[\[\]{}]", text))
+    if max(accumulate(steps), default=0) > MOST_OPEN_BRACKETS:
+        raise UserError(f"{where}: nested too deeply to be a recipe.")
 
 
 def _parse(path: Path, text: str) -> _Tree:
@@ -134,10 +140,14 @@ class _Tree:
         self.lines: dict[KeyPath, int] = {}
         self.renamed: dict[str, str] = {}
         self.aliases = aliases
+        self.values = 0
         self._open: set[int] = set()
 
     def plain(self, node: Any, path: KeyPath = ()) -> Any:
         """A node of YAML or JSON at a path as dicts, lists and scalars."""
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise UserError(f"more than {MOST_VALUES:,} values, which no recipe has; its aliases repeat each other.")
         if isinstance(node, dict | list):
             if id(node) in self._open:
                 raise RecursionError
@@ -181,6 +191,7 @@ class _Tree:
     def override(self, text: str) -> None:
         """Apply `key.path=value`; a value may be any YAML. Raises UserError."""
         dotted, yaml = split_assignment(text)
+        _check_size(dotted, yaml)
         try:
             value = YAML(typ="rt", pure=True).load(yaml)
         except (YAMLError, ValueError, RecursionError, OverflowError):

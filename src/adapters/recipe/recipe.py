@@ -9,12 +9,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, field_validator
 
 from adapters.recipe.fields import Count, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
+from adapters.recipe.first_line import HEADER
 from adapters.recipe.publish import Publish
 from adapters.recipe.stages import Stage
 from adapters.recipe.tinker import Hosted
-
-HEADER: Final = 'if __name__ == "__main__"'
-"""The YAML key that the first line of a runnable recipe makes (to Python it is an `if`)."""
 
 
 class Model(Strict):

@@ -89,6 +89,8 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: mod
         ({"packing": True}, "decided by packing of an SFT stage"),
         ({"chat_template_path": "other"}, "decided by the base model"),
         ({"eos_token": "</s>"}, "decided by the chat template"),
+        ({"model_init_kwargs": {"trust_remote_code": True}}, "decided by model.trust_remote_code"),
+        ({"model_init_kwargs": '{"config": {"trust_remote_code": true}}'}, "needs --trust-remote-code"),
     ],
 )
 def test_trl_options_are_checked_against_trl(tiny_model: Path, option: dict, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import typing
@@ -61,6 +62,7 @@ OWNED = {
     "vllm_server_port": "vllm_server",
 }
 """TRL option -> recipe key that decides it; two spellings of one setting could contradict each other."""
+REMOTE_CODE = "trust_remote_code"
 ELSEWHERE = {
     "seed": "the recipe's seed",
     "bf16": "model.precision",
@@ -89,7 +91,7 @@ ELSEWHERE = {
     "sync_ref_model": "reference: it stays what the recipe names",
     "truncation_mode": "max_length: nothing is cut, pairs that are longer are dropped and counted",
     "vllm_max_model_length": "max_prompt_length and max_completion_length",
-    "trust_remote_code": "model.trust_remote_code",
+    REMOTE_CODE: "model.trust_remote_code",
     "resume_from_checkpoint": "the run itself: a stopped run continues when started again",
 }
 
@@ -108,6 +110,7 @@ def check_options(stage: Stage, at: KeyPath) -> None:
             raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
         if name in ELSEWHERE:
             raise UserError(f"this is decided by {ELSEWHERE[name]}.", at=key)
+        _refuse_remote_code(value, key)
         if name not in fields:
             raise UserError(f"{config.__name__} has no such option.{hint(name, list(fields))}", at=key)
         if name == "loss_type" and isinstance(stage, Dpo) and isinstance(value, str):
@@ -129,6 +132,12 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **stage.trl)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
+
+
+def _refuse_remote_code(value: Any, at: KeyPath) -> None:
+    # Options of transformers inside an option, such as model_init_kwargs, may be JSON text too.
+    if REMOTE_CODE in json.dumps(value, default=str):
+        raise UserError(f"{REMOTE_CODE} is decided by {ELSEWHERE[REMOTE_CODE]}, and needs --trust-remote-code.", at=at)
 
 
 def _check_dpo_losses(trl: Mapping[str, Any], losses: Sequence[str], at: KeyPath) -> None:
