@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from adapters.secrets import redact
 from adapters.types import Progress
 
 LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss", "nll")
@@ -66,7 +67,7 @@ def quiet(log: Path | None) -> Iterator[None]:
     if log is not None and is_main():
         log.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(log, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)
@@ -79,6 +80,13 @@ def quiet(log: Path | None) -> Iterator[None]:
         logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()
+
+
+class _Redacted(logging.Formatter):
+    """Log records without secrets: messages and tracebacks may quote what a plug-in or a server said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def _to_root(record: logging.LogRecord) -> bool:

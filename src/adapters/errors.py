@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from adapters.secrets import redact
+
 KeyPath = tuple[str | int, ...]
 SYNONYMS = {
     "lr": "learning_rate",
@@ -41,13 +43,17 @@ def hint(given: str, known: Sequence[str]) -> str:
 class UserError(Exception):
     """The user's input is wrong: the command prints the message and exits with 2.
 
-    `at` is the recipe key that the message is about; file and line are found from it.
+    `at` is the recipe key that the message is about; file and line are found from it. Secrets in the message, which
+    may quote the exception of a plug-in, are replaced.
     """
 
     def __init__(self, message: str, *, at: Sequence[str | int] = ()) -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.at = tuple(at)
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
     """A budget is used up or a gate is not passed: the command prints the message and exits with 3."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from adapters.cli.main import app
 from adapters.console import quiet
 from adapters.errors import UserError
+from adapters.integrations import trl_reward
 from adapters.recipe.load import load_recipe
 
 SECRETS = {
@@ -153,11 +154,11 @@ def test_nothing_that_a_failed_training_writes_holds_a_secret(tmp_path: Path, re
     """With a traceback in the log, which is where an environment could come to light."""
     (tmp_path / "chain.yaml").write_text(recipe_text)
     (tmp_path / "failing.py").write_text(
-        "from pathlib import Path\n"
+        "import os\nfrom pathlib import Path\n"
         "class Failing:\n"
         "    def __call__(self, completion, example):\n"
         "        if any(Path('runs').glob('*/2-grpo.partial')):  # not yet while the plan tries it\n"
-        "            raise ValueError('not today')\n"
+        "            raise ValueError('not today: ' + os.environ['TINKER_API_KEY'] + ' hf_' + 'aB3' * 10)\n"
         "        return 0.5\n"
     )
     done = subprocess.run(
@@ -170,9 +171,52 @@ def test_nothing_that_a_failed_training_writes_holds_a_secret(tmp_path: Path, re
         check=False,
     )
     assert done.returncode == 1
-    assert "not today" in done.stderr
+    assert "not today: *** ***" in done.stderr
+    log = (tmp_path / "runs" / "chain" / "run.log").read_text()
+    assert "Traceback" in log
+    assert "hf_aB3" not in log + done.stderr
     assert not planted_in(tmp_path / "runs")
     assert not [value for value in SECRETS.values() if value in done.stdout + done.stderr]
+
+
+PLUGIN = """
+import os
+from dataclasses import dataclass
+from adapters.tasks.funding import FundingTask
+
+SECRET = os.environ["TINKER_API_KEY"]
+
+@dataclass(frozen=True)
+class Task(FundingTask):
+    def example(self, row, **k):
+        if row["id"] == "r0":
+            raise ValueError("no such row at " + SECRET)
+        return super().example(row, **k)
+
+def judge(completion, example):
+    raise ConnectionError("401 for " + SECRET + ", hf_" + "aB3" * 10)
+"""
+
+
+def test_what_a_plugin_says_is_shown_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_API_KEY", SECRETS["TINKER_API_KEY"])
+    (tmp_path / "plug.py").write_text(PLUGIN)
+    reward = trl_reward(str(tmp_path / "plug.py") + ":judge", task="funding", on_error="zero", max_errors=1.0)
+    reward.caller.log = tmp_path / "rollouts-0.jsonl"
+    row = funding_rows(1)[0]
+    assert reward(completions=["[]"], **{key: [value] for key, value in row.items()}) == [0.0]
+    assert "401 for ***, ***" in (tmp_path / "rollouts-0.jsonl").read_text()
+    recipe = write_recipe(tmp_path)
+    wanted = ["task=./plug.py:Task", "max_bad_rows=0.5"]
+    done = CliRunner().invoke(app, ["run", str(recipe), *wanted])
+    assert done.exit_code == 0, done.output
+    assert "no such row at ***" in (tmp_path / "runs" / "r" / "rejected.jsonl").read_text()
+    (tmp_path / "plug.py").write_text("import os\nraise OSError(os.environ['TINKER_API_KEY'] + ' is refused')\n")
+    (tmp_path / "other.py").write_text((tmp_path / "plug.py").read_text())
+    done = CliRunner().invoke(app, ["run", str(recipe), "task=./other.py:Task"])
+    assert done.exit_code == 2
+    assert "OSError: *** is refused" in done.stderr
+    assert not planted_in(tmp_path / "runs")
 
 
 def test_telemetry_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

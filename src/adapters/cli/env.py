@@ -33,7 +33,7 @@ def env(as_json: AsJson = False) -> None:
 
 def _shareable(value: Any) -> Any:
     """The value with secrets as *** and the home folder as ~."""
-    from adapters.recipe.secrets import redact
+    from adapters.secrets import redact
 
     if isinstance(value, dict):
         return {key: _shareable(inner) for key, inner in value.items()}

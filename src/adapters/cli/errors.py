@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from adapters.errors import Refused, UserError
+from adapters.secrets import redact
 
 if TYPE_CHECKING:
     from adapters.recipe.load import RecipeFile
@@ -57,7 +58,8 @@ def errors() -> Iterator[State]:
             raise typer.Exit(2) from None
         logged = state.log is not None and state.log.parent.is_dir()
         if not logged and not isinstance(error, OSError):
-            raise
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+            raise typer.Exit(1) from error
         _explain(error, state.log, logged)
         raise typer.Exit(1) from None
 
@@ -65,7 +67,7 @@ def errors() -> Iterator[State]:
 def _explain(error: Exception, log: Path | None, logged: bool) -> None:
     rank = os.environ.get("RANK")
     name = f"{type(error).__name__}: " if not type(error).__module__.startswith("adapters.") else ""
-    print(f"{f'process {rank}: ' if rank else ''}the run failed: {name}{error}", file=sys.stderr)
+    print(f"{f'process {rank}: ' if rank else ''}the run failed: {name}{redact(str(error))}", file=sys.stderr)
     full = _full_disk(error, log)
     if full is not None:
         print(f"The disk of {full} is full. Free some space on it.", file=sys.stderr)
@@ -73,11 +75,11 @@ def _explain(error: Exception, log: Path | None, logged: bool) -> None:
         return
     try:
         with log.open("a", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
+            file.write(redact(traceback.format_exc()))
         print(f"Details: {log}", file=sys.stderr)
     except OSError:
         if full is None:
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
     print("Finished work is kept; the same command continues from there.", file=sys.stderr)
 
 

@@ -22,6 +22,7 @@ from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.rows import BAD_ROW, read_file
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
+from adapters.secrets import redact
 from adapters.types import Example, Row, Task
 
 GENERATORS = {
@@ -171,7 +172,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     except RecursionError:
         return None, "nested too deeply"
     except ValueError as error:
-        return None, str(error)
+        return None, redact(str(error))
     return example, ""
 
 

@@ -28,6 +28,7 @@ from adapters.extraction.engine import Answer, Engine, Request
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.files import read_json, sha256, write_json
+from adapters.secrets import redact
 from adapters.types import Normaliser
 
 Moved = Callable[[int, int, Mapping[str, int]], None]
@@ -273,6 +274,8 @@ def _record(job: ExtractionJob, start: dict[str, Any], answer: Answer) -> dict[s
 def _line(
     start: dict[str, Any], *, record: Any = None, tokens: int = 0, error: str | None = None, completion: Any = None
 ) -> dict[str, Any]:
+    # A task's or a server's words, which may quote a key.
+    error = redact(error) if error else error
     return {**start, "record": record, "error": error, "tokens": tokens, "completion": completion}
 
 

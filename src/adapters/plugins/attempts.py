@@ -7,11 +7,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from adapters.secrets import redact
 from adapters.types import Example, Scored
 
 
 class RewardError(RuntimeError):
-    """A reward failed, took too long, or returned no valid score. The message names reward and row."""
+    """A reward failed, took too long, or returned no valid score. The message names reward and row, and no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class RewardStuckError(RewardError):

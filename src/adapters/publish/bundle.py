@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
+from adapters import secrets
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.publish.finished_run import Finished
-from adapters.recipe import secrets
 from adapters.recipe.first_line import FIRST_LINE, HEADER, LAST_LINE
 
 TOKENIZER: Final = (

@@ -1,1 +1,1 @@
-"""What a user may write: fields, stages, loading, overrides, secrets."""
+"""What a user may write: fields, stages, loading, overrides."""

@@ -16,8 +16,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from adapters import secrets
 from adapters.errors import KeyPath, UserError, hint
-from adapters.recipe import secrets
 from adapters.recipe.aliases import long_form, present_name
 from adapters.recipe.first_line import HEADER, check_first_line
 from adapters.recipe.recipe import Recipe
@@ -78,8 +78,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
     _check_size(str(path), text)
-    secrets.refuse_in((text,), str(path))
-    secrets.refuse_in(overrides, "an override of the command line")
+    _refuse_secrets((text,), str(path))
+    _refuse_secrets(overrides, "an override of the command line")
     check_first_line(path, text)
     tree = _parse(path, text)
     for override in overrides:
@@ -96,6 +96,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
 def as_overrides(tree: Mapping[str, Any]) -> list[str]:
     """A recipe's keys as overrides, without the header that makes its file runnable."""
     return [f"{key}={json.dumps(value)}" for key, value in tree.items() if key != HEADER]
+
+
+def _refuse_secrets(texts: Sequence[str], where: str) -> None:
+    if secret := secrets.find(texts):
+        raise UserError(
+            f"{where}: it holds {secret}, which would be copied into the run's files. Take it out, and give it in "
+            "the environment (HF_TOKEN, WANDB_API_KEY, TINKER_API_KEY), or log in with: hf auth login"
+        )
 
 
 def _check_size(where: str, text: str) -> None:

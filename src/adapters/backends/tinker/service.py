@@ -25,8 +25,8 @@ from adapters.backends.tinker.objectives import TrainRow
 from adapters.console import console
 from adapters.errors import Refused, UserError
 from adapters.files import replacing
-from adapters.recipe.secrets import redact
 from adapters.recipe.tinker import Hosted
+from adapters.secrets import redact
 
 log = logging.getLogger(__name__)
 LOOK_AFTER = 15.0

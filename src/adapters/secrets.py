@@ -1,4 +1,4 @@
-"""Access tokens and the values of secret variables, of which recipes must hold none: every run copies its recipe."""
+"""Access tokens and the values of secret variables, which nothing that this project writes or prints may hold."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Iterable
 from typing import Final
-
-from adapters.errors import UserError
 
 NAMES: Final = re.compile(r"TOKEN(?!IZER)|API_?KEY|ACCESS_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 """Names of environment variables whose values are secrets; TOKENIZERS_PARALLELISM is not."""
@@ -34,14 +32,12 @@ def redact(text: str) -> str:
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 
-def refuse_in(texts: Iterable[str], where: str) -> None:
-    """Raise UserError, without repeating it, for the value of a secret variable or the shape of a token."""
+def find(texts: Iterable[str]) -> str | None:
+    """Which secret the texts hold, in words that do not repeat it; None for none."""
     known = values()
     for text in texts:
-        name = next((name for value, name in known.items() if value in text), None)
-        if name or SHAPES.search(text):
-            secret = f"the value of {name}" if name else "what looks like an access token"
-            raise UserError(
-                f"{where}: it holds {secret}, which would be copied into the run's files. Take it out, and give it in "
-                "the environment (HF_TOKEN, WANDB_API_KEY, TINKER_API_KEY), or log in with: hf auth login"
-            )
+        if name := next((name for value, name in known.items() if value in text), None):
+            return f"the value of {name}"
+        if SHAPES.search(text):
+            return "what looks like an access token"
+    return None
