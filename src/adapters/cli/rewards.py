@@ -97,7 +97,7 @@ def try_out(
         raise UserError("--limit and timeout are the same; give one of them.")
     limit = limit or named.faults.timeout or 10.0
     try:
-        with progress(named.name) as bar:
+        with progress("test") as bar:
             reads = resolve("tasks", PluginSpec(use=reader))
             result = try_reward(named, rows, reads, limit=limit, seconds=seconds, progress=bar)
     except ValueError as error:

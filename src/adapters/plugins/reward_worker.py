@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import inspect
+import io
 import os
 import pickle
 import queue
@@ -231,9 +232,11 @@ def serve(end: int) -> None:
     with kind(end) as pipe, contextlib.suppress(EOFError, OSError):
         pickled, file, timeout = pipe.recv()
         try:
-            if file is not None:
-                load_file(file)
-            reward = pickle.loads(pickled)  # noqa: S301 - bytes of the parent process
+            # What an import prints, this process's parent has printed already.
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                if file is not None:
+                    load_file(file)
+                reward = pickle.loads(pickled)  # noqa: S301 - bytes of the parent process
         except Exception as error:
             pipe.send((False, f"{type(error).__name__}: {error}"))
             return
