@@ -25,14 +25,16 @@ TRL_KEYS = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metr
 
 
 def named_reward(use: str, *, folder: Path | None = None, **params: Any) -> NamedReward:
-    """A reward from what a recipe's `rewards:` entry holds, without `weight`.
-
-    Raises UserError when it cannot be resolved.
-    """
-    if "weight" in params:
-        raise UserError("weight: one reward alone has none; weights belong to a recipe, or to the trainer's settings.")
+    """A reward from what a recipe's `rewards:` entry holds. Raises UserError when it cannot be resolved."""
     spec = RewardSpec.model_validate({"use": use, **params})
     return resolve_all([spec], folder=folder or Path(), at=())[0]
+
+
+def single_reward(use: str, **params: Any) -> NamedReward:
+    """As `named_reward`, for a reward that stands in no sum: `weight` would have no effect and is a UserError too."""
+    if "weight" in params:
+        raise UserError("weight: one reward alone has none; weights belong to a recipe, or to the trainer's settings.")
+    return named_reward(use, **params)
 
 
 def read_example(task: Task | None, row: Row, number: int = 0) -> Example:
@@ -76,7 +78,7 @@ def trl_reward(use: str, *, task: str | None = None, **params: Any) -> TrlReward
     `use` and `params` are as in a recipe, fault policy included. Gold comes from the columns that the task reads (for
     funding: `funders`), or from a column `gold` when the reward has no task.
     """
-    reward = named_reward(use, **params)
+    reward = single_reward(use, **params)
     name = task_of(reward.reward, reward.name, task)
     return TrlRewardFunction(reward, resolve("tasks", PluginSpec(use=name)) if name else None)
 
@@ -131,7 +133,7 @@ def verl_score(use: str, *, parts: Sequence[str] | None = None, **params: Any) -
     `parts` names what verl gets beside the score, by default the reward's `part_names`; verl makes one array of each,
     so the names are the same in every call, and a part that one lacks is 0. Without any, the score is a plain number.
     """
-    reward = named_reward(use, **params)
+    reward = single_reward(use, **params)
     if reward.faults.on_error == "skip":
         raise UserError("on_error: verl takes no completion without a score; use zero or raise, not skip.")
     names = tuple(getattr(reward.reward, "part_names", ()) if parts is None else parts)

@@ -23,8 +23,7 @@ from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.integrations import named_reward
 from adapters.plugins.reward_bench import answers, baselines, try_reward
-from adapters.plugins.rewards import FaultPolicy, NamedReward, resolve_all
-from adapters.recipe.fields import RewardSpec
+from adapters.plugins.rewards import FaultPolicy, NamedReward
 from adapters.rewards.funding import Funding
 from adapters.tasks.funding import FundingTask
 from adapters.testing import check_reward, examples, reward_task
@@ -408,8 +407,7 @@ def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypat
 
 def test_the_score_hash_follows_code_and_parameters(tmp_path: Path) -> None:
     plain = named_reward("funding")
-    [weighted] = resolve_all([RewardSpec(use="funding", weight=0.3)], folder=tmp_path, at=())
-    assert plain.score_hash == weighted.score_hash
+    assert plain.score_hash == named_reward("funding", weight=0.3).score_hash
     assert plain.score_hash == named_reward("funding", beta=0.5, on_error="zero").score_hash
     assert plain.score_hash != named_reward("funding", beta=1.0).score_hash
     (tmp_path / "mine.py").write_text("def mine(completion, example):\n    return 1.0\n")

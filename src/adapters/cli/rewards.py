@@ -197,12 +197,12 @@ def _report(result: RewardTest) -> Iterator[Table | str]:
 
 
 def _reward(name: str, parameters: list[str]) -> NamedReward:
-    from adapters.integrations import named_reward
+    from adapters.integrations import single_reward
     from adapters.recipe.load import parse_assignments
 
     values = parse_assignments(parameters)
     try:
-        return named_reward(name, **values)
+        return single_reward(name, **values)
     except UserError as error:
         key = error.at[-1] if error.at else ""
         raise UserError(f"{key}: {error}" if key in values else str(error)) from None
