@@ -9,6 +9,7 @@ compute_score = verl_score("funding", scorer="corrected")
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class VerlScore:
     """See `verl_score`. Picklable, and safe in threads and forked processes."""
 
     def __init__(self, reward: NamedReward, parts: Sequence[str] = ()) -> None:
-        self.grader, self.parts = Grader(reward), tuple(parts)
+        self.grader, self.parts, self._said = Grader(reward), tuple(parts), False
         self.__name__ = reward.name
 
     def __call__(
@@ -114,8 +115,19 @@ class VerlScore:
         )
         score, parts = self.grader(solution_str, example)
         if not self.parts:
+            self._say_unnamed(parts)
             return float(score or 0.0)
         return {"score": float(score or 0.0), **{part: float(parts.get(part, 0.0)) for part in self.parts}}
+
+    def _say_unnamed(self, parts: Mapping[str, float]) -> None:
+        if parts and not self._said:
+            self._said = True
+            logging.getLogger(__name__).warning(
+                "the parts of the reward %s do not reach verl, which needs the same ones in every call: name them, "
+                "verl_score(…, parts=%s)",
+                self.__name__,
+                list(parts),
+            )
 
     def _check_keywords(self, others: Mapping[str, Any]) -> None:
         reward = self.grader.named.reward

@@ -230,6 +230,28 @@ def test_a_reward_that_is_slow_on_long_texts_alone_ends_in_time(slow: Callable[.
     assert any("calls were not made, because others took longer than the first" in text for text in found.left_out)
 
 
+def test_a_reward_that_fails_in_this_process_alone_says_nothing_of_time(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text(
+        "import sys\ndef here(completion, example):\n"
+        "    if 'pytest' in sys.modules: raise KeyError('here')\n    return float(completion == example.completion)\n"
+    )
+    found = try_reward(named_reward("./here.py:here", folder=tmp_path), ROWS, TASK)
+    assert [error for error in found.errors if "KeyError: 'here'" in error]
+    assert found.left_out == []
+
+
+def test_calls_that_hang_are_not_made_where_nothing_stops_them(tmp_path: Path) -> None:
+    (tmp_path / "hang.py").write_text(
+        "def hang(completion, example):\n    while completion.startswith(']]}'): pass\n"
+        "    return float(completion == example.completion)\n"
+    )
+    named = named_reward("./hang.py:hang", folder=tmp_path, on_error="skip", max_errors=1.0)
+    found = try_reward(named, ROWS[:3], TASK, limit=0.2)
+    assert found.errors == []
+    assert found.warnings[0].startswith("3 of ")
+    assert "longer than 0.2 s" in found.warnings[0]
+
+
 def test_few_rows_condemn_nobody_for_what_one_row_cannot_tell(slow: Callable[..., NamedReward]) -> None:
     """On a row without funders garbage is right to the published scorer; on all rows that would be an error."""
     empty = [TASK.example({"funding_statement": f"None {n}.", "funders": []}, id=str(n)) for n in range(40)]

@@ -97,6 +97,14 @@ class Parts:
 """
 
 
+def test_parts_without_names_are_pointed_out_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "parts.py").write_text(PARTS.replace("part_names", "others"))
+    score = verl_score(f"{tmp_path}/parts.py:Parts")
+    assert [score("d", text, "{}") for text in ("none", "exact", "x")] == [0.0, 0.5, 0.5]
+    [said] = [record.message for record in caplog.records]
+    assert said.endswith("name them, verl_score(…, parts=['readable', 'exact', 'other'])")
+
+
 def test_every_call_has_the_same_parts(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
     score = verl_score(f"{tmp_path}/parts.py:Parts", on_error="zero")

@@ -126,6 +126,8 @@ class _Calls:
         self.first_seconds = 0.0
         self.failures: list[str] = []
         self.counted = 0
+        self.late = False
+        """Whether calls took so long that others were not made."""
 
     def in_other_process(self, limit: float) -> None:
         """Make the first calls, choose others by their speed, and make those. Raises RewardError or TypeError."""
@@ -146,7 +148,7 @@ class _Calls:
         """Make the calls again, backwards: a reward that remembers would give itself away. Raises RewardError."""
         grader = Grader(_with_timeout(self.named, None))  # in this process, whatever the recipe says
         try:
-            calls = [call for call in self.repeated if call in self.took[0]]
+            calls = [call for call in self.repeated if call in self.first]  # nothing would stop one that hung there
             self._make(grader, calls[::-1], self.second, self.took[1])
         finally:
             grader.close()
@@ -154,7 +156,8 @@ class _Calls:
     def left_out(self) -> list[str]:
         """What the time did not allow, in a sentence; empty if nothing was left out."""
         made, again = len(self.took[0]), len(self.took[1])
-        if made == again == len(self.names) and len(self.chosen) == len(self.rows):
+        all_planned = len(self.chosen) == len(self.rows) and len(self.repeated) == len(self.names)
+        if all_planned and not self.late:
             return []
         use = self.named.use or self.named.name
         all_calls = FIRST + 2 * len(self.names) / len(self.chosen) * len(self.rows)
@@ -209,7 +212,7 @@ class _Calls:
     def _make(self, grader: Grader, calls: Sequence[Call], out: dict[Call, Scored], took: dict[Call, float]) -> None:
         texts, examples = [text for _, text in calls], [self.rows[n] for n, _ in calls]
         with closing(grader.attempts(texts, examples)) as attempts:
-            for at, outcome, seconds in attempts:
+            for done, (at, outcome, seconds) in enumerate(attempts, 1):
                 took[calls[at]] = seconds
                 try:
                     graded = grader.under_policy(outcome)
@@ -222,7 +225,8 @@ class _Calls:
                     self.failures.append(graded.error)
                 if self.names:
                     self.progress(len(self.took[0]) + len(self.took[1]), len(self.names) + len(self.repeated), {})
-                if time.monotonic() - self.began > OVERTIME * self.seconds:
+                if time.monotonic() - self.began > OVERTIME * self.seconds and done < len(calls):
+                    self.late = True
                     return
 
 
