@@ -195,6 +195,7 @@ def slow(tmp_path: Path) -> Callable[..., NamedReward]:
     return lambda name, **keys: named_reward(f"./slow.py:{name}", folder=tmp_path, **keys)
 
 
+@pytest.mark.slow
 def test_a_slow_reward_is_tried_on_as_many_rows_as_there_is_time_for(slow: Callable[..., NamedReward]) -> None:
     steps: list[tuple[int, int]] = []
     began = time.monotonic()
@@ -252,6 +253,7 @@ def test_calls_that_hang_are_not_made_where_nothing_stops_them(tmp_path: Path) -
     assert "longer than 0.2 s" in found.warnings[0]
 
 
+@pytest.mark.slow
 def test_few_rows_condemn_nobody_for_what_one_row_cannot_tell(slow: Callable[..., NamedReward]) -> None:
     """On a row without funders garbage is right to the published scorer; on all rows that would be an error."""
     empty = [TASK.example({"funding_statement": f"None {n}.", "funders": []}, id=str(n)) for n in range(40)]
@@ -326,6 +328,7 @@ def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     assert "KEY=VALUE" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
 
 
+@pytest.mark.slow
 def test_rewards_test_takes_the_recipes_keys(tmp_path: Path) -> None:
     (tmp_path / "judge.py").write_text(
         "import time, zlib\n"
