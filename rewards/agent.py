@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from adapters.rewards.agent_formats import ENVS, MAX_TEXT, Turn, answers, is_json_list, read
 from adapters.rewards.agent_sql import same_effect
@@ -59,6 +59,17 @@ class Agent:
     thought: int = THOUGHT
     filler: tuple[str, ...] = FILLER
     outcome: float = 0.0
+    part_names: ClassVar = (
+        "parse_ok",
+        "exactly_one_action",
+        "action_is_last",
+        "no_filler",
+        "no_invented_observation",
+        "short_thought",
+        "no_repeat3",
+        "thought_tokens",
+        "response_tokens",
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""

@@ -51,6 +51,7 @@ class Funding:
     mode: Mode = "balanced"
     scorer: Scorer = "published"
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
+    part_names: ClassVar = ("funder", "hierarchical", "flat", "format_valid", "association_gap", "id_ratio")
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""

@@ -7,6 +7,7 @@ InternScience/Agents-K1 gives it. What the card leaves open is in `ie_records.An
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from adapters.rewards.ie_records import AnswerReader, is_empty, overlap, unlabelled
 from adapters.types import Example, Scored
@@ -34,6 +35,7 @@ class InformationExtraction(AnswerReader):
     json_other: float = 0.05
     f1: float = 0.7
     typed: bool = True
+    part_names: ClassVar = ("think", "answer", "json", "f1", "empty_answers", "tags")
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""

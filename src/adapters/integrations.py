@@ -9,10 +9,13 @@ compute_score = verl_score("funding", scorer="corrected")
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.errors import UserError
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward, resolve_all, task_of
 from adapters.plugins.rollouts import RewardCaller
@@ -26,6 +29,13 @@ def named_reward(use: str, *, folder: Path | None = None, **params: Any) -> Name
     """A reward from what a recipe's `rewards:` entry holds. Raises UserError when it cannot be resolved."""
     spec = RewardSpec.model_validate({"use": use, **params})
     return resolve_all([spec], folder=folder or Path(), at=())[0]
+
+
+def single_reward(use: str, **params: Any) -> NamedReward:
+    """As `named_reward`, for a reward that stands in no sum: `weight` would have no effect and is a UserError too."""
+    if "weight" in params:
+        raise UserError("weight: one reward alone has none; weights belong to a recipe, or to the trainer's settings.")
+    return named_reward(use, **params)
 
 
 def read_example(task: Task | None, row: Row, number: int = 0) -> Example:
@@ -44,7 +54,7 @@ def read_example(task: Task | None, row: Row, number: int = 0) -> Example:
 
 
 class TrlRewardFunction:
-    """See `trl_reward`. Picklable."""
+    """See `trl_reward`. Picklable, and safe in threads and forked processes."""
 
     def __init__(self, reward: NamedReward, task: Task | None) -> None:
         self.caller, self.task = RewardCaller(reward), task
@@ -69,16 +79,16 @@ def trl_reward(use: str, *, task: str | None = None, **params: Any) -> TrlReward
     `use` and `params` are as in a recipe, fault policy included. Gold comes from the columns that the task reads (for
     funding: `funders`), or from a column `gold` when the reward has no task.
     """
-    reward = named_reward(use, **params)
+    reward = single_reward(use, **params)
     name = task_of(reward.reward, reward.name, task)
     return TrlRewardFunction(reward, resolve("tasks", PluginSpec(use=name)) if name else None)
 
 
 class VerlScore:
-    """See `verl_score`. Picklable."""
+    """See `verl_score`. Picklable, and safe in threads and forked processes."""
 
-    def __init__(self, reward: NamedReward) -> None:
-        self.grader = Grader(reward)
+    def __init__(self, reward: NamedReward, parts: Sequence[str] = ()) -> None:
+        self.grader, self.parts, self._said = Grader(reward), tuple(parts), False
         self.__name__ = reward.name
 
     def __call__(
@@ -87,9 +97,13 @@ class VerlScore:
         solution_str: str,
         ground_truth: Any,
         extra_info: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> float:
-        """One score in [0, 1]; 0 where the reward does not apply, because verl accepts numbers only."""
+        **others: Any,
+    ) -> float | dict[str, float]:
+        """A score in [0, 1], or a dict of `score` and parts; 0 for what does not apply: verl takes numbers only.
+
+        verl passes its own keywords (such as `reward_router_address`) beside these, which are not read.
+        """
+        self._check_keywords(others)
         extra = dict(extra_info or {})
         example = Example(
             id=str(extra.get("index", "")),
@@ -99,13 +113,42 @@ class VerlScore:
             gold=json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth,
             meta=extra,
         )
-        return float(self.grader(solution_str, example).score or 0.0)
+        score, parts = self.grader(solution_str, example)
+        if not self.parts:
+            self._say_unnamed(parts)
+            return float(score or 0.0)
+        return {"score": float(score or 0.0), **{part: float(parts.get(part, 0.0)) for part in self.parts}}
+
+    def _say_unnamed(self, parts: Mapping[str, float]) -> None:
+        if parts and not self._said:
+            self._said = True
+            logging.getLogger(__name__).warning(
+                "the parts of the reward %s do not reach verl, which needs the same ones in every call: name them, "
+                "verl_score(…, parts=%s)",
+                self.__name__,
+                list(parts),
+            )
+
+    def _check_keywords(self, others: Mapping[str, Any]) -> None:
+        reward = self.grader.named.reward
+        settings: set[str] = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
+        if ignored := sorted(others.keys() & (settings | RewardSpec.model_fields.keys())):
+            raise UserError(f"{ignored[0]}: verl's reward_kwargs set nothing; write verl_score(…, {ignored[0]}=…).")
 
 
-def verl_score(use: str, **params: Any) -> VerlScore:
+def verl_score(use: str, *, parts: Sequence[str] | None = None, **params: Any) -> VerlScore:
     """A reward as verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`.
 
     `ground_truth` is the gold as the task reads it, as JSON text (`json.dumps(task.gold(row))`) or as an object. The
     target text, for rewards that need it, comes from `extra_info["target"]`.
+
+    `parts` names what verl gets beside the score, by default the reward's `part_names`; verl makes one array of each,
+    so the names are the same in every call, and a part that one lacks is 0. Without any, the score is a plain number.
     """
-    return VerlScore(named_reward(use, **params))
+    reward = single_reward(use, **params)
+    if reward.faults.on_error == "skip":
+        raise UserError("on_error: verl takes no completion without a score; use zero or raise, not skip.")
+    names = tuple(getattr(reward.reward, "part_names", ()) if parts is None else parts)
+    if taken := sorted({"score", "reward"} & set(names)):
+        raise UserError(f"parts: verl has a figure {taken[0]!r} of its own; give the part another name.")
+    return VerlScore(reward, names)

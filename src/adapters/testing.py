@@ -14,7 +14,7 @@ from pathlib import Path
 from adapters.data.load import GENERATORS, load_examples
 from adapters.errors import UserError, hint
 from adapters.plugins.registry import names, resolve, take_old_names
-from adapters.plugins.reward_bench import RewardTest, try_reward
+from adapters.plugins.reward_bench import SECONDS, RewardTest, try_reward
 from adapters.plugins.rewards import NamedReward, task_of
 from adapters.recipe.fields import PathSource, PluginSpec, SynthesizedSource
 from adapters.types import Example, Reward, Task
@@ -58,17 +58,23 @@ def reward_task(reward: Reward | None, name: str = "", given: str | None = None)
 
 
 def check_reward(
-    reward: Reward, rows: Sequence[Example], task: str | Task | None = None, *, limit: float = 10.0
+    reward: Reward,
+    rows: Sequence[Example],
+    task: str | Task | None = None,
+    *,
+    limit: float = 10.0,
+    seconds: float = SECONDS,
 ) -> RewardTest:
     """Assert that a reward is fit to train on: order of answers, range, determinism, picklability.
 
-    `task` adds the task's own wrong answers. The AssertionError lists every error; the result's `warnings` say what a
-    model may exploit.
+    `task` adds the task's own wrong answers. A call may take `limit` seconds, all of them about `seconds`: a slow
+    reward is tried on fewer rows, and the result's `left_out` says so. The AssertionError lists every error; the
+    result's `warnings` say what a model may exploit.
     """
     reader = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
     name = getattr(reward, "__name__", type(reward).__name__)
     take_old_names("rewards", type(reward), name)
-    result = try_reward(NamedReward(name, reward), rows, reader, limit=limit)
+    result = try_reward(NamedReward(name, reward), rows, reader, limit=limit, seconds=seconds)
     if result.errors:
         raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))
     return result

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +21,9 @@ from typer.testing import CliRunner
 
 from adapters.cli.main import app
 from adapters.errors import UserError
+from adapters.integrations import named_reward
 from adapters.plugins.reward_bench import answers, baselines, try_reward
-from adapters.plugins.rewards import NamedReward
+from adapters.plugins.rewards import FaultPolicy, NamedReward
 from adapters.rewards.funding import Funding
 from adapters.tasks.funding import FundingTask
 from adapters.testing import check_reward, examples, reward_task
@@ -167,6 +171,128 @@ def test_a_constant_answer_above_half_of_golds_reward_is_warned_of(share: int, w
     )
 
 
+SLOW = """
+import time
+from adapters.rewards.funding import Funding
+
+def judge(completion, example):
+    time.sleep(0.02)
+    return float(completion == example.completion)
+
+def lenient(completion, example):
+    time.sleep(0.02)
+    return Funding()(completion, example)
+
+def slow_on_long(completion, example):
+    time.sleep(0.4 if len(completion) > 10_000 else 0)
+    return float(completion == example.completion)
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Callable[..., NamedReward]:
+    (tmp_path / "slow.py").write_text(SLOW)
+    return lambda name, **keys: named_reward(f"./slow.py:{name}", folder=tmp_path, **keys)
+
+
+@pytest.mark.slow
+def test_a_slow_reward_is_tried_on_as_many_rows_as_there_is_time_for(slow: Callable[..., NamedReward]) -> None:
+    steps: list[tuple[int, int]] = []
+    began = time.monotonic()
+    found = try_reward(
+        slow("judge"), ROWS, TASK, seconds=1.5, progress=lambda done, total, _: steps.append((done, total))
+    )
+    assert time.monotonic() - began < 3
+    assert found.errors == []
+    assert found.rows in (1, 3, 6), "halves of the 12 rows, so that the choice does not waver"
+    assert found.variants["gold"]["n"] >= 5, "the first answers"
+    assert found.variants["garbage"] == {"n": found.rows, "mean": 0.0, "as_gold": 0.0}
+    assert found.variants["100 kB of brackets"]["n"] == 1
+    assert found.speed["first_s"] >= 0.02
+    [text] = found.left_out
+    assert re.search(r"a call takes \d\d ms, so of 12 rows \d were tried, and of \d+ calls \d+ were made twice", text)
+    assert re.search(r"adapters rewards test \./slow\.py:judge --seconds \d+, or --set parallel=N", text)
+    assert steps[-1][0] == steps[-1][1] == len(steps) + 5
+    again = try_reward(slow("judge"), ROWS, TASK, seconds=1.5)
+    assert again.rows != found.rows or again.variants == found.variants, "the same rows"
+
+
+@pytest.mark.slow
+def test_calls_at_once_and_more_time_leave_nothing_out(slow: Callable[..., NamedReward]) -> None:
+    found = try_reward(slow("judge", parallel=8), ROWS, TASK, seconds=10)
+    assert (found.errors, found.left_out, found.rows) == ([], [], 12)
+    assert found.variants["gold"]["n"] == 12
+
+
+def test_a_reward_that_is_slow_on_long_texts_alone_ends_in_time(slow: Callable[..., NamedReward]) -> None:
+    began = time.monotonic()
+    found = try_reward(slow("slow_on_long"), ROWS, TASK, seconds=0.5)
+    assert time.monotonic() - began < 2
+    assert any("calls were not made, because others took longer than the first" in text for text in found.left_out)
+
+
+def test_a_reward_that_fails_in_this_process_alone_says_nothing_of_time(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text(
+        "import sys\ndef here(completion, example):\n"
+        "    if 'pytest' in sys.modules: raise KeyError('here')\n    return float(completion == example.completion)\n"
+    )
+    found = try_reward(named_reward("./here.py:here", folder=tmp_path), ROWS, TASK)
+    assert [error for error in found.errors if "KeyError: 'here'" in error]
+    assert found.left_out == []
+
+
+def test_calls_that_hang_are_not_made_where_nothing_stops_them(tmp_path: Path) -> None:
+    (tmp_path / "hang.py").write_text(
+        "def hang(completion, example):\n    while completion.startswith(']]}'): pass\n"
+        "    return float(completion == example.completion)\n"
+    )
+    named = named_reward("./hang.py:hang", folder=tmp_path, on_error="skip", max_errors=1.0)
+    found = try_reward(named, ROWS[:3], TASK, limit=0.2)
+    assert found.errors == []
+    assert found.warnings[0].startswith("3 of ")
+    assert "longer than 0.2 s" in found.warnings[0]
+
+
+@pytest.mark.slow
+def test_few_rows_condemn_nobody_for_what_one_row_cannot_tell(slow: Callable[..., NamedReward]) -> None:
+    """On a row without funders garbage is right to the published scorer; on all rows that would be an error."""
+    empty = [TASK.example({"funding_statement": f"None {n}.", "funders": []}, id=str(n)) for n in range(40)]
+    found = try_reward(slow("lenient"), empty, TASK, seconds=1.0)
+    assert found.left_out
+    assert found.errors == []
+    assert any("garbage earns as much as gold" in warning for warning in found.warnings)
+
+
+@dataclass(frozen=True)
+class Flaky:
+    """Fails on one answer in `every`."""
+
+    every: int = 50
+
+    def __call__(self, completion: str, example: Example) -> float:
+        if completion != example.completion and zlib.crc32((completion + example.id).encode()) % self.every == 0:
+            raise ConnectionError("the judge answered 503")
+        return float(completion == example.completion)
+
+
+@pytest.mark.parametrize(
+    ("policy", "every", "errors"),
+    [
+        (FaultPolicy(), 20, "the judge answered 503"),
+        (FaultPolicy("skip", max_errors=0.2), 20, None),
+        (FaultPolicy("zero", max_errors=0.2), 20, None),
+        (FaultPolicy("skip", max_errors=0.02), 5, r"more than max_errors \(2.0%\)"),
+    ],
+)
+def test_the_test_follows_the_fault_policy(policy: FaultPolicy, every: int, errors: str | None) -> None:
+    found = try_reward(NamedReward("Flaky", Flaky(every), faults=policy), ROWS, TASK)
+    if errors:
+        assert re.search(errors, found.errors[0])
+    else:
+        assert found.errors == []
+        assert any(re.match(r"\d+ of \d+ calls failed, which on_error: \w+ lets pass", w) for w in found.warnings)
+
+
 def test_examples_and_their_task(tmp_path: Path) -> None:
     assert len(examples("funding", n=7)) == 7
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
@@ -200,6 +326,34 @@ def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     assert runner.invoke(app, ["rewards", "test", "fundin"]).exit_code == 2
     assert "Did you mean scorer" in runner.invoke(app, ["rewards", "test", "funding", "scorr=corrected"]).stderr
     assert "KEY=VALUE" in runner.invoke(app, ["rewards", "test", "funding", "fixed"]).stderr
+
+
+@pytest.mark.slow
+def test_rewards_test_takes_the_recipes_keys(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text(
+        "import time, zlib\n"
+        "def judge(completion, example):\n"
+        "    time.sleep(0.02)\n"
+        "    if completion != example.completion and zlib.crc32(completion.encode()) % 20 == 0:\n"
+        "        raise ConnectionError('503')\n"
+        "    return float(completion == example.completion)\n"
+    )
+    path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
+    command = ["rewards", "test", f"{tmp_path}/judge.py:judge", "--task", "funding", "--data", str(path)]
+    assert "503" in runner.invoke(app, command).stdout
+    keys = ["on_error=skip", "max_errors=0.5", "timeout=9", "parallel=8"]
+    fit = runner.invoke(app, [*command, *keys, "--json"])
+    assert fit.exit_code == 0, fit.output
+    assert json.loads(fit.stdout)["left_out"] == []
+    assert "test: judge: scoring" in fit.stderr
+    brief = runner.invoke(app, [*command, *keys, "parallel=1", "--seconds", "1"])
+    assert "left out: a call takes 2" in brief.stdout
+    assert "first answers 0.02" in brief.stdout
+    assert "are the same" in runner.invoke(app, [*command, "timeout=9", "--limit", "5"]).stderr
+    for verb in (command, ["rewards", "score", command[2], str(path), "--task", "funding", "--set"]):
+        refused = runner.invoke(app, [*verb, "weight=0.5"])
+        assert refused.exit_code == 2
+        assert "weight: one reward alone has none" in refused.stderr
 
 
 def test_the_task_is_the_rewards_own_or_asked_for(tmp_path: Path) -> None:
@@ -277,8 +431,6 @@ def test_rewards_new_writes_a_reward_whose_test_passes(tmp_path: Path, monkeypat
 
 
 def test_the_score_hash_follows_code_and_parameters(tmp_path: Path) -> None:
-    from adapters.integrations import named_reward
-
     plain = named_reward("funding")
     assert plain.score_hash == named_reward("funding", weight=0.3).score_hash
     assert plain.score_hash == named_reward("funding", beta=0.5, on_error="zero").score_hash

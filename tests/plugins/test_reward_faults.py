@@ -37,7 +37,7 @@ def make(tmp_path: Path):  # type: ignore[no-untyped-def]
     return made
 
 
-BAD = ["crash", "exit", "nan", "inf", "high", "text", "true"]
+BAD = ["crash", "exit", "nan", "inf", "high", "text"]
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -93,9 +93,9 @@ def test_a_call_that_never_returns_is_ended(make, text: str) -> None:  # type: i
     assert "longer than 1 s" in str(grader.last_error)
     assert grader("fine", EXAMPLE).score == 1, "the next call gets a new process"
     assert grader("pid", EXAMPLE).score != first
-    process = grader._workers.made[0]._process
+    process = grader._workers.made[0].process
     grader.close()
-    assert not process.is_alive()
+    assert process.poll() is not None
 
 
 def test_a_worker_that_dies_or_answers_nonsense_is_one_failure(make) -> None:  # type: ignore[no-untyped-def]
@@ -230,12 +230,14 @@ def test_as_a_score_function_of_verl() -> None:
     example = FundingTask().example(row)
     score = verl_score("funding", scorer="corrected")
     truth = json.dumps(FundingTask().gold(row))
-    assert score("funding", example.completion, truth, {"index": 3, "split": "train"}) == 1.0
-    assert score(data_source="funding", solution_str="[]", ground_truth=truth, extra_info=None) == 0.0
-    assert score("funding", example.completion, FundingTask().gold(row)) == 1.0
-    assert type(score("funding", "[", truth)) is float
-    assert pickle.loads(pickle.dumps(score))("funding", example.completion, truth) == 1.0
-    assert verl_score("funding")("x", "[]", "null") == 0.0, "no gold: the reward does not apply"
+    right = score("funding", example.completion, truth, {"index": 3, "split": "train"})
+    assert (right["score"], right["funder"], right["id_ratio"]) == (1.0, 1.0, 1.0)
+    assert score(data_source="funding", solution_str="[]", ground_truth=truth, extra_info=None)["score"] == 0.0
+    assert score("funding", example.completion, FundingTask().gold(row)) == right
+    assert {type(value) for value in score("funding", "[", truth).values()} == {float}
+    assert pickle.loads(pickle.dumps(score))("funding", example.completion, truth) == right
+    unlabelled = verl_score("funding")("x", "[]", "null")
+    assert unlabelled == dict.fromkeys(right, 0.0), "no gold: the reward does not apply"
 
 
 def test_a_reward_without_a_task_reads_plain_columns(tmp_path: Path) -> None:

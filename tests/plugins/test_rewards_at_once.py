@@ -177,9 +177,9 @@ def test_time_limits_of_several_processes(judge) -> None:  # type: ignore[no-unt
     assert len(grader._workers.made) == 4, "reused"
     again = {scored.score for scored in grader.scores(["pid"] * 12, ROWS[:12])}
     assert {s.score for s in first} != again, "those that were killed were replaced"
-    processes = [worker._process for worker in grader._workers.made]
+    processes = [worker.process for worker in grader._workers.made]
     grader.close()
-    assert not any(process.is_alive() for process in processes)
+    assert None not in [process.poll() for process in processes]
 
 
 def test_time_limits_of_async_calls(judge) -> None:  # type: ignore[no-untyped-def]

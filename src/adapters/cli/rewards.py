@@ -75,12 +75,17 @@ def try_out(
     data: Annotated[Path | None, Option(help="Rows with gold; default: synthetic rows of the task.")] = None,
     task: TaskName = None,
     n: Annotated[int, Option("-n", min=1, help="At most this many rows.")] = 60,
-    limit: Annotated[float, Option(min=0.1, help="Seconds a call may take.")] = 10.0,
+    limit: Annotated[
+        float | None, Option(min=0.1, help="Seconds a call may take; default: the reward's `timeout`, or 10.")
+    ] = None,
+    seconds: Annotated[
+        float, Option(min=1, help="Seconds the test may take; a slow reward is tried on fewer rows.")
+    ] = 180.0,
     as_json: AsJson = False,
 ) -> None:
     """Test a reward on gold, wrong and absurd answers: order, range, determinism, speed. Exit code 1: unfit."""
     from adapters import testing
-    from adapters.console import console
+    from adapters.console import console, progress
     from adapters.plugins.registry import resolve
     from adapters.plugins.reward_bench import try_reward
     from adapters.recipe.fields import PluginSpec
@@ -88,8 +93,13 @@ def try_out(
     named = _reward(name, [*(parameters or []), *(params or [])])
     reader = testing.reward_task(named.reward, name, task)
     rows = testing.examples(reader, data, n=n)
+    if limit and named.faults.timeout:
+        raise UserError("--limit and timeout are the same; give one of them.")
+    limit = limit or named.faults.timeout or 10.0
     try:
-        result = try_reward(named, rows, resolve("tasks", PluginSpec(use=reader)), limit=limit)
+        with progress("test") as bar:
+            reads = resolve("tasks", PluginSpec(use=reader))
+            result = try_reward(named, rows, reads, limit=limit, seconds=seconds, progress=bar)
     except ValueError as error:
         raise UserError(f"{data or 'the rows'}: {error}.") from None
     if as_json:
@@ -169,10 +179,12 @@ def _report(result: RewardTest) -> Iterator[Table | str]:
     yield from (table for table in (ranks, constant) if table.row_count)
     if result.speed:
         figures = (
-            "{calls_per_second:,.0f} calls/s on one core, p50 {p50_ms} ms, p99 {p99_ms} ms, 100 kB in {long_ms} ms"
+            "first answers {first_s:.2g} s each; {calls_per_second:,.4g} calls/s, one at a time; p50 {p50_ms} ms, "
+            "p99 {p99_ms} ms, 100 kB in {long_ms} ms"
         )
         yield figures.format(**result.speed)
     yield f"score hash {result.score_hash[:16]}"
+    yield from (f"left out: {escape(text)}" for text in result.left_out)
     yield from (f"[yellow]warning:[/] {escape(warning)}" for warning in result.warnings)
     yield from (f"[red]error:[/] {escape(error)}" for error in result.errors)
     if result.errors:
@@ -185,12 +197,12 @@ def _report(result: RewardTest) -> Iterator[Table | str]:
 
 
 def _reward(name: str, parameters: list[str]) -> NamedReward:
-    from adapters.integrations import named_reward
+    from adapters.integrations import single_reward
     from adapters.recipe.load import parse_assignments
 
     values = parse_assignments(parameters)
     try:
-        return named_reward(name, **values)
+        return single_reward(name, **values)
     except UserError as error:
         key = error.at[-1] if error.at else ""
         raise UserError(f"{key}: {error}" if key in values else str(error)) from None

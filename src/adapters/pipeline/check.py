@@ -21,6 +21,7 @@ from adapters.recipe.load import RecipeFile
 from adapters.types import Difference, Example
 
 BENCH_ROWS = 60
+BENCH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,14 @@ def _rewards(out: Checked, plan: Plan) -> None:
         for reward in job.rewards:
             name = f"{job.name}/{reward.name}"
             try:
-                out.rewards[name] = result = try_reward(reward, rows, plan.task, limit=reward.faults.timeout or 10.0)
+                limit = reward.faults.timeout or 10.0
+                result = try_reward(reward, rows, plan.task, limit=limit, seconds=BENCH_SECONDS)
             except ValueError as error:
                 out.warnings.append(f"{name} not tried: {error}")
                 continue
+            out.rewards[name] = result
             out.errors += [f"{name}: {e}" for e in result.errors]
+            out.notes += [f"{name}: {text}" for text in result.left_out]
             out.warnings += [f"{name}: {w}" for w in result.warnings]
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any
 
 from adapters.plugins.attempts import Attempt, RewardError, RewardStuckError, checked
-from adapters.plugins.reward_worker import MARGIN_SECONDS
+from adapters.plugins.reward_worker import MARGIN_SECONDS, renew_after_fork
 from adapters.types import Example, Scored
 
 if TYPE_CHECKING:
@@ -21,19 +21,25 @@ Waiting = MutableMapping[int, float]
 
 
 class AsyncCalls:
-    """Awaits the calls of a reward, at most `parallel` of a batch at a time; each is cancelled after `timeout`.
+    """Awaits the calls of a reward, at most `parallel` at a time; each is cancelled after `timeout`. Thread-safe.
 
-    One loop serves all batches, because the clients that a reward keeps belong to the loop they were made on.
+    One loop serves all batches, because the clients that a reward keeps belong to the loop they were made on. A forked
+    child starts a loop of its own.
     """
 
     def __init__(self, named: NamedReward) -> None:
         self.named, self.timeout = named, named.faults.timeout
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Begin without a loop: in a forked child the thread of the parent's does not run."""
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def attempts(self, completions: Sequence[str], examples: Sequence[Example], waiting: Waiting) -> Generator[Attempt]:
         """Yields calls as they come back. Closing it cancels the others."""
-        loop, limit = self._running(), asyncio.Semaphore(self.named.calls_at_once)
+        loop, limit = self._running()
 
         async def attempt(n: int) -> Attempt:
             async with limit:
@@ -102,12 +108,13 @@ class AsyncCalls:
             failure.__cause__ = error
             return failure
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
         with self._starting:
             if self._loop is None:
                 self._loop = loop = asyncio.new_event_loop()
+                self._limit = asyncio.Semaphore(self.named.calls_at_once)  # it belongs to the loop
                 threading.Thread(target=_serve, args=(loop,), daemon=True).start()
-            return self._loop
+            return self._loop, self._limit
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -39,17 +40,28 @@ def checked(name: str, value: Any, example: Example) -> Scored:
     if inspect.iscoroutine(value):
         value.close()
         raise error("a coroutine", "not a number: declare its call as `async def`")
+    if isinstance(value, Mapping) or (isinstance(value, tuple) and not isinstance(value, Scored)):
+        wanted = "not a number: return Scored(score, parts), of adapters.types"
+        raise error(f"a {type(value).__name__} {reprlib.repr(value)}", wanted)
     score, parts = value if isinstance(value, Scored) else Scored(value)
     if not isinstance(parts, Mapping):
         raise error(f"parts of type {type(parts).__name__}", "not a mapping")
+    score, parts = _number(score), {name: _number(part) for name, part in parts.items()}
     for part in parts.values():
         if not isinstance(part, int | float):
             raise error(f"a part {part!r}", "not a number")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not _finite(score)):
+    if score is not None and (not isinstance(score, int | float) or not _finite(score)):
         raise error(repr(score), "not a number in [0, 1]")
     if score is not None and not -1e-9 <= score <= 1 + 1e-9:
         raise error(repr(score), "outside [0, 1]")
     return Scored(score, {part: value for part, value in parts.items() if _finite(value)})
+
+
+def _number(value: Any) -> Any:
+    """A bool, or a scalar, array or tensor without dimensions, as a number of Python; other values as they are."""
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        value = value.item()
+    return float(value) if isinstance(value, bool) else value
 
 
 def _finite(value: float) -> bool:

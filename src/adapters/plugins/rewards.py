@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import pickle
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from adapters.plugins.attempts import RewardError as RewardError
 from adapters.plugins.attempts import RewardStuckError as RewardStuckError
 from adapters.plugins.attempts import checked as checked
 from adapters.plugins.registry import names, resolve
-from adapters.plugins.reward_worker import Workers
+from adapters.plugins.reward_worker import Workers, pickled_reward, renew_after_fork
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import RewardSpec
 from adapters.recipe.load import RecipeFile
@@ -34,6 +33,8 @@ BUDGET_FLOOR = 100
 """`max_errors` is a share of at least this many calls: one failure among the first calls is not 100 %."""
 ASYNC_CALLS = 16
 """Calls of an async reward at a time, if the recipe says nothing."""
+PROBE_SECONDS = 20.0
+"""Seconds for trying a reward before a run."""
 SLOW = 60.0
 """Seconds without an answer after which a call is shown; again after twice that, and so on."""
 
@@ -61,6 +62,8 @@ class NamedReward:
     """Hash of the scoring code and its parameters; evaluations are reused by it."""
     parallel: int | None = None
     """Calls at a time, as the recipe has it."""
+    use: str = ""
+    """What the recipe calls it by."""
 
     @property
     def is_async(self) -> bool:
@@ -106,6 +109,7 @@ def resolve_all(specs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tu
     for n, spec in enumerate(specs):
         reward = resolve("rewards", spec, folder=folder, at=(*at, n))
         _check_names(reward, spec, (*at, n))
+        check_signature(reward, spec.use, (*at, n))
         is_async = NamedReward("", reward).is_async
         if spec.timeout is not None and not is_async:
             _check_pickles(reward, spec, (*at, n, "timeout"))
@@ -115,7 +119,7 @@ def resolve_all(specs: Sequence[RewardSpec], *, folder: Path, at: KeyPath) -> tu
         code = identity("rewards", spec, reward, folder)
         faults = FaultPolicy(spec.on_error, spec.timeout, spec.max_errors)
         scoring = score_hash("rewards", spec, reward, folder)
-        out[name] = NamedReward(name, reward, spec.weight, code, faults, scoring, spec.parallel)
+        out[name] = NamedReward(name, reward, spec.weight, code, faults, scoring, spec.parallel, spec.use)
     return tuple(out.values())
 
 
@@ -128,11 +132,34 @@ def _check_names(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
 
 def _check_pickles(reward: Reward, spec: RewardSpec, at: KeyPath) -> None:
     try:
-        pickle.dumps(reward)
-    except Exception as error:  # objects may raise anything here
-        raise UserError(
-            f"{spec.use} cannot be pickled, which running it in a process of its own needs: {error}", at=at
-        ) from None
+        pickled_reward(reward)
+    except TypeError as error:
+        raise UserError(f"{error}.", at=at) from None
+
+
+def check_signature(reward: Reward, use: str, at: KeyPath = ()) -> None:
+    """Refuse what is not called with (completion, example), such as a reward of another trainer. Raises UserError."""
+    try:
+        signature = inspect.signature(reward)
+    except (TypeError, ValueError):  # no Python code
+        return
+    name = use.rpartition(":")[2]
+    call = f"`def {name}(" if inspect.isfunction(reward) else "`def __call__(self, "
+    wanted = f"Here a reward scores one completion: write {call}completion, example)`, which returns a number in [0, 1]"
+    if {"solution_str", "solution_strs"} & signature.parameters.keys():
+        kind = "as verl's score functions do"
+        wanted += "; solution_str is `completion`, ground_truth `example.gold`, extra_info `example.meta`"
+    elif "completions" in signature.parameters:
+        kind = "as TRL's reward functions do"
+        wanted += "; the row's gold is `example.gold`, its prompt `example.prompt`"
+    else:
+        try:
+            signature.bind("", None)
+        except TypeError:
+            kind = "which is not (completion, example)"
+        else:
+            return
+    raise UserError(f"{use} takes {signature}, {kind}. {wanted}.", at=at)
 
 
 def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:
@@ -143,27 +170,36 @@ def task_of(reward: Reward | None, name: str, given: str | None = None) -> str |
 class Grader:
     """Calls a reward under its fault policy, several calls at once if it says so. Counts are per process.
 
-    With a `timeout`, ordinary rewards run in processes of their own, and async ones are cancelled. Thread-safe.
+    At most `calls_at_once` calls are open at a time, whichever threads make them; further ones wait. With a `timeout`,
+    ordinary rewards run in processes of their own, and async ones are cancelled. Thread-safe, and safe in a forked
+    child, which starts processes and counts of its own.
     """
 
-    def __init__(self, named: NamedReward) -> None:
+    def __init__(self, named: NamedReward, *, own_process: bool = False) -> None:
+        """With `own_process` an async reward with a `timeout` runs in processes too."""
         self.named = named
         self.calls = self.failures = 0
         self.last_error: str | None = None
         """Why the last call failed; None when it did not."""
-        self._counting = threading.Lock()
         self._workers: Workers | None = None
         self._awaited: Any = None
-        if named.is_async:
+        if named.is_async and not own_process:
             from adapters.plugins.async_calls import AsyncCalls  # asyncio takes its time to import
 
             self._awaited = AsyncCalls(named)
         elif named.faults.timeout is not None:
-            self._workers = Workers(named.reward, named.faults.timeout)
+            self._workers = Workers(named.reward, named.faults.timeout, named.calls_at_once)
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the locks anew: a forked child must not wait for its parent's threads."""
+        self._counting = threading.Lock()
+        self._free_calls = threading.Semaphore(self.named.calls_at_once)
 
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score a completion under the fault policy. Raises RewardError when the run must stop."""
-        return self._under_policy(self._outcome(completion, example)).scored
+        return self.under_policy(self._outcome(completion, example)).scored
 
     def scores(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Scored]:
         """Score a batch under the fault policy, in its order. Raises RewardError when the run must stop."""
@@ -178,9 +214,10 @@ class Grader:
         with closing(self.attempts(completions, examples)) as attempts:
             for attempt in attempts:
                 try:
-                    graded[attempt.n] = self._under_policy(attempt.outcome)
+                    graded[attempt.n] = self.under_policy(attempt.outcome)
                 except RewardError as error:
-                    graded[attempt.n] = Graded(Scored(None), self.last_error)
+                    cause = error.__cause__ if isinstance(error.__cause__, RewardError) else error
+                    graded[attempt.n] = Graded(Scored(None), str(cause))
                     return Batch(graded, error, attempt.n)
         return Batch(graded)
 
@@ -222,9 +259,9 @@ class Grader:
             [attempt] = self._awaited.attempts([completion], [example], {})
             outcome: Scored | RewardError = attempt.outcome
             return outcome
-        name, call = self.named.name, self._workers or self.named.reward
+        name = self.named.name
         try:
-            return checked(name, call(completion, example), example)
+            return checked(name, self._call(completion, example), example)
         except RewardError as error:
             return error
         except (Exception, SystemExit) as error:
@@ -233,7 +270,14 @@ class Grader:
             failure.__cause__ = error
             return failure
 
-    def _under_policy(self, outcome: Scored | RewardError) -> Graded:
+    def _call(self, completion: str, example: Example) -> Any:
+        if self._workers is not None:
+            return self._workers(completion, example)
+        with self._free_calls:
+            return self.named.reward(completion, example)
+
+    def under_policy(self, outcome: Scored | RewardError) -> Graded:
+        """Count a call and grade its outcome. Raises RewardError when the run must stop."""
         faults, failed = self.named.faults, isinstance(outcome, RewardError)
         with self._counting:
             self.calls += 1
@@ -299,25 +343,41 @@ def _print_slow(named: NamedReward, example: Example, seconds: float, others: in
 def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[str]:
     """Try a reward on gold, empty and garbage text of 20 rows before any model is loaded.
 
-    Raises UserError when it fails, leaves [0, 1], or scores garbage higher than gold. Returns notes. A reward with
-    `on_error` zero or skip may fail here, except on gold.
+    A slow reward is tried on as many rows as `PROBE_SECONDS` allow, one at least. Raises UserError when it fails,
+    leaves [0, 1], or scores garbage higher than gold. Returns notes. A reward with `on_error` zero or skip may fail
+    here, except on gold.
     """
     rows = [example for example in examples[:20] if example.completion is not None]
     texts = [text for example in rows for text in (example.completion or "", "", GARBAGE)]
     scores: list[float | None] = [None] * len(texts)
-    as_gold, failed = 0, 0
-    grader = Grader(named)
+    seconds, failed = list[float](), 0
+    grader, until = Grader(named), time.monotonic() + PROBE_SECONDS
     try:
         with closing(grader.attempts(texts, [example for example in rows for _ in range(3)])) as attempts:
-            for n, outcome, _ in attempts:
+            for n, outcome, took in attempts:
+                seconds.append(took)
                 if not isinstance(outcome, RewardError):
                     scores[n] = outcome.score
                 elif named.faults.on_error == "raise" or isinstance(outcome, RewardStuckError) or n % 3 == 0:
                     raise UserError(str(outcome), at=at) from outcome
                 else:
                     failed += 1
+                if time.monotonic() > until and len(seconds) >= 3:
+                    break
     finally:
         grader.close()
+    return _probed(named, rows, scores, seconds, failed, at)
+
+
+def _probed(
+    named: NamedReward,
+    rows: Sequence[Example],
+    scores: Sequence[float | None],
+    seconds: Sequence[float],
+    failed: int,
+    at: KeyPath,
+) -> list[str]:
+    as_gold, tried, notes = 0, len(seconds) // 3, list[str]()
     for row, example in enumerate(rows):
         gold, *wrong = scores[3 * row : 3 * row + 3]
         best = max(score or 0 for score in wrong)
@@ -328,9 +388,13 @@ def probe(named: NamedReward, examples: Sequence[Example], at: KeyPath) -> list[
                 at=at,
             )
         as_gold += gold is not None and wrong[1] == gold > 0
-    notes: list[str] = []
+    if tried < len(rows):
+        notes.append(
+            f"the reward {named.name} was tried on {tried} of {len(rows)} rows, because a call takes "
+            f"{sum(seconds) / len(seconds):.2g} s; for more: adapters rewards test {named.use or named.name}"
+        )
     if as_gold:
-        notes.append(f"the reward {named.name} scores broken text as high as gold on {as_gold} of 20 rows tried")
+        notes.append(f"the reward {named.name} scores broken text as high as gold on {as_gold} of {tried} rows tried")
     if failed:
         notes.append(f"the reward {named.name} fails on empty or broken text; on_error: {named.faults.on_error}")
     return notes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ class RewardCaller:
 
     def __init__(self, reward: NamedReward, log: Path | None = None) -> None:
         self.grader, self.log = Grader(reward), log
-        self._parts: dict[str, list[float]] = defaultdict(list)
-        self._errors: list[bool] = []
+        self._graded: deque[Graded] = deque()  # its single operations are safe in threads
 
     @property
     def name(self) -> str:
@@ -45,19 +45,22 @@ class RewardCaller:
         if batch.error is not None:
             raise batch.error
         everything = [graded for graded in batch.graded if graded is not None]
-        for graded in everything:
-            for part, value in graded.scored.parts.items():
-                self._parts[part].append(value)
-        self._errors += [graded.error is not None for graded in everything]
+        self._graded.extend(everything)
         return [graded.scored.score for graded in everything]
 
     def take_figures(self) -> dict[str, float]:
         """Mean of every part, and the share of failed calls, since the last call."""
-        figures = {f"parts/{self.name}/{part}": sum(values) / len(values) for part, values in self._parts.items()}
-        if self._errors and self.grader.named.faults.on_error != "raise":
-            figures[f"errors/{self.name}"] = sum(self._errors) / len(self._errors)
-        self._parts.clear()
-        self._errors.clear()
+        parts: dict[str, list[float]] = defaultdict(list)
+        errors: list[bool] = []
+        with suppress(IndexError):  # empty, or emptied by another thread
+            while True:
+                graded = self._graded.popleft()
+                errors.append(graded.error is not None)
+                for part, value in graded.scored.parts.items():
+                    parts[part].append(value)
+        figures = {f"parts/{self.name}/{part}": sum(values) / len(values) for part, values in parts.items()}
+        if errors and self.grader.named.faults.on_error != "raise":
+            figures[f"errors/{self.name}"] = sum(errors) / len(errors)
         return figures
 
     def _entry(

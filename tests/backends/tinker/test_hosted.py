@@ -108,7 +108,7 @@ def test_a_step_is_cut_into_passes() -> None:
 
 FAILURES = {
     "crash": "KeyError", "exit": "SystemExit", "nan": "nan", "inf": "inf", "high": "outside [0, 1]", "text": "'0.5'",
-    "true": "True", "lambda": "cannot be sent", "die": "exit code 7", "loop": "longer than 1 s",
+    "lambda": "cannot be sent", "die": "exit code 7", "loop": "longer than 1 s",
 }  # fmt: skip
 """What a faulty reward does -> what its error says."""
 
