@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Exit, Option, Typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, Overrides, RecipePath
+from adapters.cli.options import AsJson, Overrides, RecipePath, Trust, plugin_consent
 from adapters.environment import LATER, PROCESSES
 
 if TYPE_CHECKING:
@@ -27,13 +27,15 @@ def check(
     no_import: Annotated[bool, Option("--no-import", help="List the plug-ins' files and stop.")] = False,
     device: Annotated[str | None, Option(help="Plan memory for a GPU of this size: 80GB.")] = None,
     launch: Annotated[Path | None, Option(help="Plan memory for this accelerate config file's processes.")] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe before a training: plug-ins, lengths, prompts, data, memory, rewards.
 
-    Exits with 2 when a run would fail.
+    Exits with 2 when a run would fail, and with 3 before it imports code from outside the recipe's folder unasked.
     """
     from adapters.plugins import source_files
+    from adapters.plugins.trust import admit_recipe
     from adapters.recipe.load import load_recipe
 
     with errors() as state:
@@ -45,6 +47,7 @@ def check(
             if as_json:
                 print(json.dumps({"plugins": [p.as_json() for p in plugins]}))
             return
+        admit_recipe(plugins, file.folder, plugin_consent(trust))
         from adapters.backends import backend as make_backend
         from adapters.cli.check_tables import report
         from adapters.console import console, progress, quiet

@@ -19,10 +19,12 @@ from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
-from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures
+from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment
 from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
+from adapters.pipeline.run_folder import refuse_links
+from adapters.plugins import source_files, trust
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.load import present_keys
 from adapters.recipe.recipe import HEADER
@@ -75,9 +77,7 @@ def ready(plan: Plan, backend: Backend) -> list[str]:
 def open_or_resume(plan: Plan) -> None:
     """Write the recipe into the run folder. Raises UserError when it holds a stage of another recipe."""
     path = plan.folder / "recipe.json"
-    inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
-    for link in (p for p in plan.folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
-        raise UserError(f"{link} is a link to a place outside the run folder; the run would write there. Remove it.")
+    refuse_links(plan.folder)
     for job in plan.jobs:
         owner = adapter_folder.work_folder(job.folder) / adapter_folder.OWNER_FILE
         trained = (adapter_folder.manifest(job.folder) or {}).get("fingerprint") == job.fingerprint
@@ -99,7 +99,7 @@ def open_or_resume(plan: Plan) -> None:
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
     write_json(path, plan.file.tree)
-    write_json(plan.folder / "origin.json", {"folder": str(plan.file.folder.resolve())})
+    trust.sign(plan.folder, plan.file.folder, source_files.of_recipe(plan.recipe, plan.file.folder))
     if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
         shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
 
@@ -227,6 +227,8 @@ def evaluate_all(
                 backend.barrier()
                 if console.is_main():
                     write_json(out / "metrics.json", figures)
+            elif console.is_main():
+                store_alignment(task, out)
             sets[evaluation.name][label] = figures
         del sampler
     return sets
