@@ -38,10 +38,10 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
     """Train and evaluate what is not done yet. Returns the report. Raises UserError in another run's folder."""
     folder = plan.folder
     if console.is_main():
-        open_or_resume(plan)
+        notes = open_or_resume(plan)
         with console.progress("plan", "looking for duplicates"):
             _write_ledger(plan)
-        for note in ready(plan, backend):
+        for note in [*notes, *ready(plan, backend)]:
             console.console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)
     backend.barrier()
     start: Path | None = None
@@ -74,8 +74,8 @@ def ready(plan: Plan, backend: Backend) -> list[str]:
     return ask([job for job in plan.jobs if not adapter_folder.manifest(job.folder)]) if ask else []
 
 
-def open_or_resume(plan: Plan) -> None:
-    """Write the recipe into the run folder. Raises UserError when it holds a stage of another recipe."""
+def open_or_resume(plan: Plan) -> list[str]:
+    """Write the recipe into the run folder; returns notes. Raises UserError when it holds a stage of another recipe."""
     path = plan.folder / "recipe.json"
     refuse_links(plan.folder)
     for job in plan.jobs:
@@ -99,9 +99,11 @@ def open_or_resume(plan: Plan) -> None:
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
     write_json(path, plan.file.tree)
-    trust.sign(plan.folder, plan.file.folder, source_files.of_recipe(plan.recipe, plan.file.folder))
+    recorded = trust.sign(plan.folder, plan.file.folder, source_files.of_recipe(plan.recipe, plan.file.folder))
     if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
         shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
+    unwritable = f"{trust.state_folder()} cannot be written: other commands will ask before they import this run's code"
+    return [] if recorded else [unwritable]
 
 
 @contextmanager
