@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from typer import Exit, Option, Typer
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, Overrides, RecipePath, Trust, plugin_consent
 from adapters.environment import LATER, PROCESSES
+from adapters.errors import visible
 
 if TYPE_CHECKING:
     from adapters.plugins.source_files import PluginFiles
@@ -32,7 +34,7 @@ def check(
 ) -> None:
     """Check a recipe before a training: plug-ins, lengths, prompts, data, memory, rewards.
 
-    Exits with 2 when a run would fail, and with 3 before it imports code from outside the recipe's folder unasked.
+    Exits with 2 when a run would fail, with 3 when code from outside the recipe's folder needs a yes.
     """
     from adapters.plugins import source_files
     from adapters.plugins.trust import admit_recipe
@@ -41,8 +43,8 @@ def check(
     with errors() as state:
         state.file = file = load_recipe(recipe, overrides or [])
         plugins = source_files.of_recipe(file.recipe, file.folder)
-        if not as_json:
-            print("\n".join(_plugin_lines(plugins)))
+        if not (as_json and no_import):
+            print("\n".join(map(visible, _plugin_lines(plugins))), file=sys.stderr if as_json else sys.stdout)
         if no_import:
             if as_json:
                 print(json.dumps({"plugins": [p.as_json() for p in plugins]}))

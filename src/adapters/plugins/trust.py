@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.errors import Refused, UserError
+from adapters.errors import Refused, UserError, visible
 from adapters.files import read_json, sha256, write_json
 from adapters.plugins.registry import names
 from adapters.plugins.source_files import PluginFiles
@@ -57,7 +57,7 @@ def admit_recipe(plugins: Iterable[PluginFiles], folder: Path, consent: Consent)
 
 def _ask(unknown: Sequence[PluginFiles], folder: Path, consent: Consent) -> None:
     if unknown and not consent.given:
-        title = f"{_visible(folder)} names code that was not run on this machine, or that has changed since:"
+        title = f"{visible(folder)} names code that was not run on this machine, or that has changed since:"
         question = "\n".join([title, *listing(unknown)])
         if consent.ask is None:
             raise Refused(f"{question}\nNothing of it was imported. Read it first; --trust imports it.")
@@ -96,12 +96,12 @@ def sign(folder: Path, recipe_folder: Path, plugins: Iterable[PluginFiles]) -> b
 def listing(plugins: Iterable[PluginFiles]) -> Iterator[str]:
     """Lines that name each plug-in, its files with their hashes, and the packages that these import."""
     for p in plugins:
-        yield f"  {'.'.join(map(str, p.at)) or p.kind}: {_visible(p.use)}"
-        yield from (f"    {_visible(file)}  sha256 {digest[:SHOWN]}" for file, digest in _hashes(p).items())
+        yield f"  {'.'.join(map(str, p.at)) or p.kind}: {visible(p.use)}"
+        yield from (f"    {visible(file)}  sha256 {digest[:SHOWN]}" for file, digest in _hashes(p).items())
         if not p.files:
-            yield f"    the module {_visible(p.use.rpartition(':')[0])}, which has no Python source"
+            yield f"    the module {visible(p.use.rpartition(':')[0])}, which has no Python source"
         if p.libraries:
-            yield f"    and the packages {_visible(', '.join(p.libraries))}"
+            yield f"    and the packages {visible(', '.join(p.libraries))}"
 
 
 def own_code(plugins: Sequence[PluginFiles]) -> list[PluginFiles]:
@@ -196,8 +196,3 @@ def _remove_compiled(files: Iterable[Path]) -> None:
             compiled.unlink()
         if compiled.exists():
             raise UserError(f"{compiled} would be run in place of {file} and cannot be removed. Copy the folder.")
-
-
-def _visible(name: object) -> str:
-    # Names of files may hold what moves the cursor, ends lines, and hides or reorders letters.
-    return "".join(c if c.isprintable() else f"\u27e8{ord(c):04X}\u27e9" for c in str(name))
