@@ -472,3 +472,26 @@ def test_a_person_at_a_terminal_is_asked_and_answers(received: Path, tmp_path: P
         assert process.returncode == expected, said
         assert ("Import these files?" in said) is bool(answer)
         assert imported(received) is (expected == 0)
+
+
+@pytest.mark.parametrize("source", ["x = " + "-" * 100_000 + "1", "x = " + "+".join(["1"] * 100_000), "\x00", "def"])
+def test_a_file_that_no_parser_reads_is_listed_all_the_same(tmp_path: Path, source: str) -> None:
+    (tmp_path / "task.py").write_text(source)
+    plugin = files_of_plugin("tasks", PluginSpec(use="./task.py:Own"), tmp_path)
+    with pytest.raises(Refused, match=r"task\.py  sha256"):
+        trust.admit([plugin], tmp_path, Consent())
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    recipe = project(tmp_path)
+    done = call("run", recipe, 'task="./a\\0b.py:X"')
+    assert done.exit_code == 2
+    assert "task.use" in done.stderr
+    assert "zero character" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "used"), [("/x", "/x"), ("relative", "/home/me/.local/state"), ("", None)])
+def test_where_the_state_folder_is(monkeypatch: pytest.MonkeyPatch, given: str, used: str | None) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_STATE_HOME", given)
+    assert trust.state_folder() == Path(used or "/home/me/.local/state") / "extraction-adapters"
