@@ -40,6 +40,11 @@ def hint(given: str, known: Sequence[str]) -> str:
     return f" Known: {', '.join(known)}." if 0 < len(known) <= 30 else ""
 
 
+def visible(text: object) -> str:
+    """The text on one line; what moves a cursor, hides or reorders letters is written as a code point."""
+    return "".join(c if c.isprintable() else f"\u27e8{ord(c):04X}\u27e9" for c in str(text))
+
+
 class UserError(Exception):
     """The user's input is wrong: the command prints the message and exits with 2.
 

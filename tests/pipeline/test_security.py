@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,46 @@ def test_code_beside_local_weights_is_not_run(tiny_model: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="cannot be loaded"):
         model.load_base(base_model.resolve(str(folder)), Model(base=str(folder)))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["config", "tokenizer_config"])
+def test_no_library_asks_on_its_own_whether_code_may_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """At a terminal transformers asks for 15 seconds, whatever the recipe says."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from adapters.backends.local import base_model
+
+    folder = shutil.copytree(tiny_model, tmp_path / "evil")
+    settings = json.loads((folder / f"{name}.json").read_text())
+    auto = {"AutoConfig": "evil.C", "AutoTokenizer": ["evil.T", None]}
+    settings |= {"model_type": "evil", "tokenizer_class": "Evil", "auto_map": auto}
+    (folder / f"{name}.json").write_text(json.dumps(settings))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    base = base_model.resolve(str(folder))
+    load = partial(base_model.load_config, base) if name == "config" else partial(AutoTokenizer.from_pretrained, folder)
+    with pytest.raises((UserError, ValueError), match=r"trust_remote_code=True|cannot be used"):
+        load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_chat_template_runs_in_a_sandbox(tiny_model: Path) -> None:
+    from adapters.backends.local import base_model, model
+
+    tokenizer = model.load_tokenizer(base_model.resolve(str(tiny_model)))
+    tokenizer.chat_template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(Exception, match="unsafe"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}])
+
+
+def test_a_message_cannot_move_the_cursor_or_hide_letters(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(write_recipe(tmp_path, 'data_root: "\\e[2J\\u202e"\n'))])
+    assert result.exit_code == 2
+    assert "\u27e8001B\u27e9[2J\u27e8202E\u27e9" in result.stderr
 
 
 def test_pickled_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def planted(run: Path) -> Path:
             row |= {"text": HOSTILE, "source": HOSTILE, "id": f"{n}{HOSTILE}", "rewards": {HOSTILE: n / 100}}
             row["gold"] = [{"funder_name": HOSTILE + "!", "awards": [{"award_ids": [HOSTILE], HOSTILE: HOSTILE}]}]
             row["parts"] = {HOSTILE: {HOSTILE: 0.5}}
+            row["aligned"] = [[HOSTILE, HOSTILE, HOSTILE + "?", False, 1], [HOSTILE, None, HOSTILE, False, 9]]
         write_jsonl(path, rows)
     for path in run.rglob("metrics.json"):
         held = json.loads(path.read_text())
@@ -276,12 +277,66 @@ def test_weights_that_changed_are_named(run: Path) -> None:
     assert "1-sft was measured on other weights" in text
 
 
-def test_a_task_that_is_not_here_is_said(run: Path) -> None:
+def without_alignment(run: Path) -> None:
+    """Make the samples those of an older version."""
+    for path in (run / "eval").rglob("samples.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_jsonl(path, [{k: v for k, v in row.items() if k != "aligned"} for row in rows])
+
+
+def name_task(run: Path, use: str) -> None:
     recipe = json.loads((run / "recipe.json").read_text())
-    (run / "recipe.json").write_text(json.dumps(recipe | {"task": "gone:Task"}))
-    text = " ".join(elements(write_report(run)).text)
-    assert "task cannot be loaded here" in text
-    assert "National Science Foundation" in text
+    (run / "recipe.json").write_text(json.dumps(recipe | {"task": {"use": use}}))
+
+
+def samples_of(run: Path) -> str:
+    """The page's samples, as HTML."""
+    return write_report(run).read_text().partition('<section id="samples">')[2].partition("</section>")[0]
+
+
+def test_the_stored_alignment_is_what_the_task_compares(run: Path) -> None:
+    stored = samples_of(run)
+    assert stored.count("<tr>") > 20
+    without_alignment(run)
+    assert samples_of(run) == stored, "this project's own task may be imported"
+
+
+def test_a_page_imports_no_code_of_a_run(run: Path) -> None:
+    stored = samples_of(run)
+    (run / "evil.py").write_text(f"open({str(run / 'ran')!r}, 'w')\n")
+    (run / "origin.json").write_text(json.dumps({"folder": str(run)}))
+    name_task(run, "./evil.py:Task")
+    assert samples_of(run) == stored
+    without_alignment(run)
+    for use in ("./evil.py:Task", "gone:Task", "evil:Task"):
+        name_task(run, use)
+        text = samples_of(run)
+        assert "evaluated by an older version" in text
+        assert "National Science Foundation" in text
+    assert not (run / "ran").exists()
+
+
+def test_an_evaluation_adds_the_alignment_to_samples_of_older_versions(run: Path, finished: Path) -> None:
+    stored = samples_of(run)
+    without_alignment(run)
+    name_task(run, "gone:Task")
+    assert samples_of(run) != stored
+    name_task(run, "funding")
+    done = CliRunner().invoke(main.app, ["eval", str(run)])
+    assert done.exit_code == 0, done.output
+    for path in (run / "eval").rglob("samples.jsonl"):
+        assert path.parts[-3] == "1-sft" or '"aligned": [[' in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "rows", ["text", [1, None, {}], [["a"]], [["f", 1, 2, 3, 4]], [["f", "g", None, False, 10**9]]]
+)
+def test_a_stored_alignment_of_any_form_is_shown_as_far_as_it_goes(run: Path, rows: object) -> None:
+    for path in (run / "eval").rglob("samples.jsonl"):
+        samples = [json.loads(line) for line in path.read_text().splitlines()]
+        write_jsonl(path, [{**sample, "aligned": rows} for sample in samples])
+    assert "Worst of 2-grpo" in samples_of(run)
+    elements(run / "report.html")
 
 
 def test_the_command(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

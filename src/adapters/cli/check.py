@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Exit, Option, Typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, Overrides, RecipePath
+from adapters.cli.options import AsJson, Overrides, RecipePath, Trust, plugin_consent
 from adapters.environment import LATER, PROCESSES
+from adapters.errors import visible
 
 if TYPE_CHECKING:
     from adapters.plugins.source_files import PluginFiles
@@ -27,24 +29,27 @@ def check(
     no_import: Annotated[bool, Option("--no-import", help="List the plug-ins' files and stop.")] = False,
     device: Annotated[str | None, Option(help="Plan memory for a GPU of this size: 80GB.")] = None,
     launch: Annotated[Path | None, Option(help="Plan memory for this accelerate config file's processes.")] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe before a training: plug-ins, lengths, prompts, data, memory, rewards.
 
-    Exits with 2 when a run would fail.
+    Exits with 2 when a run would fail, with 3 when code from outside the recipe's folder needs a yes.
     """
     from adapters.plugins import source_files
+    from adapters.plugins.trust import admit_recipe
     from adapters.recipe.load import load_recipe
 
     with errors() as state:
         state.file = file = load_recipe(recipe, overrides or [])
         plugins = source_files.of_recipe(file.recipe, file.folder)
-        if not as_json:
-            print("\n".join(_plugin_lines(plugins)))
+        if not (as_json and no_import):
+            print("\n".join(map(visible, _plugin_lines(plugins))), file=sys.stderr if as_json else sys.stdout)
         if no_import:
             if as_json:
                 print(json.dumps({"plugins": [p.as_json() for p in plugins]}))
             return
+        admit_recipe(plugins, file.folder, plugin_consent(trust))
         from adapters.backends import backend as make_backend
         from adapters.cli.check_tables import report
         from adapters.console import console, progress, quiet

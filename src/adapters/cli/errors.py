@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from adapters.errors import Refused, UserError
+from adapters.errors import Refused, UserError, visible
 from adapters.secrets import redact
 
 if TYPE_CHECKING:
@@ -101,4 +101,5 @@ def complain(message: str, *, everywhere: bool = False) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0" and not everywhere:
         time.sleep(RANK_DELAY)
-    print(message if rank == "0" else f"process {rank}: {message}", file=sys.stderr, flush=True)
+    lines = "\n".join(map(visible, message.split("\n")))  # a recipe from elsewhere may name anything
+    print(lines if rank == "0" else f"process {rank}: {lines}", file=sys.stderr, flush=True)

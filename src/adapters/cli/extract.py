@@ -12,7 +12,7 @@ from typer import Argument, Option, Typer
 
 from adapters.cli.data import data_app
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, grouped
+from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, Trust, grouped, plugin_consent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +55,7 @@ def extract(
     batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
     max_tokens: MaxTokens = 2048,
     fresh: Fresh = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
@@ -68,7 +69,8 @@ def extract(
 
         screen = console(stderr=True)
         name = "endpoint" if server.endpoint else engine
-        model = adapter_source.find(source, **{**vars(adapter), "params": parse_assignments(adapter.params or [])})
+        params = parse_assignments(adapter.params or [])
+        model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=plugin_consent(trust))
         settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
         work = prepare(model, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
         options = Options(max_tokens, batch_size, constrain, **vars(server))

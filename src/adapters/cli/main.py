@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,9 +29,6 @@ for name, group in {"base": base.app, "data": data.data_app, "pairs": pairs.app,
 
 def run_file(recipe: str) -> None:
     """Run a recipe with this process's remaining arguments: that is how `accelerate launch` starts one."""
-    # Python put the recipe's folder first on the path; its folders must not shadow libraries.
-    if sys.path and Path(sys.path[0] or ".").resolve() == Path(recipe).resolve().parent:
-        sys.path.pop(0)
     app(["run", recipe, *sys.argv[1:]], prog_name="adapters")
 
 

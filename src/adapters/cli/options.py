@@ -5,23 +5,28 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from typer import Argument, Option
+from typer import Argument, Option, confirm
 
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from adapters.chat_client import Connection
+    from adapters.plugins.trust import Consent
 
 RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="A recipe file.")]
 Overrides = Annotated[list[str] | None, Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")]
 RunPath = Annotated[Path, Argument(metavar="RUN", help="A run folder, or one of its stage folders.")]
 OutFile = Annotated[Path | None, Option("-o", "--out", help="JSONL file; default: standard output.")]
-TrustCode = Annotated[bool, Option("--trust-remote-code", help="Let the model's own code run, if the recipe asks.")]
+TrustCode = Annotated[
+    bool, Option("--trust-remote-code", help="Run the code of the base model's repository, if the recipe asks.")
+]
+Trust = Annotated[bool, Option("--trust", help="Import plug-in files that were not run on this machine, unasked.")]
 AllTables = Annotated[bool, Option("--all", help="Print every table: all matching modes, P, R, outputs, rewards.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON for programs.")]
 Fresh = Annotated[bool, Option("--fresh", help="Replace what OUT holds.")]
@@ -80,6 +85,20 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     with_groups.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_groups.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_groups
+
+
+def plugin_consent(given: bool) -> Consent:
+    """Consent to plug-in code of elsewhere: `--trust`, else a question, where a person sits at the terminal."""
+    from adapters.plugins.trust import Consent
+
+    # One of several processes cannot ask: each would, and only one has the terminal.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return Consent(given, _ask if alone and sys.stdin.isatty() and sys.stderr.isatty() else None)
+
+
+def _ask(question: str) -> bool:
+    print(question, file=sys.stderr)
+    return confirm("Import these files? The answer yes is remembered for them.", err=True)
 
 
 def consent(given: bool) -> None:

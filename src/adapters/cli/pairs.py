@@ -11,7 +11,18 @@ from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.data import write_lines
 from adapters.cli.errors import complain, errors
-from adapters.cli.options import AsJson, MaxTokens, Params, Seed, Server, TaskName, Temperature, grouped
+from adapters.cli.options import (
+    AsJson,
+    MaxTokens,
+    Params,
+    Seed,
+    Server,
+    TaskName,
+    Temperature,
+    Trust,
+    grouped,
+    plugin_consent,
+)
 from adapters.errors import UserError
 from adapters.types import Row, Task
 
@@ -45,6 +56,7 @@ def corrupt(
     seed: Seed = 0,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Make pairs from an agent's well-formed turns and corruptions of them.
@@ -63,7 +75,7 @@ def corrupt(
     for kind in names:
         if kind not in KINDS:
             raise UserError(f"no kind of corruption is called {kind!r}.{hint(kind, list(KINDS))}")
-    limit = from_files.limit(recipe, max_length)
+    limit = from_files.limit(recipe, max_length, plugin_consent(trust))
     pairs = from_files.corrupted(file, n, names, seed, control=PRESETS[preset])
     _finish(pairs, limit.task or from_files.task_of("agent"), limit, out, Rules(), as_json)
 
@@ -82,6 +94,7 @@ def mine(
     per_prompt: Annotated[int, Option(min=1, help="Most pairs of a prompt.")] = 1,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Take pairs from completions that a run's rewards scored, or score samples of any model."""
@@ -89,11 +102,11 @@ def mine(
     from adapters.pairs import from_files
     from adapters.pairs.mine import graded, pairs, rollouts
 
-    limit = from_files.limit(recipe, max_length)
+    limit = from_files.limit(recipe, max_length, plugin_consent(trust))
     if not source.exists():
         raise UserError(f"there is no run folder and no file {source}.")
     if source.is_dir():
-        reader, completions = rollouts(source)
+        reader, completions = rollouts(source, plugin_consent(trust))
     else:
         if rows is None:
             raise UserError("samples need the rows they answer: add --rows FILE.")
@@ -123,6 +136,7 @@ def teach(
     seed: Seed = 0,
     recipe: RecipeOption = None,
     max_length: MaxLength = 2048,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Make pairs from a served model's completions: the best against the worst, by the reward.
@@ -134,7 +148,7 @@ def teach(
     from adapters.pairs import from_files
     from adapters.pairs.mine import graded, pairs
 
-    limit = from_files.limit(recipe, max_length)
+    limit = from_files.limit(recipe, max_length, plugin_consent(trust))
     reader, scorer = from_files.readers(rows, limit, task, params or [], reward)
     examples = from_files.examples(rows, reader)
     connection = server.connect()

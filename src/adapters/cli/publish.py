@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import complain, errors
-from adapters.cli.options import AsJson, RunPath
+from adapters.cli.options import AsJson, RunPath, Trust, plugin_consent
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def publish(
         Path | None, Option(metavar="PYTHON", help="Check with the vLLM of this interpreter; default: of this one.")
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Make and verify the bundle, show it, push nothing.")] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Bundle a finished run's adapter, verify the bundle, and push it to the Hub.
@@ -52,9 +53,10 @@ def publish(
     with errors() as state:
         if vllm and not shutil.which(vllm):
             raise UserError(f"--vllm {vllm}: no such interpreter; name the python of an environment with vLLM.")
-        run = finished_run.read(run_folder, [*(overrides or []), *flags])
+        consent = plugin_consent(trust)
+        run = finished_run.read(run_folder, [*(overrides or []), *flags], consent)
         state.file, state.log = run.file, run.folder / "run.log"
-        earlier = finished_run.read(compare) if compare else None
+        earlier = finished_run.read(compare, consent=consent) if compare else None
         screen = console(stderr=as_json)
         if not dry_run and run.settings.repo:
             _check_rights(run.settings.repo)  # before the slow part
@@ -81,6 +83,7 @@ def merge(
     run_folder: RunPath,
     out: Annotated[Path, Option("-o", "--out", help="The model's new folder; it must not exist.")],
     dtype: Annotated[str, Option(help="bfloat16, float16 or float32; auto: as the base is stored.")] = "auto",
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge base and adapter into one model, for servers without LoRA.
@@ -95,7 +98,7 @@ def merge(
             raise UserError(f"--dtype {dtype}: one of auto, bfloat16, float16 and float32.")
         if out.exists():
             raise UserError(f"{out} exists already; nothing was written.")
-        run = finished_run.read(run_folder)
+        run = finished_run.read(run_folder, consent=plugin_consent(trust))
         state.file, state.log = run.file, run.folder / "run.log"
         screen = console(stderr=as_json)
         with quiet(state.log), screen.status("merging"):

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option, Typer
 
 from adapters.cli.errors import State, errors
-from adapters.cli.options import AllTables, AsJson, Overrides, RecipePath, RunPath, TrustCode, consent
+from adapters.cli.options import (
+    AllTables,
+    AsJson,
+    Overrides,
+    RecipePath,
+    RunPath,
+    Trust,
+    TrustCode,
+    consent,
+    plugin_consent,
+)
 from adapters.environment import LATER, LOG_LEVEL, PROCESSES, SILENT
 from adapters.errors import UserError
 
@@ -44,7 +54,7 @@ def run(
     launch_args: Annotated[
         str, Option(metavar="OPTIONS", help="Options of accelerate launch, beside the file's: '--num_processes 4'.")
     ] = "",
-    trust: TrustCode = False,
+    trust_remote_code: TrustCode = False,
     all_tables: AllTables = False,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +63,7 @@ def run(
     from adapters.recipe.load import load_recipe
 
     with errors() as state:
-        consent(trust)
+        consent(trust_remote_code)
         if fresh and fork:
             raise UserError("--fresh starts over and --fork keeps stages; give one of them.")
         state.file = file = load_recipe(recipe, overrides or [])
@@ -66,6 +76,7 @@ def run(
             command = ["-m", "adapters", str(recipe), *(overrides or []), *(f for f, given in flags.items() if given)]
             _launch(launch, launch_args, command)
         screen = console(stderr=as_json)
+        _list_code(file, screen)
         plan, backend = _plan(file, screen, dry_run)
         if dry_run:
             _show_plan(plan, screen)
@@ -84,8 +95,16 @@ def _launch(config: Path, options: str, command: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(f"--launch-args: {error}.") from None
     os.environ.setdefault(LOG_LEVEL, SILENT)  # one sentence of the launcher says what torch's stack traces say
-    launcher = [sys.executable, "-m", "adapters.cli.launch", "--quiet", "--config_file", str(config), *words]
+    launcher = [sys.executable, "-P", "-m", "adapters.cli.launch", "--quiet", "--config_file", str(config), *words]
     os.execv(sys.executable, [*launcher, *command])  # noqa: S606 - a list, which no shell reads
+
+
+def _list_code(file: RecipeFile, screen: Console) -> None:
+    """Print the files that the recipe's own plug-ins are, before they are imported."""
+    from adapters.plugins import source_files, trust
+
+    if own := trust.own_code(source_files.of_recipe(file.recipe, file.folder)):
+        screen.print("The recipe's own code:", *trust.listing(own), sep="\n", markup=False, soft_wrap=True)
 
 
 def _plan(file: RecipeFile, screen: Console, dry_run: bool) -> tuple[Plan, Backend]:
@@ -168,7 +187,8 @@ def _write_page(folder: Path) -> str:
 def evaluate(
     run_folder: RunPath,
     data: Annotated[list[Path] | None, Option(help="Test files instead of the recipe's sets.")] = None,
-    trust: TrustCode = False,
+    trust: Trust = False,
+    trust_remote_code: TrustCode = False,
     all_tables: AllTables = False,
     as_json: AsJson = False,
 ) -> None:
@@ -178,34 +198,49 @@ def evaluate(
     """
     from adapters.cli import tables
     from adapters.console import console, is_main, quiet
-    from adapters.pipeline.run_folder import RunFolder, given_name
+    from adapters.pipeline.run_folder import RunFolder, given_name, refuse_links
 
     files = data or []
     with errors() as state:
-        consent(trust)
+        consent(trust_remote_code)
         run = RunFolder.open(run_folder)
         if missing := [str(path) for path in files if not path.is_file()]:
             raise UserError(f"--data: there is no file {missing[0]}.")
+        stage = run.adapter_stage()
+        stored = None if files or trust or not run.names_unknown_code() else run.stored_figures(stage)
+        if stored:
+            note = "note: stored figures. The run names code that was not run here; --trust imports it and measures."
+            console(stderr=True).print(note, soft_wrap=True)
+            _show_figures({"name": run.name, "sets": stored}, run.path, all_tables=all_tables, as_json=as_json)
+            return
+        refuse_links(run.path)
         sets = [{"name": f"data{n}", "data": [{"path": str(path.resolve())}]} for n, path in enumerate(files)]
-        state.file = file = run.recipe_file([f"evaluate={json.dumps(sets)}"] if sets else ())
+        overrides = [f"evaluate={json.dumps(sets)}"] if sets else ()
+        state.file = file = run.recipe_file(overrides, consent=plugin_consent(trust))
         from adapters.pipeline.run import lock
 
-        stage = run.adapter_stage()
         if not file.recipe.evaluate:
             raise UserError("the recipe names no test sets; give one with --data FILE.")
         with lock(run.path.absolute()) if is_main() else nullcontext():
             state.log = run.path / "run.log"
             with quiet(state.log):
                 figures = _measure(run.path, stage, file, files)
-            report = {"name": file.recipe.name, "sets": figures}
-            if as_json:
-                if is_main():
-                    print(json.dumps(report))
-                return
-            for path in files:
+            for path in files if not as_json else ():
                 console().print(f"{given_name(path)}: {path}", markup=False, soft_wrap=True)
-            tables.print_results(console(), report, run.path, everything=all_tables)
-            console().print(tables.next_commands(run.path, file.recipe.trainer), soft_wrap=True, markup=False)
+            report = {"name": file.recipe.name, "sets": figures}
+            _show_figures(report, run.path, all_tables=all_tables, as_json=as_json)
+            if not as_json:
+                console().print(tables.next_commands(run.path, file.recipe.trainer), soft_wrap=True, markup=False)
+
+
+def _show_figures(report: dict[str, Any], folder: Path, *, all_tables: bool, as_json: bool) -> None:
+    from adapters.cli import tables
+    from adapters.console import console, is_main
+
+    if not as_json:
+        tables.print_results(console(), report, folder, everything=all_tables)
+    elif is_main():
+        print(json.dumps(report))
 
 
 def _measure(folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path]) -> dict[str, dict[str, SetFigures]]:

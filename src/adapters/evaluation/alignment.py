@@ -1,11 +1,11 @@
-"""Alignment of a prediction with its gold: by the task, else by JSON value."""
+"""Alignment of a prediction with its gold: by the task when a run evaluates, else by JSON value."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -20,12 +20,39 @@ _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
-    """Gold beside predicted values: by the task's `align`, else by value."""
+STORED = "aligned"
+"""Key of a stored sample: the rows of its task's `align`, or None where the task has none or it fails."""
+
+
+def by_task(task: Any, gold: Any, completion: str) -> list[Aligned] | None:
+    """What the task's `align` compares; None without that method, and where it fails."""
     try:
         return [Aligned(*row) for row in task.align(gold, completion)]
     except Exception:  # a missing method, or any error of plug-in code
-        return compare_values(gold, read_value(completion))
+        return None
+
+
+def align(task: Any, gold: Any, completion: str) -> list[Aligned]:
+    """Gold beside predicted values: by the task's `align`, else by value."""
+    rows = by_task(task, gold, completion)
+    return compare_values(gold, read_value(completion)) if rows is None else rows
+
+
+def of_sample(sample: Mapping[str, Any], task: Any = None) -> list[Aligned]:
+    """Gold beside predicted values as the evaluation stored them; in samples of older versions by `task`.
+
+    A stored row of the wrong form is left out: the file may come from anywhere.
+    """
+    if isinstance(stored := sample.get(STORED), list):
+        return [row for row in map(_checked, stored) if row is not None]
+    return align(None if STORED in sample else task, sample.get("gold"), str(sample.get("completion", "")))
+
+
+def _checked(row: Any) -> Aligned | None:
+    match row:
+        case [str(field), str() | None as gold, str() | None as pred, bool(matched), int(depth)]:
+            return Aligned(field, gold, pred, matched, depth)
+    return None
 
 
 def compare_values(gold: Any, pred: Any) -> list[Aligned]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from adapters import console
 from adapters.backends.jobs import Evaluation
-from adapters.evaluation import metrics
-from adapters.files import read_json, write_jsonl
+from adapters.evaluation import alignment, metrics
+from adapters.files import numbered_jsonl, read_json, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
 from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task
 
@@ -79,7 +79,7 @@ def evaluate(
         figures["reward_errors"] = errors
     if write:
         folder.mkdir(parents=True, exist_ok=True)
-        records = [_record(*triple) for triple in zip(examples, samples, scored, strict=True)]
+        records = [_record(task, *triple) for triple in zip(examples, samples, scored, strict=True)]
         if evaluation.variants > 1:
             records = [{**record, "variant": i // figures["n"]} for i, record in enumerate(records)]
         write_jsonl(folder / "samples.jsonl", records)
@@ -207,7 +207,20 @@ def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(known) / len(known) for name, known in values.items()}
 
 
-def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
+def store_alignment(task: Task, folder: Path) -> None:
+    """Add what the task's `align` compares to stored samples of an older version."""
+    path = folder / "samples.jsonl"
+    first = next((record for _, record in numbered_jsonl(path)), {alignment.STORED: None})
+    if alignment.STORED not in first:
+        records = (record for _, record in numbered_jsonl(path))
+        write_jsonl(path, ({**r, **_aligned(task, r.get("gold"), str(r.get("completion", "")))} for r in records))
+
+
+def _aligned(task: Task, gold: Any, completion: str) -> dict[str, Any]:
+    return {alignment.STORED: alignment.by_task(task, gold, completion)}
+
+
+def _record(task: Task, example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
     return {
         "id": example.id,
         "source": example.source,
@@ -221,4 +234,5 @@ def _record(example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
         "rewards": score.rewards,
         "parts": score.parts,
         "counts": {mode: {f: list(c) for f, c in fields.items()} for mode, fields in score.counts.items()},
+        **_aligned(task, example.gold, sample.text),
     }

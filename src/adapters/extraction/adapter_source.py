@@ -14,7 +14,9 @@ from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.files import read_json, sha256
 from adapters.pipeline.run_folder import RunFolder
+from adapters.plugins import trust
 from adapters.plugins.registry import resolve
+from adapters.plugins.source_files import files_of_plugin
 from adapters.recipe.fields import PluginSpec
 from adapters.recipe.recipe import Model
 from adapters.types import Extracting
@@ -44,8 +46,9 @@ def find(
     base: str | None = None,
     revision: str | None = None,
     params: Mapping[str, Any] | None = None,
+    consent: trust.Consent | None = None,
 ) -> Source:
-    """Find an adapter by its folder or Hub id. Raises UserError.
+    """Find an adapter by its folder or Hub id. Raises UserError, and Refused for a task's code without consent.
 
     The task and the thinking switch are read from the first of: the recipe of the run that the folder is a stage of,
     the bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace them.
@@ -53,7 +56,8 @@ def find(
     folder = _adapter_folder(_local(given, revision))
     if problems := adapter_folder.problems(folder):
         raise UserError(f"{problems[0]}.")
-    settings, origin = _stored_settings(folder)
+    run = RunFolder.of_stage(folder)
+    settings, origin = (_task_and_model(run.recipe), run.origin) if run else (_stored_settings(folder), folder)
     if task is not None:
         settings["task"] = task
     if "task" not in settings:
@@ -68,6 +72,8 @@ def find(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{folder}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
+    code = files_of_plugin("tasks", plug, origin, ("task",))
+    trust.admit([code], run.path if run else folder, consent or trust.Consent())
     resolved = resolve("tasks", plug, folder=origin)
     if not isinstance(resolved, Extracting):
         raise UserError(
@@ -102,15 +108,13 @@ def _adapter_folder(folder: Path) -> Path:
     raise UserError(f"{folder} is neither a run folder nor an adapter: it holds no {adapter_folder.CONFIG}.")
 
 
-def _stored_settings(folder: Path) -> tuple[dict[str, Any], Path]:
-    # Task and model of the training, and the folder of `./task.py`.
-    if run := RunFolder.of_stage(folder):
-        return _task_and_model(run.recipe), run.origin
+def _stored_settings(folder: Path) -> dict[str, Any]:
+    """Task and model of the training of an adapter outside a run."""
     if (folder / "recipe.yaml").is_file():
-        return _task_and_model(_yaml(folder / "recipe.yaml")), folder
+        return _task_and_model(_yaml(folder / "recipe.yaml"))
     manifest = adapter_folder.manifest(folder) or {}
     model = {"base": (manifest.get("model") or {}).get("base"), "thinking": manifest.get("thinking")}
-    return _task_and_model({**manifest, "model": {k: v for k, v in model.items() if v is not None}}), folder
+    return _task_and_model({**manifest, "model": {k: v for k, v in model.items() if v is not None}})
 
 
 def _task_and_model(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from adapters.data_aug.agent import synthesize, turns
 from adapters.data_aug.agent.corruptions import KINDS
 from adapters.errors import UserError
 from adapters.pairs import mine
+from adapters.plugins import source_files, trust
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward
+from adapters.plugins.trust import Consent
 from adapters.recipe.fields import PluginSpec
 from adapters.recipe.load import load_recipe, parse_assignments
 from adapters.recipe.stages import Dpo
@@ -37,14 +39,19 @@ class Limit(NamedTuple):
     name: str | None = None
 
 
-def limit(recipe: Path | None, max_length: int) -> Limit:
-    """The limit of a recipe's DPO stage; without a recipe tokens are estimated."""
+def limit(recipe: Path | None, max_length: int, consent: Consent | None = None) -> Limit:
+    """The limit of a recipe's DPO stage; without a recipe tokens are estimated.
+
+    Raises Refused for a task from outside the recipe's folder without consent.
+    """
     if recipe is None:
         return Limit(lambda examples: [_estimate(e) <= max_length for e in examples])
     file = load_recipe(recipe)
     stages = [stage for stage in file.recipe.stages if isinstance(stage, Dpo)]
     if not stages:
         raise UserError(f"{recipe} has no DPO stage, whose max_length the pairs must fit.")
+    code = source_files.files_of_plugin("tasks", file.recipe.task, file.folder, ("task",))
+    trust.admit_recipe([code], file.folder, consent or Consent())
     backend, longest = make_backend(file.recipe), stages[0].max_length
 
     def fits(examples: Sequence[Example]) -> list[bool]:

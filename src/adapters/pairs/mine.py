@@ -14,6 +14,7 @@ from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage, read_rollouts
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward, resolve_all
+from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Grpo
 from adapters.types import Example, Row, Task
@@ -27,13 +28,14 @@ class Graded(NamedTuple):
     score: float
 
 
-def rollouts(folder: Path) -> tuple[Task, list[Graded]]:
+def rollouts(folder: Path, consent: Consent | None = None) -> tuple[Task, list[Graded]]:
     """The task of a run and all graded completions of it, or of the stage named.
 
-    A score is the rewards' weighted mean. Raises UserError without rollouts, or when rows cannot be told apart.
+    A score is the rewards' weighted mean. Raises UserError without rollouts, or when rows cannot be told apart, and
+    Refused for code that is not of this machine without consent.
     """
     run = RunFolder.open(folder)
-    file = run.recipe_file()
+    file = run.recipe_file(consent=consent)
     task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
     stages = [s for s in run.stages if s.kind == "grpo" and run.named in (None, s.name)]
     completions = [graded for stage in stages for graded in _graded_by_stage(file, task, stage)]

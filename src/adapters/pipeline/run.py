@@ -19,10 +19,12 @@ from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
-from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures
+from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment
 from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
+from adapters.pipeline.run_folder import refuse_links
+from adapters.plugins import source_files, trust
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
@@ -36,10 +38,10 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
     """Train and evaluate what is not done yet. Returns the report. Raises UserError in another run's folder."""
     folder = plan.folder
     if console.is_main():
-        open_or_resume(plan)
+        notes = open_or_resume(plan)
         with console.progress("plan", "looking for duplicates"):
             _write_ledger(plan)
-        for note in ready(plan, backend):
+        for note in [*notes, *ready(plan, backend)]:
             console.console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)
     backend.barrier()
     start: Path | None = None
@@ -72,12 +74,10 @@ def ready(plan: Plan, backend: Backend) -> list[str]:
     return ask([job for job in plan.jobs if not adapter_folder.manifest(job.folder)]) if ask else []
 
 
-def open_or_resume(plan: Plan) -> None:
-    """Write the recipe into the run folder. Raises UserError when it holds a stage of another recipe."""
+def open_or_resume(plan: Plan) -> list[str]:
+    """Write the recipe into the run folder; returns notes. Raises UserError when it holds a stage of another recipe."""
     path = plan.folder / "recipe.json"
-    inside = plan.folder.resolve()  # the folder itself may be a link to a larger disk
-    for link in (p for p in plan.folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
-        raise UserError(f"{link} is a link to a place outside the run folder; the run would write there. Remove it.")
+    refuse_links(plan.folder)
     for job in plan.jobs:
         owner = adapter_folder.work_folder(job.folder) / adapter_folder.OWNER_FILE
         trained = (adapter_folder.manifest(job.folder) or {}).get("fingerprint") == job.fingerprint
@@ -99,9 +99,11 @@ def open_or_resume(plan: Plan) -> None:
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
     write_json(path, plan.file.tree)
-    write_json(plan.folder / "origin.json", {"folder": str(plan.file.folder.resolve())})
+    recorded = trust.sign(plan.folder, plan.file.folder, source_files.of_recipe(plan.recipe, plan.file.folder))
     if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
         shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
+    unwritable = f"{trust.state_folder()} cannot be written: other commands will ask before they import this run's code"
+    return [] if recorded else [unwritable]
 
 
 @contextmanager
@@ -227,6 +229,8 @@ def evaluate_all(
                 backend.barrier()
                 if console.is_main():
                     write_json(out / "metrics.json", figures)
+            elif console.is_main():
+                store_alignment(task, out)
             sets[evaluation.name][label] = figures
         del sampler
     return sets

@@ -14,6 +14,8 @@ from adapters.errors import UserError
 from adapters.evaluation.evaluate import SetFigures, read_figures
 from adapters.evaluation.metrics import number
 from adapters.files import numbered_jsonl, read_json, read_jsonl, read_run_json, sha256
+from adapters.plugins import source_files, trust
+from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile, as_overrides, load_recipe, present_keys
 
 State = Literal["done", "in progress", "waiting"]
@@ -135,12 +137,35 @@ class RunFolder:
     @property
     def origin(self) -> Path:
         """Folder of the recipe that was run, where `./plugin.py` is looked for."""
-        return Path(str(read_json(self.path / "origin.json").get("folder") or self.path))
+        return Path(str(read_json(self.path / trust.ORIGIN).get("folder") or self.path))
 
-    def recipe_file(self, overrides: Sequence[str] = ()) -> RecipeFile:
-        """The run's recipe with further overrides. Raises UserError if it is damaged."""
+    def recipe_file(self, overrides: Sequence[str] = (), *, consent: Consent | None = None) -> RecipeFile:
+        """The run's recipe with further overrides, whose plug-ins may then be imported.
+
+        Raises Refused when they are not of this machine and nobody consents, and UserError if the recipe is damaged.
+        """
+        file = self._recipe_file(overrides)
+        trust.admit(source_files.of_recipe(file.recipe, file.folder), self.path, consent or Consent())
+        return file
+
+    def names_unknown_code(self) -> bool:
+        """Whether somebody must consent before the recipe's plug-ins are imported."""
+        file = self._recipe_file(())
+        return bool(trust.unknown_here(source_files.of_recipe(file.recipe, file.folder), self.path))
+
+    def _recipe_file(self, overrides: Sequence[str]) -> RecipeFile:
         tree = read_run_json(self.path / "recipe.json")
         return load_recipe(self.path / "recipe.yaml", [*as_overrides(tree), *overrides], origin=self.origin)
+
+    def stored_figures(self, stage: Stage) -> dict[str, dict[str, SetFigures]] | None:
+        """Test set -> model -> figures of a stage and the base; None unless all are stored and of these weights."""
+        wanted = {"base", stage.name} if self.recipe.get("evaluate_base", True) else {stage.name}
+        sets = {
+            name: {m.model: m.figures for m in models if m.model in wanted and not m.stale}
+            for name, models in self.sets.items()
+        }
+        names = {str(s.get("name")) for s in self._listed("evaluate")}
+        return sets if names and names == set(sets) and all(set(models) == wanted for models in sets.values()) else None
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -215,6 +240,13 @@ class RunFolder:
 
 def _recipe(path: Path) -> Mapping[str, Any]:
     return present_keys(read_json(path / "recipe.json"))
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UserError for a link in a run folder that leads out of it. The folder itself may be a link."""
+    inside = folder.resolve()
+    for link in (p for p in folder.rglob("*") if p.is_symlink() and not p.resolve().is_relative_to(inside)):
+        raise UserError(f"{link} is a link to a place outside the run folder, where files would be written. Remove it.")
 
 
 def given_name(file: Path) -> str:

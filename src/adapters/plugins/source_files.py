@@ -209,7 +209,7 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
 def _imports(path: Path, module: str) -> tuple[str, ...]:
     try:
         return _imports_of(path.read_bytes(), path.name, module)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply
         return ()
 
 

@@ -12,8 +12,9 @@ from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.evaluation.evaluate import SetFigures
 from adapters.files import read_json, read_run_json
-from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, Stage
+from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, Stage, refuse_links
 from adapters.plugins.registry import resolve
+from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.publish import REPO, Publish
 from adapters.recipe.recipe import Recipe
@@ -106,15 +107,17 @@ class Probe(NamedTuple):
     truncated: bool
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Finished:
+def read(path: Path, overrides: Sequence[str] = (), consent: Consent | None = None) -> Finished:
     """The run of a run's or a stage's folder, with `publish.key=value` overrides.
 
-    Raises UserError when it is no run, is not finished, or holds an adapter or evaluation that is damaged or outdated.
+    Raises UserError when it is no run, is not finished, or holds an adapter or evaluation that is damaged or outdated,
+    and Refused when it names code that is not of this machine and nobody consents.
     """
     run = RunFolder.open(path)
     if other := [override for override in overrides if not override.startswith("publish.")]:
         raise UserError(f"{other[0]!r}: of a finished run's recipe only publish.key=value can be changed.")
-    file = run.recipe_file(overrides)
+    refuse_links(run.path)
+    file = run.recipe_file(overrides, consent=consent)
     stages = run.stages_up_to_named()
     if missing := [s.name for s in stages if not s.manifest]:
         raise UserError(

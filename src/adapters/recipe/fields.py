@@ -54,6 +54,13 @@ class PluginSpec(_ShortForm):
 
     use: str = Field(description="Name of a built-in or installed plug-in, `module:Class`, or `./file.py:Class`.")
 
+    @field_validator("use")
+    @classmethod
+    def _is_a_name(cls, use: str) -> str:
+        if "\0" in use:
+            raise ValueError("holds a zero character, which no file name may hold")
+        return use
+
     @property
     def params(self) -> dict[str, Any]:
         """The plug-in's own parameters."""

@@ -15,10 +15,11 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from adapters.errors import UserError
+from adapters.evaluation.alignment import STORED
 from adapters.evaluation.metrics import number
 from adapters.files import replacing
 from adapters.pipeline.run_folder import GIVEN, EvaluatedModel, RunFolder
-from adapters.plugins.registry import resolve
+from adapters.plugins.registry import names, resolve
 from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
 from adapters.report.reward_weights import reward_weights
@@ -70,7 +71,7 @@ def render(run: RunFolder) -> str:
         tests=_ledger(run, "tests"),
         versions=_versions(run),
         number=number,
-        task_found=task is not None,
+        aligned=task is not None or _stored(run),
         side_by_side=side_by_side,
         marked=marked,
         figures=results.FIGURES,
@@ -97,10 +98,18 @@ def _set(
 
 
 def _task(run: RunFolder) -> Any:
+    """The run's task, for samples of older versions, if it is this project's: the page imports no other code."""
     try:
-        return resolve("tasks", PluginSpec.model_validate(run.recipe.get("task")), folder=run.origin)
+        spec = PluginSpec.model_validate(run.recipe.get("task"))
+        ours = names("tasks").get(spec.use, "").startswith("adapters.")
+        return resolve("tasks", spec) if ours else None
     except Exception:
-        return None  # plug-in code, of a run that may come from another machine
+        return None  # settings of a run that may come from anywhere
+
+
+def _stored(run: RunFolder) -> bool:
+    evaluated = [model for models in [*run.sets.values(), *run.other_sets.values()] for model in models]
+    return all(STORED in sample for model in evaluated for sample in model.samples[:1])
 
 
 def _ledger(run: RunFolder, section: str) -> dict[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from adapters.evaluation.alignment import align
+from adapters.evaluation.alignment import of_sample
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.run_folder import EvaluatedModel
 from adapters.report.reward_weights import weighted
@@ -94,10 +94,7 @@ def _cards(
     out = []
     for sample in chosen:
         answers = tuple(side.get(sample.get("id"), {}) for side in by_id)
-        compared = [
-            align(task, sample.get("gold"), str(a.get("completion", ""))) if a and "gold" in sample else None
-            for a in answers
-        ]
+        compared = [of_sample({**a, "gold": sample["gold"]}, task) if a and "gold" in sample else None for a in answers]
         lines, text = merge(compared), sample.get("text")
         card = Card(
             id=str(sample.get("id")),

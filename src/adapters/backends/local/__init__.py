@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from transformers import AutoConfig
+from transformers import AutoConfig, dynamic_module_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from adapters.backends.jobs import Evaluation, Job
@@ -40,6 +40,8 @@ from adapters.errors import UserError, hint
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Grpo
 from adapters.types import Progress, Sampler
+
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # it would ask on its own; the one answer is --trust-remote-code
 
 TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
 TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo}
