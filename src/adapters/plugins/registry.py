@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib
-import importlib.util
 import sys
 import typing
 from importlib.metadata import entry_points
@@ -18,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.errors import KeyPath, UserError, hint
+from adapters.plugins.own_files import FILE_MODULE as FILE_MODULE
+from adapters.plugins.own_files import import_file
+from adapters.plugins.own_files import load_file as load_file
 
 if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
     from adapters.types import OldParameters
 
 Kind = Literal["tasks", "rewards", "noise"]
-FILE_MODULE = "adapters_plugin_"
-"""Prefix of the module name under which a `./file.py` is imported."""
 
 OLD_NAMES: dict[str, dict[str, str]] = {
     "tasks": {"valid": "is_well_formed", "nothing": "empty_answer"},
@@ -96,11 +95,6 @@ def take_old_names(kind: Kind, target: Any, use: str) -> None:
             _print_once(f"{use}: the attribute `{old}` is now `{new}`; please rename it.")
 
 
-def load_file(path: Path) -> Any:
-    """Import a plug-in file under the module name that its pickled instances hold."""
-    return _module(str(path), path.parent, ())
-
-
 def _module(name: str, folder: Path, at: KeyPath) -> Any:
     try:
         if not name.endswith(".py"):
@@ -109,23 +103,7 @@ def _module(name: str, folder: Path, at: KeyPath) -> Any:
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise UserError(f"there is no file {path}.{hint(path.name, near)}", at=at)
-        # The name depends on the path alone, so that worker processes can unpickle instances.
-        alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        if alias in sys.modules:
-            return sys.modules[alias]
-        spec = importlib.util.spec_from_file_location(alias, path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"{path} cannot be imported as Python.", at=at)
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # last, so that its neighbours can be imported and hide no library
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[alias] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[alias]
-            raise
-        return module
+        return import_file(path)
     except UserError:
         raise
     except Exception as error:
