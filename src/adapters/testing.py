@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adapters.data.load import GENERATORS, load_examples
 from adapters.errors import UserError, hint
-from adapters.plugins.registry import names, resolve, take_old_names
+from adapters.plugins.registry import OWN, names, offered, resolve, take_old_names
 from adapters.plugins.reward_bench import RewardTest, try_reward
 from adapters.plugins.rewards import NamedReward, task_of
 from adapters.recipe.fields import PathSource, PluginSpec, SynthesizedSource
@@ -32,6 +32,8 @@ def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> lis
     """
     reader: Task = resolve("tasks", PluginSpec(use=task))
     rows = getattr(reader, "example_rows", ())
+    if (offer := offered("tasks", task)) is not None and offer.package == OWN:
+        task = offer.name
     if file is None and task not in GENERATORS and rows:
         return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(rows[:n])]
     if file is not None:
@@ -52,7 +54,7 @@ def reward_task(reward: Reward | None, name: str = "", given: str | None = None)
             f"no task is known for the reward {name}. Give one with --task ({', '.join(installed)}, module:Class or "
             './file.py:Class), or name it in the reward\'s class: task: ClassVar[str] = "…".'
         )
-    if ":" not in str(task) and task not in installed:
+    if ":" not in str(task) and offered("tasks", str(task)) is None:
         raise UserError(f"no task is called {task!r}.{hint(str(task), list(installed))}")
     return str(task)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapters.data_aug.noise import PRESETS, Edit, Noise, NoisedRow, Span, find_spans, noise_row, preset
+from adapters.data_aug.noise import Edit, Noise, NoisedRow, Span, find_spans, noise_row, preset
 from adapters.data_aug.noise.edits import forward
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.registry import resolve
+from adapters.plugins.registry import preset_of, resolve
 from adapters.recipe.fields import NoiseSpec
 from adapters.types import Row, Task
 
@@ -90,10 +90,10 @@ class RowNoiser:
 
 def make_row_noiser(plug: NoiseSpec, *, seed: int, folder: Path, at: KeyPath) -> RowNoiser:
     """A preset by name and level, or one family with its parameters."""
-    if plug.use in PRESETS:
+    if (name := preset_of(plug.use, (*at, "use"))) is not None:
         if plug.params:
             raise UserError(f"the preset {plug.use} takes a level, no parameters.", at=(*at, next(iter(plug.params))))
-        noise = preset(plug.use, plug.level)
+        noise = preset(name, plug.level)
     else:
         noise = Noise((resolve("noise", plug, folder=folder, at=at),), name=plug.use)
     return RowNoiser(noise, plug.policy, plug.share, seed)

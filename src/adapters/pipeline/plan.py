@@ -18,7 +18,7 @@ from adapters.data.lengths import by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.registry import resolve
+from adapters.plugins.registry import offered, resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
@@ -260,6 +260,8 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     """The settings that change the weights, without rows and rewards."""
     settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
+    if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
+        settings["noise"]["use"] = offer.name  # as it was before another package used the name
     if settings.get("updates_per_generation") == 1:  # what stages did that are older than the key
         del settings["updates_per_generation"]
     return settings

@@ -19,7 +19,7 @@ from adapters.errors import KeyPath
 from adapters.files import sha256
 from adapters.old_imports import MOVED, OldImports
 from adapters.plugins.own_files import INSTALLED, find, is_neighbour
-from adapters.plugins.registry import Kind, names
+from adapters.plugins.registry import Kind, offered, preset_of
 from adapters.recipe.fields import NoiseSpec, PluginSpec, RewardSpec
 
 SCORING_PACKAGES = ("adapters.rewards", "adapters.tasks")
@@ -62,9 +62,9 @@ def of_recipe(recipe: BaseModel, folder: Path) -> list[PluginFiles]:
 
 def files_of_plugin(kind: Kind, spec: PluginSpec, folder: Path, at: KeyPath = ()) -> PluginFiles:
     """The files of one plug-in."""
-    where, colon, _ = spec.use.rpartition(":")
-    if not colon:
-        where = names(kind).get(spec.use, "").partition(":")[0]
+    where = spec.use.rpartition(":")[0]
+    if (offer := offered(kind, spec.use, (*at, "use"))) is not None:
+        where = offer.target.partition(":")[0]
     module, imported, neighbours = None, list[Module](), None
     if where.endswith(".py"):
         path = (folder / where).resolve()
@@ -90,7 +90,9 @@ def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built
     A stage's fingerprint has no built-in code, so that an upgrade of this project does not train again.
     """
     files = files_of_plugin(kind, spec, folder)
-    name = spec.use if files.built_in else spec.use.rpartition(":")[2]
+    # `package:name` is as `name`: whoever must qualify a name one day trains nothing again.
+    plain = offered(kind, spec.use) is not None or not files.built_in
+    name = spec.use.rpartition(":")[2] if plain else spec.use
     text = json.dumps({"use": name, **_parameters(instance)}, sort_keys=True, default=str)
     own = () if files.built_in and not built_in_code else files.files
     counted = [path for path in (*own, *(files.built_in_files if built_in_code else ())) if path.is_file()]
@@ -117,9 +119,7 @@ def _specs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]
     if isinstance(value, RewardSpec):
         yield at, "rewards", value
     elif isinstance(value, NoiseSpec):
-        from adapters.data_aug.noise import PRESETS
-
-        if value.use not in PRESETS:
+        if preset_of(value.use, (*at, "use")) is None:
             yield at, "noise", value
     elif isinstance(value, PluginSpec):
         yield at, "tasks", value
