@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapters.data_aug.noise import Edit, Noise, NoisedRow, Span, find_spans, noise_row, preset
+from adapters.data_aug.noise import Edit, Label, Noise, NoisedRow, Span, find_spans, noise_row, preset
 from adapters.data_aug.noise.edits import forward
 from adapters.errors import KeyPath, UserError
 from adapters.plugins.registry import preset_of, resolve
@@ -82,10 +83,18 @@ class RowNoiser:
             policy=self.policy,
             share=self.share,
             field=task.text_field,
-            labels=task.labels,
+            labels=partial(_labels, task),
         )
-        stats.add(result, find_spans(text, task.labels(row)))
+        stats.add(result, find_spans(text, _labels(task, row)))
         return result.row
+
+
+def _labels(task: Task, row: Row) -> list[Label]:
+    try:
+        return list(task.labels(row))
+    except Exception as error:  # a task is anybody's code
+        fault = f"labels fails on row {row.get('id')!r}: {type(error).__name__}: {error}"
+        raise UserError(f"the task {type(task).__name__}: {fault}.", at=("task",)) from error
 
 
 def make_row_noiser(plug: NoiseSpec, *, seed: int, folder: Path, at: KeyPath) -> RowNoiser:
