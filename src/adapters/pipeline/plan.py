@@ -13,6 +13,7 @@ from typing import Any
 
 from adapters import console
 from adapters.backends import adapter_folder
+from adapters.backends.base_files import check_base
 from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.data.lengths import by_source
 from adapters.data.load import Loaded, load_examples
@@ -88,6 +89,14 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     if file.renamed:
         notes.append(f"renamed keys, of which the old names still work: {', '.join(_renamed(file.renamed))}")
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+
+
+def check_first(file: RecipeFile) -> None:
+    """Raise UserError for a task that is none and a base that is not there, which needs no library that trains."""
+    task_of(file)
+    if file.recipe.trainer == "local":
+        console.phase("looking for the base model")
+        check_base(file.recipe.model.base, file.recipe.model.revision)
 
 
 def task_of(file: RecipeFile) -> Task:

@@ -247,7 +247,7 @@ class _Trial:
         for method in ("example", "gold"):
             read = getattr(self.task, method)
             self._call(method, "no columns at all in place", partial(read, {}), may=True, mild=True)
-        for own in _own_rows(self.task):
+        for own in own_rows(self.task):
             self._call("example_rows", "its own row in place", partial(self.task.example, own))
         if rephrase := getattr(self.task, "rephrase", None):
             self._call("rephrase", "n = 1 in place", lambda: rephrase(1).example(row))
@@ -283,10 +283,21 @@ def _with_leaves(value: Any, leaf: Any) -> Any:
     return [_with_leaves(item, leaf) for item in value] if isinstance(value, list) else leaf
 
 
-def _own_rows(task: Any) -> Iterator[Row]:
+def own_rows(task: Any) -> Iterator[Row]:
+    """The made-up rows that a task has itself."""
     yield from getattr(task, "example_rows", ())
     if (row := getattr(task, "example_row", None)) is not None:
         yield row
+
+
+def own_example(task: Task, row: Row, name: str) -> Example:
+    """The example of one of them. Raises UserError for a task that cannot read its own rows."""
+    try:
+        return task.example(row, id=str(row.get("id", "")))
+    except Exception as error:  # a task is anybody's code
+        raise UserError(
+            f"the task {name}: example fails on row {row.get('id')!r} of its own: {_say(error)}."
+        ) from error
 
 
 def _request_fields(task: Any) -> Sequence[str]:
