@@ -112,7 +112,10 @@ def new(
 
     plugin_verbs.check_module_name(name)
     reader = testing.reward_task(None, name, task)
-    testing.examples(reader, n=1)  # the test needs some
+    try:
+        testing.examples(reader, n=1)
+    except UserError as error:
+        raise UserError(f"the reward's test needs rows to be tested on, example_rows of the task {reader}.") from error
     file, test, cls = plugin_verbs.write_templates(name, "reward", task=json.dumps(reader))
     print(f"{file} and {test} written. In a recipe: rewards: [./{name}.py:{cls}]")
     print(f"Next:\n  python -m pytest {test}")

@@ -254,13 +254,13 @@ class _Trial:
 
 
 def _texts(example: Example, empty: str | None) -> dict[str, str]:
-    texts = dict(HOSTILE)
     gold = example.completion
-    if empty is not None:
-        texts["the empty answer"] = empty
+    texts = {} if gold is None else {"gold": gold}
+    texts |= {} if empty is None else {"the empty answer": empty}
+    texts |= HOSTILE
     if gold is None:
         return texts
-    texts |= {"gold": gold, "half of gold": gold[: len(gold) // 2], "gold in a fence": f"```json\n{gold}\n```"}
+    texts |= {"half of gold": gold[: len(gold) // 2], "gold in a fence": f"```json\n{gold}\n```"}
     value = _parse(gold)
     if value is _FAILED:
         return texts
