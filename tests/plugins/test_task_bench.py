@@ -12,9 +12,10 @@ from tiny import funding_rows, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
+from adapters.data.noise import NoiseStats, make_row_noiser
 from adapters.plugins.registry import resolve
 from adapters.plugins.task_bench import METHODS, check_is_task, try_task
-from adapters.recipe.fields import PluginSpec
+from adapters.recipe.fields import NoiseSpec, PluginSpec
 from adapters.testing import check_task, task_rows
 
 runner = CliRunner()
@@ -183,6 +184,29 @@ def test_labels_that_fail_on_a_later_row_are_a_sentence_too(folder: Path) -> Non
     done = runner.invoke(app, ["run", "mine.yaml", "stages.0.noise=dashes"])
     assert done.exit_code == 2
     assert "the task Mine: labels fails on row 'last': IndexError: list index out of range." in done.stderr
+
+
+def test_noise_that_fails_is_a_sentence(folder: Path) -> None:
+    write_task(folder, "    pass\n")
+    (folder / "bad.py").write_text("def noise(text, rng, protected):\n    return [(0, 1, 'x')]\n")
+    done = runner.invoke(app, ["run", "mine.yaml", "stages.0.noise={use: './bad.py:noise', share: 1.0}"])
+    assert done.exit_code == 2
+    assert "the noise ./bad.py:noise fails on row 'm1': " in done.stderr
+
+
+@pytest.mark.parametrize("policy", ["protect", "follow", "clean"])
+def test_noise_leaves_labels_that_are_json_text_alone(policy: str, tmp_path: Path) -> None:
+    row = {"id": "a", "funding_statement": "Paid by the Wellcome Trust, AB 1.", "funders": json.dumps([
+        {"funder_name": "Wellcome Trust", "awards": [{"award_ids": ["AB 1"]}]}
+    ])}  # fmt: skip
+    task = resolve("tasks", PluginSpec(use="funding"))
+    noiser = make_row_noiser(
+        NoiseSpec(use="case", share=1.0, policy=policy, **{"rate": 1.0}), seed=0, folder=tmp_path, at=()
+    )
+    noisy = noiser.apply(row, task, epoch=0, variant=0, stats=NoiseStats())
+    assert noisy["funding_statement"] != row["funding_statement"]
+    assert "Wellcome Trust, AB 1." in noisy["funding_statement"]
+    assert noisy["funders"] == row["funders"]
 
 
 def test_what_a_training_survives_is_a_note(folder: Path) -> None:

@@ -74,17 +74,23 @@ class RowNoiser:
         text = row.get(task.text_field)
         if not isinstance(text, str) or not text:
             return row
-        result = noise_row(
-            row,
-            self.noise,
-            seed=self.seed,
-            epoch=epoch,
-            variant=variant,
-            policy=self.policy,
-            share=self.share,
-            field=task.text_field,
-            labels=partial(_labels, task),
-        )
+        try:
+            result = noise_row(
+                row,
+                self.noise,
+                seed=self.seed,
+                epoch=epoch,
+                variant=variant,
+                policy=self.policy,
+                share=self.share,
+                field=task.text_field,
+                labels=partial(_labels, task),
+            )
+        except UserError:
+            raise
+        except Exception as error:  # a noise family is anybody's code
+            fault = f"fails on row {row.get('id')!r}: {type(error).__name__}: {error}"
+            raise UserError(f"the noise {self.noise.name} {fault}.") from error
         stats.add(result, find_spans(text, _labels(task, row)))
         return result.row
 
