@@ -35,6 +35,17 @@ stages:
 evaluate:
   - {name: test, data: [{path: rows.jsonl}]}
 """
+EXTRACTING = """    def request(self, row):
+        return ({"role": "user", "content": row["text"]},)
+    def record(self, answer):
+        if not isinstance(answer, list):
+            raise ValueError("not a list")
+        return answer
+    def answer_schema(self):
+        return None
+    def record_schema(self):
+        return {"type": "array"}
+"""
 FAULTS = {
     "counts missing": ("    counts = None\n", "the task ./mine.py:Mine has no counts(gold, completion)"),
     "is_well_formed missing": ("    is_well_formed = None\n", "has no is_well_formed(completion)"),
@@ -127,6 +138,22 @@ FAULTS = {
     "empty_answer is no text": (
         "    def empty_answer(self, example):\n        return []\n",
         "empty_answer returns list for row 'm1', not a text",
+    ),
+    "decode raises something else": (
+        EXTRACTING + "    def decode(self, completion):\n        return json.loads(completion)['items']\n",
+        "decode fails on gold of row 'm1': TypeError: list indices must be integers or slices, not str",
+    ),
+    "record refuses gold": (
+        EXTRACTING + "    def record(self, answer):\n        raise ValueError('not an object')\n",
+        "record fails on gold of row 'm1': ValueError: not an object",
+    ),
+    "record raises something else on other types": (
+        EXTRACTING + "    def record(self, answer):\n        return [text.strip() for text in answer]\n",
+        "record fails on NaN of row 'm1': AttributeError: 'float' object has no attribute 'strip'",
+    ),
+    "no schema of a record": (
+        EXTRACTING + "    def record_schema(self):\n        return None\n",
+        "record_schema returns NoneType, not a JSON schema",
     ),
     "adversarial fails": (
         "    def adversarial(self, example):\n        return {'first': example.gold[0]}\n",
