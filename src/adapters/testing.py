@@ -1,9 +1,12 @@
-"""Checks for the tests of a plug-in's author; the same code as `adapters rewards test`.
+"""Checks for the tests of a plug-in's author; the same code as `adapters rewards test` and `adapters tasks test`.
 
-from adapters.testing import check_reward, examples
+from adapters.testing import check_reward, check_task, examples
 
 def test_my_reward():
     check_reward(MyReward(), examples("funding"))
+
+def test_my_task():
+    check_task(MyTask(), "rows.jsonl")
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ from pathlib import Path
 
 from adapters.data.load import GENERATORS, load_examples
 from adapters.errors import UserError, hint
-from adapters.plugins.registry import names, resolve, take_old_names
+from adapters.plugins import task_bench
+from adapters.plugins.registry import OWN, names, offered, resolve, take_old_names
 from adapters.plugins.reward_bench import SECONDS, RewardTest, try_reward
 from adapters.plugins.rewards import NamedReward, task_of
+from adapters.plugins.task_bench import TaskTest
 from adapters.recipe.fields import PathSource, PluginSpec, SynthesizedSource
-from adapters.types import Example, Reward, Task
+from adapters.types import Example, Reward, Row, Task
 
-__all__ = ["check_reward", "examples", "reward_task"]
+__all__ = ["check_reward", "check_task", "examples", "reward_task", "task_rows"]
 
 ROWS = 60
 
@@ -32,6 +37,8 @@ def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> lis
     """
     reader: Task = resolve("tasks", PluginSpec(use=task))
     rows = getattr(reader, "example_rows", ())
+    if (offer := offered("tasks", task)) is not None and offer.package == OWN:
+        task = offer.name
     if file is None and task not in GENERATORS and rows:
         return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(rows[:n])]
     if file is not None:
@@ -43,6 +50,46 @@ def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> lis
         raise UserError(f"{error} Give rows of your own: --data FILE.") from None
 
 
+def task_rows(
+    task: Task, file: str | Path | None = None, *, name: str = "", n: int = task_bench.ROWS
+) -> list[tuple[Row, Example]]:
+    """Rows to test a task on, with its examples: the first `n` of a file, its own `example_rows`, or synthetic ones.
+
+    Raises UserError for an unreadable file, for more than 1 % of bad rows, or when there are no rows.
+    """
+    offer = offered("tasks", name) if name else None
+    source: PathSource | SynthesizedSource
+    if file is not None:
+        source = PathSource(path=str(Path(file).resolve()))
+    elif offer is not None and offer.package == OWN and offer.name in GENERATORS:
+        source = SynthesizedSource(synthesize=offer.name, n=n, seed=0)
+    elif own := list(task_bench.own_rows(task)):
+        return [(row, task_bench.own_example(task, row, name)) for row in own[:n]]
+    else:
+        raise UserError("the task has no example_rows. Give rows of your own: --data FILE.")
+    rows: list[tuple[Row, Example]] = []
+    load_examples([source], task, root=Path(), seed=0, look=rows.extend)
+    return rows[:n]
+
+
+def check_task(task: str | Task, file: str | Path | None = None, *, n: int = task_bench.ROWS) -> TaskTest:
+    """Assert that a task keeps what it promises, on the first `n` rows of a file or on its own `example_rows`.
+
+    The AssertionError lists every fault; the result's `warnings` are what a training would survive.
+    """
+    name = task if isinstance(task, str) else type(task).__name__
+    reader: Task = resolve("tasks", PluginSpec(use=task)) if isinstance(task, str) else task
+    take_old_names("tasks", type(reader), name)
+    try:
+        task_bench.check_is_task(reader, name)
+        result = task_bench.try_task(reader, name, task_rows(reader, file, name=name, n=n))
+    except UserError as error:
+        raise AssertionError(str(error)) from None
+    if result.errors:
+        raise AssertionError("\n".join([f"{name} is not fit to train on:", *(f"  {e}" for e in result.errors)]))
+    return result
+
+
 def reward_task(reward: Reward | None, name: str = "", given: str | None = None) -> str:
     """The task that reads a reward's rows: the given one, its `task`, or the one of its name. Raises UserError."""
     installed = names("tasks")
@@ -52,7 +99,7 @@ def reward_task(reward: Reward | None, name: str = "", given: str | None = None)
             f"no task is known for the reward {name}. Give one with --task ({', '.join(installed)}, module:Class or "
             './file.py:Class), or name it in the reward\'s class: task: ClassVar[str] = "…".'
         )
-    if ":" not in str(task) and task not in installed:
+    if ":" not in str(task) and offered("tasks", str(task)) is None:
         raise UserError(f"no task is called {task!r}.{hint(str(task), list(installed))}")
     return str(task)
 

@@ -21,7 +21,7 @@ from adapters.cli.main import app
 
 ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "--engine", "me/", "--launch", "build-ie", "qwen-text")
 """What a command needs that is not here: a server, a GPU, the Hub, its models, trained weights, several corpora."""
-OWN_TESTS = ("tutorial.md", "new_task.md")
+OWN_TESTS = ("tutorial.md", "new_task.md", "noise_and_metrics.md")
 SPERT = """[{"tokens": ["Ada", "lived", "in", "Rome"], "relations": [{"type": "Live_In", "head": 0, "tail": 1}],
 "entities": [{"type": "Peop", "start": 0, "end": 1}, {"type": "Loc", "start": 3, "end": 4}]}]"""
 IEPILE = {"task": "NER", "source": "x", "output": '{"person": ["Ada"]}',
@@ -127,7 +127,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_command_of_the_docs_runs(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Those that need no GPU, no server, no Hub and no training; two pages have tests of their own."""
+    """Those that need no GPU, no server, no Hub and no training; three pages have tests of their own."""
     arguments = [argument.replace("RUN", "runs/NAME") for argument in shlex.split(command)[1:]]
     shutil.copytree(workplace, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")

@@ -44,6 +44,8 @@ def test_the_commands_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch)
     for command in commands:
         done = CliRunner().invoke(app, command.split(), env={"COLUMNS": "100"})
         assert done.exit_code == 0, done.output
+    tested = CliRunner().invoke(app, ["tasks", "test", "./keywords.py:Keywords", "--data", "train.jsonl", "--json"])
+    assert json.loads(tested.stdout) == {"name": "./keywords.py:Keywords", "rows": 3, "errors": [], "warnings": []}
     everything = CliRunner().invoke(app, ["run", "keywords.yaml", "--all"])
     assert "always empty" in everything.stdout
     report = json.loads((folder / "runs/keywords/report.json").read_text())

@@ -53,14 +53,15 @@ def check(
         from adapters.backends import backend as make_backend
         from adapters.cli.check_tables import report
         from adapters.console import console, progress, quiet
-        from adapters.pipeline.check import check_recipe, hardware_of
+        from adapters.pipeline.check import check_recipe, first_faults, hardware_of
         from adapters.publish.hub import ask_hub
 
         hardware = hardware_of(device, launch)
         if launch is not None:
             os.environ[PROCESSES] = LATER
         with quiet(None), progress("check", "loading libraries"):
-            checked = check_recipe(file, make_backend(file.recipe), plugins, hardware, ask_hub)
+            checked = first_faults(file, plugins)
+            checked = checked or check_recipe(file, make_backend(file.recipe), plugins, hardware, ask_hub)
         if as_json:
             print(json.dumps(checked.as_json(), default=str))
         else:

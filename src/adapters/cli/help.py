@@ -13,7 +13,7 @@ HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report"),
     "Use": ("extract", "score", "merge", "publish"),
-    "Data": ("data", "pairs", "rewards", "base"),
+    "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
     ("adapters new --list", "The shipped recipes, and what each needs."),
@@ -51,6 +51,11 @@ EXAMPLES = {
     "rewards test": "adapters rewards test ./mine.py:Mine --data rows.jsonl",
     "rewards score": "adapters rewards score funding completions.jsonl",
     "rewards new": "adapters rewards new mine --task funding",
+    "tasks": "adapters tasks list",
+    "tasks list": "adapters tasks list",
+    "tasks show": "adapters tasks show funding",
+    "tasks test": "adapters tasks test ./mine.py:Mine --data rows.jsonl",
+    "tasks new": "adapters tasks new mine",
 }
 """One example for each verb and group."""
 OLD_VERBS = {"noise": "data noise", "synthesize": "data synthesize", "extract-merge": "data merge-shards"}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import base, check, data, env, extract, new, pairs, publish, rewards, run
+from adapters.cli import base, check, data, env, extract, new, pairs, publish, rewards, run, tasks
 from adapters.cli import ie as ie  # registers its verbs in the group `data`
 from adapters.cli.errors import complain
 from adapters.cli.help import Group, dress
@@ -23,7 +23,8 @@ app = typer.Typer(
 )
 for verbs in (new, check, env, run, extract, data, publish):
     app.add_typer(verbs.app)
-for name, group in {"base": base.app, "data": data.data_app, "pairs": pairs.app, "rewards": rewards.app}.items():
+groups = {"base": base.app, "data": data.data_app, "pairs": pairs.app, "rewards": rewards.app, "tasks": tasks.app}
+for name, group in groups.items():
     app.add_typer(group, name=name)
 
 

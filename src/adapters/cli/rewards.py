@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import inspect
 import json
-import keyword
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, Typer
 
+from adapters.cli import plugin_verbs
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, OutFile
 from adapters.errors import UserError
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from adapters.plugins.reward_bench import RewardTest
     from adapters.plugins.rewards import NamedReward
 
-TEMPLATES = Path(__file__).parent / "templates"
 app = Typer(help="List, show, test, score and write rewards.")
 
 RewardName = Annotated[str, Argument(metavar="NAME", help="A reward's name, module:Class or ./file.py:Class.")]
@@ -36,34 +32,15 @@ Params = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="
 @app.command("list")
 def list_rewards(as_json: AsJson = False) -> None:
     """Installed rewards, and where they come from."""
-    from adapters.plugins.registry import names
-
-    known = names("rewards")
-    print(json.dumps(known) if as_json else "\n".join(f"{name:<20} {where}" for name, where in known.items()))
+    plugin_verbs.print_names("rewards", as_json=as_json)
 
 
 @app.command()
 @errors()
 def show(name: RewardName, as_json: AsJson = False) -> None:
     """A reward's documentation, parameters and source files."""
-    from adapters.console import console
-    from adapters.plugins.source_files import files_of_plugin
-    from adapters.recipe.fields import PluginSpec
-
     named = _reward(name, [])
-    reward: Any = named.reward
-    files = files_of_plugin("rewards", PluginSpec(use=name), Path())
-    fields = dataclasses.fields(reward) if dataclasses.is_dataclass(reward) else ()
-    parameters = {f.name: {"type": str(f.type), "default": getattr(reward, f.name)} for f in fields}
-    text = inspect.getdoc(reward if inspect.isfunction(reward) else type(reward)) or "(no docstring)"
-    if as_json:
-        print(json.dumps({"doc": text, "parameters": parameters, "score_hash": named.score_hash, **files.as_json()}))
-        return
-    lines = [f"{name}: {type(reward).__module__}", "", text, ""]
-    lines += [f"  {key}: {p['type']} = {p['default']!r}" for key, p in parameters.items()]
-    lines += ["", f"files: {', '.join(map(str, files.files))}"]
-    lines += [f"score hash: {named.score_hash}  (code and parameters)"]
-    console().print("\n".join(lines), markup=False, soft_wrap=True)
+    plugin_verbs.print_plugin("rewards", name, named.reward, named.score_hash, as_json=as_json)
 
 
 @app.command("test")
@@ -143,22 +120,15 @@ def new(
     """Write a reward to start from, and its test."""
     from adapters import testing
 
-    if not name.isidentifier() or name.startswith("_"):
-        raise UserError(f"{name!r} is not a Python name; use letters, digits and _.")
+    plugin_verbs.check_module_name(name)
     reader = testing.reward_task(None, name, task)
-    testing.examples(reader, n=1)  # the test needs some
-    paths = Path(f"{name}.py"), Path(f"test_{name}.py")
-    if existing := [p for p in paths if p.exists()]:
-        raise UserError(f"{existing[0]} exists already; nothing was written.")
-    module = importlib.util.find_spec(name)  # a folder of that name has no origin
-    if keyword.iskeyword(name) or name in sys.stdlib_module_names or (module and module.origin):
-        raise UserError(f"{name!r} is taken: a file {name}.py would hide a module of Python or of a package.")
-    cls = "".join(word.capitalize() for word in name.split("_"))
-    for path, template in zip(paths, ("reward.txt", "reward_test.txt"), strict=True):
-        text = (TEMPLATES / template).read_text(encoding="utf-8")
-        path.write_text(text.format(name=name, cls=cls, task=json.dumps(reader)), encoding="utf-8")
-    print(f"{paths[0]} and {paths[1]} written. In a recipe: rewards: [./{name}.py:{cls}]")
-    print(f"Next:\n  python -m pytest {paths[1]}")
+    try:
+        testing.examples(reader, n=1)
+    except UserError as error:
+        raise UserError(f"the reward's test needs rows to be tested on, example_rows of the task {reader}.") from error
+    file, test, cls = plugin_verbs.write_templates(name, "reward", task=json.dumps(reader))
+    print(f"{file} and {test} written. In a recipe: rewards: [./{name}.py:{cls}]")
+    print(f"Next:\n  python -m pytest {test}")
     print("  " + shlex.join(["adapters", "rewards", "test", f"./{name}.py:{cls}", "--task", reader]))
 
 

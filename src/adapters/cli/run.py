@@ -115,9 +115,10 @@ def _plan(file: RecipeFile, screen: Console, dry_run: bool) -> tuple[Plan, Backe
 
     with quiet(None), progress("plan", "loading libraries"):
         from adapters.backends import backend as make_backend
-        from adapters.pipeline.plan import make_plan
+        from adapters.pipeline.plan import check_first, make_plan
         from adapters.publish.hub import ask_hub
 
+        check_first(file)
         backend = make_backend(file.recipe)
         plan = make_plan(file, backend, tokenizer_needed=not dry_run)
         phase("asking the Hub")

@@ -11,7 +11,7 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -34,6 +34,9 @@ GENERATORS = {
     "agent_control": "adapters.data_aug.agent.pairs:synthesize_control",
 }
 """Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
+
+
+Look = Callable[[Sequence[tuple[Row, Example]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,9 @@ def load_examples(
     noiser: RowNoiser | None = None,
     epochs: int = 1,
     at: KeyPath = (),
+    look: Look | None = None,
 ) -> Loaded:
-    """Read every source of a `data:` list into examples.
+    """Read every source of a `data:` list into examples. `look` is shown each source's rows, before noise.
 
     With `noiser` there is a noisy copy of each row for each of `epochs` epochs and each repeat; without, one epoch
     serves for all. Raises UserError when a source is missing, empty after filtering, or has more than `max_bad_rows`
@@ -97,6 +101,8 @@ def load_examples(
                 at=key,
             )
         clean, bad = _clean_examples(rows, task, name, max_bad_rows, key)
+        if look is not None:
+            look(clean)
         empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
         settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
@@ -173,6 +179,12 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         return None, "nested too deeply"
     except ValueError as error:
         return None, redact(str(error))
+    except Exception as error:  # a task is anybody's code
+        raise UserError(
+            f"the task {type(task).__name__}: example fails on row {row_id!r}: {type(error).__name__}: {error}. "
+            "For a row that cannot be used it must raise ValueError.",
+            at=("task",),
+        ) from error
     return example, ""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapters.data_aug.noise import PRESETS, Edit, Noise, NoisedRow, Span, find_spans, noise_row, preset
+from adapters.data_aug.noise import Edit, Label, Noise, NoisedRow, Span, find_spans, noise_row, preset
 from adapters.data_aug.noise.edits import forward
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.registry import resolve
+from adapters.plugins.registry import preset_of, resolve
 from adapters.recipe.fields import NoiseSpec
 from adapters.types import Row, Task
 
@@ -73,27 +74,41 @@ class RowNoiser:
         text = row.get(task.text_field)
         if not isinstance(text, str) or not text:
             return row
-        result = noise_row(
-            row,
-            self.noise,
-            seed=self.seed,
-            epoch=epoch,
-            variant=variant,
-            policy=self.policy,
-            share=self.share,
-            field=task.text_field,
-            labels=task.labels,
-        )
-        stats.add(result, find_spans(text, task.labels(row)))
+        try:
+            result = noise_row(
+                row,
+                self.noise,
+                seed=self.seed,
+                epoch=epoch,
+                variant=variant,
+                policy=self.policy,
+                share=self.share,
+                field=task.text_field,
+                labels=partial(_labels, task),
+            )
+        except UserError:
+            raise
+        except Exception as error:  # a noise family is anybody's code
+            fault = f"fails on row {row.get('id')!r}: {type(error).__name__}: {error}"
+            raise UserError(f"the noise {self.noise.name} {fault}.") from error
+        stats.add(result, find_spans(text, _labels(task, row)))
         return result.row
+
+
+def _labels(task: Task, row: Row) -> list[Label]:
+    try:
+        return list(task.labels(row))
+    except Exception as error:  # a task is anybody's code
+        fault = f"labels fails on row {row.get('id')!r}: {type(error).__name__}: {error}"
+        raise UserError(f"the task {type(task).__name__}: {fault}.", at=("task",)) from error
 
 
 def make_row_noiser(plug: NoiseSpec, *, seed: int, folder: Path, at: KeyPath) -> RowNoiser:
     """A preset by name and level, or one family with its parameters."""
-    if plug.use in PRESETS:
+    if (name := preset_of(plug.use, (*at, "use"))) is not None:
         if plug.params:
             raise UserError(f"the preset {plug.use} takes a level, no parameters.", at=(*at, next(iter(plug.params))))
-        noise = preset(plug.use, plug.level)
+        noise = preset(name, plug.level)
     else:
         noise = Noise((resolve("noise", plug, folder=folder, at=at),), name=plug.use)
     return RowNoiser(noise, plug.policy, plug.share, seed)

@@ -13,7 +13,7 @@ from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
 from adapters.errors import UserError
 from adapters.pipeline import ledger
-from adapters.pipeline.plan import Plan, check_dropped_share, cost_notes, leakage, make_plan
+from adapters.pipeline.plan import Plan, check_dropped_share, check_first, cost_notes, leakage, make_plan
 from adapters.pipeline.run import ready
 from adapters.plugins import source_files
 from adapters.plugins.reward_bench import RewardTest, try_reward
@@ -59,6 +59,13 @@ class Checked:
             "memory": [m.as_json() for m in self.memory],
             "rewards": {name: asdict(b) for name, b in self.rewards.items()},
         }
+
+
+def first_faults(file: RecipeFile, plugins: list[source_files.PluginFiles]) -> Checked | None:
+    """The result where the recipe fails before any library is needed; see `plan.check_first`."""
+    out = Checked(plugins)
+    _try(out, file, lambda: check_first(file))
+    return out if out.errors else None
 
 
 def check_recipe(

@@ -6,26 +6,28 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adapters import console
 from adapters.backends import adapter_folder
+from adapters.backends.base_files import check_base
 from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.data.lengths import by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.registry import resolve
+from adapters.plugins import task_bench
+from adapters.plugins.registry import offered, resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
 from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage
-from adapters.types import Example, Lengths, Task
+from adapters.types import Example, Lengths, Row, Task
 
 VALIDATION_ROWS = 200
 Measure = Callable[[Sequence[Example]], list[Lengths] | None]
@@ -66,15 +68,16 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     UserError for every mistake that can be found without training.
     """
     recipe = file.recipe
-    task: Task = resolve("tasks", recipe.task, folder=file.folder, at=("task",))
+    task = task_of(file)
     rewards = stage_rewards(file)
     notes = backend.check(recipe.stages)
     measure = partial(_lengths, backend, needed=tokenizer_needed, notes=notes)
+    read = Reader(file, task, notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
-        jobs.append(_job(file, task, n, rewards[n], jobs[-1].fingerprint if jobs else "", measure, notes))
+        jobs.append(_job(read, n, rewards[n], jobs[-1].fingerprint if jobs else "", measure, notes))
     trained = set().union(*(job.texts for job in jobs))
-    tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed)
+    tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed, read=read)
     notes += leakage(tests)
     notes += [
         f"test set {t.name}: {t.beyond} of {len(t.examples)} gold answers longer than {t.max_new_tokens} tokens"
@@ -86,6 +89,51 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     if file.renamed:
         notes.append(f"renamed keys, of which the old names still work: {', '.join(_renamed(file.renamed))}")
     return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+
+
+def check_first(file: RecipeFile) -> None:
+    """Raise UserError for a task that is none and a base that is not there, which needs no library that trains."""
+    task_of(file)
+    if file.recipe.trainer == "local":
+        console.phase("looking for the base model")
+        check_base(file.recipe.model.base, file.recipe.model.revision)
+
+
+def task_of(file: RecipeFile) -> Task:
+    """The recipe's task. Raises UserError for what has not the parts of one."""
+    task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
+    task_bench.check_is_task(task, file.recipe.task.use, ("task",))
+    return task
+
+
+@dataclass
+class Reader:
+    """Reads the rows of a recipe, and tries the task on the first of each source."""
+
+    file: RecipeFile
+    task: Task
+    notes: list[str] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
+
+    def __call__(self, sources: Sequence[Source], at: KeyPath, task: Task | None = None, **noise: Any) -> Loaded:
+        """The examples of a `data:` list; `task` reads them where it is another form of the recipe's."""
+        seed, bad, root = self.file.recipe.seed, self.file.recipe.max_bad_rows, self.file.data_root
+        at, look = (*at, "data"), None if task else self._try
+        return load_examples(
+            sources, task or self.task, root=root, seed=seed, max_bad_rows=bad, at=at, look=look, **noise
+        )
+
+    def _try(self, rows: Sequence[tuple[Row, Example]]) -> None:
+        console.phase("trying the task")
+        several = task_bench.LATER_ROWS if self.tried else task_bench.ROWS
+        first = [(row, example) for row, example in rows[:several] if repr(example) not in self.tried]
+        self.tried.update(repr(example) for _, example in first)
+        result = task_bench.try_task(self.task, self.file.recipe.task.use, first)
+        if result.errors:
+            others = len(result.errors) - 1
+            more = f" ({others} more: adapters tasks test shows them)" if others else ""
+            raise UserError(f"{result.errors[0]}{more}.", at=("task",))
+        self.notes += result.warnings
 
 
 def _renamed(keys: Mapping[str, str]) -> Iterator[str]:
@@ -125,31 +173,32 @@ def check_dropped_share(plan: Plan) -> None:
 
 
 def evaluations(
-    file: RecipeFile, backend: Backend, task: Task, trained: Set[str] = frozenset(), *, tokenizer_needed: bool = True
+    file: RecipeFile,
+    backend: Backend,
+    task: Task,
+    trained: Set[str] = frozenset(),
+    *,
+    tokenizer_needed: bool = True,
+    read: Reader | None = None,
 ) -> tuple[Evaluation, ...]:
     """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
     measure = partial(_lengths, backend, needed=tokenizer_needed, notes=[])
-    return tuple(_evaluation(file, task, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
-
-
-def _rows(file: RecipeFile, task: Task, sources: Sequence[Source], at: KeyPath, **noise: Any) -> Loaded:
-    seed, bad = file.recipe.seed, file.recipe.max_bad_rows
-    return load_examples(sources, task, root=file.data_root, seed=seed, max_bad_rows=bad, at=(*at, "data"), **noise)
+    read = read or Reader(file, task)
+    return tuple(_evaluation(read, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
 
 
 def _job(
-    file: RecipeFile,
-    task: Task,
+    read: Reader,
     n: int,
     rewards: tuple[NamedReward, ...],
     previous: str,
     measure: Measure,
     notes: list[str],
 ) -> Job:
-    recipe = file.recipe
+    file, task, recipe = read.file, read.task, read.file.recipe
     stage, at = recipe.stages[n], ("stages", n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
-    loaded, epochs = _stage_rows(file, task, n)
+    loaded, epochs = _stage_rows(read, n)
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
@@ -179,14 +228,15 @@ def _job(
     )
 
 
-def _stage_rows(file: RecipeFile, task: Task, n: int) -> tuple[Loaded, float]:
+def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     """A stage's rows (with noise, SFT's of all epochs), and the epochs over them to train."""
-    stage, at = file.recipe.stages[n], ("stages", n)
+    recipe, at = read.file.recipe, ("stages", n)
+    stage = recipe.stages[n]
     if stage.noise is None:
-        return _rows(file, task, stage.data, at), stage.epochs
-    noiser = make_row_noiser(stage.noise, seed=file.recipe.seed, folder=file.folder, at=(*at, "noise"))
+        return read(stage.data, at), stage.epochs
+    noiser = make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
-    return _rows(file, task, stage.data, at, noiser=noiser, epochs=laid_out), stage.epochs / laid_out
+    return read(stage.data, at, noiser=noiser, epochs=laid_out), stage.epochs / laid_out
 
 
 def _within_limits(
@@ -260,6 +310,8 @@ def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     """The settings that change the weights, without rows and rewards."""
     settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
+    if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
+        settings["noise"]["use"] = offer.name  # as it was before another package used the name
     if settings.get("updates_per_generation") == 1:  # what stages did that are older than the key
         del settings["updates_per_generation"]
     return settings
@@ -281,10 +333,10 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
         raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
 
 
-def _evaluation(file: RecipeFile, task: Task, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:
-    recipe, at = file.recipe, ("evaluate", n)
+def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:
+    file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
-    loaded = _rows(file, task, spec.data, at)
+    loaded = read(spec.data, at)
     examples = list(loaded.examples)
     if spec.prompt_variants > 1:
         rephrase = getattr(task, "rephrase", None)
@@ -292,7 +344,7 @@ def _evaluation(file: RecipeFile, task: Task, n: int, spec: EvalSet, trained: Se
             fault = f"the task {recipe.task.use} asks in one form only (it has no rephrase method)."
             raise UserError(fault, at=(*at, "prompt_variants"))
         for variant in range(1, spec.prompt_variants):
-            examples += _rows(file, rephrase(variant), spec.data, at).examples
+            examples += read(spec.data, at, rephrase(variant)).examples
     lengths = measure(examples)
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))

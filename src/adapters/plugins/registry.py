@@ -1,31 +1,38 @@
-"""From the name of a plug-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
+"""From the name of a plug-in to a configured instance.
 
-A plug-in is a frozen dataclass whose fields are its YAML parameters, or a function. Names come from the entry-point
-groups `adapters.tasks`, `adapters.rewards` and `adapters.noise`, and from the noise families of `adapters.data_aug`.
+A plug-in is a frozen dataclass whose fields are its YAML parameters, or a function. It is written `name`,
+`package:name`, `module:Class` or `./file.py:Class`. Names come from the entry-point groups `adapters.tasks`,
+`adapters.rewards` and `adapters.noise`, and from the noise presets and families of `adapters.data_aug`. What stands
+before a colon is a package if an installed one of that (normalised) name offers such a plug-in, else a module.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib
-import importlib.util
+import re
 import sys
 import typing
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from adapters.environment import versions
 from adapters.errors import KeyPath, UserError, hint
+from adapters.plugins.own_files import FILE_MODULE as FILE_MODULE
+from adapters.plugins.own_files import find, import_file
+from adapters.plugins.own_files import load_file as load_file
 
 if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
     from adapters.types import OldParameters
 
 Kind = Literal["tasks", "rewards", "noise"]
-FILE_MODULE = "adapters_plugin_"
-"""Prefix of the module name under which a `./file.py` is imported."""
+
+OWN = "extraction-adapters"
+PRESET = "a preset"
+"""What stands for `module:Class` of a noise preset."""
 
 OLD_NAMES: dict[str, dict[str, str]] = {
     "tasks": {"valid": "is_well_formed", "nothing": "empty_answer"},
@@ -34,20 +41,84 @@ OLD_NAMES: dict[str, dict[str, str]] = {
 """Attributes of plug-ins that were renamed: kind -> old name -> new name. The old name still works."""
 
 
-def names(kind: Kind) -> dict[str, str]:
-    """Installed plug-ins of a kind: name -> module:Class."""
-    targets = _installed(kind, tuple(sys.path))
-    if kind == "noise":
-        from adapters.data_aug.noise import FAMILIES
+class Offer(NamedTuple):
+    """A plug-in that an installed package offers by name."""
 
-        targets = targets | {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()}
-    return dict(sorted(targets.items()))
+    package: str
+    """The distribution's name, normalised as package indexes do."""
+    version: str
+    name: str
+    target: str
+    """`module:Class`."""
+
+    def __str__(self) -> str:
+        return f"{self.package}:{self.name} ({f'{self.version}, ' if self.version else ''}{self.target})"
+
+
+def names(kind: Kind) -> dict[str, str]:
+    """Installed plug-ins of a kind: name -> module:Class; `package:name` where several packages use one name."""
+    known: dict[str, list[Offer]] = {}
+    for offer in _offers(kind, tuple(sys.path)):
+        if offer.target != PRESET:
+            known.setdefault(offer.name, []).append(offer)
+    return {
+        f"{offer.package}:{name}" if several else name: offer.target
+        for name, offers in sorted(known.items())
+        for several in [len(_meanings(kind, name)) > 1]
+        for offer in offers
+    }
+
+
+def offered(kind: Kind, use: str, at: KeyPath = ()) -> Offer | None:
+    """What an installed package offers under `name` or `package:name`; None for nothing.
+
+    Raises UserError, which lists them, when several packages offer different plug-ins under the name.
+    """
+    found = _meanings(kind, use)
+    if len(found) > 1:
+        one = kind.removesuffix("s")
+        choices = " and ".join(str(offer) for offer in found)
+        fault = f"{len(found)} packages offer the {one} {use!r}: {choices}. Write {found[0].package}:{use}"
+        others = "".join(f" or {offer.package}:{use}" for offer in found[1:])
+        raise UserError(f"{fault}{others} for the one you mean.", at=at)
+    return found[0] if found else None
+
+
+def preset_of(use: str, at: KeyPath = ()) -> str | None:
+    """The noise preset that `name` or `package:name` means; None for other noise. Raises UserError as `offered`."""
+    offer = offered("noise", use, at)
+    return offer.name if offer and offer.target == PRESET else None
+
+
+def _meanings(kind: Kind, use: str) -> list[Offer]:
+    package, colon, name = use.rpartition(":")
+    offers = [offer for offer in _offers(kind, tuple(sys.path)) if offer.name == name]
+    offers = [offer for offer in offers if not colon or offer.package == _normalised(package)]
+    return list({offer.target: offer for offer in reversed(offers)}.values())[::-1]
 
 
 @functools.cache
-def _installed(kind: Kind, path: tuple[str, ...]) -> dict[str, str]:
+def _offers(kind: Kind, path: tuple[str, ...]) -> tuple[Offer, ...]:
     # Reading the metadata of every package takes ten milliseconds, and a plan asks a dozen times.
-    return {point.name: point.value for point in entry_points(group=f"adapters.{kind}")}
+    own = _built_in_noise() if kind == "noise" else []
+    installed = [(point, point.dist) for point in entry_points(group=f"adapters.{kind}")]
+    return (
+        *own,
+        *(Offer(_normalised(d.name), d.version, point.name, point.value) for point, d in installed if d is not None),
+    )
+
+
+def _built_in_noise() -> list[Offer]:
+    from adapters.data_aug.noise import FAMILIES, PRESETS
+
+    release = versions().get(OWN, "")
+    targets = dict.fromkeys(PRESETS, PRESET)  # a preset comes before a family of its name
+    targets = {name: f"{family.__module__}:{family.__qualname__}" for name, family in FAMILIES.items()} | targets
+    return [Offer(OWN, release, name, target) for name, target in targets.items()]
+
+
+def _normalised(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()  # as PEP 503 has it
 
 
 def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: KeyPath = ()) -> Any:
@@ -64,25 +135,52 @@ def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: KeyPath 
 
 def _target(kind: Kind, use: str, folder: Path, at: KeyPath) -> Any:
     module_name, colon, attribute = use.rpartition(":")
-    if not colon:
-        known = names(kind)
-        if use not in known:
-            raise UserError(
-                f"no {kind.removesuffix('s')} is called {use!r}.{hint(use, list(known))} "
-                "A plug-in of your own is written module:Class or ./file.py:Class.",
-                at=at,
-            )
-        module_name, _, attribute = known[use].partition(":")
-    target: Any = (module := _module(module_name, folder, at))
+    if (offer := offered(kind, use, at)) is not None and offer.target != PRESET:
+        module_name, _, attribute = offer.target.partition(":")
+    elif not colon or _is_package(kind, module_name):
+        known = [offer.name for offer in _offers(kind, tuple(sys.path)) if offer.package == _normalised(module_name)]
+        whose, known = (f" in {module_name}", known) if colon else ("", list(names(kind)))
+        raise UserError(
+            f"no {kind.removesuffix('s')} is called {attribute!r}{whose}.{hint(attribute, known)} "
+            "A plug-in of your own is written module:Class or ./file.py:Class.",
+            at=at,
+        )
+    module = _module(module_name, folder, at)
+    target: Any = module
     for name in attribute.split("."):
         target = getattr(target, name, None)
         if target is None:
             public = [name for name in vars(module) if not name.startswith("_")]
             raise UserError(f"{module_name} has no {attribute}.{hint(attribute, public)}", at=at)
+    if offer is not None and colon:
+        _refuse_second_reading(use, offer, target, at)
     if not callable(target):
         raise UserError(f"{use} is not a class or function.", at=at)
     take_old_names(kind, target, use)
     return target
+
+
+def _is_package(kind: Kind, name: str) -> bool:
+    """Whether a name before a colon is that of a package with plug-ins, and of no module."""
+    packages = {offer.package for offer in _offers(kind, tuple(sys.path))}
+    return _normalised(name) in packages and not name.endswith(".py") and find(name.partition(".")[0]) is None
+
+
+def _refuse_second_reading(use: str, offer: Offer, target: Any, at: KeyPath) -> None:
+    """Raise UserError where `package:name` is also `module:Class` of something else."""
+    module, _, attribute = use.rpartition(":")
+    if find(module.partition(".")[0]) is None:
+        return
+    try:
+        other = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return
+    if other is not target:
+        raise UserError(
+            f"{use} means two things: {attribute} of the module {module}, and what the package {offer.package} offers "
+            f"under the name {offer.name}. Write {offer.target} for the second; rename one for the first.",
+            at=at,
+        )
 
 
 def take_old_names(kind: Kind, target: Any, use: str) -> None:
@@ -96,11 +194,6 @@ def take_old_names(kind: Kind, target: Any, use: str) -> None:
             _print_once(f"{use}: the attribute `{old}` is now `{new}`; please rename it.")
 
 
-def load_file(path: Path) -> Any:
-    """Import a plug-in file under the module name that its pickled instances hold."""
-    return _module(str(path), path.parent, ())
-
-
 def _module(name: str, folder: Path, at: KeyPath) -> Any:
     try:
         if not name.endswith(".py"):
@@ -109,23 +202,7 @@ def _module(name: str, folder: Path, at: KeyPath) -> Any:
         if not path.is_file():
             near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
             raise UserError(f"there is no file {path}.{hint(path.name, near)}", at=at)
-        # The name depends on the path alone, so that worker processes can unpickle instances.
-        alias = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        if alias in sys.modules:
-            return sys.modules[alias]
-        spec = importlib.util.spec_from_file_location(alias, path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"{path} cannot be imported as Python.", at=at)
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))  # last, so that its neighbours can be imported and hide no library
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[alias] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[alias]
-            raise
-        return module
+        return import_file(path)
     except UserError:
         raise
     except Exception as error:

@@ -20,7 +20,7 @@ from adapters.plugins.attempts import Attempt
 from adapters.plugins.attempts import RewardError as RewardError
 from adapters.plugins.attempts import RewardStuckError as RewardStuckError
 from adapters.plugins.attempts import checked as checked
-from adapters.plugins.registry import names, resolve
+from adapters.plugins.registry import offered, resolve
 from adapters.plugins.reward_worker import Workers, pickled_reward, renew_after_fork
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import RewardSpec
@@ -164,7 +164,7 @@ def check_signature(reward: Reward, use: str, at: KeyPath = ()) -> None:
 
 def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:
     """The task of a reward's rows: the given, its `task` attribute, or the one of its name."""
-    return given or getattr(reward, "task", None) or (name if name in names("tasks") else None)
+    return given or getattr(reward, "task", None) or (name if offered("tasks", name) else None)
 
 
 class Grader:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.machinery
 import json
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from pydantic import BaseModel
 from adapters.errors import KeyPath
 from adapters.files import sha256
 from adapters.old_imports import MOVED, OldImports
-from adapters.plugins.registry import Kind, names
+from adapters.plugins.own_files import INSTALLED, find, is_neighbour
+from adapters.plugins.registry import Kind, offered, preset_of
 from adapters.recipe.fields import NoiseSpec, PluginSpec, RewardSpec
 
-INSTALLED = {"site-packages", "dist-packages"}
 SCORING_PACKAGES = ("adapters.rewards", "adapters.tasks")
 """Of this project's own packages, those whose code decides a score."""
 
@@ -63,9 +62,9 @@ def of_recipe(recipe: BaseModel, folder: Path) -> list[PluginFiles]:
 
 def files_of_plugin(kind: Kind, spec: PluginSpec, folder: Path, at: KeyPath = ()) -> PluginFiles:
     """The files of one plug-in."""
-    where, colon, _ = spec.use.rpartition(":")
-    if not colon:
-        where = names(kind).get(spec.use, "").partition(":")[0]
+    where = spec.use.rpartition(":")[0]
+    if (offer := offered(kind, spec.use, (*at, "use"))) is not None:
+        where = offer.target.partition(":")[0]
     module, imported, neighbours = None, list[Module](), None
     if where.endswith(".py"):
         path = (folder / where).resolve()
@@ -91,7 +90,9 @@ def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built
     A stage's fingerprint has no built-in code, so that an upgrade of this project does not train again.
     """
     files = files_of_plugin(kind, spec, folder)
-    name = spec.use if files.built_in else spec.use.rpartition(":")[2]
+    # `package:name` is as `name`: whoever must qualify a name one day trains nothing again.
+    plain = offered(kind, spec.use) is not None or not files.built_in
+    name = spec.use.rpartition(":")[2] if plain else spec.use
     text = json.dumps({"use": name, **_parameters(instance)}, sort_keys=True, default=str)
     own = () if files.built_in and not built_in_code else files.files
     counted = [path for path in (*own, *(files.built_in_files if built_in_code else ())) if path.is_file()]
@@ -118,9 +119,7 @@ def _specs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]
     if isinstance(value, RewardSpec):
         yield at, "rewards", value
     elif isinstance(value, NoiseSpec):
-        from adapters.data_aug.noise import PRESETS
-
-        if value.use not in PRESETS:
+        if preset_of(value.use, (*at, "use")) is None:
             yield at, "noise", value
     elif isinstance(value, PluginSpec):
         yield at, "tasks", value
@@ -144,7 +143,7 @@ def _modules(name: str, folder: Path | None = None) -> list[Module]:
     out: list[Module] = []
     search = [str(folder)] if folder else None
     for whole in accumulate(name.split("."), "{}.{}".format):
-        spec = _find(whole, search)
+        spec = find(whole, search)
         if spec is None:
             return []
         search = list(spec.submodule_search_locations or ())
@@ -158,25 +157,12 @@ def _modules(name: str, folder: Path | None = None) -> list[Module]:
 def _new_name(name: str) -> str:
     """The present name of a module of this project; the user's own of an old name stays."""
     root = name.partition(".")[0]
-    spec = _find(root, None) if root in MOVED else None
+    spec = find(root, None) if root in MOVED else None
     return MOVED[root] + name[len(root) :] if spec and isinstance(spec.loader, OldImports) else name
 
 
 def _is_in(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def _find(name: str, search: list[str] | None) -> importlib.machinery.ModuleSpec | None:
-    # Not importlib.util.find_spec: for a.b it would import a.
-    for finder in sys.meta_path:
-        if (find := getattr(finder, "find_spec", None)) is not None:
-            try:
-                spec: importlib.machinery.ModuleSpec | None = find(name, search)
-            except (ImportError, ValueError, AttributeError):
-                continue
-            if spec is not None:
-                return spec
-    return None
 
 
 def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module], tuple[str, ...]]:
@@ -191,13 +177,14 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
         if module.path in [m.path for m in modules]:
             continue
         modules.append(module)
-        for wanted in map(_new_name, _imports(module.path, module.name)):
+        beside = neighbours if neighbours in module.path.parents else None
+        for written in _imports(module.path, module.name):
+            folder = beside if beside and is_neighbour(written.partition(".")[0], beside) else None
+            wanted = written if folder else _new_name(written)
             root = wanted.partition(".")[0]
             if root in sys.stdlib_module_names:
                 continue
-            imported = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted)
-            if neighbours and root != "adapters":
-                imported += _modules(wanted, neighbours)
+            imported = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted, folder)
             followed = [m for m in imported if _is_in(m.name, *counted) or INSTALLED.isdisjoint(m.path.parts)]
             todo += [m for m in followed if m.name != "adapters"]
             # `from package.module import name` also arrives here as package.module.name.

@@ -90,8 +90,10 @@ class FundingTask:
         return [_record(funder) for funder in read_funders(funders)]
 
     def labels(self, row: Row) -> Iterator[Label]:
-        """Names, ids, schemes and titles, for noise to respect."""
-        return funding_labels(row)
+        """Names, ids, schemes and titles, for noise to respect. Those of JSON text, which cannot follow it, stay."""
+        if not isinstance(row.get("funders"), str):
+            return funding_labels(row)
+        return (Label((), "fixed", label.value) for label in funding_labels({"funders": self.gold(row)}))
 
     def prompt(self, text: str) -> tuple[Message, ...]:
         """The messages that ask for the funders of a text."""

