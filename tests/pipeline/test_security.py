@@ -230,7 +230,7 @@ SECRET = os.environ["TINKER_API_KEY"]
 @dataclass(frozen=True)
 class Task(FundingTask):
     def example(self, row, **k):
-        if row["id"] == "r0":
+        if row.get("id") == "r0":
             raise ValueError("no such row at " + SECRET)
         return super().example(row, **k)
 

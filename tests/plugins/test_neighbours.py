@@ -13,7 +13,7 @@ from tiny import funding_rows, write_jsonl
 from adapters.errors import UserError
 from adapters.plugins.own_files import FILE_MODULE, is_neighbour
 from adapters.plugins.registry import resolve
-from adapters.plugins.reward_worker import Worker
+from adapters.plugins.reward_worker import Workers
 from adapters.plugins.source_files import files_of_plugin, identity
 from adapters.recipe.fields import PluginSpec
 from adapters.types import Example
@@ -87,7 +87,7 @@ def test_a_reward_with_neighbours_is_unpickled_in_a_process_of_its_own(use: str,
         "from late import LATE\n\n\nclass Deep:\n    def __call__(self, completion, example):\n"
         "        return 3 * LATE\n"
     )
-    worker = Worker(resolve("rewards", PluginSpec(use=use), folder=tmp_path), timeout=20)
+    worker = Workers(resolve("rewards", PluginSpec(use=use), folder=tmp_path), timeout=20)
     try:
         assert worker("", NOBODY) == 0.375
     finally:

@@ -24,7 +24,7 @@ from typing import Any
 
 from adapters.errors import Refused, UserError, visible
 from adapters.files import read_json, sha256, write_json
-from adapters.plugins.registry import names
+from adapters.plugins.registry import names, offered
 from adapters.plugins.source_files import PluginFiles
 
 ORIGIN = "origin.json"
@@ -78,10 +78,10 @@ def unknown_here(plugins: Iterable[PluginFiles], folder: Path) -> list[PluginFil
 
 def is_registered(plugin: PluginFiles) -> bool:
     """Whether the name belongs to this project or to an entry point of an installed package."""
-    where, colon, attribute = plugin.use.rpartition(":")
-    if plugin.module is None:
-        return not colon and not where
-    return not colon or f"{plugin.module}:{attribute}" in names(plugin.kind).values()
+    _, colon, attribute = plugin.use.rpartition(":")
+    if not colon or offered(plugin.kind, plugin.use, plugin.at):
+        return True
+    return plugin.module is not None and f"{plugin.module}:{attribute}" in names(plugin.kind).values()
 
 
 def sign(folder: Path, recipe_folder: Path, plugins: Iterable[PluginFiles]) -> bool:
