@@ -111,7 +111,8 @@ class Task(Protocol):
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
-    - `modes`: {matching mode: what it means}, for people who read the figures.
+    - `modes`: {matching mode: what it means}, for people who read the figures;
+    - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise.
     """
 
     text_field: str

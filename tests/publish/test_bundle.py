@@ -47,7 +47,15 @@ STRANGERS = (
     "training_args.bin", "rollouts-0.jsonl", "run.log", "run.lock", "hosted.json", "spent.json", "origin.json",
     "samples.jsonl", "rejected.jsonl", "nll_before.json", "optimizer.pt", "rng_state_0.pth", "report.html",
 )  # fmt: skip
-FACTS = {"parameters": 64, "class": "A", "base_class": "A", "tied": True, "dtype": "float32", "end_token": "<|im_end|>"}
+FACTS = {
+    "parameters": 64,
+    "class": "A",
+    "base_class": "A",
+    "tied": True,
+    "dtype": "float32",
+    "end_token": "<|im_end|>",
+    "rerun": None,
+}
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
@@ -96,7 +104,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def original(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished, folder = read(run), tmp_path_factory.mktemp("made") / "bundle"
     bundle.assemble(finished, folder)
-    (folder / "README.md").write_text(card.render(finished, folder, "me/funding-echo", FACTS, []))
+    (folder / "README.md").write_text(card.render(finished, folder, "me/funding-echo", FACTS, [], tag="v1"))
+    bundle.seal(folder)
     return folder
 
 
@@ -121,7 +130,7 @@ def test_only_what_a_user_needs_is_in_it(made: tuple[Finished, Path]) -> None:
     _, folder = made
     names = [p.as_posix() for p in bundle.files(folder)]
     assert names == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "plots/kl.png", "plots/loss.png",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "bundle.json", "code/vowels.py", "plots/kl.png", "plots/loss.png",
         "plots/reward.png", "plots/test.png", "recipe.yaml", "results.json", "tokenizer_config.json",
     ]  # fmt: skip
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -141,7 +150,7 @@ def test_the_recipe_in_it_runs_and_names_no_place(made: tuple[Finished, Path], t
     finished.file.tree["stages"][1] |= {"vllm": "server", "vllm_server": "http://node7:8000"}
     assert bundle.shippable_recipe(finished) == text, "nor a vLLM server"
     assert again.recipe.stages[0].data[0].path == "train.jsonl"
-    assert again.recipe.stages[1].rewards[1].use == "./vowels.py:Vowels"
+    assert again.recipe.stages[1].rewards[1].use == "./code/vowels.py:Vowels"
     assert again.recipe.stages[0].model_dump(exclude={"data"}) == finished.recipe.stages[0].model_dump(exclude={"data"})
     assert text.startswith('if __name__ == "__main__"')
 
@@ -301,7 +310,8 @@ def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], r
 def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
     again = tmp_path / "again"
     bundle.assemble(read(run), again)
-    (again / "README.md").write_text(card.render(read(run), again, "me/funding-echo", FACTS, []))
+    (again / "README.md").write_text(card.render(read(run), again, "me/funding-echo", FACTS, [], tag="v1"))
+    bundle.seal(again)
     assert bundle.hashes(again) == bundle.hashes(made[1]), "the same content again makes no new commit"
 
 
@@ -318,9 +328,12 @@ def test_licences_and_what_they_ask() -> None:
 
 
 def test_notes_before_it_is_out(run: Path) -> None:
-    notes = release._notes(read(run))
+    notes = release._notes(read(run), {})
+    assert any("the licence of Qwen/Qwen3-0.6B was not found: set publish.base_license" in n for n in notes)
     assert any("apache-2.0, and real allows no commercial use" in n for n in notes)
-    assert any("names no licence" in n for n in release._notes(read(run, ["publish.license=null"])))
+    assert any(
+        "names no licence" in n for n in release._notes(read(run, ["publish.license=null"]), {"base_license": "mit"})
+    )
 
 
 def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
