@@ -130,7 +130,8 @@ def test_only_what_a_user_needs_is_in_it(made: tuple[Finished, Path]) -> None:
     _, folder = made
     names = [p.as_posix() for p in bundle.files(folder)]
     assert names == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "bundle.json", "code/vowels.py", "plots/kl.png", "plots/loss.png",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "bundle.json", "code/vowels.py",
+        "plots/kl.png", "plots/loss.png",
         "plots/reward.png", "plots/test.png", "recipe.yaml", "results.json", "tokenizer_config.json",
     ]  # fmt: skip
     config = json.loads((folder / "adapter_config.json").read_text())
