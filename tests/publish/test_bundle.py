@@ -71,6 +71,12 @@ def make_run(folder: Path, *overrides: str) -> Path:
     [run] = (
         [p.parent for p in (folder / "runs").glob("*/report.json")] if not overrides else [folder / "runs" / "other"]
     )
+    as_trained(run)
+    return run
+
+
+def as_trained(run: Path) -> None:
+    """Put LoRA files, and what a trainer leaves beside them, into the stages of an echo run."""
     for stage in ("1-sft", "2-grpo"):
         tensors = {f"base_model.model.q.lora_{side}.weight": np.ones((4, 4), np.float32) for side in "AB"}
         save_file(tensors, run / stage / adapter_folder.WEIGHTS)
@@ -92,7 +98,6 @@ def make_run(folder: Path, *overrides: str) -> Path:
             figures = json.loads(path.read_text())
             rows, _, rewards = figures["key"].split(":", 2)
             write_json(path, figures | {"key": f"{rows}:{held['files'][adapter_folder.WEIGHTS]}:{rewards}"})
-    return run
 
 
 @pytest.fixture(scope="module")

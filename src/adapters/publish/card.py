@@ -254,11 +254,17 @@ def _data(finished: Finished, stage: Stage, settings: Mapping[str, Any]) -> dict
 def _rewards(finished: Finished, stage: Stage) -> list[dict[str, Any]]:
     uses = plugin_code.of_run(finished).uses
     places = (uses.get(("stages", stage.index, "rewards", n), "") for n in itertools.count())
-    named = stage_rewards(finished.file)[stage.index]
+    changed = changed_rewards(finished, stage)
     return [
-        {**_reward(reward), "code": place.rpartition(":")[0].removeprefix("./")}
-        for reward, place in zip(named, places, strict=False)
+        {**_reward(reward), "code": place.rpartition(":")[0].removeprefix("./"), "changed": reward.name in changed}
+        for reward, place in zip(stage_rewards(finished.file)[stage.index], places, strict=False)
     ]
+
+
+def changed_rewards(finished: Finished, stage: Stage) -> list[str]:
+    """The rewards of a stage whose code is no longer that of the training."""
+    then = {record["name"]: record["score_hash"] for record in stage.manifest.get("scoring", ())}
+    return [r.name for r in stage_rewards(finished.file)[stage.index] if then.get(r.name, r.score_hash) != r.score_hash]
 
 
 def _reward(named: NamedReward) -> dict[str, Any]:

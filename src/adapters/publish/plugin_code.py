@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -27,7 +28,7 @@ class PluginCode:
     uses: Mapping[KeyPath, str]
     """Key of the recipe -> its `./file.py:Class` in the bundle."""
     requirements: tuple[str, ...]
-    """Packages with their versions, as pip takes them."""
+    """Packages beside those of this project, with their versions, as pip takes them."""
     missing: tuple[str, ...]
     """Why the bundle's recipe cannot be run as it is, a sentence each."""
 
@@ -55,12 +56,25 @@ def of_run(finished: Finished) -> PluginCode:
     names = {name for p in plugins for name in p.libraries}
     names |= {str(p.module).partition(".")[0] for p in elsewhere}
     known = packages_distributions()
-    requirements = {f"{d}=={version(d)}" for name in names for d in known.get(name, ()) if d != SELF}
+    requirements = {
+        f"{d}=={version(d)}" for name in names for d in known.get(name, ()) if _plain(d) not in _installed_with_us()
+    }
     for p in elsewhere:
         root = str(p.module).partition(".")[0]
         if root not in known and not (p.files and not INSTALLED.isdisjoint(p.files[0].parts)):
             missing.append(f"`{p.use}` is a module that is neither in this repository nor in a package")
     return PluginCode(files, uses, tuple(sorted(requirements)), tuple(dict.fromkeys(missing)))
+
+
+def _installed_with_us() -> set[str]:
+    """The packages that installing this project brings, and itself."""
+    needed = [line for line in requires(SELF) or () if "extra ==" not in line]
+    return {_plain(SELF), *(_plain(re.split(r"[^\w.-]", line)[0]) for line in needed)}
+
+
+def _plain(name: str) -> str:
+    """A package's name, spelt as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _class_name(plugin: PluginFiles) -> str:

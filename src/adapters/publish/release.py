@@ -89,6 +89,11 @@ def _notes(finished: Finished, found: Mapping[str, Any]) -> list[str]:
     notes = requirements.notes(finished.settings, sources, tests=bool(finished.figures))
     if not found.get("base_license"):
         notes.append(f"the licence of {finished.base_id} was not found: set publish.base_license")
+    for stage in finished.stages:
+        for name in card.changed_rewards(finished, stage):
+            notes.append(
+                f"{stage.name}: the code of the reward {name} has changed since the training; the card says so"
+            )
     if rerun := found.get("rerun"):
         notes.append(f"the bundle's recipe cannot be run as it is, and the card says so: {rerun.replace('`', '')}")
     return notes
