@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from conftest import funding_rows, write_jsonl
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from adapters import environment
 from adapters.backends import adapter_folder
 from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.plugins.rewards import NamedReward
-from adapters.publish import bundle, card, comparison, gate, plots, release
+from adapters.publish import base_license, bundle, card, comparison, gate, plots, release
 from adapters.publish.finished_run import Finished, probes, read
 from adapters.recipe.load import load_recipe
 from adapters.recipe.publish import Publish
@@ -410,6 +412,13 @@ def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path])
     [
         ({"repo": "no-owner"}, "'no-owner' is no Hub id; write owner/name"),
         ({"base_model": "a/b/c"}, "no Hub id"),
+        ({"repo": "me/x.git"}, "without .git"),
+        ({"repo": "me/x y"}, "no Hub id"),
+        ({"repo": "me/" + "x" * 97}, "up to 96"),
+        ({"repo": "me/x\n"}, "no Hub id"),
+        ({"repo": "datasets/x"}, "no Hub id"),
+        ({"citation": "Doe et al., 2026"}, "BibTeX"),
+        ({"minimum": {"funder_f1": 1.5}}, "less than or equal to 1"),
         ({"tag": "v 1"}, "'v 1' is no tag"),
         ({"license": "Apache 2.0"}, "Did you mean apache-2.0"),
         ({"license": "apache2"}, "Did you mean apache-2.0"),
@@ -420,6 +429,88 @@ def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path])
 def test_the_section_is_strict(value: dict, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Publish.model_validate(value)
+
+
+NAMES = (
+    "me/x", "me/x.git", "me/x/y", "me/x y", "me/" + "x" * 96, "me/" + "x" * 97, "m" * 97 + "/x", "me/-x", "me/x.",
+    "me/.x", "me--a/x", "me/a..b", "mé/x", "me/x\n", " me/x", "https://huggingface.co/me/x", "", "me/", "/x", "me/_x",
+    "me/x.gitx", "Me.You_3/a-b.c_D",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_repository_has_a_name_that_the_hubs_library_takes(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    def taken(check: Callable[[], object], refusal: type[Exception]) -> bool:
+        try:
+            check()
+        except refusal:
+            return False
+        return True
+
+    assert taken(lambda: Publish(repo=name), ValueError) == taken(lambda: validate_repo_id(name), HFValidationError)
+
+
+@pytest.mark.usefixtures("same_plots")
+def test_the_card_tells_a_sceptic_what_was_done(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    text = card.render(finished, folder, "me/funding-echo", FACTS | {"base_license": "llama3.1"}, [], tag="v1")
+    versions = environment.versions()
+    for wanted in (
+        'PeftModel.from_pretrained(base, "me/funding-echo", revision="v1")',
+        'AutoTokenizer.from_pretrained("me/funding-echo", revision="v1")',
+        f'"transformers=={versions["transformers"]}" "peft=={versions["peft"]}"',
+        "| real | 26 | 1× | 26 | 24 | 5 |",
+        "Trained on: 44 examples (2 rows were held out); the steps saw no more than 24 of them.",
+        "| test (12) | **this adapter** | 1.0000 | 1.0000 | – | – | 100.0 % |",
+        "| test (12) | base model | 0.0000 | 0.0000 | – | – | 100.0 % |",
+        "base model 0.1667; the empty answer 0.1667",
+        "**award id:** the number of a grant",
+        "is under llama3.1; its terms hold for the adapter too",
+        'merge_and_unload().save_pretrained("merged")',
+        "`HF_TOKEN`",
+        "adapters extract me/funding-echo --revision v1 ",
+        "Put them beside `recipe.yaml` under these names: `train.jsonl`, `test.jsonl`.",
+        "https://huggingface.co/me/funding-echo/discussions",
+        "@misc{funding-echo,",
+        "## Intended use and limits",
+        "(language: en; sources: real, made)",
+    ):
+        assert wanted in text, wanted
+    assert "revision=" not in card.render(finished, folder, "me/funding-echo", FACTS, []), "a pull request has no tag"
+    assert "a licence that was not known here" in card.render(finished, folder, "me/funding-echo", FACTS, [])
+
+
+@pytest.mark.usefixtures("same_plots")
+def test_what_a_publisher_says_stands_in_the_card(run: Path, made: tuple[Finished, Path]) -> None:
+    said = [
+        "publish.intended_use=For libraries.",
+        "publish.citation='@misc{doe, title = {A}}'",
+        "publish.contact=a forum",
+    ]
+    text = card.render(read(run, said), made[1], "me/funding-echo", FACTS, [])
+    assert "## Intended use and limits\n\nFor libraries.\n" in text
+    assert "```bibtex\n@misc{doe, title = {A}}\n```" in text
+    assert "Contact: a forum" in text
+
+
+def test_the_bases_licence_is_read_from_its_own_card(run: Path, tmp_path: Path) -> None:
+    finished = read(run)
+    assert base_license.of_run(finished) is None, "offline, and no card is stored"
+    assert base_license.of_run(read(run, ["publish.base_license=gemma"])) == "gemma"
+    model = finished.recipe.model.model_copy(update={"base": str(tmp_path)})
+    recipe = finished.recipe.model_copy(update={"model": model})
+    beside = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=recipe))
+    for metadata, name in (
+        ("license: apache-2.0", "apache-2.0"),
+        ("license: other\nlicense_name: qwen-research", "qwen-research"),
+        ("language: en", None),
+        ("license: [", None),
+    ):
+        (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n\n# Base\n")
+        assert base_license.of_run(beside) == name
 
 
 def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
@@ -488,6 +579,7 @@ def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
 
     monkeypatch.setattr(gate, "loaded", loaded)
     monkeypatch.setattr(gate, "used", lambda *_: gate.Check("usage", True, "runs"))
+    monkeypatch.setattr(gate, "rerun", lambda *_: None)
     refused = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "--json"])
     assert refused.exit_code == 3
     assert "every B matrix is zero" in refused.stderr
@@ -508,4 +600,21 @@ def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
     assert (
         CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New", "--tag", "v2"]).exit_code == 0
     )
-    assert len(calls) == 4, "another tag is the same bundle"
+    assert len(calls) == 5, "another tag is another card"
+    card_text = (run / "publish" / "bundle" / "README.md").read_text()
+    assert 'revision="v2"' in card_text
+    assert CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New", "--pr"]).exit_code == 0
+    assert "revision=" not in (run / "publish" / "bundle" / "README.md").read_text()
+    assert CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New"]).exit_code == 0
+    named = json.loads((run / "publish" / "proof.json").read_text())["tag"]
+    assert named.startswith("echoed-")
+    assert f'revision="{named}"' in (run / "publish" / "bundle" / "README.md").read_text()
+    listed = json.loads((run / "publish" / "bundle" / "bundle.json").read_text())["files"]
+    assert listed == {k: v for k, v in bundle.hashes(run / "publish" / "bundle").items() if k != "bundle.json"}
+    refused = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.minimum={title_f1: 0.5}"])
+    assert refused.exit_code == 3
+    assert "figures: test: title_f1 is 0.0000, and publish.minimum asks for 0.5" in refused.stderr
+    assert len(calls) == 7, "nothing is loaded for figures that do not suffice"
+    unknown = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.minimum={titel_f1: 0.5}"])
+    assert unknown.exit_code == 2
+    assert "Did you mean title_f1" in unknown.stderr

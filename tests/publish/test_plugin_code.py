@@ -11,7 +11,7 @@ from test_bundle import FACTS, as_trained
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
-from adapters.publish import bundle, card, gate, plugin_code, release
+from adapters.publish import bundle, card, gate, plots, plugin_code, release
 from adapters.publish.finished_run import Finished, read
 from adapters.recipe.load import load_recipe
 
@@ -74,6 +74,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(run: Path) -> Finished:
     return read(run)
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "draw", lambda *_: [])
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -55,15 +56,20 @@ def of_run(finished: Finished) -> PluginCode:
     elsewhere = [p for p in plugins if p.module is not None]
     names = {name for p in plugins for name in p.libraries}
     names |= {str(p.module).partition(".")[0] for p in elsewhere}
-    known = packages_distributions()
-    requirements = {
-        f"{d}=={version(d)}" for name in names for d in known.get(name, ()) if _plain(d) not in _installed_with_us()
-    }
+    known = _packages()
+    ours = _installed_with_us()
+    requirements = {f"{d}=={version(d)}" for name in names for d in known.get(name, ()) if _plain(d) not in ours}
     for p in elsewhere:
         root = str(p.module).partition(".")[0]
         if root not in known and not (p.files and not INSTALLED.isdisjoint(p.files[0].parts)):
             missing.append(f"`{p.use}` is a module that is neither in this repository nor in a package")
     return PluginCode(files, uses, tuple(sorted(requirements)), tuple(dict.fromkeys(missing)))
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    # Reading the metadata of every package takes a good part of a second.
+    return packages_distributions()
 
 
 def _installed_with_us() -> set[str]:
