@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def asked(folder: Path, publish: str, task: str = "funding", base: str = "Qwen/Q
     recipe = RECIPE.format(task=task, base=base, evaluate=evaluate) + f"publish: {publish}\n{lora}\n"
     (folder / "asked.yaml").write_text(recipe)
     file = load_recipe(folder / "asked.yaml")
-    faults, notes = requirements.of_plan(make_plan(file, backend(file.recipe)))
+    plan = make_plan(file, backend(file.recipe))
+    trained = dataclasses.replace(file, recipe=file.recipe.model_copy(update={"trainer": "local"}))
+    faults, notes = requirements.of_plan(dataclasses.replace(plan, file=trained))
     return [file.locate(fault) for fault in faults], notes
 
 

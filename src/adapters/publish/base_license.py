@@ -16,7 +16,6 @@ SECONDS: Final = 10.0
 def of_run(finished: Finished) -> str | None:
     """The recipe's word, else that of the base's own card, beside it or on the Hub; None when none names it."""
     from huggingface_hub import HfApi, ModelCard, try_to_load_from_cache
-    from yaml import YAMLError
 
     if finished.settings.base_license:
         return finished.settings.base_license
@@ -24,7 +23,7 @@ def of_run(finished: Finished) -> str | None:
     beside = Path(finished.recipe.model.base).expanduser() / "README.md"
     stored = try_to_load_from_cache(model, "README.md", revision=revision)
     for path in (beside, stored):
-        with suppress(OSError, ValueError, TypeError, YAMLError):
+        with suppress(Exception):  # its metadata are anybody's YAML
             if named := _name(ModelCard.load(path).data if path and Path(path).is_file() else None):
                 return named
     with suppress(transport(), OSError, ValueError):

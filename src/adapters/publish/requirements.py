@@ -29,7 +29,8 @@ def of_plan(plan: Plan) -> tuple[list[UserError], list[str]]:
 
 def _faults(plan: Plan, settings: Publish) -> Iterator[UserError]:
     rank = plan.recipe.lora.largest_rank
-    if settings.base_model is None and not _has_hub_id(plan.recipe.model.base):
+    needed = settings.base_model is None and plan.recipe.trainer != "echo"  # which has no base
+    if needed and not _has_hub_id(plan.recipe.model.base):
         yield UserError(
             f"publishing needs the base model's Hub id, which {plan.recipe.model.base!r} is not: set "
             "publish.base_model: owner/name.",
