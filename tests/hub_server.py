@@ -236,7 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
         verb, _, revision = rest.partition("/")
         if verb == "auth-check":
-            return (403, {"error": "no"}, {}) if name in self.hub.readonly else (200, {}, {})
+            refused = name in self.hub.readonly and revision == "write"
+            return (403, {"error": "no"}, {}) if refused else (200, {}, {})
         if verb in ("", "revision"):
             known = repo.at(revision or "main")
             if known is None:

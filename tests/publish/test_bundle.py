@@ -468,7 +468,7 @@ def test_the_card_tells_a_sceptic_what_was_done(made: tuple[Finished, Path]) -> 
         "| test (12) | base model | 0.0000 | 0.0000 | – | – | 100.0 % |",
         "base model 0.1667; the empty answer 0.1667",
         "**award id:** the number of a grant",
-        "is under llama3.1; its terms hold for the adapter too",
+        "is under llama3.1; it applies to the adapter too",
         'merge_and_unload().save_pretrained("merged")',
         "`HF_TOKEN`",
         "adapters extract me/funding-echo --revision v1 ",
@@ -554,6 +554,12 @@ def test_the_command_wants_a_repository(run: Path) -> None:
     result = CliRunner().invoke(app, ["publish", str(run), "publish.repo=null", "--dry-run"])
     assert result.exit_code == 2
     assert "--repo" in result.stderr
+    result = CliRunner().invoke(app, ["publish", str(run), "--repo", "me/x.git", "--dry-run"])
+    assert result.exit_code == 2
+    assert "without .git" in result.stderr
+    result = CliRunner().invoke(app, ["publish", str(run), "--pr", "--tag", "v1", "--dry-run"])
+    assert result.exit_code == 2
+    assert "--pr makes none there" in result.stderr
 
 
 def test_without_a_token_nothing_starts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

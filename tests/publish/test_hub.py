@@ -377,6 +377,8 @@ def test_a_pull_request_instead_of_a_commit(server: HubServer, folder: Path, tmp
     (tmp_path / "theirs" / "notes.txt").write_text("x")
     server.add(REPO, tmp_path / "theirs")
     server.readonly.add(REPO)
+    assert "--pr" in hub.rights(REPO)[0]
+    assert hub.rights(REPO, pull_request=True) == []
     repo, served = server.repos[REPO], []
     first = request(folder, prove=served.append)
     assert first.pull_request == f"{server.url}/{REPO}/discussions/1"
