@@ -22,7 +22,9 @@ def of_plan(plan: Plan) -> tuple[list[UserError], list[str]]:
     settings = plan.recipe.publish
     if settings is None:
         return [], []
-    faults = list(_faults(plan, settings))
+    faults = [
+        UserError(f"adapters publish will refuse this: {fault}", at=fault.at) for fault in _faults(plan, settings)
+    ]
     found = [] if settings.repo else ["publish.repo is not set: adapters publish will ask for --repo owner/name"]
     return faults, [*found, *notes(settings, (), tests=bool(plan.evaluations))]
 

@@ -89,7 +89,7 @@ class Publish(Strict):
             raise ValueError("a citation is a BibTeX entry, such as @misc{key, title = {…}}")
         return value
 
-    @field_validator("license", "base_license")
+    @field_validator("license")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         near = difflib.get_close_matches((value or "").lower().replace(" ", "-"), LICENSES, 1, 0.75)
