@@ -6,13 +6,14 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hub_server import CUT, LOST, HubServer
 
 from adapters.errors import UserError
-from adapters.publish import bundle, hub
+from adapters.publish import base_license, bundle, hub
 from adapters.publish.gate import GateError
 
 pytest.importorskip("huggingface_hub")
@@ -415,3 +416,19 @@ def test_a_pull_request_deletes_what_an_earlier_bundle_brought(server: HubServer
     assert not request(folder).new
     assert len(server.repos[REPO].pulls) == 1
     assert "chat_template.jinja" in server.repos[REPO].files, "until it is merged"
+
+
+def test_the_bases_licence_is_asked_of_the_hub(server: HubServer, folder: Path) -> None:
+    server.add("owner/base", folder)
+    model = SimpleNamespace(base="owner/base")
+    finished: Any = SimpleNamespace(
+        settings=SimpleNamespace(base_license=None),
+        base_id="owner/base",
+        base_revision=None,
+        recipe=SimpleNamespace(model=model),
+    )
+    assert base_license.of_run(finished) is None
+    server.licences["owner/base"] = "llama3.1"
+    assert base_license.of_run(finished) == "llama3.1"
+    finished.base_id = "owner/away"
+    assert base_license.of_run(finished) is None

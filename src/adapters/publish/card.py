@@ -239,12 +239,10 @@ def _data(finished: Finished, stage: Stage, settings: Mapping[str, Any]) -> dict
     if not (rows := ledger.get("rows")):
         return {"data": data, "seen": ""}
     held_out, too_long = ledger.get("validation", {}).get("rows", 0), stage.manifest.get("too_long", 0)
-    apart = [
-        f"{held_out:,} rows were held out" * bool(held_out),
-        f"{too_long:,} were left out as too long" * bool(too_long),
-    ]
+    kept_apart = {"held out": held_out, "left out as too long": too_long}
+    apart = [f"{n:,} {'row was' if n == 1 else 'rows were'} {why}" for why, n in kept_apart.items() if n]
     drawn = int(stage.manifest.get("steps") or 0) * settings.get("batch_size", 0)
-    seen = f"Trained on: {rows:,} examples" + (f" ({', and '.join(filter(None, apart))})" if any(apart) else "")
+    seen = f"Trained on: {rows:,} examples" + (f" ({', and '.join(apart)})" if apart else "")
     if drawn:
         seen += f"; the steps saw {min(drawn, rows):,} of them, {drawn / rows:.2g} times each" * (drawn >= rows)
         seen += f"; the steps saw no more than {drawn:,} of them" * (drawn < rows)
