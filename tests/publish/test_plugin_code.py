@@ -137,7 +137,7 @@ def test_code_that_changed_after_the_training_is_said(run: Path, tmp_path: Path)
         assert card.changed_rewards(finished, finished.stages[1]) == ["Judge"]
         assert (
             "2-grpo: the code of the reward Judge has changed since the training; the card says so"
-            in release._notes(finished, {})
+            in release._notes(finished, {"passed": False})
         )
         bundle.assemble(finished, tmp_path / "bundle")
         assert rendered(finished, tmp_path / "bundle").count("has changed since.") == 1

@@ -87,7 +87,7 @@ def _notes(finished: Finished, found: Mapping[str, Any]) -> list[str]:
     """Gaps of the card that the user can still fill before the push; `found` when the bundle was made."""
     sources = card.training_sources(finished)
     notes = requirements.notes(finished.settings, sources, tests=bool(finished.figures))
-    if not found.get("base_license"):
+    if found["passed"] and not found["base_license"]:
         notes.append(f"the licence of {finished.base_id} was not found: set publish.base_license")
     for stage in finished.stages:
         for name in card.changed_rewards(finished, stage):
