@@ -46,7 +46,7 @@ stages:
 evaluate:
   - {{name: test, data: [{{path: test.jsonl}}], max_new_tokens: 16}}
 evaluate_base: false
-publish: {{repo: someone/{name}, base_model: someone/base}}
+publish: {{repo: someone/{name}, base_model: someone/base, minimum: {{}}}}
 """
 
 

@@ -17,10 +17,20 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 CUT, LOST = "cut", "lost"
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
+
+
+@dataclass
+class Pull:
+    """A pull request: the commits of its branch."""
+
+    title: str
+    author: str
+    commits: list[dict[str, bytes]]
+    status: str = "open"
 
 
 @dataclass
@@ -29,20 +39,34 @@ class Repo:
     commits: list[dict[str, bytes]] = field(default_factory=lambda: [{".gitattributes": b"*.safetensors lfs\n"}])
     messages: list[str] = field(default_factory=lambda: ["initial commit"])
     tags: dict[str, str] = field(default_factory=dict)
+    pulls: list[Pull] = field(default_factory=list)
 
-    def sha(self, n: int = -1) -> str:
-        n = n % len(self.commits)
-        return hashlib.sha1(f"{n}".encode()).hexdigest()
+    def sha(self, n: int = -1, branch: str = "") -> str:
+        return hashlib.sha1(f"{branch}{n % len(self.branch(branch))}".encode()).hexdigest()
+
+    def branch(self, name: str) -> list[dict[str, bytes]]:
+        """The commits of main or of refs/pr/N."""
+        found = re.fullmatch(r"refs/pr/(\d+)", name)
+        return self.pulls[int(found[1]) - 1].commits if found else self.commits
+
+    def merge(self, number: int) -> None:
+        pull = self.pulls[number - 1]
+        pull.status = "merged"
+        self.commits.append(pull.commits[-1])
+        self.messages.append(pull.title)
 
     @property
     def files(self) -> dict[str, bytes]:
         return self.commits[-1]
 
-    def at(self, revision: str) -> dict[str, bytes] | None:
+    def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """The commit and the files of a branch, a tag or a commit."""
         revision = self.tags.get(revision, revision)
-        if revision == "main":
-            return self.files
-        return next((files for n, files in enumerate(self.commits) if self.sha(n) == revision), None)
+        branches = {"": self.commits, **{f"refs/pr/{n}": pull.commits for n, pull in enumerate(self.pulls, 1)}}
+        if (branch := "" if revision == "main" else revision) in branches:
+            return self.sha(-1, branch), branches[branch][-1]
+        known = {self.sha(n, branch): files for branch, held in branches.items() for n, files in enumerate(held)}
+        return (revision, known[revision]) if revision in known else None
 
 
 class _Server(ThreadingHTTPServer):
@@ -59,6 +83,9 @@ class HubServer:
         self.lfs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.readonly: set[str] = set()
+        self.licences: dict[str, str] = {}
+        self.served: dict[str, bytes] = {}
+        """Contents that are given out in place of those that were pushed."""
         self._faults: list[tuple[str, str, object]] = []
         self._lock = threading.RLock()
         server = self
@@ -119,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._handle("PUT")
 
     def _handle(self, method: str) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path, self.query = unquote(urlsplit(self.path).path), parse_qs(urlsplit(self.path).query)
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else self._chunks()
         self.hub.requests.append(f"{method} {path}")
@@ -209,21 +236,25 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
         verb, _, revision = rest.partition("/")
         if verb == "auth-check":
-            return (403, {"error": "no"}, {}) if name in self.hub.readonly else (200, {}, {})
+            refused = name in self.hub.readonly and revision == "write"
+            return (403, {"error": "no"}, {}) if refused else (200, {}, {})
         if verb in ("", "revision"):
             known = repo.at(revision or "main")
             if known is None:
                 return 404, {}, {"X-Error-Code": "RevisionNotFound"}
-            n = next(n for n, files in enumerate(repo.commits) if files is known)
-            info = {"id": name, "sha": repo.sha(n), "private": repo.private, "tags": []}
-            return 200, {**info, "siblings": [{"rfilename": f} for f in known]}, {}
+            info = {"id": name, "sha": known[0], "private": repo.private, "tags": []}
+            if name in self.hub.licences:
+                info["cardData"] = {"license": self.hub.licences[name]}
+            return 200, {**info, "siblings": [{"rfilename": f} for f in known[1]]}, {}
         if verb == "refs":
             head = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.sha()}
             tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": c} for t, c in repo.tags.items()]
             return 200, {"branches": [head], "converts": [], "tags": tags}, {}
         if verb == "tree":
-            return 200, [_entry(path, content) for path, content in (repo.at(revision) or {}).items()], {}
-        if name in self.hub.readonly:
+            return 200, [_entry(path, content) for path, content in (repo.at(revision) or ("", {}))[1].items()], {}
+        if verb == "discussions":
+            return 200, self._discussions(name, repo), {}
+        if name in self.hub.readonly and "create_pr" not in self.query and not revision.startswith("refs/pr/"):
             return 403, {"error": "Forbidden"}, {"X-Error-Message": "no write permission"}
         if verb == "preupload":
             files = [
@@ -243,37 +274,66 @@ class _Handler(BaseHTTPRequestHandler):
             repo.tags[asked] = repo.sha() if revision == "main" else revision
             return 200, {}, {}
         if verb == "commit":
-            return self._commit(name, repo, body)
+            return self._commit(name, repo, revision, body)
         return 404, {"error": f"{method} {rest}"}, {}
 
-    def _commit(self, name: str, repo: Repo, body: bytes) -> tuple[int, object, dict[str, str]]:
+    def _discussions(self, name: str, repo: Repo) -> dict[str, object]:
+        asked = {key: values[0] for key, values in self.query.items()}
+        found = [
+            {
+                "title": pull.title,
+                "num": number,
+                "author": {"name": pull.author},
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "status": pull.status,
+                "repo": {"name": name, "type": "model"},
+                "isPullRequest": True,
+            }
+            for number, pull in enumerate(repo.pulls, 1)
+            if asked.get("status") in (None, pull.status) and asked.get("author") in (None, pull.author)
+        ]
+        return {"discussions": found, "count": len(found), "start": 0}
+
+    def _commit(self, name: str, repo: Repo, revision: str, body: bytes) -> tuple[int, object, dict[str, str]]:
         lines = [json.loads(line) for line in body.splitlines()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        if header.get("parentCommit") not in (None, repo.sha()):
+        branch = "" if revision == "main" else revision
+        if header.get("parentCommit") not in (None, repo.sha(-1, branch)):
             return 412, {"error": "the branch has moved"}, {}
-        files = dict(repo.files)
+        files = dict(repo.branch(branch)[-1])
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                if files.pop(value["path"], None) is None:
+                    return 404, {"error": "A file with this name doesn't exist"}, {"X-Error-Code": "EntryNotFound"}
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.hub.lfs:
                     return 400, {"error": "unknown LFS object"}, {}
                 files[value["path"]] = self.hub.lfs[value["oid"]]
-        repo.commits.append(files)
-        repo.messages.append(header["summary"])
-        return 200, {"commitUrl": f"{self.hub.url}/{name}/commit/{repo.sha()}", "commitOid": repo.sha()}, {}
+        answer = {}
+        if "create_pr" in self.query:
+            repo.pulls.append(Pull(header["summary"], self.hub.user, [files]))
+            branch = f"refs/pr/{len(repo.pulls)}"
+            answer["pullRequestUrl"] = f"{self.hub.url}/{name}/discussions/{len(repo.pulls)}"
+        else:
+            repo.branch(branch).append(files)
+            if not branch:
+                repo.messages.append(header["summary"])
+        sha = repo.sha(-1, branch)
+        return 200, {**answer, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "commitOid": sha}, {}
 
     def _file(self, name: str, revision: str, path: str) -> tuple[int, object, dict[str, str]]:
         repo = self.hub.repos.get(name)
         mine = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
         if repo is None or (repo.private and not mine):
             return 404, b"", {"X-Error-Code": "RepoNotFound"}
-        files = repo.at(revision)
-        if files is None or path not in files:
-            return 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.sha()}
-        n = next(n for n, held in enumerate(repo.commits) if held is files)
-        return 200, files[path], {"ETag": f'"{_oid(path, files[path])}"', "X-Repo-Commit": repo.sha(n)}
+        commit, files = repo.at(revision) or (repo.sha(), {})
+        if path not in files:
+            return 404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
+        content = self.hub.served.get(path, files[path])
+        return 200, content, {"ETag": f'"{_oid(path, files[path])}"', "X-Repo-Commit": commit}
 
 
 def _git(content: bytes) -> str:

@@ -112,7 +112,8 @@ class Task(Protocol):
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
     - `modes`: {matching mode: what it means}, for people who read the figures;
-    - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail.
+    - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail;
+    - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise.
     """
 
     text_field: str

@@ -127,7 +127,7 @@ def test_the_right_to_push_is_asked_about_before_the_first_step(
     refused = checked(mine, "publish={repo: me/mine}", *echo, code=2)
     assert "you may not write to me/mine. To train all the same: publish.repo=null" in refused["errors"][0]
     assert not checked(mine, "publish={repo: me/good}", *echo)["errors"]
-    assert not checked(mine, "publish={license: mit}", *echo)["errors"], "without a repository nothing is asked"
+    assert not checked(mine, "publish={license: mit}", *echo)["errors"], "without a repository the Hub is not asked"
     assert any("cannot be reached" in w for w in checked(mine, "publish={repo: me/away}", *echo)["warnings"])
 
     result = runner.invoke(app, ["run", str(mine), *echo, "publish={repo: me/mine}"])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from conftest import funding_rows, write_jsonl
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from adapters import environment
 from adapters.backends import adapter_folder
 from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import sha256, write_json
 from adapters.plugins.rewards import NamedReward
-from adapters.publish import bundle, card, comparison, gate, plots, release
+from adapters.publish import base_license, bundle, card, comparison, gate, plots, release
 from adapters.publish.finished_run import Finished, probes, read
 from adapters.recipe.load import load_recipe
 from adapters.recipe.publish import Publish
@@ -47,7 +49,15 @@ STRANGERS = (
     "training_args.bin", "rollouts-0.jsonl", "run.log", "run.lock", "hosted.json", "spent.json", "origin.json",
     "samples.jsonl", "rejected.jsonl", "nll_before.json", "optimizer.pt", "rng_state_0.pth", "report.html",
 )  # fmt: skip
-FACTS = {"parameters": 64, "class": "A", "base_class": "A", "tied": True, "dtype": "float32", "end_token": "<|im_end|>"}
+FACTS = {
+    "parameters": 64,
+    "class": "A",
+    "base_class": "A",
+    "tied": True,
+    "dtype": "float32",
+    "end_token": "<|im_end|>",
+    "rerun": None,
+}
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
@@ -63,6 +73,12 @@ def make_run(folder: Path, *overrides: str) -> Path:
     [run] = (
         [p.parent for p in (folder / "runs").glob("*/report.json")] if not overrides else [folder / "runs" / "other"]
     )
+    as_trained(run)
+    return run
+
+
+def as_trained(run: Path) -> None:
+    """Put LoRA files, and what a trainer leaves beside them, into the stages of an echo run."""
     for stage in ("1-sft", "2-grpo"):
         tensors = {f"base_model.model.q.lora_{side}.weight": np.ones((4, 4), np.float32) for side in "AB"}
         save_file(tensors, run / stage / adapter_folder.WEIGHTS)
@@ -84,7 +100,6 @@ def make_run(folder: Path, *overrides: str) -> Path:
             figures = json.loads(path.read_text())
             rows, _, rewards = figures["key"].split(":", 2)
             write_json(path, figures | {"key": f"{rows}:{held['files'][adapter_folder.WEIGHTS]}:{rewards}"})
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +111,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def original(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished, folder = read(run), tmp_path_factory.mktemp("made") / "bundle"
     bundle.assemble(finished, folder)
-    (folder / "README.md").write_text(card.render(finished, folder, "me/funding-echo", FACTS, []))
+    (folder / "README.md").write_text(card.render(finished, folder, "me/funding-echo", FACTS, [], tag="v1"))
+    bundle.seal(folder)
     return folder
 
 
@@ -121,7 +137,8 @@ def test_only_what_a_user_needs_is_in_it(made: tuple[Finished, Path]) -> None:
     _, folder = made
     names = [p.as_posix() for p in bundle.files(folder)]
     assert names == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "plots/kl.png", "plots/loss.png",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "bundle.json", "code/vowels.py",
+        "plots/kl.png", "plots/loss.png",
         "plots/reward.png", "plots/test.png", "recipe.yaml", "results.json", "tokenizer_config.json",
     ]  # fmt: skip
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -141,7 +158,7 @@ def test_the_recipe_in_it_runs_and_names_no_place(made: tuple[Finished, Path], t
     finished.file.tree["stages"][1] |= {"vllm": "server", "vllm_server": "http://node7:8000"}
     assert bundle.shippable_recipe(finished) == text, "nor a vLLM server"
     assert again.recipe.stages[0].data[0].path == "train.jsonl"
-    assert again.recipe.stages[1].rewards[1].use == "./vowels.py:Vowels"
+    assert again.recipe.stages[1].rewards[1].use == "./code/vowels.py:Vowels"
     assert again.recipe.stages[0].model_dump(exclude={"data"}) == finished.recipe.stages[0].model_dump(exclude={"data"})
     assert text.startswith('if __name__ == "__main__"')
 
@@ -301,7 +318,8 @@ def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], r
 def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
     again = tmp_path / "again"
     bundle.assemble(read(run), again)
-    (again / "README.md").write_text(card.render(read(run), again, "me/funding-echo", FACTS, []))
+    (again / "README.md").write_text(card.render(read(run), again, "me/funding-echo", FACTS, [], tag="v1"))
+    bundle.seal(again)
     assert bundle.hashes(again) == bundle.hashes(made[1]), "the same content again makes no new commit"
 
 
@@ -317,10 +335,14 @@ def test_licences_and_what_they_ask() -> None:
     assert "no derivatives" in notes("cc-by-nd-4.0")
 
 
+FOUND = {"passed": True, "base_license": None}
+
+
 def test_notes_before_it_is_out(run: Path) -> None:
-    notes = release._notes(read(run))
+    notes = release._notes(read(run), FOUND)
+    assert any("the licence of Qwen/Qwen3-0.6B was not found: set publish.base_license" in n for n in notes)
     assert any("apache-2.0, and real allows no commercial use" in n for n in notes)
-    assert any("names no licence" in n for n in release._notes(read(run, ["publish.license=null"])))
+    assert any("names no licence" in n for n in release._notes(read(run, ["publish.license=null"]), FOUND))
 
 
 def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
@@ -391,6 +413,13 @@ def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path])
     [
         ({"repo": "no-owner"}, "'no-owner' is no Hub id; write owner/name"),
         ({"base_model": "a/b/c"}, "no Hub id"),
+        ({"repo": "me/x.git"}, "without .git"),
+        ({"repo": "me/x y"}, "no Hub id"),
+        ({"repo": "me/" + "x" * 97}, "up to 96"),
+        ({"repo": "me/x\n"}, "no Hub id"),
+        ({"repo": "datasets/x"}, "no Hub id"),
+        ({"citation": "Doe et al., 2026"}, "BibTeX"),
+        ({"minimum": {"funder_f1": 1.5}}, "less than or equal to 1"),
         ({"tag": "v 1"}, "'v 1' is no tag"),
         ({"license": "Apache 2.0"}, "Did you mean apache-2.0"),
         ({"license": "apache2"}, "Did you mean apache-2.0"),
@@ -401,6 +430,88 @@ def test_a_card_that_cannot_be_read_back_is_refused(made: tuple[Finished, Path])
 def test_the_section_is_strict(value: dict, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Publish.model_validate(value)
+
+
+NAMES = (
+    "me/x", "me/x.git", "me/x/y", "me/x y", "me/" + "x" * 96, "me/" + "x" * 97, "m" * 97 + "/x", "me/-x", "me/x.",
+    "me/.x", "me--a/x", "me/a..b", "mé/x", "me/x\n", " me/x", "https://huggingface.co/me/x", "", "me/", "/x", "me/_x",
+    "me/x.gitx", "Me.You_3/a-b.c_D",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_repository_has_a_name_that_the_hubs_library_takes(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    def taken(check: Callable[[], object], refusal: type[Exception]) -> bool:
+        try:
+            check()
+        except refusal:
+            return False
+        return True
+
+    assert taken(lambda: Publish(repo=name), ValueError) == taken(lambda: validate_repo_id(name), HFValidationError)
+
+
+@pytest.mark.usefixtures("same_plots")
+def test_the_card_tells_a_sceptic_what_was_done(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    text = card.render(finished, folder, "me/funding-echo", FACTS | {"base_license": "llama3.1"}, [], tag="v1")
+    versions = environment.versions()
+    for wanted in (
+        'PeftModel.from_pretrained(base, "me/funding-echo", revision="v1")',
+        'AutoTokenizer.from_pretrained("me/funding-echo", revision="v1")',
+        f'"transformers=={versions["transformers"]}" "peft=={versions["peft"]}"',
+        "| real | 26 | 1× | 26 | 24 | 5 |",
+        "Trained on: 44 examples (2 rows were held out); the steps saw no more than 24 of them.",
+        "| test (12) | **this adapter** | 1.0000 | 1.0000 | – | – | 100.0 % |",
+        "| test (12) | base model | 0.0000 | 0.0000 | – | – | 100.0 % |",
+        "base model 0.1667; the empty answer 0.1667",
+        "**award id:** the number of a grant",
+        "is under llama3.1; it applies to the adapter too",
+        'merge_and_unload().save_pretrained("merged")',
+        "`HF_TOKEN`",
+        "adapters extract me/funding-echo --revision v1 ",
+        "Put them beside `recipe.yaml` under these names: `train.jsonl`, `test.jsonl`.",
+        "https://huggingface.co/me/funding-echo/discussions",
+        "@misc{funding-echo,",
+        "## Intended use and limits",
+        "(language: en; sources: real, made)",
+    ):
+        assert wanted in text, wanted
+    assert "revision=" not in card.render(finished, folder, "me/funding-echo", FACTS, []), "a pull request has no tag"
+    assert "a licence that was not known here" in card.render(finished, folder, "me/funding-echo", FACTS, [])
+
+
+@pytest.mark.usefixtures("same_plots")
+def test_what_a_publisher_says_stands_in_the_card(run: Path, made: tuple[Finished, Path]) -> None:
+    said = [
+        "publish.intended_use=For libraries.",
+        "publish.citation='@misc{doe, title = {A}}'",
+        "publish.contact=a forum",
+    ]
+    text = card.render(read(run, said), made[1], "me/funding-echo", FACTS, [])
+    assert "## Intended use and limits\n\nFor libraries.\n" in text
+    assert "```bibtex\n@misc{doe, title = {A}}\n```" in text
+    assert "Contact: a forum" in text
+
+
+def test_the_bases_licence_is_read_from_its_own_card(run: Path, tmp_path: Path) -> None:
+    finished = read(run)
+    assert base_license.of_run(finished) is None, "offline, and no card is stored"
+    assert base_license.of_run(read(run, ["publish.base_license=gemma"])) == "gemma"
+    model = finished.recipe.model.model_copy(update={"base": str(tmp_path)})
+    recipe = finished.recipe.model_copy(update={"model": model})
+    beside = dataclasses.replace(finished, file=dataclasses.replace(finished.file, recipe=recipe))
+    for metadata, name in (
+        ("license: apache-2.0", "apache-2.0"),
+        ("license: other\nlicense_name: qwen-research", "qwen-research"),
+        ("language: en", None),
+        ("license: [", None),
+    ):
+        (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n\n# Base\n")
+        assert base_license.of_run(beside) == name
 
 
 def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
@@ -444,6 +555,12 @@ def test_the_command_wants_a_repository(run: Path) -> None:
     result = CliRunner().invoke(app, ["publish", str(run), "publish.repo=null", "--dry-run"])
     assert result.exit_code == 2
     assert "--repo" in result.stderr
+    result = CliRunner().invoke(app, ["publish", str(run), "--repo", "me/x.git", "--dry-run"])
+    assert result.exit_code == 2
+    assert "without .git" in result.stderr
+    result = CliRunner().invoke(app, ["publish", str(run), "--pr", "--tag", "v1", "--dry-run"])
+    assert result.exit_code == 2
+    assert "--pr makes none there" in result.stderr
 
 
 def test_without_a_token_nothing_starts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,6 +586,7 @@ def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
 
     monkeypatch.setattr(gate, "loaded", loaded)
     monkeypatch.setattr(gate, "used", lambda *_: gate.Check("usage", True, "runs"))
+    monkeypatch.setattr(gate, "rerun", lambda *_: None)
     refused = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "--json"])
     assert refused.exit_code == 3
     assert "every B matrix is zero" in refused.stderr
@@ -489,4 +607,21 @@ def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
     assert (
         CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New", "--tag", "v2"]).exit_code == 0
     )
-    assert len(calls) == 4, "another tag is the same bundle"
+    assert len(calls) == 5, "another tag is another card"
+    card_text = (run / "publish" / "bundle" / "README.md").read_text()
+    assert 'revision="v2"' in card_text
+    assert CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New", "--pr"]).exit_code == 0
+    assert "revision=" not in (run / "publish" / "bundle" / "README.md").read_text()
+    assert CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.title=New"]).exit_code == 0
+    named = json.loads((run / "publish" / "proof.json").read_text())["tag"]
+    assert named.startswith("echoed-")
+    assert f'revision="{named}"' in (run / "publish" / "bundle" / "README.md").read_text()
+    listed = json.loads((run / "publish" / "bundle" / "bundle.json").read_text())["files"]
+    assert listed == {k: v for k, v in bundle.hashes(run / "publish" / "bundle").items() if k != "bundle.json"}
+    refused = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.minimum={title_f1: 0.5}"])
+    assert refused.exit_code == 3
+    assert "figures: test: title_f1 is 0.0000, and publish.minimum asks for 0.5" in refused.stderr
+    assert len(calls) == 7, "nothing is loaded for figures that do not suffice"
+    unknown = CliRunner().invoke(app, ["publish", str(run), "--dry-run", "publish.minimum={titel_f1: 0.5}"])
+    assert unknown.exit_code == 2
+    assert "Did you mean title_f1" in unknown.stderr

@@ -14,9 +14,10 @@ def limitations(n: int = 100, truncated: int = 0, exact: int = 0, near: int = 0)
     model = SimpleNamespace(base="Qwen/Qwen3-0.6B", thinking=True)
     finished = SimpleNamespace(
         recipe=SimpleNamespace(model=model),
+        settings=SimpleNamespace(minimum=None),
         base_id=model.base,
         stages=[SimpleNamespace(name="1-sft")],
-        figures={"test": {"1-sft": {"n": n, "truncated": truncated, "max_new_tokens": 8}}},
+        figures={"test": {"1-sft": {"n": n, "truncated": truncated, "max_new_tokens": 8, "metrics": {"all": {}}}}},
         ledger={"tests": {"test": {"also_in_training": exact, "nearly_in_training": near}}},
     )
     return card._limitations(finished, {})  # type: ignore[arg-type]

@@ -55,13 +55,14 @@ def check(
         from adapters.console import console, progress, quiet
         from adapters.pipeline.check import check_recipe, first_faults, hardware_of
         from adapters.publish.hub import ask_hub
+        from adapters.publish.requirements import of_plan
 
         hardware = hardware_of(device, launch)
         if launch is not None:
             os.environ[PROCESSES] = LATER
         with quiet(None), progress("check", "loading libraries"):
             checked = first_faults(file, plugins)
-            checked = checked or check_recipe(file, make_backend(file.recipe), plugins, hardware, ask_hub)
+            checked = checked or check_recipe(file, make_backend(file.recipe), plugins, hardware, ask_hub, of_plan)
         if as_json:
             print(json.dumps(checked.as_json(), default=str))
         else:

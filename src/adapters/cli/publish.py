@@ -32,6 +32,12 @@ def publish(
     repo: Annotated[str | None, Option(metavar="OWNER/NAME", help="The repository on the Hub.")] = None,
     public: Annotated[bool, Option("--public", help="Create the repository public; default: private.")] = False,
     tag: Annotated[str | None, Option(help="Tag of the published commit.")] = None,
+    pull_request: Annotated[
+        bool, Option("--pr", help="Open a pull request on the Hub instead of a commit; it has no tag.")
+    ] = False,
+    delete_foreign: Annotated[
+        bool, Option("--delete-foreign", help="Delete files of others that would be read with the adapter.")
+    ] = False,
     compare: Annotated[Path | None, Option(metavar="RUN", help="An earlier run, for the card's comparison.")] = None,
     vllm: Annotated[
         Path | None, Option(metavar="PYTHON", help="Check with the vLLM of this interpreter; default: of this one.")
@@ -58,10 +64,13 @@ def publish(
         state.file, state.log = run.file, run.folder / "run.log"
         earlier = finished_run.read(compare, consent=consent) if compare else None
         screen = console(stderr=as_json)
+        if pull_request and tag:
+            raise UserError("--tag names a commit of the main branch, and --pr makes none there; give one of them.")
         if not dry_run and run.settings.repo:
-            _check_rights(run.settings.repo)  # before the slow part
+            _check_rights(run.settings.repo, pull_request)  # before the slow part
         with quiet(state.log), screen.status("…") as status:
-            bundle = release.prepare(run, earlier, status.update, vllm or _own_vllm())
+            vllm = vllm or _own_vllm()
+            bundle = release.prepare(run, earlier, status.update, vllm, pull_request=pull_request)
         _show(bundle, screen)
         pushed = None
         if failed := next((check for check in bundle.checks if not check.passed), None):
@@ -69,7 +78,7 @@ def publish(
         elif dry_run:
             screen.print(f"Nothing was pushed. The bundle: {bundle.folder}")
         else:
-            pushed = _push(bundle, run, screen)
+            pushed = _push(bundle, run, screen, pull_request=pull_request, delete_foreign=delete_foreign)
         if as_json:
             result = {"bundle": str(bundle.folder), "passed": bundle.passed, "files": bundle.files}
             checks = [check._asdict() for check in bundle.checks]
@@ -118,11 +127,11 @@ def _own_vllm() -> Path | None:
     return Path(sys.executable) if find_spec("vllm") else None
 
 
-def _check_rights(repo: str) -> None:
+def _check_rights(repo: str, pull_request: bool) -> None:
     from adapters.publish.hub import HubError, rights
 
     try:
-        problems = rights(repo)
+        problems = rights(repo, pull_request=pull_request)
     except HubError as error:
         complain(f"{error}. Nothing was pushed; --dry-run makes and verifies the bundle without the Hub.")
         raise Exit(1) from None
@@ -130,18 +139,27 @@ def _check_rights(repo: str) -> None:
         raise UserError("\n".join(problems), at=("publish", "repo"))
 
 
-def _push(bundle: Release, run: Finished, screen: Console) -> dict[str, Any]:
+def _push(
+    bundle: Release, run: Finished, screen: Console, *, pull_request: bool, delete_foreign: bool
+) -> dict[str, Any]:
     from adapters.publish import release
+    from adapters.publish.gate import GateError
     from adapters.publish.hub import HubError
 
     try:
         screen.print(f"pushing to {bundle.repo}")  # huggingface_hub draws the progress
-        pushed = release.push(bundle, run, screen.print)
+        pushed = release.push(bundle, run, screen.print, pull_request=pull_request, delete_foreign=delete_foreign)
     except HubError as error:
         complain(f"{error}\nThe verified bundle is kept in {bundle.folder}; the same command only pushes it.")
         raise Exit(1) from None
+    except GateError as error:
+        complain(f"{error}\nThe commit is on the Hub, and was not tagged.")
+        raise Exit(3) from None
     outcome = "pushed" if pushed.new else "already there, unchanged"
-    screen.print(f"{pushed.url}: {outcome}, tag {pushed.tag}, commit {pushed.commit[:12]}")
+    named = f", tag {pushed.tag}" if pushed.tag else ""
+    screen.print(f"{pushed.pull_request or pushed.url}: {outcome}{named}, commit {pushed.commit[:12]}")
+    if pushed.deleted:
+        screen.print(f"Deleted, as this bundle does not hold them: {', '.join(pushed.deleted)}")
     if pushed.strangers:
         screen.print(f"Left alone, as they are not part of this bundle: {', '.join(pushed.strangers)}")
     return asdict(pushed)

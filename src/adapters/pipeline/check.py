@@ -74,8 +74,13 @@ def check_recipe(
     plugins: list[source_files.PluginFiles],
     hardware: Hardware,
     ask_hub: Callable[[RecipeFile], str | None],
+    ask_publish: Callable[[Plan], tuple[list[UserError], list[str]]],
 ) -> Checked:
-    """Plan and check. `ask_hub` asks whether the bundle may be pushed: a warning, None or UserError."""
+    """Plan and check.
+
+    `ask_hub` asks whether the bundle may be pushed: a warning, None or UserError. `ask_publish` asks what a publication
+    will need: why it would be refused, and notes.
+    """
     out = Checked(plugins)
     out.parity = getattr(backend, "parity", list)()
     try:
@@ -95,6 +100,9 @@ def check_recipe(
     _try(out, file, lambda: _memory(out, backend, plan, hardware))
     _try(out, file, lambda: out.notes.extend(ready(plan, backend)))
     _rewards(out, plan)
+    refusals, notes = ask_publish(plan)
+    out.errors += map(file.locate, refusals)
+    out.notes += notes
     console.phase("asking the Hub")
     _try(out, file, lambda: out.warnings.append(ask_hub(file) or ""))
     out.warnings = list(dict.fromkeys(filter(None, out.warnings)))

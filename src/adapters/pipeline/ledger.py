@@ -21,7 +21,10 @@ def of_plan(plan: Plan) -> dict[str, Any]:
     stages = {}
     for job in plan.jobs:
         stages[job.name] = {
-            "sources": _sources(job, bare),
+            "sources": [
+                {**entry, "trained": sum(e.source == entry["source"] for e in job.examples)}
+                for entry in _sources(job, bare)
+            ],
             "rows": len(job.examples),
             "too_long": job.too_long,
             "tokens": job.tokens,

@@ -93,7 +93,7 @@ def preset_of(use: str, at: KeyPath = ()) -> str | None:
 def _meanings(kind: Kind, use: str) -> list[Offer]:
     package, colon, name = use.rpartition(":")
     offers = [offer for offer in _offers(kind, tuple(sys.path)) if offer.name == name]
-    offers = [offer for offer in offers if not colon or offer.package == _normalised(package)]
+    offers = [offer for offer in offers if not colon or offer.package == normalised(package)]
     return list({offer.target: offer for offer in reversed(offers)}.values())[::-1]
 
 
@@ -104,7 +104,7 @@ def _offers(kind: Kind, path: tuple[str, ...]) -> tuple[Offer, ...]:
     installed = [(point, point.dist) for point in entry_points(group=f"adapters.{kind}")]
     return (
         *own,
-        *(Offer(_normalised(d.name), d.version, point.name, point.value) for point, d in installed if d is not None),
+        *(Offer(normalised(d.name), d.version, point.name, point.value) for point, d in installed if d is not None),
     )
 
 
@@ -117,7 +117,8 @@ def _built_in_noise() -> list[Offer]:
     return [Offer(OWN, release, name, target) for name, target in targets.items()]
 
 
-def _normalised(package: str) -> str:
+def normalised(package: str) -> str:
+    """A distribution's name, spelt as package indexes compare names."""
     return re.sub(r"[-_.]+", "-", package).lower()  # as PEP 503 has it
 
 
@@ -138,7 +139,7 @@ def _target(kind: Kind, use: str, folder: Path, at: KeyPath) -> Any:
     if (offer := offered(kind, use, at)) is not None and offer.target != PRESET:
         module_name, _, attribute = offer.target.partition(":")
     elif not colon or _is_package(kind, module_name):
-        known = [offer.name for offer in _offers(kind, tuple(sys.path)) if offer.package == _normalised(module_name)]
+        known = [offer.name for offer in _offers(kind, tuple(sys.path)) if offer.package == normalised(module_name)]
         whose, known = (f" in {module_name}", known) if colon else ("", list(names(kind)))
         raise UserError(
             f"no {kind.removesuffix('s')} is called {attribute!r}{whose}.{hint(attribute, known)} "
@@ -163,7 +164,7 @@ def _target(kind: Kind, use: str, folder: Path, at: KeyPath) -> Any:
 def _is_package(kind: Kind, name: str) -> bool:
     """Whether a name before a colon is that of a package with plug-ins, and of no module."""
     packages = {offer.package for offer in _offers(kind, tuple(sys.path))}
-    return _normalised(name) in packages and not name.endswith(".py") and find(name.partition(".")[0]) is None
+    return normalised(name) in packages and not name.endswith(".py") and find(name.partition(".")[0]) is None
 
 
 def _refuse_second_reading(use: str, offer: Offer, target: Any, at: KeyPath) -> None:

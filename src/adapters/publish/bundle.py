@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from io import StringIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ruamel.yaml import YAML
 
@@ -19,7 +20,9 @@ from adapters import secrets
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.files import sha256, write_json
+from adapters.publish import plugin_code
 from adapters.publish.finished_run import Finished
+from adapters.recipe.fields import HubSource, PathSource
 from adapters.recipe.first_line import FIRST_LINE, HEADER, LAST_LINE
 
 TOKENIZER: Final = (
@@ -27,12 +30,16 @@ TOKENIZER: Final = (
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 ADAPTER: Final = (adapter_folder.WEIGHTS, adapter_folder.CONFIG)
-ALLOWED: Final = (*ADAPTER, *TOKENIZER, "recipe.yaml", "results.json", "README.md", "plots/*.png")
+LIST: Final = "bundle.json"
+"""The bundle's own list of its files, with their hashes; a later push deletes what it lists and no longer holds."""
+ALLOWED: Final = (
+    *ADAPTER, *TOKENIZER, "recipe.yaml", "results.json", "README.md", LIST, "plots/*.png", f"{plugin_code.FOLDER}/*.py",
+)  # fmt: skip
 # Where a model was loaded from is private, and wrong on any other machine.
 DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
 LOCAL_RECIPE_KEYS: Final = ("data_root", "run_dir", "report_to")
 PUSH_KEYS: Final = ("private", "tag")
-"""Keys of `publish:` that change the push, not the bundle."""
+"""Keys of `publish:` that change the push, not the recipe in the bundle."""
 
 LEAKS: Final = {
     "an access token": secrets.SHAPES,
@@ -58,8 +65,22 @@ def assemble(finished: Finished, folder: Path) -> None:
             write_json(folder / name, {k: v for k, v in settings.items() if k not in DROPPED_TOKENIZER_KEYS})
         elif source.is_file():
             shutil.copyfile(source, folder / name)
+    for name, path in plugin_code.of_run(finished).files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
     (folder / "recipe.yaml").write_text(shippable_recipe(finished), encoding="utf-8")
     write_json(folder / "results.json", results(finished))
+
+
+def seal(folder: Path) -> None:
+    """Write the list of a bundle's files, once all are there."""
+    (folder / LIST).unlink(missing_ok=True)
+    write_json(folder / LIST, {"files": hashes(folder)})
+
+
+def belongs(name: str) -> bool:
+    """Whether a bundle may hold a file of this name."""
+    return any(fnmatch(name, pattern) for pattern in ALLOWED) and ".." not in name
 
 
 def _write_weights(finished: Finished, folder: Path) -> dict[str, Any]:
@@ -133,6 +154,9 @@ def shippable_recipe(finished: Finished) -> str:
     for stage in tree["stages"]:
         if stage.pop("vllm_server", None):  # an address of this network
             del stage["vllm"]
+    for at, use in plugin_code.of_run(finished).uses.items():
+        node: Any = functools.reduce(lambda value, key: value[key], at[:-1], cast(Any, tree))
+        node[at[-1]] = {**node[at[-1]], "use": use} if isinstance(node[at[-1]], dict) else use
     if tree.get("publish"):
         tree["publish"] = {k: v for k, v in tree["publish"].items() if k not in PUSH_KEYS}
     yaml = YAML()
@@ -142,6 +166,18 @@ def shippable_recipe(finished: Finished) -> str:
     body = text.getvalue()
     # A runnable recipe is a Python string, which these would end.
     return body if '"""' in body or "\n---" in body else f"{FIRST_LINE}\n{body}{LAST_LINE}\n"
+
+
+def data_files(finished: Finished) -> dict[str, set[Path]]:
+    """The recipe's data files as its bundle names them, each with the files that got this name."""
+    recipe, root = finished.recipe, finished.file.data_root
+    parts = [*recipe.stages, *recipe.evaluate]
+    out: dict[str, set[Path]] = {}
+    for source in (source for part in parts for source in part.data):
+        given = source.path if isinstance(source, PathSource) else source.hub if isinstance(source, HubSource) else None
+        if given and (isinstance(source, PathSource) or (root / given).is_dir()):
+            out.setdefault(without_paths(given), set()).add((root / Path(given).expanduser()).resolve())
+    return out
 
 
 def without_paths(value: Any) -> Any:
@@ -185,9 +221,13 @@ def hashes(folder: Path) -> dict[str, str]:
     return {p.as_posix(): sha256(folder / p) for p in files(folder)}
 
 
-def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
-    """Unexpected files, local paths, tokens, addresses and the strings of `machine`."""
-    unexpected = (p for p in files(folder) if not any(fnmatch(p.as_posix(), pattern) for pattern in ALLOWED))
+def leaks(folder: Path, machine: tuple[str, ...] = (), given: str = "") -> list[str]:
+    """Unexpected files, local paths, tokens, addresses and the strings of `machine`.
+
+    The addresses of `given` are published on purpose, such as that of `publish.contact`.
+    """
+    wanted = LEAKS["an e-mail address"].findall(given)
+    unexpected = (p for p in files(folder) if not belongs(p.as_posix()))
     out = [f"{p} does not belong in a bundle" for p in unexpected]
     # A path of one part, such as /root, is a word of many vocabularies.
     known = {text: "a path of this machine" for text in (*machine, str(Path.home())) if len(Path(text).parts) > 2}
@@ -197,6 +237,8 @@ def leaks(folder: Path, machine: tuple[str, ...] = ()) -> list[str]:
             continue
         patterns = {} if path.name in VOCABULARIES else LEAKS
         text = (folder / path).read_text(encoding="utf-8", errors="replace")
+        for address in wanted:
+            text = text.replace(address, "")
         for number, line in enumerate(text.splitlines(), 1):
             leaks_of_line = [what for string, what in known.items() if string in line]
             leaks_of_line += [what for what, pattern in patterns.items() if pattern.search(line)]

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adapters import environment
 from adapters.environment import peak_memory_text
 from adapters.errors import UserError
+from adapters.evaluation.comparison import changes
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward, stage_rewards
-from adapters.publish import bundle, comparison, plots
+from adapters.publish import bundle, comparison, plots, plugin_code, quality
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
 from adapters.recipe.stages import NOT_IN_FINGERPRINT
+from adapters.types import Task
 
 Facts = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -30,6 +33,8 @@ KINDS = {
     "grpo": "Group relative policy optimisation (GRPO)",
     "dpo": "Direct preference optimisation (DPO)",
 }
+INSTALL = ("torch", "transformers", "peft", "accelerate")
+"""What the usage needs, at the versions with which it was tried."""
 MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
 STARTS = {"start": "start (the weights this stage began with)", "base": "base (the base model)"}
 GENERATED = "generated (Apache-2.0)"
@@ -43,14 +48,22 @@ DEMANDS = (
 
 
 def render(
-    finished: Finished, folder: Path, repo: str, facts: Facts, checks: Iterable[Check], earlier: Finished | None = None
+    finished: Finished,
+    folder: Path,
+    repo: str,
+    facts: Facts,
+    checks: Iterable[Check],
+    earlier: Finished | None = None,
+    *,
+    tag: str | None = None,
 ) -> str:
-    """README.md of the bundle in `folder`, whose plots it draws. `facts`: the gate's."""
+    """README.md of the bundle in `folder`, whose plots it draws. `facts`: the gate's; `tag`: of its commit."""
     from huggingface_hub import ModelCard
 
     modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
     mode = main_mode(modes) if modes else None
     context = _context(finished, folder, repo, facts, mode) | _earlier(finished, earlier, mode)
+    context |= _usage(repo, tag) | _rerun(finished, repo, tag) | _evaluated(finished)
     context["checks"] = [c for c in checks if c.passed]
     text = _template().render(context)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -77,12 +90,44 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
         "license_notes": license_notes(sources),
+        "base_license": facts.get("base_license"),
+        "base_demands": demands(facts.get("base_license")),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
         "task": _task(finished),
         "tests": {test.name: test for test in recipe.evaluate},
-        "meanings": getattr(finished.task, "modes", {}),
         "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
         "versions": {k: v for k, v in versions.items() if k != "tinker" or recipe.trainer == k},
+    }
+
+
+def _usage(repo: str, tag: str | None) -> dict[str, Any]:
+    installed = {name: number.partition("+")[0] for name, number in environment.versions().items()}
+    return {
+        "tag": tag,
+        "at_tag": f', revision="{tag}"' if tag else "",
+        "install": [f"{name}=={installed[name]}" for name in INSTALL if name in installed],
+    }
+
+
+def _evaluated(finished: Finished) -> dict[str, Any]:
+    counting = inspect.getdoc(type(finished.task).counts)
+    return {
+        "meanings": getattr(finished.task, "modes", {}),
+        "field_meanings": getattr(finished.task, "field_meanings", {}),
+        "counting": counting if counting != inspect.getdoc(Task.counts) else None,
+    }
+
+
+def _rerun(finished: Finished, repo: str, tag: str | None) -> dict[str, Any]:
+    owner, _, name = repo.partition("/")
+    entry = {"title": f"{{{finished.settings.title or name}}}", "author": f"{{{owner}}}"}
+    entry["howpublished"] = f"{{\\url{{https://huggingface.co/{repo}}}}}"
+    entry |= {"note": f"{{version {tag}}}"} if tag else {}
+    lines = "".join(f"  {key} = {value},\n" for key, value in entry.items())
+    return {
+        "code": plugin_code.of_run(finished),
+        "data_files": list(bundle.data_files(finished)),
+        "citation": (finished.settings.citation or f"@misc{{{name},\n{lines}}}").strip(),
     }
 
 
@@ -105,12 +150,16 @@ def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
     notes = []
     for source in sources:
         name, licence = source["source"], source["license"]
-        demands = [demand for pattern, demand in DEMANDS if re.search(pattern, (licence or "").lower())]
         if licence is None:
             notes.append(f"The licence of `{name}` is not stated: find out before you publish the adapter.")
-        elif demands:
-            notes.append(f"`{name}` is under {licence}, which {' and '.join(demands)}.")
+        elif asked := demands(licence):
+            notes.append(f"`{name}` is under {licence}, which {asked}.")
     return list(dict.fromkeys(notes))
+
+
+def demands(licence: str | None) -> str:
+    """What a licence asks for, by its name."""
+    return " and ".join(demand for pattern, demand in DEMANDS if re.search(pattern, (licence or "").lower()))
 
 
 def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
@@ -171,13 +220,49 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
         "title": KINDS.get(kind, kind),
         "constants": bundle.without_paths({k: v for k, v in constants.items() if v is not None}),
         "noise": bundle.without_paths(settings.get("noise")),
-        "rewards": [_reward(r) for r in stage_rewards(finished.file)[stage.index]],
-        "data": stage.manifest.get("data", []),
-        "ledger": finished.ledger.get("stages", {}).get(stage.name, {}),
+        "rewards": _rewards(finished, stage),
+        **_data(finished, stage, settings),
         "figures": stage.manifest.get("figures", {}),
         **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
         "peak_memory": peak_memory_text(stage.manifest),
     }
+
+
+def _data(finished: Finished, stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a stage, and in a sentence what of it the trainer saw."""
+    ledger = finished.ledger.get("stages", {}).get(stage.name, {})
+    trained = {entry["source"]: entry.get("trained") for entry in ledger.get("sources", ())}
+    data = [
+        {**entry, "trained": trained[entry["source"]]} if trained.get(entry["source"]) is not None else entry
+        for entry in stage.manifest.get("data", [])
+    ]
+    if not (rows := ledger.get("rows")):
+        return {"data": data, "seen": ""}
+    held_out, too_long = ledger.get("validation", {}).get("rows", 0), stage.manifest.get("too_long", 0)
+    kept_apart = {"held out": held_out, "left out as too long": too_long}
+    apart = [f"{n:,} {'row was' if n == 1 else 'rows were'} {why}" for why, n in kept_apart.items() if n]
+    drawn = int(stage.manifest.get("steps") or 0) * settings.get("batch_size", 0)
+    seen = f"Trained on: {rows:,} examples" + (f" ({', and '.join(apart)})" if apart else "")
+    if drawn:
+        seen += f"; the steps saw {min(drawn, rows):,} of them, {drawn / rows:.2g} times each" * (drawn >= rows)
+        seen += f"; the steps saw no more than {drawn:,} of them" * (drawn < rows)
+    return {"data": data, "seen": f"{seen}."}
+
+
+def _rewards(finished: Finished, stage: Stage) -> list[dict[str, Any]]:
+    uses = plugin_code.of_run(finished).uses
+    places = (uses.get(("stages", stage.index, "rewards", n), "") for n in itertools.count())
+    changed = changed_rewards(finished, stage)
+    return [
+        {**_reward(reward), "code": place.rpartition(":")[0].removeprefix("./"), "changed": reward.name in changed}
+        for reward, place in zip(stage_rewards(finished.file)[stage.index], places, strict=False)
+    ]
+
+
+def changed_rewards(finished: Finished, stage: Stage) -> list[str]:
+    """The rewards of a stage whose code is no longer that of the training."""
+    then = {record["name"]: record["score_hash"] for record in stage.manifest.get("scoring", ())}
+    return [r.name for r in stage_rewards(finished.file)[stage.index] if then.get(r.name, r.score_hash) != r.score_hash]
 
 
 def _reward(named: NamedReward) -> dict[str, Any]:
@@ -186,8 +271,13 @@ def _reward(named: NamedReward) -> dict[str, Any]:
     if formula := getattr(reward, "formula", None):
         about = f"R = {formula()}"  # a description is of the defaults, which this recipe may have changed
     else:
-        own = kind.__doc__ if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(") else None
-        about = inspect.cleandoc(getattr(sys.modules.get(kind.__module__), "__doc__", None) or own or "")
+        generated = (kind.__doc__ or "").startswith(f"{kind.__name__}(")  # by dataclasses, from the fields
+        own = None if generated else kind.__doc__
+        about = (
+            inspect.cleandoc(own or kind.__call__.__doc__ or "")
+            if inspect.isclass(kind)
+            else inspect.cleandoc(own or "")
+        )
     fields = dataclasses.fields(reward) if dataclasses.is_dataclass(kind) else ()
     parameters = bundle.without_paths({field.name: getattr(reward, field.name) for field in fields})
     return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": about}
@@ -256,8 +346,27 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
             out.append(f"{name}: {near - same} of its {n} texts nearly repeat one of the training data.")
         if n < 100:
             out.append(f"{name} has only {n} rows, so its intervals are wide.")
+    out += _below_base(finished)
     if not finished.recipe.model.thinking:
         out.append("It was trained with thinking off; with thinking on it was never tried.")
+    return out
+
+
+def _below_base(finished: Finished) -> list[str]:
+    judged, out = quality.judge(finished), []
+    if judged.passed:  # faults that `publish.minimum: {}` let pass
+        out += [
+            f"{fault}. The publisher asked nothing of the figures (`publish.minimum: {{}}`)." for fault in judged.faults
+        ]
+    for name, models in finished.figures.items():
+        if "base" in models:
+            own = models[finished.stages[-1].name]
+            for change in changes(models["base"], own, main_mode(own["metrics"])):
+                if change.delta < 0:
+                    out.append(
+                        f"{name}: {change.field.replace('_', ' ')} is below the base model's "
+                        f"(F1 {change.after:.4f}, base {change.before:.4f})."
+                    )
     return out
 
 

@@ -63,7 +63,7 @@ class Finished:
             return self.settings.base_model
         base = self.recipe.model.base
         hub_id = str(self.manifest.get("model", {}).get("hub_id") or ("" if Path(base).is_dir() else base))
-        if not re.match(REPO, hub_id):
+        if not re.fullmatch(REPO, hub_id):
             raise UserError(
                 f"the base model is the local folder {base!r}; others need its Hub id to load the adapter. "
                 "Set publish.base_model: owner/name.",
@@ -90,13 +90,18 @@ class Finished:
 
     def example(self) -> Example:
         """The made-up row that the card's usage shows. Raises UserError without one."""
-        at, row = ("publish", "example"), self.settings.example or getattr(self.task, "example_row", None)
-        if row is None:
-            raise UserError("this task has no example row of its own; give one for the card's usage.", at=at)
-        try:
-            return self.task.example(row, id="example")
-        except ValueError as error:
-            raise UserError(f"the task cannot read the example row: {error}", at=at) from None
+        return example(self.task, self.settings)
+
+
+def example(task: Task, settings: Publish) -> Example:
+    """The made-up row of the recipe, or the task's own. Raises UserError when there is none or it cannot be read."""
+    at, row = ("publish", "example"), settings.example or getattr(task, "example_row", None)
+    if row is None:
+        raise UserError("this task has no example row of its own; give one for the card's usage.", at=at)
+    try:
+        return task.example(row, id="example")
+    except ValueError as error:
+        raise UserError(f"the task cannot read the example row: {error}", at=at) from None
 
 
 class Probe(NamedTuple):

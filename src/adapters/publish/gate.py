@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from adapters.backends import adapter_folder
 from adapters.extraction import vllm_probe
 from adapters.extraction.vllm_probe import Greedy
 from adapters.files import read_json, write_json
-from adapters.publish import bundle
+from adapters.publish import bundle, plugin_code, quality
 from adapters.publish.finished_run import Finished, probes
 
 PROBES: Final = 4
@@ -44,9 +45,17 @@ class GateError(Exception):
     """Why a bundle must not be published. The command exits with 3."""
 
 
+def measured(finished: Finished) -> Check:
+    """Whether the figures reach `publish.minimum` and the base model's."""
+    passed, detail, _ = quality.judge(finished)
+    return Check("figures", passed, detail)
+
+
 def static(finished: Finished, folder: Path) -> list[Check]:
     """Checks without loading a model: files, card, and whether vLLM can serve it."""
-    leaks, files = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd()))), bundle.files(folder)
+    given = f"{finished.settings.contact} {finished.settings.citation}"
+    leaks = bundle.leaks(folder, (str(finished.folder.resolve()), str(Path.cwd())), given)
+    files = bundle.files(folder)
     size = sum((folder / f).stat().st_size for f in files)
     clean = f"{len(files)} files, {size / 1e6:.1f} MB; no path, token or address of yours"
     return [Check("files", not leaks, "; ".join(leaks[:5]) or clean), _servable(folder), _card(folder)]
@@ -172,14 +181,33 @@ def snippet(card: str) -> str:
     return block[1] if block else ""
 
 
-def used(finished: Finished, folder: Path, repo: str) -> Check:
+def rerun(finished: Finished, folder: Path) -> str | None:
+    """Why a dry run of the bundle's recipe fails, with its data files beside it; None when it ends with 0."""
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copyfile(folder / "recipe.yaml", Path(work) / "recipe.yaml")
+        if (folder / plugin_code.FOLDER).is_dir():
+            shutil.copytree(folder / plugin_code.FOLDER, Path(work) / plugin_code.FOLDER)
+        for name, (path, *others) in bundle.data_files(finished).items():
+            target = Path(work) / name
+            if others or not target.resolve().is_relative_to(Path(work).resolve()):
+                return f"its data file `{name}` {'is two files' if others else 'lies in another folder'}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+        done = _run([sys.executable, "-m", "adapters", "run", "recipe.yaml", "--dry-run"], work, {})
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            return " ".join(lines[-1:]).replace(f"{work}/", "") or f"exit code {done.returncode}"
+    return None
+
+
+def used(finished: Finished, folder: Path, repo: str, tag: str | None = None) -> Check:
     """Run the card's usage code, unchanged, in a fresh process."""
     code = snippet((folder / "README.md").read_text(encoding="utf-8"))
     if not code:
         return Check("usage", False, "the card has no Python code")
     with tempfile.TemporaryDirectory() as work:
         cache = Path(work) / "hub"
-        _resolve_to(cache, repo, None, folder)
+        _resolve_to(cache, repo, tag, folder)
         _resolve_to(
             cache,
             finished.base_id,

@@ -11,20 +11,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from adapters.backends import adapter_folder
 from adapters.environment import versions
 from adapters.errors import UserError
-from adapters.files import read_json, write_json
-from adapters.publish import bundle, card, gate, hub
+from adapters.files import read_json, sha256, write_json
+from adapters.publish import base_license, bundle, card, gate, hub, plugin_code, requirements
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, GateError
 
 Say = Callable[[str], None]
+NO_TAG: Final = "TAG-OF-THIS-BUNDLE"
+"""Stands in the card for a tag that is made from the hash of the bundle, card included."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Release:
     folder: Path
     checks: tuple[Check, ...]
     repo: str
-    tag: str
+    tag: str | None
+    """None for a pull request, whose commit is not on the main branch."""
     notes: tuple[str, ...]
     reused: bool
     """Whether an earlier call verified it."""
@@ -50,7 +53,9 @@ class Release:
         return {p.as_posix(): (self.folder / p).stat().st_size for p in bundle.files(self.folder)}
 
 
-def prepare(finished: Finished, earlier: Finished | None, say: Say, vllm: Path | None = None) -> Release:
+def prepare(
+    finished: Finished, earlier: Finished | None, say: Say, vllm: Path | None = None, *, pull_request: bool = False
+) -> Release:
     """Make and verify the bundle, or reuse it. A failed check is no error.
 
     `vllm` is the Python interpreter of an environment with vLLM, which is asked too.
@@ -62,7 +67,7 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say, vllm: Path |
             at=("publish", "repo"),
         )
     folder, proof = finished.folder / "publish" / "bundle", finished.folder / "publish" / "proof.json"
-    key = _key(finished, earlier, repo, vllm)
+    key = _key(finished, earlier, vllm, pull_request)
     stored = read_json(proof)
     reused = stored.get("key") == key and stored.get("passed") and stored.get("files") == bundle.hashes(folder)
     if reused:
@@ -70,56 +75,130 @@ def prepare(finished: Finished, earlier: Finished | None, say: Say, vllm: Path |
     else:
         finished.example()  # finds mistakes in the settings before the slow part
         proof.unlink(missing_ok=True)
-        checks = _make(finished, earlier, repo, folder, say, vllm)
-        passed = all(c.passed for c in checks)
-        write_json(proof, {"key": key, "passed": passed, "checks": checks, "files": bundle.hashes(folder)})
-    tag = finished.settings.tag or f"{finished.recipe.name}-{_hash(bundle.hashes(folder))[:8]}"
-    return Release(folder, tuple(checks), repo, tag, tuple(_notes(finished)), bool(reused))
+        maker = _Maker(finished, earlier, repo, say, vllm, None if pull_request else finished.settings.tag or NO_TAG)
+        checks = maker.make(folder)
+        found = {key: maker.facts.get(key) for key in ("rerun", "base_license")}
+        stored = {"key": key, "passed": all(c.passed for c in checks), "checks": checks, "tag": maker.tag, **found}
+        write_json(proof, stored | {"files": bundle.hashes(folder)})
+    return Release(folder, tuple(checks), repo, stored["tag"], tuple(_notes(finished, stored)), bool(reused))
 
 
-def _make(
-    finished: Finished, earlier: Finished | None, repo: str, folder: Path, say: Say, vllm: Path | None
-) -> list[Check]:
-    work = adapter_folder.work_folder(folder)
-    for old in (work, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    say("making the bundle")
-    bundle.assemble(finished, work)
-    say("loading it in a fresh process")
-    checks, facts = gate.loaded(finished, work)
-    if vllm and all(c.passed for c in checks):
-        say("asking vLLM")
-        check, more = gate.served(finished, work, facts, vllm)
-        checks, facts = [*checks, check], {**facts, **more}
-    if all(c.passed for c in checks):
-        (work / "README.md").write_text(card.render(finished, work, repo, facts, checks, earlier), encoding="utf-8")
-        checks += gate.static(finished, work)
-        if all(c.passed for c in checks):
-            say("running the card's code")
-            checks.append(gate.used(finished, work, repo))
-    os.replace(work, folder)
-    return checks
+def _notes(finished: Finished, found: Mapping[str, Any]) -> list[str]:
+    """Gaps of the card that the user can still fill before the push; `found` when the bundle was made."""
+    sources = card.training_sources(finished)
+    notes = requirements.notes(finished.settings, sources, tests=bool(finished.figures))
+    if found["passed"] and not found["base_license"]:
+        notes.append(f"the licence of {finished.base_id} was not found: set publish.base_license")
+    for stage in finished.stages:
+        for name in card.changed_rewards(finished, stage):
+            notes.append(
+                f"{stage.name}: the code of the reward {name} has changed since the training; the card says so"
+            )
+    if rerun := found.get("rerun"):
+        notes.append(f"the bundle's recipe cannot be run as it is, and the card says so: {rerun.replace('`', '')}")
+    return notes
 
 
-def push(release: Release, finished: Finished, say: Say) -> hub.Pushed:
-    """Push a verified bundle. Raises GateError for others, and what `hub.push` raises."""
+@dataclass
+class _Maker:
+    """Makes and verifies a bundle, step by step."""
+
+    finished: Finished
+    earlier: Finished | None
+    repo: str
+    say: Say
+    vllm: Path | None
+    tag: str | None
+    """NO_TAG until the bundle's hash is known, from which its name is made."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, folder: Path) -> list[Check]:
+        """The checks of a new bundle in `folder`, up to the first part with a failed one."""
+        work = adapter_folder.work_folder(folder)
+        for old in (work, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        self.say("making the bundle")
+        bundle.assemble(self.finished, work)
+        checks = [gate.measured(self.finished)]
+        for part in (self._load, self._serve, self._describe, self._use):
+            if all(check.passed for check in checks):
+                checks += part(work, checks)
+        os.replace(work, folder)
+        return checks
+
+    def _load(self, work: Path, _: list[Check]) -> list[Check]:
+        self.say("loading it in a fresh process")
+        checks, self.facts = gate.loaded(self.finished, work)
+        return checks
+
+    def _serve(self, work: Path, _: list[Check]) -> list[Check]:
+        if self.vllm is None:
+            return []
+        self.say("asking vLLM")
+        check, more = gate.served(self.finished, work, self.facts, self.vllm)
+        self.facts |= more
+        return [check]
+
+    def _describe(self, work: Path, checks: list[Check]) -> list[Check]:
+        self.say("trying its recipe")
+        missing = plugin_code.of_run(self.finished).missing
+        self.facts["base_license"] = base_license.of_run(self.finished)
+        self.facts["rerun"] = "; ".join(missing) or gate.rerun(self.finished, work)
+        text = card.render(self.finished, work, self.repo, self.facts, checks, self.earlier, tag=self.tag)
+        if self.tag == NO_TAG:
+            content = _hash({**bundle.hashes(work), "README.md": text})
+            self.tag = f"{self.finished.recipe.name}-{content[:8]}"
+            text = text.replace(NO_TAG, self.tag)
+        (work / "README.md").write_text(text, encoding="utf-8")
+        bundle.seal(work)
+        return gate.static(self.finished, work)
+
+    def _use(self, work: Path, _: list[Check]) -> list[Check]:
+        self.say("running the card's code")
+        return [gate.used(self.finished, work, self.repo, self.tag)]
+
+
+def push(
+    release: Release, finished: Finished, say: Say, *, pull_request: bool = False, delete_foreign: bool = False
+) -> hub.Pushed:
+    """Push a verified bundle. Raises GateError for others and for what the Hub gives back, and what `hub.push` does."""
     if not release.passed:
         failed = next(check for check in release.checks if not check.passed)
         raise GateError(f"{failed.name}: {failed.detail}")
-    message, private = f"{finished.recipe.name}: {finished.stages[-1].name}", finished.settings.private
-    pushed = hub.push(release.folder, release.repo, private=private, tag=release.tag, message=message, say=say)
+
+    def prove(served: Path) -> None:
+        say("loading it once more, from the Hub's files")
+        try:
+            failed = next((check for check in gate.loaded(finished, served)[0] if not check.passed), None)
+        except RuntimeError as error:
+            raise GateError(f"what the Hub gives is not what was proven: {error}") from None
+        if failed:
+            raise GateError(f"what the Hub gives is not what was proven: {failed.name}: {failed.detail}")
+
+    pushed = hub.push(
+        release.folder,
+        release.repo,
+        private=finished.settings.private,
+        tag=release.tag,
+        message=f"{finished.recipe.name}: {finished.stages[-1].name}",
+        pull_request=pull_request,
+        delete_foreign=delete_foreign,
+        prove=prove,
+        say=say,
+    )
     write_json(finished.folder / "publish" / "pushed.json", asdict(pushed))
     return pushed
 
 
-def _key(finished: Finished, earlier: Finished | None, repo: str, vllm: Path | None) -> str:
+def _key(finished: Finished, earlier: Finished | None, vllm: Path | None, pull_request: bool) -> str:
     inputs: list[Any] = [
         [s.manifest for s in finished.stages],
         finished.figures,
         finished.ledger,
         {k: v for k, v in finished.file.tree.items() if k != "publish"},
-        finished.settings.model_dump(exclude=set(bundle.PUSH_KEYS)),
-        repo,
+        finished.settings.model_dump(exclude={"private", *(("tag",) if pull_request else ())}),
+        pull_request,
+        {name: sha256(path) for name, path in plugin_code.of_run(finished).files.items()},
         [earlier.manifest, earlier.figures] if earlier else None,
         card.TEMPLATE.read_text(encoding="utf-8"),
         versions(),
@@ -130,19 +209,3 @@ def _key(finished: Finished, earlier: Finished | None, repo: str, vllm: Path | N
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _notes(finished: Finished) -> list[str]:
-    """Gaps of the card that the user can still fill before the push."""
-    settings, sources = finished.settings, card.training_sources(finished)
-    notes = [] if settings.license else ["the card names no licence: set publish.license"]
-    if not settings.description:
-        notes.append("the card does not say what the adapter does: set publish.description")
-    notes += [note.replace("`", "") for note in card.license_notes(sources)]
-    own = (settings.license or "").lower()
-    non_commercial = [s["source"] for s in sources if "-nc" in (s["license"] or "").lower()]
-    if non_commercial and own and "-nc" not in own:
-        notes.append(f"the adapter is to be under {own}, and {', '.join(non_commercial)} allows no commercial use")
-    if not finished.figures:
-        notes.append("the run evaluated nothing: the card has no figures and the gate no answers to compare")
-    return notes

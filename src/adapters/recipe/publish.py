@@ -8,9 +8,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator
 
-from adapters.recipe.fields import Seq, Strict
+from adapters.recipe.fields import Seq, Share, Strict
 
-REPO: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$"
+# What huggingface_hub's `validate_repo_id` lets through and the Hub does not take as a model: no owner, and an owner
+# that is the prefix of another kind of repository.
+REPO: Final = (
+    r"^(?!(?:datasets|spaces|models|buckets)/)(?!.*(?:--|\.\.))(?!.*\.git$)(?=[^/]{1,96}/[^/]{1,96}$)"
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?$"
+)
 TAG: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 # The Hub's licence ids that people mistype; any other id is left to the Hub's own check of the card.
@@ -41,16 +46,33 @@ class Publish(Strict):
     tags: Seq[str] = Field(default=(), description="Tags beside those that the stages give: lora, sft, grpo …")
     datasets: Seq[str] = Field(default=(), description="Hub ids of datasets, beside those that the recipe reads.")
     limitations: Seq[str] = Field(default=(), description="What users should know, a point each.")
+    intended_use: str | None = Field(default=None, description="What the adapter is for, and what it is not for.")
+    base_license: str | None = Field(
+        default=None, description="Licence of the base model; default: as the base's own card names it."
+    )
+    contact: str | None = Field(default=None, description="Whom to ask: an address, a web page, a forum.")
+    citation: str | None = Field(default=None, description="How to cite the adapter, in BibTeX.")
     example: dict[str, Any] | None = Field(
         default=None, description="A made-up row for the card's usage, as the task reads it; default: the task's."
+    )
+    code: bool = Field(
+        default=True, description="Put the local files of the task, the rewards and the noise into the bundle."
+    )
+    minimum: dict[str, Share] | None = Field(
+        default=None,
+        description="Least figures of every test set, or of one: {funder_f1: 0.6, test/valid: 0.9}, beside those of "
+        "the base model; {} asks for nothing, and the card says so.",
     )
     tag: _Tag = Field(default=None, description="Git tag of the commit; default: run name and bundle hash.")
 
     @field_validator("repo", "base_model")
     @classmethod
     def _hub_id(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(REPO, value):
-            raise ValueError(f"{value!r} is no Hub id; write owner/name, of letters, digits, '-', '_' and '.'")
+        if value is not None and not re.fullmatch(REPO, value):
+            raise ValueError(
+                f"{value!r} is no Hub id; write owner/name, each of up to 96 letters, digits, '-', '_' and '.', with "
+                "neither '--' nor '..' in it, neither '-' nor '.' at an end, and without .git"
+            )
         return value
 
     @field_validator("tag")
@@ -58,6 +80,13 @@ class Publish(Strict):
     def _git_tag(cls, value: str | None) -> str | None:
         if value is not None and not re.match(TAG, value):
             raise ValueError(f"{value!r} is no tag; use letters, digits, '-', '_' and '.', such as v1.0")
+        return value
+
+    @field_validator("citation")
+    @classmethod
+    def _bibtex(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"\s*@\w+\s*\{", value):
+            raise ValueError("a citation is a BibTeX entry, such as @misc{key, title = {…}}")
         return value
 
     @field_validator("license")

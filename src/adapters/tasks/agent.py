@@ -70,6 +70,19 @@ class AgentTask:
         "turn": "P, R and F1 are all the share of turns on which a check holds, of those it applies to; discipline is "
         "all checks at once, same action that the reference's action is taken"
     }
+    field_meanings: ClassVar[dict[str, str]] = {
+        "discipline": "every check that applies to the turn holds",
+        "parse_ok": "the environment reads an action in the turn",
+        "exactly_one_action": "it reads one, not several",
+        "action_is_last": "nothing follows the action",
+        "no_filler": "no greeting or offer of help",
+        "no_invented_observation": "the turn does not write the environment's reply itself",
+        "short_thought": "the thought has no more tokens than `thought` allows",
+        "in_available_actions": "the action is one of those on offer, where the environment lists them",
+        "answer_is_json_list": "the final answer is a JSON list, where the environment asks for one",
+        "no_repeat3": "the turn is not the third of the same text in a row",
+        "same_action": "the action does what the reference's does",
+    }
 
     def __post_init__(self) -> None:
         check_settings(self.thought, self.filler)

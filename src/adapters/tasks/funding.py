@@ -43,6 +43,12 @@ WHAT_MODES_MEAN = {
     "words of the other and is not under 0.45 of its length",
     "strict": "names match from a token-sort ratio of 0.80 on",
 }
+WHAT_FIELDS_MEAN = {
+    "funder": "the name of an organisation that paid, as the text writes it",
+    "award_id": "the number of a grant, contract or award; it counts only under the funder that it belongs to",
+    "scheme": "the name of a funding programme; it counts only under its funder",
+    "title": "the title of an award; it counts only under its funder",
+}
 AWARD_FIELDS = ("funding_scheme", "award_ids", "award_title")
 
 
@@ -64,6 +70,7 @@ class FundingTask:
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     example_row: ClassVar[Row] = EXAMPLE
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
+    field_meanings: ClassVar[dict[str, str]] = WHAT_FIELDS_MEAN
 
     def __post_init__(self) -> None:
         if "{statement}" not in self.user:

@@ -66,6 +66,12 @@ class IeTask(AnswerReader):
         "labelled": "an item counts with its label",
         "unlabelled": "an item counts by its text alone",
     }
+    field_meanings: ClassVar[dict[str, str]] = {
+        "entity": "a piece of the text and its label, each pair once in a text; it is found when the answer has the "
+        "same piece (white space collapsed; case counts unless `casefold` is set)",
+        "relation": "head and tail, two pieces of the text, and the label of their relation, likewise; it is found "
+        "when head and tail are both the same, and in this order",
+    }
     request_fields: ClassVar[tuple[str, ...]] = ("schema", "task")
 
     def __post_init__(self) -> None:
