@@ -19,6 +19,7 @@ from adapters.integrations import trl_reward
 from adapters.pipeline.plan import Plan, make_plan
 from adapters.plugins.registry import names, offered, resolve
 from adapters.plugins.source_files import identity, of_recipe
+from adapters.publish.bundle import without_paths
 from adapters.recipe.fields import NoiseSpec, PluginSpec
 from adapters.recipe.load import load_recipe
 from adapters.testing import examples
@@ -210,6 +211,11 @@ def test_check_lists_a_qualified_name_and_refuses_an_ambiguous_one(place: Path, 
     assert refused.exit_code == 2
     assert "mine.yaml:" in refused.stderr
     assert "2 packages offer the task 'funding'" in refused.stderr
+
+
+def test_a_published_recipe_keeps_the_qualified_name() -> None:
+    recipe = {"task": "extraction-adapters:funding", "stages": [{"rewards": [{"use": "matsci-plugs:funding"}]}]}
+    assert without_paths(recipe) == recipe
 
 
 def test_noise_on_a_file_takes_a_qualified_name(place: Path, matsci: None) -> None:
