@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+from unicodedata import normalize
 
 import ftfy
 
@@ -92,10 +93,11 @@ _MORE_SEPARATORS = str.maketrans("", "", "\\\u00ad\u2010\u2011\u2012\u2013\u2014
 def normalise_award_id(award_id: str, scorer: Scorer = "published") -> str:
     """Bring an award id to the form that is compared: upper case, no separators.
 
-    Separators are spaces, hyphens, slashes; for `corrected` also Unicode dashes, minus, soft hyphens, backslashes.
+    Separators are spaces, hyphens, slashes; for `corrected` also Unicode dashes, minus, soft hyphens, backslashes, and
+    canonically equal Unicode is the same.
     """
     bare = "".join(award_id.upper().split()).replace("-", "").replace("/", "")
-    return bare.translate(_MORE_SEPARATORS) if scorer == "corrected" else bare
+    return normalize("NFC", bare.translate(_MORE_SEPARATORS)) if scorer == "corrected" else bare
 
 
 def _as_text(value: object) -> str:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from unicodedata import normalize
 
 from adapters.types import Counts, OldParameters
 
@@ -57,7 +58,8 @@ class AnswerReader:
 
     `tags`: `presence` asks for a complete pair of tags anywhere; `strict` for exactly one pair of each, think first,
     and nothing around them. `missing_answer`: a text without a complete answer is empty (`nothing`), or what follows
-    its thought is read (`whole`). `casefold`: ignore case; white space is always stripped and collapsed.
+    its thought is read (`whole`). `casefold`: ignore case; white space is always stripped and collapsed, and
+    canonically equal Unicode (one accented letter, or a letter and its mark) is the same text.
     `relation_keys`: the names of a relation's ends. `symmetric`: relations without a direction.
 
     The same for every scorer: of several complete answers the last is read (none if `tags` is strict); a code fence,
@@ -146,7 +148,8 @@ class AnswerReader:
 
     def _text(self, text: str) -> str:
         text = " ".join(text.split())
-        return text.casefold() if self.casefold else text
+        text = text.casefold() if self.casefold else text
+        return text if text.isascii() else normalize("NFC", text)
 
     def _answer_text(self, completion: str, answers: list[str]) -> str | None:
         if not answers:

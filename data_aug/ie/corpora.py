@@ -73,31 +73,87 @@ class Corpus:
 def read_conll(path: Path, options: Options) -> Corpus:
     """Read CoNLL columns: one token a line, blank lines between sentences.
 
-    Columns are split at white space; tags are in any BIO dialect. As conlleval reads them, an I- tag after another type
-    starts a mention; E-, L-, S- and U- are known too. Raises ValueError for a line without the columns and for tags
-    without a type.
+    Columns are split at tabs if the file has them, else at spaces, so that a token may hold a blank. Tags are in any
+    BIO dialect, or bare types in a file without prefixes: neighbours of one type are one mention. As conlleval reads
+    them, an I- tag after another type starts a mention; E-, L-, S- and U- are known too. Lines between sentences that
+    begin with a number sign and are no token are comments, and counted. Raises ValueError for a line with another
+    number of columns than the first and for a tag that is none.
     """
+    lines = [line.rstrip("\r") for line in _lines(path)]
+    columns = _Columns.of(lines, options)
     sentences: list[Sentence] = []
     tokens: list[tuple[str, str]] = []
-    for number, line in enumerate([*_lines(path), ""], 1):
-        columns = line.split()
-        if not columns or columns[0] == "-DOCSTART-":
+    comments = 0
+    for number, line in enumerate([*lines, ""], 1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
             if tokens:
                 sentences.append(_tagged(tokens))
             tokens = []
-            continue
-        if line.startswith("# ") and " = " in line and not tokens:  # metadata as in CoNLL-U
-            continue
+        elif not tokens and columns.is_comment(line):
+            comments += 1
+        else:
+            tokens.append(columns.token(line, number))
+    return _rows(sentences, options, ("NER",), {"comment lines": comments})
+
+
+_TAG = re.compile("O|[BIESLU]-.+")
+_COMMENT = re.compile(r"#(?:[ \t]|(?:begin|end) document\b)")
+_NO_TOKEN = re.compile(f"{_COMMENT.pattern}|-DOCSTART-")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """How the lines of a CoNLL file are split, and which tags it has."""
+
+    options: Options
+    at_tabs: bool
+    count: int
+    bare: bool
+    """Whether tags are types without a prefix."""
+    tags: frozenset[str]
+
+    @classmethod
+    def of(cls, lines: Sequence[str], options: Options) -> _Columns:
+        """Look at the lines that cannot be comments."""
+        certain = [line for line in lines if line.strip() and not _NO_TOKEN.match(line)]
+        split = cls(options, any("\t" in line for line in certain), 0, False, frozenset()).split
+        rows = [split(line) for line in certain]
+        tags = frozenset(tag for row in rows for tag in row[options.tag_column :][:1])
+        # Without an O, the column is no tag of mentions: parts of speech, say.
+        bare = "O" in tags and len(tags) > 1 and not any(_TAG.fullmatch(tag) for tag in tags - {"O"})
+        return cls(options, any("\t" in line for line in certain), len(rows[0]) if rows else 2, bare, tags)
+
+    def split(self, line: str) -> list[str]:
+        """The columns of a line."""
+        if self.at_tabs:
+            return [column.strip(" ") for column in line.split("\t")]
+        return [column for column in line.split(" ") if column]
+
+    def is_comment(self, line: str) -> bool:
+        """Whether a line between sentences that begins with a number sign is no token."""
+        if not _COMMENT.match(line):
+            return False
+        columns = self.split(line)
+        return len(columns) != self.count or not {*self.tags, "O"}.issuperset(columns[self.options.tag_column :][:1])
+
+    def token(self, line: str, number: int) -> tuple[str, str]:
+        """Token and tag of a line. Raises ValueError."""
+        columns, start = self.split(line), f"line {number}"
+        if len(columns) != self.count:
+            known = f"the first line of the file has {self.count}"
+            raise ValueError(f"{start} has {len(columns)} columns, {known}: {line.strip()[:60]!r}")
         try:
-            token, tag = columns[options.token_column], columns[options.tag_column]
+            token, tag = columns[self.options.token_column], columns[self.options.tag_column]
         except IndexError:
-            raise ValueError(f"line {number} has {len(columns)} columns: {line.strip()[:60]!r}") from None
-        if len(columns) < 2 or not re.fullmatch("O|[BIESLU]-.+", tag):
-            raise ValueError(
-                f"line {number}: {tag!r} is no tag such as B-person, I-person or O (column {options.tag_column})"
-            )
-        tokens.append((token, tag))
-    return _rows(sentences, options, ("NER",))
+            raise ValueError(f"{start} has {len(columns)} columns: {line.strip()[:60]!r}") from None
+        if self.bare and tag != "O":
+            tag = f"I-{tag}"
+        if len(columns) < 2 or not _TAG.fullmatch(tag):
+            place = f"column {self.options.tag_column}"
+            raise ValueError(f"{start}: {tag!r} is no tag such as B-person, I-person or O ({place})")
+        if not token:
+            raise ValueError(f"{start}: the token is empty")
+        return token, tag
 
 
 def _tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
@@ -164,10 +220,10 @@ def read_brat(path: Path, options: Options) -> Corpus:
         # newline="": brat's offsets count a carriage return as a character of its own.
         with text_file.open(encoding="utf-8", newline="") as file:
             text = file.read()
-        mentions, relations = _standoff(text_file.with_suffix(".ann"))
+        mentions, relations = _standoff(text_file.with_suffix(".ann"), text)
         placed: dict[str, tuple[int, Entity]] = {}
         by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
-        lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n]+", text)]
+        lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n\ufeff][^\r\n]*", text)]
         for name, entity in mentions.items():
             inside = [n for n, (a, b) in enumerate(lines) if a <= entity.ranges[0][0] and entity.ranges[-1][1] <= b]
             if not inside:
@@ -187,22 +243,43 @@ def read_brat(path: Path, options: Options) -> Corpus:
     return _rows(sentences, options, ("NER", "RE"), left_out)
 
 
-_MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t.*)?")
+_MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")
 _RELATION = re.compile(r"R\S+\t(\S+) \S+?:(T\S+) \S+?:(T\S+)\s*")
 
 
-def _standoff(path: Path) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+def _standoff(path: Path, text: str) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+    """The mentions of a text by name, and its relations. Raises ValueError, also for a mention that stands elsewhere.
+
+    A byte-order mark is a character of the text for some annotators, and none for others.
+    """
     mentions: dict[str, Entity] = {}
     relations: list[tuple[str, str, str]] = []
+    shift = 0
     for number, line in enumerate(_lines(path), 1):
         if line.startswith("T") and (match := _MENTION.fullmatch(line)):
-            ranges = [tuple(map(int, bounds.split())) for bounds in match[3].split(";")]
-            mentions[match[1]] = Entity(match[2], tuple((a, b) for a, b in ranges))
+            entity = Entity(match[2], tuple(_bounds(bounds) for bounds in match[3].split(";")))
+            if match[4] is not None and not _says(entity, text, match[4]):
+                if text[:1] != "\ufeff" or not _says(entity, text[1:], match[4]):
+                    raise ValueError(f"{path.name}, line {number}: {match[4][:60]!r} does not stand at {match[3]}")
+                shift = 1
+            mentions[match[1]] = entity
         elif line.startswith("R") and (match := _RELATION.fullmatch(line)):
             relations.append((match[1], match[2], match[3]))
         elif line.startswith(("T", "R")):
             raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
+    if shift:
+        mentions = {name: Entity(e.label, tuple((a + 1, b + 1) for a, b in e.ranges)) for name, e in mentions.items()}
     return mentions, relations
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    start, end = map(int, text.split())
+    return start, end
+
+
+def _says(entity: Entity, text: str, surface: str) -> bool:
+    """Whether a mention's ranges hold this text, line breaks and other blanks apart."""
+    return entity.surface(text).split() == surface.split()
 
 
 def read_iepile(path: Path, options: Options) -> Corpus:

@@ -139,7 +139,8 @@ def noise_row(
 
     A pure function of the row, `seed`, `epoch` and `variant`; a row without an `id` is identified by its text. Under
     `follow` each label becomes what the noisy text says at its first occurrence. Labels that are not verbatim in the
-    text stay as they are under every policy.
+    text stay as they are under every policy. Offsets in a column `spans` follow the edits; the column is left out where
+    what stands there is no label any more, as under `clean`.
     """
     text: str = row[field]
     key = f"{seed}:{epoch}:{row.get('id', text)}:{variant}"
@@ -156,7 +157,32 @@ def noise_row(
     new_row = {**row, field: noised.text}
     if policy == "follow" and touched:
         new_row = relabel(new_row, {path: surface for path, (surface, edited) in surfaces.items() if edited})
+    if isinstance(row.get("spans"), list):
+        old, new = ({" ".join(value.split()) for _, _, value in labels(r)} for r in (row, new_row))
+        moved = [_moved(span, noised, old, new) for span in row["spans"]]
+        new_row = {k: v for k, v in new_row.items() if k != "spans"} | ({"spans": moved} if all(moved) else {})
     return NoisedRow(new_row, noised, touched, tuple(path for path in touched if path in ids))
+
+
+def _moved(span: Any, noised: Noised, old: set[str], new: set[str]) -> Any:
+    """An annotated span in the noisy text; None where that holds no label of the new row, but one of the old did.
+
+    A span is [start, end, label], or an object with start and end.
+    """
+    if isinstance(span, Mapping):
+        start, end = span.get("start"), span.get("end")
+    else:
+        start, end = span[:2] if isinstance(span, (list, tuple)) and len(span) > 1 else (None, None)
+    if not isinstance(start, int) or not isinstance(end, int):
+        return span
+    to_start, to_end = noised.to_noisy(start, end)
+    before, after = (" ".join(t.split()) for t in (noised.source[start:end], noised.text[to_start:to_end]))
+    if after not in new and (before in old or before != after):
+        return None
+    if isinstance(span, Mapping):
+        text = {"text": noised.text[to_start:to_end]} if "text" in span else {}
+        return {**span, "start": to_start, "end": to_end, **text}
+    return [to_start, to_end, *span[2:]]
 
 
 def _surfaces(noised: Noised, spans: Sequence[Span]) -> dict[Path, tuple[str, bool]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,50 @@ def test_every_dialect_says_the_same(tmp_path: Path, tags: str) -> None:
     assert read("conll", path)[0]["gold"] == {"X": ["w0 w1 w2", "w4"]}
 
 
+@pytest.mark.parametrize(
+    ("text", "gold", "comments"),
+    [
+        ("Dr.\tO\nMira\u00a0Holt\tB-PER\nvisited\tO\nNew York\tB-LOC\n", ["Mira\u00a0Holt", "New York"], 0),
+        ("New York B-LOC O\n".replace(" York", "\u00a0York"), [], 0),
+        ("# id 7f31-aa\tdomain=en\nthe _ _ O\nriver _ _ B-LOC\nbend _ _ I-LOC\n", ["river bend"], 1),
+        ("#\thttp://x.example/a [2009-10-17]\n1\tUlm\tB-LOC\n2\tliegt\tO\n", ["Ulm"], 1),
+        ("# sent_id = 1\n# text = x\n# O\n#Ulm B-LOC\n", ["#Ulm"], 2),
+        ("#begin document (bc/1); part 000\nUlm B-LOC\n\n#end document\n", ["Ulm"], 2),
+        ("Mira PER\nHolt PER\n# PER\nsaw O\nUlm LOC\nLima LOC\n", ["Mira Holt #", "Ulm Lima"], 0),
+        ("-DOCSTART- -X- O O\n\nUlm NNP B-NP B-LOC\r\n", ["Ulm"], 0),
+    ],
+)
+def test_conll_files_as_people_have_them(tmp_path: Path, text: str, gold: list[str], comments: int) -> None:
+    path = tmp_path / "c.conll"
+    path.write_bytes(text.encode())
+    options = Options(token_column=1 if "\n1\t" in text else 0)
+    if not gold:  # the last column has no mention
+        with pytest.raises(ValueError, match="no labels for NER"):
+            READERS["conll"](path, options)
+        return
+    corpus = READERS["conll"](path, options)
+    [row] = corpus.rows
+    assert [row["text"][start:end] for start, end, _ in row["spans"]] == gold
+    assert sorted(x for v in row["gold"].values() for x in v) == sorted(gold)
+    assert corpus.left_out.get("comment lines", 0) == comments
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_byte_order_mark_of_a_brat_text(tmp_path: Path, mark: str, counted: bool) -> None:
+    text = f"{mark}😀 Mira Holt flew.\r\nTo e\u0301 Lima."
+    at = [text.removeprefix("" if counted else mark).index(name) for name in ("Mira Holt", "Lima")]
+    lines = [f"T{n}\tX {a} {a + len(s)}\t{s}" for n, (a, s) in enumerate(zip(at, ("Mira Holt", "Lima"), strict=True))]
+    (tmp_path / "a.txt").write_text(text, newline="")
+    (tmp_path / "a.ann").write_text("\n".join(lines))
+    rows = read("brat", tmp_path)
+    assert [row["text"] for row in rows] == ["😀 Mira Holt flew.", "To e\u0301 Lima."]
+    assert [row["text"][a:b] for row in rows for a, b, _ in row["spans"]] == ["Mira Holt", "Lima"]
+    (tmp_path / "a.ann").write_text("T1\tX 0 4\tMira\n")
+    with pytest.raises(ValueError, match="line 1: 'Mira' does not stand at 0 4"):
+        read("brat", tmp_path)
+
+
 def test_spert_json(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     path.write_text(json.dumps(SPERT))
@@ -177,6 +222,10 @@ def test_iepile_records(tmp_path: Path) -> None:
         ("conll", "Ada PER\n", "line 1: 'PER' is no tag"),
         ("conll", "Ada\n", "line 1: 'Ada' is no tag"),
         ("conll", "a O\n", "no labels for NER"),
+        ("conll", "a NN\nb VB\n", "line 1: 'NN' is no tag"),
+        ("conll", "a O\nb X B-PER\n", "line 2 has 3 columns, the first line of the file has 2"),
+        ("conll", "a O\nb B-PER\nc PER\n", "line 3: 'PER' is no tag"),
+        ("conll", "a\tO\n\tB-PER\n", "line 2: the token is empty"),
         ("spert", "{", "is not JSON"),
         ("spert", "{}", "no list of sentences"),
         (
@@ -336,6 +385,41 @@ def test_from_a_corpus_to_span_scores(tmp_path: Path) -> None:
     assert (invented["overall"]["strict"]["actual"], invented["overall"]["strict"]["correct"]) == (8, 6)
     assert score([{}, {"ORG": ["Nobody"]}, {}])["overall"]["strict"]["f1"] == 0.0
     assert "F1" in invoke("score-spans", tmp_path / "p.jsonl", out, "--set", "missing_answer=whole").stdout
+
+
+@pytest.mark.parametrize("policy", ["protect", "follow"])
+def test_perfect_answers_score_1_after_noise(tmp_path: Path, policy: str) -> None:
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
+    text = "Mira Holt flew from Zu\u0308rich to Lima ."
+    clean = [{"id": str(n), "task": "NER", "schema": ["PER", "LOC"], "text": f"{n} {text}"} for n in range(30)]
+    for row in clean:
+        row["gold"] = {"PER": ["Mira Holt"], "LOC": ["Zu\u0308rich", "Lima"]}
+        names = [("PER", "Mira Holt"), ("LOC", "Zu\u0308rich"), ("LOC", "Lima")]
+        row["spans"] = [[(at := row["text"].index(name)), at + len(name), label] for label, name in names]
+    rows_file, noisy = write_jsonl(tmp_path / "rows.jsonl", clean), tmp_path / "noisy.jsonl"
+    done = invoke("noise", rows_file, "--task", "ie", "--policy", policy, "--level", "heavy", "-o", noisy)
+    assert done.exit_code == 0, done.output
+    made = [json.loads(line) for line in noisy.read_text().splitlines()]
+    assert [row["text"] for row in made] != [row["text"] for row in clean]
+    made = write_jsonl(tmp_path / "gold.jsonl", [row for row in made if "spans" in row]), made
+    composed = [{"id": r["id"], "completion": unicodedata.normalize("NFC", json.dumps(r["gold"], ensure_ascii=False))}
+                for r in made[1]]  # fmt: skip
+    arguments = ("score-spans", write_jsonl(tmp_path / "p.jsonl", composed), made[0], "--set", "missing_answer=whole")
+    done = invoke(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["overall"]["strict"]["f1"] == 1.0
+
+
+def test_spans_of_another_text_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
+    row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "Mira flew .", "gold": {"PER": ["Mira"]}}
+    predictions = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "completion": "{}"}])
+    for spans, wanted in (([[2, 6, "PER"]], "'ra f', which gold does not name as PER"), ([["a"]], "A span is [start")):
+        gold = write_jsonl(tmp_path / "g.jsonl", [{**row, "spans": spans}])
+        done = invoke("score-spans", predictions, gold)
+        assert done.exit_code == 2
+        assert "line 1: spans: " in done.stderr
+        assert wanted in done.stderr
 
 
 def test_building_the_mix(tmp_path: Path) -> None:

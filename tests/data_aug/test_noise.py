@@ -42,6 +42,7 @@ from adapters.data_aug.noise import (
     relabel,
 )
 from adapters.rewards.funding_records import normalise_award_id, normalise_text
+from adapters.tasks.ie import IeTask
 
 ROOT = Path(__file__).parents[2]
 
@@ -373,6 +374,27 @@ def test_another_task_brings_its_own_labels():
         result = noise_row(row, preset("document", "heavy"), seed=seed, policy="follow", field="text", labels=labels)
         assert result.row["gold"]["Method"][0] in result.row["text"]
     assert row["gold"] == {"Method": ["graph kernels"]}
+
+
+@given(noise=NOISES, seed=SEEDS, policy=st.sampled_from(POLICIES))
+def test_annotated_spans_follow_the_edits(noise, seed, policy):
+    text = "😀 Mira Holt flew from Ulm to Lima, and Mira Holt wrote from Lima."
+    places = [(m.start(), m.end(), label) for label, name in (("PER", "Mira Holt"), ("LOC", "Lima"), ("LOC", "Ulm"))
+              for m in re.finditer(name, text)]  # fmt: skip
+    row = {"id": "x", "task": "NER", "text": text, "spans": [list(place) for place in places]}
+    row["gold"] = {"PER": ["Mira Holt"], "LOC": ["Ulm", "Lima"]}
+    task = IeTask()
+    out = noise_row(row, noise, seed=seed, policy=policy, field="text", labels=task.labels).row
+    for start, end, label in out.get("spans", ()):
+        assert task.items({label: [out["text"][start:end]]}) <= task.items(out["gold"])
+    if policy == "protect":
+        assert len(out["spans"]) == len(places)
+    objects = {**row, "spans": [{"start": a, "end": b, "label": c, "text": text[a:b]} for a, b, c in places]}
+    again = noise_row(objects, noise, seed=seed, policy=policy, field="text", labels=task.labels).row
+    assert [[s["start"], s["end"], s["label"]] for s in again.get("spans", ())] == [
+        list(s) for s in out.get("spans", ())
+    ]
+    assert all(s["text"] == again["text"][s["start"] : s["end"]] for s in again.get("spans", ()))
 
 
 def test_relabel_copies_only_what_it_changes():

@@ -23,6 +23,7 @@ from adapters.errors import UserError
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan, make_plan
 from adapters.recipe.load import load_recipe
+from adapters.rewards.funding import Funding
 from adapters.tasks.funding import FundingTask
 
 runner = CliRunner()
@@ -467,6 +468,26 @@ def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> Non
     encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     found = prompt_audit.audit(encoder, [task.example(row, id=row["id"]) for row in rows], ["sft"])
     assert (found["special_in_target"], found["special_in_prompt"]) == (1, 1)
+
+
+def test_targets_that_the_tokenizer_changes_are_counted(tiny_model: Path) -> None:
+    pytest.importorskip("torch")
+    from tokenizers import normalizers
+
+    from adapters.backends.local import base_model, model, prompt_audit
+
+    rows = funding_rows(3)
+    for row, name in zip(rows, ("Zu\u0308rich Trust", "Z\u00fcrich Trust", "Plain  Trust"), strict=True):
+        row["funders"] = [{"funder_name": name, "awards": []}]
+    task = FundingTask(target="compact", scorer="corrected")
+    examples = [task.example(row, id=row["id"]) for row in rows]
+    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    assert prompt_audit.audit(encoder, examples, ["sft"])["changed_by_tokenizer"] == 0
+    encoder.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    assert prompt_audit.audit(encoder, examples, ["sft"])["changed_by_tokenizer"] == 1
+    written = [encoder.tokenizer.decode(encoder.tokenizer(e.completion)["input_ids"]) for e in examples]
+    scores = [Funding(scorer="corrected")(text, e).score for text, e in zip(written, examples, strict=True)]
+    assert scores == [1.0] * 3, "what the model can write at best"
 
 
 def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

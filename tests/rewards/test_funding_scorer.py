@@ -547,3 +547,10 @@ def test_importing_the_reward_is_light():
     code = "import sys, adapters.rewards.funding; print(*sorted({'torch', 'trl', 'scipy', 'numpy'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
+
+
+def test_canonically_equal_ids_are_one_id_for_the_corrected_scorer() -> None:
+    apart, composed = "E\u0301-12", "\u00c9-12"
+    assert normalise_award_id(apart, "corrected") == normalise_award_id(composed, "corrected")
+    assert normalise_award_id(apart) != normalise_award_id(composed), "the published scorer stays as published"
+    assert normalise_text("Zu\u0308rich") == normalise_text("Z\u00fcrich"), "ftfy composes names, in both scorers"

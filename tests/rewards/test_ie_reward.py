@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -470,3 +471,14 @@ def test_task_and_reward_agree_by_default() -> None:
     shared = AnswerReader()
     assert all(getattr(IeTask(), name) == value == getattr(InformationExtraction(), name)
                for name, value in vars(shared).items())  # fmt: skip
+
+
+@pytest.mark.parametrize("casefold", [False, True])
+def test_canonically_equal_unicode_is_one_text(casefold: bool) -> None:
+    names = ["Zürich", "Nguyễn", "한국재단", "Å", "ΐ", "ﷺx"]
+    gold = {unicodedata.normalize("NFD", "größe"): [unicodedata.normalize("NFD", name) for name in names]}
+    answer = {"größe": [unicodedata.normalize("NFC", name) for name in names]}
+    reader = AnswerReader(casefold=casefold)
+    assert len(reader.items(gold)) == len(names)
+    assert reader.items(gold) == reader.items(answer)
+    assert reader.items({"a": ["H₂O"]}) != reader.items({"a": ["H2O"]}), "compatibility is no canonical equality"

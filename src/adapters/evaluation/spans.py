@@ -6,10 +6,12 @@ did not mark, and strings that the text lacks, are false positives.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from rich.table import Table
 
@@ -47,7 +49,11 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
             continue
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
             raise UserError(f"{place(gold, number)}: no spans; `adapters data convert` keeps them.")
-        true.append([_mention(label, start, end) for start, end, label in row["spans"]])
+        try:
+            true.append(list(_annotated(task, row)))
+        except (ValueError, TypeError, KeyError) as error:
+            remedy = "A span is [start, end, label], in characters of the row's text"
+            raise UserError(f"{place(gold, number)}: spans: {error}. {remedy}.") from None
         pred.append(_located(row["text"], sorted(item for item in answers[str(row["id"])] if len(item) == 2)))
     if not true:
         raise UserError(f"no id of {predictions} stands in {gold}.")
@@ -72,10 +78,26 @@ def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
         yield table
 
 
+def _annotated(task: Any, row: Mapping[str, Any]) -> Iterator[Mention]:
+    """The annotated mentions of a row. Raises ValueError for one whose text is not what the row's gold names."""
+    text, items = row["text"], task.items(task.gold(row))
+    for span in row["spans"]:
+        start, end, label = [span[key] for key in ("start", "end", "label")] if isinstance(span, dict) else span
+        surface = text[start:end]
+        if not surface.strip() or not task.items({label: [surface]}) <= items:
+            raise ValueError(f"at {start} to {end} stands {surface!r}, which gold does not name as {label}")
+        yield _mention(label, start, end)
+
+
 def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
     """Every occurrence of every item; one that the text lacks stands after its end."""
-    spans = find_spans(text, [Label((n,), "exact", item[1]) for n, item in enumerate(items)])
-    places = [(int(span.path[0]), span.start, span.end) for span in spans if span.path]
+    # Items are read with single blanks and composed accents; the text may have line breaks and marks of their own.
+    characters = list(re.finditer(r"\s+|\S", text))
+    even = "".join(" " if c[0].isspace() else c[0] for c in characters)
+    forms = [(n, {item[1], normalize("NFD", item[1])}) for n, item in enumerate(items)]
+    spans = find_spans(even, [Label((n,), "exact", form) for n, both in forms for form in sorted(both)])
+    ends = [(characters[span.start].start(), characters[span.end - 1].end()) for span in spans]
+    places = [(int(span.path[0]), *end) for span, end in zip(spans, ends, strict=True) if span.path]
     absent = sorted(set(range(len(items))) - {n for n, _, _ in places})
     places += [(n, len(text) + 2 * k, len(text) + 2 * k + 1) for k, n in enumerate(absent)]
     return [_mention(items[n][0], start, end) for n, start, end in places]

@@ -128,6 +128,12 @@ def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:
     out.warnings += prompts["warnings"]
     if count := prompts["end_token_lost"]:
         out.errors.append(f"{count} of {prompts['looked_at']} targets lose their end token")
+    if count := prompts["changed_by_tokenizer"]:
+        out.warnings.append(
+            f"{count} of {prompts['looked_at']} gold texts do not come back from the tokenizer as they were (composed "
+            "accents, blanks, unknown characters): the model cannot write them. Scorers take canonically equal Unicode "
+            "for the same text (funding: scorer: corrected)"
+        )
     if count := prompts["special_in_target"]:
         out.errors.append(f"{count} targets contain a special token as text; it would end the answer")
     if count := prompts["special_in_prompt"]:

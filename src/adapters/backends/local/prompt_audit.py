@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -176,11 +177,15 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
 
 
 def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
-    """Count targets without their end token, and texts with special tokens."""
+    """Count targets without their end token or changed by the tokenizer, and texts with special tokens."""
     singles = [e for e in examples if e.completion is not None][:sample]
     pairs = [e for e in examples if e.rejected is not None][:sample]
     rows = list(training._tokens(encoder, singles)) if singles else []
     lost = {id(e) for e, row in zip(singles, rows, strict=True) if row["labels"][-1] != encoder.end}
+    decode = partial(encoder.tokenizer.decode, clean_up_tokenization_spaces=False)
+    changed = sum(
+        not decode(row["input_ids"][:-1]).endswith(e.completion or "") for e, row in zip(singles, rows, strict=True)
+    )
     lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
     specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
     pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
@@ -189,6 +194,7 @@ def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> 
     return {
         "looked_at": len({id(e) for e in (*singles, *pairs)}),
         "end_token_lost": len(lost),
+        "changed_by_tokenizer": changed,
         "special_in_target": sum(bool(pattern and pattern.search(text)) for text in targets),
         "special_in_prompt": sum(bool(pattern and pattern.search(text)) for text in prompts),
     }
