@@ -111,6 +111,7 @@ class Task(Protocol):
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
+    - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
     - `modes`: {matching mode: what it means}, for people who read the figures.
     """
 
