@@ -98,6 +98,11 @@ ModeCounts = Mapping[str, Mapping[str, Counts]]
 """matching mode -> field -> counts."""
 
 
+def total(counts: ModeCounts) -> Counts:
+    """Counts of one example over all fields, in its first mode."""
+    return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
+
+
 @runtime_checkable
 class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.

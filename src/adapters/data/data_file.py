@@ -177,7 +177,8 @@ def _text_file(path: Path, kind: Kind, encoding: str, text: str, *, cut: bool) -
         return DataFile(path, "table", encoding, separator)
     if kind == "table" or record:
         return DataFile(path, "lines", encoding)
-    if first in ("{", "[") or (first.startswith("[") and not (second and _is_json(first))):
+    alone = bool(second) and _is_json(first) and suffix_of(path) != ".json"
+    if first in ("{", "[") or (first.startswith("[") and not alone):
         return DataFile(path, "values", encoding)
     if first.startswith("{") and second and second[0] not in "{[":
         return DataFile(path, "values", encoding)

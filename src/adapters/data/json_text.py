@@ -37,7 +37,7 @@ def _float(literal: str) -> float:
 
 
 DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_float)
-CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 16
 """Characters that are read at once of a file without lines."""
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _REPR: Final = re.compile(r"\s*[\[({]+\s*'|.*\barray\(", re.DOTALL)

@@ -19,6 +19,7 @@ from typing import Any
 
 from adapters.data import preference
 from adapters.data.hub import read_hub
+from adapters.data.json_text import label_text
 from adapters.data.keys_read import KeysRead
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.row_forms import conversion_hint, with_structures
@@ -156,9 +157,10 @@ def _noisy_examples(
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
     if BAD_ROW in row:
         return None, row[BAD_ROW]
-    row_id = row.get("id", f"{source}:{number}")
-    if not isinstance(row_id, str | int) or isinstance(row_id, bool):
-        return None, f"id must be text or a whole number, not {type(row_id).__name__}"
+    try:
+        row_id = label_text(row.get("id"))
+    except ValueError:
+        return None, f"id must be text or a whole number, not {type(row['id']).__name__}"
     text = row.get(task.text_field)
     if isinstance(text, str):
         if len(text) > LONGEST:
@@ -166,7 +168,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
             return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
     try:
-        example = preference.example(task, row, source=source, id=str(row_id))
+        example = preference.example(task, row, source=source, id=f"{source}:{number}" if row_id is None else row_id)
         # What cannot be written as JSON in UTF-8 would fail later, in the tokenizer or when samples are stored.
         values = [example.id, example.prompt, example.completion, example.rejected, example.gold]
         written = json.dumps(values, ensure_ascii=False, default=str)
