@@ -106,8 +106,10 @@ def load_examples(
         clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
         empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
-        settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
-        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat, **settings, "unread": keys.unread()}
+        generated = isinstance(source, SynthesizedSource)
+        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat}
+        # The project's own generators put nothing into a row that is lost when it is not read.
+        entry |= {"license": source.license, "generated": generated, "unread": {} if generated else keys.unread()}
         if noiser is None:
             out.examples += [example for _, example in clean for _ in range(copies)]
         else:
