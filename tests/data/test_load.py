@@ -487,3 +487,16 @@ def test_sides_of_pairs_in_a_table_are_text(tmp_path: Path) -> None:
     source = PathSource(path="a.csv", columns={"chosen": "best"})
     (example,) = load(source, root=tmp_path).examples
     assert (example.completion, example.rejected) == ('[{"funder_name":"Sample Trust"}]', '{"funder":"Sample Trust"}')
+
+
+def test_a_dataset_that_was_downloaded_before_is_read_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "a" * 40
+    folder = tmp_path / "datasets--me--rows" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (tmp_path / "datasets--me--rows" / "refs").mkdir()
+    (tmp_path / "datasets--me--rows" / "refs" / "main").write_text(commit)
+    write_jsonl(folder / "train.jsonl", funding_rows(2))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert [e.id for e in load(HubSource(hub="me/rows"), root=tmp_path).examples] == ["r0", "r1"]
+    with pytest.raises(UserError, match="Couldn't reach 'me/others'"):
+        load(HubSource(hub="me/others"), root=tmp_path)

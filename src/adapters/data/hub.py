@@ -31,8 +31,7 @@ def read_hub(source: HubSource, root: Path, *, at: KeyPath, texts: tuple[str, ..
         return
     datasets.disable_progress_bars()
     try:
-        path = str(local) if local.is_dir() else source.hub
-        builder = datasets.load_dataset_builder(path, source.config, revision=source.revision)
+        builder = _builder(source, local)
         files = _text_files(builder, source.hub_split)
         if files is None:
             builder.download_and_prepare()
@@ -46,6 +45,22 @@ def read_hub(source: HubSource, root: Path, *, at: KeyPath, texts: tuple[str, ..
     else:
         for batch in arrow_batches(table):
             yield from batch.to_pylist()
+
+
+def _builder(source: HubSource, local: Path) -> Any:
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    if local.is_dir():
+        return datasets.load_dataset_builder(str(local), source.config)
+    try:
+        return datasets.load_dataset_builder(source.hub, source.config, revision=source.revision)
+    except ConnectionError as error:
+        try:  # the library knows what it converted, not the files that were read from here
+            stored = snapshot_download(source.hub, repo_type="dataset", revision=source.revision, local_files_only=True)
+        except Exception:
+            raise error from None
+        return datasets.load_dataset_builder(stored, source.config)
 
 
 def _rows(files: list[Path], at: KeyPath, texts: tuple[str, ...]) -> Iterator[Row]:
