@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import tracemalloc
@@ -13,8 +14,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from adapters.data import csv_text
+from adapters.data import csv_text, json_text
 from adapters.data.json_text import Exponential, from_text, label_text
 from adapters.data.rows import BAD_ROW, column_names, place, read_file, read_records, survey
 from adapters.errors import UserError
@@ -225,3 +228,34 @@ def test_pythons_repr_is_named(text: str) -> None:
         from_text("funders", text)
     with pytest.raises(ValueError, match="funders is text, but not JSON"):
         from_text("funders", "[1, 2")
+
+
+CELL = st.text(st.sampled_from('ab"\n,;\t| é“\u2028\u0085\U0001f600'), max_size=8)
+
+
+@given(st.lists(st.tuples(CELL, CELL, CELL), max_size=6), st.sampled_from(",;\t|"), st.sampled_from(["\n", "\r\n"]))
+def test_what_a_writer_of_tables_writes_is_read_back(cells: list[tuple], separator: str, end: str) -> None:
+    import csv
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=separator, lineterminator=end).writerows([("x", "y", "z"), *cells])
+        assert [tuple(row.values()) for _, row in read_records(path)] == cells
+
+
+@given(
+    st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers() | st.lists(st.booleans()))),
+    st.sampled_from([None, 0, 3]),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_json_of_any_layout_is_read_in_any_pieces(
+    values: list[dict], indent: int | None, array: bool, size: int
+) -> None:
+    parts = [json.dumps(value, indent=indent) for value in values]
+    text = json.dumps(values, indent=indent) if array else "\n".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_text, "CHUNK", size)
+        assert list(json_text.Values(io.StringIO(text))) == values
