@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import lzma
 import zlib
 from codecs import BOM_UTF8
@@ -239,9 +240,7 @@ def _is_structure(cell: str, *, messages: bool) -> bool:
     if cell.lstrip()[:1] not in ("[", "{"):
         return False
     try:
-        value = DECODER.decode(cell)
-    except RepeatedKeyError:
-        return not messages  # its row is refused
+        value = json.loads(cell)  # keys are checked when a row is decoded
     except (ValueError, RecursionError):
         return False
     return not messages or (isinstance(value, list) and bool(value) and all(map(_is_message, value)))
