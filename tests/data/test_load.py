@@ -475,8 +475,9 @@ def test_labels_as_json_text_are_the_same_labels_for_noise(tmp_path: Path) -> No
     "content", ["[{'funder_name': 'A'}]", "[{'funder_name': 'A', 'awards': array([], dtype=object)}]"]
 )
 def test_pythons_repr_in_a_table_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.csv").write_text(f'id,funding_statement,funders\n1,{STATEMENT},"{content}"\n')
-    with pytest.raises(UserError, match=r"Python's repr .* json\.dumps"):
+    rows = "".join(f'{n},{STATEMENT},"{content}"\n' for n in range(4))
+    (tmp_path / "a.csv").write_text(f"id,funding_statement,funders\n{rows}")
+    with pytest.raises(UserError, match=r"\n  row 1: .*Python's repr .* json\.dumps \(and 3 more rows\)$"):
         load(PathSource(path="a.csv"), root=tmp_path)
 
 

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,18 @@ def _clean_examples(
             reason = f"the same as row {earlier}; to use rows more than once there is repeat"
         bad.append(Rejected(source, number, reason))
     if len(bad) > max_bad_rows * len(rows):
-        examples = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
         share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
-        raise UserError(f"{share}:{examples}", at=at)
+        raise UserError(f"{share}:{_by_reason(bad)}", at=at)
     return clean, bad
+
+
+def _by_reason(bad: Iterable[Rejected]) -> str:
+    rows: dict[str, list[int]] = {}
+    for row in bad:
+        rows.setdefault(row.reason, []).append(row.row)
+    shown = islice(rows.items(), 5)
+    more = (f" (and {len(alike) - 1:,} more rows)" if len(alike) > 1 else "" for alike in rows.values())
+    return "".join(f"\n  row {alike[0]}: {reason}{rest}" for (reason, alike), rest in zip(shown, more, strict=False))
 
 
 def _noisy_examples(

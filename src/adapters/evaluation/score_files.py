@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from adapters.data.json_text import label_text
-from adapters.data.row_forms import conversion_hint
+from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
@@ -118,7 +118,7 @@ def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
 
 def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
     try:
-        return task.gold(row)
+        return task.gold(with_structures(row, getattr(task, "structures", ())))
     except ValueError as error:
         raise UserError(f"{place(path, n)}: {error}{conversion_hint(row)}.") from None
 
