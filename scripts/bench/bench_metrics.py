@@ -89,7 +89,8 @@ def difference(ours: dict[str, Any], plain: dict[str, Any], *, intervals: bool) 
         for mode in MODES
         for field in FIELDS
         for name, value in plain[mode][field].items()
-        if intervals or not name.endswith("_ci")
+        if (intervals or not name.endswith("_ci"))
+        and ours[mode][field][name] is not None  # undefined: 0 in the plain code
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -69,11 +71,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of a JSONL file; NaN and infinity, which JSON does not have, become null."""
-    text = json.dumps(record, ensure_ascii=False, default=str)
+    """A record as a line of a JSONL file; what JSON does not have is null (NaN, infinity) or text.
+
+    Dates and times are in ISO 8601, bytes in base64.
+    """
+    text = json.dumps(record, ensure_ascii=False, default=_as_json)
     if "NaN" in text or "Infinity" in text:  # perhaps within a text
         text = json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
     return text.encode("utf-8", "replace") + b"\n"
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value.tolist() if type(value).__module__ == "numpy" else str(value)
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:

@@ -98,6 +98,11 @@ ModeCounts = Mapping[str, Mapping[str, Counts]]
 """matching mode -> field -> counts."""
 
 
+def total(counts: ModeCounts) -> Counts:
+    """Counts of one example over all fields, in its first mode."""
+    return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
+
+
 @runtime_checkable
 class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
@@ -111,6 +116,7 @@ class Task(Protocol):
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
+    - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
     - `modes`: {matching mode: what it means}, for people who read the figures;
     - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail;
     - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise.

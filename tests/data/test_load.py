@@ -294,3 +294,212 @@ def test_a_row_of_any_shape_is_an_example_or_a_reason(task: str, pair: bool, dra
         node[key] = draw.draw(JUNK)
     example, reason = _example(TASKS[task], row, "made", 1)
     assert (example is None) == bool(reason)
+
+
+STATEMENT = "Paid by the Sample Trust."
+
+
+def funder(name: object = "Sample Trust", **award: object) -> list[dict]:
+    return [{"funder_name": name, "awards": [award]}]
+
+
+@pytest.mark.parametrize(
+    ("funders", "ids"),
+    [
+        (
+            funder(float("nan"), award_ids=[1613002.0, 7000000000000000.0, float("nan"), None]),
+            "1613002 7000000000000000",
+        ),
+        (funder(award_ids="007", funding_scheme=float("nan")), "007"),
+        (funder(award_ids=12), "12"),
+        ([{"funder_name": "A", "awards": [None], "award_ids": ["x"]}], "x"),
+        ([{"funder_name": "A", "awards": float("nan"), "award_ids": [3.0]}], "3"),
+    ],
+)
+def test_labels_are_the_texts_that_they_were(tmp_path: Path, funders: list, ids: str) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"id": "n", "funding_statement": STATEMENT, "funders": funders}])
+    (example,) = load(PathSource(path="a.jsonl"), root=tmp_path).examples
+    assert "nan" not in (example.completion or "").lower()
+    assert [i for award in example.gold[0]["awards"] for i in award["award_ids"]] == ids.split()
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ('{"funder_name": true}', "funder_name: 'True' is of type bool, not text"),
+        ('{"funder_name": ["A"]}', "funder_name: .* is of type list"),
+        ('{"funder_name": "A", "awards": [{"award_ids": [false]}]}', "award_ids: 'False' is of type bool"),
+        ('{"funder_name": "A", "awards": [{"award_ids": [1e3]}]}', "award_ids: '1000.0' is of type float"),
+        ('{"funder_name": "A", "awards": [{"award_ids": [1.5, Infinity]}]}', "award_ids: '1.5' is of type float"),
+        ('{"funder_name": "A", "awards": [{"award_ids": [1e16]}]}', "award_ids: '1e.16' is of type float"),
+        ('{"funder_name": "A", "awards": [{"award_ids": [{"n": 1}]}]}', "award_ids: .* is of type dict"),
+        ('{"funder_name": "A", "awards": ["ST-1"]}', "awards must be a list of objects"),
+        ('{"funder_name": "A", "awards": {"award_ids": "1"}, "award_ids": [[1]]}', "award_ids: .* is of type list"),
+    ],
+)
+def test_labels_whose_text_is_lost_are_refused(tmp_path: Path, written: str, reason: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"id": 1, "funding_statement": "{STATEMENT}", "funders": [{written}]}}\n')
+    with pytest.raises(UserError, match=reason):
+        load(PathSource(path="a.jsonl"), root=tmp_path)
+
+
+def test_arrow_types_in_labels(tmp_path: Path) -> None:
+    import datetime
+    from decimal import Decimal
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def ids(value: object) -> list[dict]:
+        return [{"id": 1.0, "funding_statement": STATEMENT, "funders": funder(award_ids=[value])}]
+
+    for value, text in (
+        (datetime.date(2020, 1, 2), "2020-01-02"),
+        (Decimal("12"), "12"),
+        (7.0, "7"),
+        (2**62, str(2**62)),
+    ):
+        pq.write_table(pa.Table.from_pylist(ids(value)), tmp_path / "a.parquet")
+        (example,) = load(PathSource(path="a.parquet"), root=tmp_path).examples
+        assert example.gold[0]["awards"][0]["award_ids"] == [text]
+        assert example.id == "1"
+    for value in (datetime.datetime(2020, 1, 2), b"ab", True, datetime.time(3)):
+        pq.write_table(pa.Table.from_pylist(ids(value)), tmp_path / "a.parquet")
+        with pytest.raises(UserError, match=r"award_ids: .* not text"):
+            load(PathSource(path="a.parquet"), root=tmp_path)
+
+
+@pytest.mark.parametrize("names", [("2020-01-01", "2020-01-02"), ("2020-01-01", "007", "NA", "1e3", "True")])
+@pytest.mark.parametrize("end", ["jsonl", "json", "csv"])
+def test_texts_of_a_dataset_are_not_taken_for_dates_and_numbers(
+    tmp_path: Path, end: str, names: tuple[str, ...]
+) -> None:
+    rows = [
+        {"id": f"0{n}", "funding_statement": STATEMENT, "funders": funder("NA", award_ids=[t])}
+        for n, t in enumerate(names)
+    ]
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / f"train.{end}"
+    if end == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**row, "funders": json.dumps(row["funders"])} for row in rows)
+    else:
+        path.write_text(json.dumps(rows) if end == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    examples = load(HubSource(hub="set"), root=tmp_path).examples
+    assert [e.gold[0]["awards"][0]["award_ids"] for e in examples] == [[name] for name in names]
+    assert {e.gold[0]["funder_name"] for e in examples} == {"NA"}
+    assert [e.id for e in examples] == [row["id"] for row in rows]
+
+
+def test_a_dataset_with_options_of_its_own_is_left_to_the_library(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.json").write_text(json.dumps({"data": funding_rows(2)}))
+    (tmp_path / "set" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: train.json\n  field: data\n---\n"
+    )
+    assert [e.id for e in load(HubSource(hub="set"), root=tmp_path).examples] == ["r0", "r1"]
+
+
+def test_a_saved_dataset_as_path_and_as_hub(tmp_path: Path) -> None:
+    import datasets
+
+    made = datasets.Dataset.from_list(funding_rows(5))
+    datasets.DatasetDict({"train": made, "test": made.select([2])}).save_to_disk(tmp_path / "both")
+    made.save_to_disk(tmp_path / "one")
+    for source, ids in (
+        (PathSource(path="one"), "r0 r1 r2 r3 r4"),
+        (PathSource(path="both/test"), "r2"),
+        (HubSource(hub="both", hub_split="test"), "r2"),
+        (HubSource(hub="one"), "r0 r1 r2 r3 r4"),
+    ):
+        assert [e.id for e in load(source, root=tmp_path).examples] == ids.split()
+    with pytest.raises(UserError, match="has no split 'dev', but test, train"):
+        load(HubSource(hub="both", hub_split="dev"), root=tmp_path)
+    with pytest.raises(UserError, match="a folder of data files is a source `hub: FOLDER`"):
+        load(PathSource(path="."), root=tmp_path)
+
+
+def test_columns_that_nothing_reads_are_counted(tmp_path: Path) -> None:
+    rows = [{**row, "note": "x", "lang": "en", "part": n, "reasoning": None} for n, row in enumerate(funding_rows(4))]
+    rows[0] |= {"tools": [], "note": None}
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    split = Split(name="a", fractions={"a": 1.0}, key="part")
+    source = PathSource(path="a.jsonl", where={"lang": "en"}, split=split)
+    assert load(source, root=tmp_path).ledger[0]["unread"] == {"note": 3, "tools": 1}
+    renamed = PathSource(path="a.jsonl", columns={"id": "note"}, max_rows=3)
+    assert load(renamed, root=tmp_path, max_bad_rows=1).ledger[0]["unread"].keys() - {"tools"} == {"lang", "part"}
+
+
+def test_a_task_that_copies_its_row_may_read_all_of_it(tmp_path: Path) -> None:
+    class Copying(FundingTask):
+        def example(self, row, **names):  # type: ignore[no-untyped-def]
+            return super().example({**row, "copied": True}, **names)
+
+    write_jsonl(tmp_path / "a.jsonl", [{**row, "note": "x"} for row in funding_rows(2)])
+    loaded = load_examples([PathSource(path="a.jsonl")], Copying(), root=tmp_path, seed=1)
+    assert loaded.ledger[0]["unread"] == {}
+
+
+def test_rows_of_another_tool_are_told_apart_from_broken_ones(tmp_path: Path) -> None:
+    for task, row, found in (
+        (TASK, {"tokens": ["a"], "ner_tags": [0]}, "tokens and ner_tags"),
+        (IeTask(), {"tokenized_text": ["a"], "ner": []}, "tokenized_text and ner"),
+        (IeTask(), {"text": "a b", "label": [[0, 1, "x"]]}, "label"),
+        (IeTask(), {"text": "a b", "spans": [{"start": 0}]}, "spans"),
+    ):
+        write_jsonl(tmp_path / "a.jsonl", [row])
+        with pytest.raises(UserError, match=f"it has {found}: `adapters data convert` makes text and gold"):
+            load_examples([PathSource(path="a.jsonl")], task, root=tmp_path, seed=1)
+
+
+def test_labels_as_json_text_are_the_same_labels_for_noise(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from adapters.data.noise import make_row_noiser
+    from adapters.recipe.fields import NoiseSpec
+
+    rows = funding_rows(6)
+    pq.write_table(
+        pa.Table.from_pylist([{**r, "funders": json.dumps(r["funders"])} for r in rows]), tmp_path / "a.parquet"
+    )
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    noiser = make_row_noiser(NoiseSpec(use="document", level="medium"), seed=1, folder=tmp_path, at=())
+    first, second = (
+        load(PathSource(path=f"a.{end}"), root=tmp_path, noiser=noiser).examples for end in ("jsonl", "parquet")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "content", ["[{'funder_name': 'A'}]", "[{'funder_name': 'A', 'awards': array([], dtype=object)}]"]
+)
+def test_pythons_repr_in_a_table_is_named(tmp_path: Path, content: str) -> None:
+    rows = "".join(f'{n},{STATEMENT},"{content}"\n' for n in range(4))
+    (tmp_path / "a.csv").write_text(f"id,funding_statement,funders\n{rows}")
+    with pytest.raises(UserError, match=r"\n  row 1: .*Python's repr .* json\.dumps \(and 3 more rows\)$"):
+        load(PathSource(path="a.csv"), root=tmp_path)
+
+
+def test_sides_of_pairs_in_a_table_are_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        'id,prompt,best,rejected\n1,Who paid?,"[{""funder_name"":""Sample Trust""}]","{""funder"":""Sample Trust""}"\n'
+    )
+    source = PathSource(path="a.csv", columns={"chosen": "best"})
+    (example,) = load(source, root=tmp_path).examples
+    assert (example.completion, example.rejected) == ('[{"funder_name":"Sample Trust"}]', '{"funder":"Sample Trust"}')
+
+
+def test_a_dataset_that_was_downloaded_before_is_read_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "a" * 40
+    folder = tmp_path / "datasets--me--rows" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (tmp_path / "datasets--me--rows" / "refs").mkdir()
+    (tmp_path / "datasets--me--rows" / "refs" / "main").write_text(commit)
+    write_jsonl(folder / "train.jsonl", funding_rows(2))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert [e.id for e in load(HubSource(hub="me/rows"), root=tmp_path).examples] == ["r0", "r1"]
+    with pytest.raises(UserError, match="Couldn't reach 'me/others'"):
+        load(HubSource(hub="me/others"), root=tmp_path)

@@ -15,7 +15,7 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data import rows as reading
+from adapters.data import csv_text
 from adapters.data.rows import BAD_ROW, column_names, read_file, read_records, survey
 from adapters.errors import UserError
 from adapters.files import sha256
@@ -89,7 +89,7 @@ def test_an_unclosed_quote_costs_its_own_row(tmp_path: Path) -> None:
 
 
 def test_a_quote_that_swallows_too_much_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LONGEST_CELL", 50)
+    monkeypatch.setattr(csv_text, "LONGEST_CELL", 50)
     rows = read_text(tmp_path / "a.csv", 'id,text\n1,"open\n' + "2,two\n" * 30 + '3,"closed"\n')
     assert list(bad(rows)) == [1]
     assert len(rows) == 32
@@ -125,21 +125,28 @@ def test_a_lost_quote_damages_one_row_at_most(rows: list[tuple[str, str]], draw:
     places = [n for n, c in enumerate(content) if c == '"' and n > content.index("\n")]
     lost = draw.draw(st.sampled_from(places))
     with tempfile.TemporaryDirectory() as folder:
-        found = read_text(Path(folder) / "a.csv", content[:lost] + content[lost + 1 :])
+        path = Path(folder) / "a.csv"
+        path.write_text(content[:lost] + content[lost + 1 :], encoding="utf-8", newline="")
+        found = list(read_records(path))
     damaged = content[:lost].count("\n")
     assert [n for n, _ in found] == list(range(1, len(rows) + 1))
     for n, row in found:
         if n != damaged:
-            assert tuple(row.values()) == tuple(reading._decoded(dict(zip("ab", rows[n - 1], strict=True))).values())
+            assert tuple(row.values()) == rows[n - 1]
 
 
-def test_json_cells_are_decoded_for_training_and_left_alone_for_extraction(tmp_path: Path) -> None:
+def test_json_cells_are_decoded_only_in_columns_that_hold_structures(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    assert read_text(path, 'id,gold\n1,"[""a""]"\n2,[1] We thank\n') == [
-        (1, {"id": "1", "gold": ["a"]}),
-        (2, {"id": "2", "gold": "[1] We thank"}),
-    ]
-    assert [row["gold"] for _, row in read_records(path)] == ['["a"]', "[1] We thank"]
+    head = "id,gold,note,text,completion,prompt\n"
+    message = '[{""role"": ""user"", ""content"": ""x""}]'
+    rows = read_text(path, f'{head}[1],"[""a""]",[1] We thank,[2],[3],"{message}"\n2,,[4],{{}},[],"{message}"\n')
+    assert [row["gold"] for _, row in rows] == [["a"], ""]
+    assert [row["note"] for _, row in rows] == ["[1] We thank", "[4]"], "one of the cells is text"
+    assert [row["id"] for _, row in rows] == ["[1]", "2"]
+    assert [(row["text"], row["completion"]) for _, row in rows] == [("[2]", "[3]"), ("{}", "[]")]
+    assert [row["prompt"] for _, row in rows] == [[{"role": "user", "content": "x"}]] * 2
+    assert [row["gold"] for _, row in read_records(path)] == ['["a"]', ""], "a corpus stays as it is"
+    assert next(read_file(path, texts=["gold"]))[1]["gold"] == '["a"]'
 
 
 @pytest.mark.parametrize("end", ["jsonl", "csv"])

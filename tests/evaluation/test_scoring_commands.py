@@ -120,3 +120,48 @@ def test_new_copies_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again.exit_code == 2
     assert "exists already" in again.stderr
     assert "Did you mean quickstart" in runner.invoke(app, ["new", "x", "--from", "quickstat"]).stderr
+
+
+def test_a_test_set_with_nothing_to_find_has_no_figures(tmp_path: Path) -> None:
+    gold = write_jsonl(tmp_path / "gold.jsonl", [{"id": n, "funders": []} for n in range(4)])
+    texts = ["[]", "dunno", '[{"funder_name": "A"}]', "[]"]
+    answers = write_jsonl(tmp_path / "pred.jsonl", [{"id": n, "completion": text} for n, text in enumerate(texts)])
+    result = runner.invoke(app, ["score", str(answers), str(gold)])
+    said = "nothing to find in 4 rows; 2 answers say so, 1 claim something, 1 are unreadable"
+    assert said in " ".join(result.output.split())
+    figures = score(answers, gold)["strict"]
+    assert {k: figures["funder"][k] for k in ("gold", "pred", "precision", "recall", "f1")} == {
+        "gold": 0, "pred": 1, "precision": 0.0, "recall": None, "f1": 0.0,
+    }  # fmt: skip
+    assert [figures["award_id"][k] for k in ("precision", "recall", "f1", "f0.5", "f1.5")] == [None] * 5
+
+
+def test_unreadable_answers_are_counted(files: tuple[Path, Path]) -> None:
+    assert "1 of 8 answers are unreadable" in " ".join(runner.invoke(app, ["score", *map(str, files)]).stderr.split())
+
+
+def test_answers_in_a_table_score_as_in_json_lines(tmp_path: Path) -> None:
+    gold = write_jsonl(
+        tmp_path / "gold.jsonl",
+        [
+            {"id": 1, "funders": [{"funder_name": "A", "awards": [{"award_ids": ["ST-77"]}]}]},
+            {"id": 2.0, "funders": []},
+        ],
+    )
+    found = '[{"funder_name": "A", "awards": [{"award_ids": ["ST-77"]}]}]'
+    for second in ("no funder is named here", "[]"):
+        rows = [{"id": "1", "completion": found}, {"id": "2", "completion": second}]
+        write_jsonl(tmp_path / "a.jsonl", rows)
+        quoted = found.replace('"', '""')
+        (tmp_path / "a.csv").write_text(f'id,completion\n1,"{quoted}"\n2,{second}\n')
+        assert score(tmp_path / "a.csv", gold) == score(tmp_path / "a.jsonl", gold)
+    assert score(tmp_path / "a.csv", gold)["strict"]["award_id"]["f1"] == 1
+
+
+@pytest.mark.parametrize("row", [{"id": True, "funders": []}, {"id": [1], "funders": []}, {"id": None, "funders": []}])
+def test_an_id_is_text_or_a_whole_number(files: tuple[Path, Path], tmp_path: Path, row: dict) -> None:
+    result = runner.invoke(
+        app, ["score", str(files[0]), str(write_jsonl(tmp_path / "g.jsonl", [row])), "--task=funding"]
+    )
+    assert result.exit_code == 2
+    assert "line 1: " in result.stderr

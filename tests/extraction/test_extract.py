@@ -166,6 +166,101 @@ def test_an_unclosed_quote_in_a_table_loses_no_row(tmp_path: Path, known: Path, 
     assert out[3]["error"] == "unreadable row: line 5: 3 cells, but the header has 2"
 
 
+def test_kept_columns_are_valid_json_and_keep_their_types_in_parquet(tmp_path: Path, known: Path) -> None:
+    import datetime
+    from decimal import Decimal
+
+    utc = datetime.UTC
+    columns = {
+        "score": pa.array([1.5, float("nan"), float("inf")]),
+        "day": pa.array([datetime.date(2020, 1, 2), None, datetime.date(2021, 3, 4)]),
+        "seen": pa.array([datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=utc)] * 3, pa.timestamp("ns", "UTC")),
+        "amount": pa.array([Decimal("1.10"), None, Decimal("2.00")], pa.decimal128(5, 2)),
+        "raw": pa.array([b"\xff\x00", None, b"a"]),
+        "authors": pa.array([[{"n": "A", "born": datetime.date(1990, 1, 1)}], [], None]),
+        "small": pa.array([1, None, -3], pa.int8()),
+        "half": pa.array([0.5, None, 2.0], pa.float16()),
+        "yes": pa.array([True, None, False]),
+        "kind": pa.array(["x", None, "x"]).dictionary_encode(),
+        "time": pa.array([datetime.time(3, 4), None, None]),
+    }
+    texts = {"funding_statement": pa.array([f"Paid by the Sample Trust, case {n}." for n in range(3)])}
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({**texts, **columns}), source)
+    keep = [part for name in columns for part in ("--keep", name)]
+    for end in ("jsonl", "parquet"):
+        code, said = invoke(known, source, "-o", tmp_path / f"out.{end}", *keep)
+        assert code == 0, said
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(name)
+
+    out = [json.loads(t, parse_constant=no_constant) for t in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["score"] for row in out] == [1.5, None, None]
+    assert [row["day"] for row in out] == ["2020-01-02", None, "2021-03-04"]
+    assert (out[0]["seen"], out[0]["amount"], out[0]["raw"]) == ("2020-01-02T03:04:05+00:00", "1.10", "/wA=")
+    assert out[0]["authors"] == [{"n": "A", "born": "1990-01-01"}]
+    wanted = pq.read_table(source).drop_columns(["funding_statement", "score", "kind", "time"])
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.select(wanted.column_names).equals(wanted)
+    assert found["score"].to_pylist() == [1.5, None, None]
+    assert (found["kind"].to_pylist(), found["time"].to_pylist()) == (["x", None, "x"], ["03:04:00", None, None])
+
+
+def test_kept_types_survive_shards_and_their_merge(tmp_path: Path, known: Path) -> None:
+    from adapters.extraction.merge_shards import merge
+
+    day = pa.array(pa.array([None, "2020-01-02", "2020-01-03", None]).cast(pa.date32()))
+    pq.write_table(pa.table({"funding_statement": ["a", "b", "c", "d"], "day": day}), tmp_path / "in.parquet")
+    for number, end in ((1, "jsonl"), (2, "parquet")):
+        shard = ["--keep", "day", "--shard", f"{number}/2"]
+        assert invoke(known, tmp_path / "in.parquet", "-o", tmp_path / f"part{number}.{end}", *shard)[0] == 0
+    for end in ("parquet", "jsonl"):
+        merge([tmp_path / "part1.jsonl", tmp_path / "part2.parquet"], tmp_path / f"all.{end}")
+    assert pq.read_table(tmp_path / "all.parquet")["day"].combine_chunks().equals(day)
+    assert [row["day"] for row in lines(tmp_path / "all.jsonl")] == [None, "2020-01-02", "2020-01-03", None]
+
+
+def test_ids_of_a_corpus(tmp_path: Path, known: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    ids = ['"a"', "7", "null", "NaN", "1613002.0", "[1]", "true", "{}", "1e3"]
+    source.write_text("".join(f'{{"id": {i}, "funding_statement": "We thank A."}}\n' for i in ids))
+    assert invoke(known, source, "-o", tmp_path / "out.jsonl")[0] == 0
+    out = lines(tmp_path / "out.jsonl")
+    assert [row["id"] for row in out] == ["a", "7", "3", "4", "1613002", "6", "7", "8", "9"]
+    errors = [(row["error"] or "").partition(":")[0] for row in out]
+    assert errors == [""] * 5 + ["bad id"] * 4
+    assert [row["record"] is None for row in out] == [False] * 5 + [True] * 4
+
+
+@pytest.mark.parametrize("name", ["in.json", "in.tsv", "in.jsonl.gz", "in.ndjson", "folder"])
+def test_a_corpus_in_any_form(tmp_path: Path, known: Path, rows: list[dict], name: str) -> None:
+    import gzip
+
+    import datasets
+
+    source, texts = tmp_path / name, [row["funding_statement"] for row in rows]
+    if name == "folder":
+        datasets.Dataset.from_list([{"funding_statement": text} for text in texts]).save_to_disk(source)
+    elif name.endswith(".tsv"):
+        source.write_text("id\tfunding_statement\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(texts)))
+    else:
+        content = "".join(json.dumps({"funding_statement": text}) + "\n" for text in texts).encode()
+        source.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    code, said = invoke(known, source, "-o", tmp_path / "out.jsonl")
+    assert code == 0, said
+    assert [r["record"] for r in lines(tmp_path / "out.jsonl")] == [TASK.gold(row) for row in rows]
+
+
+def test_a_corpus_of_another_tool_is_named(tmp_path: Path, known: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"tokens": ["a"], "ner_tags": [0]}])
+    code, said = invoke(known, source, "-o", tmp_path / "out.jsonl")
+    assert code == 2
+    assert "no column 'funding_statement'; it has tokens and ner_tags: `adapters data convert`" in " ".join(
+        said.split()
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "record", "error"),
     [

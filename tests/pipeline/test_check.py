@@ -240,6 +240,25 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_starts(
     assert not (mine.parent / "runs").exists()
 
 
+def test_a_tracker_that_is_not_installed_is_found_without_a_model_too(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.backends import local
+
+    monkeypatch.setattr(local, "get_available_reporting_integrations", lambda: [])
+    found = checked(mine, "report_to=[wandb]", code=2)
+    assert any("report_to.0: wandb is not installed: pip install wandb" in error for error in found["errors"])
+
+
+def test_columns_that_nothing_reads_are_told_once(mine: Path) -> None:
+    rows = [{**row, "note": "x"} for row in distinct_rows(30, 1)]
+    write_jsonl(mine.parent / "train.jsonl", rows)
+    found = checked(mine)
+    assert found["ledger"]["stages"]["1-sft"]["sources"][0]["unread"] == {"note": 30}
+    assert found["notes"].count("columns that nothing reads: note (30 rows of train, 30 rows of rl)") == 1
+    assert "columns that nothing reads" in " ".join(runner.invoke(app, ["check", str(mine)]).output.split())
+
+
 @pytest.mark.parametrize("base", ["/no/such/folder", "./nowhere", "~/nowhere"])
 def test_a_base_folder_that_does_not_exist_is_an_error_of_a_dry_run_too(mine: Path, base: str) -> None:
     result = runner.invoke(app, ["run", str(mine), "--dry-run", "trainer=local", f"model.base={base}"])

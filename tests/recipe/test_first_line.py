@@ -118,3 +118,12 @@ def test_a_long_override_and_a_runs_recipe_are_limited_too(tmp_path: Path) -> No
         load_recipe(tmp_path / "r.yaml", ["evaluate=" + "[" * 1_000])
     with pytest.raises(UserError, match="longer than 256 kB"):
         load_recipe(tmp_path / "r.yaml", ["evaluate=" + json.dumps(["x" * 10] * 30_000)])
+
+
+@pytest.mark.parametrize("head", ["", f"{FIRST_LINE}\n"])
+def test_one_byte_order_mark_is_read_as_python_reads_it(tmp_path: Path, head: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"{head}{BODY}{LAST_LINE if head else ''}\n", encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "r.yaml").recipe.name
+    (tmp_path / "r.yaml").write_text("import os; os.abort()\n", encoding="utf-8-sig")
+    with pytest.raises(UserError, match="Nothing was executed"):
+        load_recipe(tmp_path / "r.yaml")

@@ -189,7 +189,7 @@ def complaint(path: Path, *overrides: str) -> str:
         ("{base: tiny}", "&a {base: *a}", ["model.base"]),
         (BASE, "- a list", ["mapping"]),
         (BASE, "", ["mapping"]),
-        ("name: mine", "\ufeffname: mine", ["byte-order mark"]),
+        ("name: mine", "\ufeff\ufeffname: mine", ["byte-order mark"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(mine: Path, old: str, new: str, wanted: list[str]) -> None:

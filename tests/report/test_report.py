@@ -200,7 +200,12 @@ def planted(run: Path) -> Path:
     manifest["files"] |= {HOSTILE: HOSTILE}
     (run / "1-sft/manifest.json").write_text(json.dumps(manifest))
     ledger = json.loads((run / "ledger.json").read_text())
-    source = {"source": HOSTILE, "rows": 1, "noise": {"rows": 1, "by_family": {HOSTILE: {"rows": 1}}}}
+    source = {
+        "source": HOSTILE,
+        "rows": 1,
+        "noise": {"rows": 1, "by_family": {HOSTILE: {"rows": 1}}},
+        "unread": {HOSTILE: 1},
+    }
     ledger["stages"][HOSTILE] = {"sources": [source], "rows": 1, "tokens": {HOSTILE: 1}}
     (run / "ledger.json").write_text(json.dumps(ledger))
     write_jsonl(run / "rejected.jsonl", [{"for": HOSTILE, "source": HOSTILE, "row": HOSTILE, "reason": HOSTILE}])

@@ -25,7 +25,11 @@ class EchoBackend:
         self.recipe = recipe
 
     def check(self, stages: Sequence[Any]) -> list[str]:
-        """Accept every stage."""
+        """Accept every stage. Raises UserError for a tracker that is not installed, as the trainers do."""
+        if self.recipe.report_to:
+            from adapters.backends.local import check_trackers
+
+            check_trackers(self.recipe.report_to)
         return ["echo: no model is trained"]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:

@@ -107,7 +107,7 @@ def synthesize(
 @data_app.command()
 @errors()
 def noise(
-    file: Annotated[Path, Argument(help="A data file: .jsonl, .json, .csv or .parquet.")],
+    file: Annotated[Path, Argument(help="A data file: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")],
     use: Annotated[str, Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
     level: Annotated[str, Option(help="light, medium or heavy.")] = "medium",
     policy: Annotated[str, Option(help="protect, follow or clean.")] = "protect",

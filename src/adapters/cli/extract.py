@@ -45,7 +45,7 @@ class AdapterOptions:
 @grouped
 def extract(
     source: Annotated[str, Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv or .parquet.")],
+    input: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")],
     out: Annotated[Path, Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     corpus: CorpusOptions,
     adapter: AdapterOptions,

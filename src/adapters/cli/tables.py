@@ -13,7 +13,7 @@ from rich.table import Table
 from adapters.backends.jobs import Job
 from adapters.console import clock, new_table
 from adapters.environment import peak_memory_text
-from adapters.evaluation import comparison
+from adapters.evaluation import comparison, metrics
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
@@ -129,7 +129,7 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _f1(figures: Mapping[str, Any]) -> str:
-    return "{:.3f} ({:.2f}-{:.2f})".format(figures["f1"], *figures["f1_ci"])
+    return "" if figures["f1"] is None else "{:.3f} ({:.2f}-{:.2f})".format(figures["f1"], *figures["f1_ci"])
 
 
 def _fields(models: Mapping[str, Any], mode: str) -> list[str]:
@@ -174,11 +174,19 @@ def _scores(title: str, mode: str, models: Mapping[str, Any]) -> Table:
     for field in _fields(models, mode):
         for n, (label, result) in enumerate(models.items()):
             f = result["metrics"][mode][field]
-            p, r, f1, half, more = (f"{f[k]:.3f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5"))
-            interval = "{:.2f}-{:.2f}".format(*f["f1_ci"])
+            p, r, f1, half, more = (metrics.text(f[k]) for k in ("precision", "recall", "f1", "f0.5", "f1.5"))
+            interval = "{:.2f}-{:.2f}".format(*f["f1_ci"]) if f["f1_ci"] else ""
             table.add_row(field if n == 0 else "", label, p, r, f1, interval, half, more)
         table.add_section()
+    if not table.row_count or all(result.get("empty_gold") == 1 for result in models.values()):
+        table.caption = "\n".join(f"{label}: {_nothing_to_find(result)}" for label, result in models.items())
     return table
+
+
+def _nothing_to_find(result: Mapping[str, Any]) -> str:
+    answers = result["n"] * next((f["n"] for fields in result.get("variants", {}).values() for f in fields.values()), 1)
+    empty, unreadable = round(result["empty_answers"] * answers), result["parse_errors"]
+    return metrics.nothing_to_find(result["n"], max(0, empty - unreadable), answers - empty, unreadable)
 
 
 def _shares(title: str, mode: str, models: Mapping[str, Any]) -> Table:

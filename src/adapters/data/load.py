@@ -13,13 +13,17 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from adapters.data import preference
+from adapters.data.hub import read_hub
+from adapters.data.json_text import label_text
+from adapters.data.keys_read import KeysRead
 from adapters.data.noise import NoiseStats, RowNoiser
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.row_forms import conversion_hint, with_structures
+from adapters.data.rows import BAD_ROW, TEXT_COLUMNS, read_file
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.secrets import redact
@@ -92,7 +96,9 @@ def load_examples(
     for n, source in enumerate(sources):
         key = (*at, n)
         name = source.name or default_name(source)
-        rows = _select(source, read(source, root, at=key), seed, key)
+        rows = _select(source, read(source, root, texts=(task.text_field,), at=key), seed, key)
+        if structures := getattr(task, "structures", ()):
+            rows = [(number, with_structures(row, structures)) for number, row in rows]
         copies = source.repeat * (epochs if noiser else 1)
         if len(rows) * copies > MOST:
             raise UserError(
@@ -100,13 +106,16 @@ def load_examples(
                 f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
                 at=key,
             )
-        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key)
+        keys = KeysRead({"id", *source.where, *([source.split.key] if source.split else [])})
+        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
         if look is not None:
             look(clean)
         empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
-        settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
-        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat, **settings}
+        generated = isinstance(source, SynthesizedSource)
+        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat}
+        # The project's own generators put nothing into a row that is lost when it is not read.
+        entry |= {"license": source.license, "generated": generated, "unread": {} if generated else keys.unread()}
         if noiser is None:
             out.examples += [example for _, example in clean for _ in range(copies)]
         else:
@@ -122,13 +131,13 @@ def load_examples(
 
 
 def _clean_examples(
-    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath
+    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath, keys: KeysRead
 ) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
     clean: list[tuple[Row, Example]] = []
     bad: list[Rejected] = []
     first: dict[bytes, int] = {}
     for number, row in rows:
-        example, reason = _example(task, row, source, number)
+        example, reason = _example(task, row if BAD_ROW in row else keys.of(row), source, number)
         if example is not None:
             # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
             content = repr(replace(example, meta={})).encode()
@@ -139,10 +148,18 @@ def _clean_examples(
             reason = f"the same as row {earlier}; to use rows more than once there is repeat"
         bad.append(Rejected(source, number, reason))
     if len(bad) > max_bad_rows * len(rows):
-        examples = "".join(f"\n  row {row.row}: {row.reason}" for row in bad[:5])
         share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
-        raise UserError(f"{share}:{examples}", at=at)
+        raise UserError(f"{share}:{_by_reason(bad)}", at=at)
     return clean, bad
+
+
+def _by_reason(bad: Iterable[Rejected]) -> str:
+    rows: dict[str, list[int]] = {}
+    for row in bad:
+        rows.setdefault(row.reason, []).append(row.row)
+    shown = islice(rows.items(), 5)
+    more = (f" (and {len(alike) - 1:,} more rows)" if len(alike) > 1 else "" for alike in rows.values())
+    return "".join(f"\n  row {alike[0]}: {reason}{rest}" for (reason, alike), rest in zip(shown, more, strict=False))
 
 
 def _noisy_examples(
@@ -156,9 +173,10 @@ def _noisy_examples(
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
     if BAD_ROW in row:
         return None, row[BAD_ROW]
-    row_id = row.get("id", f"{source}:{number}")
-    if not isinstance(row_id, str | int) or isinstance(row_id, bool):
-        return None, f"id must be text or a whole number, not {type(row_id).__name__}"
+    try:
+        row_id = label_text(row.get("id"))
+    except ValueError:
+        return None, f"id must be text or a whole number, not {type(row['id']).__name__}"
     text = row.get(task.text_field)
     if isinstance(text, str):
         if len(text) > LONGEST:
@@ -166,7 +184,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
             return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
     try:
-        example = preference.example(task, row, source=source, id=str(row_id))
+        example = preference.example(task, row, source=source, id=f"{source}:{number}" if row_id is None else row_id)
         # What cannot be written as JSON in UTF-8 would fail later, in the tokenizer or when samples are stored.
         values = [example.id, example.prompt, example.completion, example.rejected, example.gold]
         written = json.dumps(values, ensure_ascii=False, default=str)
@@ -178,7 +196,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     except RecursionError:
         return None, "nested too deeply"
     except ValueError as error:
-        return None, redact(str(error))
+        return None, redact(str(error)) + conversion_hint(row)
     except Exception as error:  # a task is anybody's code
         raise UserError(
             f"the task {type(task).__name__}: example fails on row {row_id!r}: {type(error).__name__}: {error}. "
@@ -203,13 +221,17 @@ def default_name(source: Source) -> str:
     return f"synthetic-{source.synthesize}"
 
 
-def read(source: Source, root: Path, *, at: KeyPath = ()) -> list[tuple[int, Row]]:
-    """All rows of a source with their 1-based numbers, before any selection."""
+def read(source: Source, root: Path, *, texts: Iterable[str] = (), at: KeyPath = ()) -> list[tuple[int, Row]]:
+    """All rows of a source with their 1-based numbers, before any selection.
+
+    `texts` are columns of the task that hold text, also where a table has JSON in them.
+    """
     if isinstance(source, SynthesizedSource):
         return list(enumerate(_synthesize(source, (*at, "synthesize")), 1))
+    texts = tuple(source.columns.get(name, name) for name in (*TEXT_COLUMNS, *texts))
     if isinstance(source, HubSource):
-        return list(enumerate(_read_hub(source, root, (*at, "hub")), 1))
-    return list(read_file(root / Path(source.path).expanduser(), at=(*at, "path")))
+        return list(enumerate(read_hub(source, root, at=(*at, "hub"), texts=texts), 1))
+    return list(read_file(root / Path(source.path).expanduser(), at=(*at, "path"), texts=texts))
 
 
 LONGEST = 500_000
@@ -218,21 +240,6 @@ MOST = 50_000_000
 """Upper bound for the examples of a source, its repeats and noisy epochs included."""
 DEEPEST = 100
 """Upper bound for the levels of brackets in a row; Python's recursion limit is a thousand calls."""
-
-
-def _read_hub(source: HubSource, root: Path, at: KeyPath) -> Iterable[Row]:
-    import datasets
-
-    local = root / Path(source.hub).expanduser()
-    path = str(local) if local.is_dir() else source.hub
-    datasets.disable_progress_bars()
-    try:
-        table = datasets.load_dataset(path, source.config, split=source.hub_split, revision=source.revision)
-    except Exception as error:  # the library raises many types for the same user error
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        dataset = f"{source.hub!r} (config {source.config}, split {source.hub_split!r})"
-        raise UserError(f"the dataset {dataset} cannot be loaded: {reason}", at=at) from error
-    return map(dict, table)
 
 
 def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from adapters.data.noise import make_row_noiser
+from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import place, read_file
 from adapters.data_aug.noise import NoisedRow, noise_row
 from adapters.errors import UserError
@@ -32,11 +33,12 @@ def noised(
         raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}, not {first['input']!r}.") from None
     noise = make_row_noiser(spec, seed=seed, folder=Path(), at=()).noise
     reader: Task = resolve("tasks", PluginSpec(use=task))
-    for number, row in read_file(file, strict=True):
+    for number, read in read_file(file, strict=True, texts=[reader.text_field]):
+        row = with_structures(read, getattr(reader, "structures", ()))
         try:
             reader.example(row)
         except ValueError as error:
-            raise UserError(f"{place(file, number)}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}{conversion_hint(row)}.") from None
         for n in range(variants):
             copy = {**row, "variant": n} if variants > 1 else row
             yield noise_row(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.row_forms import conversion_hint
+from adapters.data.rows import BAD_ROW, place, read_file
 from adapters.errors import UserError
 from adapters.plugins.registry import names, resolve
 from adapters.recipe.fields import PluginSpec
@@ -20,7 +21,8 @@ def task_of_file(file: Path, given: str | None = None) -> str:
     fitting = [row["task"]] if row.get("task") in known else [name for name in known if _reads(name, row)]
     if len(fitting) != 1:
         which = f"the tasks {', '.join(fitting)} could all read" if fitting else "no installed task reads the labels of"
-        raise UserError(f"{file}, line {line}: {which} this record; name the task with --task ({', '.join(known)}).")
+        named = f"{place(file, line)}: {which} this record{conversion_hint(row)}"
+        raise UserError(f"{named}; name the task with --task ({', '.join(known)}).")
     return str(fitting[0])
 
 

@@ -15,7 +15,7 @@ from adapters.backends.jobs import Evaluation
 from adapters.evaluation import alignment, metrics
 from adapters.files import numbered_jsonl, read_json, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
-from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task
+from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, total
 
 
 class SetFigures(TypedDict):
@@ -126,8 +126,8 @@ def summary(
         parse_errors=sum(not s.valid for s in scored),
         truncated=sum(s.truncated for s in samples),
         tokens=sum(s.tokens for s in samples),
-        empty_gold=float(np.mean([not _total(c).gold for c in asked])),
-        empty_answers=float(np.mean([not _total(c).pred for c in asked])),
+        empty_gold=float(np.mean([not total(c).gold for c in asked])),
+        empty_answers=float(np.mean([not total(c).pred for c in asked])),
         length={f"p{q}": float(np.percentile([s.tokens for s in samples], q)) for q in (10, 50, 90)},
         metrics=metrics.corpus(counts),
         rewards=graded,
@@ -149,7 +149,7 @@ def _reward_figures(name: str, scored: Sequence[_Score], n: int) -> dict[str, An
         return None
     figures = metrics.mean_with_interval(means)
     for key, empty in (("on_empty_gold", True), ("on_some_gold", False)):
-        of_key = [v for v, s in zip(values, scored, strict=True) if (not _total(s.counts).gold) is empty]
+        of_key = [v for v, s in zip(values, scored, strict=True) if (not total(s.counts).gold) is empty]
         if (mean := _mean_of_known(of_key)) is not None:
             figures[key] = mean
     return figures
@@ -167,10 +167,6 @@ def _by_source(examples: Sequence[Example], counts: Sequence[ModeCounts]) -> dic
     return {name: {"n": len(rows), "metrics": metrics.corpus(rows, intervals=False)} for name, rows in grouped.items()}
 
 
-def _total(counts: ModeCounts) -> Counts:
-    return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
-
-
 def _mean_counts(variants: Sequence[ModeCounts]) -> ModeCounts:
     return {
         mode: {field: Counts(*np.mean([c[mode][field] for c in variants], axis=0).tolist()) for field in fields}
@@ -184,7 +180,7 @@ def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
     by_variant = [metrics.corpus(counts, intervals=False) for counts in variants]
     for mode, fields in by_variant[0].items():
         for field in fields:
-            f1 = [figures[mode][field]["f1"] for figures in by_variant]
+            f1 = [figures[mode][field]["f1"] or 0.0 for figures in by_variant]
             figures = {"mean": float(np.mean(f1)), "sd": float(np.std(f1, ddof=1)), "min": min(f1), "max": max(f1)}
             out.setdefault(mode, {})[field] = {"n": len(f1), **figures}
     return out

@@ -20,7 +20,8 @@ CELLS = 100_000
 def corpus(examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int = 0) -> Metrics:
     """Micro average over examples, by matching mode and field.
 
-    `<figure>_ci` is the 95 % interval of 1,000 bootstrap resamples of the examples (Efron and Tibshirani 1993).
+    `<figure>_ci` is the 95 % interval of 1,000 bootstrap resamples of the examples (Efron and Tibshirani 1993); None
+    for a figure that is None.
     """
     if not examples:
         return {}
@@ -32,15 +33,19 @@ def corpus(examples: Sequence[ModeCounts], *, intervals: bool = True, seed: int 
         part = slice(3 * column, 3 * column + 3)
         out[mode][field] = figures(Counts(*whole[part].tolist()))
         if drawn is not None:
-            out[mode][field] |= _intervals(drawn[:, part])
+            drawn_figures = _intervals(drawn[:, part])
+            undefined = {f"{name}_ci" for name, value in out[mode][field].items() if value is None}
+            out[mode][field] |= {name: None if name in undefined else ci for name, ci in drawn_figures.items()}
     return out
 
 
 def figures(counts: Counts) -> dict[str, Any]:
-    """Counts, precision, recall and F."""
+    """Counts, precision, recall and F. Without gold recall is None; without gold and predictions all are."""
     whole = {name: int(v) if float(v).is_integer() else v for name, v in counts._asdict().items()}
-    scores = {name: counts.f(beta) for name, beta in BETAS.items()}
-    return {**whole, "precision": counts.precision, "recall": counts.recall, **scores}
+    scores = {"precision": counts.precision, "recall": counts.recall}
+    scores |= {name: counts.f(beta) for name, beta in BETAS.items()}
+    undefined = () if counts.gold else ("recall",) if counts.pred else tuple(scores)
+    return {**whole, **scores, **dict.fromkeys(undefined)}
 
 
 def resampled_sums(table: np.ndarray[Any, Any], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -101,6 +106,19 @@ def _ratio(above: np.ndarray[Any, Any], below: np.ndarray[Any, Any]) -> np.ndarr
 def _percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
     """The bounds of the middle 95 %, along the last axis."""
     return np.percentile(values, (2.5, 97.5), axis=-1).T.tolist()  # type: ignore[no-any-return]
+
+
+def text(value: float | None, digits: int = 3) -> str:
+    """A figure for people; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def nothing_to_find(rows: int, agree: int, claim: int, unreadable: int) -> str:
+    """What there is to say of a test set without gold, instead of figures."""
+    return (
+        f"nothing to find in {rows:,} rows; "
+        f"{agree:,} answers say so, {claim:,} claim something, {unreadable:,} are unreadable"
+    )
 
 
 def number(value: Any) -> float | None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from adapters.data.json_text import label_text
+from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward
 from adapters.recipe.fields import PluginSpec
-from adapters.types import Example, Row, Task
+from adapters.types import Counts, Example, Row, Task, total
 
 
 def score_files(
@@ -40,12 +42,25 @@ def score_files(
         answers |= dict.fromkeys(missing, "")
     counts = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
     result = metrics.corpus(counts, intervals=False)
+    left_out = set(missing)
+    given = [
+        (text, total(of_row)) for (i, text), of_row in zip(answers.items(), counts, strict=True) if i not in left_out
+    ]
+    warnings += _on_answers(counter, given, len(golden), to_find=any(total(of_row).gold for of_row in counts))
     if mode is None:
         return result, warnings
     if mode not in result:
         text = f"That is a scorer: use --set scorer={mode}." if mode in ("published", "corrected") else ""
         raise UserError(f"no matching mode is called {mode!r}.{hint(mode, list(result))} {text}".strip())
     return {mode: result[mode]}, warnings
+
+
+def _on_answers(task: Task, given: Sequence[tuple[str, Counts]], rows: int, *, to_find: bool) -> list[str]:
+    readable = [found for text, found in given if task.is_well_formed(text)]
+    unreadable, claims = len(given) - len(readable), sum(found.pred > 0 for found in readable)
+    if not to_find:
+        return [metrics.nothing_to_find(rows, len(readable) - claims, claims, unreadable)]
+    return [f"{unreadable} of {len(given)} answers are unreadable"] if unreadable else []
 
 
 def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[str, Any]]:
@@ -77,30 +92,35 @@ def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
             table.add_column(column, justify="right")
         for name, f in fields.items():
             if f["gold"] or f["pred"]:
-                scores = [f"{f[k]:.4f}" for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
+                scores = [metrics.text(f[k], 4) for k in ("precision", "recall", "f1", "f0.5", "f1.5")]
                 table.add_row(name, *scores, *(f"{f[k]:g}" for k in ("gold", "pred", "matched")))
-        yield table
+        if table.row_count:
+            yield table
 
 
 def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
     seen: set[str] = set()
     for n, row in read_file(path, strict=True):
-        if not isinstance(row.get("id"), str | int):
+        try:
+            row_id = label_text(row.get("id"))
+        except ValueError as error:
+            raise UserError(f"{place(path, n)}: id: {error}.") from None
+        if row_id is None:
             raise UserError(f"{place(path, n)}: every row needs an id.")
-        if str(row["id"]) in seen:
-            warnings.append(f"{place(path, n)}: a repeated id {row['id']!r}; the first row counts")
+        if row_id in seen:
+            warnings.append(f"{place(path, n)}: a repeated id {row_id!r}; the first row counts")
             continue
-        seen.add(str(row["id"]))
-        yield str(row["id"]), n, row
+        seen.add(row_id)
+        yield row_id, n, row
     if not seen:
         raise UserError(f"{path} holds no rows.")
 
 
 def _gold(task: Task, row: Row, n: int, path: Path) -> Any:
     try:
-        return task.gold(row)
+        return task.gold(with_structures(row, getattr(task, "structures", ())))
     except ValueError as error:
-        raise UserError(f"{place(path, n)}: {error}.") from None
+        raise UserError(f"{place(path, n)}: {error}{conversion_hint(row)}.") from None
 
 
 def completion_of(row: Row, n: int, path: Path) -> str:

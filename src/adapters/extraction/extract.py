@@ -19,7 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from adapters.backends.json_stop import first_value
-from adapters.data.rows import BAD_ROW, column_names, read_records, survey
+from adapters.data.json_text import label_text
+from adapters.data.row_forms import conversion_hint
+from adapters.data.rows import BAD_ROW, arrow_schema, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
 from adapters.extraction import files
@@ -29,7 +31,7 @@ from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.files import read_json, sha256, write_json
 from adapters.secrets import redact
-from adapters.types import Normaliser
+from adapters.types import Normaliser, Row
 
 Moved = Callable[[int, int, Mapping[str, int]], None]
 """Progress callback: rows done, rows in all, counts."""
@@ -54,6 +56,8 @@ class ExtractionJob:
     shard: tuple[int, int]
     normalise: Normaliser | None
     settings: dict[str, Any]
+    kept: Mapping[str, Any]
+    """JSON schemas of the columns of `keep`, with the types of a corpus that has any."""
 
     @property
     def row_numbers(self) -> range:
@@ -110,13 +114,18 @@ def prepare(
         **engine,
         "versions": versions(),
     }
-    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings)
+    types = arrow_schema(input)
+    plain = {"type": "string"}
+    kept = {name: plain if types is None else files.column_schema(types.field(name).type) for name in keep}
+    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings, kept)
 
 
 def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
     known = column_names(input)
     if text not in known:
-        raise UserError(f"{input} has no column {text!r}.{hint(text, known)} Name the column of the texts with --text.")
+        other = conversion_hint(next((row for _, row in read_records(input) if BAD_ROW not in row), {}))
+        remedy = f"{hint(text, known)} Name the column of the texts with --text."
+        raise UserError(f"{input} has no column {text!r}{other}.{remedy}")
     for name in keep:
         if name not in known:
             raise UserError(f"--keep {name}: {input} has no such column.{hint(name, known)}")
@@ -247,16 +256,24 @@ def _requests(
     used = {job.text, *job.keep, "id", *getattr(task, "request_fields", ())}
     columns = [name for name in column_names(job.input) if name in used]
     for number, row in read_records(job.input, lambda n: n in mine and n not in journal, columns):
-        start = {"row": number, "id": str(row.get("id", number)), **{name: row.get(name) for name in job.keep}}
+        start = {"row": number, "id": str(number), **{name: row.get(name) for name in job.keep}}
         try:
             if BAD_ROW in row:
                 raise ValueError(f"unreadable row: {row[BAD_ROW]}")
+            start["id"] = _id(row) or start["id"]
             prompt = task.request({**row, task.text_field: row.get(job.text)})
         except ValueError as error:
             done(_line(start, error=str(error)))
             continue
         asked[number] = start
         yield Request(number, prompt)
+
+
+def _id(row: Row) -> str | None:
+    try:
+        return label_text(row.get("id"))
+    except ValueError as error:
+        raise ValueError(f"bad id: {error}") from None
 
 
 def _record(job: ExtractionJob, start: dict[str, Any], answer: Answer) -> dict[str, Any]:
@@ -282,7 +299,7 @@ def _line(
 def described(job: ExtractionJob) -> dict[str, Any]:
     """The manifest's description of an extraction: its settings, and the JSON schema of its rows."""
     text, whole = {"type": "string"}, {"type": "integer"}
-    properties = {"row": whole, "id": text} | dict.fromkeys(job.keep, text)
+    properties = {"row": whole, "id": text, **job.kept}
     properties |= {"record": job.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
     if job.normalise is not None:
         properties["normalized"] = dict(job.normalise.schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -57,6 +58,9 @@ def arrow_type(schema: Mapping[str, Any], defs: Mapping[str, Any] = MappingProxy
     """The Arrow type of a JSON schema; a value without fixed columns is JSON text."""
     import pyarrow as pa
 
+    if "arrow" in schema:
+        fields: pa.Schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema["arrow"])))
+        return fields.field(0).type
     defs = schema.get("$defs", defs)
     if "$ref" in schema:
         return arrow_type(defs[schema["$ref"].rpartition("/")[2]], defs)
@@ -71,8 +75,51 @@ def arrow_type(schema: Mapping[str, Any], defs: Mapping[str, Any] = MappingProxy
     return plain.get(schema.get("type", ""), pa.string())
 
 
-def _cell(value: Any, kind: pa.DataType) -> Any:
+def column_schema(kind: pa.DataType) -> dict[str, Any]:
+    """The JSON schema of a column of an Arrow type, with that type, which `arrow_type` gives back."""
     import pyarrow as pa
 
-    as_text = kind == pa.string() and value is not None and not isinstance(value, str)
-    return json.dumps(value, ensure_ascii=False) if as_text else value
+    kind = _storable(kind)
+    names = {"boolean": pa.types.is_boolean, "integer": pa.types.is_integer, "number": pa.types.is_floating}
+    names |= {"array": _is_list, "object": pa.types.is_struct}
+    name = next((name for name, fits in names.items() if fits(kind)), "string")
+    stored = pa.schema([("column", kind)]).serialize().to_pybytes()
+    return {"type": name, "arrow": base64.b64encode(stored).decode()}
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _storable(kind: pa.DataType) -> pa.DataType:
+    """The type in which a column can be written again from JSON; a type of few programs is text."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _storable(kind.value_type)
+    if _is_list(kind):
+        return pa.list_(_storable(kind.value_type))
+    if types.is_struct(kind):
+        return pa.struct([(field.name, _storable(field.type)) for field in kind])
+    as_is = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_date, types.is_timestamp)
+    return kind if any(fits(kind) for fits in (*as_is, types.is_binary)) else pa.string()
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    """A value of JSON as one of a column's type."""
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    if _is_list(kind):
+        return [_cell(item, kind.value_type) for item in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _cell(value.get(field.name), field.type) for field in kind}
+    if kind == pa.string():
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if not isinstance(value, str):
+        return value
+    return base64.b64decode(value) if pa.types.is_binary(kind) else pa.scalar(value).cast(kind)

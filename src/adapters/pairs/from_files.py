@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from adapters.backends import backend as make_backend
 from adapters.data import preference
+from adapters.data.row_forms import conversion_hint
 from adapters.data.rows import place, read_file
 from adapters.data.task_of_file import task_of_file
 from adapters.data_aug.agent import pairs as building
@@ -79,14 +80,14 @@ def readers(
 def examples(file: Path, task: Task) -> dict[str, Example]:
     """The rows of a file by id. Raises UserError for unreadable rows and repeated ids."""
     out: dict[str, Example] = {}
-    for number, row in read_file(file, strict=True):
+    for number, row in read_file(file, strict=True, texts=[task.text_field]):
         i = str(row.get("id", f"{file.stem}:{number}"))
         try:
             if i in out:
                 raise ValueError(f"the id {i!r} is repeated")
             out[i] = task.example(row, source=file.stem, id=i)
         except ValueError as error:
-            raise UserError(f"{place(file, number)}: {error}.") from None
+            raise UserError(f"{place(file, number)}: {error}{conversion_hint(row)}.") from None
     if not out:
         raise UserError(f"{file} holds no rows.")
     return out

@@ -96,6 +96,7 @@ def check_recipe(
     console.phase("looking for duplicates")
     out.ledger = ledger.of_plan(plan)
     out.warnings += ledger.findings(out.ledger)
+    out.notes += filter(None, [ledger.unread(out.ledger)])
     _try(out, file, lambda: _prompts(out, backend, plan))
     _try(out, file, lambda: _memory(out, backend, plan, hardware))
     _try(out, file, lambda: out.notes.extend(ready(plan, backend)))

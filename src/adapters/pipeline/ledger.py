@@ -76,6 +76,17 @@ def findings(ledger: dict[str, Any]) -> list[str]:
     return out
 
 
+def unread(ledger: dict[str, Any]) -> str:
+    """One line on the columns that neither the recipe nor the task reads; nothing where all are read."""
+    sources = [s for part in (*ledger["stages"].values(), *ledger["tests"].values()) for s in part["sources"]]
+    rows: dict[str, dict[str, int]] = {}
+    for source in sources:
+        for key, count in source.get("unread", {}).items():
+            rows.setdefault(key, {})[source["source"]] = count
+    told = (f"{key} ({', '.join(f'{n:,} rows of {name}' for name, n in by.items())})" for key, by in rows.items())
+    return f"columns that nothing reads: {', '.join(told)}" if rows else ""
+
+
 def _sources(part: Job | Evaluation, bare: _StripSharedWords) -> list[dict[str, Any]]:
     used = sum(entry["used"] for entry in part.ledger) or 1
     return [

@@ -202,6 +202,7 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
         for field, figures in model.figures["metrics"].get(mode or "", {}).items()
         if _has_values(figures)
         for metric in ("f1", "precision", "recall")
+        if figures[metric] is not None
     ]
 
 

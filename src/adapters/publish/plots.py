@@ -68,9 +68,10 @@ def _bars(models: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     with _plot(path) as axes:
         for n, (colour, (name, metrics)) in enumerate(zip(cycle(COLOURS), models.items())):
             places = [i + (n - (len(models) - 1) / 2) * width for i in range(len(fields))]
-            f1 = [metrics[f]["f1"] for f in fields]
-            below = [max(0.0, metrics[f]["f1"] - metrics[f]["f1_ci"][0]) for f in fields]
-            above = [max(0.0, metrics[f]["f1_ci"][1] - metrics[f]["f1"]) for f in fields]
+            f1 = [metrics[f]["f1"] or 0.0 for f in fields]
+            ends = [metrics[f]["f1_ci"] or (0.0, 0.0) for f in fields]
+            below = [max(0.0, value - low) for value, (low, _) in zip(f1, ends, strict=True)]
+            above = [max(0.0, high - value) for value, (_, high) in zip(f1, ends, strict=True)]
             axes.bar(places, f1, width, yerr=(below, above), color=colour, label=name, **style)
         axes.set_xticks(range(len(fields)), [f.replace("_", " ") for f in fields])
         axes.set(ylabel="F1, 95 % interval", ylim=(0, 1), title=title)

@@ -124,7 +124,7 @@ class _Source(Strict):
 
 
 class PathSource(_Source, _ShortForm):
-    """A local file: .jsonl, .json, .csv or .parquet."""
+    """A local file (JSONL, JSON, CSV, TSV or Parquet) or a folder of `save_to_disk`."""
 
     short: ClassVar[str] = "path"
 

@@ -66,7 +66,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     if path.is_file() and path.stat().st_size > LONGEST_FILE:
         raise UserError(f"{path}: longer than {LONGEST_FILE // 1024} kB, which no recipe is. Is it a data file?")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Python too reads a file with one byte-order mark
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         shipped = (

@@ -88,6 +88,10 @@ def _rows(ledger: Mapping[str, Any]) -> str:
     words = [f"{count:,.0f} rows"] if count is not None else []
     words += [f"{tokens:,.0f} tokens"] if tokens else []
     words += [f"{dropped:,.0f} dropped as too long"] if (dropped := number(ledger.get("too_long"))) else []
+    sources = ledger.get("sources")
+    named = [as_dict(as_dict(s).get("unread")) for s in (sources if isinstance(sources, list) else ())]
+    unread = dict.fromkeys(str(key) for keys in named for key in keys)
+    words += [f"columns that nothing reads: {', '.join(unread)}"] if unread else []
     return ", ".join(words)
 
 

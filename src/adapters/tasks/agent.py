@@ -66,6 +66,7 @@ class AgentTask:
     text_field: str = "prompt"
     example_row: ClassVar[Row] = agent_answers.ROW
     form_fields: ClassVar[tuple[str, ...]] = ("discipline", *CHECKS)
+    structures: ClassVar[tuple[str, ...]] = ("actions", "table", "messages")
     modes: ClassVar[dict[str, str]] = {
         "turn": "P, R and F1 are all the share of turns on which a check holds, of those it applies to; discipline is "
         "all checks at once, same action that the reference's action is taken"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from adapters.data.json_text import from_text
 from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
 from adapters.rewards.funding_matching import MODES, Funder, Scorer, counts_in, parse, read_funders
 from adapters.rewards.funding_records import OLD_PARAMETERS
-from adapters.tasks import funding_answer
+from adapters.tasks import funding_answer, funding_gold
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, OldParameters, Row
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
@@ -71,6 +72,7 @@ class FundingTask:
     example_row: ClassVar[Row] = EXAMPLE
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
     field_meanings: ClassVar[dict[str, str]] = WHAT_FIELDS_MEAN
+    structures: ClassVar[tuple[str, ...]] = ("funders",)
 
     def __post_init__(self) -> None:
         if "{statement}" not in self.user:
@@ -88,13 +90,10 @@ class FundingTask:
         """The labels of a row, with or without its text. Raises ValueError when they cannot be read."""
         funders = row.get("funders")
         if isinstance(funders, str):
-            try:
-                funders = json.loads(funders)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"funders is text, but not JSON: {error}") from None
+            funders = from_text("funders", funders)
         if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
             raise ValueError("funders must be a list of objects (an empty list when there are none)")
-        return [_record(funder) for funder in read_funders(funders)]
+        return [_record(funder) for funder in read_funders([funding_gold.as_text(funder) for funder in funders])]
 
     def labels(self, row: Row) -> Iterator[Label]:
         """Names, ids, schemes and titles, for noise to respect. Those of JSON text, which cannot follow it, stay."""

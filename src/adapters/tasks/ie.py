@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from adapters.data.json_text import from_text
 from adapters.data_aug.noise import Label
 from adapters.rewards.ie_records import AnswerReader, Item, entities, overlap, relations, unlabelled
 from adapters.tasks import ie_answers
@@ -73,6 +74,7 @@ class IeTask(AnswerReader):
         "when head and tail are both the same, and in this order",
     }
     request_fields: ClassVar[tuple[str, ...]] = ("schema", "task")
+    structures: ClassVar[tuple[str, ...]] = ("gold", "schema")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -222,12 +224,7 @@ def _schema(given: object) -> list[str]:
 
 def _from_json(row: Row, name: str) -> Any:
     value = row.get(name)
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is text, but not JSON: {error}") from None
+    return from_text(name, value) if isinstance(value, str) else value
 
 
 def _entry(label: str, entry: object) -> str | dict[str, str]:

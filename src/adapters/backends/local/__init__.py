@@ -74,7 +74,7 @@ class LocalBackend(TokenizingBackend):
             if getattr(stage, "packing", False):
                 known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
                 packing.check(self.recipe, stage, known, ("stages", n, "packing"))
-        _check_trackers(self.recipe.report_to)
+        check_trackers(self.recipe.report_to)
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
         notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
@@ -164,7 +164,8 @@ class LocalBackend(TokenizingBackend):
             torch.accelerator.empty_cache()
 
 
-def _check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UserError for a tracker of `report_to` that transformers does not know, or that is not installed."""
     for n, name in enumerate(names):
         if name not in INTEGRATION_TO_CALLBACK:
             raise UserError(

@@ -1,0 +1,33 @@
+"""Rows in the forms of other tools, and labels that are JSON text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from adapters.data.json_text import from_text
+from adapters.types import Row
+
+_OTHER_FORMS: Final = ("tokens", "ner_tags", "tokenized_text", "ner", "spans", "entities", "label", "labels", "data")
+"""Columns of annotation tools and datasets, where they hold lists or objects."""
+_GOLD: Final = ("funders", "gold", "completion", "chosen")
+
+
+def conversion_hint(row: Row) -> str:
+    """What to do about a row in another tool's form, to follow what is wrong with it; else nothing."""
+    found = [name for name in _OTHER_FORMS if isinstance(row.get(name), list | dict)]
+    if not found or any(row.get(name) is not None for name in _GOLD):
+        return ""
+    return f"; it has {' and '.join(found)}: `adapters data convert` makes text and gold of such rows"
+
+
+def with_structures(row: Row, structures: Iterable[str]) -> Row:
+    """The row with those of a task's `structures` decoded that are JSON text; what is none is the task's to refuse."""
+    out = row
+    for name in structures:
+        value = row.get(name)
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            with suppress(ValueError):
+                out = {**out, name: from_text(name, value)}
+    return out
