@@ -1,7 +1,8 @@
 """From the name of a plug-in (`name`, `module:Class`, `./file.py:Class`) to a configured instance.
 
 A plug-in is a frozen dataclass whose fields are its YAML parameters, or a function. Names come from the entry-point
-groups `adapters.tasks`, `adapters.rewards` and `adapters.noise`, and from the noise families of `adapters.data_aug`.
+groups `adapters.tasks`, `adapters.rewards`, `adapters.noise` and `adapters.formats`, and from the noise families of
+`adapters.data_aug`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
     from adapters.types import OldParameters
 
-Kind = Literal["tasks", "rewards", "noise"]
+Kind = Literal["tasks", "rewards", "noise", "formats"]
 FILE_MODULE = "adapters_plugin_"
 """Prefix of the module name under which a `./file.py` is imported."""
 

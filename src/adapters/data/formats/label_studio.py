@@ -1,0 +1,175 @@
+"""Label Studio: exported tasks (JSON and JSON-MIN) as sentences, and sentences as tasks with predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from adapters.data.formats.base import Format, LeftOut, Mention, document
+from adapters.data.formats.source import Source
+from adapters.data_aug.ie.corpora import Options, Sentence
+
+_LABELS = ("labels", "hypertextlabels")
+_ANNOTATIONS = ("annotations", "completions")  # before version 1.0 they were completions
+
+
+def _is_export(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("data"), dict)
+        and any(isinstance(record.get(key), list) for key in (*_ANNOTATIONS, "predictions"))
+    )
+
+
+def _is_minimal(record: Any) -> bool:
+    return isinstance(record, dict) and "data" not in record and any(map(_are_regions, record.values()))
+
+
+def _are_regions(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "labels" in v for v in value)
+
+
+def _is_label_studio(record: Any) -> bool:
+    return _is_export(record) or _is_minimal(record)
+
+
+def _read(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentence]:
+    for place, task in source.records():
+        if _is_export(task):
+            annotation = _annotation(task, left_out)
+            if annotation is not None:
+                yield from _sentence(task["data"], annotation.get("result") or [], place, options, left_out)
+        elif isinstance(task, dict) and "data" not in task:
+            regions = [
+                {"id": n, "type": "labels", "value": region}
+                for n, region in enumerate(r for value in task.values() if _are_regions(value) for r in value)
+            ]
+            data = {key: value for key, value in task.items() if not _are_regions(value)}
+            yield from _sentence(data, regions, place, options, left_out)
+        else:
+            raise ValueError(f"{place}: no task with data and annotations")
+
+
+def _annotation(task: Mapping[str, Any], left_out: LeftOut) -> Mapping[str, Any] | None:
+    """The annotation that counts: the ground truth, else the one changed last. The others are counted."""
+    key = next((key for key in _ANNOTATIONS if isinstance(task.get(key), list)), "")
+    whole = [a for a in task.get(key) or () if isinstance(a, dict)]
+    kept = [a for a in whole if not (a.get("was_cancelled") or a.get("skipped"))]
+    left_out["cancelled annotations"] += len(whole) - len(kept)
+    if not kept:
+        left_out["tasks that have only predictions" if task.get("predictions") else "tasks without annotations"] += 1
+        return None
+    left_out["further annotations of a task"] += len(kept) - 1
+    return max(kept, key=lambda a: (bool(a.get("ground_truth")), str(a.get("updated_at") or a.get("created_at") or "")))
+
+
+def _sentence(
+    data: Mapping[str, Any], result: Sequence[Any], place: str, options: Options, left_out: LeftOut
+) -> Iterator[Sentence]:
+    mentions: list[Mention] = []
+    relations: list[tuple[str, Any, Any]] = []
+    for region in result:
+        kind = str(region.get("type", "")).lower() if isinstance(region, dict) else ""
+        if kind in _LABELS:
+            mentions += _mentions(region, place, left_out)
+        elif kind == "relation":
+            relations += _relations(region, left_out)
+        else:
+            left_out[f"results of the type {kind or 'none'}"] += 1
+    text = _text(data, mentions, result, place)
+    yield from document(text, mentions, relations, place, options, left_out)
+
+
+def _mentions(region: Mapping[str, Any], place: str, left_out: LeftOut) -> Iterator[Mention]:
+    value = region.get("value") or {}
+    # In HTML, start and end are XPaths; the offsets in the text without tags do not fit the data.
+    start, end = value.get("start"), value.get("end")
+    if type(start) is not int or type(end) is not int:
+        left_out["regions of HTML, which have no offsets in the text"] += 1
+        return
+    labels = value.get("labels") or value.get("hypertextlabels") or []
+    if not labels:
+        left_out["regions without a label"] += 1
+    for n, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise ValueError(f"{place}: the label {label!r:.60} is no text")
+        # Relations are of regions: they join the first labels.
+        name = region.get("id") if n == 0 else (region.get("id"), n)
+        surface = value.get("text")
+        yield Mention(start, end, label, name, surface if isinstance(surface, str) else None)
+
+
+def _relations(region: Mapping[str, Any], left_out: LeftOut) -> Iterator[tuple[str, Any, Any]]:
+    head, tail = region.get("from_id"), region.get("to_id")
+    if region.get("direction") == "left":
+        head, tail = tail, head
+    labels = region.get("labels") or []
+    left_out["relations without a label"] += not labels
+    for label in labels:
+        yield str(label), head, tail
+        if region.get("direction") == "bi":
+            yield str(label), tail, head
+
+
+def _text(data: Mapping[str, Any], mentions: Sequence[Mention], result: Sequence[Any], place: str) -> str:
+    """The annotated text: the only one, that in which the mentions' texts stand, or the one called text."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    surfaces = [m.surface for m in mentions if m.surface]
+    names = [r.get("to_name") for r in result if isinstance(r, dict)]
+    fitting = [key for key in texts if all(s in texts[key] for s in surfaces)] if surfaces else []
+    for keys in (texts, fitting, [key for key in ("text", *names) if key in texts]):
+        if len(keys) == 1 or (keys and "text" in keys):
+            return texts["text" if "text" in keys else next(iter(keys))]
+    raise ValueError(f"{place}: which key of data is the text? It has {', '.join(data) or 'none'}; name it text")
+
+
+LABEL_STUDIO = Format(
+    "Label Studio JSON",
+    "tasks",
+    {"ie": _read},
+    '[{"data": {"text": "Mira Holt flew ."}, "annotations": [{"result": [{"type": "labels", "value": '
+    '{"start": 0, "end": 9, "labels": ["person"]}}]}]}]',
+    ("data", "annotations", "predictions", "completions"),
+    _is_label_studio,
+)
+
+
+def tasks(sentences: Iterable[Sentence], left_out: LeftOut, model: str) -> Iterator[dict[str, Any]]:
+    """Sentences as tasks whose predictions people correct. Offsets are code points, as Label Studio's since 2022."""
+    for sentence in sentences:
+        result: list[dict[str, Any]] = []
+        names = {}
+        for n, entity in enumerate(dict.fromkeys(sentence.entities)):
+            if len(entity.ranges) > 1:
+                left_out["mentions in several pieces"] += 1
+                continue
+            (start, end), names[entity] = entity.ranges[0], f"m{n}"
+            value = {"start": start, "end": end, "text": sentence.text[start:end], "labels": [entity.label]}
+            result.append(
+                {"id": names[entity], "from_name": "label", "to_name": "text", "type": "labels", "value": value}
+            )
+        for relation in sentence.relations:
+            if relation.head not in names or relation.tail not in names:
+                left_out["relations without their mentions"] += 1
+                continue
+            ends = {"from_id": names[relation.head], "to_id": names[relation.tail]}
+            result.append({**ends, "type": "relation", "direction": "right", "labels": [relation.label]})
+        yield {"data": {"text": sentence.text}, "predictions": [{"model_version": model, "result": result}]}
+
+
+def labeling_config(sentences: Iterable[Sentence]) -> str:
+    """The labelling interface for these labels, as Label Studio's settings take it."""
+    sentences = list(sentences)
+    labels = dict.fromkeys(e.label for s in sentences for e in s.entities)
+    relations = dict.fromkeys(r.label for s in sentences for r in s.relations)
+    parts = [f"<Label value={quoteattr(label)}/>" for label in labels]
+    joined = [f"<Relation value={quoteattr(label)}/>" for label in relations]
+    return "".join(
+        [
+            "<View>",
+            *(["<Relations>", *joined, "</Relations>"] if joined else []),
+            '<Labels name="label" toName="text">', *parts, "</Labels>",
+            '<Text name="text" value="$text"/></View>',
+        ]
+    )  # fmt: skip
