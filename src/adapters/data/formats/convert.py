@@ -95,7 +95,11 @@ def _fill(converted: Converted, items: Iterable[Item], options: Options) -> None
     rows = [item for item in whole if isinstance(item, dict)]
     if converted.to == "ie":
         sentences = [item for item in whole if isinstance(item, Sentence)]
-        converted.rows = rows or corpus(sentences, options, converted.format.tasks, counts).rows
+        try:
+            converted.rows = rows or corpus(sentences, options, converted.format.tasks, counts).rows
+        except ValueError as error:
+            reasons = ", ".join(f"{n:,} {reason}" for reason, n in converted.left_out.items())
+            raise ValueError(f"{error}; left out: {reasons}" if reasons else str(error)) from None
         return
     located = (s for item in whole for s in ([item] if isinstance(item, Sentence) else row_sentence(item, "", counts)))
     kept = list(selected(located, options, counts))

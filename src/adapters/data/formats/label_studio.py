@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -23,7 +24,9 @@ def _is_export(record: Any) -> bool:
 
 
 def _is_minimal(record: Any) -> bool:
-    return isinstance(record, dict) and "data" not in record and any(map(_are_regions, record.values()))
+    if not isinstance(record, dict) or "data" in record:
+        return False
+    return any(map(_are_regions, record.values())) or {"annotator", "annotation_id"} <= record.keys()
 
 
 def _are_regions(value: Any) -> bool:
@@ -35,20 +38,34 @@ def _is_label_studio(record: Any) -> bool:
 
 
 def _read(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentence]:
+    # The key of the text in other tasks is that of a task without mentions.
+    keys = Counter(key for task in source.first for key in _fitting(*_parts(task, Counter())))
+    usual = keys.most_common(1)[0][0] if keys else "text"
     for place, task in source.records():
-        if _is_export(task):
-            annotation = _annotation(task, left_out)
-            if annotation is not None:
-                yield from _sentence(task["data"], annotation.get("result") or [], place, options, left_out)
-        elif isinstance(task, dict) and "data" not in task:
-            regions = [
-                {"id": n, "type": "labels", "value": region}
-                for n, region in enumerate(r for value in task.values() if _are_regions(value) for r in value)
-            ]
-            data = {key: value for key, value in task.items() if not _are_regions(value)}
-            yield from _sentence(data, regions, place, options, left_out)
-        else:
+        if not _is_label_studio(task):
             raise ValueError(f"{place}: no task with data and annotations")
+        data, result = _parts(task, left_out)
+        if result is not None:
+            yield from _sentence(data, result, usual, place, options, left_out)
+
+
+def _parts(task: Any, left_out: LeftOut) -> tuple[Mapping[str, Any], list[Any] | None]:
+    """Data of a task and the result that counts; None for a task that nobody annotated."""
+    if _is_export(task):
+        annotation = _annotation(task, left_out)
+        return task["data"], None if annotation is None else list(annotation.get("result") or ())
+    if not _is_minimal(task):
+        return {}, None
+    regions = [region for value in task.values() if _are_regions(value) for region in value]
+    data = {key: value for key, value in task.items() if not _are_regions(value)}
+    return data, [{"id": n, "type": "labels", "value": region} for n, region in enumerate(regions)]
+
+
+def _fitting(data: Mapping[str, Any], result: Sequence[Any] | None) -> list[str]:
+    """The keys of texts that hold the texts of all mentions; none where there are no mentions."""
+    values = [r["value"] for r in result or () if isinstance(r, dict) and isinstance(r.get("value"), dict)]
+    surfaces = [value["text"] for value in values if isinstance(value.get("text"), str)]
+    return [k for k, v in data.items() if isinstance(v, str) and surfaces and all(s in v for s in surfaces)]
 
 
 def _annotation(task: Mapping[str, Any], left_out: LeftOut) -> Mapping[str, Any] | None:
@@ -65,7 +82,7 @@ def _annotation(task: Mapping[str, Any], left_out: LeftOut) -> Mapping[str, Any]
 
 
 def _sentence(
-    data: Mapping[str, Any], result: Sequence[Any], place: str, options: Options, left_out: LeftOut
+    data: Mapping[str, Any], result: Sequence[Any], usual: str, place: str, options: Options, left_out: LeftOut
 ) -> Iterator[Sentence]:
     mentions: list[Mention] = []
     relations: list[tuple[str, Any, Any]] = []
@@ -77,7 +94,7 @@ def _sentence(
             relations += _relations(region, left_out)
         else:
             left_out[f"results of the type {kind or 'none'}"] += 1
-    text = _text(data, mentions, result, place)
+    text = _text(data, result, usual, place)
     yield from document(text, mentions, relations, place, options, left_out)
 
 
@@ -112,15 +129,16 @@ def _relations(region: Mapping[str, Any], left_out: LeftOut) -> Iterator[tuple[s
             yield str(label), tail, head
 
 
-def _text(data: Mapping[str, Any], mentions: Sequence[Mention], result: Sequence[Any], place: str) -> str:
-    """The annotated text: the only one, that in which the mentions' texts stand, or the one called text."""
+def _text(data: Mapping[str, Any], result: Sequence[Any], usual: str, place: str) -> str:
+    """The annotated text: the only one, else the one that fits. Raises ValueError."""
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
-    surfaces = [m.surface for m in mentions if m.surface]
-    names = [r.get("to_name") for r in result if isinstance(r, dict)]
-    fitting = [key for key in texts if all(s in texts[key] for s in surfaces)] if surfaces else []
-    for keys in (texts, fitting, [key for key in ("text", *names) if key in texts]):
-        if len(keys) == 1 or (keys and "text" in keys):
-            return texts["text" if "text" in keys else next(iter(keys))]
+    fitting = _fitting(data, result)
+    for keys in (list(texts), fitting):
+        if len(keys) == 1:
+            return texts[keys[0]]
+    for key in (usual, "text"):
+        if key in (fitting or texts):
+            return texts[key]
     raise ValueError(f"{place}: which key of data is the text? It has {', '.join(data) or 'none'}; name it text")
 
 

@@ -68,7 +68,7 @@ class Source:
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            if error.start < len(data) - 3:
+            if len(data) < HEAD or error.start < len(data) - 3:
                 raise ValueError(f"is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}") from None
             return data[: error.start].decode("utf-8-sig")
 
@@ -97,7 +97,9 @@ class Source:
             yield from self._lines()
         elif self.kind == "json":
             value = self._whole
-            yield from ((f"record {n}", v) for n, v in enumerate(value if isinstance(value, list) else [value], 1))
+            # A list that starts with a text is one record of spaCy: [text, {"entities": …}].
+            whole = isinstance(value, list) and not (value and isinstance(value[0], str))
+            yield from ((f"record {n}", v) for n, v in enumerate(value if whole else [value], 1))
         elif self.kind == "dataset":
             yield from ((f"row {n}", dict(row)) for n, row in enumerate(self._saved, 1))
         else:
