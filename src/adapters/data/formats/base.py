@@ -148,7 +148,9 @@ def _at(position: Sequence[int], offset: Any) -> int:
 
 
 def _same(inside: str, surface: str) -> bool:
-    return inside.split() == surface.split() or inside.split() == surface.replace("\\n", "\n").split()
+    # Label Studio once wrote line breaks as a backslash and an n.
+    words = inside.split()
+    return words == surface.split() or (bool(words) and words == surface.replace("\\n", "\n").split())
 
 
 def _fault(mention: Mention, length: int, unit: str) -> str:

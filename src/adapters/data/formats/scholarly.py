@@ -273,10 +273,14 @@ def _inline_funders(text: Marked, funders: Funders) -> None:
 
 
 def _tei_id(document: Element) -> str:
-    if document.tag != "TEI":
-        return ""
-    doi = next((text_of(e) for e in children(document, "idno") if e.get("type") == "DOI" and text_of(e)), "")
-    return f"doi:{doi}" if doi and not doi.startswith("10.13039/") else ""
+    """The DOI of an article; empty without one, and for training data."""
+    header = next(children(document, "teiHeader"), None) if document.tag == "TEI" else None
+    numbers = [text_of(e) for e in children(header, "idno") if e.get("type") == "DOI"] if header is not None else []
+    return next((f"doi:{doi}" for doi in numbers if doi and not doi.startswith(FUNDER_REGISTRY)), "")
+
+
+FUNDER_REGISTRY = "10.13039/"
+"""The prefix of DOIs of funders."""
 
 
 def _tei_mentions(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentence]:

@@ -195,7 +195,7 @@ def _cell(column: str, text: str) -> Any:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError):
         return text
-    turns = isinstance(value, list) and all(isinstance(turn, dict) and "role" in turn for turn in value)
+    turns = isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
     return text if column in _TEXTS and not turns else value
 
 
