@@ -217,14 +217,28 @@ def spert_sentences(path: Path, options: Options, left_out: Counter[str]) -> Ite
         raise ValueError("is no list of sentences")
     for number, document in enumerate(documents, 1):
         try:
-            starts = token_starts(document["tokens"])
-            entities = [Entity(e["type"], ((starts[e["start"]], starts[e["end"]] - 1),)) for e in document["entities"]]
-            relations = [
-                Relation(r["type"], entities[r["head"]], entities[r["tail"]]) for r in document.get("relations", ())
-            ]
-        except (KeyError, IndexError, TypeError) as error:
+            yield _spert_sentence(document)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
-        yield Sentence(" ".join(document["tokens"]), entities, relations)
+
+
+def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
+    tokens, entities = document["tokens"], []
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise TypeError("tokens must be texts")
+    starts = token_starts(tokens)
+    for entity in document["entities"]:
+        start, end, label = entity["start"], entity["end"], entity["type"]
+        if not isinstance(label, str) or not 0 <= start < end <= len(tokens):
+            raise IndexError(f"the entity {label!r} from {start} to {end} is no range of {len(tokens)} tokens")
+        entities.append(Entity(label, ((starts[start], starts[end] - 1),)))
+    relations = []
+    for relation in document.get("relations") or ():
+        head, tail = relation["head"], relation["tail"]
+        if min(head, tail) < 0:
+            raise IndexError(f"the relation from {head} to {tail} is of no entities")
+        relations.append(Relation(str(relation["type"]), entities[head], entities[tail]))
+    return Sentence(" ".join(tokens), entities, relations)
 
 
 def token_starts(tokens: Iterable[str]) -> list[int]:
@@ -249,7 +263,7 @@ def brat_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iter
         # newline="": brat's offsets count a carriage return as a character of its own.
         with text_file.open(encoding="utf-8", newline="") as file:
             text = file.read()
-        mentions, relations = _standoff(text_file.with_suffix(".ann"), text)
+        mentions, relations = _standoff(text_file.with_suffix(".ann"), text, left_out)
         placed: dict[str, tuple[int, Entity]] = {}
         by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
         lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n\ufeff][^\r\n]*", text)]
@@ -275,7 +289,7 @@ _MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")
 _RELATION = re.compile(r"R\S+\t(\S+) \S+?:(T\S+) \S+?:(T\S+)\s*")
 
 
-def _standoff(path: Path, text: str) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+def _standoff(path: Path, text: str, left_out: Counter[str]) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
     """The mentions of a text by name, and its relations. Raises ValueError, also for a mention that stands elsewhere.
 
     A byte-order mark is a character of the text for some annotators, and none for others.
@@ -295,6 +309,8 @@ def _standoff(path: Path, text: str) -> tuple[dict[str, Entity], list[tuple[str,
             relations.append((match[1], match[2], match[3]))
         elif line.startswith(("T", "R")):
             raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
+        elif line.strip():
+            left_out["events, attributes, equivalences and notes"] += 1
     if shift:
         mentions = {name: Entity(e.label, tuple((a + 1, b + 1) for a, b in e.ranges)) for name, e in mentions.items()}
     return mentions, relations

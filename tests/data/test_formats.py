@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
-from adapters.data.formats import FORMATS, WRITERS, Source, detect
+from adapters.data.formats import FORMATS, WRITERS, Source, convert, detect
 from adapters.data.formats.base import UNITS
 from adapters.data_aug.ie.corpora import Entity, Options, Relation, Sentence
+from adapters.errors import UserError
 
 TEXT = "Mira Holt flew to Lima ."
 GOLD = {"person": ["Mira Holt"], "place": ["Lima"]}
@@ -492,6 +493,51 @@ def test_wrong_input_is_named_with_its_line(tmp_path: Path, kind: str, text: str
     done = run(path, "-o", tmp_path / "o", "--from", kind, *(["--to", "spans"] if kind == "rows" else []))
     assert (done.exit_code, wanted in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "o").exists()
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 30) | st.just(1.5) | st.sampled_from(["", "a", "Mira Holt", "person"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["start", "id", "text"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+RECORDS = {
+    name: json.loads(example.splitlines()[0])
+    for name, example in ((name, known.example) for name, known in FORMATS.items())
+    if example.startswith(("{", "["))
+} | {name: record for name, (_, record) in SAME_CORPUS.items()}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@given(data=st.data())
+def test_a_broken_record_is_named_or_counted(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """Any value of a good record replaced by any other: a row, a count or one sentence, never a traceback."""
+    record = json.loads(json.dumps(RECORDS[name]))
+    places = list(_places(record))
+    owner, key = data.draw(st.sampled_from(places))
+    owner[key] = data.draw(JSON_VALUES)
+    path = tmp_path_factory.mktemp("f") / "a"
+    path.write_text(json.dumps(record if isinstance(record, list) else [record]))
+    kind = SAME_CORPUS[name][0] if name in SAME_CORPUS else name
+    for to in ("spans", None) if "ie" in FORMATS[kind].gives else (None,):
+        try:
+            done = convert(path, Options(tag_names=("O", "B-x", "I-x")), name=kind, to=to)
+            written = [json.loads(json.dumps(row)) for row in done.rows]
+        except (ValueError, UserError) as error:
+            assert str(error)
+        else:
+            assert written or done.left_out
+            assert all(row["text"][a:b].strip() for row in written for a, b, _ in row.get("spans", ()))
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from _places(inner)
 
 
 @pytest.mark.parametrize(

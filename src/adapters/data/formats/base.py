@@ -96,7 +96,7 @@ def document(
         entities[len(entities) if mention.name is None else mention.name] = entity
     joined = []
     for label, head, tail in relations:
-        if head in entities and tail in entities:
+        if all(isinstance(end, str | int | tuple) and end in entities for end in (head, tail)):
             joined.append(Relation(label, entities[head], entities[tail]))
         else:
             left_out["relations without their mentions"] += 1
@@ -113,6 +113,8 @@ def _cuts_a_word(text: str, start: int, end: int) -> bool:
 
 def _places(text: str, mentions: Sequence[Mention], place: str, unit: str) -> list[tuple[int, int]]:
     """Start and end of each mention in characters. Where mentions repeat their texts, these say what offsets count."""
+    if not mentions:
+        return []
     units = [unit] if unit else list(UNITS)
     repeated = any(mention.surface is not None for mention in mentions)
     fault = ""

@@ -133,7 +133,7 @@ def _turns(conversation: Sequence[Mapping[str, Any]], left_out: LeftOut) -> list
     turns = []
     for number, turn in enumerate(conversation):
         said, value = turn.get("from"), turn.get("value")
-        if said not in ROLES:
+        if not isinstance(said, str) or said not in ROLES:
             raise UnusableError(f"records with the unknown role {said!r:.40}")
         if not isinstance(value, str):
             raise UnusableError("records whose value is no text")

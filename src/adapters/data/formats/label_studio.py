@@ -53,7 +53,8 @@ def _parts(task: Any, left_out: LeftOut) -> tuple[Mapping[str, Any], list[Any] |
     """Data of a task and the result that counts; None for a task that nobody annotated."""
     if _is_export(task):
         annotation = _annotation(task, left_out)
-        return task["data"], None if annotation is None else list(annotation.get("result") or ())
+        result = annotation.get("result") or [] if annotation is not None else None
+        return task["data"], [result] if isinstance(result, dict | str | int | float) else result
     if not _is_minimal(task):
         return {}, None
     regions = [region for value in task.values() if _are_regions(value) for region in value]
@@ -99,22 +100,30 @@ def _sentence(
 
 
 def _mentions(region: Mapping[str, Any], place: str, left_out: LeftOut) -> Iterator[Mention]:
-    value = region.get("value") or {}
+    value = region["value"] if isinstance(region.get("value"), dict) else {}
     # In HTML, start and end are XPaths; the offsets in the text without tags do not fit the data.
     start, end = value.get("start"), value.get("end")
     if type(start) is not int or type(end) is not int:
         left_out["regions of HTML, which have no offsets in the text"] += 1
         return
     labels = value.get("labels") or value.get("hypertextlabels") or []
+    if not isinstance(labels, list):
+        raise ValueError(f"{place}: {labels!r:.60} is no list of labels")
     if not labels:
         left_out["regions without a label"] += 1
     for n, label in enumerate(labels):
         if not isinstance(label, str):
             raise ValueError(f"{place}: the label {label!r:.60} is no text")
         # Relations are of regions: they join the first labels.
-        name = region.get("id") if n == 0 else (region.get("id"), n)
+        name = region.get("id") if isinstance(region.get("id"), str | int) else None
         surface = value.get("text")
-        yield Mention(start, end, label, name, surface if isinstance(surface, str) else None)
+        yield Mention(
+            start,
+            end,
+            label,
+            name if n == 0 or name is None else (name, n),
+            surface if isinstance(surface, str) else None,
+        )
 
 
 def _relations(region: Mapping[str, Any], left_out: LeftOut) -> Iterator[tuple[str, Any, Any]]:
@@ -123,7 +132,7 @@ def _relations(region: Mapping[str, Any], left_out: LeftOut) -> Iterator[tuple[s
         head, tail = tail, head
     labels = region.get("labels") or []
     left_out["relations without a label"] += not labels
-    for label in labels:
+    for label in labels if isinstance(labels, list) else [labels]:
         yield str(label), head, tail
         if region.get("direction") == "bi":
             yield str(label), tail, head

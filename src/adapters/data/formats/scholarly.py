@@ -336,7 +336,8 @@ def _crossref(source: Source, options: Options, left_out: LeftOut) -> Iterator[R
                 continue
             funders = Funders()
             for funder in _funder_list(work["funder"], f"{place}: {work['DOI']}"):
-                ids = [str(i).strip() for i in funder.get("award") or () if str(i).strip()]
+                awards = funder.get("award") or []
+                ids = [str(i).strip() for i in (awards if isinstance(awards, list) else [awards]) if str(i).strip()]
                 funders.add(str(funder["name"]).strip() if funder.get("name") else None, ids)
             row: dict[str, Any] = {"id": f"doi:{str(work['DOI']).lower()}", "funders": funders.rows()}
             yield {**row, "source": options.source}

@@ -71,13 +71,13 @@ def _doccano(source: Source, options: Options, left_out: LeftOut) -> Iterator[Se
         mentions = mentions_of(record[key], place, _OFFSETS)
         if key in ("entities", "annotations"):
             mentions = [
-                Mention(m.start, m.end, m.label, entry.get("id", n))
+                Mention(m.start, m.end, m.label, entry["id"] if isinstance(entry.get("id"), str | int) else n)
                 for n, (m, entry) in enumerate(zip(mentions, record[key], strict=True))
             ]
         relations = record.get("relations") or []
         if not _have(relations, "from_id", "to_id", "type"):
             raise ValueError(f"{place}: relations must be objects with from_id, to_id and type")
-        triples = [(r["type"], r["from_id"], r["to_id"]) for r in relations]
+        triples = [(str(r["type"]), r["from_id"], r["to_id"]) for r in relations]
         left_out["comments"] += bool(record.get("Comments"))
         count_keys(record, _DOCCANO_KEYS, left_out)
         yield from document(text, mentions, triples, place, options, left_out)
@@ -113,7 +113,9 @@ def _prodigy(source: Source, options: Options, left_out: LeftOut) -> Iterator[Se
     for place, record in source.records():
         if isinstance(record, list) and _is_prodigy(record):
             count_keys(record[1], ("entities",), left_out)
-            entities = [list(e)[:3] for e in record[1]["entities"]]  # spaCy 2 allowed an id as fourth
+            entities = record[1]["entities"] or []
+            if isinstance(entities, list):
+                entities = [e[:3] if isinstance(e, list) else e for e in entities]  # spaCy 2 allowed an id as fourth
             yield from document(record[0], mentions_of(entities, place, _BOUNDS), (), place, options, left_out)
             continue
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
@@ -122,18 +124,19 @@ def _prodigy(source: Source, options: Options, left_out: LeftOut) -> Iterator[Se
             left_out[f"texts with the answer {answer}"] += 1
             continue
         mentions = mentions_of(record.get("spans", record.get("ents")) or [], place, _BOUNDS)
-        relations = [
-            (str(r.get("label")), *_ends(r, mentions)) for r in record.get("relations") or () if isinstance(r, dict)
-        ]
+        joined = record.get("relations") or []
+        if not _have(joined, "label"):
+            raise ValueError(f"{place}: relations must be objects with a label")
+        relations = [(str(r["label"]), *_ends(r, mentions)) for r in joined]
         count_keys(record, (*_PRODIGY_KEYS, *_BOOKKEEPING), left_out)
         yield from document(record["text"], mentions, relations, place, options, left_out)
 
 
 def _ends(relation: Mapping[str, Any], mentions: Sequence[Mention]) -> tuple[int | None, int | None]:
     """Numbers of the mentions that a relation of Prodigy joins; None for a bare token."""
-    names: dict[Any, Any] = {(m.start, m.end): m.name for m in mentions}
     ends = [relation.get(key) for key in ("head_span", "child_span")]
-    head, child = (names.get((e.get("start"), e.get("end"))) if isinstance(e, dict) else None for e in ends)
+    bounds = [(e.get("start"), e.get("end")) if isinstance(e, dict) else None for e in ends]
+    head, child = (next((m.name for m in mentions if (m.start, m.end) == b), None) for b in bounds)
     return head, child
 
 
@@ -207,11 +210,14 @@ def row_sentence(row: Mapping[str, Any], place: str, left_out: LeftOut) -> Itera
         left_out["rows of relations, which have no offsets"] += 1
         return
     text = row["text"]
-    spans = {(label, (start, end)) for start, end, label in (row.get("spans") or ()) if 0 <= start < end <= len(text)}
-    if len(spans) < len({tuple(span) for span in row.get("spans") or ()}):
+    given = mentions_of(row.get("spans") or [], place, _BOUNDS)
+    if not all(0 <= m.start < m.end <= len(text) for m in given):
         raise ValueError(f"{place}: a span is no range of the text")
+    spans = {(m.label, (m.start, m.end)) for m in given}
     marked = {(label, text[start:end]) for label, (start, end) in spans}
     for label, entries in row["gold"].items():
+        if not isinstance(entries, list | None):
+            raise ValueError(f"{place}: gold of {label!r} is {entries!r:.60}, not a list")
         for entry in entries or ():
             if not isinstance(entry, str):
                 raise ValueError(f"{place}: gold of {label!r} is {entry!r:.60}, not a text")

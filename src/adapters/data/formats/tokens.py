@@ -27,6 +27,12 @@ from adapters.data_aug.ie.corpora import (
 from adapters.types import Row
 
 
+def _list(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list | None):
+        raise ValueError(f"{place}: {value!r:.60} is no list")
+    return value or []
+
+
 def _tokens(value: Any, place: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(token, str) for token in value):
         raise ValueError(f"{place}: {value!r:.60} is no list of tokens")
@@ -46,14 +52,16 @@ def _gliner(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sen
             raise ValueError(f"{place}: no tokenized_text with ner")
         tokens = _tokens(record["tokenized_text"], place)
         starts, entities = token_starts(tokens), []
-        for entry in record["ner"] or ():
+        for entry in _list(record["ner"], place):
             fits = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str)
             if not fits or not all(type(n) is int for n in entry[:2]) or not 0 <= entry[0] <= entry[1] < len(tokens):
                 bounds = f"first and last token, from 0 to {len(tokens) - 1}"
                 raise ValueError(f"{place}: {json.dumps(entry)[:60]} is no mention of {bounds}, and a label")
             entities.append(Entity(entry[2], ((starts[entry[0]], starts[entry[1] + 1] - 1),)))
         count_keys(record, ("tokenized_text", "ner", "id"), left_out)
-        yield Sentence(" ".join(tokens), entities)
+        left_out["texts without words"] += not "".join(tokens).strip()
+        if "".join(tokens).strip():
+            yield Sentence(" ".join(tokens), entities)
 
 
 GLINER = Format(
@@ -100,6 +108,7 @@ def _hf(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentenc
         left_out["empty tokens"] += len(tokens) - len(pairs)
         if wrong := next((tag for _, tag in pairs if not is_tag(tag)), None):
             raise ValueError(f"{place}: {wrong!r} is no tag such as B-person, I-person or O")
+        left_out["texts without words"] += not pairs
         if pairs:
             yield tagged(pairs)
 
