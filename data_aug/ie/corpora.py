@@ -217,7 +217,7 @@ def spert_sentences(path: Path, options: Options, left_out: Counter[str]) -> Ite
         raise ValueError("is no list of sentences")
     for number, document in enumerate(documents, 1):
         try:
-            yield _spert_sentence(document)
+            yield without_blank_mentions(_spert_sentence(document), left_out)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
 
@@ -239,6 +239,15 @@ def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
             raise IndexError(f"the relation from {head} to {tail} is of no entities")
         relations.append(Relation(str(relation["type"]), entities[head], entities[tail]))
     return Sentence(" ".join(tokens), entities, relations)
+
+
+def without_blank_mentions(sentence: Sentence, left_out: Counter[str]) -> Sentence:
+    """A sentence without mentions of white space alone, which tokenizers make tokens of; they are counted."""
+    kept = [entity for entity in sentence.entities if entity.surface(sentence.text).strip()]
+    left_out["empty mentions"] += len(sentence.entities) - len(kept)
+    relations = [relation for relation in sentence.relations if relation.head in kept and relation.tail in kept]
+    left_out["relations without their mentions"] += len(sentence.relations) - len(relations)
+    return Sentence(sentence.text, kept, relations)
 
 
 def token_starts(tokens: Iterable[str]) -> list[int]:

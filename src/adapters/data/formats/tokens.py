@@ -23,6 +23,7 @@ from adapters.data_aug.ie.corpora import (
     spert_sentences,
     tagged,
     token_starts,
+    without_blank_mentions,
 )
 from adapters.types import Row
 
@@ -61,7 +62,7 @@ def _gliner(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sen
         count_keys(record, ("tokenized_text", "ner", "id"), left_out)
         left_out["texts without words"] += not "".join(tokens).strip()
         if "".join(tokens).strip():
-            yield Sentence(" ".join(tokens), entities)
+            yield without_blank_mentions(Sentence(" ".join(tokens), entities), left_out)
 
 
 GLINER = Format(
@@ -110,7 +111,7 @@ def _hf(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentenc
             raise ValueError(f"{place}: {wrong!r} is no tag such as B-person, I-person or O")
         left_out["texts without words"] += not pairs
         if pairs:
-            yield tagged(pairs)
+            yield without_blank_mentions(tagged(pairs), left_out)
 
 
 def _name(tag: str | int, names: tuple[str, ...], key: str, place: str) -> str:
