@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import write_jsonl
+from docs_blocks import ROOT, named_files
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from adapters.data.formats import FORMATS, WRITERS, Source, convert, detect
 from adapters.data.formats.base import UNITS
 from adapters.data_aug.ie.corpora import Entity, Options, Relation, Sentence
 from adapters.errors import UserError
+from adapters.plugins import registry
 
 TEXT = "Mira Holt flew to Lima ."
 GOLD = {"person": ["Mira Holt"], "place": ["Lima"]}
@@ -376,7 +379,7 @@ def test_conll_round_trip(tmp_path_factory: pytest.TempPathFactory, sentence: Se
 
 TOKENS = st.text(
     st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\ufeff"), min_size=1, max_size=4
-)
+).filter(str.strip)
 
 
 @given(data=st.data())
@@ -641,3 +644,53 @@ def test_a_format_of_ones_own_is_one_file(tmp_path: Path, monkeypatch: pytest.Mo
         assert (done.exit_code, wanted in done.stderr) == (2, True), done.output
     done = run("a.txt", "-o", "o", "--from", "./mine.py:funding", "--to", "chat")
     assert "gives rows for funding, not for chat" in done.stderr
+
+
+def test_the_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in named_files(ROOT / "docs" / "formats.md").items():
+        Path(name).write_text(text)
+    [row], said = converted(tmp_path / "titles.bib", "--from", "./bibfile.py:read")
+    assert (row["text"], row["gold"]) == ("The harbour of Lima.", {"place": ["Lima"]})
+    assert said["left_out"] == {"titles without their place": 1}
+
+
+def test_the_page_and_the_help_name_every_format() -> None:
+    page = (ROOT / "docs" / "formats.md").read_text()
+    shown = CliRunner().invoke(app, ["data", "convert", "--help"]).stdout
+    for name in (*FORMATS, *WRITERS):
+        assert f"`{name}`" in page
+        assert re.search(rf"\b{name}\b", shown), name
+
+
+class Installed:
+    """A plug-in as a package installs it: it is found by its records."""
+
+    title = "the colours of somebody"
+
+    def __call__(self, path: Path) -> Iterator[dict[str, Any]]:
+        for record in json.loads(path.read_text()):
+            yield {"messages": [{"role": "user", "content": record["colour"]}, {"role": "assistant", "content": "?"}]}
+
+    def recognises(self, record: Any) -> bool:
+        return isinstance(record, dict) and "colour" in record
+
+
+def test_an_installed_format_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = {"colours": f"{__name__}:Installed"}
+    monkeypatch.setattr(registry, "_installed", lambda kind, path: targets if kind == "formats" else {})
+    (tmp_path / "a").write_text('[{"colour": "red"}]')
+    [row], said = converted(tmp_path / "a")
+    assert (said["format"], said["to"], row["messages"][0]["content"]) == ("colours", "chat", "red")
+    assert "read as the colours of somebody, 1 rows" in run(tmp_path / "a", "-o", tmp_path / "o").stdout
+
+
+def test_iepile_records_keep_their_sources(tmp_path: Path) -> None:
+    record = {**json.loads(FORMATS["iepile"].example), "task": "NER", "source": "news"}
+    for form, arguments in ((json.dumps(record), []), (json.dumps([record]), ["--from", "iepile"])):
+        (tmp_path / "a.json").write_text(form)
+        [row], said = converted(tmp_path / "a.json", *arguments)
+        assert (said["format"], row["source"], row["gold"]) == ("iepile", "news", {"person": ["Mira"]})
+    assert converted(tmp_path / "a.json", "--source", "mine")[0][0]["source"] == "mine"
+    done = run(tmp_path / "a.json", "-o", tmp_path / "o", "--to", "conll")
+    assert (done.exit_code, (tmp_path / "o").read_text()) == (0, "Mira\tB-person\nflew\tO\n.\tO\n\n")

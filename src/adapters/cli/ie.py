@@ -30,7 +30,9 @@ class RowOptions:
 
     source: Annotated[str | None, Option(help="The corpus's name; default: the file's.")] = None
     labels: Annotated[list[str] | None, Option("--rename", metavar="OLD=NEW", help="PER=person; X= drops X.")] = None
-    tag_names: Annotated[str | None, Option("--labels", help="Names of tags that are numbers: O,B-PER,I-PER")] = None
+    tag_names: Annotated[
+        str | None, Option("--labels", metavar="NAMES", help="Names of tags that are numbers: O,B-PER …")
+    ] = None
     offsets: Annotated[str, Option(help="What offsets count: characters, utf16 or utf8; default: found.")] = ""
     schema: Annotated[str | None, Option(help="Labels after renaming, comma-separated; default: the corpus's.")] = None
     tasks: Annotated[str | None, Option("--task", metavar="NER|RE", help="Rows of one kind; default: all.")] = None
@@ -39,8 +41,8 @@ class RowOptions:
     token_column: Annotated[int, Option(help="CoNLL: counted from 0.")] = 0
     tag_column: Annotated[int, Option(help="CoNLL: from 0, or from the end when negative.")] = -1
 
-    def of(self, file: Path, *, has_sources: bool) -> Options:
-        """The reader's options for a corpus; `has_sources` when its records name theirs. Raises UserError."""
+    def of(self) -> Options:
+        """The reader's options. Raises UserError."""
         from adapters.data.formats.base import UNITS
         from adapters.data_aug.ie import Options
         from adapters.recipe.load import split_assignment
@@ -50,7 +52,7 @@ class RowOptions:
         if self.offsets not in ("", *UNITS):
             raise UserError(f"--offsets is {', '.join(UNITS)}, not {self.offsets!r}.")
         parsed = {
-            "source": self.source or ("" if has_sources else file.name.split(".")[0]),
+            "source": self.source or "",
             "labels": dict(map(split_assignment, self.labels or ())),
             "tag_names": _names(self.tag_names) if self.tag_names else (),
             "schema": _names(self.schema) if self.schema else (),
@@ -66,7 +68,9 @@ def convert(
     file: Annotated[Path, Argument(metavar="IN", help="A file, or a folder of files.")],
     out: Annotated[Path, Option("-o", "--out", help="The file to write, JSONL unless --to says otherwise.")],
     options: RowOptions,
-    to: Annotated[str | None, Option(help="ie, funding, chat; spans, conll, labelstudio. Default: by format.")] = None,
+    to: Annotated[
+        str | None, Option(help="ie, funding, chat, spans, conll or labelstudio; default: by format.")
+    ] = None,
     kind: Annotated[str | None, Option("--from", help="The format, or ./file.py:read; default: found.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +85,7 @@ def convert(
     if out.resolve() == file.resolve():
         raise UserError(f"-o {out} is the file that is read; name another.")
     try:
-        done = formats.convert(file, options.of(file, has_sources=kind == "iepile"), name=kind, to=to)
+        done = formats.convert(file, options.of(), name=kind, to=to)
         rows, empty, schemas = _write(done, out)
     except ValueError as error:
         raise UserError(f"{file}: {error}.") from None

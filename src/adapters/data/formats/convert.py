@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ def convert(path: Path, options: Options, *, name: str | None = None, to: str | 
         raise UserError(f"{path}: {found.title} gives rows for {' or '.join(found.gives)}, not for {base}.")
     if found is FORMATS["rows"] and to in (None, "ie"):
         raise UserError(f"{path} holds rows for the task ie already; --to {', '.join(WRITERS)} writes other formats.")
+    if found is not FORMATS["iepile"] and not options.source:  # its records name theirs
+        options = replace(options, source=path.name.split(".")[0])
     counts: LeftOut = Counter()
     items: Iterator[Item] = iter(found.gives[base](source, options, counts))
     first = next(items, None)

@@ -109,8 +109,9 @@ def _hf(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentenc
         left_out["empty tokens"] += len(tokens) - len(pairs)
         if wrong := next((tag for _, tag in pairs if not is_tag(tag)), None):
             raise ValueError(f"{place}: {wrong!r} is no tag such as B-person, I-person or O")
-        left_out["texts without words"] += not pairs
-        if pairs:
+        words = any(token.strip() for token, _ in pairs)
+        left_out["texts without words"] += not words
+        if words:
             yield without_blank_mentions(tagged(pairs), left_out)
 
 
