@@ -1,15 +1,19 @@
-"""Read annotated corpora as plain rows: CoNLL, SpERT, brat, IEPile."""
+"""Annotated corpora as sentences and plain rows; the readers of CoNLL, SpERT, brat and IEPile."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from adapters.data_aug.ie.records import Row, from_iepile, row_id
+
+T = TypeVar("T")
 
 
 class Entity(NamedTuple):
@@ -49,7 +53,8 @@ class Options:
     `tasks` are the rows to make, of those that the format knows; a schema is one task's.
     `drop_empty` leaves out texts without labels, as IEPile does for relations. Of texts that come twice only the first
     is kept (IEPile's evaluation knows a text by its hash), unless `keep_doubles`. `token_column` and `tag_column` are
-    CoNLL's, counted from 0, from the end when negative.
+    CoNLL's, counted from 0, from the end when negative. `tag_names` names tags that are numbers. `offsets` is what
+    offsets count: characters, utf16 (JavaScript's) or utf8 (bytes); empty: found where mentions carry their texts.
     """
 
     source: str = ""
@@ -60,6 +65,8 @@ class Options:
     keep_doubles: bool = False
     token_column: int = 0
     tag_column: int = -1
+    tag_names: tuple[str, ...] = ()
+    offsets: str = ""
 
 
 @dataclass
@@ -70,7 +77,7 @@ class Corpus:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def read_conll(path: Path, options: Options) -> Corpus:
+def conll_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
     """Read CoNLL columns: one token a line, blank lines between sentences.
 
     Columns are split at tabs if the file has them, else at spaces, so that a token may hold a blank. Tags are in any
@@ -81,19 +88,26 @@ def read_conll(path: Path, options: Options) -> Corpus:
     """
     lines = [line.rstrip("\r") for line in _lines(path)]
     columns = _Columns.of(lines, options)
-    sentences: list[Sentence] = []
     tokens: list[tuple[str, str]] = []
-    comments = 0
     for number, line in enumerate([*lines, ""], 1):
         if not line.strip() or line.startswith("-DOCSTART-"):
             if tokens:
-                sentences.append(_tagged(tokens))
+                yield tagged(tokens)
             tokens = []
         elif not tokens and columns.is_comment(line):
-            comments += 1
+            left_out["comment lines"] += 1
         else:
             tokens.append(columns.token(line, number))
-    return _rows(sentences, options, ("NER",), {"comment lines": comments})
+
+
+def looks_like_conll(text: str, options: Options) -> bool:
+    """Whether the beginning of a file is columns of tokens and tags."""
+    try:
+        columns = _Columns.of(lines := [line.rstrip("\r") for line in text.split("\n")], options)
+        tags = [columns.token(line, n)[1] for n, line in enumerate(lines) if line.strip() and not _NO_TOKEN.match(line)]
+    except ValueError:
+        return False
+    return bool(tags)
 
 
 _TAG = re.compile("O|[BIESLU]-.+")
@@ -115,13 +129,13 @@ class _Columns:
     @classmethod
     def of(cls, lines: Sequence[str], options: Options) -> _Columns:
         """Look at the lines that cannot be comments."""
-        certain = [line for line in lines if line.strip() and not _NO_TOKEN.match(line)]
+        written = [line for line in lines if line.strip()]
+        certain = [line for line in written if not _NO_TOKEN.match(line)] or written
         split = cls(options, any("\t" in line for line in certain), 0, False, frozenset()).split
         rows = [split(line) for line in certain]
         tags = frozenset(tag for row in rows for tag in row[options.tag_column :][:1])
-        # Without an O, the column is no tag of mentions: parts of speech, say.
-        bare = "O" in tags and len(tags) > 1 and not any(_TAG.fullmatch(tag) for tag in tags - {"O"})
-        return cls(options, any("\t" in line for line in certain), len(rows[0]) if rows else 2, bare, tags)
+        at_tabs = any("\t" in line for line in certain)
+        return cls(options, at_tabs, len(rows[0]) if rows else 2, are_bare_types(tags), tags)
 
     def split(self, line: str) -> list[str]:
         """The columns of a line."""
@@ -134,7 +148,8 @@ class _Columns:
         if not _COMMENT.match(line):
             return False
         columns = self.split(line)
-        return len(columns) != self.count or not {*self.tags, "O"}.issuperset(columns[self.options.tag_column :][:1])
+        last = columns[self.options.tag_column :][:1]
+        return len(columns) != self.count or not all(tag in self.tags or is_tag(tag) for tag in last)
 
     def token(self, line: str, number: int) -> tuple[str, str]:
         """Token and tag of a line. Raises ValueError."""
@@ -156,7 +171,19 @@ class _Columns:
         return token, tag
 
 
-def _tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
+def are_bare_types(tags: Collection[str]) -> bool:
+    """Whether the tags of a file are types without B- and I-."""
+    # Without an O, they are no tags of mentions: parts of speech, say.
+    return "O" in tags and len(tags) > 1 and not any(is_tag(tag) for tag in tags if tag != "O")
+
+
+def is_tag(tag: str) -> bool:
+    """Whether a text is a tag of a BIO dialect."""
+    return _TAG.fullmatch(tag) is not None
+
+
+def tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
+    """The sentence of tokens with tags of a BIO dialect; single spaces stand between the tokens."""
     entities: list[Entity] = []
     at, open_label, start, end = 0, "", 0, 0
     for token, tag in tokens:
@@ -176,7 +203,7 @@ def _tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
     return Sentence(" ".join(token for token, _ in tokens), entities)
 
 
-def read_spert(path: Path, options: Options) -> Corpus:
+def spert_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
     """Read SpERT's JSON: a list of sentences with tokens, entities and relations.
 
     A sentence is `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`.
@@ -188,23 +215,50 @@ def read_spert(path: Path, options: Options) -> Corpus:
         raise ValueError(f"is not JSON: {error}") from None
     if not isinstance(documents, list):
         raise ValueError("is no list of sentences")
-    sentences = []
     for number, document in enumerate(documents, 1):
         try:
-            starts = [0]
-            for token in document["tokens"]:
-                starts.append(starts[-1] + len(token) + 1)
-            entities = [Entity(e["type"], ((starts[e["start"]], starts[e["end"]] - 1),)) for e in document["entities"]]
-            relations = [
-                Relation(r["type"], entities[r["head"]], entities[r["tail"]]) for r in document.get("relations", ())
-            ]
-        except (KeyError, IndexError, TypeError) as error:
+            yield without_blank_mentions(_spert_sentence(document), left_out)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
-        sentences.append(Sentence(" ".join(document["tokens"]), entities, relations))
-    return _rows(sentences, options, ("NER", "RE"))
 
 
-def read_brat(path: Path, options: Options) -> Corpus:
+def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
+    tokens, entities = document["tokens"], []
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise TypeError("tokens must be texts")
+    starts = token_starts(tokens)
+    for entity in document["entities"]:
+        start, end, label = entity["start"], entity["end"], entity["type"]
+        if not isinstance(label, str) or not 0 <= start < end <= len(tokens):
+            raise IndexError(f"the entity {label!r} from {start} to {end} is no range of {len(tokens)} tokens")
+        entities.append(Entity(label, ((starts[start], starts[end] - 1),)))
+    relations = []
+    for relation in document.get("relations") or ():
+        head, tail = relation["head"], relation["tail"]
+        if min(head, tail) < 0:
+            raise IndexError(f"the relation from {head} to {tail} is of no entities")
+        relations.append(Relation(str(relation["type"]), entities[head], entities[tail]))
+    return Sentence(" ".join(tokens), entities, relations)
+
+
+def without_blank_mentions(sentence: Sentence, left_out: Counter[str]) -> Sentence:
+    """A sentence without mentions of white space alone, which tokenizers make tokens of; they are counted."""
+    kept = [entity for entity in sentence.entities if entity.surface(sentence.text).strip()]
+    left_out["empty mentions"] += len(sentence.entities) - len(kept)
+    relations = [relation for relation in sentence.relations if relation.head in kept and relation.tail in kept]
+    left_out["relations without their mentions"] += len(sentence.relations) - len(relations)
+    return Sentence(sentence.text, kept, relations)
+
+
+def token_starts(tokens: Iterable[str]) -> list[int]:
+    """Where tokens start in their text, and where a further one would; single spaces stand between them."""
+    starts = [0]
+    for token in tokens:
+        starts.append(starts[-1] + len(token) + 1)
+    return starts
+
+
+def brat_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
     """Read brat's standoff files: a folder of NAME.txt and NAME.ann.
 
     A line of the text is a sentence. Only T and R annotations are read; a relation's first argument is its head.
@@ -214,13 +268,11 @@ def read_brat(path: Path, options: Options) -> Corpus:
     texts = sorted(p for p in path.rglob("*.txt") if p.with_suffix(".ann").is_file()) if path.is_dir() else []
     if not texts:
         raise ValueError("is no folder with pairs of .txt and .ann files")
-    sentences: list[Sentence] = []
-    left_out = {"mentions across lines": 0, "relations across lines": 0}
     for text_file in texts:
         # newline="": brat's offsets count a carriage return as a character of its own.
         with text_file.open(encoding="utf-8", newline="") as file:
             text = file.read()
-        mentions, relations = _standoff(text_file.with_suffix(".ann"), text)
+        mentions, relations = _standoff(text_file.with_suffix(".ann"), text, left_out)
         placed: dict[str, tuple[int, Entity]] = {}
         by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
         lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n\ufeff][^\r\n]*", text)]
@@ -239,15 +291,14 @@ def read_brat(path: Path, options: Options) -> Corpus:
                 by_line[line][1].append(Relation(label, first, placed[tail][1]))
             else:
                 left_out["relations across lines"] += 1
-        sentences += [Sentence(text[a:b], *by_line.get(n, ((), ()))) for n, (a, b) in enumerate(lines)]
-    return _rows(sentences, options, ("NER", "RE"), left_out)
+        yield from (Sentence(text[a:b], *by_line.get(n, ((), ()))) for n, (a, b) in enumerate(lines))
 
 
 _MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")
 _RELATION = re.compile(r"R\S+\t(\S+) \S+?:(T\S+) \S+?:(T\S+)\s*")
 
 
-def _standoff(path: Path, text: str) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+def _standoff(path: Path, text: str, left_out: Counter[str]) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
     """The mentions of a text by name, and its relations. Raises ValueError, also for a mention that stands elsewhere.
 
     A byte-order mark is a character of the text for some annotators, and none for others.
@@ -267,6 +318,8 @@ def _standoff(path: Path, text: str) -> tuple[dict[str, Entity], list[tuple[str,
             relations.append((match[1], match[2], match[3]))
         elif line.startswith(("T", "R")):
             raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
+        elif line.strip():
+            left_out["events, attributes, equivalences and notes"] += 1
     if shift:
         mentions = {name: Entity(e.label, tuple((a + 1, b + 1) for a, b in e.ranges)) for name, e in mentions.items()}
     return mentions, relations
@@ -296,22 +349,30 @@ def read_iepile(path: Path, options: Options) -> Corpus:
     return Corpus([{**row, "source": options.source or row["source"]} for row in rows])
 
 
+Annotations = Callable[[Path, Options, "Counter[str]"], Iterable[Sentence]]
+"""A reader of sentences, which counts what it leaves out."""
+
+
+def _read(annotations: Annotations, tasks: Sequence[str], path: Path, options: Options) -> Corpus:
+    left_out: Counter[str] = Counter()
+    return corpus(annotations(path, options, left_out), options, tasks, left_out)
+
+
 READERS: dict[str, Callable[[Path, Options], Corpus]] = {
-    "conll": read_conll,
-    "spert": read_spert,
-    "brat": read_brat,
+    "conll": partial(_read, conll_sentences, ("NER",)),
+    "spert": partial(_read, spert_sentences, ("NER", "RE")),
+    "brat": partial(_read, brat_sentences, ("NER", "RE")),
     "iepile": read_iepile,
 }
 """Readers by format. Each raises ValueError that says what in the file is wrong."""
 
 
-def _rows(
-    sentences: Iterable[Sentence], options: Options, tasks: Sequence[str], left_out: Mapping[str, int] | None = None
-) -> Corpus:
-    renamed = [_renamed(sentence, options.labels) for sentence in sentences]
-    corpus = Corpus([], {reason: n for reason, n in (left_out or {}).items() if n})
+def corpus(sentences: Iterable[Sentence], options: Options, tasks: Sequence[str], left_out: Counter[str]) -> Corpus:
+    """Sentences as rows for the task ie. `left_out` is added to. Raises ValueError for labels that do not fit."""
+    kept = [renamed(sentence, options.labels) for sentence in sentences]
+    rows: list[Row] = []
     wanted = [task for task in tasks if task in options.tasks]
-    labels = {t: dict.fromkeys(label for sentence in renamed for label, _ in _labelled(sentence, t)) for t in wanted}
+    labels = {t: dict.fromkeys(label for sentence in kept for label, _ in _labelled(sentence, t)) for t in wanted}
     labels = {task: seen for task, seen in labels.items() if seen or (options.schema and len(wanted) == 1)}
     if not labels:
         raise ValueError(f"has no labels for {' or '.join(options.tasks)}")
@@ -320,21 +381,35 @@ def _rows(
     for task, seen_labels in labels.items():
         if unknown := [label for label in seen_labels if options.schema and label not in options.schema]:
             raise ValueError(f"has the label {unknown[0]!r}, which the given schema lacks; rename it, or to nothing")
-        seen: set[str] = set()
-        for sentence in renamed:
-            row = _row(sentence, task, options.schema or list(seen_labels), options.source)
-            reason = "without labels" if options.drop_empty and not any(row["gold"].values()) else ""
-            if sentence.text in seen and not options.keep_doubles:
-                reason = "duplicate texts"
-            seen.add(sentence.text)
-            if reason:
-                corpus.left_out[reason] = corpus.left_out.get(reason, 0) + 1
-            else:
-                corpus.rows.append(row)
-    return corpus
+        schema = options.schema or list(seen_labels)
+        made = ((sentence.text, _row(sentence, task, schema, options.source)) for sentence in kept)
+        rows += _selected(made, options, left_out, lambda row: any(row["gold"].values()))
+    return Corpus(rows, {reason: n for reason, n in left_out.items() if n})
 
 
-def _renamed(sentence: Sentence, labels: Mapping[str, str]) -> Sentence:
+def selected(sentences: Iterable[Sentence], options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
+    """The sentences with their labels renamed, without doubles and, if wanted, without those that have no label."""
+    kept = (renamed(sentence, options.labels) for sentence in sentences)
+    return _selected(((s.text, s) for s in kept), options, left_out, lambda s: bool(s.entities or s.relations))
+
+
+def _selected(
+    records: Iterable[tuple[str, T]], options: Options, left_out: Counter[str], has_labels: Callable[[T], bool]
+) -> Iterator[T]:
+    seen: set[str] = set()
+    for text, record in records:
+        reason = "without labels" if options.drop_empty and not has_labels(record) else ""
+        if text in seen and not options.keep_doubles:
+            reason = "duplicate texts"
+        seen.add(text)
+        if reason:
+            left_out[reason] += 1
+        else:
+            yield record
+
+
+def renamed(sentence: Sentence, labels: Mapping[str, str]) -> Sentence:
+    """A sentence with other names of labels; what a label renamed to nothing marks is dropped."""
     if not labels:
         return sentence
     return Sentence(

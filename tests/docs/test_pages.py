@@ -13,11 +13,12 @@ import click
 import pandas as pd
 import pytest
 import typer
-from docs_blocks import PAGES, ROOT, blocks
+from docs_blocks import PAGES, ROOT, blocks, named_files
 from tiny import echo_recipe, funding_rows, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
+from adapters.data.formats import FORMATS
 
 ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "--engine", "me/", "--launch", "build-ie", "qwen-text")
 """What a command needs that is not here: a server, a GPU, the Hub, its models, trained weights, several corpora."""
@@ -102,6 +103,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "annotations").mkdir()
     (folder / "annotations" / "a.txt").write_text("Ada sleeps.")
     (folder / "annotations" / "a.ann").write_text("T1\tPerson 0 3\tAda\n")
+    for name, text in named_files(ROOT / "docs" / "formats.md").items():
+        (folder / name).write_text(text)
+    (folder / "export.json").write_text(FORMATS["labelstudio"].example)
+    (folder / "sharegpt.json").write_text(FORMATS["sharegpt"].example)
+    (folder / "articles").mkdir()
+    (folder / "articles" / "a.xml").write_text(FORMATS["jats"].example)
     brevity = next(block.text for block in blocks(ROOT / "docs" / "rewards.md") if block.language == "python")
     (folder / "brevity.py").write_text(brevity)
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option, Typer
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
-from adapters.files import write_jsonl
+from adapters.files import write_jsonl, write_text
 
 if TYPE_CHECKING:
     from adapters.types import Message, Row
@@ -144,5 +144,13 @@ def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> int:
         return count
     try:
         return write_jsonl(out, rows)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}.") from None
+
+
+def write_whole(out: Path, text: str) -> None:
+    """Replace a file by a text. Raises UserError."""
+    try:
+        write_text(out, text)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}.") from None

@@ -35,7 +35,7 @@ EXAMPLES = {
     "base": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
     "base text-only": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
     "data": "adapters data noise rows.jsonl --preset ocr",
-    "data convert": "adapters data convert train.conll --from conll -o rows.jsonl --rename PER=person",
+    "data convert": "adapters data convert export.json -o rows.jsonl --rename PER=person",
     "data build-ie": "adapters data build-ie rows.jsonl -o mix --exclude test.jsonl",
     "data noise": "adapters data noise rows.jsonl --preset ocr --level heavy -o degraded.jsonl",
     "data synthesize": "adapters data synthesize funding -n 500 -o rows.jsonl",

@@ -1,4 +1,4 @@
-"""The verbs of `adapters data` for entities and relations: convert corpora, mix them, score spans."""
+"""The verbs of `adapters data` that convert files, and those for entities and relations: mix corpora, score spans."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from adapters.cli.data import data_app, write_lines
+from adapters.cli.data import data_app, write_lines, write_whole
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, Params, Seed, grouped
 from adapters.errors import UserError
@@ -19,6 +20,7 @@ from adapters.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from adapters.data.formats import Converted
     from adapters.data_aug.ie import Mix, Options
 
 
@@ -28,6 +30,10 @@ class RowOptions:
 
     source: Annotated[str | None, Option(help="The corpus's name; default: the file's.")] = None
     labels: Annotated[list[str] | None, Option("--rename", metavar="OLD=NEW", help="PER=person; X= drops X.")] = None
+    tag_names: Annotated[
+        str | None, Option("--labels", metavar="NAMES", help="Names of tags that are numbers: O,B-PER …")
+    ] = None
+    offsets: Annotated[str, Option(help="What offsets count: characters, utf16 or utf8; default: found.")] = ""
     schema: Annotated[str | None, Option(help="Labels after renaming, comma-separated; default: the corpus's.")] = None
     tasks: Annotated[str | None, Option("--task", metavar="NER|RE", help="Rows of one kind; default: all.")] = None
     drop_empty: Annotated[bool, Option("--drop-empty", help="Leave out texts without labels.")] = False
@@ -35,16 +41,20 @@ class RowOptions:
     token_column: Annotated[int, Option(help="CoNLL: counted from 0.")] = 0
     tag_column: Annotated[int, Option(help="CoNLL: from 0, or from the end when negative.")] = -1
 
-    def of(self, file: Path, kind: str) -> Options:
-        """The reader's options for a corpus. Raises UserError."""
+    def of(self) -> Options:
+        """The reader's options. Raises UserError."""
+        from adapters.data.formats.base import UNITS
         from adapters.data_aug.ie import Options
         from adapters.recipe.load import split_assignment
 
         if self.tasks not in (None, "NER", "RE"):
             raise UserError(f"--task is NER or RE, not {self.tasks!r}.")
+        if self.offsets not in ("", *UNITS):
+            raise UserError(f"--offsets is {', '.join(UNITS)}, not {self.offsets!r}.")
         parsed = {
-            "source": self.source or ("" if kind == "iepile" else file.name.split(".")[0]),
+            "source": self.source or "",
             "labels": dict(map(split_assignment, self.labels or ())),
+            "tag_names": _names(self.tag_names) if self.tag_names else (),
             "schema": _names(self.schema) if self.schema else (),
             "tasks": (self.tasks,) if self.tasks else ("NER", "RE"),
         }
@@ -55,37 +65,78 @@ class RowOptions:
 @grouped
 @errors()
 def convert(
-    file: Annotated[Path, Argument(metavar="IN", help="A file; for brat, a folder.")],
-    kind: Annotated[str, Option("--from", help="conll, spert, brat or iepile.")],
-    out: Annotated[Path, Option("-o", "--out", help="JSONL file of rows for the task ie.")],
+    file: Annotated[Path, Argument(metavar="IN", help="A file, or a folder of files.")],
+    out: Annotated[Path, Option("-o", "--out", help="The file to write, JSONL unless --to says otherwise.")],
     options: RowOptions,
+    to: Annotated[
+        str | None, Option(help="ie, funding, chat, spans, conll or labelstudio; default: by format.")
+    ] = None,
+    kind: Annotated[str | None, Option("--from", help="The format, or ./file.py:read; default: found.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert an annotated corpus to rows of id, task, source, schema, text, gold and spans."""
-    from adapters.data_aug.ie import READERS
-    from adapters.errors import hint
+    """Convert annotations, articles or conversations to rows of a task, or to other programs' formats.
 
-    if kind not in READERS:
-        raise UserError(f"--from: no format is called {kind!r}.{hint(kind, list(READERS))}")
+    The format is found from the content: gliner, hf (token classification), conll, spert, brat, iepile, doccano,
+    labelstudio, prodigy (and spaCy), spans, jats, tei (GROBID), crossref, sharegpt, alpaca, openai, completion, pairs;
+    rows are those for the task ie.
+    """
+    from adapters.data import formats
+
+    if out.resolve() == file.resolve():
+        raise UserError(f"-o {out} is the file that is read; name another.")
     try:
-        corpus = READERS[kind](file, options.of(file, kind))
+        done = formats.convert(file, options.of(), name=kind, to=to)
+        rows, empty, schemas = _write(done, out)
     except ValueError as error:
         raise UserError(f"{file}: {error}.") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-    if not corpus.rows:
-        raise UserError(f"{file}: no row is left; left out: {corpus.left_out or 'nothing'}.")
-    write_lines(corpus.rows, out)
-    counts = Counter(row["task"] for row in corpus.rows)
-    empty = Counter(row["task"] for row in corpus.rows if not any(row["gold"].values()))
     if as_json:
-        print(json.dumps({"rows": counts, "empty": empty, "left_out": corpus.left_out}))
+        found = {"format": done.name, "read": done.source.count, "to": done.to}
+        counts = {"rows": rows, "empty": empty, "left_out": done.left_out, "notes": done.notes}
+        print(json.dumps(found | counts | ({"config": done.config} if done.config else {})))
         return
-    for task, n in counts.items():
-        labels = next(row["schema"] for row in corpus.rows if row["task"] == task)
-        print(f"{out}: {n:,} {task} rows, {empty[task]:,} without labels; schema: {', '.join(labels)}")
-    for reason, n in corpus.left_out.items():
+    print(f"{file}: read as {done.format.title}, {done.source.count:,} {done.format.unit}")
+    for task, n in rows.items():
+        labels = f"; schema: {', '.join(schemas[task])}" if task in schemas else ""
+        print(f"{out}: {n:,} {task} rows{f', {empty[task]:,} without labels' if done.to in LABELLED else ''}{labels}")
+    for reason, n in done.notes.items():
+        print(f"note: {n:,} {reason}")
+    for reason, n in done.left_out.items():
         print(f"left out: {n:,} {reason}")
+    if done.config:
+        print(f"labelling interface for Label Studio: {done.config}")
+
+
+LABELLED = ("ie", "funding")
+"""Targets whose rows have labels to count."""
+
+
+def _write(done: Converted, out: Path) -> tuple[Counter[str], Counter[str], dict[str, list[str]]]:
+    """Write what a file became. Numbers of rows, of those without labels, and schemas, by task. Raises UserError."""
+    counts: Counter[str] = Counter()
+    empty: Counter[str] = Counter()
+    schemas: dict[str, list[str]] = {}
+
+    def counted() -> Iterator[Any]:
+        for row in done.rows:
+            task = row["task"] if done.to == "ie" else done.to
+            counts[task] += 1
+            if done.to == "ie":
+                schemas.setdefault(task, row["schema"])
+            empty[task] += done.to in LABELLED and not any(row.get("funders") or row.get("gold", {}).values())
+            yield row
+
+    rows = counted()
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{done.source.path}: no row is left; left out: {done.left_out or 'nothing'}.")
+    rows = chain([first], rows)
+    if done.to in ("conll", "labelstudio"):
+        write_whole(out, "".join(rows) if done.to == "conll" else json.dumps(list(rows), ensure_ascii=False, indent=1))
+    else:
+        write_lines(rows, out)
+    return counts, empty, schemas
 
 
 @dataclass(frozen=True)

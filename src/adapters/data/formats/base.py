@@ -1,0 +1,163 @@
+"""What a format is, and mentions that are placed by offsets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adapters.data.formats.source import Source
+from adapters.data_aug.ie.corpora import Entity, Options, Relation, Sentence
+from adapters.types import Row
+
+Target = Literal["ie", "funding", "chat"]
+LeftOut = Counter[str]
+Item = Sentence | Row
+Reader = Callable[[Source, Options, LeftOut], Iterable[Item]]
+"""Gives sentences for ie, else rows, and counts what it leaves out. Raises ValueError that says what is wrong where."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that `data convert` reads.
+
+    `gives` are its readers by the task they read for, the usual one first. `of_record` says whether a JSON value is one
+    of its records, `of_file` whether a file that holds no JSON is one of its. `keys` are those of its records, for
+    finding formats near to an unknown one; `example` is one that works.
+    """
+
+    title: str
+    unit: str
+    gives: Mapping[Target, Reader]
+    example: str
+    keys: tuple[str, ...] = ()
+    of_record: Callable[[Any], bool] | None = None
+    of_file: Callable[[Source], bool] | None = None
+    tasks: tuple[str, ...] = ("NER", "RE")
+    is_plugin: bool = False
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A mention as a file gives it: `name` is what relations call it, `surface` its text, where the file repeats it."""
+
+    start: int
+    end: int
+    label: str
+    name: Any = None
+    surface: str | None = None
+
+
+UNITS: dict[str, Callable[[str], int]] = {
+    "characters": lambda c: 1,
+    "utf16": lambda c: 1 + (c > "\uffff"),
+    "utf8": lambda c: len(c.encode("utf-8", "surrogatepass")),
+}
+"""How many units of an offset a character takes: code points, JavaScript's UTF-16 code units, bytes."""
+
+
+def document(
+    text: Any,
+    mentions: Sequence[Mention],
+    relations: Iterable[tuple[str, Any, Any]],
+    place: str,
+    options: Options,
+    left_out: LeftOut,
+) -> Iterator[Sentence]:
+    """The sentence of a text, its mentions and relations (label, name of the head, name of the tail).
+
+    Blanks at the ends of a mention are cut off, a byte-order mark before the text is dropped; both move offsets. What
+    cannot be kept is counted. Raises ValueError for a mention that does not stand where it should.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{place}: the text is {type(text).__name__}, not a text")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        left_out["texts with a lone surrogate, which were decoded wrongly"] += 1
+        return
+    if not text.strip("\ufeff \t\r\n"):
+        left_out["texts without words"] += 1
+        return
+    entities: dict[Any, Entity] = {}
+    shift = text.startswith("\ufeff")
+    for mention, (start, end) in zip(mentions, _places(text, mentions, place, options.offsets), strict=True):
+        inside = text[start:end].strip("\ufeff").strip()
+        if not inside:
+            left_out["empty mentions"] += 1
+            continue
+        if len(inside) < end - start:
+            left_out["blanks at the ends of mentions"] += 1
+            start = text.index(inside, start)
+            end = start + len(inside)
+        if options.offsets in ("", "characters") and _cuts_a_word(text, start, end):
+            left_out[CUT] += 0 if mention.surface else 1
+        entity = Entity(mention.label, ((start - shift, end - shift),))
+        left_out["repeated mentions"] += entity in entities.values()
+        entities[len(entities) if mention.name is None else mention.name] = entity
+    joined = []
+    for label, head, tail in relations:
+        if all(isinstance(end, str | int | tuple) and end in entities for end in (head, tail)):
+            joined.append(Relation(label, entities[head], entities[tail]))
+        else:
+            left_out["relations without their mentions"] += 1
+    yield Sentence(text[shift:], list(dict.fromkeys(entities.values())), joined)
+
+
+CUT = "mentions that begin or end inside a word"
+"""Counted, not left out: their offsets may count something else."""
+
+
+def _cuts_a_word(text: str, start: int, end: int) -> bool:
+    return any(0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum() for at in (start, end))
+
+
+def _places(text: str, mentions: Sequence[Mention], place: str, unit: str) -> list[tuple[int, int]]:
+    """Start and end of each mention in characters. Where mentions repeat their texts, these say what offsets count."""
+    if not mentions:
+        return []
+    units = [unit] if unit else list(UNITS)
+    repeated = any(mention.surface is not None for mention in mentions)
+    fault = ""
+    for name, breaks, mark in (
+        [(u, b, m) for u in units for b in (2, 1) for m in (1, 0)] if repeated else [(units[0], 2, 1)]
+    ):
+        position = _positions(text, UNITS[name], breaks, mark)
+        places = [(_at(position, m.start), _at(position, m.end)) for m in mentions]
+        wrong = [
+            m
+            for m, (start, end) in zip(mentions, places, strict=True)
+            if not 0 <= start <= end or not (m.surface is None or _same(text[start:end], m.surface))
+        ]
+        if not wrong:
+            return places
+        fault = fault or _fault(wrong[0], len(position) - 1, unit)
+    raise ValueError(f"{place}: {fault}")
+
+
+def _positions(text: str, width: Callable[[str], int], breaks: int, mark: int) -> list[int]:
+    """The character at each offset, -1 inside one; `breaks` and `mark` are units of a CR LF and a byte-order mark."""
+    position: list[int] = []
+    for n, c in enumerate(text):
+        units = width(c)
+        if (n == 0 and c == "\ufeff" and not mark) or (breaks == 1 and c == "\n" and text[n - 1 : n] == "\r"):
+            units = 0
+        position += [n, *[-1] * (units - 1)][:units]
+    return [*position, len(text)]
+
+
+def _at(position: Sequence[int], offset: Any) -> int:
+    return position[offset] if type(offset) is int and 0 <= offset < len(position) else -1
+
+
+def _same(inside: str, surface: str) -> bool:
+    # Label Studio once wrote line breaks as a backslash and an n.
+    words = inside.split()
+    return words == surface.split() or (bool(words) and words == surface.replace("\\n", "\n").split())
+
+
+def _fault(mention: Mention, length: int, unit: str) -> str:
+    between = f"{mention.start!r} to {mention.end!r}"
+    if mention.surface is not None:
+        return f"{mention.surface[:60]!r} does not stand at {between} of its text"
+    other = "" if unit else "; if they count UTF-16 units or bytes, say --offsets utf16 or utf8"
+    return f"the mention of {mention.label!r} at {between} is no range of its text, which ends at {length}{other}"
