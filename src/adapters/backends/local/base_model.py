@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from adapters.backends.hub_cache import snapshot
 from adapters.console import phase
 from adapters.errors import UserError, hint
 from adapters.files import sha256
@@ -23,7 +24,7 @@ from adapters.files import sha256
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What to load as the base model, and the Hub id that a published adapter names."""
+    """What to load as the base model, and the Hub id and revision that a published adapter names."""
 
     load: str
     hub_id: str
@@ -59,7 +60,9 @@ def resolve(base: str, revision: str | None = None) -> Base:
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no config.json, so it is not a model folder.", at=AT)
+            snapshots = [p.parent for p in sorted(folder.glob("snapshots/*/config.json"))]
+            inside = f" A model is inside it: {snapshots[-1]}." if snapshots else ""
+            raise UserError(f"{folder} holds no config.json, so it is not a model folder.{inside}", at=AT)
         if not any(folder.glob("*.safetensors")):
             pickled = next((p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
             reason = f"its {pickled} is a pickle, which can run any code when it is read" if pickled else "no weights"
@@ -68,6 +71,8 @@ def resolve(base: str, revision: str | None = None) -> Base:
                 "transformers and call save_pretrained.",
                 at=AT,
             )
+        if cached := snapshot(folder.absolute()):
+            return Base(str(folder), *cached)
         marker = folder / "hub_id"  # a published adapter must not name a local path
         return Base(str(folder), marker.read_text().strip() if marker.is_file() else folder.name)
     if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
