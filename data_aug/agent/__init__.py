@@ -56,7 +56,9 @@ def turns(episode: Mapping[str, Any], *, prompt: str = "messages") -> list[Row]:
         if not target or n == 0 or message["content"] is None or read(env, message["content"]).kind is None:
             continue
         if message.get("tool_calls"):
-            raise ValueError(f"message {n + 1} is a target and has tool_calls: a target is text, so write the call there")
+            raise ValueError(
+                f"message {n + 1} is a target and has tool_calls: a target is text, so write the call there"
+            )
         history = [{key: value for key, value in m.items() if key != "target"} for m in messages[:n]]
         for earlier in history[:-1] if env == "alfworld" else ():
             if earlier["role"] == "user":

@@ -30,7 +30,8 @@ from adapters.types import Example, Message  # noqa: E402
 
 TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 SPECIAL = (
-    r"<turn\|>|<\|turn>|<channel\|>|<\|channel>|<\|[^<>|\s]{1,40}\|>|<[a-z_]{2,20}>|<｜[^<>]{1,40}｜>|\[/?INST\]|</s>|<s>"
+    r"<turn\|>|<\|turn>|<channel\|>|<\|channel>|<\|[^<>|\s]{1,40}\|>|<[a-z_]{2,20}>|"
+    r"<｜[^<>]{1,40}｜>|\[/?INST\]|</s>|<s>"
 )
 ANSWER = '[{"funder_name":"Sample Trust"}]'
 ASKED: tuple[Message, ...] = (
@@ -111,7 +112,9 @@ def test_what_stands_between_becomes_part_of_the_prompt_everywhere(tmp_path: Pat
 
 
 def test_a_model_that_thinks_writes_its_own_opening_and_check_names_it() -> None:
-    template = TURNS.replace("m['content']", "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m['content']")
+    template = TURNS.replace(
+        "m['content']", "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m['content']"
+    )
     encoder = Encoder(tokenizer(template + ASKS), thinking=True)
     assert encoder.text(ASKED).endswith("assistant\n")
     said = audited(encoder, ASKED)["warnings"]
