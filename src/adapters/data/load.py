@@ -11,6 +11,7 @@ import importlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -20,6 +21,7 @@ from typing import Any
 from adapters.data import preference
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.rows import BAD_ROW, read_file
+from adapters.data.unread import Noted
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.secrets import redact
@@ -96,7 +98,8 @@ def load_examples(
                 f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
                 at=key,
             )
-        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key)
+        unread: Counter[str] = Counter()
+        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, unread)
         empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
         settings = {"license": source.license, "generated": isinstance(source, SynthesizedSource)}
@@ -107,6 +110,8 @@ def load_examples(
             stats = NoiseStats()
             out.examples += _noisy_examples(clean, task, noiser, epochs, source.repeat, stats)
             entry["noise"] = stats.shares()
+        chosen_by = {*source.where, *([source.split.key] if source.split else [])}
+        entry["unread"] = {column: count for column, count in unread.most_common() if column not in chosen_by}
         out.ledger.append(entry)
         out.rejected += bad
         texts = [text_key(example) for _, example in clean]
@@ -116,14 +121,16 @@ def load_examples(
 
 
 def _clean_examples(
-    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath
+    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath, unread: Counter[str]
 ) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
     clean: list[tuple[Row, Example]] = []
     bad: list[Rejected] = []
     first: dict[bytes, int] = {}
     for number, row in rows:
-        example, reason = _example(task, row, source, number)
+        noted = Noted(row)
+        example, reason = _example(task, noted, source, number)
         if example is not None:
+            unread.update(noted.unread)
             # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
             content = repr(replace(example, meta={})).encode()
             earlier = first.setdefault(hashlib.blake2b(content, digest_size=16).digest(), number)

@@ -8,6 +8,7 @@ from typing import Any
 from adapters.backends.jobs import Evaluation, Job
 from adapters.data import duplicates
 from adapters.data.load import prompt_key
+from adapters.data.unread import SPOKEN
 from adapters.pipeline.plan import Plan
 
 
@@ -68,6 +69,10 @@ def findings(ledger: dict[str, Any]) -> list[str]:
         if stage["duplicates"]["near"] > 0.1:
             out.append(f"{name}: {stage['duplicates']['near']:.0%} of its rows nearly repeat another")
     sources = [s for part in (*ledger["stages"].values(), *ledger["tests"].values()) for s in part["sources"]]
+    for s in sources:
+        for column in SPOKEN:
+            if count := s.get("unread", {}).get(column):
+                out.append(f"nobody reads the column {column!r}, which {count} rows of {s['source']} have")
     if unlicensed := dict.fromkeys(s["source"] for s in sources if not s["license"] and not s["generated"]):
         out.append(f"no licence is stated for {', '.join(unlicensed)} (`license:` beside the source's path)")
     return out
