@@ -70,4 +70,4 @@ def not_all_empty(answers: Iterable[Answer]) -> Iterator[Answer]:
         if len(waiting) == FIRST:
             break
     if waiting:
-        raise EmptyAnswersError(f"the first {len(waiting)} answers are all empty. {EMPTY}")
+        raise EmptyAnswersError(f"the first {len(waiting)} answers are all empty. The model may end at once. {EMPTY}")
