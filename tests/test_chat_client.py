@@ -160,3 +160,54 @@ def test_samples_survive_a_torn_line_and_odd_line_ends(server: Server, tmp_path:
     assert len(server.bodies) == 4, "only the torn one is asked for again"
     assert len(run()) == 3
     assert len(server.bodies) == 4
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {"content": "\n"}, {}])
+def test_an_answer_that_a_reasoning_parser_took_for_a_thought_is_read(
+    server: Server, field: str, content: dict
+) -> None:
+    """The parser takes everything up to the end of a thought, which a model that does not think never writes."""
+    server.replies = [(200, {"choices": [{"message": {**content, field: "[1]"}, "finish_reason": "stop"}]})]
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert ask(Connection.open(server.url), extra=off)[0].text == ask(Connection.open(server.url))[0].text == "[1]"
+    on = {"chat_template_kwargs": {"enable_thinking": True}}
+    assert not ask(Connection.open(server.url), extra=on)[0].text.strip(), "the thought of a model that thinks"
+
+
+def test_a_thought_beside_an_answer_stays_out(server: Server) -> None:
+    server.replies = [(200, {"choices": [{"message": {"content": "[2]", "reasoning": "[1]"}}]})]
+    assert ask(Connection.open(server.url))[0].text == "[2]"
+
+
+def test_samples_that_are_all_empty_stop_the_work(server: Server, tmp_path: Path) -> None:
+    prompts = {str(n): [{"role": "user", "content": "?"}] for n in range(40)}
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 5}
+    connection = Connection.open(server.url)
+    server.replies = [(200, {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]})]
+    with pytest.raises(UserError, match=r"the first 16 answers are all empty\..*no --reasoning-parser"):
+        sample(connection, prompts, 1, tmp_path / "store.jsonl", lambda *_: None, **options)
+    assert not (tmp_path / "store.jsonl").exists(), "they are asked for again"
+    server.replies = [(200, {"choices": [{"message": {"content": ""}}]})] * 3 + [(200, GOOD)]
+    assert len(sample(connection, prompts, 1, tmp_path / "store.jsonl", lambda *_: None, **options)) == 40
+
+
+def test_tools_and_calls_are_sent_as_the_protocol_has_them(server: Server) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    call = {"type": "function", "function": {"name": "f", "arguments": {"q": "é"}}}
+    prompt: list[Any] = [
+        {"role": "user", "content": "?", "tools": [tool]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "x", "tool_call_id": "call_1_0"},
+    ]
+    Connection.open(server.url).complete(prompt, temperature=0, max_tokens=3)
+    [body] = server.bodies
+    assert (body["tools"], body["tool_choice"]) == ([tool], "none")
+    assert body["messages"][0] == {"role": "user", "content": "?"}
+    [sent] = body["messages"][1]["tool_calls"]
+    assert sent["id"] == "call_1_0"
+    assert json.loads(sent["function"]["arguments"]) == {"q": "é"}
+    assert body["messages"][2] == prompt[2]
+    server.bodies.clear()
+    ask(Connection.open(server.url))
+    assert server.bodies[0].keys() == {"model", "messages", "temperature", "max_tokens", "stream"}

@@ -44,19 +44,27 @@ def turns(episode: Mapping[str, Any], *, prompt: str = "messages") -> list[Row]:
     """
     env, messages = env_of(episode.get("env")), episode.get("messages")
     if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+        isinstance(m, dict)
+        and isinstance(m.get("role"), str)
+        and (isinstance(m.get("content"), str) or (m.get("content") is None and m.get("tool_calls")))
+        for m in messages
     ):
         raise ValueError("messages must be a list of messages with role and content")
     rows: list[Row] = []
     for n, message in enumerate(messages):
         target = message["role"] == "assistant" and message.get("target") != "no"
-        if not target or n == 0 or read(env, message["content"]).kind is None:
+        if not target or n == 0 or message["content"] is None or read(env, message["content"]).kind is None:
             continue
-        history = [{"role": m["role"], "content": m["content"]} for m in messages[:n]]
+        if message.get("tool_calls"):
+            raise ValueError(
+                f"message {n + 1} is a target and has tool_calls: a target is text, so write the call there"
+            )
+        history = [{key: value for key, value in m.items() if key != "target"} for m in messages[:n]]
         for earlier in history[:-1] if env == "alfworld" else ():
             if earlier["role"] == "user":
                 earlier["content"] = without_actions(earlier["content"])
         row: dict[str, Any] = {"id": f"{episode.get('id', 'trajectory')}-{n}", "env": env, prompt: history}
+        row |= {key: episode[key] for key in ("system", "tools") if episode.get(key)}
         row["completion"] = message["content"]
         if env == "alfworld" and (listed := available(messages[n - 1]["content"])):
             row["actions"] = listed

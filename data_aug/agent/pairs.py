@@ -109,7 +109,8 @@ def pair(row: Row, kind: str, rng: random.Random, *, control: bool = False) -> R
         "readable": other.kind is not None,
         "control": control,
     }
-    context = {k: v for k, v in row.items() if k in ("id", "env", "prompt", "messages", "actions", "table")}
+    kept = ("id", "env", "prompt", "messages", "system", "tools", "actions", "table")
+    context = {k: v for k, v in row.items() if k in kept}
     return {**context, "chosen": _agent(source.text), "rejected": _agent(rejected), "meta": meta}
 
 

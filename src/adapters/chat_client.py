@@ -27,6 +27,15 @@ ROW_ERRORS = (400, 413, 422)
 """Statuses that refuse one request (text too long, filtered). Any other refusal stops the work."""
 
 
+EMPTY = (
+    "A server that keeps thoughts apart may take whole answers for thoughts: start it without a reasoning parser "
+    "(vLLM, SGLang: no --reasoning-parser; Ollama: think off), or raise the limit of tokens if the model thinks"
+)
+"""What to do about empty answers."""
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Where servers put what their reasoning parser takes for a thought: SGLang and vLLM, vLLM and Ollama, Ollama."""
+
+
 class ServerError(RuntimeError):
     """The server does not answer, refuses the work, or does not speak chat completions."""
 
@@ -107,7 +116,8 @@ class Connection:
         extra: Mapping[str, Any] = {},
     ) -> list[Completion]:
         """N completions of a prompt. Raises PromptRefused, or ServerError where asking again cannot help."""
-        body = {"model": self.model, "messages": list(prompt), "temperature": temperature, "max_tokens": max_tokens}
+        body = {"model": self.model, **_spoken(prompt), "temperature": temperature, "max_tokens": max_tokens}
+        thinking = bool((extra.get("chat_template_kwargs") or {}).get("enable_thinking"))
         completions: list[Completion] = []
         while (missing := n - len(completions)) > 0:  # some servers give one choice whatever `n` says
             count = {"n": missing} if missing > 1 else {}
@@ -116,7 +126,7 @@ class Connection:
                 reason = f"HTTP {status}: {_reason(value)}"
                 message = f"{self.url} refuses the request for model {self.model!r}: {reason}"
                 raise PromptRefused(message, reason) if status in ROW_ERRORS else ServerError(message)
-            completions += self._choices(value)[:missing]
+            completions += self._choices(value, thinking)[:missing]
         return completions
 
     def log_probabilities(self, prompt: Sequence[Message], model: str, tokens: int) -> list[tuple[str, float]]:
@@ -124,7 +134,7 @@ class Connection:
 
         Raises ServerError.
         """
-        body = {"model": model, "messages": list(prompt), "temperature": 0, "max_tokens": tokens, "logprobs": True}
+        body = {"model": model, **_spoken(prompt), "temperature": 0, "max_tokens": tokens, "logprobs": True}
         status, value = self._request("POST", "chat/completions", {**body, "stream": False})
         try:
             steps = value["choices"][0]["logprobs"]["content"] if status == 200 else []
@@ -132,10 +142,10 @@ class Connection:
         except (LookupError, TypeError, ValueError):
             return []
 
-    def _choices(self, value: Any) -> list[Completion]:
+    def _choices(self, value: Any, thinking: bool) -> list[Completion]:
         try:
             tokens = int((value.get("usage") or {}).get("completion_tokens") or 0)
-            texts = [(str(c["message"]["content"] or ""), c.get("finish_reason") == "length") for c in value["choices"]]
+            texts = [(_said(c["message"], thinking), c.get("finish_reason") == "length") for c in value["choices"]]
         except (LookupError, TypeError, AttributeError, ValueError):
             texts = []
         if not texts:
@@ -184,7 +194,8 @@ def sample(
     """N completions of each prompt, as rows with id, completion and model, without those that the limit cut.
 
     Completions and refusals of single prompts are appended to `store`; what it holds already is not asked for again.
-    Raises UserError where asking again cannot help, and when the server refuses the first prompts and completed none.
+    Raises UserError where asking again cannot help, and when the server refuses the first prompts, or answers them
+    with nothing, and completed none.
     """
     records: list[Row] = [row for row in read_jsonl(store) if row.get("id") in prompts]
     stored = [row for row in records if row.get("model") == connection.model]
@@ -222,19 +233,47 @@ def _rows(connection: Connection, i: str, prompt: Sequence[Message], **options: 
 
 
 def _after_a_completion(replies: Iterator[list[Row]], completed: bool, first: int) -> Iterator[tuple[int, list[Row]]]:
-    """Numbered replies; refusals wait for a completion, as the request itself may be wrong.
+    """Numbered replies; refusals and empty ones wait for a completion, as the request itself may be wrong.
 
-    Raises ServerError when the `first` replies are all refusals.
+    Raises ServerError when the `first` replies are all refused or empty.
     """
     waiting: list[Row] = []
     for done, rows in enumerate(replies, 1):
         waiting += rows
-        completed = completed or "refused" not in rows[0]
+        completed = completed or any(row.get("completion", "").strip() for row in rows)
         if completed:
             yield done, waiting
             waiting = []
-        elif len(waiting) == first:
-            raise ServerError(rows[0]["refused"])
+        elif done == first:
+            refusals = [row["refused"] for row in waiting if "refused" in row]
+            raise ServerError(refusals[-1] if refusals else f"the first {done} answers are all empty. {EMPTY}")
+
+
+def _spoken(prompt: Sequence[Message]) -> dict[str, Any]:
+    """Messages and tools as OpenAI's requests have them: arguments as JSON, an id for each call, tools beside."""
+    turns: list[dict[str, Any]] = []
+    for turn in prompt:
+        spoken: dict[str, Any] = {key: value for key, value in turn.items() if key != "tools"}
+        if calls := turn.get("tool_calls"):
+            spoken["tool_calls"] = [
+                {
+                    "id": f"call_{len(turns)}_{n}",
+                    **c,
+                    "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"])},
+                }
+                for n, c in enumerate(calls)
+            ]
+        turns.append(spoken)
+    tools = prompt[0].get("tools") if prompt else None
+    # An answer is wanted as text, whatever it calls.
+    return {"messages": turns} | ({"tools": tools, "tool_choice": "none"} if tools else {})
+
+
+def _said(message: Mapping[str, Any], thinking: bool) -> str:
+    """A choice's text. What a reasoning parser takes for the thought of a model that does not think is its answer."""
+    thoughts = [str(message[key]) for key in REASONING if message.get(key)]
+    text = str((message.get("content") if thoughts else message["content"]) or "")
+    return thoughts[0] if thoughts and not thinking and not text.strip() else text
 
 
 def _decoded(data: bytes) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from adapters.data_aug.noise import Label
@@ -17,10 +17,17 @@ OldParameters = Mapping[str, tuple[str, Mapping[str, str]]]
 
 
 class Message(TypedDict):
-    """One turn of a chat prompt."""
+    """One turn of a chat prompt, in OpenAI's form; `arguments` of a tool call are an object.
+
+    `tools`, on the first message only, are the functions that the whole conversation may call.
+    """
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    name: NotRequired[str]
+    tool_call_id: NotRequired[str]
+    tools: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)

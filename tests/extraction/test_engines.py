@@ -24,7 +24,7 @@ from test_extract import echo_adapter, invoke, lines
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
-from adapters.extraction.engine import Answer, Options, Request
+from adapters.extraction.engine import Answer, EmptyAnswersError, Options, Request, not_all_empty
 from adapters.extraction.vllm_probe import Greedy, has_effect
 from adapters.tasks.funding import FundingTask
 
@@ -225,6 +225,48 @@ def test_what_the_server_does_not_take_is_left_out_and_said(source: Any, server:
     server.answer = lambda body: (404, {}, {"error": "no such model"})
     with pytest.raises(UserError, match="refuses the request for model 'tiny': HTTP 404: no such model"):
         connect(source, server)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_answers_behind_a_reasoning_parser_become_records(
+    source: Any, server: Server, tmp_path: Path, field: str
+) -> None:
+    server.answer = lambda _: said(None, message={"role": "assistant", "content": None, field: '[{"funder_name":"S"}]'})
+    out = tmp_path / "out.jsonl"
+    corpus = write_jsonl(tmp_path / "in.jsonl", funding_rows(2))
+    code, told = invoke(source.adapter, corpus, "-o", out, "--endpoint", server.url)
+    assert code == 0, told
+    assert [row["record"][0]["funder_name"] for row in lines(out)] == ["S", "S"]
+
+
+@pytest.mark.parametrize("n", [2, 30])
+def test_a_run_of_empty_answers_stops_and_keeps_no_row(source: Any, server: Server, tmp_path: Path, n: int) -> None:
+    server.answer = lambda _: said(None)
+    out = tmp_path / "out.jsonl"
+    command = (source.adapter, write_jsonl(tmp_path / "in.jsonl", funding_rows(n)), "-o", out, "--endpoint", server.url)
+    code, told = invoke(*command)
+    assert code == 1
+    assert f"the first {min(n, 8)} answers are all empty." in " ".join(told.split())
+    assert "no --reasoning-parser" in " ".join(told.split())
+    assert not out.exists()
+    server.answer = lambda _: said("[]")
+    code, told = invoke(*command)
+    assert code == 0, told
+    assert [row["record"] for row in lines(out)] == [[]] * n, "the rows are asked for again"
+
+
+def test_single_empty_answers_are_errors_of_their_rows() -> None:
+    def answers(*texts: str) -> list[Answer]:
+        made = (Answer(n, "", error="refused: x") if t == "!" else Answer(n, t) for n, t in enumerate(texts))
+        return list(not_all_empty(made))
+
+    assert [a.text for a in answers("", "", "x", "", "")] == ["", "", "x", "", ""]
+    assert [a.row for a in answers("!", "", "!", "x")] == [0, 2, 1, 3], "refusals do not wait"
+    assert [a.row for a in answers("!", "!")] == [0, 1]
+    with pytest.raises(EmptyAnswersError, match="the first 2 answers"):
+        answers("", "!", " ")
+    with pytest.raises(EmptyAnswersError, match="the first 8 answers"):
+        answers(*[""] * 8, "x")
 
 
 def with_log_probabilities(values: dict[str, list[float]]) -> Any:

@@ -57,13 +57,31 @@ def problems(folder: Path) -> list[str]:
     """Messages on what is wrong with an adapter folder; empty if nothing is."""
     if missing := [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]:
         return [f"{folder} has no {name}" for name in missing]
-    messages = []
+    messages = [empty] if (empty := _without_values(folder / WEIGHTS)) else []
     for name, digest in read_json(folder / MANIFEST).get("files", {}).items():  # other tools' adapters have none
         if not (folder / name).is_file():
             messages.append(f"{folder / name} is missing")
         elif name in (WEIGHTS, CONFIG) and sha256(folder / name) != digest:
             messages.append(f"{folder / name} was changed after training")
     return messages
+
+
+def _without_values(weights: Path) -> str | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no mapping
+    except SafetensorError:  # what loads it says it better, and the echo backend's file is none
+        return None
+    empty = sum(0 in shape for shape in shapes)
+    if not empty:
+        return None
+    return (
+        f"{weights} has no values in {empty} of its {len(shapes)} tensors: it was saved under ZeRO-3 (or FSDP) without "
+        "gathering the weights, so train again, or save it again from its checkpoint, with "
+        "stage3_gather_16bit_weights_on_model_save: true"
+    )
 
 
 def weights_hash(folder: Path | None) -> str | None:

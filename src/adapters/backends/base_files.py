@@ -54,7 +54,9 @@ def local_folder(base: str) -> Path | None:
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} holds no config.json, so it is not a model folder.", at=AT)
+            snapshots = [p.parent for p in sorted(folder.glob("snapshots/*/config.json"))]
+            inside = f" A model is inside it: {snapshots[-1]}." if snapshots else ""
+            raise UserError(f"{folder} holds no config.json, so it is not a model folder.{inside}", at=AT)
         if not any(folder.glob("*.safetensors")):
             pickled = next((p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")), None)
             reason = f"its {pickled} is a pickle, which can run any code when it is read" if pickled else "no weights"

@@ -1,16 +1,22 @@
-"""Preference pairs as rows, for DPO.
+"""Preference pairs as rows, for DPO, and conversations in rows.
 
 A row with `prompt` and `rejected` needs no task: `prompt` is a text or a list of messages, `chosen` and `rejected` are
-each a text or a list of one assistant message, `gold` and `meta` are handed on. A row of the task's own columns that
-also has `rejected` (and perhaps `chosen`) is read by the task, and gets that other side.
+each a text or a list of one assistant message, `gold` and `meta` are handed on. `system` is put in front of the prompt,
+and `tools` are the functions that its conversation may call. A row of the task's own columns that also has `rejected`
+(and perhaps `chosen`) is read by the task, and gets that other side.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from adapters.types import Example, Message, Row, Task
+
+TURN_KEYS: Final = ("role", "content", "tool_calls", "name", "tool_call_id", "tools")
+"""Keys of a message that reach the chat template."""
 
 
 def example(task: Task, row: Row, *, source: str, id: str) -> Example:
@@ -19,10 +25,22 @@ def example(task: Task, row: Row, *, source: str, id: str) -> Example:
         return task.example(row, source=source, id=id)
     rejected = side(row, "rejected")
     if "prompt" in row:
-        prompt, chosen = messages(row["prompt"]), side(row, "chosen")
+        prompt, chosen = conversation(row, "prompt"), side(row, "chosen")
         return Example(id, source, prompt, chosen, rejected, row.get("gold"), meta(row))
     own = task.example(row, source=source, id=id)
     return replace(own, rejected=rejected, completion=side(row, "chosen") if row.get("chosen") else own.completion)
+
+
+def conversation(row: Row, column: str) -> tuple[Message, ...]:
+    """The messages of a column, with the row's own `system` and `tools`. Raises ValueError."""
+    turns = messages(row[column])
+    system, tools = row.get("system"), row.get("tools")
+    if system is not None and not isinstance(system, str):
+        raise ValueError(f"system must be a text, not {type(system).__name__}")
+    if system and any(turn["role"] in ("system", "developer") for turn in turns):
+        raise ValueError(f"the row has a system message twice: in the column system and in {column}")
+    turns = ({"role": "system", "content": system}, *turns) if system else turns
+    return turns if tools is None else ({**turns[0], "tools": _tools(tools)}, *turns[1:])
 
 
 def messages(value: Any) -> tuple[Message, ...]:
@@ -30,12 +48,14 @@ def messages(value: Any) -> tuple[Message, ...]:
     if isinstance(value, str) and value:
         return ({"role": "user", "content": value},)
     turns = list(value) if isinstance(value, list | tuple) else []
-    texts = [m.get(key) for m in turns if isinstance(m, dict) for key in ("role", "content")]
-    if not turns or len(texts) < 2 * len(turns) or not all(isinstance(text, str) for text in texts):
+    if not turns or not all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in turns):
         raise ValueError("prompt must be a text or a list of messages with role and content")
-    if turns[-1]["role"] == "assistant":
+    read = tuple(_message(m, f"message {n}") for n, m in enumerate(turns, 1))
+    if read[-1]["role"] == "assistant":
         raise ValueError("the prompt ends with the assistant's own turn; it must end where the answer starts")
-    return tuple({"role": m["role"], "content": m["content"]} for m in turns)
+    if any("tools" in turn for turn in read[1:]):
+        raise ValueError("tools belong to the whole conversation: a column of the row, or a key of its first message")
+    return read
 
 
 def meta(row: Row) -> dict[str, Any]:
@@ -50,9 +70,82 @@ def side(row: Row, name: str) -> str:
     """One completion of a pair as text. Raises ValueError."""
     value = row.get(name)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        if value[0].get("role") != "assistant":
+        turn = _message(value[0], name)
+        if turn["role"] != "assistant":
             raise ValueError(f"{name} must be a message of the assistant")
-        value = value[0].get("content")
+        if odd := [key for key in turn if key not in ("role", "content")]:
+            raise ValueError(f"{name} has {odd[0]}, and an answer is trained as text: write it as the model does")
+        value = turn["content"]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} must be a text or a list of one assistant message, without the prompt's messages")
     return value
+
+
+def _message(given: Mapping[str, Any], place: str) -> Message:
+    # A null says that there is no such key: tables fill the keys of all their messages with it.
+    turn = {key: value for key, value in given.items() if value is not None}
+    if odd := [key for key in turn if key not in TURN_KEYS]:
+        raise ValueError(
+            f"{place} has the key {odd[0]!r}, which would not reach the prompt; known: {', '.join(TURN_KEYS)}"
+        )
+    for key in ("role", *(turn.keys() & {"name", "tool_call_id"})):
+        if not isinstance(turn.get(key), str):
+            raise ValueError(f"{place}: {key} must be a text, not {type(turn.get(key)).__name__}")
+    out: Message = {"role": turn["role"], "content": _content(turn.get("content", ""), place)}
+    if calls := turn.get("tool_calls"):
+        out["tool_calls"] = [_call(call, place) for call in _list(calls, f"{place}: tool_calls")]
+        if out["role"] != "assistant":
+            raise ValueError(f"{place} has tool_calls, which only the assistant makes")
+    elif not out["content"] and ("content" not in turn or out["role"] == "assistant"):
+        raise ValueError(f"{place} is an empty turn: its content is empty or null, and it has no tool_calls")
+    for name in ("name", "tool_call_id"):
+        if name in turn:
+            out[name] = turn[name]
+    if "tools" in turn:
+        out["tools"] = _tools(turn["tools"])
+    return out
+
+
+def _content(value: Any, place: str) -> str:
+    """A message's text; of OpenAI's list of parts, all texts."""
+    parts = [{"text": value}] if isinstance(value, str) else value
+    texts = [p.get("text") if isinstance(p, Mapping) else p for p in parts] if isinstance(parts, list | tuple) else [0]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{place}: content must be a text or a list of text parts (role and content)")
+    return "".join(map(str, texts))
+
+
+def _call(value: Any, place: str) -> dict[str, Any]:
+    function = value.get("function") if isinstance(value, Mapping) else None
+    arguments = function.get("arguments", {}) if isinstance(function, Mapping) else None
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            arguments = None
+    if (
+        not isinstance(function, Mapping)
+        or not isinstance(function.get("name"), str)
+        or not isinstance(arguments, Mapping)
+    ):
+        raise ValueError(f"{place}: a tool call is {{'function': {{'name': TEXT, 'arguments': OBJECT or its JSON}}}}")
+    known = {"id": value["id"]} if isinstance(value.get("id"), str) else {}
+    return {**known, "type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
+
+
+def _tools(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"tools is text, but not JSON: {error}") from None
+    tools = _list(value, "tools")
+    if not all(isinstance(tool, Mapping) for tool in tools):
+        raise ValueError("tools must be a list of JSON schemas of functions")
+    return [dict(tool) for tool in tools]
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{what} must be a list, not {type(value).__name__}")
+    return list(value)

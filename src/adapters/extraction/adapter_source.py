@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapters.backends import adapter_folder
+from adapters.backends.hub_cache import snapshot
 from adapters.errors import UserError
 from adapters.files import read_json, sha256
 from adapters.pipeline.run_folder import RunFolder
@@ -129,7 +130,9 @@ def _base(folder: Path, trained_on: Any, given: str | None) -> str:
     base = given or (trained_on if here else named)
     if not isinstance(base, str) or not base:
         raise UserError(f"{folder / adapter_folder.CONFIG} does not name the base model; give it with --base.")
-    return base
+    # An adapter from elsewhere may name the cache of the machine it was trained on.
+    cached = None if Path(base).expanduser().is_dir() else snapshot(base)
+    return cached[0] if cached else base
 
 
 def _yaml(path: Path) -> dict[str, Any]:

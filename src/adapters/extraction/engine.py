@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
+from adapters.chat_client import EMPTY
 from adapters.types import Message
 
 
@@ -42,3 +44,30 @@ class Options:
     model: str | None = None
     api_key_env: str | None = None
     concurrency: int | None = None
+
+
+FIRST = 8
+"""Answers that are looked at before a run is believed to give any."""
+
+
+class EmptyAnswersError(RuntimeError):
+    """Every answer of a run is empty."""
+
+
+def not_all_empty(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """The answers as they come, once one holds text. Raises EmptyAnswersError when the first `FIRST` hold none."""
+    # Empty ones wait: a row that was answered is not asked again.
+    waiting: list[Answer] = []
+    answers = iter(answers)
+    for answer in answers:
+        if answer.text.strip():
+            yield from chain(waiting, [answer], answers)
+            return
+        if answer.error is not None:
+            yield answer
+            continue
+        waiting.append(answer)
+        if len(waiting) == FIRST:
+            break
+    if waiting:
+        raise EmptyAnswersError(f"the first {len(waiting)} answers are all empty. The model may end at once. {EMPTY}")

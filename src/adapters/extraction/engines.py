@@ -36,7 +36,7 @@ def make(name: str, source: Source, options: Options, note: Callable[[str], None
             )
         from adapters.extraction.local_engines import vllm_engine
 
-        return vllm_engine(source, options, WINDOW)
+        return vllm_engine(source, options, WINDOW, note)
     from adapters.extraction.local_engines import transformers_engine
 
     return transformers_engine(source, options, WINDOW, note)

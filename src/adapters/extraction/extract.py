@@ -26,7 +26,7 @@ from adapters.environment import versions
 from adapters.errors import UserError, hint
 from adapters.extraction import files
 from adapters.extraction.adapter_source import Source
-from adapters.extraction.engine import Answer, Engine, Request
+from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.files import read_json, sha256, write_json
@@ -229,7 +229,8 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
             requests = _requests(job, journal, asked, done)
             synced = began
             if first := next(requests, None):
-                for answer in engine()(chain([first], requests)):
+                answers = engine()(chain([first], requests))
+                for answer in answers if resumed else not_all_empty(answers):
                     done(_record(job, asked.pop(answer.row), answer))
                     if time.monotonic() - synced > SYNC_SECONDS:
                         journal.sync()

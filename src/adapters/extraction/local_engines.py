@@ -31,7 +31,7 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
     """The adapter merged into its base; batches sorted by length inside a window."""
     quiet_libraries()
     prepare_cpu()
-    base, encoder = _load(source)
+    base, encoder = _load(source, note)
     model = load_merged(base, source.model, source.adapter)
     if on_gpu():
         model = model.to(torch.accelerator.current_accelerator())
@@ -52,7 +52,7 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
     return answer
 
 
-def vllm_engine(source: Source, options: Options, window: int) -> Engine:
+def vllm_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
     """An engine of vLLM in this process: LoRA request, prefix cache, structured output.
 
     Raises UserError when vLLM answers the same with and without the adapter.
@@ -60,7 +60,7 @@ def vllm_engine(source: Source, options: Options, window: int) -> Engine:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    base, encoder = _load(source)
+    base, encoder = _load(source, note)
     rank = json.loads((source.adapter / CONFIG).read_text(encoding="utf-8")).get("r", 16)
     folder = _under_served_names(source.adapter, base)
     llm = vllm_probe.open_llm(base.load, base.revision, rank, source.model.dtype, enable_prefix_caching=True)
@@ -111,11 +111,12 @@ def _under_served_names(adapter: Path, base: base_model.Base) -> Path:
     return folder
 
 
-def _load(source: Source) -> tuple[base_model.Base, Encoder]:
+def _load(source: Source, note: Callable[[str], None]) -> tuple[base_model.Base, Encoder]:
     base = base_model.resolve(source.model.base, source.model.revision)
     # A bundle carries the tokenizer and chat template it was trained with.
     own = (source.adapter / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(base_model.Base(str(source.adapter), base.hub_id) if own else base)
+    stored = base_model.Base(str(source.adapter), base.hub_id) if own else base
+    tokenizer = load_tokenizer(stored, source.model, template_of=base if own else None, note=note)
     return base, Encoder(tokenizer, source.model.thinking)
 
 

@@ -149,7 +149,7 @@ def _turn(row: Row) -> Row:
     read = AgentTask().example(row)
     column = "prompt" if "prompt" in row else "messages"
     gold = {key: read.gold[key] for key in ("env", "actions", "table")}
-    return {"id": row["id"], **gold, column: list(preference.messages(row[column])), "completion": read.completion}
+    return {"id": row["id"], **gold, column: list(preference.conversation(row, column)), "completion": read.completion}
 
 
 def _estimate(example: Example) -> int:

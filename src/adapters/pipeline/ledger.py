@@ -10,6 +10,9 @@ from adapters.data import duplicates
 from adapters.data.load import prompt_key
 from adapters.pipeline.plan import Plan
 
+PROMPT_COLUMNS = ("system", "tools", "tool_calls", "history", "messages", "images", "instruction", "input")
+"""Columns in which data sets of conversations keep parts of the prompt."""
+
 
 def of_plan(plan: Plan) -> dict[str, Any]:
     """The ledger of a plan, as in `ledger.json`. 100,000 rows take some ten seconds."""
@@ -71,6 +74,10 @@ def findings(ledger: dict[str, Any]) -> list[str]:
         if stage["duplicates"]["near"] > 0.1:
             out.append(f"{name}: {stage['duplicates']['near']:.0%} of its rows nearly repeat another")
     sources = [s for part in (*ledger["stages"].values(), *ledger["tests"].values()) for s in part["sources"]]
+    for s in sources:
+        for column in PROMPT_COLUMNS:
+            if count := s.get("unread", {}).get(column):
+                out.append(f"nobody reads the column {column!r}, which {count} rows of {s['source']} have")
     if unlicensed := dict.fromkeys(s["source"] for s in sources if not s["license"] and not s["generated"]):
         out.append(f"no licence is stated for {', '.join(unlicensed)} (`license:` beside the source's path)")
     return out

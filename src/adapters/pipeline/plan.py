@@ -284,7 +284,8 @@ def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, pr
 
 
 def _model_settings(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model.model_dump(exclude={"speedups"})  # they change results by rounding at most
+    # Speed-ups change results by rounding at most; pad_token is left out where it is not set, as before there was one.
+    return recipe.model.model_dump(exclude={"speedups"} | ({"pad_token"} if recipe.model.pad_token is None else set()))
 
 
 def _lora_settings(recipe: Recipe) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
     work.parent.mkdir(parents=True, exist_ok=True)
     try:
         merged.config._name_or_path = base.hub_id  # no path of this machine
+        merged.generation_config.eos_token_id = encoder.stops(merged.generation_config)
         merged.save_pretrained(work)
         encoder.tokenizer.save_pretrained(work)
         del model, peft, merged

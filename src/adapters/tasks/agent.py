@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from adapters.data.preference import messages as read_messages
+from adapters.data.preference import conversation as read_conversation
 from adapters.data.preference import meta as read_meta
 from adapters.data.preference import side
 from adapters.data_aug.noise import Label
@@ -136,8 +136,8 @@ class AgentTask:
         return any(read(env, completion).kind for env in ([self.env] if self.env else ENVS))
 
     def _conversation(self, row: Row) -> tuple[Message, ...]:
-        value = row.get("prompt", row.get("messages"))
-        return () if value is None else read_messages(value)
+        column = "prompt" if "prompt" in row else "messages"
+        return () if row.get(column) is None else read_conversation(row, column)
 
     def _prompt(self, row: Row) -> tuple[Message, ...]:
         conversation = self._conversation(row)
@@ -147,7 +147,13 @@ class AgentTask:
             return conversation
         instructions = {"dbbench": self.dbbench, "alfworld": self.alfworld, "fc": self.fc, "react": self.react}
         first = instructions[env_of(row.get("env") or self.env)]
-        return ({"role": "user", "content": first}, {"role": "assistant", "content": "OK."}, *conversation)
+        opening: tuple[Message, ...] = ({"role": "user", "content": first}, {"role": "assistant", "content": "OK."})
+        if conversation[0]["role"] == "system":  # templates take a system message at the start only
+            return (conversation[0], *opening, *conversation[1:])
+        if tools := conversation[0].get("tools"):
+            rest: Any = {key: value for key, value in conversation[0].items() if key != "tools"}
+            return ({**opening[0], "tools": tools}, opening[1], rest, *conversation[1:])
+        return (*opening, *conversation)
 
     def _completion(self, row: Row) -> str | None:
         if row.get("completion") is not None:

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from transformers import AutoConfig, dynamic_module_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import dpo, kernels, packing, sharding, trainer_args, training, vllm_sampling
 from adapters.backends.local.generate import LocalSampler
@@ -90,8 +91,10 @@ class LocalBackend(TokenizingBackend):
     def describe(self) -> dict[str, Any]:
         """What the manifest records about the base model."""
         base = self.base
-        # The commit that a branch or tag means today; a published adapter names it. None for local files.
+        # The commit that a branch or tag means today; a published adapter names it. None for local files that do not.
         commit = getattr(AutoConfig.from_pretrained(base.load, revision=base.revision), "_commit_hash", None)
+        if cached := snapshot(Path(base.load).absolute()):
+            commit = cached[1]
         return {"base": self.recipe.model.base, "hub_id": base.hub_id, "revision": base.revision, "commit": commit}
 
     def memory(
@@ -122,6 +125,8 @@ class LocalBackend(TokenizingBackend):
         """Train one stage; rank 0 writes the adapter and its tokenizer into `folder`."""
         set_seed(self.recipe.seed)
         model = load_base(self.base, self.recipe.model)
+        # TRL, vLLM and generate end completions where this says so, and a base need not name the token that is taught.
+        model.generation_config.eos_token_id = self.encoder.stops(model.generation_config)
         if start is None:
             adapter = new_adapter(model, self.recipe.lora, self.base)
         else:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from adapters.backends.base_files import AT as AT
 from adapters.backends.base_files import WHEELS as WHEELS
 from adapters.backends.base_files import Wheel, known_wheel, local_folder
+from adapters.backends.hub_cache import snapshot
 from adapters.console import phase
 from adapters.errors import UserError
 from adapters.files import sha256
@@ -25,7 +26,7 @@ from adapters.files import sha256
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What to load as the base model, and the Hub id that a published adapter names."""
+    """What to load as the base model, and the Hub id and revision that a published adapter names."""
 
     load: str
     hub_id: str
@@ -43,6 +44,8 @@ def resolve(base: str, revision: str | None = None) -> Base:
     folder = local_folder(base)
     if folder is None:
         return Base(base, base, revision)
+    if cached := snapshot(folder.absolute()):
+        return Base(str(folder), *cached)
     marker = folder / "hub_id"  # a published adapter must not name a local path
     return Base(str(folder), marker.read_text().strip() if marker.is_file() else folder.name)
 

@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 
 from adapters.backends.json_stop import JsonEnd
-from adapters.backends.local.model import Encoder, end_tokens, on_gpu
+from adapters.backends.local.model import Encoder, on_gpu
 from adapters.backends.local.speedups import decoding
 from adapters.types import Message, Progress, Sample
 
@@ -36,7 +36,7 @@ class LocalSampler:
         speedups: bool = True,
     ) -> None:
         self.model, self.encoder, self.rank, self.world = model, encoder, rank, world
-        self.stops = {*end_tokens(model.generation_config), encoder.end}
+        self.stops = set(encoder.stops(model.generation_config))
         self.stop_at_json, self.context = stop_at_json, context
         self.shares = speedups and decoding.can_share(model)
         # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.

@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
-from trl import GRPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from adapters.backends.local import training
-from adapters.backends.local.base_model import AT
 from adapters.backends.local.dpo import _pairs
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import Encoder
-from adapters.errors import UserError
 from adapters.types import Example, Message
 
+EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>\s*")
 OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$", re.IGNORECASE)
 
 
@@ -32,17 +30,9 @@ def sft(encoder: Encoder, example: Example) -> list[int]:
 
 
 def grpo(encoder: Encoder, example: Example) -> list[int]:
-    """The tokens that TRL's own trainer makes of the prompt."""
-    trainer = SimpleNamespace(
-        processing_class=encoder.tokenizer,
-        chat_template=None,
-        chat_template_kwargs=encoder.template,
-        tools=None,
-        environment_factories=None,
-        _is_vlm=False,
-    )
-    ids: list[int] = list(GRPOTrainer._tokenize_prompts(trainer, [list(example.prompt)])[0][0])
-    return ids
+    """The tokens that TRL's trainer gets for the prompt."""
+    [row] = training._prompts([example])
+    return training.GroupPrompts(encoder)([row["prompt"]])[0][0]
 
 
 def dpo(encoder: Encoder, example: Example) -> list[int]:
@@ -63,7 +53,14 @@ def usage(encoder: Encoder, example: Example) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         encoder.tokenizer.save_pretrained(folder)
         published = AutoTokenizer.from_pretrained(folder)
-    return _rendered(published, example.prompt, **encoder.template)
+    return _with(encoder, tokenizer=published).prompts([example.prompt])[0]
+
+
+def _with(encoder: Encoder, **changed: Any) -> Encoder:
+    """The encoder with other attributes."""
+    other = copy(encoder)
+    vars(other).update(changed)
+    return other
 
 
 VIEWS: dict[str, Callable[[Encoder, Example], list[int]]] = {
@@ -99,16 +96,17 @@ def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -
     """
     first = next((e for e in examples if e.completion is not None), examples[0])
     pair = next((e for e in examples if e.rejected is not None), None) if "dpo" in kinds else None
-    try:
-        prompt = encoder.prompts([first.prompt])[0]
-    except Exception as error:  # a template may raise anything
-        raise UserError(f"the chat template refuses the prompt of row {first.id!r}: {error}", at=AT) from error
+    [(prompt, *_)] = encoder.tokens([first])
     errors, warnings = _problems(encoder, first, prompt)
+    for found, more in zip((errors, warnings), _beside_the_answer(encoder, first), strict=True):
+        found += more
     shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair is first else [first, pair])]
     for view in shown:
         if view["different"]:
             names = ", ".join(view["different"])
             errors.append(f"{names} would not get the prompt that the others get; the difference is shown above")
+    more_errors, more_warnings = _left_out(encoder, examples)
+    errors, warnings = errors + more_errors, warnings + more_warnings
     return {
         "shown": shown,
         "end_token": encoder.tokenizer.decode([encoder.end]),
@@ -156,18 +154,16 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
             )
         elif f"</{opened.group(1)}>" not in (example.completion or ""):
             warnings.append(f"model.thinking is true and {where}, but the targets hold no thought and do not close it")
-    bare = _rendered(tokenizer, messages, add_generation_prompt=False, **encoder.template)
-    if bare == prompt:
+    if encoder.between.strip() and encoder.rendered(messages, generation=False) == encoder.rendered(messages):
         errors.append("the chat template ignores add_generation_prompt: the prompt does not say that an answer follows")
-    plain = _rendered(tokenizer, messages)
+    [plain] = _with(encoder, template={}).prompts([messages])
     if plain != prompt:
         warnings.append(
             "without the template's switch (enable_thinking: "
             f"{str(thinking).lower()}) a user gets another prompt, which ends with {tokenizer.decode(plain)[-40:]!r}; "
             "the card's snippet passes it, and servers must too"
         )
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False, **encoder.template)
-    if tokenizer(text)["input_ids"] != prompt:
+    if tokenizer(encoder.rendered(messages))["input_ids"] != prompt:
         warnings.append(
             "the rendered prompt, tokenized as plain text, gets other tokens (a second start token, mostly)"
         )
@@ -200,10 +196,62 @@ def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> 
     }
 
 
-def _rendered(
-    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True, **template: Any
-) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True, **template
-    )["input_ids"]
-    return ids
+def _beside_the_answer(encoder: Encoder, example: Example) -> tuple[list[str], list[str]]:
+    """Errors and warnings on what a whole turn of the template holds beside the trained tokens."""
+    if example.completion is None:
+        return [], []
+    opening = (
+        f"the chat template writes {encoder.opening!r} between prompt and answer; the template that is saved with the "
+        "adapter has it in the prompt: give that one to servers (vLLM: --chat-template)"
+    )
+    warnings = [opening] if encoder.opening.strip() else []
+    answer: Message = {"role": "assistant", "content": example.completion}
+    try:
+        turn = encoder.rendered([*example.prompt, answer], generation=False)
+    except Exception as error:  # a template may raise anything
+        return [], [*warnings, f"the chat template refuses the answer of row {example.id!r}: {error}"]
+    missing, doubtful = _untrained(encoder, example, turn)
+    return [missing] if missing else [], [*warnings, doubtful] if doubtful else warnings
+
+
+def _untrained(encoder: Encoder, example: Example, turn: str) -> tuple[str, str]:
+    """An error and a warning on what stands before the answer in a whole turn and in the prompt; empty if the same."""
+    decode = encoder.tokenizer.decode
+    [(prompt, answer, _)] = encoder.tokens([example])
+    trained, context = decode(prompt + answer), decode(prompt)
+    whole = decode(
+        encoder.tokenizer(turn, add_special_tokens=False)["input_ids"]
+    )  # what it changes, it changes in both
+    if whole.startswith(trained) or trained.startswith(whole.rstrip()):
+        return "", ""
+    before, given, _ = whole.rpartition(decode(answer[:-1]).strip())
+    if not given:
+        return "", f"the chat template writes the answer in another form: …{whole[len(context) :][:80]!r}"
+    if before.startswith(context):
+        missing = before[len(context) :]
+        message = f"the chat template writes {missing!r} between prompt and answer, which is never trained"
+        return (message, "") if missing.strip() and not encoder.template["enable_thinking"] else ("", message)
+    pairs = enumerate(zip(before, context, strict=False))
+    same = next((n for n, (a, b) in pairs if a != b), min(len(before), len(context)))
+    if same == len(before) and EMPTY_THOUGHT.fullmatch(context[same:]):
+        return "", ""  # the thinking switch closes a thought that finished turns do not show
+    return (
+        "",
+        f"before an answer, a whole turn has {before[same:][-80:]!r} where the prompt has {context[same:][-80:]!r}",
+    )
+
+
+def _left_out(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> tuple[list[str], list[str]]:
+    """Errors on prompts without the text of their row, and warnings on keys of messages that the template ignores."""
+    lost, ignored = [], set()
+    for example in examples[:sample]:
+        text = encoder.text(example.prompt, row=example.id)
+        if any(m["content"].strip() not in text for m in example.prompt if m["role"] in ("user", "system")):
+            lost.append(example.id)
+        for key in ("name", "tool_call_id"):
+            if any(key in m for m in example.prompt):
+                bare: Any = [{k: v for k, v in m.items() if k != key} for m in example.prompt]
+                ignored |= {key} if encoder.rendered(bare) == text else set()
+    several = f"{len(lost)} of {min(len(examples), sample)} prompts do not hold the text of their row"
+    errors = [f"the chat template changes texts: {several}, the first is {lost[0]!r}"] if lost else []
+    return errors, [f"the chat template does not write {key!r} of messages" for key in sorted(ignored)]

@@ -183,12 +183,12 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     """Train one GRPO stage. Returns its steps, first KL, rewards and zero variance."""
     job, model = run.job, run.model
     rollouts = run.folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
-    # Gold goes by row number: Arrow would rewrite nested labels (missing keys come back as null).
-    rows = Dataset.from_list([{"prompt": list(e.prompt), "row": n} for n, e in enumerate(job.examples)])
+    rows = _prompts(job.examples)
     # TRL would shuffle each epoch as it comes, and a run that is resumed in a later one would begin with the first's.
     order = layout([0] * len(rows), stage.batch_size, job.steps, run.recipe.seed, by_length=False)
     rewards = [TrlReward(reward, job.examples, rollouts) for reward in job.rewards]
     trainer = run.trainer(GRPOTrainer, rows.select(order), reward_funcs=rewards)
+    trainer._tokenize_prompts = GroupPrompts(run.encoder)
     if stage.updates_per_generation > 1:
         log_importance_ratio(trainer)
     if stage.beta:
@@ -243,6 +243,22 @@ def _tokens(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
             for prompt, answer, _ in encoder.tokens(examples)
         ]
     )
+
+
+def _prompts(examples: Sequence[Example]) -> Dataset:
+    # Gold goes by row number and messages as text: Arrow would rewrite nested values (missing keys come back as null).
+    return Dataset.from_list([{"prompt": json.dumps(e.prompt), "row": n} for n, e in enumerate(examples)])
+
+
+class GroupPrompts:
+    """TRL's `_tokenize_prompts` for rows of `_prompts`: the tokens of all other uses, with the tools of each row."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Token ids; no images and no other fields."""
+        return self.encoder.prompts([json.loads(prompt) for prompt in prompts]), None, {}
 
 
 def nll(trainer: SFTTrainer, rows: Dataset, progress: Progress) -> float:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from adapters.data.rows import _DECODER, BAD_ROW, read_records
+from adapters.data.rows import BAD_ROW, DECODER, read_records
 
 HEAD = 1 << 20
 """Bytes by which a file is recognised."""
@@ -115,14 +115,14 @@ class Source:
                 if line.isspace():
                     continue
                 try:
-                    yield f"line {number}", _DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                    yield f"line {number}", DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except (ValueError, RecursionError) as error:
                     raise ValueError(f"line {number}: not valid JSON: {error}") from None
 
     @cached_property
     def _whole(self) -> Any:
         try:
-            return _DECODER.decode(self.path.read_text(encoding="utf-8-sig"))
+            return DECODER.decode(self.path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"is not valid JSON: {error}") from None
 
@@ -192,7 +192,7 @@ def _cell(column: str, text: str) -> Any:
     if text[:1] not in ("[", "{"):
         return text
     try:
-        value = _DECODER.decode(text)
+        value = DECODER.decode(text)
     except (ValueError, RecursionError):
         return text
     turns = isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
