@@ -66,6 +66,7 @@ SAME_CORPUS: dict[str, tuple[str, Any]] = {
     "hf names": ("hf", {"tokens": TEXT.split(), "tags": ["B-person", "I-person", "O", "O", "B-place", "O"]}),
     "hf types": ("hf", {"tokens": TEXT.split(), "labels": ["person", "person", "O", "O", "place", "O"]}),
     "hf numbers": ("hf", {"tokens": TEXT.split(), "ner_tags": [1, 2, 0, 0, 3, 0]}),
+    "hf words": ("hf", {"words": TEXT.split(), "ner": ["B-person", "L-person", "O", "O", "U-place", "O"]}),
     "doccano": ("doccano", {"id": 5, "text": TEXT, "label": [[0, 9, "person"], [18, 22, "place"]], "Comments": []}),
     "doccano before 1.6": ("doccano", {"data": TEXT, "labels": [[0, 9, "person"], [18, 22, "place"]]}),
     "doccano relations": (
@@ -556,6 +557,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             ["its first line is 'Some prose", "conll (CoNLL"],
         ),
         (b"<html><body/></html>", ["its first line is '<html>", "jats (JATS"]),
+        (b'{"funding_statement": "a", "funders": []}', ["holds rows for the task funding already"]),
         (b"[1, 2]", ["its first record is number: 1"]),
         (b"", ["it is empty"]),
         ("Grüße".encode("latin-1"), ["is not UTF-8: byte 0xfc at 2"]),

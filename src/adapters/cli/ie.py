@@ -99,7 +99,8 @@ def convert(
     print(f"{file}: read as {done.format.title}, {done.source.count:,} {done.format.unit}")
     for task, n in rows.items():
         labels = f"; schema: {', '.join(schemas[task])}" if task in schemas else ""
-        print(f"{out}: {n:,} {task} rows{f', {empty[task]:,} without labels' if done.to in LABELLED else ''}{labels}")
+        what = UNITS.get(done.to, f"{task} rows")
+        print(f"{out}: {n:,} {what}{f', {empty[task]:,} without labels' if done.to in LABELLED else ''}{labels}")
     for reason, n in done.notes.items():
         print(f"note: {n:,} {reason}")
     for reason, n in done.left_out.items():
@@ -108,6 +109,8 @@ def convert(
         print(f"labelling interface for Label Studio: {done.config}")
 
 
+UNITS = {"conll": "sentences", "labelstudio": "tasks", "spans": "texts"}
+"""What is written, where it is not rows of a task."""
 LABELLED = ("ie", "funding")
 """Targets whose rows have labels to count."""
 
@@ -133,7 +136,8 @@ def _write(done: Converted, out: Path) -> tuple[Counter[str], Counter[str], dict
         raise UserError(f"{done.source.path}: no row is left; left out: {done.left_out or 'nothing'}.")
     rows = chain([first], rows)
     if done.to in ("conll", "labelstudio"):
-        write_whole(out, "".join(rows) if done.to == "conll" else json.dumps(list(rows), ensure_ascii=False, indent=1))
+        tasks = (json.dumps(task, ensure_ascii=False) for task in rows)
+        write_whole(out, "".join(rows) if done.to == "conll" else "[\n" + ",\n".join(tasks) + "\n]\n")
     else:
         write_lines(rows, out)
     return counts, empty, schemas

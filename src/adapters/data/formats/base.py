@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def document(
     """
     if not isinstance(text, str):
         raise ValueError(f"{place}: the text is {type(text).__name__}, not a text")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+    if not text.isascii() and _SURROGATE.search(text):
         left_out["texts with a lone surrogate, which were decoded wrongly"] += 1
         return
     if not text.strip("\ufeff \t\r\n"):
@@ -103,6 +104,7 @@ def document(
     yield Sentence(text[shift:], list(dict.fromkeys(entities.values())), joined)
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 CUT = "mentions that begin or end inside a word"
 """Counted, not left out: their offsets may count something else."""
 
@@ -115,27 +117,35 @@ def _places(text: str, mentions: Sequence[Mention], place: str, unit: str) -> li
     """Start and end of each mention in characters. Where mentions repeat their texts, these say what offsets count."""
     if not mentions:
         return []
-    units = [unit] if unit else list(UNITS)
     repeated = any(mention.surface is not None for mention in mentions)
     fault = ""
-    for name, breaks, mark in (
-        [(u, b, m) for u in units for b in (2, 1) for m in (1, 0)] if repeated else [(units[0], 2, 1)]
-    ):
-        position = _positions(text, UNITS[name], breaks, mark)
+    for position in _readings(text, [unit] if unit else list(UNITS) if repeated else ["characters"], repeated):
         places = [(_at(position, m.start), _at(position, m.end)) for m in mentions]
-        wrong = [
-            m
-            for m, (start, end) in zip(mentions, places, strict=True)
-            if not 0 <= start <= end or not (m.surface is None or _same(text[start:end], m.surface))
-        ]
-        if not wrong:
+        wrong = next((m for m, place in zip(mentions, places, strict=True) if not _stands(text, m, *place)), None)
+        if wrong is None:
             return places
-        fault = fault or _fault(wrong[0], len(position) - 1, unit)
+        fault = fault or _fault(wrong, len(position) - 1, unit)
     raise ValueError(f"{place}: {fault}")
 
 
+def _stands(text: str, mention: Mention, start: int, end: int) -> bool:
+    return 0 <= start <= end and (mention.surface is None or _same(text[start:end], mention.surface))
+
+
+def _readings(text: str, units: Sequence[str], repeated: bool) -> Iterator[Sequence[int]]:
+    """The character at each offset, -1 inside one, in every way to count that makes a difference for the text."""
+    plain = text.isascii()
+    for unit in units[:1] if plain else units:
+        for breaks in (2, 1) if repeated and "\r\n" in text else (2,):
+            for mark in (1, 0) if repeated and text.startswith("\ufeff") else (1,):
+                if (plain or unit == "characters") and breaks == 2 and mark:
+                    yield range(len(text) + 1)
+                else:
+                    yield _positions(text, UNITS[unit], breaks, mark)
+
+
 def _positions(text: str, width: Callable[[str], int], breaks: int, mark: int) -> list[int]:
-    """The character at each offset, -1 inside one; `breaks` and `mark` are units of a CR LF and a byte-order mark."""
+    """Characters by offset; `breaks` and `mark` are units of a CR LF and of a byte-order mark before the text."""
     position: list[int] = []
     for n, c in enumerate(text):
         units = width(c)

@@ -69,6 +69,9 @@ def _fitting(candidate: Format, records: list[Any]) -> int:
 
 def _unknown(source: Source) -> str:
     """What an unknown file looks like, and what comes near to it."""
+    first = source.first[0] if source.has_records and source.first else None
+    if isinstance(first, dict) and {"funding_statement", "funders"} <= first.keys():
+        return f"{source.path} holds rows for the task funding already; recipes take it as it is."
     near = _near(source)
     examples = "".join(f"\n  {name} ({FORMATS[name].title}): {FORMATS[name].example}" for name in near)
     return (

@@ -82,9 +82,13 @@ _TAG_KEYS = ("ner_tags", "tags", "labels", "ner")
 
 def _tag_key(record: Any) -> str:
     """The key of the tags of a record; empty if it has none."""
-    if not isinstance(record, dict) or not isinstance(record.get("tokens"), list):
+    if not isinstance(record, dict) or not isinstance(record.get(_token_key(record)), list):
         return ""
     return next((k for k in _TAG_KEYS if isinstance(record.get(k), list) and _are_tags(record[k])), "")
+
+
+def _token_key(record: Any) -> str:
+    return "tokens" if "tokens" in record else "words"
 
 
 def _are_tags(value: list[Any]) -> bool:
@@ -96,12 +100,12 @@ def _hf(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentenc
     for place, record in source.records():
         if not (key := _tag_key(record)):
             raise ValueError(f"{place}: no tokens with {', '.join(_TAG_KEYS[:-1])} or ner, names or numbers")
-        tokens = _tokens(record["tokens"], place)
+        tokens = _tokens(record[_token_key(record)], place)
         if len(tokens) != len(record[key]):
             raise ValueError(f"{place}: {len(tokens)} tokens, but {len(record[key])} {key}")
         names = options.tag_names or source.label_names(key)
         rows.append((place, tokens, [_name(tag, names, key, place) for tag in record[key]]))
-        count_keys(record, ("tokens", key, "id"), left_out)
+        count_keys(record, (_token_key(record), key, "id"), left_out)
     seen = {tag for _, _, tags in rows for tag in tags}
     bare = are_bare_types(seen)
     for place, tokens, tags in rows:
@@ -130,7 +134,7 @@ HF = Format(
     "rows",
     {"ie": _hf},
     '{"tokens": ["Mira", "Holt", "flew"], "ner_tags": ["B-person", "I-person", "O"]}',
-    ("tokens", *_TAG_KEYS),
+    ("tokens", "words", *_TAG_KEYS),
     lambda record: bool(_tag_key(record)),
     tasks=("NER",),
 )
