@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from adapters.data_aug.noise import Label
@@ -14,6 +14,11 @@ Row = Mapping[str, Any]
 
 OldParameters = Mapping[str, tuple[str, Mapping[str, str]]]
 """Renamed parameters of a plug-in, its `old_parameters`: old name -> (new name, {old value: new value})."""
+
+
+JSON_SCHEMA: Final = "JSON Schema"
+SchemaParameter = Annotated[Mapping[str, Any], JSON_SCHEMA]
+"""Type of a plug-in's parameter that is a JSON Schema. In a recipe it may be a file or a class; see `registry`."""
 
 
 class Message(TypedDict):
@@ -111,7 +116,9 @@ class Task(Protocol):
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
-    - `modes`: {matching mode: what it means}, for people who read the figures.
+    - `modes`: {matching mode: what it means}, for people who read the figures;
+    - `findings(golds) -> [(sentence, key path)]`: what is odd about the training labels, for `adapters check`; the
+      path begins with the task's parameter that it is about, and may be empty.
     """
 
     text_field: str

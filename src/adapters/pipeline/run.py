@@ -23,6 +23,7 @@ from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures
 from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
+from adapters.plugins.registry import self_contained
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
@@ -86,7 +87,7 @@ def open_or_resume(plan: Plan) -> None:
         foreign = job.folder.is_dir() and not trained
         if foreign or (owner.is_file() and owner.read_text().partition(" ")[0] != job.fingerprint):
             old = read_json(path)
-            changed = _changes(present_keys(old), plan.file.tree) if old else []
+            changed = _changes(present_keys(old), _self_contained(plan)) if old else []
             manifest = adapter_folder.manifest(job.folder)
             if manifest and not changed and "fingerprint_version" not in manifest:
                 changed = [
@@ -98,10 +99,21 @@ def open_or_resume(plan: Plan) -> None:
                 f"--fork keeps the stages before {job.name} and trains from there; --fresh trains all stages again. "
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
-    write_json(path, plan.file.tree)
+    write_json(path, _self_contained(plan))
     write_json(plan.folder / "origin.json", {"folder": str(plan.file.folder.resolve())})
     if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
         shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
+
+
+def _self_contained(plan: Plan) -> dict[str, Any]:
+    """The recipe's keys, with the schemas that it names as they are now."""
+    tree = plan.file.tree
+    out = {**tree, "task": self_contained(tree["task"], plan.task), "stages": [dict(stage) for stage in tree["stages"]]}
+    for stage, job in zip(out["stages"], plan.jobs, strict=True):
+        if rewards := stage.get("rewards"):
+            instances = [named.reward for named in job.rewards]
+            stage["rewards"] = [self_contained(r, i) for r, i in zip(rewards, instances, strict=True)]
+    return out
 
 
 @contextmanager
@@ -189,7 +201,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "start_hash": adapter_folder.weights_hash(start),
             "reference": getattr(job.stage, "reference", None),
             "model": getattr(backend, "describe", dict)(),
-            "task": plan.recipe.task.model_dump(),
+            "task": self_contained(plan.recipe.task.model_dump(), plan.task),
             "thinking": plan.recipe.model.thinking,
             "figures": dict(figures),
             "steps": job.steps,
