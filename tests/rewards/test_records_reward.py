@@ -39,7 +39,10 @@ ORDER: dict[str, Any] = {
                     "price": {"type": "number", "x-tolerance": 0.01},
                     "parts": {
                         "type": "array",
-                        "items": {"type": "object", "properties": {"no": {"type": "integer"}, "by": {"type": "string"}}},
+                        "items": {
+                            "type": "object",
+                            "properties": {"no": {"type": "integer"}, "by": {"type": "string"}},
+                        },
                     },
                 },
             },

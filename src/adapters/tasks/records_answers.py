@@ -86,11 +86,10 @@ def of_row(node: Node, row: Row) -> dict[str, Any]:
 
 
 def _of_columns(node: Node, row: Row) -> dict[str, Any]:
-    columns = [name for name in node.fields if name in row]
-    if not columns:
+    if not any(name in row for name in node.fields):
         fields = ", ".join(list(node.fields)[:8])
         raise ValueError(f"there is no object: neither a column object (or gold), nor columns of its fields ({fields})")
-    return {name: _cell(node.fields[name], row[name], name) for name in columns}
+    return {name: _cell(inner, row.get(name), name) for name, inner in node.fields.items()}
 
 
 def _cell(node: Node, cell: Any, name: str) -> Any:
