@@ -69,7 +69,7 @@ GOLD: list[tuple[Task, Any, Example]] = [
     (FundingTask(), Funding(scorer="corrected", soft_ids=True), FUNDING),
     (IeTask(), InformationExtraction(), IE),
     (IeTask(), InformationExtraction(missing_answer="whole", tags="strict"), IE),
-    (RecordsTask(), Records(), RecordsTask().example(RecordsTask.example_rows[0], id="a")),
+    (RecordsTask(), Records(), RecordsTask().example(RecordsTask().example_rows[0], id="a")),
 ]
 AGENT = AgentTask()
 one_of_each = {row["env"]: row for row in synthesize(12, 0)}.values()

@@ -421,3 +421,30 @@ def test_receipts_depend_on_seed_and_row_alone() -> None:
 def test_the_recipe_has_the_schema_of_the_receipts() -> None:
     file = load_recipe(Path(__file__).parents[2] / "recipes" / "records_smollm2.yaml")
     assert file.recipe.task.params["schema"] == RECEIPT
+
+
+def test_a_reward_is_tried_and_scored_on_rows_of_its_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "invoice.schema.json").write_text(json.dumps(INVOICE))
+    rows = [{**row(), "id": str(n), "text": f"Bolt {n}", "completion": '{"vendor": "bolt"}'} for n in range(3)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    given = ["adapters.rewards.records:Records", "--task", TASK, "--set", "schema=invoice.schema.json"]
+    tried = CliRunner().invoke(app, ["rewards", "test", *given, "--data", "rows.jsonl", "--json"])
+    assert tried.exit_code == 0, tried.output
+    assert json.loads(tried.stdout)["variants"]["gold"]["mean"] == 1
+    scored = CliRunner().invoke(app, ["rewards", "score", given[0], "rows.jsonl", *given[1:]])
+    assert json.loads(scored.stdout.splitlines()[0])["reward"] == pytest.approx(2 / 3)
+    without = CliRunner().invoke(app, ["rewards", "test", *given])
+    assert without.exit_code == 2
+    assert "Give rows of your own: --data FILE" in without.stderr
+
+
+def test_the_file_of_a_schemas_class_is_listed_before_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "invoices.yaml").write_text(RECIPE % "./models.py:Invoice")
+    shown = CliRunner().invoke(app, ["check", "invoices.yaml", "--no-import"])
+    assert shown.exit_code == 0, shown.output
+    assert f"imports for its schema\n  {tmp_path / 'models.py'}" in shown.stdout

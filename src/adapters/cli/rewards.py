@@ -87,9 +87,11 @@ def try_out(
 
     named = _reward(name, [*(parameters or []), *(params or [])])
     reader = testing.reward_task(named.reward, name, task)
-    rows = testing.examples(reader, data, n=n)
+    shared = testing.shared_parameters(named.reward)
+    rows = testing.examples(reader, data, n=n, params=shared)
     try:
-        result = try_reward(named, rows, resolve("tasks", PluginSpec(use=reader)), limit=limit)
+        of_rows = resolve("tasks", PluginSpec.model_validate({"use": reader, **shared}))
+        result = try_reward(named, rows, of_rows, limit=limit)
     except ValueError as error:
         raise UserError(f"{data or 'the rows'}: {error}.") from None
     if as_json:
@@ -117,7 +119,9 @@ def score_rows(
     from adapters.evaluation import score_files
 
     named = _reward(name, params or [])
-    rows = score_files.score_rewards(named, file, task=testing.reward_task(named.reward, name, task))
+    reader = testing.reward_task(named.reward, name, task)
+    shared = testing.shared_parameters(named.reward)
+    rows = score_files.score_rewards(named, file, task=reader, params=shared)
     write_lines(rows, out)
     scores = [row["reward"] for row in rows if row["reward"] is not None]
     if scores:

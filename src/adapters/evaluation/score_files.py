@@ -48,9 +48,11 @@ def score_files(
     return {mode: result[mode]}, warnings
 
 
-def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[str, Any]]:
+def score_rewards(
+    reward: NamedReward, file: Path, *, task: str, params: Mapping[str, Any] = {}
+) -> list[dict[str, Any]]:
     """Reward and parts of each row's completion against the row's own gold."""
-    reader: Task = resolve("tasks", PluginSpec(use=task))
+    reader: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     places, texts, examples = list[int](), list[str](), list[Example]()
     for n, row in read_file(file, strict=True):
         places.append(n)

@@ -42,7 +42,6 @@ class RecordsTask:
     user: str = "{text}"
     normalise: str = "text"
     text_field: str = "text"
-    example_rows: ClassVar[tuple[Row, ...]] = records_answers.ROWS
     modes: ClassVar[dict[str, str]] = {
         "values": "a value counts at its path, lists without order; `all` is their sum",
         "objects": "a whole object counts when all its values match and no other is said",
@@ -66,9 +65,14 @@ class RecordsTask:
         return compiled(self.schema, self.normalise)
 
     @property
+    def example_rows(self) -> tuple[Row, ...]:
+        """Made-up rows; none where the schema is another than that of the receipts."""
+        return records_answers.ROWS if self.schema == RECEIPT else ()
+
+    @property
     def example_row(self) -> Row | None:
-        """The made-up row for a model card; None where the schema is another than that of the receipts."""
-        return self.example_rows[0] if self.schema == RECEIPT else None
+        """The first of them, for a model card."""
+        return next(iter(self.example_rows), None)
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """One row with its object. Raises ValueError for a row without text, or whose object does not fit."""
