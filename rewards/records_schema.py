@@ -90,7 +90,8 @@ class Node:
         elif self.item is not None:
             out = {"type": "array", "items": self.item.schema(), **self.checks}
         elif self.kind == "enum":
-            out = dict(self.checks)
+            texts = all(isinstance(value, str) for value in self.checks["enum"])
+            out = {**({"type": "string"} if texts else {}), **self.checks}
         else:
             out = {"type": "string" if self.kind in _FORMATS else self.kind, **self.checks}
         return {"anyOf": [out, {"type": "null"}]} if self.nullable else out

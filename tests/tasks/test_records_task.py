@@ -135,6 +135,11 @@ def test_an_object_that_does_not_fit_is_refused_with_its_place(values: dict, rea
         RecordsTask(schema=INVOICE).gold(row(**values))
 
 
+def test_a_forgotten_schema_is_said() -> None:
+    with pytest.raises(ValueError, match="schema of receipts, which the task reads without the parameter schema: "):
+        RecordsTask().gold(row())
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -342,11 +347,15 @@ def test_an_extracted_answer_is_read_as_it_is_scored() -> None:
     task = RecordsTask(schema=INVOICE)
     found = task.record(task.decode('Sure:\n```json\n{"total": 2, "vat_id": null, "vendor": "a", "lines": []}\n```'))
     assert found == {"vendor": "a", "vat_id": None, "total": 2}
+    spelled = '{"vendor": 7, "vat_id": "", "total": "1,200.50", "date": "12 March 2024", "lines": [{"what": 1.5}]}'
+    wanted = {"vendor": "7", "vat_id": "", "date": "2024-03-12", "total": 1200.5, "lines": [{"what": "1.5"}]}
+    assert task.record(task.decode(spelled)) == wanted
     for text, fault in (
         ('{"vendor": "a"', "not JSON"),
         ("[]", "not JSON: there is no object"),
         ('{"vendor": "a"}', "wrong shape: 'vat_id' is a required"),
-        ('{"vendor": "a", "vat_id": "", "total": "2"}', "wrong shape: total: '2' is not of type 'number'"),
+        ('{"vendor": "a", "vat_id": "", "total": "two"}', "wrong shape: total: 'two' is not of type 'number'"),
+        ('{"vendor": {"a": 1}, "vat_id": "", "total": [2]}', "wrong shape: total: "),
     ):
         with pytest.raises(ValueError, match=fault):
             task.record(task.decode(text))

@@ -85,7 +85,8 @@ class RecordsTask:
         node = self.node
         gold: dict[str, Any] = node.canonical(records_answers.of_row(node, row))
         if fault := problem(node, gold):
-            raise ValueError(f"the object does not fit the schema: {fault}")
+            which = " of receipts, which the task reads without the parameter schema" * (self.schema is RECEIPT)
+            raise ValueError(f"the object does not fit the schema{which}: {fault}")
         return gold
 
     def labels(self, row: Row) -> Iterator[Label]:
@@ -158,10 +159,10 @@ class RecordsTask:
         return reading.value
 
     def record(self, answer: Any) -> dict[str, Any]:
-        """A decoded answer in the order of the schema. Raises ValueError when it does not fit it."""
+        """A decoded answer in the order and the types of the schema. Raises ValueError when it does not fit it."""
         if not isinstance(answer, Mapping):
             raise ValueError(f"wrong shape: an object is wanted, not {type(answer).__name__}")
-        found: dict[str, Any] = self.node.canonical(answer)
+        found: dict[str, Any] = self.node.canonical(records_answers.typed(self.node, answer))
         if fault := problem(self.node, found):
             raise ValueError(f"wrong shape: {fault}")
         return found

@@ -93,25 +93,42 @@ def _of_columns(node: Node, row: Row) -> dict[str, Any]:
 
 
 def _cell(node: Node, cell: Any, name: str) -> Any:
-    """A table's cell as the value that it writes; the cell itself where it is none of the field's kind."""
     if not isinstance(cell, str):
         return cell
     if not cell.strip():
         return None
-    if node.kind in ("object", "array"):
-        try:
-            return json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name} is text, but not JSON: {error}") from None
-    if node.kind in ("number", "integer") and (found := number(cell)) is not None:
+    if node.kind not in ("object", "array"):
+        return _typed(node, cell)
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is text, but not JSON: {error}") from None
+
+
+def typed(node: Node, value: Any) -> Any:
+    """An answer with its values in the types of the schema, where the scorer would read them so."""
+    if isinstance(value, Mapping):
+        return {name: typed(node.fields[name], v) if name in node.fields else v for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [typed(node.item or node, item) for item in value]
+    return _typed(node, value)
+
+
+def _typed(node: Node, value: Any) -> Any:
+    """The value that a text writes; the text itself where it is none of the field's kind. A number may be a string."""
+    if node.kind == "string" and isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    if node.kind in ("number", "integer") and (found := number(value)) is not None:
         return int(found) if found.is_integer() else found
     if node.kind == "boolean":
-        return {"true": True, "false": False}.get(cell.strip().lower(), cell)
+        return {"true": True, "false": False}.get(value.strip().lower(), value)
     if node.kind == "date":
-        return day(cell) or cell
+        return day(value) or value
     if node.kind == "enum":
-        return next((value for value in node.checks["enum"] if str(value) == cell.strip()), cell)
-    return cell
+        return next((allowed for allowed in node.checks["enum"] if str(allowed) == value.strip()), value)
+    return value
 
 
 def wrong(node: Node, gold: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
