@@ -24,8 +24,8 @@ class Records:
     The score is F-beta over all values of the object. Where there is nothing to find and nothing was found it is 1;
     without a readable object it is 0 on every row: unreadable text is no empty prediction.
 
-    Parts: `readable`; `precision` and `recall`, where they are defined; and F1 of each field with a value on either
-    side, by its path.
+    Parts: `readable`; `precision` and `recall`, where they are defined; and `PATH f1` for each field with a value on
+    either side.
     """
 
     schema: SchemaParameter = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Records:
         parts = {"readable": 1.0}
         parts |= {"precision": whole.precision} if whole.pred else {}
         parts |= {"recall": whole.recall} if whole.gold else {}
-        parts |= {path: of_field.f() for path, of_field in counts.items() if of_field.gold or of_field.pred}
+        parts |= {f"{path} f1": of_field.f() for path, of_field in counts.items() if of_field.gold or of_field.pred}
         return Scored(whole.f(self.beta) if whole.gold or whole.pred else 1.0, parts)
 
     def _node(self, meta: Mapping[str, Any]) -> Node:

@@ -11,6 +11,8 @@ from adapters.rewards.records_schema import Node
 from adapters.rewards.records_values import is_empty, key, number, scalars
 from adapters.types import Counts
 
+ALL: Final = "(all)"
+"""Field of the sum over all others."""
 OUTSIDE: Final = "(not in the schema)"
 """Field of predicted values that stand where the schema has no value: unknown keys, an object for a text."""
 MAX_TEXT: Final = 1_000_000

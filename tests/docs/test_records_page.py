@@ -31,7 +31,7 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         done = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "120"})
         assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "runs/invoices/report.json").read_text())
-    assert report["sets"]["test"]["base"]["metrics"]["values"]["all"]["gold"] == 8
+    assert report["sets"]["test"]["base"]["metrics"]["values"]["(all)"]["gold"] == 8
     assert len((tmp_path / "receipts.jsonl").read_text().splitlines()) == 1000
 
 

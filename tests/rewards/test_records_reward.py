@@ -278,7 +278,7 @@ def test_the_reward_counts_as_the_task_does() -> None:
     rows = [task.example(row, id=row["id"]) for row in synthesize(20, 5)]
     for one, other in zip(rows, rng.sample(rows, len(rows)), strict=True):
         text = other.completion or ""
-        whole = task.counts(one.gold, text)["values"]["all"]
+        whole = task.counts(one.gold, text)["values"]["(all)"]
         for reward in (Records(beta=0.5), Records(beta=0.5, schema=RECEIPT)):
             assert reward(text, one).score == whole.f(0.5)
     assert Records(beta=0.5).formula() == "F0.5(values of the record, by field)"

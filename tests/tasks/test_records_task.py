@@ -108,7 +108,7 @@ def test_a_row_becomes_a_prompt_with_the_schema_and_a_target_that_fits_it() -> N
     wanted = '{"vendor":"Bolt","vat_id":null,"date":"2024-03-12","total":3.5,"lines":[{"what":"nut","n":2}]}'
     assert example.completion == wanted
     jsonschema.validate(json.loads(wanted), task.answer_schema())
-    assert task.counts(example.gold, wanted)["values"]["all"] == (5, 5, 5)
+    assert task.counts(example.gold, wanted)["values"]["(all)"] == (5, 5, 5)
     assert task.counts(example.gold, wanted)["objects"]["object"] == (1, 1, 1)
     short = RecordsTask(schema=INVOICE, system="", user="Read {schema}: {text}")
     [message] = short.prompt("{schema} {text}")
@@ -122,6 +122,7 @@ def test_a_row_becomes_a_prompt_with_the_schema_and_a_target_that_fits_it() -> N
         ({"total": "3.50"}, "total: '3.50' is not of type 'number'"),
         ({"total": -1}, "total: -1 is less than the minimum of 0"),
         ({"date": "12 March"}, "date: '12 March' is not a 'date'"),
+        ({"date": "2024-W10-2"}, "date: '2024-W10-2' is not a 'date'"),
         ({"vat_id": 7}, "vat_id: 7 is not of type 'string'"),
         ({"lines": [{"what": "a"}, {"n": 1}]}, r"lines\[1\]: 'what' is a required property"),
         ({"lines": [{"what": "a", "size": 1}]}, r"lines\[0\].size: the schema has no such field \(it has what, n\)"),
@@ -133,6 +134,25 @@ def test_a_row_becomes_a_prompt_with_the_schema_and_a_target_that_fits_it() -> N
 def test_an_object_that_does_not_fit_is_refused_with_its_place(values: dict, reason: str) -> None:
     with pytest.raises(ValueError, match=f"the object does not fit the schema: {reason}"):
         RecordsTask(schema=INVOICE).gold(row(**values))
+
+
+@pytest.mark.parametrize(("field", "value"), [("total", float("nan")), ("total", 10**400), ("at", "yesterday")])
+def test_gold_that_no_answer_could_match_is_refused(field: str, value: Any) -> None:
+    schema = json.loads(json.dumps(INVOICE))
+    schema["properties"]["at"] = {"type": "string", "format": "date-time"}
+    with pytest.raises(ValueError, match=f"a value that no answer could match: {field}: "):
+        RecordsTask(schema=schema).gold(row(**{field: value}))
+
+
+def test_fields_may_be_named_as_the_figures_are() -> None:
+    names = ("all", "readable", "precision", "object", "gold", "values")
+    task = RecordsTask(schema={"type": "object", "properties": {name: {"type": "string"} for name in names}})
+    example = task.example({"text": "x", **dict.fromkeys(names, "x")}, id="a")
+    assert example.gold == dict.fromkeys(names, "x")
+    assert task.counts(example.gold, '{"all": "x", "gold": "y"}')["values"]["(all)"] == (6, 2, 1)
+    parts = Records()('{"precision": "x", "gold": "y"}', example).parts
+    assert (parts["precision"], parts["readable"], parts["precision f1"]) == (0.5, 1, 1)
+    assert [label.path for label in task.labels({"text": "x", "gold": "x"})] == [("gold",)]
 
 
 def test_a_forgotten_schema_is_said() -> None:
@@ -322,9 +342,9 @@ def test_a_run_keeps_its_schema_and_check_names_unfilled_fields(
     result = CliRunner().invoke(app, ["run", "invoices.yaml"])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "runs/invoices/report.json").read_text())["sets"]["seen"]
-    assert report["2-grpo"]["metrics"]["values"]["all"]["f1"] == 1
+    assert report["2-grpo"]["metrics"]["values"]["(all)"]["f1"] == 1
     assert report["2-grpo"]["rewards"]["Records"]["mean"] == 1
-    assert report["base"]["metrics"]["values"]["all"]["f1"] == 0
+    assert report["base"]["metrics"]["values"]["(all)"]["f1"] == 0
     (tmp_path / "invoice.schema.json").write_text("{}")  # the run goes on with the schema that it was trained with
     assert json.loads((tmp_path / "runs/invoices/recipe.json").read_text())["task"]["schema"] == INVOICE
     manifest = json.loads((tmp_path / "runs/invoices/1-sft/manifest.json").read_text())
@@ -378,7 +398,7 @@ def test_values_are_aligned_as_they_are_counted() -> None:
         Aligned("lines[].what", None, "bolts"),
         Aligned("(not in the schema)", None, "1"),
     ]
-    whole = task.counts(gold, said)["values"]["all"]
+    whole = task.counts(gold, said)["values"]["(all)"]
     assert (whole.gold, whole.pred, whole.matched) == (5, 6, sum(r.matched for r in rows))
     assert task.counts(gold, said)["objects"]["object"] == (1, 1, 0)
     assert task.counts([], said)["objects"]["object"] == (0, 1, 0), "a prediction without gold"

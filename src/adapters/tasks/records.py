@@ -43,7 +43,7 @@ class RecordsTask:
     normalise: str = "text"
     text_field: str = "text"
     modes: ClassVar[dict[str, str]] = {
-        "values": "a value counts at its path, lists without order; `all` is their sum",
+        "values": "a value counts at its path, lists without order; `(all)` is their sum",
         "objects": "a whole object counts when all its values match and no other is said",
     }
 
@@ -87,11 +87,13 @@ class RecordsTask:
         if fault := problem(node, gold):
             which = " of receipts, which the task reads without the parameter schema" * (self.schema is RECEIPT)
             raise ValueError(f"the object does not fit the schema{which}: {fault}")
+        if odd := next((pair for pair in records_match.compare(node, gold, gold) if not pair.matched), None):
+            raise ValueError(f"the object has a value that no answer could match: {odd.path}: {odd.gold!r:.80}")
         return gold
 
     def labels(self, row: Row) -> Iterator[Label]:
         """Strings, and the spellings of numbers and dates, for noise to respect; none of an object as JSON text."""
-        given = next((name for name in ("object", "gold") if isinstance(row.get(name), Mapping)), None)
+        given = records_answers.column(self.node, row)
         start, value = ((given,), row[given]) if given else ((), row)
         yield from _labels(self.node, value, start)
 
@@ -130,7 +132,7 @@ class RecordsTask:
         said = records_match.read(completion).value is not None
         right = said and whole.gold == whole.pred == whole.matched
         return {
-            "values": {"all": whole, **of_field},
+            "values": {records_match.ALL: whole, **of_field},
             "objects": {"object": Counts(int(isinstance(gold, Mapping)), int(said), int(right))},
         }
 

@@ -69,9 +69,14 @@ ROWS: Final[tuple[Row, ...]] = (
 )
 
 
+def column(node: Node, row: Row) -> str | None:
+    """The column that holds a row's whole object; None where it has a column for each field."""
+    return next((name for name in ("object", "gold") if row.get(name) is not None and name not in node.fields), None)
+
+
 def of_row(node: Node, row: Row) -> dict[str, Any]:
     """The object of a row: its column `object` or `gold`, an object or its JSON text, else its columns by name."""
-    name = next((name for name in ("object", "gold") if row.get(name) is not None and name not in node.fields), None)
+    name = column(node, row)
     if name is None:
         return _of_columns(node, row)
     value = row[name]
