@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.rewards import records_match
-from adapters.rewards.records_schema import RECEIPT, Node, compiled
+from adapters.rewards.records_schema import Node, compiled
 from adapters.rewards.records_values import NORMALISERS
 from adapters.types import Example, SchemaParameter, Scored
 
@@ -46,7 +46,7 @@ class Records:
         return f"F{self.beta:g}(values of the record, by field)"
 
     def __call__(self, completion: str, example: Example) -> Scored:
-        """Score one completion. Never raises, whatever the text."""
+        """Score one completion. Never raises, whatever the text. Raises ValueError where no schema is known."""
         if example.gold is None:
             return Scored(None)
         said = records_match.read(completion)
@@ -64,4 +64,6 @@ class Records:
     def _node(self, meta: Mapping[str, Any]) -> Node:
         if self.schema:
             return compiled(self.schema, self.normalise)
-        return compiled(meta.get("record_schema") or RECEIPT, meta.get("normalise", self.normalise))
+        if not meta.get("record_schema"):
+            raise ValueError("the row was not read by the task records; give the reward its schema: schema=FILE")
+        return compiled(meta["record_schema"], meta.get("normalise", self.normalise))

@@ -281,4 +281,6 @@ def test_the_reward_counts_as_the_task_does() -> None:
         whole = task.counts(one.gold, text)["values"]["(all)"]
         for reward in (Records(beta=0.5), Records(beta=0.5, schema=RECEIPT)):
             assert reward(text, one).score == whole.f(0.5)
+    with pytest.raises(ValueError, match="give the reward its schema"):
+        Records()("{}", Example("a", "", (), gold={}))
     assert Records(beta=0.5).formula() == "F0.5(values of the record, by field)"

@@ -339,14 +339,15 @@ def test_a_run_keeps_its_schema_and_check_names_unfilled_fields(
     for field, inside in {"vat_id": "vat_id", "lines[].n": "lines.items.properties.n"}.items():
         assert f"{place}{inside}: the field {field} is filled in none of 8 training rows" in checked["warnings"]
     assert not [w for w in checked["warnings"] if "the field date" in w]
-    result = CliRunner().invoke(app, ["run", "invoices.yaml"])
+    result = CliRunner().invoke(app, ["run", "invoices.yaml", "stages.1.rewards.0.schema=invoice.schema.json"])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "runs/invoices/report.json").read_text())["sets"]["seen"]
     assert report["2-grpo"]["metrics"]["values"]["(all)"]["f1"] == 1
     assert report["2-grpo"]["rewards"]["Records"]["mean"] == 1
     assert report["base"]["metrics"]["values"]["(all)"]["f1"] == 0
     (tmp_path / "invoice.schema.json").write_text("{}")  # the run goes on with the schema that it was trained with
-    assert json.loads((tmp_path / "runs/invoices/recipe.json").read_text())["task"]["schema"] == INVOICE
+    kept = json.loads((tmp_path / "runs/invoices/recipe.json").read_text())
+    assert kept["task"]["schema"] == kept["stages"][1]["rewards"][0]["schema"] == INVOICE
     manifest = json.loads((tmp_path / "runs/invoices/1-sft/manifest.json").read_text())
     assert manifest["task"]["schema"] == INVOICE
     assert adapter_source.find("runs/invoices").task.answer_schema() == RecordsTask(schema=INVOICE).answer_schema()
