@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_importing_the_package_imports_no_training_library() -> None:
-    modules = "pipeline.plan, cli.main, rewards.funding, rewards.ie, data_aug.noise, data_aug.ie"
+    modules = "pipeline.plan, cli.main, rewards.funding, rewards.ie, rewards.records, data_aug.noise, data_aug.ie"
     code = f"import sys, {', '.join('adapters.' + m for m in modules.split(', '))}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "trl", "peft", "transformers", "datasets", "tinker"} & set(done.stdout.split())

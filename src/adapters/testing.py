@@ -11,8 +11,10 @@ def test_my_task():
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from adapters.data.load import GENERATORS, load_examples
 from adapters.errors import UserError, hint
@@ -29,13 +31,16 @@ __all__ = ["check_reward", "check_task", "examples", "reward_task", "task_rows"]
 ROWS = 60
 
 
-def examples(task: str, file: str | Path | None = None, *, n: int = ROWS) -> list[Example]:
+def examples(
+    task: str, file: str | Path | None = None, *, n: int = ROWS, params: Mapping[str, Any] = MappingProxyType({})
+) -> list[Example]:
     """Examples to test a reward on: the first `n` rows of a file, or synthetic rows of the task.
 
-    `task` is a task's name, `module:Class` or `./file.py:Class`. Synthetic rows come from the generator of that name,
-    or are the task's own `example_rows`. Raises UserError for an unreadable file, or when there are no synthetic rows.
+    `task` is a task's name, `module:Class` or `./file.py:Class`, `params` its parameters. Synthetic rows come from the
+    generator of that name, or are the task's own `example_rows`. Raises UserError for an unreadable file, or when there
+    are no synthetic rows.
     """
-    reader: Task = resolve("tasks", PluginSpec(use=task))
+    reader: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     rows = getattr(reader, "example_rows", ())
     if (offer := offered("tasks", task)) is not None and offer.package == OWN:
         task = offer.name
@@ -102,6 +107,12 @@ def reward_task(reward: Reward | None, name: str = "", given: str | None = None)
     if ":" not in str(task) and offered("tasks", str(task)) is None:
         raise UserError(f"no task is called {task!r}.{hint(str(task), list(installed))}")
     return str(task)
+
+
+def shared_parameters(reward: Reward) -> dict[str, Any]:
+    """The parameters of a reward that the task of its rows must have too: the schema that it was given."""
+    schema = getattr(reward, "schema", None)
+    return {"schema": schema} if isinstance(schema, Mapping) and schema else {}
 
 
 def check_reward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from adapters.data_aug.noise import Label
@@ -14,6 +14,11 @@ Row = Mapping[str, Any]
 
 OldParameters = Mapping[str, tuple[str, Mapping[str, str]]]
 """Renamed parameters of a plug-in, its `old_parameters`: old name -> (new name, {old value: new value})."""
+
+
+JSON_SCHEMA: Final = "JSON Schema"
+SchemaParameter = Annotated[Mapping[str, Any], JSON_SCHEMA]
+"""Type of a plug-in's parameter that is a JSON Schema. In a recipe it may be a file or a class; see `registry`."""
 
 
 class Message(TypedDict):
@@ -126,7 +131,9 @@ class Task(Protocol):
     - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
     - `modes`: {matching mode: what it means}, for people who read the figures;
     - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail;
-    - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise.
+    - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise;
+    - `findings(golds) -> [(sentence, key path)]`: what is odd about the training labels, for `adapters check`; the
+      path begins with the task's parameter that it is about, and may be empty.
     """
 
     text_field: str

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.data.load import _example, load_examples, split_keys, text_key
+from adapters.data_aug import receipts
 from adapters.data_aug.agent import synthesize
 from adapters.errors import UserError
 from adapters.recipe.fields import HubSource, PathSource, Split, SynthesizedSource
 from adapters.tasks.agent import AgentTask
 from adapters.tasks.funding import FundingTask
 from adapters.tasks.ie import IeTask
+from adapters.tasks.records import RecordsTask
 
 TASK = FundingTask()
 
@@ -271,8 +273,13 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
         load(PathSource(path="a.json"), root=tmp_path)
 
 
-TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask()}
-GOOD = {"funding": funding_rows(1)[0], "ie": ie_rows(1)[0], "agent": next(iter(synthesize(1, 0)))}
+TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask(), "records": RecordsTask()}
+GOOD = {
+    "funding": funding_rows(1)[0],
+    "ie": ie_rows(1)[0],
+    "agent": next(iter(synthesize(1, 0))),
+    "records": next(receipts.synthesize(1, 0)),
+}
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -36,11 +36,14 @@ def test_the_tutorial_leads_from_a_table_to_a_pushed_adapter(tmp_path: Path) -> 
                 )
                 assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
                 outputs[line] = done.stdout
-        assert list(server.repos) == ["me/papers-funding"]
-        assert "adapter_model.safetensors" in server.repos["me/papers-funding"].files
-    run = tmp_path / "runs" / "papers"
+        assert list(server.repos) == ["me/bills"]
+        files = server.repos["me/bills"].files
+        assert "adapter_model.safetensors" in files
+        assert "x-normalise" in bytes(files["recipe.yaml"]).decode(), "the published recipe holds the schema"
+    assert not [block for block in blocks(PAGE) if block.language == "python"], "no Python is written"
+    run = tmp_path / "runs" / "bills"
     manifests = [json.loads((run / stage / "manifest.json").read_text()) for stage in ("1-sft", "2-grpo")]
-    assert [manifest["steps"] for manifest in manifests] == [6, 1]
+    assert [manifest["steps"] for manifest in manifests] == [12, 1]
     first = json.loads((run / "1-sft" / "log.jsonl").read_text().splitlines()[0])
     assert first["loss"] > 0
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]

@@ -496,3 +496,19 @@ def test_where_the_state_folder_is(monkeypatch: pytest.MonkeyPatch, given: str, 
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_STATE_HOME", given)
     assert trust.state_folder() == Path(used or "/home/me/.local/state") / "extraction-adapters"
+
+
+def test_a_class_that_a_schema_is_made_of_is_code_too(received: Path) -> None:
+    (received / "models.py").write_text(
+        "from pathlib import Path\nfrom kinds import Kind\nfrom pydantic import BaseModel\n"
+        "Path(__file__).with_name('imported').touch()\n\n\nclass Bill(BaseModel):\n    kind: Kind\n"
+    )
+    (received / "kinds.py").write_text("Kind = str\n")
+    tree = json.loads((received / "recipe.json").read_text())
+    tree["task"] = {"use": "records", "schema": "./models.py:Bill"}
+    (received / "recipe.json").write_text(json.dumps(tree))
+    done = call("eval", received, "--data", received / "rows.jsonl")
+    assert done.exit_code == 3, done.output
+    for name in ("models.py", "kinds.py"):
+        assert f"{received}/{name}  sha256 {sha256(received / name)[:16]}" in done.stderr
+    assert not imported(received)

@@ -384,7 +384,7 @@ def test_rewards_show() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["funding", "ie", "agent"])
+@pytest.mark.parametrize("task", ["funding", "ie", "agent", "records"])
 def test_rewards_new_prints_commands_that_work(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written = runner.invoke(app, ["rewards", "new", "word_overlap", "--task", task])

@@ -16,9 +16,11 @@ from adapters.plugins.rewards import GARBAGE, Grader, NamedReward
 from adapters.rewards.agent import Agent
 from adapters.rewards.funding import Funding
 from adapters.rewards.ie import InformationExtraction
+from adapters.rewards.records import Records
 from adapters.tasks.agent import AgentTask
 from adapters.tasks.funding import FundingTask
 from adapters.tasks.ie import IeTask
+from adapters.tasks.records import RecordsTask
 from adapters.types import Example, Extracting, Task
 
 DEEP, LONG = 20_000, 10**7
@@ -57,6 +59,8 @@ VALUES = {
     "python": "Action: Answer\nFinal Answer: " + "(" * DEEP,
     "python signs": "Action: Answer\nFinal Answer: [" + "-" * DEEP + "1]",
     "python powers": "Action: Answer\nFinal Answer: [" + "9**" * DEEP + "9]",
+    "a record of many items": json.dumps({"items": [{"name": str(n), "price": n} for n in range(DEEP)]}),
+    "a record of items in items": json.dumps({"items": [{"name": [{"items": [n]}], "price": {}} for n in range(DEEP)]}),
     "garbage": GARBAGE * DEEP,
 }
 FUNDING, IE = FundingTask().example(funding_rows(2)[1], id="a"), IeTask().example(ie_rows(1)[0], id="a")
@@ -65,6 +69,7 @@ GOLD: list[tuple[Task, Any, Example]] = [
     (FundingTask(), Funding(scorer="corrected", soft_ids=True), FUNDING),
     (IeTask(), InformationExtraction(), IE),
     (IeTask(), InformationExtraction(missing_answer="whole", tags="strict"), IE),
+    (RecordsTask(), Records(), RecordsTask().example(RecordsTask().example_rows[0], id="a")),
 ]
 AGENT = AgentTask()
 one_of_each = {row["env"]: row for row in synthesize(12, 0)}.values()

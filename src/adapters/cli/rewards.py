@@ -69,14 +69,15 @@ def try_out(
 
     named = _reward(name, [*(parameters or []), *(params or [])])
     reader = testing.reward_task(named.reward, name, task)
-    rows = testing.examples(reader, data, n=n)
+    shared = testing.shared_parameters(named.reward)
+    rows = testing.examples(reader, data, n=n, params=shared)
     if limit and named.faults.timeout:
         raise UserError("--limit and timeout are the same; give one of them.")
     limit = limit or named.faults.timeout or 10.0
     try:
         with progress("test") as bar:
-            reads = resolve("tasks", PluginSpec(use=reader))
-            result = try_reward(named, rows, reads, limit=limit, seconds=seconds, progress=bar)
+            of_rows = resolve("tasks", PluginSpec.model_validate({"use": reader, **shared}))
+            result = try_reward(named, rows, of_rows, limit=limit, seconds=seconds, progress=bar)
     except ValueError as error:
         raise UserError(f"{data or 'the rows'}: {error}.") from None
     if as_json:
@@ -104,7 +105,9 @@ def score_rows(
     from adapters.evaluation import score_files
 
     named = _reward(name, params or [])
-    rows = score_files.score_rewards(named, file, task=testing.reward_task(named.reward, name, task))
+    reader = testing.reward_task(named.reward, name, task)
+    shared = testing.shared_parameters(named.reward)
+    rows = score_files.score_rewards(named, file, task=reader, params=shared)
     write_lines(rows, out)
     scores = [row["reward"] for row in rows if row["reward"] is not None]
     if scores:

@@ -63,9 +63,11 @@ def _on_answers(task: Task, given: Sequence[tuple[str, Counts]], rows: int, *, t
     return [f"{unreadable} of {len(given)} answers are unreadable"] if unreadable else []
 
 
-def score_rewards(reward: NamedReward, file: Path, *, task: str) -> list[dict[str, Any]]:
+def score_rewards(
+    reward: NamedReward, file: Path, *, task: str, params: Mapping[str, Any] = {}
+) -> list[dict[str, Any]]:
     """Reward and parts of each row's completion against the row's own gold."""
-    reader: Task = resolve("tasks", PluginSpec(use=task))
+    reader: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     places, texts, examples = list[int](), list[str](), list[Example]()
     for n, row in read_file(file, strict=True):
         places.append(n)

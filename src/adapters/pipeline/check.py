@@ -97,6 +97,7 @@ def check_recipe(
     out.ledger = ledger.of_plan(plan)
     out.warnings += ledger.findings(out.ledger)
     out.notes += filter(None, [ledger.unread(out.ledger)])
+    out.warnings += _labels(plan)
     _try(out, file, lambda: _prompts(out, backend, plan))
     _try(out, file, lambda: _memory(out, backend, plan, hardware))
     _try(out, file, lambda: out.notes.extend(ready(plan, backend)))
@@ -115,6 +116,15 @@ def _try(out: Checked, file: RecipeFile, part: Any) -> None:
         part()
     except UserError as error:
         out.errors.append(file.locate(error))
+
+
+def _labels(plan: Plan) -> list[str]:
+    """What the task finds odd about the labels of the training rows."""
+    find = getattr(plan.task, "findings", None)
+    if find is None:
+        return []
+    golds = [example.gold for job in plan.jobs for example in job.examples]
+    return [plan.file.locate(UserError(sentence, at=("task", *at) if at else ())) for sentence, at in find(golds)]
 
 
 def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:

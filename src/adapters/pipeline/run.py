@@ -25,6 +25,7 @@ from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import refuse_links
 from adapters.plugins import source_files, trust
+from adapters.plugins.registry import self_contained
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
@@ -86,7 +87,7 @@ def open_or_resume(plan: Plan) -> list[str]:
         foreign = job.folder.is_dir() and not trained
         if foreign or (owner.is_file() and owner.read_text().partition(" ")[0] != job.fingerprint):
             old = read_json(path)
-            changed = _changes(present_keys(old), plan.file.tree) if old else []
+            changed = _changes(present_keys(old), _self_contained(plan)) if old else []
             manifest = adapter_folder.manifest(job.folder)
             if manifest and not changed and "fingerprint_version" not in manifest:
                 changed = [
@@ -98,12 +99,23 @@ def open_or_resume(plan: Plan) -> list[str]:
                 f"--fork keeps the stages before {job.name} and trains from there; --fresh trains all stages again. "
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
-    write_json(path, plan.file.tree)
+    write_json(path, _self_contained(plan))
     recorded = trust.sign(plan.folder, plan.file.folder, source_files.of_recipe(plan.recipe, plan.file.folder))
     if plan.file.path.resolve() != (plan.folder / "recipe.yaml").resolve():
         shutil.copyfile(plan.file.path, plan.folder / "recipe.yaml")
     unwritable = f"{trust.state_folder()} cannot be written: other commands will ask before they import this run's code"
     return [] if recorded else [unwritable]
+
+
+def _self_contained(plan: Plan) -> dict[str, Any]:
+    """The recipe's keys, with the schemas that it names as they are now."""
+    tree = plan.file.tree
+    out = {**tree, "task": self_contained(tree["task"], plan.task), "stages": [dict(stage) for stage in tree["stages"]]}
+    for stage, job in zip(out["stages"], plan.jobs, strict=True):
+        if rewards := stage.get("rewards"):
+            instances = [named.reward for named in job.rewards]
+            stage["rewards"] = [self_contained(r, i) for r, i in zip(rewards, instances, strict=True)]
+    return out
 
 
 @contextmanager
@@ -191,7 +203,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "start_hash": adapter_folder.weights_hash(start),
             "reference": getattr(job.stage, "reference", None),
             "model": getattr(backend, "describe", dict)(),
-            "task": plan.recipe.task.model_dump(),
+            "task": self_contained(plan.recipe.task.model_dump(), plan.task),
             "thinking": plan.recipe.model.thinking,
             "figures": dict(figures),
             "steps": job.steps,

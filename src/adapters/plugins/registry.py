@@ -9,12 +9,15 @@ plug-in, else a module.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import json
 import re
 import sys
 import typing
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,6 +27,7 @@ from adapters.errors import KeyPath, UserError, hint
 from adapters.plugins.own_files import FILE_MODULE as FILE_MODULE
 from adapters.plugins.own_files import find, import_file
 from adapters.plugins.own_files import load_file as load_file
+from adapters.types import JSON_SCHEMA
 
 if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
@@ -127,7 +131,7 @@ def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: KeyPath 
     """The plug-in as an instance; `./file.py` starts at `folder`. Raises UserError, which names the key under `at`."""
     target = _target(kind, plug.use, folder, (*at, "use"))
     if isinstance(target, type) and dataclasses.is_dataclass(target):
-        return _configure(target, plug, at)
+        return _configure(target, plug, folder, at)
     is_class = isinstance(target, type)
     if plug.params:
         fault = "must be a dataclass to take parameters" if is_class else "is a function and takes no parameters"
@@ -233,15 +237,18 @@ def _print_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _configure(cls: type, plug: PluginSpec, at: KeyPath) -> Any:
+def _configure(cls: type, plug: PluginSpec, folder: Path, at: KeyPath) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    schemas: dict[str, Path] = {}
     values: dict[str, Any] = {}
     for name, value in _renamed(cls, plug, at).items():
         if name not in fields:
             raise UserError(f"{plug.use} has no parameter {name!r}.{hint(name, list(fields))}", at=(*at, name))
+        if _is_schema(hints[name]) and isinstance(value, str):
+            schemas[name], value = folder / value, _schema(value, folder, (*at, name))
         try:
             # YAML has lists only, so a tuple field takes a list; everything else is strict.
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
@@ -254,4 +261,62 @@ def _configure(cls: type, plug: PluginSpec, at: KeyPath) -> Any:
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{plug.use}: {error}", at=at) from None
+        # An error may say in `at` which parameter it is about, and which place in it.
+        place: KeyPath = getattr(error, "at", ())
+        if place and place[0] in schemas:
+            file = schemas[str(place[0])]
+            raise UserError(f"{_line_of(file, place[1:])}: {error}", at=(*at, place[0])) from None
+        raise UserError(f"{plug.use}: {error}", at=(*at, *place)) from None
+
+
+def _is_schema(hint: Any) -> bool:
+    return JSON_SCHEMA in getattr(hint, "__metadata__", ())
+
+
+def _schema(given: str, folder: Path, at: KeyPath) -> Any:
+    """The JSON Schema of a file, or of a class (`./file.py:Class`, `module:Class`) that pydantic can describe."""
+    if ":" in given and not (folder / given).is_file():
+        from pydantic import PydanticUserError, TypeAdapter
+        from pydantic.errors import PydanticInvalidForJsonSchema
+
+        cls = _target("tasks", given, folder, at)
+        try:
+            return TypeAdapter(cls).json_schema()
+        except (PydanticUserError, PydanticInvalidForJsonSchema) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{given} has no JSON Schema: {reason}", at=at) from None
+    path = folder / Path(given).expanduser()
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.json")] if path.parent.is_dir() else []
+        raise UserError(f"there is no file {path}.{hint(path.name, sorted(near)[:30])}", at=at) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}.", at=at) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {error}", at=at) from None
+
+
+def _line_of(path: Path, inside: Sequence[str | int]) -> str:
+    """A JSON file, and the line on which a place in it begins, where that can be told."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    line = None
+    with contextlib.suppress(OSError, ValueError, YAMLError, RecursionError, LookupError, TypeError, AttributeError):
+        node = YAML(typ="rt", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        for part in inside:
+            line = node.lc.data[part][0] + 1
+            node = node[part]
+    return f"{path}, line {line}" if line else str(path)
+
+
+def self_contained(plug: Any, instance: Any) -> Any:
+    """What a recipe says of a plug-in, with the schemas themselves instead of the files or classes that it names."""
+    if not isinstance(plug, dict) or not dataclasses.is_dataclass(instance):
+        return plug
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    return {
+        name: getattr(instance, name) if isinstance(value, str) and _is_schema(hints.get(name)) else value
+        for name, value in plug.items()
+    }

@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -42,6 +43,8 @@ class PluginFiles:
     found: bool = True
     built_in_files: tuple[Path, ...] = ()
     """Scoring code of this project that a plug-in from elsewhere imports."""
+    schema_files: tuple[Path, ...] = ()
+    """Files of classes that its parameters name (`schema: ./models.py:Invoice`), which using it imports too."""
 
     @property
     def built_in(self) -> bool:
@@ -51,7 +54,8 @@ class PluginFiles:
     def as_json(self) -> dict[str, Any]:
         """The same as a JSON object."""
         plain = {name: getattr(self, name) for name in ("kind", "use", "module", "built_in", "found")}
-        lists = {"files": [str(f) for f in self.files], "libraries": list(self.libraries)}
+        files = [*self.files, *self.schema_files]
+        lists = {"files": [str(f) for f in files], "libraries": list(self.libraries)}
         return {"at": ".".join(map(str, self.at)), **plain, **lists}
 
 
@@ -77,7 +81,17 @@ def files_of_plugin(kind: Kind, spec: PluginSpec, folder: Path, at: KeyPath = ()
     built_in = [m for m in modules if _is_in(m.name, "adapters") and not _is_in(module or "", "adapters")]
     own = tuple(m.path for m in modules if m not in built_in)
     found = bool(imported) and imported[-1].path.is_file()
-    return PluginFiles(at, kind, spec.use, module, own, libraries, found, tuple(m.path for m in built_in))
+    files = tuple(m.path for m in built_in)
+    return PluginFiles(at, kind, spec.use, module, own, libraries, found, files, tuple(_schema_files(spec, folder)))
+
+
+def _schema_files(spec: PluginSpec, folder: Path) -> Iterator[Path]:
+    """The code of classes that parameters name (`./models.py:Invoice`, `module:Class`), whose schemas are wanted."""
+    for value in spec.params.values():
+        name = value.rpartition(":")[0] if isinstance(value, str) and re.fullmatch(r"[\w./~-]+:\w+", value) else ""
+        path = (folder / name).resolve() if name.endswith(".py") else None
+        start = [Module(path.stem, path)] if path else _modules(name)[-1:] if name else []
+        yield from (m.path for m in _closure(start, path and path.parent)[0])
 
 
 def identity(kind: Kind, spec: PluginSpec, instance: Any, folder: Path, *, built_in_code: bool = False) -> str:

@@ -51,7 +51,8 @@ def admit(plugins: Iterable[PluginFiles], folder: Path, consent: Consent) -> Non
 
 def admit_recipe(plugins: Iterable[PluginFiles], folder: Path, consent: Consent) -> None:
     """The same for a recipe that is only read: code in its own folder needs no yes."""
-    outside = [p for p in plugins if not any(f.resolve().is_relative_to(folder.resolve()) for f in p.files[:1])]
+    root = folder.resolve()
+    outside = [p for p in plugins if not all(f.resolve().is_relative_to(root) for f in _first_files(p))]
     _ask(unknown_here(outside, folder), folder, consent)
 
 
@@ -66,7 +67,7 @@ def _ask(unknown: Sequence[PluginFiles], folder: Path, consent: Consent) -> None
         for plugin in unknown:
             _write(state_folder() / "allowed" / f"{_key(plugin)}.json", {"use": plugin.use, "files": _hashes(plugin)})
     for plugin in unknown:
-        _remove_compiled(plugin.files)
+        _remove_compiled(_code(plugin))
 
 
 def unknown_here(plugins: Iterable[PluginFiles], folder: Path) -> list[PluginFiles]:
@@ -77,11 +78,25 @@ def unknown_here(plugins: Iterable[PluginFiles], folder: Path) -> list[PluginFil
 
 
 def is_registered(plugin: PluginFiles) -> bool:
-    """Whether the name belongs to this project or to an entry point of an installed package."""
+    """Whether all of its code belongs to this project or to an entry point of an installed package."""
+    return not plugin.schema_files and _name_is_registered(plugin)
+
+
+def _name_is_registered(plugin: PluginFiles) -> bool:
     _, colon, attribute = plugin.use.rpartition(":")
     if not colon or offered(plugin.kind, plugin.use, plugin.at):
         return True
     return plugin.module is not None and f"{plugin.module}:{attribute}" in names(plugin.kind).values()
+
+
+def _first_files(plugin: PluginFiles) -> list[Path]:
+    """The files that its names lead to; none where nothing was found."""
+    own = [] if _name_is_registered(plugin) else list(plugin.files[:1]) or [Path(plugin.use)]
+    return [*own, *plugin.schema_files]
+
+
+def _code(plugin: PluginFiles) -> list[Path]:
+    return [*(() if _name_is_registered(plugin) else plugin.files), *plugin.schema_files]
 
 
 def sign(folder: Path, recipe_folder: Path, plugins: Iterable[PluginFiles]) -> bool:
@@ -98,7 +113,7 @@ def listing(plugins: Iterable[PluginFiles]) -> Iterator[str]:
     for p in plugins:
         yield f"  {'.'.join(map(str, p.at)) or p.kind}: {visible(p.use)}"
         yield from (f"    {visible(file)}  sha256 {digest[:SHOWN]}" for file, digest in _hashes(p).items())
-        if not p.files:
+        if not _code(p):
             yield f"    the module {visible(p.use.rpartition(':')[0])}, which has no Python source"
         if p.libraries:
             yield f"    and the packages {visible(', '.join(p.libraries))}"
@@ -140,7 +155,7 @@ def _was_run(plugin: PluginFiles, recorded: Mapping[str, Any], folder: Path) -> 
     # A file outside the run folder is the user's own, and may be edited. One inside may have come with the folder.
     if (held := recorded.get(_name(plugin))) is None:
         return False
-    inside = any(file.resolve().is_relative_to(folder.resolve()) for file in plugin.files)
+    inside = any(file.resolve().is_relative_to(folder.resolve()) for file in _code(plugin))
     return not inside or bool(_hashes(plugin) == held)
 
 
@@ -161,7 +176,8 @@ def _is_absent(plugin: PluginFiles) -> bool:
 
 def _name(plugin: PluginFiles) -> str:
     where = plugin.files[0].resolve() if plugin.files else plugin.module or plugin.use.rpartition(":")[0]
-    return f"{where}:{plugin.use.rpartition(':')[2]}"
+    schemas = "".join(f" {file.resolve()}" for file in plugin.schema_files)
+    return f"{where}:{plugin.use.rpartition(':')[2]}{schemas}"
 
 
 def _key(plugin: PluginFiles) -> str:
@@ -170,7 +186,7 @@ def _key(plugin: PluginFiles) -> str:
 
 def _hashes(plugin: PluginFiles) -> dict[str, str]:
     hashes = {}
-    for file in plugin.files:
+    for file in _code(plugin):
         try:
             hashes[str(file)] = sha256(file)
         except OSError:

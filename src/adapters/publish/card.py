@@ -38,6 +38,8 @@ INSTALL = ("torch", "transformers", "peft", "accelerate")
 MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
 STARTS = {"start": "start (the weights this stage began with)", "base": "base (the base model)"}
 GENERATED = "generated (Apache-2.0)"
+LONGEST_VALUE = 200
+"""Characters of a task's parameter in the card; a longer one, such as a JSON Schema, stands in the recipe."""
 # What licences of training data ask of those who publish the model. The card says that this is no legal advice.
 DEMANDS = (
     (r"-nc\b|non-?commercial", "allows no commercial use"),
@@ -293,7 +295,7 @@ def _task(finished: Finished) -> str:
     spec = finished.recipe.task
     prompt = "\n".join(m["content"] for m in finished.example().prompt)
     short = [
-        f"{key} {_value(value)}"
+        f"{key} {text if len(text := _value(value)) <= LONGEST_VALUE else 'as in recipe.yaml'}"
         for key, value in bundle.without_paths(spec.params).items()
         if not (isinstance(value, str) and ("{" in value or value in prompt))
     ]

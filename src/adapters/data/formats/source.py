@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from adapters.data.rows import BAD_ROW, DECODER, read_records
+from adapters.data.json_text import DECODER
+from adapters.data.rows import BAD_ROW, read_records
 
 HEAD = 1 << 20
 """Bytes by which a file is recognised."""
