@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from adapters.data.formats.base import CUT, Format, Item, LeftOut, Target
+from adapters.data.formats.base import BLANKS, CUT, Format, Item, LeftOut, Target
 from adapters.data.formats.catalogue import FORMATS, detect, find, target_of
 from adapters.data.formats.chat import NO_ANSWER
 from adapters.data.formats.label_studio import labeling_config
@@ -21,7 +21,7 @@ from adapters.data_aug.ie.corpora import Options, Sentence, corpus, selected
 from adapters.errors import UserError
 
 TARGETS = ("ie", "funding", "chat", *WRITERS)
-KEPT = (CUT, NOT_IN_TEXT, NO_ANSWER, "blanks at the ends of mentions")
+KEPT = (CUT, BLANKS, NOT_IN_TEXT, NO_ANSWER)
 """What is counted though it is kept."""
 
 
