@@ -159,6 +159,12 @@ def test_number_tags_need_names(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+def test_a_first_line_longer_than_what_is_looked_at(tmp_path: Path) -> None:
+    long = {"text": TEXT + " word" * 300_000, "label": [[0, 9, "person"]]}
+    rows, said = converted(write_jsonl(tmp_path / "a", [long, SAME_CORPUS["doccano"][1]]))
+    assert (said["format"], [row["gold"]["person"] for row in rows]) == ("doccano", [["Mira Holt"]] * 2)
+
+
 def test_csv_with_lists_in_its_cells(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('tokens,ner_tags\n"[""Mira"", ""flew""]","[""B-person"", ""O""]"\n')
@@ -462,6 +468,11 @@ def test_predictions_without_offsets_are_marked_for_correction(tmp_path: Path) -
     assert written["spans"] == [[0, 4, "place"], [10, 14, "place"]]
     done = run(path, "-o", tmp_path / "o2.jsonl")
     assert (done.exit_code, "holds rows for the task ie already" in done.stderr) == (2, True)
+    row["schema"] = ["place", "person"]
+    done = run(write_jsonl(path, [row]), "-o", tmp_path / "o.json", "--to", "labelstudio")
+    assert '<Label value="place"/><Label value="person"/>' in done.stdout, "labels that nothing has yet, too"
+    done = run(write_jsonl(path, [relations]), "-o", tmp_path / "o2.json", "--to", "labelstudio")
+    assert "has no mentions to write; left out: 1 rows of relations, which have no offsets." in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes

@@ -79,6 +79,20 @@ def document(
     if not text.strip("\ufeff \t\r\n"):
         left_out["texts without words"] += 1
         return
+    entities = _entities(text, mentions, place, options, left_out)
+    joined = []
+    for label, head, tail in relations:
+        if all(isinstance(end, str | int | tuple) and end in entities for end in (head, tail)):
+            joined.append(Relation(label, entities[head], entities[tail]))
+        else:
+            left_out["relations without their mentions"] += 1
+    yield Sentence(text.removeprefix("\ufeff"), list(dict.fromkeys(entities.values())), joined)
+
+
+def _entities(
+    text: str, mentions: Sequence[Mention], place: str, options: Options, left_out: LeftOut
+) -> dict[Any, Entity]:
+    """Mentions by their names, without blanks at their ends; offsets are those of the text without its mark."""
     entities: dict[Any, Entity] = {}
     shift = text.startswith("\ufeff")
     for mention, (start, end) in zip(mentions, _places(text, mentions, place, options.offsets), strict=True):
@@ -87,26 +101,20 @@ def document(
             left_out["empty mentions"] += 1
             continue
         if len(inside) < end - start:
-            left_out["blanks at the ends of mentions"] += 1
+            left_out[BLANKS] += 1
             start = text.index(inside, start)
             end = start + len(inside)
-        if options.offsets in ("", "characters") and _cuts_a_word(text, start, end):
-            left_out[CUT] += 0 if mention.surface else 1
+        left_out[CUT] += mention.surface is None and _cuts_a_word(text, start, end)
         entity = Entity(mention.label, ((start - shift, end - shift),))
         left_out["repeated mentions"] += entity in entities.values()
         entities[len(entities) if mention.name is None else mention.name] = entity
-    joined = []
-    for label, head, tail in relations:
-        if all(isinstance(end, str | int | tuple) and end in entities for end in (head, tail)):
-            joined.append(Relation(label, entities[head], entities[tail]))
-        else:
-            left_out["relations without their mentions"] += 1
-    yield Sentence(text[shift:], list(dict.fromkeys(entities.values())), joined)
+    return entities
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 CUT = "mentions that begin or end inside a word"
 """Counted, not left out: their offsets may count something else."""
+BLANKS = "blanks at the ends of mentions"
 
 
 def _cuts_a_word(text: str, start: int, end: int) -> bool:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from adapters.data.formats.base import CUT, Format, Item, LeftOut, Target
+from adapters.data.formats.base import BLANKS, CUT, Format, Item, LeftOut, Target
 from adapters.data.formats.catalogue import FORMATS, detect, find, target_of
 from adapters.data.formats.chat import NO_ANSWER
 from adapters.data.formats.label_studio import labeling_config
@@ -21,7 +21,7 @@ from adapters.data_aug.ie.corpora import Options, Sentence, corpus, selected
 from adapters.errors import UserError
 
 TARGETS = ("ie", "funding", "chat", *WRITERS)
-KEPT = (CUT, NOT_IN_TEXT, NO_ANSWER, "blanks at the ends of mentions")
+KEPT = (CUT, BLANKS, NOT_IN_TEXT, NO_ANSWER)
 """What is counted though it is kept."""
 
 
@@ -58,8 +58,7 @@ def convert(path: Path, options: Options, *, name: str | None = None, to: str | 
         raise UserError(f"--to is {', '.join(TARGETS)}, not {to!r}.")
     source = Source(path)
     if name is None:
-        if not path.exists():
-            path.open("rb").close()
+        path.stat()  # OSError for a file that is missing
         name, found = detect(source)
     else:
         found = find(name)
@@ -100,13 +99,20 @@ def _fill(converted: Converted, items: Iterable[Item], options: Options) -> None
         try:
             converted.rows = rows or corpus(sentences, options, converted.format.tasks, counts).rows
         except ValueError as error:
-            reasons = ", ".join(f"{n:,} {reason}" for reason, n in converted.left_out.items())
-            raise ValueError(f"{error}; left out: {reasons}" if reasons else str(error)) from None
+            raise ValueError(f"{error}{_reasons(converted)}") from None
         return
     located = (s for item in whole for s in ([item] if isinstance(item, Sentence) else row_sentence(item, "", counts)))
     kept = list(selected(located, options, counts))
     if not any(sentence.entities for sentence in kept):
-        raise ValueError("has no mentions to write")
+        raise ValueError(f"has no mentions to write{_reasons(converted)}")
     converted.rows = list(WRITERS[converted.to](kept, counts))
     if converted.to == "labelstudio":
-        converted.config = labeling_config(kept)
+        first = converted.source.first[0] if converted.source.has_records else None
+        schema = first.get("schema") if isinstance(first, dict) else None
+        known = [options.labels.get(str(s), str(s)) for s in schema] if isinstance(schema, list) else []
+        converted.config = labeling_config([*options.schema, *filter(None, known)], kept)
+
+
+def _reasons(converted: Converted) -> str:
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in converted.left_out.items())
+    return f"; left out: {reasons}" if reasons else ""

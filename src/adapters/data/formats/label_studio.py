@@ -185,10 +185,9 @@ def tasks(sentences: Iterable[Sentence], left_out: LeftOut, model: str) -> Itera
         yield {"data": {"text": sentence.text}, "predictions": [{"model_version": model, "result": result}]}
 
 
-def labeling_config(sentences: Iterable[Sentence]) -> str:
-    """The labelling interface for these labels, as Label Studio's settings take it."""
-    sentences = list(sentences)
-    labels = dict.fromkeys(e.label for s in sentences for e in s.entities)
+def labeling_config(schema: Iterable[str], sentences: Sequence[Sentence]) -> str:
+    """The labelling interface for a schema and the labels found, as Label Studio's settings take it."""
+    labels = dict.fromkeys([*schema, *(e.label for s in sentences for e in s.entities)])
     relations = dict.fromkeys(r.label for s in sentences for r in s.relations)
     parts = [f"<Label value={quoteattr(label)}/>" for label in labels]
     joined = [f"<Relation value={quoteattr(label)}/>" for label in relations]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
 
 from adapters.data.formats.base import Format, LeftOut
 from adapters.data.formats.source import Source
-from adapters.data.formats.xml_files import Marked, children, marked, parse, text_of
+from adapters.data.formats.xml_files import Marked, children, marked, parse, root_name, text_of
 from adapters.data_aug.ie import row_id
 from adapters.data_aug.ie.corpora import Entity, Options, Sentence
 from adapters.types import Row
 
+T = TypeVar("T")
 NOT_IN_TEXT = "names and ids that the statement does not hold"
 """Counted, not left out: the row keeps them."""
 
@@ -60,37 +61,29 @@ def _row(identity: str, statement: str, funders: Funders, options: Options, left
     return {**row, "source": options.source}
 
 
+def _located(source: Source, path: Path, read: Callable[[Path], T]) -> T:
+    """What is read from a file of a source; an error names the file where there are several."""
+    try:
+        return read(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name}, {error}" if source.path.is_dir() else str(error)) from None
+
+
 def _articles(source: Source, *names: str, whole: bool = False) -> Iterator[Element]:
     """The elements with these names; with `whole`, the root of a file that has none."""
     for path in source.files(".xml", ".nxml", ".tei"):
-        try:
-            root = parse(path)
-        except ValueError as error:
-            raise ValueError(f"{path.name}, {error}" if source.path.is_dir() else str(error)) from None
+        root = _located(source, path, parse)
         found = [root] if root.tag in names else list(children(root, *names)) or ([root] if whole else [])
         source.count += len(found)
         yield from found
 
 
-def _roots(source: Source) -> str:
-    """The name of the first element; of a folder, that of its first file."""
-    for path in source.files(".xml", ".nxml", ".tei")[:1]:
-        head = _head(path)
-        head = re.sub(r"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>", "", head, flags=re.DOTALL)
-        match = re.search(r"<(?:[\w.-]+:)?([\w.-]+)", head)
-        return match[1] if match else ""
-    return ""
-
-
-def _head(path: Path) -> str:
-    return Source(path).head
-
-
 def _holds(source: Source, roots: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether a file, or the first of a folder, has one of these roots, or an element of these names at its start."""
     if source.kind not in ("xml", "folder") or not (files := source.files(".xml", ".nxml", ".tei")):
         return False
-    head = _head(files[0])
-    return _roots(source) in roots or any(re.search(rf"<(?:[\w.-]+:)?{name}[\s>]", head) for name in names)
+    head, root = Source(files[0]).head, _located(source, files[0], root_name)
+    return root in roots or any(re.search(rf"<(?:[\w.-]+:)?{name}[\s>]", head) for name in names)
 
 
 # --------------------------------------------------------------------------------------------------------------- JATS

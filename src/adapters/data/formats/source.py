@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -58,7 +58,8 @@ class Source:
         try:
             json.loads(line)
         except (ValueError, RecursionError):
-            return "json"
+            # The head ends within a first line that is longer.
+            return "jsonl" if len(line) >= HEAD // 4 and line.startswith("{") else "json"
         return "jsonl" if rest.strip() or line.startswith("{") else "json"
 
     @cached_property
@@ -152,20 +153,22 @@ class Source:
 
     def label_names(self, column: str) -> tuple[str, ...]:
         """The names of a column's class labels, where the file knows them."""
-        import datasets
-        import pyarrow.parquet as pq
-
-        if self.kind == "dataset":
-            features = self._saved.features
-        elif self.kind == "parquet" or (self.kind == "folder" and self.tables):
-            path = self.path if self.kind == "parquet" else self.tables[0]
-            features = datasets.Features.from_arrow_schema(pq.read_schema(path))
-        else:
-            return ()
-        feature = features.get(column)
+        feature = self._features.get(column)
         while feature is not None and not hasattr(feature, "names"):
             feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
         return tuple(feature.names) if feature is not None else ()
+
+    @cached_property
+    def _features(self) -> Mapping[str, Any]:
+        if self.kind == "dataset":
+            return dict(self._saved.features)
+        tables = [self.path] if self.kind == "parquet" else self.tables if self.kind == "folder" else []
+        if not tables:
+            return {}
+        import datasets
+        import pyarrow.parquet as pq
+
+        return dict(datasets.Features.from_arrow_schema(pq.read_schema(tables[0])))
 
     def files(self, *suffixes: str) -> list[Path]:
         """The file itself, or the files of a folder with these ends of names."""

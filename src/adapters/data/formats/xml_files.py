@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from html.entities import html5
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -21,15 +21,41 @@ DEEPEST = 200
 def parse(path: Path) -> Element:
     """The root of an XML file. Raises ValueError, with the line."""
     builder = TreeBuilder()
+    _read(path, builder)
+    return builder.close()
+
+
+def root_name(path: Path) -> str:
+    """The name of the root of an XML file. Raises ValueError for what comes before it."""
+
+    class First(TreeBuilder):
+        def start(self, tag: Any, attrs: dict[Any, Any]) -> Any:
+            raise _FoundError(tag)
+
+    try:
+        _read(path, First())
+    except _FoundError as found:
+        return str(found)
+    return ""
+
+
+class _FoundError(Exception):
+    pass
+
+
+def _read(path: Path, builder: TreeBuilder) -> None:
     parser = expat.ParserCreate()
     parser.buffer_text = True
     depth = 0
+
+    def fault(text: str) -> ValueError:
+        return ValueError(f"line {parser.CurrentLineNumber}: {text}")
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal depth
         depth += 1
         if depth > DEEPEST:
-            raise ValueError(f"line {parser.CurrentLineNumber}: more than {DEEPEST} elements stand inside each other")
+            raise fault(f"more than {DEEPEST} elements stand inside each other")
         builder.start(local(tag), {local(name): value for name, value in attributes.items()})
 
     def end(tag: str) -> None:
@@ -38,12 +64,12 @@ def parse(path: Path) -> Element:
         builder.end(local(tag))
 
     def entity(name: str, *_: object) -> None:
-        raise ValueError(f"line {parser.CurrentLineNumber}: declares the entity {name}, and such files are not read")
+        raise fault(f"declares the entity {name}, and such files are not read")
 
     def other(text: str) -> None:
         if text.startswith("&"):
             if (known := html5.get(text[1:])) is None:
-                raise ValueError(f"line {parser.CurrentLineNumber}: the entity {text} is not known")
+                raise fault(f"the entity {text} is not known")
             builder.data(known)
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
@@ -53,7 +79,6 @@ def parse(path: Path) -> Element:
     try:
         with path.open("rb") as file:
             parser.ParseFile(file)
-        return builder.close()
     except expat.ExpatError as error:
         raise ValueError(f"line {error.lineno}: is not XML: {expat.errors.messages[error.code]}") from None
 
