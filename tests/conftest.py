@@ -48,6 +48,12 @@ def _search_path() -> Iterator[None]:
     sys.path[:] = before
 
 
+@pytest.fixture(autouse=True)
+def _safe_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command sets when it reads a folder of elsewhere, for the rest of its process."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What `run` records for the user must not reach the user's own folder."""

@@ -690,8 +690,8 @@ class Installed:
 
 
 def test_an_installed_format_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = {"colours": f"{__name__}:Installed"}
-    monkeypatch.setattr(registry, "_installed", lambda kind, path: targets if kind == "formats" else {})
+    offer = registry.Offer("paints", "1.0", "colours", f"{__name__}:Installed")
+    monkeypatch.setattr(registry, "_offers", lambda kind, path: (offer,) if kind == "formats" else ())
     (tmp_path / "a").write_text('[{"colour": "red"}]')
     [row], said = converted(tmp_path / "a")
     assert (said["format"], said["to"], row["messages"][0]["content"]) == ("colours", "chat", "red")

@@ -122,11 +122,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "extraction-adapters"
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONSAFEPATH", "")  # set again by what is tested here
-
-
 def imported(folder: Path) -> bool:
     return (folder / "imported").exists()
 

@@ -16,7 +16,7 @@ from adapters.publish.finished_run import Finished, read
 from adapters.recipe.load import load_recipe
 
 JUDGE = '''"""The module's own words."""
-import jsonschema
+import hypothesis
 import rapidfuzz
 from materials import share
 
@@ -95,7 +95,7 @@ def test_local_files_come_along_with_their_neighbours_and_keep_their_places(fini
     assert recipe.task.use == "./code/tasks/statements.py:Statements"
     uses = [reward.use for reward in recipe.stages[1].rewards]
     assert uses == ["funding", "./code/judge.py:Judge", "./code/other/judge.py:Judge"]
-    assert plugin_code.of_run(finished).requirements == (f"jsonschema=={version('jsonschema')}",)
+    assert plugin_code.of_run(finished).requirements == (f"hypothesis=={version('hypothesis')}",)
     assert not plugin_code.of_run(finished).missing
 
 
@@ -119,7 +119,7 @@ def test_the_card_says_what_a_reward_is_and_where_its_code_is(finished: Finished
     )
     assert "The module's own words" not in text
     assert "**Judge#2**: its code does not say what it grades (code: [`code/other/judge.py`]" in text
-    assert f'pip install "jsonschema=={version("jsonschema")}"' in text
+    assert f'pip install "hypothesis=={version("hypothesis")}"' in text
     assert "`adapters run recipe.yaml --dry-run` was tried on these files and ends without an error." in text
     assert "which are not here" not in text, "synthesized rows need no file"
     assert "has changed since" not in text

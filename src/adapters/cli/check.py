@@ -84,4 +84,6 @@ def _plugin_lines(plugins: Sequence[PluginFiles]) -> Iterator[str]:
             yield from (f"  {file}" for file in p.files)
             if p.libraries:
                 yield f"  and the packages {', '.join(p.libraries)}"
-        yield from (f"{where} imports for its schema\n  {file}" for file in p.schema_files)
+        if p.schema_files:
+            yield f"{where} imports for its schema"
+            yield from (f"  {file}" for file in p.schema_files)
