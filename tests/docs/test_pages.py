@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -71,13 +72,15 @@ def test_every_page_is_in_the_index_and_in_the_site() -> None:
 @pytest.mark.parametrize(("page", "command"), EVERY, ids=lambda text: text[:60])
 def test_a_command_of_the_docs_has_a_verb_and_options_that_exist(page: str, command: str) -> None:
     arguments = shlex.split(command)[1:]
-    current = typer.main.get_command(app)
+    current: Any = typer.main.get_command(app)
     context = click.Context(current)
-    while isinstance(current, click.Group) and arguments and not arguments[0].startswith("-"):
+    # Not isinstance(…, click.Group): typer has a copy of click of its own.
+    while hasattr(current, "commands") and arguments and not arguments[0].startswith("-"):
         name, current, arguments = current.resolve_command(context, arguments)
         assert current is not None
         assert not current.hidden, f"{command}: {name} is an old name"
-    if arguments != ["--version"] and not isinstance(current, click.Group):
+        context = click.Context(current, parent=context)
+    if arguments != ["--version"] and not hasattr(current, "commands"):
         current.make_context("adapters", arguments, parent=context)
         old = {name for option in current.params if getattr(option, "hidden", False) for name in option.opts}
         assert not old & {argument.partition("=")[0] for argument in arguments}, f"{command}: an old option"
