@@ -169,10 +169,8 @@ def test_an_answer_that_a_reasoning_parser_took_for_a_thought_is_read(
 ) -> None:
     """The parser takes everything up to the end of a thought, which a model that does not think never writes."""
     server.replies = [(200, {"choices": [{"message": {**content, field: "[1]"}, "finish_reason": "stop"}]})]
-    off = {"chat_template_kwargs": {"enable_thinking": False}}
-    assert ask(Connection.open(server.url), extra=off)[0].text == ask(Connection.open(server.url))[0].text == "[1]"
-    on = {"chat_template_kwargs": {"enable_thinking": True}}
-    assert not ask(Connection.open(server.url), extra=on)[0].text.strip(), "the thought of a model that thinks"
+    assert ask(Connection.open(server.url))[0].text == "[1]"
+    assert not ask(Connection.open(server.url), thinking=True)[0].text.strip(), "a thought is no answer"
 
 
 def test_a_thought_beside_an_answer_stays_out(server: Server) -> None:

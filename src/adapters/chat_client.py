@@ -114,10 +114,13 @@ class Connection:
         max_tokens: int,
         n: int = 1,
         extra: Mapping[str, Any] = {},
+        thinking: bool = False,
     ) -> list[Completion]:
-        """N completions of a prompt. Raises PromptRefused, or ServerError where asking again cannot help."""
+        """N completions of a prompt. Raises PromptRefused, or ServerError where asking again cannot help.
+
+        `thinking` says that a thought is no answer; see `_said`.
+        """
         body = {"model": self.model, **_spoken(prompt), "temperature": temperature, "max_tokens": max_tokens}
-        thinking = bool((extra.get("chat_template_kwargs") or {}).get("enable_thinking"))
         completions: list[Completion] = []
         while (missing := n - len(completions)) > 0:  # some servers give one choice whatever `n` says
             count = {"n": missing} if missing > 1 else {}

@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,15 @@ def test_answers_behind_a_reasoning_parser_become_records(
     code, told = invoke(source.adapter, corpus, "-o", out, "--endpoint", server.url)
     assert code == 0, told
     assert [row["record"][0]["funder_name"] for row in lines(out)] == ["S", "S"]
+
+
+def test_the_thought_of_a_model_that_thinks_is_no_answer(source: Any, server: Server) -> None:
+    """Even where the server takes no thinking switch."""
+    thinks = replace(source, model=source.model.model_copy(update={"thinking": True}))
+    server.script = [(400, {}, {"error": "chat_template_kwargs"})] * 2
+    server.answer = lambda _: said(None, message={"content": None, "reasoning": "[1]"})
+    endpoint, _ = connect(thinks, server)
+    assert [answer.text for answer in endpoint(requests(1))] == [""]
 
 
 @pytest.mark.parametrize("n", [2, 30])

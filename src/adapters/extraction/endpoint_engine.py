@@ -8,13 +8,12 @@ from typing import Any
 
 from adapters import parallel
 from adapters.backends.adapter_folder import CONFIG
-from adapters.chat_client import Completion, Connection, PromptRefused, ServerError
+from adapters.chat_client import Connection, PromptRefused, ServerError
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import WINDOW, Answer, Options, Request
 from adapters.extraction.vllm_probe import PROBE, PROBE_TOKENS, Greedy, has_effect
 from adapters.files import read_json
-from adapters.types import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,7 @@ class EndpointEngine:
     max_new_tokens: int
     extra: dict[str, Any]
     """The optional fields of a request that the server takes: constrained output, the thinking switch."""
+    thinking: bool = False
 
     @classmethod
     def connect(cls, source: Source, options: Options, note: Callable[[str], None]) -> EndpointEngine:
@@ -37,7 +37,8 @@ class EndpointEngine:
             extra = {"response_format": {"type": "json_schema", "json_schema": schema}, **extra}
         try:
             _check_adapter(connection, _names_of_base(source), note)
-            return cls(connection, options.max_new_tokens, _accepted(connection, extra, note))
+            extra = _accepted(connection, extra, note)
+            return cls(connection, options.max_new_tokens, extra, source.model.thinking)
         except ServerError as error:
             raise UserError(f"--endpoint: {error}") from None
 
@@ -47,7 +48,13 @@ class EndpointEngine:
 
     def _answer(self, request: Request) -> Answer:
         try:
-            completion = _complete(self.connection, request.prompt, self.max_new_tokens, self.extra)
+            [completion] = self.connection.complete(
+                request.prompt,
+                temperature=0,
+                max_tokens=self.max_new_tokens,
+                extra=self.extra,
+                thinking=self.thinking,
+            )
         except PromptRefused as refusal:
             return Answer(request.row, error=f"refused: {refusal.reason}")
         return Answer(request.row, completion.text, completion.tokens, completion.cut)
@@ -85,11 +92,6 @@ def _check_adapter(connection: Connection, base: set[str], note: Callable[[str],
         )
 
 
-def _complete(connection: Connection, prompt: Iterable[Message], max_tokens: int, extra: dict[str, Any]) -> Completion:
-    [completion] = connection.complete(list(prompt), temperature=0, max_tokens=max_tokens, extra=extra)
-    return completion
-
-
 def _accepted(connection: Connection, extra: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
     """The fields of `extra` that the server takes, found with short requests. Raises ServerError for other refusals."""
     thinking = "on" if extra["chat_template_kwargs"]["enable_thinking"] else "off"
@@ -101,7 +103,7 @@ def _accepted(connection: Connection, extra: dict[str, Any], note: Callable[[str
 
     def refusal_of(fields: dict[str, Any]) -> PromptRefused | None:
         try:
-            _complete(connection, [{"role": "user", "content": "[]"}], 8, fields)
+            connection.complete([{"role": "user", "content": "[]"}], temperature=0, max_tokens=8, extra=fields)
         except PromptRefused as refusal:
             return refusal
         return None
