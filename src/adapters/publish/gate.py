@@ -183,7 +183,7 @@ def snippet(card: str) -> str:
 
 def rerun(finished: Finished, folder: Path) -> str | None:
     """Why a dry run of the bundle's recipe fails, with its data files beside it; None when it ends with 0."""
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryDirectory() as cache:
         shutil.copyfile(folder / "recipe.yaml", Path(work) / "recipe.yaml")
         if (folder / plugin_code.FOLDER).is_dir():
             shutil.copytree(folder / plugin_code.FOLDER, Path(work) / plugin_code.FOLDER)
@@ -193,10 +193,15 @@ def rerun(finished: Finished, folder: Path) -> str | None:
                 return f"its data file `{name}` {'is two files' if others else 'lies in another folder'}"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(path)
-        done = _run([sys.executable, "-m", "adapters", "run", "recipe.yaml", "--dry-run"], work, {})
+        env = {}
+        if Path(finished.recipe.model.base).expanduser().is_dir():  # the bundle names it by its Hub id
+            env["HF_HUB_CACHE"] = cache
+            _resolve_to(Path(cache), finished.base_id, finished.base_revision, base_files(finished))
+        done = _run([sys.executable, "-m", "adapters", "run", "recipe.yaml", "--dry-run"], work, env)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            return " ".join(lines[-1:]).replace(f"{work}/", "") or f"exit code {done.returncode}"
+            reason = " ".join(lines[-1:]).replace(f"{work}/", "").removesuffix(".")
+            return re.sub(r"(?<![\w./:])/[\w./-]*/", "", reason) or f"exit code {done.returncode}"
     return None
 
 
