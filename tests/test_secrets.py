@@ -17,6 +17,8 @@ TOKENS = [
     "tml-" + "aB3" * 8,
     "eyJhbGciOi.eyJzdWIi.x-y",
     "-----BEGIN RSA PRIVATE KEY-----",
+    "Authorization: Basic dXNlcjprZXk=",
+    "authorization': 'Bearer abcdef123",
 ]
 
 

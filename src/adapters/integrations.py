@@ -15,20 +15,29 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward, resolve_all, task_of
 from adapters.plugins.rollouts import RewardCaller
 from adapters.recipe.fields import PluginSpec, RewardSpec
+from adapters.recipe.sentences import sentence
 from adapters.types import Example, Row, Task
 
 TRL_KEYS = ("prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
 
 def named_reward(use: str, *, folder: Path | None = None, **params: Any) -> NamedReward:
-    """A reward from what a recipe's `rewards:` entry holds. Raises UserError when it cannot be resolved."""
-    spec = RewardSpec.model_validate({"use": use, **params})
-    return resolve_all([spec], folder=folder or Path(), at=())[0]
+    """A reward from what a recipe's `rewards:` entry holds. Raises UserError, which names the parameter."""
+    try:
+        spec = RewardSpec.model_validate({"use": use, **params})
+        return resolve_all([spec], folder=folder or Path(), at=())[0]
+    except ValidationError as error:
+        raise UserError(sentence(error)) from None
+    except UserError as error:
+        key = str(error.at[-1]) if error.at else ""
+        raise UserError(f"{key}: {error}" if key in params else str(error), at=error.at) from None
 
 
 def single_reward(use: str, **params: Any) -> NamedReward:
@@ -65,12 +74,19 @@ class TrlRewardFunction:
     ) -> list[float | None]:
         """Scores of a batch. `columns` are the dataset's, each a list as long as `completions`."""
         rows = {k: v for k, v in columns.items() if k not in TRL_KEYS}
-        examples = [read_example(self.task, {k: v[n] for k, v in rows.items()}, n) for n in range(len(completions))]
+        examples = [self._example({k: v[n] for k, v in rows.items()}, n) for n in range(len(completions))]
         scores = self.caller.score(completions, examples)
         for name, value in self.caller.take_figures().items():
             if log_metric is not None:
                 log_metric(name, value)
         return scores
+
+    def _example(self, row: Row, number: int) -> Example:
+        try:
+            return read_example(self.task, row, number)
+        except ValueError as error:
+            columns, fault = ", ".join(row) or "none", f"row {number} of the batch: {error}"
+            raise UserError(f"{fault}. The columns that TRL passes are: {columns}.") from None
 
 
 def trl_reward(use: str, *, task: str | None = None, **params: Any) -> TrlRewardFunction:
@@ -110,7 +126,7 @@ class VerlScore:
             source=data_source,
             prompt=(),
             completion=extra.get("target"),
-            gold=json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth,
+            gold=_gold(ground_truth),
             meta=extra,
         )
         score, parts = self.grader(solution_str, example)
@@ -134,6 +150,14 @@ class VerlScore:
         settings: set[str] = {f.name for f in fields(reward)} if is_dataclass(reward) else set()
         if ignored := sorted(others.keys() & (settings | RewardSpec.model_fields.keys())):
             raise UserError(f"{ignored[0]}: verl's reward_kwargs set nothing; write verl_score(…, {ignored[0]}=…).")
+
+
+def _gold(ground_truth: Any) -> Any:
+    try:
+        return json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth
+    except ValueError as error:
+        remedy = "write json.dumps(task.gold(row)) into the data's reward_model"
+        raise UserError(f"ground_truth is text, but not JSON ({error}): {remedy}.") from None
 
 
 def verl_score(use: str, *, parts: Sequence[str] | None = None, **params: Any) -> VerlScore:

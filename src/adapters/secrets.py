@@ -13,8 +13,9 @@ SHAPES: Final = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[A-Z0-9]{16}\b"
     r"|sk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{20,}|xox[abprs]-[A-Za-z0-9-]{10,}|tml-[\w.-]{8,}|glpat-[\w-]{20,}"
     r"|eyJ[\w-]{6,}\.[\w.-]+)|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\b[Aa]uthorization['\"]?\s*[:=]\s*b?['\"]?(?:Basic|Bearer|Token)\s+[\w+/.=~-]{6,}"
 )
-"""Access tokens of the Hub, GitHub, GitLab, AWS, OpenAI, Slack and Tinker, JSON web tokens, and private keys."""
+"""Access tokens of the Hub, GitHub, GitLab, AWS, OpenAI, Slack and Tinker, JSON web tokens, private keys, headers."""
 SHORTEST: Final = 8
 """Characters of a variable's value below which it may be an ordinary word."""
 

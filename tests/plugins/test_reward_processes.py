@@ -284,3 +284,27 @@ def test_what_cannot_be_pickled_is_named_with_file_line_and_remedy() -> None:
     assert f".py:{line}: " in str(raised.value)
     with pytest.raises(UserError, match=said):
         trl_reward(f"{__name__}:Early", timeout=1.0)
+
+
+def test_a_wrong_policy_is_one_sentence_with_its_key() -> None:
+    for keys, wanted in (
+        ({"timeout": "abc"}, "timeout: this should be"),
+        ({"on_error": "zro"}, "on_error: this should be 'raise', 'zero' or 'skip'"),
+        ({"max_errors": 2, "on_error": "zero"}, "max_errors: "),
+        ({"max_errors": 0.1}, "max_errors has no effect while a failure stops the run"),
+        ({"scorer": "corected"}, "scorer: "),
+    ):
+        for wrapper in (trl_reward, verl_score):
+            with pytest.raises(UserError) as raised:
+                wrapper("funding", **keys)
+            assert wanted in str(raised.value)
+            assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="ground_truth is text, but not JSON"):
+        verl_score("funding")("d", "[]", "{bad")
+    with pytest.raises(UserError, match=r"row 0 of the batch: funders must be a list.*columns that TRL passes are: x"):
+        trl_reward("funding")(completions=["[]"], x=[1])
+
+
+def test_a_function_of_python_is_no_reward() -> None:
+    with pytest.raises(UserError, match=r"os:getcwd takes \(\), which is not \(completion, example\)"):
+        trl_reward("os:getcwd", task="funding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -127,3 +128,11 @@ def test_one_byte_order_mark_is_read_as_python_reads_it(tmp_path: Path, head: st
     (tmp_path / "r.yaml").write_text("import os; os.abort()\n", encoding="utf-8-sig")
     with pytest.raises(UserError, match="Nothing was executed"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_an_endless_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "fifo.yaml")
+    for name in ("zero.yaml", "fifo.yaml"):
+        with pytest.raises(UserError, match="is no ordinary file"):
+            load_recipe(tmp_path / name)

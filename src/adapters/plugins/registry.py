@@ -194,7 +194,7 @@ def take_old_names(kind: Kind, target: Any, use: str) -> None:
     for old, new in OLD_NAMES.get(kind, {}).items():
         owners = getattr(target, "__mro__", (target,))
         # The one that is defined first in the method resolution order counts: a subclass may override an old name.
-        named = next((name for owner in owners for name in (new, old) if name in vars(owner)), new)
+        named = next((name for owner in owners for name in (new, old) if name in getattr(owner, "__dict__", ())), new)
         if named == old:
             setattr(target, new, getattr(target, old))
             _print_once(f"{use}: the attribute `{old}` is now `{new}`; please rename it.")

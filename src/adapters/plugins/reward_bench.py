@@ -159,13 +159,12 @@ class _Calls:
         all_planned = len(self.chosen) == len(self.rows) and len(self.repeated) == len(self.names)
         if all_planned and not self.late:
             return []
-        use = self.named.use or self.named.name
         all_calls = FIRST + 2 * len(self.names) / len(self.chosen) * len(self.rows)
         needed = math.ceil(all_calls * self.first_seconds / self.named.calls_at_once)
         text = (
             f"a call takes {_time(self.first_seconds)}, so of {len(self.rows)} rows {len(self.chosen)} were tried, and "
-            f"of {made} calls {again} were made twice; for all of it, {console.clock(needed)}: adapters rewards test "
-            f"{use} --seconds {needed}, or --set parallel=N for N calls at a time"
+            f"of {made} calls {again} were made twice; all of it takes {console.clock(needed)}: adapters rewards test "
+            f"with the same settings and --seconds {needed}; --set parallel=N makes N calls at a time"
         )
         missing = len(self.names) - made
         return [text, *([f"{missing} calls were not made, because others took longer than the first"] * (missing > 0))]
@@ -231,7 +230,7 @@ class _Calls:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms"
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{1000 * seconds:,.1f} ms"
 
 
 def _with_timeout(named: NamedReward, timeout: float | None) -> NamedReward:

@@ -204,7 +204,9 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
             # `from package.module import name` also arrives here as package.module.name.
             if not followed and not _is_in(wanted, *counted):
                 libraries.add(root)
-    return modules, tuple(sorted(libraries))
+    # `from near import NAME` also arrives as near.NAME, which is no module.
+    local = {m.name.partition(".")[0] for m in modules}
+    return modules, tuple(sorted(libraries - local - {"adapters"}))
 
 
 def _imports(path: Path, module: str) -> tuple[str, ...]:

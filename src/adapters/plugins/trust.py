@@ -58,7 +58,7 @@ def admit_recipe(plugins: Iterable[PluginFiles], folder: Path, consent: Consent)
 
 def _ask(unknown: Sequence[PluginFiles], folder: Path, consent: Consent) -> None:
     if unknown and not consent.given:
-        title = f"{visible(folder)} names code that was not run on this machine, or that has changed since:"
+        title = f"{visible(folder.resolve())} names code that was not run on this machine, or that has changed since:"
         question = "\n".join([title, *listing(unknown)])
         if consent.ask is None:
             raise Refused(f"{question}\nNothing of it was imported. Read it first; --trust imports it.")

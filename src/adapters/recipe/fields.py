@@ -78,6 +78,12 @@ class RewardSpec(PluginSpec):
     max_errors: Share = Field(default=0.02, description="Share of failed calls above which zero and skip stop the run.")
     parallel: Count | None = Field(default=None, description="Calls made at once; default: 1, of an async reward 16.")
 
+    @model_validator(mode="after")
+    def _policy(self) -> RewardSpec:
+        if "max_errors" in self.model_fields_set and self.on_error == "raise":
+            raise ValueError("max_errors has no effect while a failure stops the run; set on_error: zero or skip")
+        return self
+
 
 class NoiseSpec(PluginSpec):
     """Noise on the training texts: a preset (ocr, pdf, html, latex, document), a family, or a plug-in."""

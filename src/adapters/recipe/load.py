@@ -63,6 +63,8 @@ class RecipeFile:
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path | None = None) -> RecipeFile:
     """Read a recipe and apply `key.path=value` overrides. Raises one UserError for all mistakes."""
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is no ordinary file; save the recipe as one.")
     if path.is_file() and path.stat().st_size > LONGEST_FILE:
         raise UserError(f"{path}: longer than {LONGEST_FILE // 1024} kB, which no recipe is. Is it a data file?")
     try:

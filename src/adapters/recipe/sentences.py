@@ -29,6 +29,13 @@ def sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: Valida
     return [where(path, lines, at) + _sentence(str(at[-1]) if at else "", items[at]) for at in inner]
 
 
+def sentence(error: ValidationError) -> str:
+    """The first error of keys that stand in no file, led by its key."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {_sentence(key, [first])}" if key else _sentence(key, [first])
+
+
 def _sentence(key: str, items: Sequence[ErrorDetails]) -> str:
     first, given = items[0], items[0]["input"]
     if word := _WORDED.get(first["type"]):

@@ -44,7 +44,8 @@ def resolve(base: str, revision: str | None = None) -> Base:
     folder = local_folder(base)
     if folder is None:
         return Base(base, base, revision)
-    if cached := snapshot(folder.absolute()):
+    folder = folder.absolute()  # processes that work in another folder load it too
+    if cached := snapshot(folder):
         return Base(str(folder), *cached)
     marker = folder / "hub_id"  # a published adapter must not name a local path
     return Base(str(folder), marker.read_text().strip() if marker.is_file() else folder.name)
