@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from adapters.cli.main import app
 from adapters.data.noise import NoiseStats, make_row_noiser
+from adapters.plugins import task_bench
 from adapters.plugins.registry import resolve
 from adapters.plugins.task_bench import METHODS, check_is_task, try_task
 from adapters.recipe.fields import NoiseSpec, PluginSpec
@@ -160,6 +163,90 @@ FAULTS = {
         "adversarial fails on the example of row 'm3': IndexError",
     ),
 }
+
+
+def changed(**parts: str) -> str:
+    """An `example` with other parts."""
+    named = ", ".join(f"{part}={value}" for part, value in parts.items())
+    return f"""    def example(self, row, **names):
+        from dataclasses import replace
+        e = super().example(row, **names)
+        return replace(e, {named})
+"""
+
+
+EXAMPLES = {
+    "a dict": (
+        "    def example(self, row, **names):\n        return {'prompt': row['text']}\n",
+        "returns dict, and must return adapters.types.Example(…),",
+    ),
+    "a prompt that is a text": (changed(prompt="row['text']"), "gives str as prompt, not a tuple of messages"),
+    "no messages": (changed(prompt="()"), "gives a prompt without messages"),
+    "messages that are texts": (changed(prompt="('x',)"), "gives str as message 1 of the prompt, not an object"),
+    "no content": (changed(prompt="({'role': 'user'},)"), "gives message 1 of the prompt no content"),
+    "content is None": (
+        changed(prompt="(*e.prompt, {'role': 'user', 'content': None})"),
+        "gives None as content of message 3 of the prompt, which only a message with tool_calls may have,",
+    ),
+    "content is a list": (
+        changed(prompt="({'role': 'user', 'content': ['x']},)"),
+        "gives list as content of message 1 of the prompt, not a text,",
+    ),
+    "an unknown role": (
+        changed(prompt="({'role': 'human', 'content': 'x'},)"),
+        "gives the role 'human' to message 1 of the prompt (known: system, developer, user, ",
+    ),
+    "completion is a dict": (changed(completion="{}"), "gives dict as completion, not a text,"),
+    "rejected is a list": (changed(rejected="[]"), "gives list as rejected, not a text,"),
+    "id is a number": (changed(id="1"), "gives int as id, not a text,"),
+    "meta is None": (changed(meta="None"), "gives None as meta, not a mapping"),
+    "meta is a list": (changed(meta="[1]"), "gives list as meta, not a mapping"),
+}
+TRIED = {
+    "no completion": (
+        changed(completion="None"),
+        "example gives no completion, which SFT trains on, for row 'm1' with 2 labelled values",
+    ),
+    "an unknown kind": (
+        "    def labels(self, row):\n        return [Label(('items', 0), 'fuzzy', 'lamp')][: len(row['items'])]\n",
+        "labels gives the unknown kind 'fuzzy' for row 'm1'. Known: exact, fixed, id, name, scheme, title",
+    ),
+    "a path that is not there": (
+        "    def labels(self, row):\n        return [Label(('items', 7), 'exact', 'lamp')]\n",
+        "labels gives the path ('items', 7) for row 'm1', which has nothing there",
+    ),
+    "a path through a text": (
+        "    def labels(self, row):\n        return [Label(('text', 'x'), 'exact', 'lamp')]\n",
+        "labels gives the path ('text', 'x') for row 'm1', which has nothing there",
+    ),
+    "another text": (
+        "    def labels(self, row):\n        return [Label(('items', 0), 'exact', 'book')]\n",
+        "labels gives the text 'book' for row 'm1', which has 'lamp' at ('items', 0)",
+    ),
+}
+LOOP = (
+    "        while True:\n            try:\n                pass\n            except Exception:\n                pass\n"
+)
+HANGS = {
+    "is_well_formed": (
+        f"    def is_well_formed(self, completion):\n        if completion:\n            return True\n{LOOP}",
+        "is_well_formed does not end on empty text of row 'm1': a timer (SIGALRM) stopped it after 0.2 s in mine.py, ",
+    ),
+    "counts": (
+        f"    def counts(self, gold, completion):\n{LOOP}",
+        "counts does not end on gold of row 'm1': a timer (SIGALRM) stopped it after 0.2 s in mine.py, line ",
+    ),
+    "labels": (
+        "    def labels(self, row):\n        import re\n        re.match('(a*)*b', 'a' * 40)\n        return []\n",
+        "labels does not end on the labels of row 'm1': a timer (SIGALRM) stopped it after 0.2 s in __init__.py, line ",
+    ),
+    "example": (
+        f"    def example(self, row, **names):\n{LOOP}",
+        "example does not end on row 'm1': a timer (SIGALRM) stopped it after 0.2 s in mine.py, line ",
+    ),
+}
+COMMANDS = (["check", "mine.yaml"], ["run", "mine.yaml", "--dry-run"], ["run", "mine.yaml"])
+TEST = ["tasks", "test", "./mine.py:Mine"]
 
 
 @pytest.fixture
@@ -347,3 +434,91 @@ def test_every_required_method_is_one_of_the_protocol() -> None:
     from adapters.types import Task
 
     assert all(hasattr(Task, method) for method in METHODS)
+
+
+@pytest.mark.parametrize("fault", EXAMPLES)
+@pytest.mark.parametrize("arguments", [*COMMANDS, [*TEST, "--data", "rows.jsonl"]], ids=" ".join)
+def test_an_example_that_no_trainer_can_read_is_a_sentence(fault: str, arguments: list[str], folder: Path) -> None:
+    body, text = EXAMPLES[fault]
+    write_task(folder, body)
+    done = runner.invoke(app, arguments)
+    assert (done.exit_code, done.exception.__class__) == (2, SystemExit), done.output
+    said = " ".join(done.output.split())
+    assert f"the task Mine: example {text}" in said
+    assert said.count("for row 'm1'.") == 1
+    assert not (folder / "runs").exists()
+
+
+def test_an_example_of_the_tasks_own_rows_is_checked_too(folder: Path) -> None:
+    write_task(folder, EXAMPLES["a dict"][0])
+    done = runner.invoke(app, TEST)
+    assert done.exit_code == 2
+    assert "the task ./mine.py:Mine: example returns dict, and must return adapters.types.Example(…), for row '1'." in (
+        " ".join(done.stderr.split())
+    )
+
+
+@pytest.mark.parametrize("fault", TRIED)
+def test_targets_and_labels_are_held_against_the_row(fault: str, folder: Path) -> None:
+    body, text = TRIED[fault]
+    write_task(folder, body)
+    for arguments in COMMANDS:
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 2, done.output
+        assert f"mine.yaml:2: task: the task ./mine.py:Mine: {text}" in " ".join(done.output.split())
+    tested = runner.invoke(app, [*TEST, "--data", "rows.jsonl"])
+    assert tested.exit_code == 1
+    assert f"error: the task ./mine.py:Mine: {text}\n" in tested.stdout
+
+
+def test_rows_without_labels_need_no_target_and_a_tool_call_no_content(folder: Path) -> None:
+    calls = [{"type": "function", "function": {"name": "look", "arguments": {}}}]
+    prompt = f"(*e.prompt, {{'role': 'assistant', 'content': None, 'tool_calls': {calls}}}, *e.prompt[1:])"
+    write_task(folder, changed(prompt=prompt, meta="{}", completion="e.completion if e.gold else None"))
+    for arguments in COMMANDS:
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 2
+        said = " ".join(done.output.split())
+        assert "SFT trains on completions, and the task ./mine.py:Mine: example gives none for row 'm3'." in said
+    write_jsonl(folder / "train.jsonl", ROWS[:2])
+    (folder / "mine.yaml").write_text(RECIPE.replace("rows.jsonl", "train.jsonl", 1))
+    for arguments in (*COMMANDS, [*TEST, "--data", "rows.jsonl"]):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
+@pytest.mark.parametrize("method", HANGS)
+def test_a_method_that_does_not_end_is_named(method: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_bench, "LIMIT", 0.2)
+    handler = signal.getsignal(signal.SIGALRM)
+    body, text = HANGS[method]
+    write_task(folder, body)
+    for arguments in (["run", "mine.yaml", "--dry-run"], [*TEST, "--data", "rows.jsonl"]):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 2, done.output
+        assert text in " ".join(done.stderr.split())
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_a_call_in_another_thread_has_no_limit(folder: Path) -> None:
+    write_task(folder, "    pass\n")
+    task = resolve("tasks", PluginSpec(use="./mine.py:Mine"))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(check_task, task, "rows.jsonl").result().errors == []
+
+
+def test_a_slow_task_is_tried_on_fewer_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_bench, "SECONDS", 1e-4)
+    result = check_task(resolve("tasks", PluginSpec(use="funding")), write_jsonl(folder / "f.jsonl", funding_rows(2)))
+    assert result.rows == 1
+    assert result.warnings == ["the task FundingTask: tried on 1 of 2 rows, which took 0 s"]
+
+
+def test_an_agents_row_without_a_target_has_no_labels() -> None:
+    task = resolve("tasks", PluginSpec(use="agent"))
+    row = {k: v for k, v in task_rows(task, name="agent")[0][0].items() if k not in ("completion", "chosen")}
+    example = task.example(row, id="a")
+    assert example.completion is None
+    assert try_task(task, "agent", [(row, example)]).errors == []

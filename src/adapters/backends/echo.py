@@ -34,7 +34,7 @@ class EchoBackend:
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Number of words, and one for the end of an answer."""
-        prompts = [sum(len(m["content"].split()) for m in e.prompt) for e in examples]
+        prompts = [sum(len((m["content"] or "").split()) for m in e.prompt) for e in examples]
         targets = [len((e.completion or "").split()) + 1 for e in examples]
         rejected = [0 if e.rejected is None else len(e.rejected.split()) + 1 for e in examples]
         return list(map(Lengths, prompts, targets, rejected))
@@ -45,7 +45,7 @@ class EchoBackend:
         known = json.loads((start / WEIGHTS).read_text()) if start else {}
         for step in range(job.steps):
             progress(step + 1, job.steps, {"loss": 1 / (step + 1)})
-        known |= {prompt_key(e): e.completion for e in job.examples}
+        known |= {prompt_key(e): e.completion or "" for e in job.examples}
         (folder / WEIGHTS).write_text(json.dumps(known))
         (folder / CONFIG).write_text(json.dumps({"peft_type": "ECHO"}))
         return {"steps": job.steps}

@@ -25,6 +25,7 @@ from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import BAD_ROW, TEXT_COLUMNS, read_file
 from adapters.errors import KeyPath, UserError, hint
+from adapters.plugins.task_bench import TaskError, guarded
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.secrets import redact
 from adapters.types import Example, Row, Task
@@ -185,13 +186,17 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
             return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
     try:
-        example = preference.example(task, row, source=source, id=f"{source}:{number}" if row_id is None else row_id)
+        example = preference.example(
+            guarded(task), row, source=source, id=f"{source}:{number}" if row_id is None else row_id
+        )
         # What cannot be written as JSON in UTF-8 would fail later, in the tokenizer or when samples are stored.
         values = [example.id, example.prompt, example.completion, example.rejected, example.gold]
         written = json.dumps(values, ensure_ascii=False, default=str)
         written.encode()
         if written.count("[") + written.count("{") > DEEPEST and _deeper(values, DEEPEST):
             return None, "nested too deeply"
+    except TaskError:
+        raise
     except UnicodeEncodeError:
         return None, "a text holds a lone surrogate: it was decoded wrongly"
     except RecursionError:
@@ -297,7 +302,7 @@ def split_keys(keys: Iterable[str], split: Split) -> set[str]:
 
 def prompt_key(example: Example) -> str:
     """Key of an example's prompt, without case, spacing and punctuation."""
-    return fold(" ".join(m["content"] for m in example.prompt))
+    return fold(" ".join(m["content"] or "" for m in example.prompt))
 
 
 def text_key(example: Example) -> str:

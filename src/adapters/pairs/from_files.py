@@ -154,4 +154,4 @@ def _turn(row: Row) -> Row:
 
 def _estimate(example: Example) -> int:
     longer = max(len(example.completion or ""), len(example.rejected or ""))
-    return math.ceil((sum(len(m["content"]) for m in example.prompt) + longer) / 3)
+    return math.ceil((sum(len(m["content"] or "") for m in example.prompt) + longer) / 3)

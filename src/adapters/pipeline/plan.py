@@ -204,6 +204,8 @@ def _job(
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
     if isinstance(stage, Dpo):
         _check_pairs(loaded.examples, (*at, "data"))
+    if isinstance(stage, Sft):
+        _check_targets(loaded.examples, recipe.task.use, (*at, "data"))
     if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
     fitting, tokens, audit = _within_limits(stage, loaded.examples, measure(loaded.examples), at)
@@ -293,6 +295,16 @@ def _lora_settings(recipe: Recipe) -> dict[str, Any]:
     patterns = {key: list(getattr(recipe.lora, key).items()) for key in ("rank_pattern", "alpha_pattern")}
     newer = patterns | {"exclude_modules": recipe.lora.exclude_modules}
     return recipe.lora.model_dump(exclude=set(newer)) | {key: value for key, value in newer.items() if value}
+
+
+def _check_targets(examples: Sequence[Example], task: str, at: KeyPath) -> None:
+    bare = [e.id for e in examples if e.completion is None]
+    if bare:
+        raise UserError(
+            f"SFT trains on completions, and the task {task}: example gives none for row {bare[0]!r}"
+            f"{f' and {len(bare) - 1} more' if bare[1:] else ''}.",
+            at=at,
+        )
 
 
 def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:

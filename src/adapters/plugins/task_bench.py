@@ -4,24 +4,40 @@ Every method is called on the gold answer, the empty one, and text that no task 
 100 kB, deep nesting, NaN, and the gold answer with other types in it. `counts` must give gold an F of 1 and the
 answer that finds nothing 0, and must not count anything where there is nothing. Fields that a task names in
 `form_fields` are checks of an answer's form instead of labelled values: gold may fail them.
+
+No call may take more than `LIMIT` seconds: a timer (SIGALRM) interrupts what runs in Python. There is no timer on
+Windows and outside the main thread, and none that ends a call inside a C extension.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from types import FrameType, SimpleNamespace
 from typing import Any
 
-from adapters.errors import KeyPath, UserError
+from adapters.errors import KeyPath, UserError, hint
 from adapters.plugins.rewards import GARBAGE
 from adapters.types import Aligned, Counts, Example, Extracting, Row, Task
 
 ROWS = 20
 LATER_ROWS = 5
 """Rows of each further source of a recipe."""
+LIMIT = 10.0
+"""Seconds that one call may take; the built-in tasks take milliseconds."""
+SECONDS = 20.0
+"""After this time no further row of `ROWS` is begun; more rows have more time."""
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+KINDS = ("exact", "fixed", "id", "name", "scheme", "title")
+"""Kinds of labels that the noise policies know."""
 LONG = 100_000
 METHODS = {
     "example": "row",
@@ -49,6 +65,10 @@ HUGE = {
 }
 TOLERANCE = 1e-9
 _FAILED = object()
+
+
+class TaskError(UserError):
+    """A fault of a task, which the message names with the method and the row."""
 
 
 @dataclass
@@ -80,9 +100,94 @@ def try_task(task: Task, name: str, rows: Sequence[tuple[Row, Example]]) -> Task
     """Try every method of a task on rows and on their examples. Pairs of the recipe's own form are left out."""
     pairs = [(row, example) for row, example in rows if example.rejected is None]
     trial = _Trial(task, TaskTest(name, len(pairs)))
+    start, seconds = time.monotonic(), SECONDS * max(1, len(pairs) / ROWS)
     for n, (row, example) in enumerate(pairs):
+        if (taken := time.monotonic() - start) > seconds:
+            trial.result.rows = n
+            trial.result.warnings.append(
+                f"the task {name}: tried on {n} of {len(pairs)} rows, which took {taken:.0f} s"
+            )
+            break
         trial.row(row, example, first=n == 0)
     return trial.result
+
+
+def guarded(task: Task) -> Any:
+    """The task's `example` alone, as `checked_example` calls it."""
+    return SimpleNamespace(example=partial(checked_example, task, type(task).__name__))
+
+
+def checked_example(task: Task, name: str, row: Row, *, source: str = "", id: str = "") -> Example:
+    """The example of a row. Raises TaskError for one that no trainer could read, and after `LIMIT` seconds."""
+    with _limit(f"the task {name}: example", f"row {id!r}"):
+        example: Any = task.example(row, source=source, id=id)
+    if fault := _example_fault(example):
+        raise TaskError(f"the task {name}: example {fault} for row {id!r}.", at=("task",))
+    checked: Example = example
+    return checked
+
+
+def _example_fault(example: Any) -> str:
+    """What is wrong with the parts of an example; "" if nothing is."""
+    if not isinstance(example, Example):
+        return f"returns {_type(example)}, and must return adapters.types.Example(…),"
+    texts = {"id": str, "source": str, "completion": str | None, "rejected": str | None}
+    for part, kind in texts.items():
+        if not isinstance(value := getattr(example, part), kind):
+            return f"gives {_type(value)} as {part}, not a text,"
+    if not isinstance(example.meta, Mapping):
+        return f"gives {_type(example.meta)} as meta, not a mapping such as {{}},"
+    prompt: Any = example.prompt
+    if not isinstance(prompt, tuple | list):
+        return f'gives {_type(prompt)} as prompt, not a tuple of messages ({{"role": "user", "content": …}},),'
+    if not prompt:
+        return "gives a prompt without messages"
+    return next((fault for n, message in enumerate(prompt, 1) if (fault := _message_fault(message, n))), "")
+
+
+def _message_fault(message: Any, n: int) -> str:
+    if not isinstance(message, Mapping):
+        return f"gives {_type(message)} as message {n} of the prompt, not an object with role and content,"
+    if (role := message.get("role")) not in ROLES:
+        return f"gives the role {role!r} to message {n} of the prompt (known: {', '.join(ROLES)})"
+    if "content" not in message:
+        return f"gives message {n} of the prompt no content"
+    content = message["content"]
+    if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
+        only = ", which only a message with tool_calls may have," if content is None else ", not a text,"
+        return f"gives {_type(content)} as content of message {n} of the prompt{only}"
+    return ""
+
+
+def _type(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+class _Overrun(BaseException):
+    """Where a call was that took too long. No `except Exception` of a plug-in catches it."""
+
+
+@contextmanager
+def _limit(method: str, what: str) -> Iterator[None]:
+    """Interrupt a call after `LIMIT` seconds with a TaskError, where the system has timers, in the main thread."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        raise _Overrun(f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}" if frame else "C code")
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    # Again every second: the call may be in an `except:` that catches everything.
+    timer = signal.setitimer(signal.ITIMER_REAL, LIMIT, 1.0)
+    try:
+        yield
+    except _Overrun as overrun:
+        told = f"{method} does not end on {what}: a timer (SIGALRM) stopped it after {LIMIT:g} s in {overrun}."
+        raise TaskError(told, at=("task",)) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
 
 
 class _Trial:
@@ -102,6 +207,8 @@ class _Trial:
         self._labels(row)
         empty = self._empty_answer(example)
         texts = _texts(example, empty) | (HUGE if first else {})
+        if example.completion is None:
+            self._no_completion(example)
         gold = self._counts(example, "gold", example.completion) if example.completion is not None else None
         for what, text in texts.items():
             well_formed = self._call("is_well_formed", what, partial(self.task.is_well_formed, text))
@@ -125,11 +232,12 @@ class _Trial:
 
     def _call(self, method: str, what: str, call: Callable[[], Any], *, may: bool = False, mild: bool = False) -> Any:
         """The result, or _FAILED. With `may`, ValueError is an answer."""
-        try:
-            return call()
-        except (Exception, SystemExit) as error:
-            if not (may and isinstance(error, ValueError)):
-                self.fault(method, "fails", f"fails on {what} of row {self.id!r}: {_say(error)}", mild=mild)
+        with _limit(f"the task {self.result.name}: {method}", f"{what} of row {self.id!r}"):
+            try:
+                return call()
+            except (Exception, SystemExit) as error:
+                if not (may and isinstance(error, ValueError)):
+                    self.fault(method, "fails", f"fails on {what} of row {self.id!r}: {_say(error)}", mild=mild)
         return _FAILED
 
     def _gold(self, row: Row, example: Example) -> None:
@@ -137,12 +245,39 @@ class _Trial:
         if gold is not _FAILED and not _same(gold, example.gold):
             self.fault("gold", "differs", f"returns another value than example's gold for row {self.id!r}")
 
+    def _no_completion(self, example: Example) -> None:
+        """A row without labels may lack its target."""
+        counts = self._counts(example, "empty text", "") or {}
+        if labelled := sum(c.gold for (_, name), c in counts.items() if name not in self.form_fields):
+            text = f"gives no completion, which SFT trains on, for row {self.id!r} with {labelled:g} labelled values"
+            self.fault("example", "completion", text)
+
     def _labels(self, row: Row) -> None:
         labels = self._call("labels", "the labels", lambda: list(self.task.labels(row)))
         for label in () if labels is _FAILED else labels:
             parts = label if isinstance(label, tuple) and len(label) == 3 else (None, None, None)
-            if not (isinstance(parts[0], tuple) and isinstance(parts[1], str) and isinstance(parts[2], str)):
+            path, kind, text = parts
+            if not (isinstance(path, tuple) and isinstance(kind, str) and isinstance(text, str)):
                 self.fault("labels", "type", f"gives {label!r} for row {self.id!r}, not Label(path, kind, text)")
+                continue
+            if kind not in KINDS:
+                known = hint(kind, KINDS).strip() or f"Known: {', '.join(KINDS)}."
+                self.fault("labels", "kind", f"gives the unknown kind {kind!r} for row {self.id!r}. {known[:-1]}")
+            if path:
+                self._place(row, path, text)
+
+    def _place(self, row: Row, path: tuple[Any, ...], text: str) -> None:
+        """Whether a label stands where noise would write it anew."""
+        value: Any = row
+        try:
+            for step in path:
+                value = value[step]
+        except (LookupError, TypeError):
+            self.fault("labels", "path", f"gives the path {path!r} for row {self.id!r}, which has nothing there")
+            return
+        if str(value).split() != text.split():
+            shown = f"gives the text {text!r} for row {self.id!r}, which has {value!r} at {path!r}"
+            self.fault("labels", "text", shown)
 
     def _empty_answer(self, example: Example) -> str | None:
         make = getattr(self.task, "empty_answer", None)
@@ -293,7 +428,9 @@ def own_rows(task: Any) -> Iterator[Row]:
 def own_example(task: Task, row: Row, name: str) -> Example:
     """The example of one of them. Raises UserError for a task that cannot read its own rows."""
     try:
-        return task.example(row, id=str(row.get("id", "")))
+        return checked_example(task, name, row, id=str(row.get("id", "")))
+    except TaskError:
+        raise
     except Exception as error:  # a task is anybody's code
         raise UserError(
             f"the task {name}: example fails on row {row.get('id')!r} of its own: {_say(error)}."

@@ -293,7 +293,7 @@ def _has_values(figures: Mapping[str, Any]) -> bool:
 def _task(finished: Finished) -> str:
     """The task and its parameters, without prompts, which the usage shows."""
     spec = finished.recipe.task
-    prompt = "\n".join(m["content"] for m in finished.example().prompt)
+    prompt = "\n".join(m["content"] or "" for m in finished.example().prompt)
     short = [
         f"{key} {text if len(text := _value(value)) <= LONGEST_VALUE else 'as in recipe.yaml'}"
         for key, value in bundle.without_paths(spec.params).items()
