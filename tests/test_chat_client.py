@@ -178,6 +178,7 @@ def test_a_thought_beside_an_answer_stays_out(server: Server) -> None:
     assert ask(Connection.open(server.url))[0].text == "[2]"
 
 
+@pytest.mark.slow
 def test_samples_that_are_all_empty_stop_the_work(server: Server, tmp_path: Path) -> None:
     prompts = {str(n): [{"role": "user", "content": "?"}] for n in range(40)}
     options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 5}

@@ -21,6 +21,10 @@ SchemaParameter = Annotated[Mapping[str, Any], JSON_SCHEMA]
 """Type of a plug-in's parameter that is a JSON Schema. In a recipe it may be a file or a class; see `registry`."""
 
 
+ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+"""Roles of messages that chat templates know."""
+
+
 class Message(TypedDict):
     """One turn of a chat prompt, in OpenAI's form; `arguments` of a tool call are an object.
 

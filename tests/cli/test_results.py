@@ -79,6 +79,7 @@ def test_all_prints_the_other_tables_and_json_is_as_before(folder: Path) -> None
     assert report == json.loads((folder / "runs/small/report.json").read_text())
 
 
+@pytest.mark.slow
 def test_eval_ends_in_the_same_way(folder: Path) -> None:
     ran = invoke("run", "small.yaml").stdout
     shown = invoke("eval", "runs/small").stdout

@@ -163,6 +163,7 @@ def test_a_faulty_row_does_not_hide_the_separator() -> None:
     assert csv_text.separator(long[:65_536], ",", cut=True) == ";"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_is_read_in_memory_that_does_not_grow(tmp_path: Path, indent: int | None) -> None:
     peaks = []

@@ -60,6 +60,7 @@ def test_every_epoch_and_repeat_has_noise_of_its_own(path: Path) -> None:
     assert grpo.ledger[0]["noise"]["rows"] > 0.9
 
 
+@pytest.mark.slow
 def test_noise_is_a_pure_function_of_the_recipe(path: Path) -> None:
     first, second, other = make(path), make(path), make(path, "seed=7")
     assert first.jobs[0].examples == second.jobs[0].examples

@@ -380,6 +380,7 @@ def teach(server: ChatServer, tmp_path: Path, *more: object) -> tuple[int, str, 
     return cli("pairs", "teach", tmp_path / "rows.jsonl", *fixed, *more)
 
 
+@pytest.mark.slow
 def test_a_teacher_s_best_against_its_worst(server: ChatServer, tmp_path: Path) -> None:
     server.script = [429, 200, 503]
     code, shown, said = teach(server, tmp_path, "-n", 2, "--margin", 0.1)
@@ -411,6 +412,7 @@ def test_a_good_teacher_s_turns_are_corrupted(server: ChatServer, tmp_path: Path
     assert teach(server, tmp_path, "-n", 1, "--no-corrupt")[0] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "text"),
     [

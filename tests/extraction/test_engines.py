@@ -249,6 +249,7 @@ def test_the_thought_of_a_model_that_thinks_is_no_answer(source: Any, server: Se
     assert [answer.text for answer in endpoint(requests(1))] == [""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 30])
 def test_a_run_of_empty_answers_stops_and_keeps_no_row(source: Any, server: Server, tmp_path: Path, n: int) -> None:
     server.answer = lambda _: said(None)

@@ -86,6 +86,7 @@ def test_a_sound_recipe(mine: Path) -> None:
     assert not (mine.parent / "runs").exists(), "a check leaves nothing"
 
 
+@pytest.mark.slow
 def test_rows_lost_to_a_limit_are_an_error_for_check_and_run(mine: Path) -> None:
     found = checked(mine, "stages.0.max_length=100", code=2)
     assert any("stages.0.max_too_long" in e and "max_length" in e for e in found["errors"])
@@ -250,6 +251,7 @@ def test_a_tracker_that_is_not_installed_is_found_without_a_model_too(
     assert any("report_to.0: wandb is not installed: pip install wandb" in error for error in found["errors"])
 
 
+@pytest.mark.slow
 def test_columns_that_nothing_reads_are_told_once(mine: Path) -> None:
     rows = [{**row, "note": "x"} for row in distinct_rows(30, 1)]
     write_jsonl(mine.parent / "train.jsonl", rows)

@@ -259,6 +259,7 @@ def test_an_origin_that_names_a_folder_of_this_machine_is_asked_about(received: 
         RunFolder.open(received).recipe_file()
 
 
+@pytest.mark.slow
 def test_code_of_the_users_own_may_be_edited_and_code_inside_the_run_folder_may_not(tmp_path: Path) -> None:
     recipe = project(tmp_path)
     assert call("run", recipe).exit_code == 0

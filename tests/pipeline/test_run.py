@@ -87,6 +87,7 @@ def replan(path: Path, *overrides: str) -> Plan:
     return make_plan(file, EchoBackend(file.recipe))
 
 
+@pytest.mark.slow
 def test_the_same_command_skips_what_is_done(mine: Path) -> None:
     made, report = start(mine)
     before = {p: p.stat().st_mtime_ns for p in made.folder.rglob("*.safetensors")}
@@ -96,6 +97,7 @@ def test_the_same_command_skips_what_is_done(mine: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in made.folder.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_refused_by_the_key(mine: Path) -> None:
     made, _ = start(mine)
     with pytest.raises(UserError, match=r"recipe: 1-sft differs.*rate was 0.0001, is 0.0002.\n.*--fresh"):
@@ -109,6 +111,7 @@ def test_a_changed_recipe_is_refused_by_the_key(mine: Path) -> None:
     start(mine, "stages.0.learning_rate=2e-4")
 
 
+@pytest.mark.slow
 def test_what_changes_no_weight_may_change(mine: Path) -> None:
     start(mine)
     made, report = start(mine, "evaluate.0.name=other", "stages.0.micro_batch_size=4", "stages.1.save_every=7")
@@ -116,6 +119,7 @@ def test_what_changes_no_weight_may_change(mine: Path) -> None:
     assert kept(made) == [True, True]
 
 
+@pytest.mark.slow
 def test_a_later_stage_can_be_trained_again_alone(mine: Path) -> None:
     import shutil
 
@@ -126,6 +130,7 @@ def test_a_later_stage_can_be_trained_again_alone(mine: Path) -> None:
     assert (made.jobs[0].folder / "manifest.json").read_text() == first
 
 
+@pytest.mark.slow
 def test_what_follows_a_retrained_stage_is_retrained(mine: Path) -> None:
     import shutil
 
@@ -168,6 +173,7 @@ def test_unfinished_work_of_another_recipe_is_refused_not_deleted(mine: Path) ->
     assert (work / "checkpoint").is_file()
 
 
+@pytest.mark.slow
 def test_death_while_sealing_loses_nothing(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(folder: Path) -> None:
         raise KeyboardInterrupt
@@ -254,6 +260,7 @@ def test_a_dry_run_writes_nothing(mine: Path) -> None:
     assert sorted(mine.parent.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_failed_work_exits_with_1_and_keeps_the_details(mine: Path) -> None:
     (mine.parent / "late.py").write_text(
         "class Late:\n"
@@ -323,6 +330,7 @@ def test_what_only_another_process_finds_is_said_by_it(mine: Path) -> None:
     assert codes[1] == 2
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_named(mine: Path) -> None:
     (mine.parent / "file").write_text("")
     done = command("run", str(mine), f"run_dir={mine.parent / 'file' / 'runs'}", cwd=mine.parent)
@@ -348,6 +356,7 @@ def test_a_fork_keeps_what_the_recipe_still_describes(mine: Path) -> None:
     assert (kept["stage"]["beta"], new["stage"]["beta"]) == (0.1, 0.2)
 
 
+@pytest.mark.slow
 def test_checkpoints_from_other_starting_weights_are_not_continued(mine: Path) -> None:
     made, _ = start(mine)
     work = adapter_folder.work_folder(made.jobs[1].folder)

@@ -170,6 +170,7 @@ def planned(*overrides: str) -> Plan:
     return make_plan(file, EchoBackend(file.recipe))
 
 
+@pytest.mark.slow
 def test_a_name_that_must_be_qualified_one_day_trains_nothing_again(place: Path, install: Install) -> None:
     noise = "stages.0.noise={{use: {}dashes, share: 1.0}}"
     before = planned(noise.format(""))

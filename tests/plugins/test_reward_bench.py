@@ -224,6 +224,7 @@ def test_calls_at_once_and_more_time_leave_nothing_out(slow: Callable[..., Named
     assert found.variants["gold"]["n"] == 12
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_slow_on_long_texts_alone_ends_in_time(slow: Callable[..., NamedReward]) -> None:
     began = time.monotonic()
     found = try_reward(slow("slow_on_long"), ROWS, TASK, seconds=0.5)
@@ -241,6 +242,7 @@ def test_a_reward_that_fails_in_this_process_alone_says_nothing_of_time(tmp_path
     assert found.left_out == []
 
 
+@pytest.mark.slow
 def test_calls_that_hang_are_not_made_where_nothing_stops_them(tmp_path: Path) -> None:
     (tmp_path / "hang.py").write_text(
         "def hang(completion, example):\n    while completion.startswith(']]}'): pass\n"
@@ -307,6 +309,7 @@ def test_examples_and_their_task(tmp_path: Path) -> None:
 # --- the verbs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rewards_test_and_its_exit_codes(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(9))
     good = runner.invoke(app, ["rewards", "test", "funding", "scorer=corrected", "--data", str(path), "--json"])

@@ -88,6 +88,7 @@ def graded(reward: NamedReward, log: Path) -> tuple[list[float | None], dict[str
     return scores, caller.take_figures(), [json.loads(line) for line in log.read_text().splitlines()], seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Sync", "Async"])
 def test_as_one_at_a_time_but_sooner(judge, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
     policy = {"on_error": "skip", "max_errors": 1.0}
@@ -203,6 +204,7 @@ def test_an_async_call_that_blocks_ends_the_run(judge, monkeypatch: pytest.Monke
         grader.scores(["fine 1", "slow", "fine 1", "block", "slow"], ROWS[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parallel"), [("Sync", 1), ("Sync", 4), ("Async", 4)])
 def test_a_call_that_hangs_is_shown(
     judge, name: str, parallel: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -379,6 +379,7 @@ def test_the_built_in_tasks_keep_what_they_promise(task: str, tmp_path: Path) ->
     assert time.perf_counter() - start < 5, "well below a second on a machine of its own"
 
 
+@pytest.mark.slow
 def test_a_check_of_form_may_fail_on_gold() -> None:
     """The target of an agent's turn may be undisciplined; its action must still be found."""
     task = resolve("tasks", PluginSpec(use="agent", thought=1))

@@ -153,6 +153,7 @@ def _keys(node: Any) -> list[str]:
     return [*node.get("properties", {}), *(key for inner in node.values() for key in _keys(inner))]
 
 
+@pytest.mark.slow
 def test_an_old_run_folder_is_read_as_it_stands(mine: Path, tmp_path: Path) -> None:
     file = load_recipe(mine, ["stages.0.data=[train.jsonl]"])
     backend = EchoBackend(file.recipe)

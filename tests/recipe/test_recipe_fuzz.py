@@ -202,6 +202,7 @@ def test_mutated_text(data: Path, nowhere: Path, draws: st.DataObject) -> None:
     check(outcome(text, planned=False), nowhere, data, before)
 
 
+@pytest.mark.slow
 @ONCE
 @given(st.data())
 def test_mutated_trees(data: Path, nowhere: Path, draws: st.DataObject) -> None:

@@ -363,6 +363,7 @@ def test_what_is_no_run_or_no_place_is_refused(run: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_page_and_never_fails_for_it(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

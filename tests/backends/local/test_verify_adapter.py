@@ -163,6 +163,7 @@ def wrapped_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return save_tiny_wrapper(tiny_model, tmp_path_factory.mktemp("wrapped") / "tiny-vlm")
 
 
+@pytest.mark.slow
 def test_a_text_adapter_of_a_wrapped_base_has_the_names_of_both_classes(wrapped_model: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(wrapped_model, dtype=torch.float32)
     bundle = adapter_on(model, AutoTokenizer.from_pretrained(wrapped_model), tmp_path / "bundle")

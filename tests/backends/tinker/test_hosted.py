@@ -393,6 +393,7 @@ def test_parity_is_stated() -> None:
     assert "computed again" not in " ".join(parity.notes(recipe()))
 
 
+@pytest.mark.slow
 def test_a_check_without_the_service_shows_all_that_can_be_known_here(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
