@@ -97,7 +97,14 @@ def test_from_training_through_the_gate_to_a_merged_model(key: str, tmp_path: Pa
     trained = json.loads((tmp_path / "runs/chain/2-grpo" / CONFIG).read_text())
     assert trained[key]
 
-    settings = ["publish.base_model=tests/lively", "publish.license=mit", "--repo", "me/tiny", "--dry-run"]
+    settings = [
+        "publish.base_model=tests/lively",
+        "publish.license=mit",
+        "publish.minimum={}",
+        "--repo",
+        "me/tiny",
+        "--dry-run",
+    ]
     dry = call(["-m", "adapters", "publish", "runs/chain", *settings], tmp_path, **offline)
     assert dry.returncode == 0, dry.stdout + dry.stderr
     assert "4 of 4 greedy answers are the training process's" in dry.stdout

@@ -101,7 +101,9 @@ def _asked_for(finished: Finished, mode: str, minimum: Mapping[str, float]) -> I
     fields = {name: tuple(of_set["metrics"].get(mode, ())) for name, of_set in figures.items()}
     for test, figure, least in bounds(minimum, fields):
         value = _value(figures[test], mode, figure)
-        if value < least:
+        if value is None:
+            yield f"{test}: {figure} is undefined, as there is nothing to find, and publish.minimum asks for it", True
+        elif value < least:
             yield f"{test}: {figure} is {value:.4f}, and publish.minimum asks for {least:g}", True
         else:
             yield f"{test}: {figure} {value:.4f} of at least {least:g}", False
@@ -113,9 +115,9 @@ def overall(figures: SetFigures, mode: str) -> Counts:
     return sum((Counts(f["gold"], f["pred"], f["matched"]) for f in fields), Counts(0, 0, 0))
 
 
-def _value(figures: SetFigures, mode: str, name: str) -> float:
+def _value(figures: SetFigures, mode: str, name: str) -> float | None:
     if name == VALID:
         return figures["valid"]
     field, _, measure = name.rpartition("_")
     value: Any = figures["metrics"][mode][field][measure]
-    return float(value)
+    return None if value is None else float(value)

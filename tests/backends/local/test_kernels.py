@@ -69,7 +69,7 @@ def test_check_says_it_for_a_gpu_alone(tmp_path: Path, monkeypatch: pytest.Monke
     file = load_recipe(tmp_path / "r.yaml")
 
     def notes(device: float | None) -> list[str]:
-        found = check_recipe(file, make_backend(file.recipe), [], Hardware(device), lambda _: None)
+        found = check_recipe(file, make_backend(file.recipe), [], Hardware(device), lambda _: None, lambda _: ([], []))
         assert not found.errors
         return [note for note in found.notes if "fallback" in note]
 
