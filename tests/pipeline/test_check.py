@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -577,9 +578,13 @@ def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, pr
     stage = json.loads(adapters("check", "r.yaml", "--json").stdout)["memory"][0]
     planned = sum(stage["parts"].values()) / GB
     assert planned < stage["peak"] / GB
-    done = adapters("run", "r.yaml")
-    assert done.returncode == 0, done.stderr[-2000:]
-    manifest = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())
-    measured = manifest["peak_memory_gb"]
+    measured = math.inf
+    for _ in range(2):  # other tests at work can make the peak higher by a tenth, never lower
+        done = adapters("run", "r.yaml", "--fresh")
+        assert done.returncode == 0, done.stderr[-2000:]
+        manifest = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())
+        measured = min(measured, manifest["peak_memory_gb"])
+        if planned / measured > over * 0.93:
+            break
     print(f"{precision}: planned {planned:.2f} GB, measured {measured:.2f} GB")
     assert planned / measured == pytest.approx(over, rel=0.07)
