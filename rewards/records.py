@@ -49,11 +49,11 @@ class Records:
         """Score one completion. Never raises, whatever the text. Raises ValueError where no schema is known."""
         if example.gold is None:
             return Scored(None)
-        said = records_match.read(completion)
-        if said.value is None:
+        prediction = records_match.read(completion)
+        if prediction.value is None:
             return Scored(0.0, {"readable": 0.0})
         node = self._node(example.meta)
-        counts = records_match.tally(node, records_match.compare(node, example.gold, said.value))
+        counts = records_match.tally(node, records_match.compare(node, example.gold, prediction.value))
         whole = records_match.total(counts)
         parts = {"readable": 1.0}
         parts |= {"precision": whole.precision} if whole.pred else {}

@@ -86,10 +86,10 @@ def compare(node: Node, gold: Any, pred: Any, path: str = "") -> Iterator[Pair]:
         yield from () if isinstance(pred, list | tuple) else _outside(pred)
     else:
         inside = not isinstance(pred, Mapping | list | tuple)
-        said = pred if inside and not is_empty(pred) else None
-        known = None if is_empty(gold) else gold
-        if known is not None or said is not None:
-            yield Pair(path, known, said, same(node, known, said))
+        predicted = pred if inside and not is_empty(pred) else None
+        labelled = None if is_empty(gold) else gold
+        if labelled is not None or predicted is not None:
+            yield Pair(path, labelled, predicted, same(node, labelled, predicted))
         yield from () if inside else _outside(pred)
 
 
@@ -111,10 +111,10 @@ def _outside(value: Any) -> Iterator[Pair]:
 
 def same(node: Node, gold: Any, pred: Any) -> bool:
     """Whether two values of a field count as one."""
-    known, said = _key(node, gold), _key(node, pred)
-    if known is None or said is None:
+    gold_key, pred_key = _key(node, gold), _key(node, pred)
+    if gold_key is None or pred_key is None:
         return False
-    return known == said or (node.tolerance > 0 and _near(node, gold, pred))
+    return gold_key == pred_key or (node.tolerance > 0 and _near(node, gold, pred))
 
 
 def _key(node: Node, value: Any) -> str | None:
@@ -122,10 +122,10 @@ def _key(node: Node, value: Any) -> str | None:
 
 
 def _near(node: Node, gold: Any, pred: Any) -> bool:
-    known, said = number(gold), number(pred)
-    if known is None or said is None:
+    gold_number, pred_number = number(gold), number(pred)
+    if gold_number is None or pred_number is None:
         return False
-    return abs(known - said) <= node.tolerance * (1 + 1e-9)
+    return abs(gold_number - pred_number) <= node.tolerance * (1 + 1e-9)
 
 
 def _values(node: Node, gold: Sequence[Any], pred: Sequence[Any], path: str) -> Iterator[Pair]:
@@ -137,9 +137,9 @@ def _values(node: Node, gold: Sequence[Any], pred: Sequence[Any], path: str) -> 
             spare[_key(node, pred[n])].append(n)
     partners: dict[int, int] = {}
     for n, value in enumerate(gold):
-        known = _key(node, value)
-        if known is not None and spare[known]:
-            partners[n] = spare[known].pop()
+        key = _key(node, value)
+        if key is not None and spare[key]:
+            partners[n] = spare[key].pop()
     left = sorted(n for indices in spare.values() for n in indices)
     if node.tolerance:
         partners |= _nearest(node, gold, pred, [n for n in range(len(gold)) if n not in partners], left)
@@ -155,14 +155,14 @@ def _nearest(
     node: Node, gold: Sequence[Any], pred: Sequence[Any], missed: Sequence[int], left: Sequence[int]
 ) -> dict[int, int]:
     """Most pairs within the tolerance: both sides sorted, each with the first that it reaches."""
-    known = sorted((value, n) for n in missed if (value := number(gold[n])) is not None)
-    said = sorted((value, n) for n in left if (value := number(pred[n])) is not None)
+    labelled = sorted((value, n) for n in missed if (value := number(gold[n])) is not None)
+    predicted = sorted((value, n) for n in left if (value := number(pred[n])) is not None)
     partners, at = dict[int, int](), 0
-    for value, n in known:
-        while at < len(said) and said[at][0] < value and not _near(node, value, said[at][0]):
+    for value, n in labelled:
+        while at < len(predicted) and predicted[at][0] < value and not _near(node, value, predicted[at][0]):
             at += 1
-        if at < len(said) and _near(node, value, said[at][0]):
-            partners[n] = said[at][1]
+        if at < len(predicted) and _near(node, value, predicted[at][0]):
+            partners[n] = predicted[at][1]
             at += 1
     return partners
 
@@ -187,22 +187,24 @@ def assigned(node: Node, gold: Sequence[Any], pred: Sequence[Any]) -> dict[int, 
     everything are paired at once, which no assignment betters. Ties are broken by content, so that the order of
     neither list counts.
     """
-    known, said = [_signature(node, item) for item in gold], [_signature(node, item) for item in pred]
+    gold_signatures, pred_signatures = ([_signature(node, item) for item in side] for side in (gold, pred))
     spare: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for n in range(len(said) - 1, -1, -1):
-        spare[said[n]].append(n)
+    for n in range(len(pred_signatures) - 1, -1, -1):
+        spare[pred_signatures[n]].append(n)
     partners: dict[int, int] = {}
-    for n, signature in enumerate(known):
+    for n, signature in enumerate(gold_signatures):
         if signature and spare[signature]:
             partners[n] = spare[signature].pop()
     taken = set(partners.values())
-    rows = sorted((n for n in range(len(gold)) if n not in partners and known[n]), key=lambda n: known[n])[:MAX_ITEMS]
-    columns = sorted((n for n in range(len(pred)) if n not in taken and said[n]), key=lambda n: said[n])[:MAX_ITEMS]
+    rows = [n for n in range(len(gold)) if n not in partners and gold_signatures[n]]
+    rows = sorted(rows, key=lambda n: gold_signatures[n])[:MAX_ITEMS]
+    columns = [n for n in range(len(pred)) if n not in taken and pred_signatures[n]]
+    columns = sorted(columns, key=lambda n: pred_signatures[n])[:MAX_ITEMS]
     if not rows or not columns:
         return partners
     from scipy.optimize import linear_sum_assignment
 
-    agreement = _agreement([known[n] for n in rows], [said[n] for n in columns])
+    agreement = _agreement([gold_signatures[n] for n in rows], [pred_signatures[n] for n in columns])
     agreement += _within_tolerance(node, [gold[n] for n in rows], [pred[n] for n in columns])
     chosen = zip(*(side.tolist() for side in linear_sum_assignment(agreement, maximize=True)), strict=True)
     return partners | {rows[i]: columns[j] for i, j in chosen if agreement[i, j]}
@@ -259,8 +261,8 @@ def _within_tolerance(node: Node, gold: Sequence[Any], pred: Sequence[Any]) -> A
         if inner.kind == "object":
             out += _within_tolerance(inner, [_get(item, name) for item in gold], [_get(item, name) for item in pred])
         elif inner.tolerance and inner.kind in ("number", "integer"):
-            known, said = ([number(_get(item, name)) for item in side] for side in (gold, pred))
-            a, b = (np.array([np.nan if value is None else value for value in side]) for side in (known, said))
+            numbers = ([number(_get(item, name)) for item in side] for side in (gold, pred))
+            a, b = (np.array([np.nan if value is None else value for value in side]) for side in numbers)
             apart = np.abs(a[:, None] - b[None, :])
             with np.errstate(invalid="ignore"):
                 out += (apart <= inner.tolerance * (1 + 1e-9)) & (apart > np.abs(a)[:, None] * 1e-12)

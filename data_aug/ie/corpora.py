@@ -382,8 +382,8 @@ def corpus(sentences: Iterable[Sentence], options: Options, tasks: Sequence[str]
         if unknown := [label for label in seen_labels if options.schema and label not in options.schema]:
             raise ValueError(f"has the label {unknown[0]!r}, which the given schema lacks; rename it, or to nothing")
         schema = options.schema or list(seen_labels)
-        made = ((sentence.text, _row(sentence, task, schema, options.source)) for sentence in kept)
-        rows += _selected(made, options, left_out, lambda row: any(row["gold"].values()))
+        by_text = ((sentence.text, _row(sentence, task, schema, options.source)) for sentence in kept)
+        rows += _selected(by_text, options, left_out, lambda row: any(row["gold"].values()))
     return Corpus(rows, {reason: n for reason, n in left_out.items() if n})
 
 

@@ -129,11 +129,11 @@ class RecordsTask:
         """Values by path and in all, and whole objects. Never raises."""
         of_field = records_match.tally(self.node, self._pairs(gold, completion))
         whole = records_match.total(of_field)
-        said = records_match.read(completion).value is not None
-        right = said and whole.gold == whole.pred == whole.matched
+        readable = records_match.read(completion).value is not None
+        right = readable and whole.gold == whole.pred == whole.matched
         return {
             "values": {records_match.ALL: whole, **of_field},
-            "objects": {"object": Counts(int(isinstance(gold, Mapping)), int(said), int(right))},
+            "objects": {"object": Counts(int(isinstance(gold, Mapping)), int(readable), int(right))},
         }
 
     def is_well_formed(self, completion: str) -> bool:

@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adapters.data.data_file import is_saved_dataset
 from adapters.data.json_text import DECODER
-from adapters.data.rows import BAD_ROW, read_records
+from adapters.data.rows import BAD_ROW, read_records, saved_dataset
 
 HEAD = 1 << 20
 """Bytes by which a file is recognised."""
@@ -38,8 +39,7 @@ class Source:
     def kind(self) -> str:
         """What the first bytes are: jsonl, json, xml, parquet, text; or dataset, folder. Raises ValueError, OSError."""
         if self.path.is_dir():
-            saved = any((self.path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-            return "dataset" if saved else "folder"
+            return "dataset" if is_saved_dataset(self.path) else "folder"
         with self.path.open("rb") as file:
             first = file.read(4)
         if first == b"PAR1":
@@ -131,10 +131,8 @@ class Source:
     @cached_property
     def _saved(self) -> Any:
         """A folder of `save_to_disk`."""
-        import datasets
-
         try:
-            table = datasets.load_from_disk(str(self.path))
+            table = saved_dataset(self.path)
         except Exception as error:  # the library raises many types
             raise ValueError(f"cannot be loaded as a dataset: {error}") from None
         if isinstance(table, dict):
