@@ -15,8 +15,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from adapters.backends.local import training
 from adapters.backends.local.dpo import _pairs
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.generate import LocalSampler
-from adapters.backends.local.model import Encoder
 from adapters.types import Example, Message
 
 EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>\s*")

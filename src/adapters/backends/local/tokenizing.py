@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from adapters.backends.local.base_model import Base, resolve
-from adapters.backends.local.model import Encoder, load_tokenizer
+from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.console import phase
 from adapters.recipe.recipe import Recipe
 from adapters.types import Example, Lengths
