@@ -126,12 +126,94 @@ class Encoder:
 
     def tokens(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int], list[int]]]:
         """Token ids of each example's prompt, target and rejected side (empty if none). Raises UserError."""
-        sides = []
-        for texts in ([e.completion for e in examples], [e.rejected for e in examples]):
-            ids = iter(self.completions([text for text in texts if text is not None]))
-            sides.append([[] if text is None else next(ids) for text in texts])
-        prompts = self._ids([self.text(e.prompt, row=e.id) for e in examples])
-        return list(zip(prompts, *sides, strict=True))
+        prompts = [self.text(e.prompt, row=e.id) for e in examples]
+        return list(
+            zip(
+                self._ids(prompts),
+                self._targets([(e, text, e.completion, e.answer) for e, text in zip(examples, prompts, strict=True)]),
+                self._targets(
+                    [(e, text, e.rejected, e.rejected_answer) for e, text in zip(examples, prompts, strict=True)]
+                ),
+                strict=True,
+            )
+        )
+
+    def _targets(self, sides: Sequence[tuple[Example, str, str | None, Message | None]]) -> list[list[int]]:
+        plain = iter(self.completions([text for _, _, text, answer in sides if text is not None and answer is None]))
+        return [
+            [] if text is None else next(plain) if answer is None else self._written(example, prompt, answer)
+            for example, prompt, text, answer in sides
+        ]
+
+    def labelled(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each example's conversation, and the labels of SFT: the ids that are learned, else -100."""
+        out = []
+        for example, (prompt, target, _) in zip(examples, self.tokens(examples), strict=True):
+            labels = [-100] * len(prompt)
+            for n in self.learned_tokens(example):
+                labels[n] = prompt[n]
+            out.append((prompt + target, labels + target))
+        return out
+
+    def one_sequence(self, example: Example) -> bool:
+        """Whether the turns to be learned stand in the prompt as the model would be asked for them and answer.
+
+        Where a template writes earlier turns in another way, such as without their thoughts, each turn must be learned
+        in a sequence of its own.
+        """
+        try:  # a slow tokenizer does not say where in the text a token stands
+            return self.tokenizer.is_fast and None not in [self._span(example.prompt, n) for n in example.learned]
+        except UserError:
+            return False
+
+    def learned_tokens(self, example: Example) -> list[int]:
+        """Indexes, among the prompt's tokens, of earlier turns that SFT learns, with their end tokens."""
+        if not example.learned:
+            return []
+        spans = [self._span(example.prompt, n) for n in example.learned]
+        read = self.tokenizer(self.text(example.prompt), add_special_tokens=False, return_offsets_mapping=True)
+        offsets = read["offset_mapping"]
+        return [n for n, (a, b) in enumerate(offsets) if any(s and s[0] <= a < b <= s[1] for s in spans)]
+
+    def _span(self, prompt: Sequence[Message], turn: int) -> tuple[int, int] | None:
+        """Where a turn of the assistant stands in the text of the prompt, with its end token.
+
+        None where the model would be asked for it by another text than stands before it, or answer with another.
+        """
+        whole, asked = self.text(prompt), self.text(prompt[:turn])
+        answered = self.rendered(prompt[: turn + 1], generation=False)
+        if not answered.startswith(asked):
+            return None
+        end = self.tokenizer.convert_ids_to_tokens(self.end)
+        said, ended, _ = answered[len(asked) :].rpartition(end)
+        answer = said + ended or answered[len(asked) :].rstrip()
+        if not ended and whole.startswith(asked + answer + end):
+            answer += end  # a template that writes it between messages only
+        return (len(asked), len(asked + answer)) if answer and whole.startswith(asked + answer) else None
+
+    def _written(self, example: Example, prompt: str, answer: Message) -> list[int]:
+        """The ids of what the template writes for an answer behind its prompt. Raises UserError."""
+        row = f"the answer of row {example.id!r}"
+        try:
+            turn = self.rendered([*example.prompt, answer], generation=False)
+        except Exception as error:  # a template may raise anything
+            raise UserError(f"the chat template refuses {row}: {first_line(error)}", at=AT) from error
+        thought = _EMPTY_THOUGHT.search(prompt)  # a prompt may close a thought that whole turns do not show
+        befores = (prompt, prompt[: thought.start()] if thought else prompt)
+        before = next((text for text in befores if turn.startswith(text)), None)
+        said = "" if before is None else turn[len(before) :].rstrip()
+        if thought and before != prompt and said.startswith(f"<{thought[1]}>"):
+            said = ""  # the prompt closes the thought that the answer has
+        parts = [call["function"]["name"] for call in answer.get("tool_calls", ())]
+        parts += [str(answer[key]) for key in ("content", "reasoning_content", "thinking") if answer.get(key)]
+        if lost := [part for part in parts if part.strip() not in said]:
+            what = "elsewhere than behind its prompt" if before is None else f"without {lost[0]!r:.60}"
+            advice = "" if self.template["enable_thinking"] else "; perhaps it does with model.thinking: true"
+            raise UserError(f"the chat template writes {row} {what}{advice}", at=AT)
+        ids = self._ids([said])[0]
+        last = self.tokenizer.added_tokens_decoder.get(ids[-1])
+        # Some templates end a call with a token of its own, which then is among those that end a generation.
+        return ids if ids[-1] == self.end or (last is not None and last.special) else [*ids, self.end]
 
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example's prompt, target and rejected side (0 if none). Raises UserError."""
@@ -264,6 +346,7 @@ class Encoder:
         self.tokenizer.chat_template = whole if isinstance(own, dict) else whole["default"]
 
 
+_EMPTY_THOUGHT: Final = re.compile(r"<(\w+)>\s*</\1>\s*\Z")
 _MARK: Final = "adapters mark"
 _ASKED: Final[Message] = {"role": "user", "content": "a"}
 _STARTS: Final = ("[{", "The")

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,8 @@ OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$", re.IGNORE
 
 
 def sft(encoder: Encoder, example: Example) -> list[int]:
-    """The masked tokens of the row that SFT trains on."""
-    [row] = training._tokens(encoder, [example])
+    """The masked tokens of the row that SFT trains on, of its earlier turns none learned."""
+    [row] = training._tokens(encoder, [replace(example, learned=())])
     return [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
 
 
@@ -127,6 +128,7 @@ def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str
     return {
         "id": example.id,
         **{name: [encoder.tokenizer.decode([i]) for i in ids] for name, ids in tokens.items()},
+        "earlier": encoder.learned_tokens(example) if "sft" in kinds else [],
         "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
         "different": [name for name, ids in views.items() if ids != prompt],
     }
@@ -177,10 +179,14 @@ def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> 
     singles = [e for e in examples if e.completion is not None][:sample]
     pairs = [e for e in examples if e.rejected is not None][:sample]
     rows = list(training._tokens(encoder, singles)) if singles else []
-    lost = {id(e) for e, row in zip(singles, rows, strict=True) if row["labels"][-1] != encoder.end}
+    lost = {
+        id(e) for e, row in zip(singles, rows, strict=True) if e.answer is None and row["labels"][-1] != encoder.end
+    }
     decode = partial(encoder.tokenizer.decode, clean_up_tokenization_spaces=False)
     changed = sum(
-        not decode(row["input_ids"][:-1]).endswith(e.completion or "") for e, row in zip(singles, rows, strict=True)
+        not decode(row["input_ids"][:-1]).endswith(e.completion or "")
+        for e, row in zip(singles, rows, strict=True)
+        if e.answer is None  # else the template writes it in another form
     )
     lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
     specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
@@ -205,7 +211,7 @@ def _beside_the_answer(encoder: Encoder, example: Example) -> tuple[list[str], l
         "adapter has it in the prompt: give that one to servers (vLLM: --chat-template)"
     )
     warnings = [opening] if encoder.opening.strip() else []
-    answer: Message = {"role": "assistant", "content": example.completion}
+    answer: Message = example.answer or {"role": "assistant", "content": example.completion}
     try:
         turn = encoder.rendered([*example.prompt, answer], generation=False)
     except Exception as error:  # a template may raise anything

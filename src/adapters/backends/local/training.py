@@ -239,10 +239,7 @@ def verify_reference(model: PeftModel, reference: str) -> None:
 def _tokens(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
     # TRL's own preparation is skipped, so that prompt and mask are those of inference.
     return Dataset.from_list(
-        [
-            {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer, "length": len(prompt + answer)}
-            for prompt, answer, _ in encoder.tokens(examples)
-        ]
+        [{"input_ids": ids, "labels": labels, "length": len(ids)} for ids, labels in encoder.labelled(examples)]
     )
 
 
