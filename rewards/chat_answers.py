@@ -26,8 +26,8 @@ MAX_TEXT: Final = 1_000_000
 """Longer texts are read as text without calls."""
 _BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _FUNCTION = re.compile(r"<function=([^<>\s]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^<>]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^<>]+)>(.*)", re.DOTALL)
+_ARGUMENT = re.compile(r"(.*)</arg_key>\s*<arg_value>(.*)", re.DOTALL)
 _NAMED = re.compile(r"\s*,?\s*([\w.-]+)\s*(?:\[ARGS\]\s*)?(?=\{)")
 _MARKS = ("[TOOL_CALLS]", "<|python_tag|>")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u9fff])\w)+")
@@ -84,17 +84,24 @@ def _in_block(text: str) -> Call | None:
     if function := _FUNCTION.search(text):
         return _function(function[1], function[2])
     if "<arg_key>" in text:
-        pairs = {key.strip(): _value(value) for key, value in _ARGUMENT.findall(text)}
-        return {"name": text.partition("<arg_key>")[0].strip(), "arguments": pairs}
+        name, *rest = text.split("<arg_key>")
+        return _with_values(name, [part.partition("</arg_value>")[0] for part in rest], _ARGUMENT)
     calls = _calls(_json(text))
     return calls[0] if calls else None
 
 
 def _function(name: str, text: str) -> Call | None:
     if "<parameter=" in text:
-        return {"name": name, "arguments": {key.strip(): _value(value) for key, value in _PARAMETER.findall(text)}}
+        return _with_values(name, re.split(r"\n?</parameter>", text)[:-1], _PARAMETER)
     arguments = _json(text) if text.strip() else {}
     return {"name": name, "arguments": arguments} if isinstance(arguments, dict) else None
+
+
+def _with_values(name: str, parts: Sequence[str], pattern: re.Pattern[str]) -> Call | None:
+    """A call whose arguments stand one by one; each part holds a key and a value."""
+    pairs = [pattern.search(part) for part in parts]
+    values = {pair[1].strip(): _value(pair[2].removeprefix("\n")) for pair in pairs if pair is not None}
+    return {"name": name.strip(), "arguments": values} if len(values) == len(parts) else None
 
 
 def _listed(text: str) -> tuple[Call, ...] | None:

@@ -18,6 +18,7 @@ from adapters.data_aug.agent import synthesize
 from adapters.errors import UserError
 from adapters.recipe.fields import HubSource, PathSource, Split, SynthesizedSource
 from adapters.tasks.agent import AgentTask
+from adapters.tasks.chat import ChatTask
 from adapters.tasks.funding import FundingTask
 from adapters.tasks.ie import IeTask
 from adapters.tasks.records import RecordsTask
@@ -273,12 +274,13 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
         load(PathSource(path="a.json"), root=tmp_path)
 
 
-TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask(), "records": RecordsTask()}
+TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask(), "records": RecordsTask(), "chat": ChatTask()}
 GOOD = {
     "funding": funding_rows(1)[0],
     "ie": ie_rows(1)[0],
     "agent": next(iter(synthesize(1, 0))),
     "records": next(receipts.synthesize(1, 0)),
+    "chat": ChatTask().example_row,
 }
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),

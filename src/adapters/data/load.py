@@ -33,6 +33,7 @@ from adapters.types import Example, Row, Task
 GENERATORS = {
     "funding": "adapters.data_aug.funding_statements:synthesize",
     "receipts": "adapters.data_aug.receipts:synthesize",
+    "desk": "adapters.data_aug.desk:synthesize",
     "agent": "adapters.data_aug.agent:synthesize",
     "agent_unseen": "adapters.data_aug.agent:synthesize_unseen",
     "agent_pairs": "adapters.data_aug.agent.pairs:synthesize",

@@ -149,7 +149,7 @@ class HubSource(_Source):
 class SynthesizedSource(_Source):
     """Rows made by one of the project's generators; row i depends on the seed and i alone."""
 
-    synthesize: str = Field(description="Name of the generator: funding, receipts, agent, agent_pairs …")
+    synthesize: str = Field(description="Name of the generator: funding, receipts, desk, agent, agent_pairs …")
     n: int = Field(ge=1, le=10_000_000, description="Number of rows.")
     seed: int = Field(default=0, description="Same seed, same rows.")
 

@@ -89,9 +89,8 @@ class ChatTask:
 
     def gold(self, row: Row) -> dict[str, Any] | None:
         """Text and calls of the last turn, None where nobody answers; the row may lack the rest. Raises ValueError."""
-        if isinstance(row.get("gold"), Mapping):
-            return _gold(preference.turn({"gold": [{"role": "assistant", **row["gold"]}]}, "gold"))
-        answer = self._answer(row, [] if row.get("completion") is not None else _turns(row))[1]
+        bare = row.get("messages") is None and row.get("completion") is not None
+        answer = self._answer(row, [] if bare else _turns(row))[1]
         return None if answer is None else _gold(answer)
 
     def labels(self, row: Row) -> Iterator[Label]:
@@ -205,10 +204,10 @@ class ChatTask:
 
 def _turns(row: Row) -> list[Any]:
     """The messages of a row, unchecked; a text is one of the user. Raises ValueError where it has none."""
-    given, other = row.get("messages"), row.get("prompt")
+    given, other = row.get("messages"), next((k for k in ("prompt", "completion") if row.get(k) is not None), None)
     if given is not None and other is not None:
-        raise ValueError("the row has messages and prompt; it must have one of them")
-    given = other if given is None else given
+        raise ValueError(f"the row has messages and {other}; a row has messages alone, or prompt and completion")
+    given = row.get("prompt") if given is None else given
     if given is None:
         form = next((name for name in _OTHER_FORMS if row.get(name) is not None), "")
         hint = f"; it has {form}: `adapters data convert --to chat` makes messages of such rows" if form else ""

@@ -18,6 +18,7 @@ from adapters.backends.local import training
 from adapters.backends.local.dpo import _pairs
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.generate import LocalSampler
+from adapters.data.preference import THOUGHTS
 from adapters.types import Example, Message
 
 EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>\s*")
@@ -254,7 +255,7 @@ def _left_out(encoder: Encoder, examples: Sequence[Example], sample: int = 500) 
         text = encoder.text(example.prompt, row=example.id)
         if any(m["content"].strip() not in text for m in example.prompt if m["role"] in ("user", "system")):
             lost.append(example.id)
-        for key in ("name", "tool_call_id"):
+        for key in ("name", "tool_call_id", *THOUGHTS):
             if any(key in m for m in example.prompt):
                 bare: Any = [{k: v for k, v in m.items() if k != key} for m in example.prompt]
                 ignored |= {key} if encoder.rendered(bare) == text else set()
