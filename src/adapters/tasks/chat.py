@@ -88,9 +88,8 @@ class ChatTask:
         return replace(preference.answered(asked, answer), learned=learned, gold=_gold(answer))
 
     def gold(self, row: Row) -> dict[str, Any] | None:
-        """Text and calls of the last turn, None where nobody answers; the row may lack the rest. Raises ValueError."""
-        bare = row.get("messages") is None and row.get("completion") is not None
-        answer = self._answer(row, [] if bare else _turns(row))[1]
+        """Text and calls of the last turn, None where nobody answers. Raises ValueError."""
+        answer = self._answer(row, _turns(row))[1]
         return None if answer is None else _gold(answer)
 
     def labels(self, row: Row) -> Iterator[Label]:
