@@ -50,7 +50,7 @@ class Example:
 
     `answer` and `rejected_answer` are the two sides as messages where they are more than text: a model is then trained
     on what its chat template writes for them. `learned` are the indexes of earlier turns, in `prompt`, that SFT learns
-    as well.
+    as well; `masked` are spans of `completion`, in code points, that it does not learn.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Example:
     answer: Message | None = None
     rejected_answer: Message | None = None
     learned: tuple[int, ...] = ()
+    masked: tuple[tuple[int, int], ...] = ()
 
 
 class Scored(NamedTuple):

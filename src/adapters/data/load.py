@@ -73,7 +73,7 @@ class Loaded:
         digest = hashlib.sha256()
         for e in self.examples:
             row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
-            row += [more for more in (e.answer, e.rejected_answer, e.learned) if more]
+            row += [more for more in (e.answer, e.rejected_answer, e.learned, e.masked) if more]
             digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 

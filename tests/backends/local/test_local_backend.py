@@ -323,3 +323,16 @@ def test_batches_are_random_and_sorted_only_inside() -> None:
         assert [lengths[i] for i in rows] == sorted((lengths[i] for i in rows), reverse=True)
     assert sorted(order[:40]) == list(range(40)), "an epoch is complete before the next begins"
     assert order != layout(lengths, batch=8, steps=12, seed=4, by_length=True)
+
+
+def test_masked_spans_of_a_target_are_not_learned(encoder: Encoder, examples: list) -> None:
+    [example] = [e for e in examples if "}" in (e.completion or "")][:1]
+    start, end = example.completion.index("{"), example.completion.index("}")
+    masked = dataclasses.replace(example, masked=((start, end + 1),))
+    [(ids, labels)], [(_, plain)] = encoder.labelled([masked]), encoder.labelled([example])
+    hidden = [n for n, label in enumerate(labels) if label != plain[n]]
+    assert encoder.tokenizer.decode([ids[n] for n in hidden]) in example.completion
+    assert example.completion[start : end + 1] in encoder.tokenizer.decode([ids[n] for n in hidden])
+    assert (labels[-1], ids[-1]) == (encoder.end, encoder.end)
+    [row] = training._tokens(encoder, [masked])
+    assert row["labels"] == labels

@@ -127,21 +127,16 @@ class Encoder:
     def tokens(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int], list[int]]]:
         """Token ids of each example's prompt, target and rejected side (empty if none). Raises UserError."""
         prompts = [self.text(e.prompt, row=e.id) for e in examples]
-        return list(
-            zip(
-                self._ids(prompts),
-                self._targets([(e, text, e.completion, e.answer) for e, text in zip(examples, prompts, strict=True)]),
-                self._targets(
-                    [(e, text, e.rejected, e.rejected_answer) for e, text in zip(examples, prompts, strict=True)]
-                ),
-                strict=True,
-            )
-        )
+        asked = list(zip(examples, prompts, strict=True))
+        targets = self._targets([(e, prompt, e.completion, e.answer) for e, prompt in asked])
+        others = self._targets([(e, prompt, e.rejected, e.rejected_answer) for e, prompt in asked])
+        return list(zip(self._ids(prompts), targets, others, strict=True))
 
     def _targets(self, sides: Sequence[tuple[Example, str, str | None, Message | None]]) -> list[list[int]]:
-        plain = iter(self.completions([text for _, _, text, answer in sides if text is not None and answer is None]))
+        """The ids of one side of each example: text and end token, or what the template writes for a message."""
+        texts = iter(self.completions([text for _, _, text, answer in sides if text is not None and answer is None]))
         return [
-            [] if text is None else next(plain) if answer is None else self._written(example, prompt, answer)
+            [] if text is None else next(texts) if answer is None else self._written(example, prompt, answer)
             for example, prompt, text, answer in sides
         ]
 
@@ -152,8 +147,24 @@ class Encoder:
             labels = [-100] * len(prompt)
             for n in self.learned_tokens(example):
                 labels[n] = prompt[n]
-            out.append((prompt + target, labels + target))
+            hidden = self._hidden(example)
+            answer = [-100 if n in hidden else token for n, token in enumerate(target)]
+            out.append((prompt + target, labels + answer))
         return out
+
+    def _hidden(self, example: Example) -> set[int]:
+        """Indexes, among the target's tokens, of those that touch what SFT does not learn."""
+        if not example.masked or example.completion is None:
+            return set()
+        offsets = self._offsets(example.completion)
+        return {n for n, (a, b) in enumerate(offsets) if any(a < end and start < b for start, end in example.masked)}
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in a text. Raises UserError for a tokenizer that does not say."""
+        if not self.tokenizer.is_fast:
+            raise UserError("the tokenizer is a slow one, which does not say where a token stands in its text", at=AT)
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [(start, end) for start, end in read["offset_mapping"]]
 
     def one_sequence(self, example: Example) -> bool:
         """Whether the turns to be learned stand in the prompt as the model would be asked for them and answer.
@@ -171,8 +182,7 @@ class Encoder:
         if not example.learned:
             return []
         spans = [self._span(example.prompt, n) for n in example.learned]
-        read = self.tokenizer(self.text(example.prompt), add_special_tokens=False, return_offsets_mapping=True)
-        offsets = read["offset_mapping"]
+        offsets = self._offsets(self.text(example.prompt))
         return [n for n, (a, b) in enumerate(offsets) if any(s and s[0] <= a < b <= s[1] for s in spans)]
 
     def _span(self, prompt: Sequence[Message], turn: int) -> tuple[int, int] | None:
