@@ -3,7 +3,8 @@
 Sets such as GROBID's training data mark names and ids by hand, but say nowhere which id belongs to which funder: a
 converter guessed the nearest name before the id, else the next. Where the text says it ("ID from FUNDER", "FUNDER grant
 ID"), the link is what the text says. Where it does not, and more than one funder may be meant, the row says so in
-`uncertain`: the paths of these ids, dotted ("funders.0.awards.1.award_ids.0").
+`uncertain`: the paths of these ids, dotted ("funders.0.awards.1.award_ids.0"), and of the empty lists of ids of the
+other funders that may be meant. A programme without a body is no funder's name (`funding_statements.programmes`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from adapters.data_aug.funding_statements.names import BODIES
 from adapters.data_aug.funding_statements.programmes import is_programme
@@ -35,6 +36,9 @@ _AFTER = re.compile(
 _CLAUSE = re.compile(r";|\.\s+(?=[A-Z(])|\n")
 
 
+FIELDS = ("award_ids", "funding_scheme", "award_title")
+
+
 class Place(NamedTuple):
     """Where a name or an id stands."""
 
@@ -55,13 +59,18 @@ class Mended:
 
 
 def mend(row: Mapping[str, Any], mended: Mended | None = None) -> dict[str, Any]:
-    """The row with links as its text says them, and the paths of the other ones in `uncertain`."""
+    """The row with links as its text says them, and the paths of the other ones in `uncertain`.
+
+    A row without a text or without funders and awards as lists is given back as it is.
+    """
     count = mended or Mended()
-    funders = [_copy(funder) for funder in row["funders"]]
-    text: str = row["funding_statement"]
+    text, labelled = row.get("funding_statement"), row.get("funders")
+    if not isinstance(text, str) or not _is_nested(labelled):
+        return dict(row)
+    funders = [_copy(funder) for funder in labelled]
     names = places(text, [f["funder_name"] for f in funders if f["funder_name"]])
     owners = {f["funder_name"]: f for f in funders}
-    guesses: list[tuple[Any, str]] = []
+    unsure: list[tuple[str, list[Any]]] = []
     for run in _runs(text, funders, names):
         said = _said(text, run, names)
         for place in run:
@@ -72,13 +81,13 @@ def mend(row: Mapping[str, Any], mended: Mended | None = None) -> dict[str, Any]
                 count.moved += 1
             elif said is not None:
                 count.confirmed += 1
-            elif len(holders) == 1 and not _is_only(text, place, names, holders[0]["funder_name"]):
-                guesses.append((holders[0], place.value))
+            elif len(holders) == 1 and (others := _others(text, place, names, holders[0]["funder_name"])):
+                unsure.append((place.value, [holders[0], *(owners[name] for name in others)]))
                 count.marked += 1
     for funder in funders:
         count.programmes += _unnamed(funder)
-    uncertain = [path for funder, value in guesses for path in _paths(funders, funder, value)]
-    return {**row, "funders": funders} | ({"uncertain": uncertain} if uncertain else {})
+    paths = [path for value, those in unsure for funder in those for path in _paths(funders, funder, value)]
+    return {**row, "funders": funders} | ({"uncertain": list(dict.fromkeys(paths))} if paths else {})
 
 
 def places(text: str, values: Sequence[str]) -> list[Place]:
@@ -91,8 +100,20 @@ def places(text: str, values: Sequence[str]) -> list[Place]:
     return sorted(found)
 
 
+def _is_nested(funders: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(funders, list) and all(
+        isinstance(funder, dict)
+        and "funder_name" in funder
+        and isinstance(awards := funder.get("awards"), list)
+        and all(
+            isinstance(award, dict) and all(isinstance(award.get(name), list) for name in FIELDS) for award in awards
+        )
+        for funder in funders
+    )
+
+
 def _copy(funder: Mapping[str, Any]) -> dict[str, Any]:
-    return {**funder, "awards": [{name: list(values) for name, values in a.items()} for a in funder["awards"]]}
+    return {**funder, "awards": [{name: list(a[name]) for name in FIELDS} for a in funder["awards"]]}
 
 
 def _ids(funder: Mapping[str, Any]) -> list[str]:
@@ -120,20 +141,20 @@ def _said(text: str, run: Sequence[Place], names: Sequence[Place]) -> str | None
     tied = before is not None and _BEFORE.fullmatch(text, before.end, run[0].start) is not None
     match = _AFTER.match(text, run[-1].end)
     after = next((name for name in names if match and name.start == match.end()), None)
-    inside = before is not None and tied and "(" in text[before.end : run[0].start]
-    if after is not None and not inside and not (tied and before and text[before.end] not in ",;"):
-        return after.value
-    return before.value if tied and before and after is None else None
+    if before is None or not tied:
+        return after.value if after else None
+    if after is None or "(" in text[before.end : run[0].start]:
+        return before.value
+    return after.value if text[before.end] in ",;" else None
 
 
-def _is_only(text: str, place: Place, names: Sequence[Place], owner: str | None) -> bool:
-    """Whether the clause of an id names its owner and no other, or the statement names no other."""
-    if {name.value for name in names} <= {owner}:
-        return True
+def _others(text: str, place: Place, names: Sequence[Place], owner: str | None) -> list[str]:
+    """Other funders that an id may belong to: those of its clause, or all where the clause does not name its owner."""
     cuts = [0, *(match.end() for match in _CLAUSE.finditer(text)), len(text)]
     start = max(cut for cut in cuts if cut <= place.start)
     end = min(cut for cut in cuts if cut >= place.end)
-    return {name.value for name in names if name.start >= start and name.end <= end} == {owner}
+    here = {name.value for name in names if name.start >= start and name.end <= end}
+    return sorted((here if owner in here else {name.value for name in names}) - {owner})
 
 
 def _move(value: str, holders: Sequence[dict[str, Any]], owner: dict[str, Any]) -> None:
@@ -158,8 +179,11 @@ def _unnamed(funder: dict[str, Any]) -> bool:
     return True
 
 
-def _paths(funders: Sequence[Mapping[str, Any]], owner: Mapping[str, Any], value: str) -> Iterator[str]:
-    at = next(n for n, funder in enumerate(funders) if funder is owner)
-    for number, award in enumerate(owner["awards"]):
+def _paths(funders: Sequence[Mapping[str, Any]], funder: Mapping[str, Any], value: str) -> Iterator[str]:
+    """The path of an id, and that of the empty list of a funder that may own it."""
+    at = next(n for n, other in enumerate(funders) if other is funder)
+    if not _ids(funder):
+        yield f"funders.{at}.awards.0.award_ids"
+    for number, award in enumerate(funder["awards"]):
         if value in award["award_ids"]:
             yield f"funders.{at}.awards.{number}.award_ids.{award['award_ids'].index(value)}"

@@ -72,7 +72,7 @@ def _read_registry() -> list[list[str]]:
 KNOWN = _read_known()
 REGISTRY = _read_registry()
 BODIES = frozenset(name for known in KNOWN for name in (*known.names, known.acronym, known.local) if name)
-_PAYING = [line for line in REGISTRY if not is_programme(line[0], BODIES)]
+_PAYING = [line for line in REGISTRY if not any(is_programme(name, BODIES) for name in (line[0], line[2]))]
 _KNOWN_SUMS = list(accumulate(known.weight for known in KNOWN))
 _GRAMMAR = Grammar({**read_rules("wording.txt"), "surname": surname})
 
