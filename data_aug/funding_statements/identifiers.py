@@ -14,9 +14,10 @@ _GRAMMAR = Grammar({**read_rules("wording.txt"), **read_rules("id_shapes.txt")})
 
 def identifier(rng: Random, shape: str) -> str:
     """An identifier of a shape in `id_shapes.txt`, as a text may write it; KeyError for another shape."""
-    award_id = _filled(rng, shape)
-    while any(mark in award_id for mark in "-/ ") and rng.random() < _AGAIN:
-        award_id = _filled(rng, shape)
+    pattern = _GRAMMAR.say(rng, shape)
+    while ("-" in pattern or "/" in pattern or " " in pattern) and rng.random() < _AGAIN:
+        pattern = _GRAMMAR.say(rng, shape)
+    award_id = _filled(rng, pattern)
     roll = rng.random()
     if roll < 0.04 and "-" in award_id:
         # Line breaks and typists leave blanks beside hyphens; the label keeps them, as hand-made labels do.
@@ -32,7 +33,7 @@ _AGAIN = 0.66
 """Chance to draw an id with a hyphen, slash or blank again: published ids have them less often than the shapes."""
 
 
-def _filled(rng: Random, shape: str) -> str:
+def _filled(rng: Random, pattern: str) -> str:
     def place(match: re.Match[str]) -> str:
         char = match[0]
         if char == "#":
@@ -41,7 +42,7 @@ def _filled(rng: Random, shape: str) -> str:
             return str(1 + int(rng.random() * 9))
         return _LETTERS[int(rng.random() * 23)]
 
-    return _PLACE.sub(place, _GRAMMAR.say(rng, shape))
+    return _PLACE.sub(place, pattern)
 
 
 def _project(rng: Random) -> str:
@@ -54,7 +55,7 @@ def _odd(rng: Random, award_id: str, roll: float) -> str:
     if roll < 0.965:
         return award_id.lower() if len(award_id) > 4 and not award_id.isdigit() else award_id
     if roll < 0.973:
-        return _PLACE.sub(lambda _: str(int(rng.random() * 10)), _GRAMMAR.say(rng, "bracketed"))
+        return _filled(rng, _GRAMMAR.say(rng, "bracketed"))
     if roll < 0.982:
         return f"{_GRAMMAR.say(rng, 'kept')} {_GRAMMAR.say(rng, 'greek')}-{1 + int(rng.random() * 9)}"
     if roll < 0.988:

@@ -27,7 +27,7 @@ def long_list(rng: Random) -> tuple[str, list[Mention]]:
     """One sentence and its mentions; a country behind its agencies in brackets or after a comma, or none."""
     funders = _funders(rng, 20 + int(rng.random() ** 1.5 * 41))
     form = int(rng.random() * 3)
-    with_ids = (0.0, 0.0, 0.1, 0.5)[int(rng.random() * 4)]
+    with_ids = (0.0, 0.0, 0.1, 0.7)[int(rng.random() * 4)]
     mentions: list[Mention] = []
     items: list[str] = []
     while funders:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
@@ -26,13 +27,13 @@ class Award:
     @property
     def schemes(self) -> list[str]:
         """The names of programmes, and the acronym of a project."""
-        named = self.scheme[1] if self.scheme and not _BY_NAME.search(self.scheme[1]) else ""
+        named = self.scheme[1] if self.scheme and not _is_by_name(self.scheme[1]) else ""
         return [name for name in (named, self.under, self.title if self.title.isupper() else "") if name]
 
     @property
     def titles(self) -> list[str]:
         """The title of a project, and the name of a grant, an award or a fellowship."""
-        named = self.scheme[1] if self.scheme and _BY_NAME.search(self.scheme[1]) else ""
+        named = self.scheme[1] if self.scheme and _is_by_name(self.scheme[1]) else ""
         return [name for name in (named, "" if self.title.isupper() else self.title) if name]
 
 
@@ -51,6 +52,11 @@ _BY_NAME = re.compile(
     r"(?i)^(?!.*\b(?:Program|Programme|Scheme|Plan|Project|Grants?-in-Aid)\b)"
     r".*\b(?:Grant|Award|Fellowship|Scholarship|Studentship|Prize|Professorship)s?\b"
 )
+@lru_cache(maxsize=4096)
+def _is_by_name(scheme: str) -> bool:
+    return _BY_NAME.search(scheme) is not None
+
+
 _VOWEL_LETTERS = "AEFHILMNORSX"
 _READ_AS_WORDS = {"NASA", "NATO", "RIKEN", "MINECO", "FAPESP", "MOST", "NIST", "NERC", "SERB", "FEDER", "MEXT", "LOEWE"}
 

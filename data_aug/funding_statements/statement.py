@@ -20,7 +20,7 @@ _NEGATIVE = 0.365
 KINDS = {
     "programmes": 0.07,
     "codes": 0.022,
-    "long_list": 0.01,
+    "long_list": 0.014,
     "second_passage": 0.05,
 }
 """Chance that a mention is a programme without a funder; that a statement has the other kinds."""
