@@ -42,6 +42,9 @@ GENERATORS = {
 }
 """Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
 
+MENDERS = {"funding_links": "adapters.data_aug.funding_links:mend"}
+"""Names for `mend:`: functions of a row that give a row with corrected labels, imported on use."""
+
 
 Look = Callable[[Sequence[tuple[Row, Example]]], None]
 
@@ -103,6 +106,9 @@ def load_examples(
         rows = _select(source, read(source, root, texts=(task.text_field,), at=key), seed, key)
         if structures := getattr(task, "structures", ()):
             rows = [(number, with_structures(row, structures)) for number, row in rows]
+        if source.mend is not None:
+            mend = _mender(source.mend, (*key, "mend"))
+            rows = [(number, row if BAD_ROW in row else mend(row)) for number, row in rows]
         copies = source.repeat * (epochs if noiser else 1)
         if len(rows) * copies > MOST:
             raise UserError(
@@ -248,6 +254,14 @@ MOST = 50_000_000
 """Upper bound for the examples of a source, its repeats and noisy epochs included."""
 DEEPEST = 100
 """Upper bound for the levels of brackets in a row; Python's recursion limit is a thousand calls."""
+
+
+def _mender(name: str, at: KeyPath) -> Callable[[Row], Row]:
+    if name not in MENDERS:
+        raise UserError(f"nothing that mends rows is called {name!r}.{hint(name, [*MENDERS])}", at=at)
+    module, _, function = MENDERS[name].partition(":")
+    mend: Callable[[Row], Row] = getattr(importlib.import_module(module), function)
+    return mend
 
 
 def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:

@@ -127,6 +127,9 @@ class _Source(Strict):
     columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
     license: str | None = Field(default=None, description="Licence of the rows, such as cc-by-4.0.")
+    mend: str | None = Field(
+        default=None, description="Correct guessed labels and mark uncertain ones: funding_links (docs/synthetic.md)."
+    )
 
 
 class PathSource(_Source, _ShortForm):
