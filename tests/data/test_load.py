@@ -528,3 +528,20 @@ def test_a_dataset_that_was_downloaded_before_is_read_offline(tmp_path: Path, mo
     assert [e.id for e in load(HubSource(hub="me/rows"), root=tmp_path).examples] == ["r0", "r1"]
     with pytest.raises(UserError, match="Couldn't reach 'me/others'"):
         load(HubSource(hub="me/others"), root=tmp_path)
+
+
+def test_rows_with_nothing_to_find_may_be_left_out(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "funding_statement": f"We thank nobody {n}.", "funders": []} for n in range(200)]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, *funding_rows(9)])
+    found = {e.id for e in load(PathSource(path=path.name), root=tmp_path).examples if e.gold}
+    for share in (0.0, 0.1):
+        loaded = load(PathSource(path=path.name, keep_empty=share), root=tmp_path)
+        assert found <= {e.id for e in loaded.examples}
+        kept = len(loaded.examples) - len(found)
+        assert abs(kept - 200 * share) <= 12
+        assert loaded.ledger[0]["left_out_empty"] + kept >= 200
+    again = load(PathSource(path=path.name, keep_empty=0.1), root=tmp_path)
+    assert [e.id for e in again.examples] == [e.id for e in loaded.examples]
+    write_jsonl(path, rows)
+    with pytest.raises(UserError, match="keep_empty leaves out every row"):
+        load(PathSource(path=path.name, keep_empty=0), root=tmp_path)

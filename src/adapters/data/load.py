@@ -118,13 +118,18 @@ def load_examples(
             )
         keys = KeysRead({"id", *source.where, *([source.split.key] if source.split else [])})
         clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
+        kept = [pair for pair in clean if not _is_empty(pair[1]) or _drawn(seed, pair[1].id) < source.keep_empty]
+        clean, left_out = kept, len(clean) - len(kept)
+        if not clean and left_out:
+            raise UserError("no row is left: keep_empty leaves out every row with nothing to find.", at=key)
         if look is not None:
             look(clean)
-        empty = sum(not (any(e.gold.values()) if isinstance(e.gold, Mapping) else e.gold) for _, e in clean)
+        empty = sum(_is_empty(example) for _, example in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
         generated = isinstance(source, SynthesizedSource)
         entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat}
         # The project's own generators put nothing into a row that is lost when it is not read.
+        entry |= {"left_out_empty": left_out} if left_out else {}
         entry |= {"license": source.license, "generated": generated, "unread": {} if generated else keys.unread()}
         if noiser is None:
             out.examples += [example for _, example in clean for _ in range(copies)]
@@ -161,6 +166,17 @@ def _clean_examples(
         share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
         raise UserError(f"{share}:{_by_reason(bad)}", at=at)
     return clean, bad
+
+
+def _is_empty(example: Example) -> bool:
+    """Whether there is nothing to find."""
+    gold = example.gold
+    return not (any(gold.values()) if isinstance(gold, Mapping) else gold)
+
+
+def _drawn(seed: int, id: str) -> float:
+    """A number in [0, 1) for a row, the same in every run."""
+    return int.from_bytes(hashlib.sha256(f"empty:{seed}:{id}".encode()).digest()[:8]) / 2**64
 
 
 def _by_reason(bad: Iterable[Rejected]) -> str:

@@ -357,9 +357,8 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
     if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
-    if settings.get("updates_per_generation") == 1:  # what stages did that are older than the key
-        del settings["updates_per_generation"]
-    return settings
+    older = {"updates_per_generation": 1, "flat_groups": "keep"}  # what stages did that are older than these keys
+    return {key: value for key, value in settings.items() if key not in older or value != older[key]}
 
 
 def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:

@@ -126,6 +126,7 @@ class _Source(Strict):
     )
     columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
+    keep_empty: Share = Field(default=1.0, description="Share of the rows with nothing to find that are used; seeded.")
     license: str | None = Field(default=None, description="Licence of the rows, such as cc-by-4.0.")
     mend: str | None = Field(
         default=None, description="Correct guessed labels and mark uncertain ones: funding_links (docs/synthetic.md)."

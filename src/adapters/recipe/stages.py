@@ -72,6 +72,10 @@ class Grpo(_Stage):
         default="group",
         description="Divide the centred rewards by the standard deviation of their group, of the batch, or by nothing.",
     )
+    flat_groups: Literal["keep", "leave_out"] = Field(
+        default="keep",
+        description="Whether groups of equal rewards, which teach nothing, count in the loss's denominator and KL.",
+    )
     max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
     vllm: Literal["auto", "colocate", "server", "off"] = Field(

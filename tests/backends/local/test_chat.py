@@ -24,7 +24,8 @@ stages:
   - {{kind: sft, data: [{{synthesize: desk, n: 12, seed: 1}}], batch_size: 4, learning_rate: 1e-3, validation: 0.2}}
   - {{kind: dpo, data: [{{path: pairs.jsonl}}], batch_size: 2, max_steps: 2, learning_rate: 1e-4, validation: 0}}
   - {{kind: grpo, data: [{{synthesize: desk, n: 8, seed: 2}}], batch_size: 2, group_size: 2, max_steps: 1,
-      learning_rate: 1e-4, rewards: [{{use: chat, json: 1}}], max_completion_length: 64, max_too_long: 1}}
+      flat_groups: leave_out, learning_rate: 1e-4, rewards: [{{use: chat, json: 1}}], max_completion_length: 64,
+      max_too_long: 1}}
 evaluate:
   - {{name: unseen, data: [{{synthesize: desk, n: 4, seed: 3}}], max_new_tokens: 16}}
 """

@@ -24,7 +24,7 @@ from adapters.backends.health import HealthError, HealthMonitor
 from adapters.errors import Refused, UserError
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Health
+from adapters.recipe.stages import Grpo, Health
 from adapters.recipe.tinker import Hosted
 
 # The folder of these tests has the SDK's name too, and is found as a package without a file.
@@ -125,6 +125,18 @@ def faulty(folder: Path, **policy: object) -> NamedReward:
 
 def group_of(n: int) -> list[grpo.Answer]:
     return [grpo.Answer([1, 2], [-1.0, -1.0], cut=False) for _ in range(n)]
+
+
+@pytest.mark.parametrize(("flat_groups", "tokens"), [("keep", 8), ("leave_out", 4)])
+def test_groups_without_variance_may_leave_the_denominator(flat_groups: str, tokens: int) -> None:
+    given = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards": ["funding"]}
+    stage = Grpo.model_validate(given | {"scale_rewards": "none", "flat_groups": flat_groups})
+    run = SimpleNamespace(recipe=SimpleNamespace(tinker=SimpleNamespace(bounds=None)))
+    flat, varied = group_of(2), group_of(2)
+    for answer, reward in zip([*flat, *varied], (0.5, 0.5, 0.0, 1.0), strict=True):
+        answer.reward = reward
+    rows, _ = grpo._rows(run, stage, 1, [[5, 6], [7, 8]], [flat, varied])
+    assert [row.columns["advantages"][-1] for row in rows] == pytest.approx([-0.5 / tokens, 0.5 / tokens])
 
 
 def rollouts(path: Path) -> list[dict]:

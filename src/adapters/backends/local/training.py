@@ -28,7 +28,7 @@ from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.jobs import Job
-from adapters.backends.local import packing, sharding, vllm_sampling
+from adapters.backends.local import flat_groups, packing, sharding, vllm_sampling
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind, step_of
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.health_callback import HealthWatch
@@ -192,6 +192,8 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     trainer._tokenize_prompts = GroupPrompts(run.encoder)
     if stage.updates_per_generation > 1:
         log_importance_ratio(trainer)
+    if stage.flat_groups == "leave_out":
+        flat_groups.leave_out(trainer)
     if stage.beta:
         set_reference(model, stage.reference)
         verify_reference(model, stage.reference)

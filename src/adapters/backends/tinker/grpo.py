@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from adapters.backends.batches import layout
@@ -178,6 +179,10 @@ def _rows(
 ) -> tuple[list[TrainRow], dict[str, float]]:
     """The step's rows, advantages over answer tokens (TRL's dapo), and the step's KL."""
     advantages = group_advantages([[a.reward for a in g] for g in groups], stage.scale_rewards)
+    varied = [any(abs(a) > NO_ADVANTAGE for a in of_group) for of_group in advantages]
+    if stage.flat_groups == "leave_out" and any(varied):
+        prompts, groups = [*compress(prompts, varied)], [*compress(groups, varied)]
+        advantages = [*compress(advantages, varied)]
     total = sum(len(a.tokens) for g in groups for a in g)
     if not total:
         raise ServiceError("every answer of a step is empty")
