@@ -44,6 +44,14 @@ class Sentence:
     relations: Sequence[Relation] = ()
 
 
+def utf8_text(path: Path) -> str:
+    """The text of a file in UTF-8, its line ends and byte-order mark as they are. Raises ValueError."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error}") from None
+
+
 @dataclass(frozen=True)
 class Options:
     """How a corpus becomes rows.
@@ -55,6 +63,7 @@ class Options:
     is kept (IEPile's evaluation knows a text by its hash), unless `keep_doubles`. `token_column` and `tag_column` are
     CoNLL's, counted from 0, from the end when negative. `tag_names` names tags that are numbers. `offsets` is what
     offsets count: characters, utf16 (JavaScript's) or utf8 (bytes); empty: found where mentions carry their texts.
+    `read_text` gives the text of a file, its line ends and byte-order mark as they are.
     """
 
     source: str = ""
@@ -67,6 +76,7 @@ class Options:
     tag_column: int = -1
     tag_names: tuple[str, ...] = ()
     offsets: str = ""
+    read_text: Callable[[Path], str] = utf8_text
 
 
 @dataclass
@@ -86,7 +96,7 @@ def conll_sentences(path: Path, options: Options, left_out: Counter[str]) -> Ite
     begin with a number sign and are no token are comments, and counted. Raises ValueError for a line with another
     number of columns than the first and for a tag that is none.
     """
-    lines = [line.rstrip("\r") for line in _lines(path)]
+    lines = _lines(options.read_text(path))
     columns = _Columns.of(lines, options)
     tokens: list[tuple[str, str]] = []
     for number, line in enumerate([*lines, ""], 1):
@@ -103,7 +113,7 @@ def conll_sentences(path: Path, options: Options, left_out: Counter[str]) -> Ite
 def looks_like_conll(text: str, options: Options) -> bool:
     """Whether the beginning of a file is columns of tokens and tags."""
     try:
-        columns = _Columns.of(lines := [line.rstrip("\r") for line in text.split("\n")], options)
+        columns = _Columns.of(lines := _lines(text), options)
         tags = [columns.token(line, n)[1] for n, line in enumerate(lines) if line.strip() and not _NO_TOKEN.match(line)]
     except ValueError:
         return False
@@ -204,22 +214,27 @@ def tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
 
 
 def spert_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
-    """Read SpERT's JSON: a list of sentences with tokens, entities and relations.
-
-    A sentence is `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`.
-    Entities are token ranges, relations indices into them; both tasks get rows. Raises ValueError for other JSON.
-    """
+    """Read SpERT's JSON: a list of sentences with tokens, entities and relations. Raises ValueError for other JSON."""
     try:
-        documents = json.loads("\n".join(_lines(path)))
+        documents = json.loads("\n".join(_lines(options.read_text(path))))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
     if not isinstance(documents, list):
         raise ValueError("is no list of sentences")
     for number, document in enumerate(documents, 1):
-        try:
-            yield without_blank_mentions(_spert_sentence(document), left_out)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
+        yield spert_sentence(document, f"sentence {number}", left_out)
+
+
+def spert_sentence(document: Any, place: str, left_out: Counter[str]) -> Sentence:
+    """A sentence of SpERT's JSON.
+
+    It is `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`. Entities are
+    token ranges, relations indices into them. Raises ValueError for another record.
+    """
+    try:
+        return without_blank_mentions(_spert_sentence(document), left_out)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place} is not SpERT's: {type(error).__name__} {error}") from None
 
 
 def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
@@ -269,10 +284,9 @@ def brat_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iter
     if not texts:
         raise ValueError("is no folder with pairs of .txt and .ann files")
     for text_file in texts:
-        # newline="": brat's offsets count a carriage return as a character of its own.
-        with text_file.open(encoding="utf-8", newline="") as file:
-            text = file.read()
-        mentions, relations = _standoff(text_file.with_suffix(".ann"), text, left_out)
+        text = options.read_text(text_file)
+        annotations = text_file.with_suffix(".ann")
+        mentions, relations = _standoff(annotations.name, options.read_text(annotations), text, left_out)
         placed: dict[str, tuple[int, Entity]] = {}
         by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
         lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n\ufeff][^\r\n]*", text)]
@@ -298,7 +312,9 @@ _MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")
 _RELATION = re.compile(r"R\S+\t(\S+) \S+?:(T\S+) \S+?:(T\S+)\s*")
 
 
-def _standoff(path: Path, text: str, left_out: Counter[str]) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+def _standoff(
+    name: str, annotations: str, text: str, left_out: Counter[str]
+) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
     """The mentions of a text by name, and its relations. Raises ValueError, also for a mention that stands elsewhere.
 
     A byte-order mark is a character of the text for some annotators, and none for others.
@@ -306,18 +322,18 @@ def _standoff(path: Path, text: str, left_out: Counter[str]) -> tuple[dict[str, 
     mentions: dict[str, Entity] = {}
     relations: list[tuple[str, str, str]] = []
     shift = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(annotations), 1):
         if line.startswith("T") and (match := _MENTION.fullmatch(line)):
             entity = Entity(match[2], tuple(_bounds(bounds) for bounds in match[3].split(";")))
             if match[4] is not None and not _says(entity, text, match[4]):
                 if text[:1] != "\ufeff" or not _says(entity, text[1:], match[4]):
-                    raise ValueError(f"{path.name}, line {number}: {match[4][:60]!r} does not stand at {match[3]}")
+                    raise ValueError(f"{name}, line {number}: {match[4][:60]!r} does not stand at {match[3]}")
                 shift = 1
             mentions[match[1]] = entity
         elif line.startswith("R") and (match := _RELATION.fullmatch(line)):
             relations.append((match[1], match[2], match[3]))
         elif line.startswith(("T", "R")):
-            raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
+            raise ValueError(f"{name}, line {number} is not brat's: {line.strip()[:60]!r}")
         elif line.strip():
             left_out["events, attributes, equivalences and notes"] += 1
     if shift:
@@ -338,7 +354,7 @@ def _says(entity: Entity, text: str, surface: str) -> bool:
 def read_iepile(path: Path, options: Options) -> Corpus:
     """Read a JSONL file of IEPile records, which have their own schemas and labels."""
     rows: list[Row] = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(options.read_text(path)), 1):
         if line.strip():
             try:
                 rows.append(from_iepile(json.loads(line)))
@@ -439,8 +455,5 @@ def _row(sentence: Sentence, task: str, schema: Sequence[str], source: str) -> R
     return row
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8: {error}") from None
+def _lines(text: str) -> list[str]:
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
