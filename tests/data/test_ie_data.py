@@ -412,6 +412,19 @@ def test_perfect_answers_score_1_after_noise(tmp_path: Path, policy: str) -> Non
     assert json.loads(done.stdout)["overall"]["strict"]["f1"] == 1.0
 
 
+def test_variants_of_a_text_are_scored_each_by_its_own_answer(tmp_path: Path) -> None:
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
+    row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "Mira flew .", "gold": {"PER": ["Mira"]}}
+    first = {**row, "spans": [[0, 4, "PER"]], "variant": 0}
+    second = {**first, "text": "M1ra, not Mira, flew .", "gold": {"PER": ["M1ra"]}, "variant": 1}
+    answers = [{**r, "completion": json.dumps(r["gold"])} for r in (first, second)]
+    gold, predictions = tmp_path / "g.jsonl", write_jsonl(tmp_path / "p.jsonl", answers)
+    score = ("score-spans", predictions, write_jsonl(gold, [first, second]), "--set", "missing_answer=whole", "--json")
+    assert json.loads(invoke(*score).stdout)["overall"]["strict"]["f1"] == 1.0
+    write_jsonl(gold, [{k: v for k, v in r.items() if k != "variant"} for r in (first, second)])
+    assert "g.jsonl, line 2: a second text with the id 'a'; give each an id of its own" in invoke(*score).stderr
+
+
 def test_spans_of_another_text_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
     row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "Mira flew .", "gold": {"PER": ["Mira"]}}
