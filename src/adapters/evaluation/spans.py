@@ -54,7 +54,9 @@ def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dic
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
             raise UserError(f"{place(gold, number)}: no spans; `adapters data convert` keeps them.")
         if texts.setdefault(name, row["text"]) != row["text"]:
-            raise UserError(f"{place(gold, number)}: a second text with the id {name[0]!r}; give each an id of its own.")
+            raise UserError(
+                f"{place(gold, number)}: a second text with the id {name[0]!r}; give each an id of its own."
+            )
         try:
             true.append(list(_annotated(task, row)))
         except (ValueError, TypeError, KeyError) as error:
