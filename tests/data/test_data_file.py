@@ -80,6 +80,10 @@ def test_what_is_certain_is_read_whatever_the_name(tmp_path: Path, name: str, co
     [
         ("a.jsonl", LINES.replace("“", "").replace("”", "").encode("cp1252"), ["cp1252", "iconv -f CP1252 -t UTF-8"]),
         ("one.csv", "id,text\n1,Université\n".encode("cp1252"), ["not UTF-8", "cp1252"]),
+        ("gbk.csv", "id,text\n1,国家自然科学基金资助\n2,资助项目\n".encode("gbk"), ["in another encoding"]),
+        ("koi8.csv", "id,text\n1,Фонд наук\n2,при поддержке\n".encode("koi8-r"), ["in another encoding"]),
+        ("a.csv", b"id:text\n1:Paid by A, B\n", ["header 'id:text' is separated by ':'; save it with a comma"]),
+        ("a.tsv", b'"id"^"text"\n1^a\n', ["is separated by '^'; save it with a tab between the cells"]),
         ("a.csv", table(";").encode("utf-16")[2:], ["UTF-16 without a byte-order mark", "iconv -f UTF-16LE"]),
         ("a.jsonl", b"id,text\n1,We thank A.\n", ["not JSON", "'id,text'", "named .csv or .tsv"]),
         ("a.csv", b"id;text\n1;a\n2;b;c\n", ["not separated by a comma", "a semicolon", "not all rows agree"]),

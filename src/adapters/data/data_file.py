@@ -53,6 +53,7 @@ _OTHER: Final = {
 }
 _WEB_PAGE: Final = re.compile(rb"\s*<(?:!doctype\s+)?html\b", re.IGNORECASE)
 _WORD: Final = re.compile(rb"[A-Za-z][\xc0-\xff]|[\xc0-\xff][a-z]")
+_HIGH: Final = re.compile(rb"[\x80-\xff]+")
 _JSON: Final = re.compile(r'\s*[\[{]\s*(?:["\[{\]}]|-?\d|null|true|false)')
 SAMPLE: Final = 1 << 16
 """Bytes by which a file is judged."""
@@ -174,8 +175,10 @@ def _encoding(path: Path, sample: bytes) -> str:
     # A broken row among many is that row's fault; so is one odd byte that belongs to no word.
     many = len(foreign) * 10 >= sample.count(b"\n") and (len(foreign) > 1 or _WORD.search(b"".join(foreign)))
     if foreign and many and not any(map(_is_utf8, foreign)):
-        known = _decodes(b"".join(foreign), "cp1252")
-        name = "probably Windows-1252 (cp1252)" if known else "in another 8-bit encoding"
+        # Letters outside ASCII stand alone in most words of Western languages, and side by side in other encodings.
+        runs = _HIGH.findall(b"".join(foreign))
+        known = _decodes(b"".join(foreign), "cp1252") and sum(map(len, runs)) < 2 * len(runs)
+        name = "probably Windows-1252 (cp1252)" if known else "in another encoding"
         raise ValueError(f"it is not UTF-8, {name}; {_convert(path, 'CP1252' if known else 'ENCODING')}")
     return "utf-8-sig"
 
