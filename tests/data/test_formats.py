@@ -249,6 +249,27 @@ def test_xml_says_its_own_encoding(tmp_path: Path) -> None:
     assert "line 2: is not XML" in run(path, "-o", tmp_path / "o").stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Mira B-PER\nHolt I-PER\nflew\n", "line 3 has 1 columns, the first line of the file has 2: 'flew'"),
+        ("Mira\tB-PER\nHolt I-PER\nflew\tO\n", "line 2 has 1 columns"),
+        ("Mira B-PER\nflew 0\n", "line 2: '0' is no tag such as B-person"),
+        ("Mira NNP B-PER\nHolt I-PER\nflew O\n", "line 2 has 2 columns, the first line of the file has 3"),
+    ],
+)
+def test_a_faulty_line_of_columns_is_named_though_nobody_said_the_format(
+    tmp_path: Path, text: str, wanted: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert wanted in run(tmp_path / "a.txt", "-o", tmp_path / "o").stderr
+
+
+def test_columns_that_begin_as_xml_does(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("<user> O\nMira B-PER\n")
+    assert converted(tmp_path / "a.txt")[1]["format"] == "conll"
+
+
 def test_spert_as_json_lines(tmp_path: Path) -> None:
     record = json.loads(FORMATS["spert"].example)[0]
     rows, said = converted(write_jsonl(tmp_path / "a", [record, {**record, "tokens": ["Ada", "ran"]}]))

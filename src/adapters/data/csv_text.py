@@ -114,8 +114,8 @@ def separator(text: str, usual: str, *, cut: bool = False) -> str:
     others = fitting or [candidate for candidate in SEPARATORS if header[candidate] > 1]
     if not others and lines and (sign := _SIGN.search(lines[0])):
         raise ValueError(
-            f"its header {lines[0].strip()[:60]!r} is separated by {sign[1]!r}; save it with {SEPARATORS[usual]} between "
-            "the cells, and quotes around cells that hold one"
+            f"its header {lines[0].strip()[:60]!r} is separated by {sign[1]!r}; save it with {SEPARATORS[usual]} "
+            "between the cells, and quotes around cells that hold one"
         )
     if header[usual] > 1 or not others:
         return usual

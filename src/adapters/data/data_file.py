@@ -177,7 +177,7 @@ def _encoding(path: Path, sample: bytes) -> str:
     if foreign and many and not any(map(_is_utf8, foreign)):
         # Letters outside ASCII stand alone in most words of Western languages, and side by side in other encodings.
         runs = _HIGH.findall(b"".join(foreign))
-        known = _decodes(b"".join(foreign), "cp1252") and sum(map(len, runs)) < 2 * len(runs)
+        known = _decodes(b"".join(foreign), "cp1252") and sum(map(len, runs)) <= 2 * len(runs)
         name = "probably Windows-1252 (cp1252)" if known else "in another encoding"
         raise ValueError(f"it is not UTF-8, {name}; {_convert(path, 'CP1252' if known else 'ENCODING')}")
     return "utf-8-sig"

@@ -195,7 +195,7 @@ CONLL = Format(
     _of_path(conll_sentences),
     "Mira\tB-person\nHolt\tI-person\nflew\tO",
     of_file=lambda source: (
-        source.kind == "text" and looks_like_conll(source.head.rpartition("\n")[0] or source.head, Options())
+        source.kind in ("text", "xml") and looks_like_conll(source.head.rpartition("\n")[0] or source.head, Options())
     ),
     tasks=("NER",),
 )
