@@ -25,6 +25,7 @@ from adapters.rewards.funding_matching import (
     with_unnamed,
 )
 from adapters.rewards.funding_records import OLD_PARAMETERS
+from adapters.rewards.funding_uncertain import compared, uncertain_values
 from adapters.types import Counts, Example, OldParameters, Scored
 
 
@@ -34,7 +35,8 @@ class Funding:
 
     The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
     below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
-    `funding_matching`. An example whose gold is None is unlabelled: the score is None.
+    `funding_matching`. An example whose gold is None is unlabelled: the score is None. Values that the gold calls
+    uncertain are left out on both sides.
 
     Parts: the three terms; `format_valid`, 1 for JSON of the right shape; `association_gap`, flat minus hierarchical,
     above 0 when right ids sit under wrong funders; `id_ratio`, predicted ids per gold id, above 1 when the model
@@ -91,8 +93,12 @@ class Funding:
         if example.gold is None:
             return Scored(None)
         parsed = parse(completion)
-        gold = _gold_side(example.gold, self.mode, self.scorer, self.threshold)
-        pred = group(parsed.funders, self.mode, self.scorer, self.threshold)
+        if uncertain_values(example.gold):
+            sides = compared(example.gold, parsed.funders, self.scorer)
+            gold, pred = (group(side, self.mode, self.scorer, self.threshold) for side in sides)
+        else:
+            gold = _gold_side(example.gold, self.mode, self.scorer, self.threshold)
+            pred = group(parsed.funders, self.mode, self.scorer, self.threshold)
         funder, hierarchical, flat = self._terms(gold, pred, parsed.valid)
         gold_ids, pred_ids = gold.id_count, pred.id_count
         score = self.funder * funder + self.hierarchical * hierarchical + self.flat * flat

@@ -20,6 +20,7 @@ Conventions of the labels, the same everywhere:
 
 from __future__ import annotations
 
-from adapters.data_aug.funding_statements.statement import Row, synthesize
+from adapters.data_aug.funding_statements.labels import Row
+from adapters.data_aug.funding_statements.statement import synthesize
 
 __all__ = ["Row", "synthesize"]

@@ -13,7 +13,7 @@ from adapters.data_aug.funding_statements.people import initials, surname
 from adapters.data_aug.funding_statements.phrases import Award, Mention
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 14)
-_COUNT_SUMS = list(accumulate((680, 205, 62, 28, 11, 5, 4, 3, 1, 1)))
+_COUNT_SUMS = list(accumulate((790, 140, 42, 12, 5, 2, 1, 1, 1, 0)))
 
 
 def _acronym(rng: Random) -> str:
@@ -29,10 +29,10 @@ _GRAMMAR = Grammar({**read_rules("wording.txt"), "surname": surname, "acronym": 
 
 
 def _scheme(rng: Random, funder: Funder) -> tuple[str, str] | None:
-    if funder.schemes and rng.random() < 0.165:
+    if funder.schemes and rng.random() < 0.34:
         return funder.schemes[int(rng.random() * len(funder.schemes))]
-    if rng.random() < (0.02 if funder.known else 0.075):
-        form = "f" if rng.random() < 0.65 else "p"
+    if rng.random() < (0.10 if funder.known else 0.17):
+        form = "f" if rng.random() < 0.18 else "p"
         return form, _GRAMMAR.say(rng, "scheme_award" if form == "f" else "scheme_programme")
     return None
 
@@ -60,10 +60,13 @@ def draw_ids(rng: Random, funder: Funder, number: int) -> list[str]:
 
 def draw_awards(rng: Random, funder: Funder, style: int, more: float = 1.0) -> list[Award]:
     """The awards of one funder; `more` raises the odds that they have identifiers."""
-    with_ids = rng.random() < (0.60 if funder.known else 0.30) * more
+    with_ids = rng.random() < (0.765 if funder.known else 0.43) * more
     award = Award(draw_ids(rng, funder, count(rng)) if with_ids else [], _scheme(rng, funder))
-    if award.scheme is None and rng.random() < (0.075 if with_ids else 0.02):
+    if award.scheme is None and rng.random() < (0.07 if with_ids else 0.02):
         award.title = _GRAMMAR.say(rng, "title")
+    if award.scheme and award.ids and award.scheme[0] == "p" and rng.random() < 0.09:
+        award.under = _GRAMMAR.say(rng, "second_scheme")
+        return [award]
     if award.scheme and award.ids and funder.shape in ("eu", "fp") and award.scheme[0] == "p" and rng.random() < 0.5:
         if "Curie" not in award.scheme[1]:
             award.under = _GRAMMAR.say(rng, "second_programme")
@@ -73,7 +76,7 @@ def draw_awards(rng: Random, funder: Funder, style: int, more: float = 1.0) -> l
         return [award]
     awards = [award]
     for scheme in rng.sample(funder.schemes, min(len(funder.schemes), 2)):
-        if all(scheme[1] not in other.schemes for other in awards):
+        if all(scheme[1] not in (*other.schemes, *other.titles) for other in awards):
             fresh = [i for i in draw_ids(rng, funder, 1 + int(rng.random() * 1.3)) if i not in award.ids]
             awards.append(Award(fresh if rng.random() < 0.9 else [], scheme))
     return awards
@@ -85,7 +88,24 @@ def draw_mention(rng: Random, funder: Funder, style: int, more: float = 1.0) -> 
 
 
 def programme(rng: Random) -> Mention:
-    """A programme named without its funder."""
+    """A programme named without its funder; sometimes a grant or fellowship by its name."""
+    if rng.random() < 0.13:
+        return Mention(None, [Award(identifiers(rng, "misc", 1) if rng.random() < 0.4 else [], _named_award(rng))])
     shape, _, name = _GRAMMAR.say(rng, "orphan_programme").partition(": ")
     ids = identifiers(rng, shape, 1 if rng.random() < 0.8 else 2) if rng.random() < 0.8 else []
     return Mention(None, [Award(ids, ("p", name))])
+
+
+def _named_award(rng: Random) -> tuple[str, str]:
+    return "f", _GRAMMAR.say(rng, "orphan_award_name")
+
+
+_CODES = ("nih", "nih", "nih", "nsf", "doe", "rc", "onr", "nasa", "spain", "anr", "jsps", "nrf_kr", "dfg")
+
+
+def codes(rng: Random, style: int) -> Mention:
+    """Identifiers without any name: one object for all of them."""
+    award = Award(identifiers(rng, _CODES[int(rng.random() * len(_CODES))], 1 + int(rng.random() ** 1.5 * 5)))
+    if rng.random() < 0.4:
+        award.holders = [initials(rng, style) for _ in award.ids]
+    return Mention(None, [award])

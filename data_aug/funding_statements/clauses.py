@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from random import Random
 
-from adapters.data_aug.funding_statements.names import Funder
 from adapters.data_aug.funding_statements.people import initials
-from adapters.data_aug.funding_statements.phrases import GRAMMAR, Award, Mention, a, id_list, join, phrase, words
+from adapters.data_aug.funding_statements.phrases import GRAMMAR, Mention, id_list, join, phrase
 
 _PLURAL = {
     "was": "were",
@@ -21,10 +20,11 @@ _PLURAL = {
 _GRANT = r"((?:[\w-]+ ){0,2}(?:grants?|funding|funds))\b"
 # Runs of words that nearly every paper uses: a small change keeps these texts clear of any one of them.
 _STOCK = (
-    (re.compile(rf"\b(supported|funded|sponsored)( in part)? by (an? )?{_GRANT}"), r"\1\2 through \3\4"),
+    (re.compile(rf"\b(supported|funded|sponsored)( in part)? by (an? )?{_GRANT}"), r"\1\2 with \3\4"),
     (re.compile(r"\bfrom (?:funding|funds) from\b"), "from"),
-    (re.compile(rf"\b([Ff]unding|[Ss]upport)( [^.]{{0,40}})? from (an? )?{_GRANT}"), r"\1\2 through \3\4"),
+    (re.compile(rf"\b([Ff]unding|[Ss]upport)( [^.]{{0,40}})? from (an? )?{_GRANT}"), r"\1\2 with \3\4"),
 )
+_UNDER = re.compile(r" (?:under|with|through) (?:the )?(?:joint )?[Pp]roject")
 
 
 def _authors(rng: Random, style: int) -> str:
@@ -32,13 +32,24 @@ def _authors(rng: Random, style: int) -> str:
     return join(rng, names, loose=0)
 
 
-def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
-    """A list of funders, in the passive, the active, or about one author."""
+def _phrases(rng: Random, mentions: list[Mention]) -> list[str]:
+    """Noun phrases of the mentions. "A and B under project X" is a grant of both: B's alone is not written so."""
     items = [phrase(rng, mention) for mention in mentions]
+    if len(items) > 1 and not any(award.ids for award in mentions[-2].awards):
+        for _ in range(4):
+            if not _UNDER.search(items[-1]):
+                break
+            items[-1] = phrase(rng, mentions[-1])
+    return items
+
+
+def main_sentence(rng: Random, mentions: list[Mention], style: int, rule: str = "") -> str:
+    """A list of funders, in the passive, the active, or about one author."""
+    items = _phrases(rng, mentions)
     roll = rng.random()
-    rule = "passive" if roll < 0.64 else "active" if roll < 0.83 else "personal"
+    rule = rule or ("passive" if roll < 0.68 else "active" if roll < 0.83 else "personal")
     bodies = all(m.funder and item.startswith(m.funder.the) for m, item in zip(mentions, items, strict=True))
-    if rule == "active" and bodies and rng.random() < 0.4:
+    if rule == "active" and bodies and rng.random() < 0.16:
         rule = "active_thank"
     if len(items) > 1 and rule == "passive" and rng.random() < 0.08:
         items[1:] = [f"by {item}" for item in items[1:]]
@@ -59,20 +70,13 @@ def main_sentence(rng: Random, mentions: list[Mention], style: int) -> str:
     return text.replace("I are ", "I am ", 1) if text.startswith("I are ") else text
 
 
-def respectively(rng: Random, mentions: list[Mention]) -> str:
-    """Funders, then their identifiers in the same order; each has exactly one."""
-    merged = Award([i for mention in mentions for i in mention.awards[0].ids])
-    names = join(rng, [mention.funder.the for mention in mentions if mention.funder], loose=0)
-    return GRAMMAR.say(rng, "respectively", names=names, listed=words(rng, merged, "", False))
-
-
 def bare_list(rng: Random, mentions: list[Mention]) -> str:
     """The journal form: funder, "Grant/Award Number:", identifiers; semicolons."""
     form = int(rng.random() * 4)
     entries = []
     for mention in mentions:
         award = mention.awards[0]
-        name = mention.funder.label if mention.funder else award.schemes[0]
+        name = mention.funder.label if mention.funder else (award.schemes or award.titles)[0]
         if not award.ids:
             entries.append(name if form != 3 else f"Contract grant sponsor: {name}")
             continue
@@ -82,33 +86,3 @@ def bare_list(rng: Random, mentions: list[Mention]) -> str:
         entries.append(shapes[form] if form < 3 else f"Contract grant sponsor: {name}; contract grant number: {ids}")
     head = GRAMMAR.say(rng, "bare_head").replace("_", " ") if form < 3 else ""
     return head + "; ".join(entries)
-
-
-def _bracket(rng: Random, award: Award, shape: str) -> str:
-    return f" ({words(rng, award, shape, True)})" if award.ids else ""
-
-
-def through(rng: Random, first: Funder, award: Award, second: Funder) -> str:
-    """The first funder's award, spent by the second, which has no identifier."""
-    scheme = ""
-    if award.scheme:
-        scheme = f"the {award.scheme[1]} through " if award.scheme[0] == "p" else f"{a(award.scheme[1])} of "
-    ids = _bracket(rng, award, first.shape)
-    return GRAMMAR.say(rng, "through", scheme=scheme, one=first.the, two=second.the, ids=ids)
-
-
-def european_union(rng: Random) -> Mention:
-    """The European Union as a funder, named for its framework programme."""
-    union = Funder("EU", GRAMMAR.say(rng, "union"), "the ", "eu", "", (), True)
-    return Mention(union, [Award([], ("p", GRAMMAR.say(rng, "union_programme")))])
-
-
-def under_union(rng: Random, council: Funder, award: Award, union: Mention) -> str:
-    """A grant of the council, which has the id, under a programme of the union."""
-    scheme = ""
-    if award.scheme:
-        scheme = f" through {a(award.scheme[1])}" if award.scheme[0] == "f" else f" ({award.scheme[1]})"
-    two = union.funder.the if union.funder else ""
-    ids = _bracket(rng, award, "erc")
-    programme = union.awards[0].schemes[0]
-    return GRAMMAR.say(rng, "under_union", one=council.the, two=two, scheme=scheme, programme=programme, ids=ids)

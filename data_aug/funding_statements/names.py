@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 from bisect import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 
 from adapters.data_aug.data_files import FOLDER, read_lines
 from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 from adapters.data_aug.funding_statements.people import surname
+from adapters.data_aug.funding_statements.programmes import is_programme
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Funder:
-    """A funder as one statement names it: exact `label`, and its `article`."""
+    """A funder as one statement names it: exact `label`, and its `article`. `name` and `acronym` may not be shown."""
 
     key: str
     label: str
@@ -37,11 +38,21 @@ class Funder:
     acronym: str
     schemes: tuple[tuple[str, str], ...]
     known: bool
+    name: str = ""
 
     @property
     def the(self) -> str:
         """The name with its article."""
         return self.article + self.label
+
+    @property
+    def keys(self) -> set[str]:
+        """All that the funder may be called; two funders of a statement share none."""
+        return {self.key, self.label, self.name, self.acronym} - {""}
+
+    def called(self, label: str) -> Funder:
+        """The same funder under another name."""
+        return replace(self, label=label, article="the " if " " in label and self.article else "")
 
 
 def _read_known() -> list[Known]:
@@ -60,6 +71,8 @@ def _read_registry() -> list[list[str]]:
 
 KNOWN = _read_known()
 REGISTRY = _read_registry()
+BODIES = frozenset(name for known in KNOWN for name in (*known.names, known.acronym, known.local) if name)
+_PAYING = [line for line in REGISTRY if not any(is_programme(name, BODIES) for name in (line[0], line[2]))]
 _KNOWN_SUMS = list(accumulate(known.weight for known in KNOWN))
 _GRAMMAR = Grammar({**read_rules("wording.txt"), "surname": surname})
 
@@ -126,19 +139,18 @@ def known_funder(rng: Random) -> Funder:
     known = KNOWN[bisect(_KNOWN_SUMS, rng.random() * _KNOWN_SUMS[-1])]
     name = known.names[int(rng.random() * len(known.names))]
     label = _surface(rng, name, known.acronym, known.local)
-    shown = known.acronym if known.acronym in label else ""
     kind = "company" if "Google" in known.names else ""
+    acronym = known.acronym if _fits(known.acronym, name) else ""
     key = known.acronym or name
-    return Funder(key, label, article(rng, label, kind), known.shape, shown, known.schemes, True)
+    return Funder(key, label, article(rng, label, kind), known.shape, acronym, known.schemes, True, name)
 
 
 def registry_funder(rng: Random) -> Funder:
     """Any funder of the registry, with a name of its own length and language."""
-    name, acronym, other, kind = REGISTRY[int(rng.random() * len(REGISTRY))]
+    name, acronym, other, kind = _PAYING[int(rng.random() * len(_PAYING))]
     label = _surface(rng, name if rng.random() < 0.9 or not other else other, acronym, other)
     shape = "uni" if kind == "university" else "misc"
-    shown = acronym if acronym and acronym in label else ""
-    return Funder(name, label, article(rng, label, kind), shape, shown, (), False)
+    return Funder(name, label, article(rng, label, kind), shape, acronym, (), False, name)
 
 
 def composed_funder(rng: Random) -> Funder:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from adapters.data_aug.funding_statements.grammar import Grammar, read_rules
 from adapters.data_aug.funding_statements.names import Funder
+from adapters.data_aug.funding_statements.people import surname
 
 
 @dataclass(slots=True)
@@ -23,19 +26,39 @@ class Award:
 
     @property
     def schemes(self) -> list[str]:
-        """The names of the schemes."""
-        return [name for name in (self.scheme[1] if self.scheme else "", self.under) if name]
+        """The names of programmes, and the acronym of a project."""
+        named = self.scheme[1] if self.scheme and not _is_by_name(self.scheme[1]) else ""
+        return [name for name in (named, self.under, self.title if self.title.isupper() else "") if name]
+
+    @property
+    def titles(self) -> list[str]:
+        """The title of a project, and the name of a grant, an award or a fellowship."""
+        named = self.scheme[1] if self.scheme and _is_by_name(self.scheme[1]) else ""
+        return [name for name in (named, "" if self.title.isupper() else self.title) if name]
 
 
 @dataclass(slots=True)
 class Mention:
-    """A funder at one place of the text; None for a programme without a funder."""
+    """A funder at one place of the text; None for a programme or for ids without a funder."""
 
     funder: Funder | None
     awards: list[Award]
+    wording: str = ""
+    """The noun phrase that names them, where it is decided already."""
 
 
-GRAMMAR = Grammar(read_rules("wording.txt"))
+GRAMMAR = Grammar({**read_rules("wording.txt"), "surname": surname})
+_BY_NAME = re.compile(
+    r"(?i)^(?!.*\b(?:Program|Programme|Scheme|Plan|Project|Grants?-in-Aid)\b)"
+    r".*\b(?:Grant|Award|Fellowship|Scholarship|Studentship|Prize|Professorship)s?\b"
+)
+
+
+@lru_cache(maxsize=4096)
+def _is_by_name(scheme: str) -> bool:
+    return _BY_NAME.search(scheme) is not None
+
+
 _VOWEL_LETTERS = "AEFHILMNORSX"
 _READ_AS_WORDS = {"NASA", "NATO", "RIKEN", "MINECO", "FAPESP", "MOST", "NIST", "NERC", "SERB", "FEDER", "MEXT", "LOEWE"}
 
@@ -93,10 +116,12 @@ def words(rng: Random, award: Award, shape: str, bracket: bool) -> str:
 def phrase(rng: Random, mention: Mention) -> str:
     """A noun phrase that fits after "supported by"."""
     funder = mention.funder
+    if mention.wording:
+        return mention.wording
     if funder is not None and len(mention.awards) > 1:
         bracket = rng.random() < 0.6
         awards = [_inner(rng, award, funder.shape, bracket) for award in mention.awards]
-        return f"{funder.the} " + (f"({'; '.join(awards)})" if bracket else f"through {join(rng, awards, True, 0)}")
+        return f"{funder.the} " + (f"({'; '.join(awards)})" if bracket else f"for {join(rng, awards, True, 0)}")
     award = mention.awards[0]
     scheme = award.scheme[1] if award.scheme else ""
     values = {"s": scheme, "u": award.under}
@@ -104,15 +129,18 @@ def phrase(rng: Random, mention: Mention) -> str:
     if award.ids:
         values |= {"ids": id_list(rng, award), "gids": words(rng, award, shape, False)}
         values["bids"] = words(rng, award, shape, True)
+    if funder is None and award.scheme is None:
+        return GRAMMAR.say(rng, "codes", **values)
     if funder is None:
-        return GRAMMAR.say(rng, "orphan_ids" if award.ids else "orphan", **values)
+        rule = "orphan_award" if award.titles else "orphan"
+        return GRAMMAR.say(rng, f"{rule}_ids" if award.ids else rule, a_s=a(scheme), **values)
     values["to"] = f" to {award.holders[0]}" if len(award.holders) == 1 else ""
     values |= {"the": funder.the, "F": funder.label, "a_F": a(funder.label), "a_s": a(scheme) if scheme else ""}
     if award.title:
         values["T"] = _quoted(rng, award.title)
     form = "award" if award.scheme and award.scheme[0] == "f" else "programme" if award.scheme else ""
-    rule = ["ids" if award.ids else "none", form, "title" if award.title else ""]
-    return GRAMMAR.say(rng, "under_ids" if award.under else "_".join(filter(None, rule)), **values)
+    parts = ("ids" if award.ids else "none", form, "title" if award.title else "")
+    return GRAMMAR.say(rng, "under_ids" if award.under else "_".join(filter(None, parts)), **values)
 
 
 def _quoted(rng: Random, title: str) -> str:

@@ -15,9 +15,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from adapters.data_aug.data_files import read_data
+from adapters.data_aug.funding_statements.labels import FunderRow, Row
 from adapters.data_aug.funding_statements.names import KNOWN
 from adapters.data_aug.funding_statements.people import surname
-from adapters.data_aug.funding_statements.statement import FunderRow, Row
 from adapters.types import Message
 
 _TEXTS = read_data("funding_statements/written.json")

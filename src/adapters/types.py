@@ -36,6 +36,8 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[dict[str, Any]]]
     name: NotRequired[str]
     tool_call_id: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    thinking: NotRequired[str]
     tools: NotRequired[list[dict[str, Any]]]
 
 
@@ -45,6 +47,10 @@ class Example:
 
     Only `prompt` is shown to a model. `completion` is the target text of SFT (and the chosen text of DPO), `rejected`
     the other side of a DPO pair, `gold` what the task's scorer compares a prediction with.
+
+    `answer` and `rejected_answer` are the two sides as messages where they are more than text: a model is then trained
+    on what its chat template writes for them. `learned` are the indexes of earlier turns, in `prompt`, that SFT learns
+    as well; `masked` are spans of `completion`, in code points, that it does not learn.
     """
 
     id: str
@@ -54,6 +60,10 @@ class Example:
     rejected: str | None = None
     gold: Any = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    answer: Message | None = None
+    rejected_answer: Message | None = None
+    learned: tuple[int, ...] = ()
+    masked: tuple[tuple[int, int], ...] = ()
 
 
 class Scored(NamedTuple):
@@ -132,6 +142,7 @@ class Task(Protocol):
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
+    - `reads_prompt`: whether `example` reads rows of `prompt`, `chosen` and `rejected`; without it they need no task;
     - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
     - `modes`: {matching mode: what it means}, for people who read the figures;
     - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail;

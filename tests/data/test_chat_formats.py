@@ -15,6 +15,7 @@ from test_formats import converted, run
 from adapters.data import preference
 from adapters.data.formats import convert
 from adapters.data_aug.ie import Options
+from adapters.tasks.chat import ChatTask
 from adapters.tasks.ie import IeTask
 
 
@@ -73,6 +74,17 @@ SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"conversations": [message("user", [{"type": "text", "text": "Whe"}, {"type": "text", "text": "re?"}]), SAID]},  # type: ignore[arg-type]
         {},
     ),
+    "openai before tools": (
+        "openai",
+        {"messages": [ASKED, message("assistant", None, function_call={"name": "f", "arguments": "{}"})]},
+        {"messages": [ASKED, message("assistant", None, tool_calls=[
+            {"type": "function", "function": {"name": "f", "arguments": "{}"}}])]},
+    ),
+    "openai refusal": (
+        "openai",
+        {"messages": [ASKED, message("assistant", None, refusal="In Lima.")]},
+        {},
+    ),
     "completion": ("completion", {"prompt": "Where?", "completion": "In Lima."}, {}),
     "completion messages": ("completion", {"prompt": [ASKED], "completion": [SAID]}, {}),
     "response": ("completion", {"prompt": "Where?", "response": "In Lima."}, {}),
@@ -113,6 +125,7 @@ def test_conversations_become_messages(tmp_path: Path, name: str) -> None:
         assert (said["format"], said["to"], said["rows"]) == (kind, "chat", {"chat": 1})
         assert row == (wanted or {"messages": [ASKED, SAID]})
         assert (said["left_out"], said["notes"]) == ({}, {})
+        assert ChatTask().example(row).completion
 
 
 @pytest.mark.parametrize("name", PAIRS)

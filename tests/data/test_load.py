@@ -18,6 +18,7 @@ from adapters.data_aug.agent import synthesize
 from adapters.errors import UserError
 from adapters.recipe.fields import HubSource, PathSource, Split, SynthesizedSource
 from adapters.tasks.agent import AgentTask
+from adapters.tasks.chat import ChatTask
 from adapters.tasks.funding import FundingTask
 from adapters.tasks.ie import IeTask
 from adapters.tasks.records import RecordsTask
@@ -186,6 +187,7 @@ def test_a_selection_hides_no_unreadable_row(tmp_path: Path, selection: dict) ->
             "no row has the column 'doi'",
         ),
         (SynthesizedSource(synthesize="fundign", n=1), "Did you mean funding"),
+        (PathSource(path="a.jsonl", mend="funding_lniks"), "Did you mean funding_links"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, source, text: str) -> None:  # type: ignore[no-untyped-def]
@@ -193,6 +195,21 @@ def test_mistakes_are_named(tmp_path: Path, source, text: str) -> None:  # type:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UserError, match=text):
         load(source, root=tmp_path)
+
+
+def test_rows_are_mended_before_the_task_reads_them(tmp_path: Path) -> None:
+    text = "By grant A-1 of the Elm Fund, the National Key Plan for Soils and, with others, B-1."
+    funders = [
+        {"funder_name": "Elm Fund", "awards": [{"award_ids": [], "funding_scheme": [], "award_title": []}]},
+        {"funder_name": "National Key Plan for Soils",
+         "awards": [{"award_ids": ["A-1", "B-1"], "funding_scheme": [], "award_title": []}]},
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "a.jsonl", [{"id": "1", "funding_statement": text, "funders": funders}])
+    [example] = load(PathSource(path="a.jsonl", mend="funding_links"), root=tmp_path).examples
+    assert [funder["funder_name"] for funder in example.gold] == ["Elm Fund", None]
+    assert [funder["awards"][0]["award_ids"] for funder in example.gold] == [["A-1"], ["B-1"]]
+    assert example.gold[1]["uncertain"] == ["B-1"]
+    assert [example.completion[a:b] for a, b in example.masked] != []
 
 
 def test_synthesized_source() -> None:
@@ -273,12 +290,13 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
         load(PathSource(path="a.json"), root=tmp_path)
 
 
-TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask(), "records": RecordsTask()}
+TASKS = {"funding": FundingTask(), "ie": IeTask(), "agent": AgentTask(), "records": RecordsTask(), "chat": ChatTask()}
 GOOD = {
     "funding": funding_rows(1)[0],
     "ie": ie_rows(1)[0],
     "agent": next(iter(synthesize(1, 0))),
     "records": next(receipts.synthesize(1, 0)),
+    "chat": ChatTask().example_row,
 }
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),

@@ -65,7 +65,7 @@ def test_tools_travel_with_the_first_message() -> None:
         ({"prompt": [{"role": "user", "content": None}]}, "message 1 is an empty turn"),
         ({"prompt": [{"role": "user"}]}, "message 1 is an empty turn"),
         ({"prompt": [{**USER, "function_call": {"name": "f"}}]}, "message 1 has the key 'function_call'"),
-        ({"prompt": [USER, {**CALLS, "reasoning_content": "Hm."}, REPLY]}, "message 2 has the key 'reasoning_content'"),
+        ({"prompt": [USER, {**CALLS, "reasoning_content": 7}, REPLY]}, "message 2: reasoning_content must be a text"),
         ({"prompt": [{**USER, "images": ["a.png"]}]}, "message 1 has the key 'images'"),
         ({"prompt": [{"role": "user", "content": [{"type": "image", "url": "a"}]}]}, "message 1: content must be"),
         ({"prompt": [{**USER, "tool_calls": [CALL]}]}, "message 1 has tool_calls, which only the assistant makes"),
@@ -76,9 +76,8 @@ def test_tools_travel_with_the_first_message() -> None:
         ({"tools": {"name": "f"}}, "tools must be a list, not dict"),
         ({"tools": "look_up"}, "tools is text, but not JSON"),
         ({"tools": ["look_up"]}, "list of JSON schemas"),
-        ({"chosen": [{**CALLS, "content": "I look."}]}, "chosen has tool_calls, and an answer is trained as text"),
         ({"rejected": [{"role": "assistant", "content": "No.", "name": "bot"}]}, "rejected has name"),
-        ({"chosen": [{"role": "assistant", "content": "No.", "thinking": "Hm."}]}, "chosen has the key 'thinking'"),
+        ({"chosen": [{"role": "assistant", "content": "No.", "mood": "calm"}]}, "chosen has the key 'mood'"),
         ({"chosen": [{"role": "user", "content": "No."}]}, "chosen must be a message of the assistant"),
         ({"prompt": [USER, CALLS]}, "ends with the assistant's own turn"),
     ],
@@ -133,3 +132,14 @@ def test_the_turns_of_a_trajectory_keep_what_stood_before_them() -> None:
         turns({"env": "dbbench", "messages": [USER, {"role": "assistant", "content": TURN, "tool_calls": [CALL]}]})
     with pytest.raises(ValueError, match="messages must be a list"):
         turns({"env": "dbbench", "messages": [USER, {"role": "assistant", "content": None}]})
+
+
+def test_sides_may_call_tools_and_think() -> None:
+    answer = {"role": "assistant", "content": "No.", "thinking": "Hm."}
+    row = {"prompt": [USER], "chosen": [{**CALLS, "content": "I look."}], "rejected": [answer]}
+    pair = preference.example(FundingTask(), row, source="s", id="1")
+    assert pair.completion is not None
+    assert pair.completion.startswith("I look.\n<tool_call>")
+    assert pair.answer is not None
+    assert [call["function"]["name"] for call in pair.answer["tool_calls"]] == [CALL["function"]["name"]]
+    assert (pair.rejected, pair.rejected_answer) == ("No.", answer)

@@ -8,7 +8,7 @@ import pytest
 from conftest import funding_rows, ie_rows, write_jsonl
 
 from adapters.data.task_of_file import task_of_file
-from adapters.data_aug import receipts
+from adapters.data_aug import desk, receipts
 from adapters.data_aug.agent import synthesize
 from adapters.errors import UserError
 
@@ -21,6 +21,8 @@ from adapters.errors import UserError
         (ie_rows(1)[0], "ie"),
         (next(iter(synthesize(1, 0))), "agent"),
         (next(receipts.synthesize(1, 0)), "records"),
+        (next(desk.synthesize(1, 0)), "chat"),
+        ({"prompt": "Where?", "completion": "In Lima."}, "chat"),
         ({"id": "says so", "task": "agent", "text": "x"}, "agent"),
     ],
 )

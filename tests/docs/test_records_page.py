@@ -20,17 +20,22 @@ PAGE = ROOT / "docs/records.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, text in named_files(PAGE).items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    lines = [line for block in blocks(PAGE) for line in block.text.splitlines()]
+def follow(page: Path, folder: Path) -> None:
+    """Write the files of a page into a folder, the current one, and run its four commands."""
+    for name, text in named_files(page).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    lines = [line for block in blocks(page) for line in block.text.splitlines()]
     commands = [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("adapters ")]
     assert len(commands) == 4
     for command in commands:
         done = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "120"})
         assert done.exit_code == 0, done.output
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    follow(PAGE, tmp_path)
     report = json.loads((tmp_path / "runs/invoices/report.json").read_text())
     assert report["sets"]["test"]["base"]["metrics"]["values"]["(all)"]["gold"] == 8
     assert len((tmp_path / "receipts.jsonl").read_text().splitlines()) == 1000

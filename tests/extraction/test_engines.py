@@ -392,6 +392,7 @@ def bundle(lively_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from adapters.backends.local import base_model, model
+    from adapters.backends.local.encoder import load_tokenizer
     from adapters.recipe.recipe import Lora, Model
 
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
@@ -402,7 +403,7 @@ def bundle(lively_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     peft.save_pretrained(folder)
-    model.load_tokenizer(base).save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     (folder / "recipe.yaml").write_text(
         f"name: x\ntask: {{use: funding, target: compact}}\nmodel: {{base: {lively_base}, dtype: float32, "
@@ -449,8 +450,9 @@ def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bo
     """A model that writes JSON and goes on: ended early, its answers lack only what no record comes from."""
     from adapters.backends.json_stop import first_value
     from adapters.backends.local import base_model
+    from adapters.backends.local.encoder import Encoder, load_tokenizer
     from adapters.backends.local.generate import LocalSampler
-    from adapters.backends.local.model import Encoder, load_merged, load_tokenizer
+    from adapters.backends.local.model import load_merged
 
     source = adapter_source.find(str(bundle))
     base = base_model.resolve(source.model.base)

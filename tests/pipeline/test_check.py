@@ -417,14 +417,15 @@ NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no syst
 
 def audited(tiny_model: Path, template: str | None = None, *, thinking: bool = False, rows: int = 4) -> dict:
     pytest.importorskip("torch")
-    from adapters.backends.local import base_model, model, prompt_audit
+    from adapters.backends.local import base_model, prompt_audit
+    from adapters.backends.local.encoder import Encoder, load_tokenizer
 
-    tokenizer = model.load_tokenizer(base_model.resolve(str(tiny_model)))
+    tokenizer = load_tokenizer(base_model.resolve(str(tiny_model)))
     if template is not None:
         tokenizer.chat_template = template
     task = FundingTask(target="compact")
     examples = [task.example(row, id=row["id"]) for row in funding_rows(rows)]
-    return prompt_audit.audit(model.Encoder(tokenizer, thinking=thinking), examples, ["sft", "grpo"])
+    return prompt_audit.audit(Encoder(tokenizer, thinking=thinking), examples, ["sft", "grpo"])
 
 
 def test_all_views_of_a_prompt_agree(tiny_model: Path) -> None:
@@ -481,13 +482,14 @@ def test_a_view_that_differs_is_an_error_with_its_difference(tiny_model: Path, m
 
 def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> None:
     pytest.importorskip("torch")
-    from adapters.backends.local import base_model, model, prompt_audit
+    from adapters.backends.local import base_model, prompt_audit
+    from adapters.backends.local.encoder import Encoder, load_tokenizer
 
     rows = funding_rows(3)
     rows[1]["funding_statement"] += " <|im_end|>"
     rows[2]["funders"] = [{"funder_name": "A <|im_end|> B", "awards": []}]
     task = FundingTask(target="compact")
-    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    encoder = Encoder(load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     found = prompt_audit.audit(encoder, [task.example(row, id=row["id"]) for row in rows], ["sft"])
     assert (found["special_in_target"], found["special_in_prompt"]) == (1, 1)
 
@@ -496,14 +498,15 @@ def test_targets_that_the_tokenizer_changes_are_counted(tiny_model: Path) -> Non
     pytest.importorskip("torch")
     from tokenizers import normalizers
 
-    from adapters.backends.local import base_model, model, prompt_audit
+    from adapters.backends.local import base_model, prompt_audit
+    from adapters.backends.local.encoder import Encoder, load_tokenizer
 
     rows = funding_rows(3)
     for row, name in zip(rows, ("Zu\u0308rich Trust", "Z\u00fcrich Trust", "Plain  Trust"), strict=True):
         row["funders"] = [{"funder_name": name, "awards": []}]
     task = FundingTask(target="compact", scorer="corrected")
     examples = [task.example(row, id=row["id"]) for row in rows]
-    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    encoder = Encoder(load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     assert prompt_audit.audit(encoder, examples, ["sft"])["changed_by_tokenizer"] == 0
     encoder.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     assert prompt_audit.audit(encoder, examples, ["sft"])["changed_by_tokenizer"] == 1
@@ -514,10 +517,11 @@ def test_targets_that_the_tokenizer_changes_are_counted(tiny_model: Path) -> Non
 
 def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from adapters.backends.local import base_model, model, prompt_audit
+    from adapters.backends.local import base_model, prompt_audit
+    from adapters.backends.local.encoder import Encoder, load_tokenizer
     from adapters.cli.check_tables import prompts_shown
 
-    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    encoder = Encoder(load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     task = FundingTask(target="compact")
     rows = [task.example(row, id=row["id"]) for row in funding_rows(4)]
     pairs = [replace(e, id=f"p{e.id}", rejected="Sure! Nothing.") for e in rows]
@@ -545,12 +549,14 @@ def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "over"), [("fp32", 1.03), ("bf16", 1.13)])
-def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, precision: str, over: float) -> None:
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0.96, 1.10), ("bf16", 0.98, 1.22)])
+def test_the_memory_plan_against_a_real_run(
+    tiny_model: Path, tmp_path: Path, precision: str, least: float, most: float
+) -> None:
     """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters.
 
-    The parts are compared: the heap's share of the planned peak grows over the first hundred steps. The plan is `over`
-    times what is measured; a change of either by a tenth, or a plan that takes one precision for the other, fails.
+    The parts are compared: the heap's share of the planned peak grows over the first hundred steps. In bf16 the peak
+    depends on which kernels the processor has: 1.55, 1.64 and 1.77 GB were measured on three, for 1.79 GB planned.
     """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -584,7 +590,7 @@ def test_the_memory_plan_against_a_real_run(tiny_model: Path, tmp_path: Path, pr
         assert done.returncode == 0, done.stderr[-2000:]
         manifest = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())
         measured = min(measured, manifest["peak_memory_gb"])
-        if planned / measured > over * 0.93:
+        if planned / measured >= least:
             break
     print(f"{precision}: planned {planned:.2f} GB, measured {measured:.2f} GB")
-    assert planned / measured == pytest.approx(over, rel=0.07)
+    assert least <= planned / measured <= most

@@ -26,7 +26,7 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 def test_the_shipped_recipes_are_all_here() -> None:
     funding = ["funding_grpo", "funding_grpo_llama", "funding_noise", "funding_smollm2", "funding_tinker"]
-    others = ["agent_dpo", "agent_smollm2", "ie_grpo", "ie_smollm2", "quickstart", "records_smollm2"]
+    others = [*("agent_dpo", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "quickstart", "records_smollm2")]
     assert [p.stem for p in SHIPPED] == sorted([*funding, *others])
 
 
@@ -47,6 +47,7 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         "agent_smollm2": ["1-sft", "2-dpo"],
         "ie_grpo": ["1-grpo"],
         "funding_noise": ["1-sft"],
+        "chat_smollm2": ["1-sft"],
     }
     assert [job.name for job in made.jobs] == kinds.get(path.stem, ["1-sft", "2-grpo"])
     assert all(job.examples and job.steps for job in made.jobs)

@@ -14,10 +14,12 @@ from adapters.backends.json_stop import JsonEnd, first_value
 from adapters.data_aug.agent import synthesize
 from adapters.plugins.rewards import GARBAGE, Grader, NamedReward
 from adapters.rewards.agent import Agent
+from adapters.rewards.chat import Chat
 from adapters.rewards.funding import Funding
 from adapters.rewards.ie import InformationExtraction
 from adapters.rewards.records import Records
 from adapters.tasks.agent import AgentTask
+from adapters.tasks.chat import ChatTask
 from adapters.tasks.funding import FundingTask
 from adapters.tasks.ie import IeTask
 from adapters.tasks.records import RecordsTask
@@ -61,6 +63,11 @@ VALUES = {
     "python powers": "Action: Answer\nFinal Answer: [" + "9**" * DEEP + "9]",
     "a record of many items": json.dumps({"items": [{"name": str(n), "price": n} for n in range(DEEP)]}),
     "a record of items in items": json.dumps({"items": [{"name": [{"items": [n]}], "price": {}} for n in range(DEEP)]}),
+    "calls": "<tool_call>" * DEEP,
+    "parameters": "<tool_call><function=f>" + "<parameter=p>" * DEEP,
+    "arguments of calls": "<tool_call>f" + "<arg_key>k</arg_key><arg_value>" * DEEP,
+    "functions": "<function=f>" * DEEP,
+    "named calls": "[TOOL_CALLS]" + "f{}" * DEEP,
     "garbage": GARBAGE * DEEP,
 }
 FUNDING, IE = FundingTask().example(funding_rows(2)[1], id="a"), IeTask().example(ie_rows(1)[0], id="a")
@@ -70,6 +77,7 @@ GOLD: list[tuple[Task, Any, Example]] = [
     (IeTask(), InformationExtraction(), IE),
     (IeTask(), InformationExtraction(missing_answer="whole", tags="strict"), IE),
     (RecordsTask(), Records(), RecordsTask().example(RecordsTask().example_rows[0], id="a")),
+    (ChatTask(), Chat(exact=1, json=1), ChatTask().example(ChatTask().example_rows[1], id="a")),
 ]
 AGENT = AgentTask()
 one_of_each = {row["env"]: row for row in synthesize(12, 0)}.values()

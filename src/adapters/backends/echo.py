@@ -32,6 +32,10 @@ class EchoBackend:
             check_trackers(self.recipe.report_to)
         return ["echo: no model is trained"]
 
+    def sequences(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples themselves."""
+        return list(examples)
+
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Number of words, and one for the end of an answer."""
         prompts = [sum(len((m["content"] or "").split()) for m in e.prompt) for e in examples]

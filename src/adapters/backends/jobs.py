@@ -88,6 +88,13 @@ class Backend(Protocol):
     def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
         """Tokens of each example. Raises UserError when the tokenizer cannot be loaded."""
 
+    def sequences(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples that SFT trains. Raises UserError likewise.
+
+        A conversation of several turns to be learned becomes one example for each, where the chat template writes an
+        earlier turn in another way than the model would be asked for it.
+        """
+
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train a job from the adapter in `start` (None: a new one) into `folder`.
 

@@ -71,16 +71,24 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
     colours = {"prompt": ("grey62", "grey42"), "learned": ("green", "bright_green"), "rejected": ("red", "bright_red")}
     for example in prompts["shown"]:
         text = Text()
+        earlier = set(example["earlier"])
         for key, styles in colours.items():
-            pieces = example[key]
+            pieces = [
+                (
+                    piece.replace("\n", "⏎\n"),
+                    (colours["learned"] if key == "prompt" and n in earlier else styles)[n % 2],
+                )
+                for n, piece in enumerate(example[key])
+            ]
             if key == "rejected" and pieces:
                 text.append("\n")
             if len(pieces) > SHOWN_TOKENS:
-                pieces = [*pieces[: SHOWN_TOKENS // 2], " … ", *pieces[-SHOWN_TOKENS // 2 :]]
-            for n, piece in enumerate(pieces):
-                text.append(piece.replace("\n", "⏎\n"), style=styles[n % 2])
+                pieces = [*pieces[: SHOWN_TOKENS // 2], (" … ", ""), *pieces[-SHOWN_TOKENS // 2 :]]
+            for piece, style in pieces:
+                text.append(piece, style=style)
         rejected = f", {len(example['rejected'])} rejected (red)" if example["rejected"] else ""
-        counts = f"{len(example['prompt'])} tokens masked (grey), {len(example['learned'])} learned (green){rejected}"
+        masked, learned = len(example["prompt"]) - len(earlier), len(example["learned"]) + len(earlier)
+        counts = f"{masked} tokens masked (grey), {learned} learned (green){rejected}"
         yield Text(f"\nrow {example['id']}: {counts}")
         yield text
         reference = "".join(example["prompt"]).splitlines()

@@ -33,6 +33,7 @@ from adapters.types import Example, Row, Task
 GENERATORS = {
     "funding": "adapters.data_aug.funding_statements:synthesize",
     "receipts": "adapters.data_aug.receipts:synthesize",
+    "desk": "adapters.data_aug.desk:synthesize",
     "agent": "adapters.data_aug.agent:synthesize",
     "agent_unseen": "adapters.data_aug.agent:synthesize_unseen",
     "agent_pairs": "adapters.data_aug.agent.pairs:synthesize",
@@ -40,6 +41,9 @@ GENERATORS = {
     "agent_control": "adapters.data_aug.agent.pairs:synthesize_control",
 }
 """Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
+
+MENDERS = {"funding_links": "adapters.data_aug.funding_links:mend"}
+"""Names for `mend:`: functions of a row that give a row with corrected labels, imported on use."""
 
 
 Look = Callable[[Sequence[tuple[Row, Example]]], None]
@@ -72,6 +76,7 @@ class Loaded:
         digest = hashlib.sha256()
         for e in self.examples:
             row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
+            row += [more for more in (e.answer, e.rejected_answer, e.learned, e.masked) if more]
             digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -101,6 +106,9 @@ def load_examples(
         rows = _select(source, read(source, root, texts=(task.text_field,), at=key), seed, key)
         if structures := getattr(task, "structures", ()):
             rows = [(number, with_structures(row, structures)) for number, row in rows]
+        if source.mend is not None:
+            mend = _mender(source.mend, (*key, "mend"))
+            rows = [(number, row if BAD_ROW in row else mend(row)) for number, row in rows]
         copies = source.repeat * (epochs if noiser else 1)
         if len(rows) * copies > MOST:
             raise UserError(
@@ -246,6 +254,14 @@ MOST = 50_000_000
 """Upper bound for the examples of a source, its repeats and noisy epochs included."""
 DEEPEST = 100
 """Upper bound for the levels of brackets in a row; Python's recursion limit is a thousand calls."""
+
+
+def _mender(name: str, at: KeyPath) -> Callable[[Row], Row]:
+    if name not in MENDERS:
+        raise UserError(f"nothing that mends rows is called {name!r}.{hint(name, [*MENDERS])}", at=at)
+    module, _, function = MENDERS[name].partition(":")
+    mend: Callable[[Row], Row] = getattr(importlib.import_module(module), function)
+    return mend
 
 
 def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:

@@ -1,9 +1,9 @@
 """Preference pairs as rows, for DPO, and conversations in rows.
 
 A row with `prompt` and `rejected` needs no task: `prompt` is a text or a list of messages, `chosen` and `rejected` are
-each a text or a list of one assistant message, `gold` and `meta` are handed on. `system` is put in front of the prompt,
-and `tools` are the functions that its conversation may call. A row of the task's own columns that also has `rejected`
-(and perhaps `chosen`) is read by the task, and gets that other side.
+each a text, a message of the assistant or a list of one, `gold` and `meta` are handed on. `system` is put in front of
+the prompt, and `tools` are the functions that its conversation may call. A row of the task's own columns that also has
+`rejected` (and perhaps `chosen`) is read by the task, and gets that other side.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from adapters.rewards import chat_answers
 from adapters.types import ROLES, Example, Message, Row, Task
 
-TURN_KEYS: Final = ("role", "content", "tool_calls", "name", "tool_call_id", "tools")
+THOUGHTS: Final = ("reasoning_content", "thinking")
+"""Keys under which chat templates look for what was thought before an answer."""
+TURN_KEYS: Final = ("role", "content", "tool_calls", *THOUGHTS, "name", "tool_call_id", "tools")
 """Keys of a message that reach the chat template."""
 
 
@@ -23,12 +26,32 @@ def example(task: Task, row: Row, *, source: str, id: str) -> Example:
     """A row as an example, with its rejected side if it has one. Raises ValueError."""
     if row.get("rejected") is None:
         return task.example(row, source=source, id=id)
-    rejected = side(row, "rejected")
-    if "prompt" in row:
-        prompt, chosen = conversation(row, "prompt"), side(row, "chosen")
-        return Example(id, source, prompt, chosen, rejected, row.get("gold"), meta(row))
-    own = task.example(row, source=source, id=id)
-    return replace(own, rejected=rejected, completion=side(row, "chosen") if row.get("chosen") else own.completion)
+    rejected = turn(row, "rejected")
+    if "prompt" in row and not getattr(task, "reads_prompt", False):
+        own = Example(id, source, conversation(row, "prompt"), gold=row.get("gold"), meta=meta(row))
+        own = answered(own, turn(row, "chosen"))
+    else:
+        own = task.example(row, source=source, id=id)
+        own = answered(own, turn(row, "chosen")) if row.get("chosen") else own
+    return replace(own, rejected=chat_answers.write(rejected), rejected_answer=_beyond_text(rejected))
+
+
+def answered(asked: Example, answer: Message) -> Example:
+    """The example with an answer."""
+    return replace(asked, completion=chat_answers.write(answer), answer=_beyond_text(answer))
+
+
+def turn_by_turn(example: Example) -> list[Example]:
+    """A conversation as one example for each turn that is learned."""
+    earlier = [
+        answered(replace(example, prompt=example.prompt[:n], learned=(), gold=None), example.prompt[n])
+        for n in example.learned
+    ]
+    return [*earlier, replace(example, learned=())]
+
+
+def _beyond_text(answer: Message) -> Message | None:
+    return answer if answer.keys() & {"tool_calls", *THOUGHTS} else None
 
 
 def conversation(row: Row, column: str) -> tuple[Message, ...]:
@@ -68,19 +91,30 @@ def meta(row: Row) -> dict[str, Any]:
     return value
 
 
-def side(row: Row, name: str) -> str:
-    """One completion of a pair as text. Raises ValueError."""
+def turn(row: Row, name: str) -> Message:
+    """A column that holds the assistant's answer: a text, a message or a list of one. Raises ValueError."""
     value = row.get(name)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        turn = _message(value[0], name)
-        if turn["role"] != "assistant":
-            raise ValueError(f"{name} must be a message of the assistant")
-        if odd := [key for key in turn if key not in ("role", "content")]:
-            raise ValueError(f"{name} has {odd[0]}, and an answer is trained as text: write it as the model does")
-        value = turn["content"]
-    if not isinstance(value, str) or not value.strip():
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(value, str) and value.strip():
+        return {"role": "assistant", "content": value}
+    if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a text or a list of one assistant message, without the prompt's messages")
-    return value
+    read = _message(value, name)
+    if read["role"] != "assistant":
+        raise ValueError(f"{name} must be a message of the assistant")
+    if not read["content"].strip() and not read.get("tool_calls"):
+        raise ValueError(f"{name} is an empty turn")
+    if odd := [key for key in read if key not in ("role", "content", "tool_calls", *THOUGHTS)]:
+        raise ValueError(f"{name} has {odd[0]}, which no answer has")
+    return read
+
+
+def side(row: Row, name: str) -> str:
+    """The same as text. Raises ValueError for a turn that is more than text."""
+    read = turn(row, name)
+    if odd := [key for key in read if key not in ("role", "content")]:
+        raise ValueError(f"{name} has {odd[0]}, and this task trains answers as text: write it as the model does")
+    return read["content"]
 
 
 def _message(given: Mapping[str, Any], place: str) -> Message:
@@ -90,7 +124,7 @@ def _message(given: Mapping[str, Any], place: str) -> Message:
         raise ValueError(
             f"{place} has the key {odd[0]!r}, which would not reach the prompt; known: {', '.join(TURN_KEYS)}"
         )
-    for key in ("role", *(turn.keys() & {"name", "tool_call_id"})):
+    for key in ("role", *(turn.keys() & {"name", "tool_call_id", *THOUGHTS})):
         if not isinstance(turn.get(key), str):
             raise ValueError(f"{place}: {key} must be a text, not {type(turn.get(key)).__name__}")
     out: Message = {"role": turn["role"], "content": _content(turn.get("content", ""), place)}
@@ -100,7 +134,7 @@ def _message(given: Mapping[str, Any], place: str) -> Message:
             raise ValueError(f"{place} has tool_calls, which only the assistant makes")
     elif not out["content"] and ("content" not in turn or out["role"] == "assistant"):
         raise ValueError(f"{place} is an empty turn: its content is empty or null, and it has no tool_calls")
-    for name in ("name", "tool_call_id"):
+    for name in (*THOUGHTS, "name", "tool_call_id"):
         if name in turn:
             out[name] = turn[name]
     if "tools" in turn:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS, own_names
 from adapters.backends.local import base_model, text_only
+from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.backends.local.generate import LocalSampler
-from adapters.backends.local.model import Encoder, load_merged, load_tokenizer, on_gpu, prepare_cpu
+from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu
 from adapters.console import quiet_libraries
 from adapters.errors import UserError
 from adapters.extraction import vllm_probe

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage
 from adapters.types import Example, Lengths, Row, Task
 
 VALIDATION_ROWS = 200
-Measure = Callable[[Sequence[Example]], list[Lengths] | None]
 """Token counts of examples; None where the tokenizer is not needed and cannot be had."""
 
 
@@ -60,6 +58,39 @@ class Plan:
         return (*self.jobs, *self.evaluations)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What a backend's tokenizer makes of examples; without it, unless it is `needed`, a note says why not."""
+
+    backend: Backend
+    needed: bool
+    notes: list[str]
+
+    def lengths(self, examples: Sequence[Example]) -> list[Lengths] | None:
+        """Tokens of each example. Raises UserError."""
+        found: list[Lengths] | None = self._tried(self.backend.lengths, examples)
+        return found
+
+    def sequences(self, examples: Sequence[Example], at: KeyPath) -> list[Example]:
+        """The examples that SFT trains; see `Backend.sequences`. Raises UserError."""
+        sequences: list[Example] = self._tried(self.backend.sequences, examples) or list(examples)
+        if len(sequences) > len(examples):
+            self.notes.append(
+                f"stage {int(at[-1]) + 1}: {len(examples):,} conversations become {len(sequences):,} rows, one for "
+                "each answer, as the chat template writes earlier turns in another way than it asks for them"
+            )
+        return sequences
+
+    def _tried(self, ask: Callable[[Sequence[Example]], Any], examples: Sequence[Example]) -> Any:
+        try:
+            return ask(examples)
+        except UserError as error:
+            if self.needed:
+                raise
+            self.notes.append(f"lengths not audited: {error}")
+            return None
+
+
 def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True, estimate: bool = True) -> Plan:
     """Resolve a recipe against its backend.
 
@@ -71,7 +102,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     task = task_of(file)
     rewards = stage_rewards(file)
     notes = backend.check(recipe.stages)
-    measure = partial(_lengths, backend, needed=tokenizer_needed, notes=notes)
+    measure = Measure(backend, tokenizer_needed, notes)
     read = Reader(file, task, notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
@@ -182,7 +213,7 @@ def evaluations(
     read: Reader | None = None,
 ) -> tuple[Evaluation, ...]:
     """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
-    measure = partial(_lengths, backend, needed=tokenizer_needed, notes=[])
+    measure = Measure(backend, tokenizer_needed, [])
     read = read or Reader(file, task)
     return tuple(_evaluation(read, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
 
@@ -208,7 +239,8 @@ def _job(
         _check_targets(loaded.examples, recipe.task.use, (*at, "data"))
     if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
-    fitting, tokens, audit = _within_limits(stage, loaded.examples, measure(loaded.examples), at)
+    examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
+    fitting, tokens, audit = _within_limits(stage, examples, measure.lengths(examples), at)
     training, validation = _hold_out(fitting, getattr(stage, "validation", 0.0), recipe.seed)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     return Job(
@@ -225,7 +257,7 @@ def _job(
         lengths=audit,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
-        too_long=len(loaded.examples) - len(fitting),
+        too_long=len(examples) - len(fitting),
         tokens=tokens,
     )
 
@@ -358,7 +390,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
             raise UserError(fault, at=(*at, "prompt_variants"))
         for variant in range(1, spec.prompt_variants):
             examples += read(spec.data, at, rephrase(variant)).examples
-    lengths = measure(examples)
+    lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
@@ -377,16 +409,6 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
         beyond=sum(a > limit for a in answers),
     )
-
-
-def _lengths(backend: Backend, examples: Sequence[Example], *, needed: bool, notes: list[str]) -> list[Lengths] | None:
-    try:
-        return backend.lengths(examples)
-    except UserError as error:
-        if needed:
-            raise
-        notes.append(f"lengths not audited: {error}")
-        return None
 
 
 def _fits(stage: Stage, length: Lengths) -> bool:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.backends import adapter_folder
 from adapters.backends.local import base_model
-from adapters.backends.local.model import DTYPES, Encoder, load_adapter, load_base, on_gpu, prepare_cpu
+from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.model import DTYPES, load_adapter, load_base, on_gpu, prepare_cpu
 from adapters.console import quiet_libraries
 from adapters.errors import UserError
 from adapters.publish.finished_run import Finished, probes

@@ -127,6 +127,9 @@ class _Source(Strict):
     columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
     license: str | None = Field(default=None, description="Licence of the rows, such as cc-by-4.0.")
+    mend: str | None = Field(
+        default=None, description="Correct guessed labels and mark uncertain ones: funding_links (docs/synthetic.md)."
+    )
 
 
 class PathSource(_Source, _ShortForm):
@@ -149,7 +152,7 @@ class HubSource(_Source):
 class SynthesizedSource(_Source):
     """Rows made by one of the project's generators; row i depends on the seed and i alone."""
 
-    synthesize: str = Field(description="Name of the generator: funding, receipts, agent, agent_pairs …")
+    synthesize: str = Field(description="Name of the generator: funding, receipts, desk, agent, agent_pairs …")
     n: int = Field(ge=1, le=10_000_000, description="Number of rows.")
     seed: int = Field(default=0, description="Same seed, same rows.")
 

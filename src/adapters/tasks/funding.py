@@ -13,7 +13,8 @@ from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
 from adapters.rewards.funding_matching import MODES, Funder, Scorer, counts_in, parse, read_funders
 from adapters.rewards.funding_records import OLD_PARAMETERS
-from adapters.tasks import funding_answer, funding_gold
+from adapters.rewards.funding_uncertain import compared
+from adapters.tasks import funding_answer, funding_gold, funding_uncertain
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, OldParameters, Row
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
@@ -61,6 +62,9 @@ class FundingTask:
     the same in about a third of the tokens, for small models: no white space, empty fields left out, a funder's
     awards in one. Both scorers read both forms. `scorer`: `published` counts as the published harness, `corrected`
     repairs its defects (see `adapters.rewards.funding_matching`).
+
+    A row may say in `uncertain` which of its labels may be wrong, as paths: `funders.0.awards.0.award_ids.1`. Rewards
+    and metrics leave them out on both sides. SFT does not learn their part of the target (`Example.masked`).
     """
 
     target: Literal["nested", "compact"] = "nested"
@@ -72,7 +76,7 @@ class FundingTask:
     example_row: ClassVar[Row] = EXAMPLE
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
     field_meanings: ClassVar[dict[str, str]] = WHAT_FIELDS_MEAN
-    structures: ClassVar[tuple[str, ...]] = ("funders",)
+    structures: ClassVar[tuple[str, ...]] = ("funders", "uncertain")
 
     def __post_init__(self) -> None:
         if "{statement}" not in self.user:
@@ -84,16 +88,18 @@ class FundingTask:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{self.text_field} is missing or empty")
         gold = self.gold(row)
-        return Example(id, source, self.prompt(text), self.answer(gold), gold=gold, meta={"text": text})
+        answer = self.answer(gold)
+        uncertain = funding_uncertain.read(row, _labelled(row))
+        masked = tuple(funding_uncertain.masked(answer, uncertain, self.target == "compact"))
+        return Example(id, source, self.prompt(text), answer, gold=gold, meta={"text": text}, masked=masked)
 
     def gold(self, row: Row) -> list[dict[str, Any]]:
         """The labels of a row, with or without its text. Raises ValueError when they cannot be read."""
-        funders = row.get("funders")
-        if isinstance(funders, str):
-            funders = from_text("funders", funders)
-        if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
-            raise ValueError("funders must be a list of objects (an empty list when there are none)")
-        return [_record(funder) for funder in read_funders([funding_gold.as_text(funder) for funder in funders])]
+        labelled = _labelled(row)
+        gold = [_record(funder) for funder in read_funders(labelled)]
+        for number, (values, _) in funding_uncertain.read(row, labelled).items():
+            gold[number] |= {"uncertain": values} if values else {}
+        return gold
 
     def labels(self, row: Row) -> Iterator[Label]:
         """Names, ids, schemes and titles, for noise to respect. Those of JSON text, which cannot follow it, stay."""
@@ -109,7 +115,8 @@ class FundingTask:
     def answer(self, gold: list[dict[str, Any]]) -> str:
         """The target text for gold funders."""
         if self.target == "nested":
-            return json.dumps(gold, indent=2, ensure_ascii=False)
+            plain = [{key: value for key, value in funder.items() if key != "uncertain"} for funder in gold]
+            return json.dumps(plain, indent=2, ensure_ascii=False)
         return json.dumps([_compact(funder) for funder in gold], ensure_ascii=False, separators=(",", ":"))
 
     def empty_answer(self, example: Example) -> str:
@@ -133,11 +140,11 @@ class FundingTask:
 
     def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
         """Counts of funders, award ids, schemes and titles, in the three matching modes."""
-        return counts_in(MODES, read_funders(gold), parse(completion).funders, self.scorer)
+        return counts_in(MODES, *compared(gold, parse(completion).funders, self.scorer), self.scorer)
 
     def align(self, gold: Any, completion: str) -> list[Aligned]:
         """Funders, and below each its ids, schemes and titles, paired as in the balanced mode."""
-        return align(read_funders(gold), parse(completion).funders, "balanced", self.scorer)
+        return align(*compared(gold, parse(completion).funders, self.scorer), "balanced", self.scorer)
 
     def is_well_formed(self, completion: str) -> bool:
         """Whether the text is JSON of an accepted shape."""
@@ -167,6 +174,15 @@ class FundingTask:
         from adapters.tasks.funding_registry import FundingNormaliser
 
         return FundingNormaliser(registry)
+
+
+def _labelled(row: Row) -> list[dict[str, Any]]:
+    funders = row.get("funders")
+    if isinstance(funders, str):
+        funders = from_text("funders", funders)
+    if not isinstance(funders, list) or not all(isinstance(f, dict) for f in funders):
+        raise ValueError("funders must be a list of objects (an empty list when there are none)")
+    return [funding_gold.as_text(funder) for funder in funders]
 
 
 def _record(funder: Funder) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from adapters.backends.local import prompt_audit, training  # noqa: E402
 from adapters.backends.local.base_model import Base  # noqa: E402
-from adapters.backends.local.model import Encoder, load_tokenizer  # noqa: E402
+from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
 from adapters.cli.main import app  # noqa: E402
 from adapters.data import preference  # noqa: E402
 from adapters.errors import UserError  # noqa: E402
@@ -221,6 +221,22 @@ def test_what_a_template_does_not_write_is_refused_by_key(changed: dict, lost: s
     encoder = Encoder(tokenizer(silent + ASKS), thinking=False)
     with pytest.raises(UserError, match="leaves the reply of a tool out"):
         encoder.tokens([pair(prompt=[TALK[0], TALK[2]])])
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "lost"),
+    [
+        ("gptoss", {"prompt": [TALK[0], {**TALK[1], "tool_calls": [CALL, CALL]}, TALK[2]]}, "one of 2 tool_calls"),
+        ("qwen3", {"prompt": [{"role": "developer", "content": "Be short."}, TALK[0]]}, "the message of the role 'dev"),
+        ("qwen3", {"prompt": [*TALK[:2], {**TALK[2], "role": "ipython"}]}, "the message of the role 'ipython'"),
+    ],
+)
+def test_a_part_of_several_and_a_role_that_a_template_drops(name: str, changed: dict[str, Any], lost: str) -> None:
+    with pytest.raises(UserError, match=f"leaves {lost}.* out of the prompt of row 'r1'"):
+        of_trl(name).tokens([pair(**changed)])
+    calls = [{**CALL, "id": "c1"}, {"id": "c2", **CALL, "function": {**CALL["function"], "name": "find"}}]
+    text = of_trl("qwen3").text(pair(prompt=[TALK[0], {**TALK[1], "tool_calls": calls}, TALK[2]]).prompt)
+    assert '"find"' in text
 
 
 def test_names_that_a_template_does_not_write_are_told() -> None:

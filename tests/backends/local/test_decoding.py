@@ -16,8 +16,9 @@ torch = pytest.importorskip("torch")
 from adapters.backends.local import (  # noqa: E402
     base_model,
 )
+from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
 from adapters.backends.local.generate import LocalSampler  # noqa: E402
-from adapters.backends.local.model import Encoder, load_base, load_tokenizer  # noqa: E402
+from adapters.backends.local.model import load_base  # noqa: E402
 from adapters.backends.local.speedups import decoding  # noqa: E402
 from adapters.recipe.recipe import Model  # noqa: E402
 from adapters.tasks.funding import FundingTask  # noqa: E402

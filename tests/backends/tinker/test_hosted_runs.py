@@ -311,7 +311,9 @@ def test_a_resumed_step_starts_from_the_very_weights(tiny_model: Path, tmp_path:
     from adapters.recipe.tinker import Hosted
 
     session = Service(Hosted(), "resume")
-    rows = objectives.sft_rows([[5, 6, 7], [8, 9]], [[10, 11, 2], [12, 2]])
+    rows = objectives.sft_rows(
+        [([5, 6, 7, 10, 11, 2], [-100] * 3 + [10, 11, 2]), ([8, 9, 12, 2], [-100] * 2 + [12, 2])]
+    )
     unbroken = session.new_run("tiny-llama", 4, 1, attention=True, mlp=True)
 
     def step(run: object) -> None:

@@ -11,7 +11,7 @@ from trl import DPOTrainer
 
 from adapters.backends.figures import DPO_FIGURES, dpo_figures
 from adapters.backends.local import sharding
-from adapters.backends.local.model import Encoder
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.training import LocalStage, release, set_reference, verify_reference
 from adapters.console import phase
 from adapters.recipe.stages import Dpo

@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import gather_object
 
 from adapters.backends.json_stop import JsonEnd
-from adapters.backends.local.model import Encoder, on_gpu
+from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import decoding
 from adapters.types import Message, Progress, Sample
 

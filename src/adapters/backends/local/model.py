@@ -1,30 +1,27 @@
-"""Device, precision, tokenizer and weights of a base model; prompts to tokens."""
+"""Device, precision and weights of a base model, and adapters on it."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.other import get_pattern_key
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from adapters.backends.adapter_folder import WEIGHTS, own_names
 from adapters.backends.local.base_model import AT, Base
 from adapters.console import phase
-from adapters.errors import UserError, hint
+from adapters.errors import UserError
 from adapters.recipe.recipe import Lora, Model
-from adapters.types import Example, Lengths, Message
 
 CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
 """Environment variable that --trust-remote-code sets, also for the processes that a launcher starts."""
@@ -60,74 +57,6 @@ def prepare_cpu() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-
-
-PADS: Final = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|endoftext|>")
-"""Names that families of models give the token to pad with, where they name none."""
-_SPARE: Final = re.compile(r"\W+\w*(pad|reserved|unused|extra|dummy|placeholder|special_\d)\w*\W+", re.IGNORECASE)
-_ENDS: Final = re.compile(r"end|eo[tsmdu]|stop|return|</", re.IGNORECASE)
-
-
-def load_tokenizer(
-    base: Base,
-    config: Model | None = None,
-    *,
-    template_of: Base | None = None,
-    note: Callable[[str], None] = lambda _: None,
-) -> Any:
-    """The tokenizer, padding on the left with a token that does not end answers.
-
-    `template_of` is the model whose chat template is used, with a note, where the tokenizer has none. Raises UserError
-    when the tokenizer cannot be had or knows no chat template.
-    """
-    tokenizer = _tokenizer(base, config)
-    if tokenizer.chat_template is None and template_of is not None:
-        tokenizer.chat_template = _tokenizer(template_of, config).chat_template
-        note(f"the tokenizer in {base.load} has no chat template; that of {template_of.load} is used")
-    if tokenizer.chat_template is None:
-        raise UserError(f"{base.load!r} has no chat template; use an instruct model.", at=AT)
-    # Were padding the end token, anything that masks padding would mask the end of every answer too.
-    end = tokenizer.convert_ids_to_tokens(Encoder(tokenizer, thinking=True).end)
-    ends = {end, tokenizer.eos_token}
-    if wanted := config and config.pad_token:
-        _check_padding(tokenizer, wanted, ends)
-    if wanted or tokenizer.pad_token is None or tokenizer.pad_token in ends:
-        tokenizer.pad_token = wanted or _padding(tokenizer, end)
-    tokenizer.padding_side = "left"
-    return tokenizer
-
-
-def _tokenizer(base: Base, config: Model | None) -> Any:
-    try:
-        trust = config is not None and trusts(config)
-        return AutoTokenizer.from_pretrained(base.load, revision=base.revision, trust_remote_code=trust)
-    except (OSError, ValueError, ImportError) as error:  # not found, no access, unknown architecture
-        raise UserError(f"the tokenizer of {base.load!r} cannot be loaded: {_first_line(error)}", at=AT) from error
-
-
-def _check_padding(tokenizer: Any, wanted: str, ends: Collection[str | None]) -> None:
-    at = ("model", "pad_token")
-    if wanted in ends:
-        raise UserError(f"{wanted!r} ends answers, so it cannot pad them.", at=at)
-    known = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    if wanted not in known:  # a word that is made the padding token would vanish from all texts
-        raise UserError(f"{wanted!r} is no special token of the tokenizer.{hint(wanted, known)}", at=at)
-
-
-def _padding(tokenizer: Any, end: str) -> str:
-    """A special token to pad with that ends nothing; an end token where the tokenizer has no other."""
-    special = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
-    idle = [t for t in reversed(special) if t not in str(tokenizer.chat_template) and not _ENDS.search(t)]
-    beginning, ending = tokenizer.bos_token, tokenizer.eos_token
-    candidates = [
-        *(name for name in PADS if name in tokenizer.get_vocab()),
-        *filter(_SPARE.fullmatch, special),
-        tokenizer.unk_token,
-        *(token for token in idle if token != beginning),
-        beginning,
-    ]
-    # Losses and masks of all stages go by place, not by token: an end token that also pads is learned.
-    return next((token for token in candidates if token not in (None, end, ending)), ending or end)
 
 
 def trusts(config: Model) -> bool:
@@ -170,7 +99,7 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if "Unrecognized configuration class" in reason:
             reason = (
                 "transformers has no text model for its class. If it is a vision-language model, take the text model "
@@ -209,7 +138,7 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
     try:
         peft = get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(_first_line(error), at=("lora", "target_modules")) from error
+        raise UserError(first_line(error), at=("lora", "target_modules")) from error
     adapted = peft.base_model.targeted_module_names
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = getattr(lora, key)
@@ -323,195 +252,6 @@ def name_base(peft: PeftModel, base: Base | None) -> None:
     config.base_model_name_or_path, config.revision = (base.hub_id, base.revision) if base else ("", None)
 
 
-def end_tokens(config: Any) -> list[int]:
-    """The end tokens of a generation config, which may name none, one or several."""
-    eos = config.eos_token_id
-    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-
-
-class Encoder:
-    """Turns prompts and targets into token ids, the same in training and use.
-
-    The chat template is mended where that changes no text that it writes: one that reads messages only as lists of
-    parts reads texts too, and `opening`, what it writes between its prompt and an answer (a channel, an empty thought),
-    becomes part of the prompt where models are not to think. `between` is that text before it is mended. Raises
-    UserError for an unusable chat template.
-    """
-
-    def __init__(self, tokenizer: Any, thinking: bool) -> None:
-        self.tokenizer = tokenizer
-        self.template = {"enable_thinking": thinking}
-        self._read_texts()
-        self.end = self._end_token()
-        self.between = self._between()
-        self.opening = "" if thinking else self._opening()
-        if self.opening:
-            # Jinja reads the escapes of a Python text.
-            said = f"{{{{ {self.opening!a} }}}}"
-            self._mend(end=f"{{% if add_generation_prompt and not enable_thinking %}}{said}{{% endif %}}")
-
-    def stops(self, config: Any) -> list[int]:
-        """The tokens that end an answer: the one that is taught, and those of a generation config."""
-        return sorted({self.end, *end_tokens(config)})
-
-    def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Token ids of each prompt, up to the place where the answer starts. Raises UserError."""
-        return self._ids([self.text(prompt) for prompt in prompts])
-
-    def completions(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each answer, closed by the end token."""
-        return [[*ids, self.end] for ids in self._ids(texts)]
-
-    def tokens(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int], list[int]]]:
-        """Token ids of each example's prompt, target and rejected side (empty if none). Raises UserError."""
-        sides = []
-        for texts in ([e.completion for e in examples], [e.rejected for e in examples]):
-            ids = iter(self.completions([text for text in texts if text is not None]))
-            sides.append([[] if text is None else next(ids) for text in texts])
-        prompts = self._ids([self.text(e.prompt, row=e.id) for e in examples])
-        return list(zip(prompts, *sides, strict=True))
-
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
-        """Tokens of each example's prompt, target and rejected side (0 if none). Raises UserError."""
-        return [Lengths(*map(len, row)) for row in self.tokens(examples)]
-
-    def text(self, prompt: Sequence[Message], *, row: str | None = None) -> str:
-        """The prompt as the chat template writes it. Raises UserError when it refuses or leaves out a part of it."""
-        which = "the prompt" if row is None else f"the prompt of row {row!r}"
-        try:
-            text = self.rendered(prompt)
-        except Exception as error:  # a template may raise anything
-            raise UserError(
-                f"the chat template refuses {which}: {_first_line(error)}{self._advice(prompt)}", at=AT
-            ) from error
-        if lost := self._lost(prompt, text):
-            raise UserError(f"the chat template leaves {lost} out of {which}: the model would never see it", at=AT)
-        return text
-
-    def rendered(self, turns: Sequence[Message], *, generation: bool = True) -> str:
-        """What the chat template writes for messages; with `generation`, up to the next answer. May raise anything."""
-        calls = any("tool_calls" in turn for turn in turns)
-        try:
-            return self._rendered(turns, generation, arguments=dict)
-        except Exception:  # some templates join the arguments of a call to a text
-            if not calls:
-                raise
-            return self._rendered(turns, generation, arguments=json.dumps)
-
-    def _rendered(self, turns: Sequence[Message], generation: bool, arguments: Callable[[Any], Any]) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            [self._turn(turn, arguments) for turn in turns],
-            tools=(turns[0].get("tools") or None) if turns else None,
-            add_generation_prompt=generation,
-            tokenize=False,
-            **self.template,
-        )
-        return text
-
-    def _turn(self, turn: Message, arguments: Callable[[Any], Any]) -> dict[str, Any]:
-        out: dict[str, Any] = {key: value for key, value in turn.items() if key != "tools"}
-        if calls := turn.get("tool_calls"):
-            functions = [{**c["function"], "arguments": arguments(c["function"]["arguments"])} for c in calls]
-            out["tool_calls"] = [{**c, "function": f} for c, f in zip(calls, functions, strict=True)]
-        return out
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return ids
-
-    def _advice(self, prompt: Sequence[Message]) -> str:
-        """What to do where the template takes the prompt without its system message."""
-        rest = [turn for turn in prompt if turn["role"] != "system"]
-        if len(rest) < len(prompt):
-            with suppress(Exception):
-                self.rendered(rest)
-                return '. It takes no system message: set task.system: "", and say in task.user what it said'
-        return ""
-
-    def _lost(self, prompt: Sequence[Message], text: str) -> str | None:
-        """A part of the prompt without which the template writes the same text."""
-        if self._without_system and any(turn["role"] == "system" for turn in prompt):
-            return "the system message"
-        for key in ("tools", "tool_calls"):
-            if any(turn.get(key) for turn in prompt):
-                bare: Any = [{k: v for k, v in turn.items() if k != key} for turn in prompt]
-                with suppress(Exception):
-                    if self.rendered(bare) == text:
-                        return key
-        for n, turn in enumerate(prompt):
-            if turn["role"] == "tool":
-                with suppress(Exception):
-                    other: Any = {**turn, "content": f"{turn['content']}{_MARK}"}
-                    if self.rendered([*prompt[:n], other, *prompt[n + 1 :]]) == text:
-                        return "the reply of a tool"
-        return None
-
-    @cached_property
-    def _without_system(self) -> bool:
-        with suppress(Exception):
-            return _MARK not in self.rendered([{"role": "system", "content": _MARK}, _ASKED])
-        return False  # refused, which the prompt itself will show
-
-    def _read_texts(self) -> None:
-        failure = "it leaves out the text of messages"
-        for mended in (False, True):
-            if mended:  # the templates of some vision models know lists of parts only
-                self._mend(start=_TEXTS_AS_PARTS)
-            try:
-                if _MARK in self.rendered([{"role": "user", "content": _MARK}]):
-                    return
-            except Exception as error:  # a template may raise anything
-                failure = _first_line(error)
-        raise UserError(f"the chat template cannot be used: {failure}", at=AT)
-
-    def _end_token(self) -> int:
-        # The token that the template writes after an answer, which need not be the tokenizer's own end token.
-        tail = self._ids([self._answered().rpartition(_MARK)[2].lstrip()])[0]
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
-        end = tail[0] if tail and tail[0] in special else self.tokenizer.eos_token_id
-        if end is None:
-            raise UserError("the chat template writes no end token after an answer, and the tokenizer has none", at=AT)
-        return int(end)
-
-    def _answered(self) -> str:
-        try:
-            return self.rendered([_ASKED, {"role": "assistant", "content": _MARK}], generation=False)
-        except Exception as error:  # a template may raise anything
-            raise UserError(f"the chat template refuses an answer: {_first_line(error)}", at=AT) from error
-
-    def _between(self) -> str:
-        prompt, (before, mark, _) = self.rendered([_ASKED]), self._answered().rpartition(_MARK)
-        return before[len(prompt) :] if mark and before.startswith(prompt) else ""
-
-    def _opening(self) -> str:
-        prompt = self.rendered([_ASKED])
-        if self.between.strip():
-            # A template that does not say where an answer begins is refused by the audit.
-            return self.between if prompt != self.rendered([_ASKED], generation=False) else ""
-        # White space that the tokenizer joins to the answer's first word is no part of the prompt.
-        whole = prompt + self.between
-        seams = [self._ids([whole + start, whole, start]) for start in _STARTS]
-        return self.between if all(joined == before + after for joined, before, after in seams) else ""
-
-    def _mend(self, start: str = "", end: str = "") -> None:
-        """Add to the chat template itself, so that trainers, servers and users get the same prompt."""
-        own = self.tokenizer.chat_template
-        named = own if isinstance(own, dict) else {"default": own}
-        # Jinja leaves a template's last line break out.
-        whole = {name: start + re.sub(r"(\r\n|\r|\n)\Z", "", text) + end for name, text in named.items()}
-        self.tokenizer.chat_template = whole if isinstance(own, dict) else whole["default"]
-
-
-_MARK: Final = "adapters mark"
-_ASKED: Final[Message] = {"role": "user", "content": "a"}
-_STARTS: Final = ("[{", "The")
-"""Beginnings of answers."""
-_TEXTS_AS_PARTS: Final = (
-    "{%- set turns = namespace(all=[]) -%}{%- for turn in messages -%}{%- if turn.content is string -%}"
-    "{%- set turn = dict(turn, content=[{'type': 'text', 'text': turn.content}]) -%}{%- endif -%}"
-    "{%- set turns.all = turns.all + [turn] -%}{%- endfor -%}{%- set messages = turns.all -%}"
-)
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message that says something; its type where none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

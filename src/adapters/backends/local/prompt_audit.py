@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from adapters.backends.local import training
 from adapters.backends.local.dpo import _pairs
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.generate import LocalSampler
-from adapters.backends.local.model import Encoder
+from adapters.data.preference import THOUGHTS
 from adapters.types import Example, Message
 
 EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>\s*")
@@ -24,8 +26,8 @@ OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$", re.IGNORE
 
 
 def sft(encoder: Encoder, example: Example) -> list[int]:
-    """The masked tokens of the row that SFT trains on."""
-    [row] = training._tokens(encoder, [example])
+    """The masked tokens of the row that SFT trains on, of its earlier turns none learned."""
+    [row] = training._tokens(encoder, [replace(example, learned=())])
     return [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
 
 
@@ -127,6 +129,7 @@ def _shown(encoder: Encoder, example: Example, kinds: Sequence[str]) -> dict[str
     return {
         "id": example.id,
         **{name: [encoder.tokenizer.decode([i]) for i in ids] for name, ids in tokens.items()},
+        "earlier": encoder.learned_tokens(example) if "sft" in kinds else [],
         "views": {name: encoder.tokenizer.decode(ids) for name, ids in views.items()},
         "different": [name for name, ids in views.items() if ids != prompt],
     }
@@ -177,10 +180,14 @@ def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> 
     singles = [e for e in examples if e.completion is not None][:sample]
     pairs = [e for e in examples if e.rejected is not None][:sample]
     rows = list(training._tokens(encoder, singles)) if singles else []
-    lost = {id(e) for e, row in zip(singles, rows, strict=True) if row["labels"][-1] != encoder.end}
+    lost = {
+        id(e) for e, row in zip(singles, rows, strict=True) if e.answer is None and row["labels"][-1] != encoder.end
+    }
     decode = partial(encoder.tokenizer.decode, clean_up_tokenization_spaces=False)
     changed = sum(
-        not decode(row["input_ids"][:-1]).endswith(e.completion or "") for e, row in zip(singles, rows, strict=True)
+        not decode(row["input_ids"][:-1]).endswith(e.completion or "")
+        for e, row in zip(singles, rows, strict=True)
+        if e.answer is None  # else the template writes it in another form
     )
     lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
     specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
@@ -205,7 +212,7 @@ def _beside_the_answer(encoder: Encoder, example: Example) -> tuple[list[str], l
         "adapter has it in the prompt: give that one to servers (vLLM: --chat-template)"
     )
     warnings = [opening] if encoder.opening.strip() else []
-    answer: Message = {"role": "assistant", "content": example.completion}
+    answer: Message = example.answer or {"role": "assistant", "content": example.completion}
     try:
         turn = encoder.rendered([*example.prompt, answer], generation=False)
     except Exception as error:  # a template may raise anything
@@ -248,7 +255,7 @@ def _left_out(encoder: Encoder, examples: Sequence[Example], sample: int = 500) 
         text = encoder.text(example.prompt, row=example.id)
         if any(m["content"].strip() not in text for m in example.prompt if m["role"] in ("user", "system")):
             lost.append(example.id)
-        for key in ("name", "tool_call_id"):
+        for key in ("name", "tool_call_id", *THOUGHTS):
             if any(key in m for m in example.prompt):
                 bare: Any = [{k: v for k, v in m.items() if k != key} for m in example.prompt]
                 ignored |= {key} if encoder.rendered(bare) == text else set()

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from adapters.backends.local.base_model import Base, resolve
-from adapters.backends.local.model import Encoder, load_tokenizer
+from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.console import phase
+from adapters.data.preference import turn_by_turn
 from adapters.recipe.recipe import Recipe
 from adapters.types import Example, Lengths
 
@@ -33,6 +34,13 @@ class TokenizingBackend:
         encoder = self.encoder
         phase(f"tokenising {len(examples):,} rows")
         return encoder.lengths(examples)
+
+    def sequences(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples that SFT trains, a conversation perhaps as one for each turn; see `jobs.Backend`."""
+        if not any(e.learned for e in examples):
+            return list(examples)
+        encoder = self.encoder
+        return [s for e in examples for s in ([e] if encoder.one_sequence(e) else turn_by_turn(e))]
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
         """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""

@@ -30,9 +30,10 @@ from adapters.backends.figures import grpo_figures
 from adapters.backends.jobs import Job
 from adapters.backends.local import packing, sharding, vllm_sampling
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind, step_of
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.importance_ratio import log_importance_ratio
-from adapters.backends.local.model import Encoder, mismatch, on_gpu
+from adapters.backends.local.model import mismatch, on_gpu
 from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import trainer_config
@@ -238,10 +239,7 @@ def verify_reference(model: PeftModel, reference: str) -> None:
 def _tokens(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
     # TRL's own preparation is skipped, so that prompt and mask are those of inference.
     return Dataset.from_list(
-        [
-            {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer, "length": len(prompt + answer)}
-            for prompt, answer, _ in encoder.tokens(examples)
-        ]
+        [{"input_ids": ids, "labels": labels, "length": len(ids)} for ids, labels in encoder.labelled(examples)]
     )
 
 

@@ -25,8 +25,8 @@ from adapters.backends.jobs import Job
 from adapters.backends.local import vllm_server
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.checkpoints import last_good
+from adapters.backends.local.encoder import end_tokens
 from adapters.backends.local.memory_plan import vllm_share
-from adapters.backends.local.model import end_tokens
 from adapters.backends.local.text_only import wrapper_of
 from adapters.backends.local.vllm_weights import merged_weights
 from adapters.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from adapters.backends.local.model import Encoder, end_tokens
+from adapters.backends.local.encoder import Encoder, end_tokens
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.service import SAMPLED_AT_ONCE, Sampler
 from adapters.types import Message, Progress, Sample

@@ -47,10 +47,13 @@ def answer_row(prompt: Sequence[int], answer: Sequence[int], columns: Mapping[st
     )
 
 
-def sft_rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[TrainRow]:
-    """Rows whose summed cross-entropy is the batch's mean NLL per answer token."""
-    scale = 1 / sum(map(len, answers))
-    return [answer_row(p, a, {"weights": [scale] * len(a)}) for p, a in zip(prompts, answers, strict=True)]
+def sft_rows(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TrainRow]:
+    """Rows of (ids, labels) whose summed cross-entropy is the batch's mean NLL per learned token (label not -100)."""
+    scale = 1 / sum(label != -100 for _, labels in rows for label in labels)
+    return [
+        TrainRow(tuple(ids[:-1]), tuple(ids[1:]), {"weights": tuple(scale * (n != -100) for n in labels[1:])})
+        for ids, labels in rows
+    ]
 
 
 def answer_logprobs(logprobs: Sequence[float], prompt: int) -> list[float]:

@@ -20,8 +20,8 @@ EVALUATED_AT_ONCE = 64
 def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
     """Train one SFT stage, as the local trainer does, and return its figures."""
     job = run.job
-    tokens = run.encoder.tokens(job.examples)
-    lengths = [len(prompt + answer) for prompt, answer, _ in tokens]
+    tokens = run.encoder.labelled(job.examples)
+    lengths = [len(ids) for ids, _ in tokens]
     order = layout(lengths, stage.batch_size, job.steps, run.recipe.seed, by_length=stage.group_by_length)
     if job.validation and not run.done:
         run.once("nll_before", lambda: nll(run, job.validation))
@@ -30,7 +30,7 @@ def train_sft(run: HostedStage, stage: Sft) -> dict[str, Any]:
         need = Tokens(train=sum(lengths[i] for i in batch))
         run.account.allow(need)
         run.spend(need)
-        rows = sft_rows([tokens[i][0] for i in batch], [tokens[i][1] for i in batch])
+        rows = sft_rows([tokens[i] for i in batch])
         passes = micro_batches(rows, stage.micro_batch_size)
         run.submit(step, [run.run.learn(rows, "cross_entropy") for rows in passes], _measure(passes))
         run.settle(keep=1)
@@ -56,9 +56,9 @@ def _measure(passes: Sequence[Sequence[TrainRow]]) -> Any:
 def nll(run: HostedStage, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood per target token (nats) of the current weights."""
     phase("measuring after training" if run.done else "measuring before training")
-    tokens = run.encoder.tokens(examples)
-    run.spend(Tokens(prefill=sum(len(prompt + answer) for prompt, answer, _ in tokens)))
-    rows = sft_rows([prompt for prompt, *_ in tokens], [answer for _, answer, _ in tokens])
+    tokens = run.encoder.labelled(examples)
+    run.spend(Tokens(prefill=sum(len(ids) for ids, _ in tokens)))
+    rows = sft_rows(tokens)
     passes = micro_batches(rows, EVALUATED_AT_ONCE)
     pending = [run.run.forward(rows) for rows in passes]
     return float(_measure(passes)([p.result() for p in pending])["loss"])

@@ -17,7 +17,7 @@ from typing import Any
 
 from adapters.backends.health import HealthMonitor
 from adapters.backends.jobs import Job
-from adapters.backends.local.model import Encoder
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.objectives import learning_rate
 from adapters.backends.tinker.service import Pending, Run, Sampler, Service, ServiceError

@@ -31,6 +31,7 @@ _MESSAGE_KEYS = (
 )  # fmt: skip
 NO_ANSWER = "conversations that do not end with the assistant"
 """Counted, not left out."""
+_KEPT = tuple(key for key in _MESSAGE_KEYS if key not in ("role", "content", "function_call", "refusal"))
 
 
 class UnusableError(ValueError):
@@ -86,7 +87,7 @@ def _messages(value: Any, left_out: LeftOut) -> list[Turn]:
         role = message.get("role")
         if role not in ROLES.values():
             raise UnusableError(f"records with the unknown role {role!r:.40}")
-        content = message.get("content")
+        content = message.get("content") if message.get("content") is not None else message.get("refusal")
         if isinstance(content, list):
             if not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
                 raise UnusableError("records with images, audio or files")
@@ -96,10 +97,10 @@ def _messages(value: Any, left_out: LeftOut) -> list[Turn]:
         if content is None and not message.get("tool_calls") and not message.get("function_call"):
             raise UnusableError("records with a message of nothing")
         count_keys(message, _MESSAGE_KEYS, left_out)
-        kept = {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
-        turns.append(
-            {"role": role, "content": content, **{k: v for k, v in kept.items() if k not in ("role", "content")}}
-        )
+        kept = {key: message[key] for key in _KEPT if message.get(key) is not None}
+        if call := message.get("function_call"):  # the form before there were tools
+            kept["tool_calls"] = [{"type": "function", "function": call}]
+        turns.append({"role": role, "content": content, **kept})
     return turns
 
 

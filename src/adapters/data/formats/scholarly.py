@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 from adapters.data.formats.base import Format, LeftOut
 from adapters.data.formats.source import Source
 from adapters.data.formats.xml_files import Marked, children, marked, parse, root_name, text_of
+from adapters.data_aug.funding_links import mend
 from adapters.data_aug.ie import row_id
 from adapters.data_aug.ie.corpora import Entity, Options, Sentence
 from adapters.types import Row
@@ -182,7 +183,8 @@ def _tei(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
         if not chosen or any(value not in _joined(chosen) for value in funders.values()):
             chosen = [text for _, _, text in parts]
         statement = _joined(chosen)
-        if not funders:
+        silver = not funders
+        if silver:
             for text in chosen:
                 _inline_funders(text, funders)
         if not statement:
@@ -190,7 +192,8 @@ def _tei(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
         elif not funders and document.tag == "TEI":
             left_out["statements without funders"] += 1
         else:
-            yield _row(_tei_id(document), statement, funders, options, left_out)
+            row = _row(_tei_id(document), statement, funders, options, left_out)
+            yield mend(row) if silver else row
 
 
 def _joined(texts: Iterable[Marked]) -> str:

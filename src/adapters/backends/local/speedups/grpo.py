@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOConfig
 
-from adapters.backends.local.model import end_tokens
+from adapters.backends.local.encoder import end_tokens
 from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.speedups.decoding import can_decode, decode, new_cache, step
 from adapters.backends.local.speedups.merged import MergedSampling

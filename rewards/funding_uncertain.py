@@ -1,0 +1,53 @@
+"""Gold values that may be wrong are left out on both sides: neither found nor missed, and no false positive.
+
+A gold funder lists them under `uncertain`: ids, schemes and titles, or its own name, which leaves out the funder with
+all its awards. Predicted ids, schemes and titles equal to such a value are left out under any funder, because it is the
+link that is uncertain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapters.rewards.funding_records import Award, Funder, Scorer, normalise_award_id, normalise_text, read_funders
+from adapters.rewards.funding_similarity import similarity
+
+THRESHOLD = 0.8
+"""Balanced similarity from which a predicted name is that of an uncertain funder."""
+
+
+def uncertain_values(gold: Any) -> list[str]:
+    """The uncertain values of gold funders."""
+    if not isinstance(gold, list | tuple):
+        return []
+    return [value for funder in gold if isinstance(funder, Mapping) for value in funder.get("uncertain", ())]
+
+
+def compared(gold: Any, pred: Sequence[Funder], scorer: Scorer) -> tuple[Sequence[Funder], Sequence[Funder]]:
+    """Gold and predicted funders without the values that the gold is not sure of."""
+    funders = read_funders(gold)
+    values = uncertain_values(gold)
+    if not values:
+        return funders, pred
+    names = [f.funder_name for f in funders if f.funder_name in values]
+    ids = {normalise_award_id(value, scorer) for value in values}
+    texts = {normalise_text(value) for value in values}
+
+    def left(funder: Funder) -> Funder:
+        return Funder(funder.funder_name, tuple([_award(award, ids, texts, scorer) for award in funder.awards]))
+
+    def is_sure(funder: Funder) -> bool:
+        name = normalise_text(funder.funder_name or "")
+        return not any(similarity(name, normalise_text(other or ""), "balanced") >= THRESHOLD for other in names)
+
+    sides = [[left(funder) for funder in side if is_sure(funder)] for side in (funders, pred)]
+    return sides[0], sides[1]
+
+
+def _award(award: Award, ids: set[str], texts: set[str], scorer: Scorer) -> Award:
+    return Award(
+        tuple([i for i in award.award_ids if normalise_award_id(i, scorer) not in ids]),
+        tuple([t for t in award.funding_scheme if normalise_text(t) not in texts]),
+        tuple([t for t in award.award_title if normalise_text(t) not in texts]),
+    )
