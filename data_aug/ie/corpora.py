@@ -119,6 +119,9 @@ NESTED = "tags of nested mentions; --tag-column 3 reads these instead"
 def looks_like_conll(text: str, options: Options) -> bool:
     """Whether the beginning of a file is columns of tokens and tags: of most lines, so that others are named."""
     columns = _Columns.of(lines := _lines(text), options)
+    narrow = columns.at_tabs or columns.count == 2
+    if "O" not in columns.tags and (not narrow or text.lstrip().startswith("<")):
+        return False  # prose and XML may end in B-1
     written = [line for line in lines if line.strip() and not _NO_TOKEN.match(line)]
     return 0 < len(written) <= 2 * sum(map(columns.is_token, written))
 
@@ -299,7 +302,7 @@ def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
     relations = []
     for relation in document.get("relations") or ():
         head, tail = relation["head"], relation["tail"]
-        if min(head, tail) < 0:
+        if not 0 <= min(head, tail) <= max(head, tail) < len(entities):
             raise IndexError(f"the relation from {head} to {tail} is of no entities")
         relations.append(Relation(str(relation["type"]), entities[head], entities[tail]))
     return Sentence(" ".join(tokens), entities, relations)
@@ -378,6 +381,8 @@ def _standoff(
                 if text[:1] != "\ufeff" or not _says(entity, text[1:], match[4]):
                     raise ValueError(f"{name}, line {number}: {match[4][:60]!r} does not stand at {match[3]}")
                 shift = 1
+            if match[1] in mentions:
+                raise ValueError(f"{name}, line {number}: a second mention is called {match[1]}")
             mentions[match[1]] = entity
         elif line.startswith("R") and (match := _RELATION.fullmatch(line)):
             relations.append((match[1], match[2], match[3]))

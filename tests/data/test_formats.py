@@ -241,6 +241,20 @@ def test_xml_says_its_own_encoding(tmp_path: Path) -> None:
     )
     [row], said = converted(path)
     assert (said["format"], row["funding_statement"]) == ("tei", "By Université")
+    for encoding, name in (
+        ("gbk", "国家"),
+        ("windows-1252", "Z“ü”"),
+        ("shift_jis", "国"),
+        ("UTF-8", "é"),
+        ("utf-16", "é"),
+    ):
+        whole = f"<fundings><funding>By <funder>{name}</funder> S-1</funding></fundings>"
+        other = tmp_path / f"{encoding}.xml"
+        other.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{whole}'.encode(encoding))
+        [row], said = converted(other)
+        assert (said["format"], row["funders"][0]["funder_name"]) == ("tei", name)
+    (tmp_path / "bogus.xml").write_bytes(b'<?xml version="1.0" encoding="bogus"?><fundings/>')
+    assert "line 1: is not XML: unknown encoding" in run(tmp_path / "bogus.xml", "-o", tmp_path / "o").stderr
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.xml.gz").write_bytes(gzip.compress(path.read_bytes()))
     [row], said = converted(tmp_path / "folder")
@@ -263,6 +277,12 @@ def test_a_faulty_line_of_columns_is_named_though_nobody_said_the_format(
 ) -> None:
     (tmp_path / "a.txt").write_text(text)
     assert wanted in run(tmp_path / "a.txt", "-o", tmp_path / "o").stderr
+
+
+@pytest.mark.parametrize("text", ["Paid by the Sample Trust, B-1\n", "<a><b/> S-1</a>"])
+def test_prose_and_xml_that_end_as_tags_do_are_no_columns(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert "no known format" in run(tmp_path / "a.txt", "-o", tmp_path / "o").stderr
 
 
 def test_columns_that_begin_as_xml_does(tmp_path: Path) -> None:
@@ -677,6 +697,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         (b"<!doctype html>\n<html><body/></html>", ["it is a web page, not the data"]),
         (b'{"funding_statement": "a", "funders": []}', ["holds rows for the task funding already"]),
         (b"[1, 2]", ["its first record is number: 1"]),
+        (b'{"quest": "a", "reply": "b"}', ["Near to it:\n  spans", "\n  openai"]),
         (b"", ["it is empty"]),
         ("Grüße".encode("latin-1"), ["is not UTF-8, probably Windows-1252 (cp1252); convert it with: iconv"]),
         (b"\x1f\x8b\x08\x00", ["Compressed file ended before the end"]),

@@ -180,6 +180,9 @@ def test_a_byte_order_mark_of_a_brat_text(tmp_path: Path, mark: str, counted: bo
     rows = read("brat", tmp_path)
     assert [row["text"] for row in rows] == ["😀 Mira Holt flew.", "To e\u0301 Lima."]
     assert [row["text"][a:b] for row in rows for a, b, _ in row["spans"]] == ["Mira Holt", "Lima"]
+    (tmp_path / "a.ann").write_text(f"{lines[0]}\n{lines[0]}")
+    with pytest.raises(ValueError, match="line 2: a second mention is called T0"):
+        read("brat", tmp_path)
     (tmp_path / "a.ann").write_text("T1\tX 0 4\tMira\n")
     with pytest.raises(ValueError, match="line 1: 'Mira' does not stand at 0 4"):
         read("brat", tmp_path)

@@ -208,11 +208,20 @@ def _text_by_content(path: Path, sample: bytes) -> DataFile:
     marked = _marked(sample)
     text = sample.decode(marked or "utf-8", "replace").removeprefix("\ufeff")
     if text.lstrip().startswith("<"):
-        return DataFile(path, "xml", marked or "utf-8-sig")
+        return DataFile(path, "xml", marked or _declared(sample) or "utf-8-sig")
     encoding = _encoding(path, sample)
     if "\0" in text:
         raise ValueError("it holds NUL bytes, so that it is no text; export it as JSON lines")
     return DataFile(path, _layout(text) if _JSON.match(text) else "text", encoding)
+
+
+def _declared(sample: bytes) -> str:
+    """The encoding that an XML file declares, if Python knows it."""
+    found = re.match(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.:-]+)""", sample)
+    try:
+        return codecs.lookup(found[1].decode()).name.replace("utf-8", "") if found else ""
+    except LookupError:
+        return ""
 
 
 def _text_file(path: Path, kind: Kind, encoding: str, text: str, *, cut: bool) -> DataFile:

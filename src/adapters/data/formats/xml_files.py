@@ -80,12 +80,14 @@ def _read(path: Path, builder: TreeBuilder) -> None:
     parser.UseForeignDTD(True)  # else an entity of an unread DTD is an error of syntax
     try:
         file = examine(path, by_content=True)
-        if file.encoding in ("utf-16", "utf-32"):  # whatever the declaration says
+        if file.encoding != "utf-8-sig":  # of which the parser knows a few only
             with file.text() as text:
                 parser.Parse(text.read(), True)
         else:
             with file.binary() as data:
                 parser.ParseFile(data)
+    except LookupError as error:
+        raise ValueError(f"line 1: is not XML: {error}") from None
     except expat.ExpatError as error:
         raise ValueError(f"line {error.lineno}: is not XML: {expat.errors.messages[error.code]}") from None
 
