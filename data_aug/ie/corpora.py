@@ -214,6 +214,8 @@ class _Columns:
 
 def _is_of(dialect: re.Pattern[str], tags: Collection[str]) -> bool:
     """Whether all tags are of a dialect, some label with its beginning and its inside."""
+    if all(map(is_tag, tags)):
+        return False
     found = [dialect.fullmatch(tag) for tag in tags]
     parts = {(match["label"], match["part"]) for match in found if match}
     return None not in found and any(part == "B" and (label, "I") in parts for label, part in parts)

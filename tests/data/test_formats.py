@@ -422,7 +422,7 @@ def documents(draw: st.DrawFn) -> Sentence:
         start, end = min(a, b), max(a, b)
         inside = text[start:end]
         if inside and inside == inside.strip("\ufeff").strip():
-            entities[Entity(draw(st.sampled_from(["person", "a place", "Ü-x"])), ((start, end),))] = None
+            entities[Entity(draw(st.sampled_from(["person", "a place", "Ü-x", "x_B", "x_I"])), ((start, end),))] = None
     pairs = st.tuples(st.sampled_from(list(entities)), st.sampled_from(list(entities))) if entities else st.nothing()
     relations = [Relation("knows", a, b) for a, b in draw(st.lists(pairs, max_size=2, unique=True))] if entities else []
     return Sentence(text, list(entities), relations)
