@@ -89,6 +89,12 @@ def test_what_is_certain_is_read_whatever_the_name(tmp_path: Path, name: str, co
         ("a.csv", b"id;text\n1;a\n2;b;c\n", ["not separated by a comma", "a semicolon", "not all rows agree"]),
         ("a.json", json.dumps({"version": 1, "data": ROWS}, indent=1).encode(), ["one object", "under 'data'"]),
         ("a.json", json.dumps(ROWS, indent=1)[:-9].encode(), ["line 14: not valid JSON"]),
+        (
+            "a.json",
+            b'[\n{"id": 1},\n{"id": 2, "id": 3}]',
+            ["line 3: not valid JSON: the key 'id' stands in one object"],
+        ),
+        ("a.json", b"[\n" + b"[" * 100_000, ["line 2: not valid JSON: maximum recursion depth"]),
         ("a.json", b'[{"id": 1}\n{"id": 2}]', ["line 2", "not followed by"]),
         ("a.json", b'[{"id": 1}]\n[{"id": 2}]', ["line 2", "more text after the end"]),
         ("a.csv", b"PK\x03\x04....", ["Excel workbook", "CSV UTF-8"]),
