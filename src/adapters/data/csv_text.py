@@ -112,7 +112,7 @@ def separator(text: str, usual: str, *, cut: bool = False) -> str:
     if len(fitting) == 1:
         return fitting[0]
     others = fitting or [candidate for candidate in SEPARATORS if header[candidate] > 1]
-    if not others and lines and (sign := _SIGN.search(lines[0])):
+    if not others and lines and (sign := _SIGN.search(lines[0])) and sign[1] not in SEPARATORS:
         raise ValueError(
             f"its header {lines[0].strip()[:60]!r} is separated by {sign[1]!r}; save it with {SEPARATORS[usual]} "
             "between the cells, and quotes around cells that hold one"
