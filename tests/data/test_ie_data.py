@@ -436,6 +436,15 @@ def test_perfect_answers_score_1_after_noise(tmp_path: Path, policy: str) -> Non
     assert json.loads(done.stdout)["overall"]["strict"]["f1"] == 1.0
 
 
+def test_blanks_at_the_ends_of_a_span_cost_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
+    row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "So Mira\u00a0 flew .", "gold": {"PER": ["Mira"]}}
+    gold = write_jsonl(tmp_path / "g.jsonl", [{**row, "spans": [[2, 9, "PER"]]}])
+    predictions = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "completion": '{"PER": ["Mira"]}'}])
+    done = invoke("score-spans", predictions, gold, "--set", "missing_answer=whole", "--json")
+    assert json.loads(done.stdout)["overall"]["strict"]["f1"] == 1.0
+
+
 def test_variants_of_a_text_are_scored_each_by_its_own_answer(tmp_path: Path) -> None:
     pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
     row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "Mira flew .", "gold": {"PER": ["Mira"]}}

@@ -99,7 +99,8 @@ def _annotated(task: Any, row: Mapping[str, Any]) -> Iterator[Mention]:
         surface = text[start:end]
         if not surface.strip() or not task.items({label: [surface]}) <= items:
             raise ValueError(f"at {start} to {end} stands {surface!r}, which gold does not name as {label}")
-        yield _mention(label, start, end)
+        start += len(surface) - len(surface.lstrip())  # gold is read without blanks at its ends
+        yield _mention(label, start, start + len(surface.strip()))
 
 
 def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:
