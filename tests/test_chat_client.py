@@ -174,6 +174,9 @@ def test_an_answer_that_a_reasoning_parser_took_for_a_thought_is_read(
 
 
 def test_a_thought_beside_an_answer_stays_out(server: Server) -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "["}, {"type": "text", "text": "1]"}]
+    server.replies = [(200, {"choices": [{"message": {"content": parts}}]})]
+    assert ask(Connection.open(server.url))[0].text == "[1]"
     server.replies = [(200, {"choices": [{"message": {"content": "[2]", "reasoning": "[1]"}}]})]
     assert ask(Connection.open(server.url))[0].text == "[2]"
 

@@ -52,6 +52,8 @@ _BY_NAME = re.compile(
     r"(?i)^(?!.*\b(?:Program|Programme|Scheme|Plan|Project|Grants?-in-Aid)\b)"
     r".*\b(?:Grant|Award|Fellowship|Scholarship|Studentship|Prize|Professorship)s?\b"
 )
+
+
 @lru_cache(maxsize=4096)
 def _is_by_name(scheme: str) -> bool:
     return _BY_NAME.search(scheme) is not None

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -44,6 +44,14 @@ class Sentence:
     relations: Sequence[Relation] = ()
 
 
+def utf8_text(path: Path) -> str:
+    """The text of a file in UTF-8, its line ends and byte-order mark as they are. Raises ValueError."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error}") from None
+
+
 @dataclass(frozen=True)
 class Options:
     """How a corpus becomes rows.
@@ -53,8 +61,9 @@ class Options:
     `tasks` are the rows to make, of those that the format knows; a schema is one task's.
     `drop_empty` leaves out texts without labels, as IEPile does for relations. Of texts that come twice only the first
     is kept (IEPile's evaluation knows a text by its hash), unless `keep_doubles`. `token_column` and `tag_column` are
-    CoNLL's, counted from 0, from the end when negative. `tag_names` names tags that are numbers. `offsets` is what
-    offsets count: characters, utf16 (JavaScript's) or utf8 (bytes); empty: found where mentions carry their texts.
+    CoNLL's, counted from 0, from the end when negative; the defaults leave out running numbers. `tag_names` names tags
+    that are numbers. `offsets` is what offsets count: characters, utf16 (JavaScript's) or utf8 (bytes); empty: found
+    where mentions carry their texts. `read_text` gives a file's text with its line ends and byte-order mark.
     """
 
     source: str = ""
@@ -67,6 +76,7 @@ class Options:
     tag_column: int = -1
     tag_names: tuple[str, ...] = ()
     offsets: str = ""
+    read_text: Callable[[Path], str] = utf8_text
 
 
 @dataclass
@@ -82,11 +92,13 @@ def conll_sentences(path: Path, options: Options, left_out: Counter[str]) -> Ite
 
     Columns are split at tabs if the file has them, else at spaces, so that a token may hold a blank. Tags are in any
     BIO dialect, or bare types in a file without prefixes: neighbours of one type are one mention. As conlleval reads
-    them, an I- tag after another type starts a mention; E-, L-, S- and U- are known too. Lines between sentences that
-    begin with a number sign and are no token are comments, and counted. Raises ValueError for a line with another
-    number of columns than the first and for a tag that is none.
+    them, an I- tag after another type starts a mention; E-, L-, S- and U- are known too. Where the first column
+    numbers the tokens of each sentence (GermEval, CoNLL-U), the second has the tokens; of GermEval's two columns of
+    tags the first is read, and the nested mentions of the other are counted. Lines between sentences that begin with a
+    sign of comments and are no token are comments, and counted. Raises ValueError for a line with another number of
+    columns than the first and for a tag that is none.
     """
-    lines = [line.rstrip("\r") for line in _lines(path)]
+    lines = _lines(options.read_text(path))
     columns = _Columns.of(lines, options)
     tokens: list[tuple[str, str]] = []
     for number, line in enumerate([*lines, ""], 1):
@@ -98,20 +110,26 @@ def conll_sentences(path: Path, options: Options, left_out: Counter[str]) -> Ite
             left_out["comment lines"] += 1
         else:
             tokens.append(columns.token(line, number))
+            left_out[NESTED] += columns.is_nested(line)
+
+
+NESTED = "tags of nested mentions; --tag-column 3 reads these instead"
 
 
 def looks_like_conll(text: str, options: Options) -> bool:
-    """Whether the beginning of a file is columns of tokens and tags."""
-    try:
-        columns = _Columns.of(lines := [line.rstrip("\r") for line in text.split("\n")], options)
-        tags = [columns.token(line, n)[1] for n, line in enumerate(lines) if line.strip() and not _NO_TOKEN.match(line)]
-    except ValueError:
-        return False
-    return bool(tags)
+    """Whether the beginning of a file is columns of tokens and tags: of most lines, so that others are named."""
+    columns = _Columns.of(lines := _lines(text), options)
+    narrow = columns.at_tabs or columns.count == 2
+    if "O" not in columns.tags and (not narrow or text.lstrip().startswith("<")):
+        return False  # prose and XML may end in B-1
+    written = [line for line in lines if line.strip() and not _NO_TOKEN.match(line)]
+    return 0 < len(written) <= 2 * sum(map(columns.is_token, written))
 
 
 _TAG = re.compile("O|[BIESLU]-.+")
-_COMMENT = re.compile(r"#(?:[ \t]|(?:begin|end) document\b)")
+_DIALECTS = (re.compile(r"(?P<part>[BIESLU])[_:](?P<label>.+)"), re.compile(r"(?P<label>.+)[-_](?P<part>[BIESLU])"))
+"""Ways to write B-person that are turned into it where all tags of a file are of one: B_person, person-B."""
+_COMMENT = re.compile(r"(?:#+|%+|;+|//+)[ \t]|#(?:\w+ ?[=:]|(?:begin|end) document\b)")
 _NO_TOKEN = re.compile(f"{_COMMENT.pattern}|-DOCSTART-")
 
 
@@ -121,27 +139,41 @@ class _Columns:
 
     options: Options
     at_tabs: bool
-    count: int
-    bare: bool
+    count: int = 0
+    tags: frozenset[str] = frozenset()
+    bare: bool = False
     """Whether tags are types without a prefix."""
-    tags: frozenset[str]
+    dialect: re.Pattern[str] | None = None
+    is_germeval: bool = False
 
     @classmethod
     def of(cls, lines: Sequence[str], options: Options) -> _Columns:
         """Look at the lines that cannot be comments."""
         written = [line for line in lines if line.strip()]
         certain = [line for line in written if not _NO_TOKEN.match(line)] or written
-        split = cls(options, any("\t" in line for line in certain), 0, False, frozenset()).split
-        rows = [split(line) for line in certain]
-        tags = frozenset(tag for row in rows for tag in row[options.tag_column :][:1])
         at_tabs = any("\t" in line for line in certain)
-        return cls(options, at_tabs, len(rows[0]) if rows else 2, are_bare_types(tags), tags)
+        split = cls(options, at_tabs).split
+        rows = [split(line) for line in certain]
+        count = len(rows[0]) if rows else 2
+        nested = False
+        if options.token_column == 0 and _are_numbered(lines, split):
+            options = replace(options, token_column=1)
+        if options.tag_column == -1 and options.token_column == 1 and count == 4:
+            nested = all(is_tag(tag) for row in rows for tag in row[2:])
+            options = replace(options, tag_column=2) if nested else options
+        tags = frozenset(tag for row in rows for tag in row[options.tag_column :][:1])
+        dialect = next((d for d in _DIALECTS if _is_of(d, tags - {"O"})), None)
+        return cls(options, at_tabs, count, tags, not dialect and are_bare_types(tags), dialect, nested)
 
     def split(self, line: str) -> list[str]:
         """The columns of a line."""
         if self.at_tabs:
-            return [column.strip(" ") for column in line.split("\t")]
+            return [column.strip(" ") for column in line.rstrip("\t ").split("\t")]
         return [column for column in line.split(" ") if column]
+
+    def is_nested(self, line: str) -> bool:
+        """Whether a token has a tag in GermEval's second column of tags too."""
+        return self.is_germeval and self.split(line)[-1] != "O"
 
     def is_comment(self, line: str) -> bool:
         """Whether a line between sentences that begins with a number sign is no token."""
@@ -150,6 +182,13 @@ class _Columns:
         columns = self.split(line)
         last = columns[self.options.tag_column :][:1]
         return len(columns) != self.count or not all(tag in self.tags or is_tag(tag) for tag in last)
+
+    def is_token(self, line: str) -> bool:
+        """Whether a line ends in a tag, after a token. Bare types are tags where all lines have as many columns."""
+        columns = self.split(line)
+        tag = "".join(columns[self.options.tag_column :][:1])
+        other = self.bare or (self.dialect and self.dialect.fullmatch(tag))
+        return len(columns) > 1 and (is_tag(tag) or bool(other and len(columns) == self.count))
 
     def token(self, line: str, number: int) -> tuple[str, str]:
         """Token and tag of a line. Raises ValueError."""
@@ -161,7 +200,9 @@ class _Columns:
             token, tag = columns[self.options.token_column], columns[self.options.tag_column]
         except IndexError:
             raise ValueError(f"{start} has {len(columns)} columns: {line.strip()[:60]!r}") from None
-        if self.bare and tag != "O":
+        if self.dialect and (parts := self.dialect.fullmatch(tag)):
+            tag = f"{parts['part']}-{parts['label']}"
+        elif self.bare and tag != "O":
             tag = f"I-{tag}"
         if len(columns) < 2 or not _TAG.fullmatch(tag):
             place = f"column {self.options.tag_column}"
@@ -169,6 +210,29 @@ class _Columns:
         if not token:
             raise ValueError(f"{start}: the token is empty")
         return token, tag
+
+
+def _is_of(dialect: re.Pattern[str], tags: Collection[str]) -> bool:
+    """Whether all tags are of a dialect, some label with its beginning and its inside."""
+    if all(map(is_tag, tags)):
+        return False
+    found = [dialect.fullmatch(tag) for tag in tags]
+    parts = {(match["label"], match["part"]) for match in found if match}
+    return None not in found and any(part == "B" and (label, "I") in parts for label, part in parts)
+
+
+def _are_numbered(lines: Sequence[str], split: Callable[[str], list[str]]) -> bool:
+    """Whether the first of several columns counts the tokens of each sentence, from 1."""
+    expected, seen = 1, False
+    for line in lines:
+        columns = split(line)
+        if not any(columns) or line.startswith("-DOCSTART-") or (_COMMENT.match(line) and expected == 1):
+            expected = 1
+        elif len(columns) < 3 or columns[0] != str(expected):
+            return False
+        else:
+            expected, seen = expected + 1, True
+    return seen
 
 
 def are_bare_types(tags: Collection[str]) -> bool:
@@ -204,22 +268,27 @@ def tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
 
 
 def spert_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
-    """Read SpERT's JSON: a list of sentences with tokens, entities and relations.
-
-    A sentence is `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`.
-    Entities are token ranges, relations indices into them; both tasks get rows. Raises ValueError for other JSON.
-    """
+    """Read SpERT's JSON: a list of sentences with tokens, entities and relations. Raises ValueError for other JSON."""
     try:
-        documents = json.loads("\n".join(_lines(path)))
+        documents = json.loads("\n".join(_lines(options.read_text(path))))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
     if not isinstance(documents, list):
         raise ValueError("is no list of sentences")
     for number, document in enumerate(documents, 1):
-        try:
-            yield without_blank_mentions(_spert_sentence(document), left_out)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"sentence {number} is not SpERT's: {type(error).__name__} {error}") from None
+        yield spert_sentence(document, f"sentence {number}", left_out)
+
+
+def spert_sentence(document: Any, place: str, left_out: Counter[str]) -> Sentence:
+    """A sentence of SpERT's JSON.
+
+    It is `{"tokens", "entities": [{"type", "start", "end"}], "relations": [{"type", "head", "tail"}]}`. Entities are
+    token ranges, relations indices into them. Raises ValueError for another record.
+    """
+    try:
+        return without_blank_mentions(_spert_sentence(document), left_out)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place} is not SpERT's: {type(error).__name__} {error}") from None
 
 
 def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
@@ -235,7 +304,7 @@ def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
     relations = []
     for relation in document.get("relations") or ():
         head, tail = relation["head"], relation["tail"]
-        if min(head, tail) < 0:
+        if not 0 <= min(head, tail) <= max(head, tail) < len(entities):
             raise IndexError(f"the relation from {head} to {tail} is of no entities")
         relations.append(Relation(str(relation["type"]), entities[head], entities[tail]))
     return Sentence(" ".join(tokens), entities, relations)
@@ -269,10 +338,9 @@ def brat_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iter
     if not texts:
         raise ValueError("is no folder with pairs of .txt and .ann files")
     for text_file in texts:
-        # newline="": brat's offsets count a carriage return as a character of its own.
-        with text_file.open(encoding="utf-8", newline="") as file:
-            text = file.read()
-        mentions, relations = _standoff(text_file.with_suffix(".ann"), text, left_out)
+        text = options.read_text(text_file)
+        annotations = text_file.with_suffix(".ann")
+        mentions, relations = _standoff(annotations.name, options.read_text(annotations), text, left_out)
         placed: dict[str, tuple[int, Entity]] = {}
         by_line: dict[int, tuple[list[Entity], list[Relation]]] = {}
         lines = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n\ufeff][^\r\n]*", text)]
@@ -298,7 +366,9 @@ _MENTION = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)(?:\t(.*))?")
 _RELATION = re.compile(r"R\S+\t(\S+) \S+?:(T\S+) \S+?:(T\S+)\s*")
 
 
-def _standoff(path: Path, text: str, left_out: Counter[str]) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
+def _standoff(
+    name: str, annotations: str, text: str, left_out: Counter[str]
+) -> tuple[dict[str, Entity], list[tuple[str, str, str]]]:
     """The mentions of a text by name, and its relations. Raises ValueError, also for a mention that stands elsewhere.
 
     A byte-order mark is a character of the text for some annotators, and none for others.
@@ -306,18 +376,20 @@ def _standoff(path: Path, text: str, left_out: Counter[str]) -> tuple[dict[str, 
     mentions: dict[str, Entity] = {}
     relations: list[tuple[str, str, str]] = []
     shift = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(annotations), 1):
         if line.startswith("T") and (match := _MENTION.fullmatch(line)):
             entity = Entity(match[2], tuple(_bounds(bounds) for bounds in match[3].split(";")))
             if match[4] is not None and not _says(entity, text, match[4]):
                 if text[:1] != "\ufeff" or not _says(entity, text[1:], match[4]):
-                    raise ValueError(f"{path.name}, line {number}: {match[4][:60]!r} does not stand at {match[3]}")
+                    raise ValueError(f"{name}, line {number}: {match[4][:60]!r} does not stand at {match[3]}")
                 shift = 1
+            if match[1] in mentions:
+                raise ValueError(f"{name}, line {number}: a second mention is called {match[1]}")
             mentions[match[1]] = entity
         elif line.startswith("R") and (match := _RELATION.fullmatch(line)):
             relations.append((match[1], match[2], match[3]))
         elif line.startswith(("T", "R")):
-            raise ValueError(f"{path.name}, line {number} is not brat's: {line.strip()[:60]!r}")
+            raise ValueError(f"{name}, line {number} is not brat's: {line.strip()[:60]!r}")
         elif line.strip():
             left_out["events, attributes, equivalences and notes"] += 1
     if shift:
@@ -338,7 +410,7 @@ def _says(entity: Entity, text: str, surface: str) -> bool:
 def read_iepile(path: Path, options: Options) -> Corpus:
     """Read a JSONL file of IEPile records, which have their own schemas and labels."""
     rows: list[Row] = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(options.read_text(path)), 1):
         if line.strip():
             try:
                 rows.append(from_iepile(json.loads(line)))
@@ -439,8 +511,5 @@ def _row(sentence: Sentence, task: str, schema: Sequence[str], source: str) -> R
     return row
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8: {error}") from None
+def _lines(text: str) -> list[str]:
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -274,9 +274,15 @@ def _spoken(prompt: Sequence[Message]) -> dict[str, Any]:
 
 def _said(message: Mapping[str, Any], thinking: bool) -> str:
     """A choice's text. What a reasoning parser takes for the thought of a model that does not think is its answer."""
-    thoughts = [str(message[key]) for key in REASONING if message.get(key)]
-    text = str((message.get("content") if thoughts else message["content"]) or "")
+    thoughts = [_text_of(message[key]) for key in REASONING if message.get(key)]
+    text = _text_of((message.get("content") if thoughts else message["content"]) or "")
     return thoughts[0] if thoughts and not thinking and not text.strip() else text
+
+
+def _text_of(content: Any) -> str:
+    """A text, also from the parts of text that some servers give."""
+    parts = content if isinstance(content, list) else [content]
+    return "".join(str(part.get("text") or "") if isinstance(part, dict) else str(part) for part in parts)
 
 
 def _decoded(data: bytes) -> Any:

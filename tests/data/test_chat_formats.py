@@ -148,6 +148,13 @@ def test_json_in_the_cells_of_a_table_stays_text(tmp_path: Path) -> None:
     assert converted(path)[0] == [{"messages": [message("user", "a"), message("assistant", "b")]}]
 
 
+def test_an_answer_that_is_labelled_false_is_no_example(tmp_path: Path) -> None:
+    records = [{"prompt": "Where?", "completion": text, "label": text == "In Lima."} for text in ("In Lima.", "No.")]
+    [row], said = converted(write_jsonl(tmp_path / "kto", records))
+    assert row["messages"] == [ASKED, SAID]
+    assert said["left_out"] == {"answers with the label false": 1}
+
+
 def test_what_cannot_be_kept_is_counted(tmp_path: Path) -> None:
     def sharegpt(*turns: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {"conversations": list(turns), **more}

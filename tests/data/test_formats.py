@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -172,6 +175,129 @@ def test_csv_with_lists_in_its_cells(tmp_path: Path) -> None:
     assert (said["format"], row["gold"]) == ("hf", {"person": ["Mira"]})
 
 
+PACKED: dict[str, Callable[[str], bytes]] = {
+    "utf-8 with a mark": lambda text: text.encode("utf-8-sig"),
+    "utf-16": lambda text: text.encode("utf-16"),
+    "utf-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+    "utf-32": lambda text: text.encode("utf-32"),
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "bzip2 of utf-16": lambda text: bz2.compress(text.encode("utf-16")),
+    "xz": lambda text: lzma.compress(text.encode()),
+}
+TEXTS = {
+    "conll": "Mira\tB-person\nHolt\tI-person\nflew\tO\nto\tO\nLima\tB-place\n.\tO\n",
+    "labelstudio": json.dumps([TASK], indent=2),
+    "doccano": json.dumps(SAME_CORPUS["doccano"][1]),
+    "jats": '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE article>\n' + FORMATS["jats"].example,
+    "tei": '<?xml version="1.0"?>\n' + FORMATS["tei"].example,
+}
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("name", TEXTS)
+def test_packed_and_encoded_annotations(tmp_path: Path, name: str, packed: str) -> None:
+    path = tmp_path / "export.conll.gz"  # the name says nothing of the content
+    path.write_bytes(PACKED[packed](TEXTS[name]))
+    [row], said = converted(path)
+    assert said["format"] == name
+    if name in ("jats", "tei"):
+        assert row["funders"][0]["funder_name"] == "Sample Trust"
+    else:
+        assert (row["text"], row["gold"]) == (TEXT, GOLD)
+
+
+def test_tables_of_annotations_in_every_dress(tmp_path: Path) -> None:
+    cells = ["tokens,ner_tags", '"[""Mira"", ""flew""]","[""B-person"", ""O""]"']
+    for name, data in (
+        ("a.csv", "\n".join(cells).encode("utf-16")),
+        ("a.csv.gz", gzip.compress("\n".join(cells).encode())),
+        ("a.csv", "\n".join(cells).replace("s,n", "s;n").replace('","[', '";"[').encode()),
+        ("a.tsv", "\n".join(cells).replace("s,n", "s\tn").replace('","[', '"\t"[').encode()),
+    ):
+        (tmp_path / name).write_bytes(data)
+        [row], said = converted(tmp_path / name)
+        assert (said["format"], row["gold"]) == ("hf", {"person": ["Mira"]})
+    (tmp_path / "a.csv").write_text("\n".join([*cells, "[]"]))
+    assert "a.csv, row 2: line 3: 1 cell, but the header has 2" in run(tmp_path / "a.csv", "-o", tmp_path / "o").stderr
+
+
+def test_brat_files_in_other_encodings(tmp_path: Path) -> None:
+    text, annotations = f"😀 {TEXT}\r\n", "T1\tperson 2 11\tMira Holt\r\nT2\tplace 20 24\tLima\r\n"
+    for of_text, of_annotations in (("utf-8", "utf-8-sig"), ("utf-16", "utf-16"), ("utf-8", "utf-8")):
+        (tmp_path / "a.txt").write_bytes(text.encode(of_text))
+        (tmp_path / "a.ann").write_bytes(annotations.encode(of_annotations))
+        [row], said = converted(tmp_path)
+        assert (said["format"], row["gold"]) == ("brat", GOLD)
+        (tmp_path / "converted.jsonl").unlink(missing_ok=True)
+    (tmp_path / "a.ann").write_bytes(b"T1\tperson 2 11\tMira Holt\n#\t\xff\n")
+    assert "a.ann, line 2 is not UTF-8: invalid start byte" in run(tmp_path, "-o", tmp_path.parent / "o").stderr
+
+
+def test_xml_says_its_own_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(
+        b'<?xml version="1.0" encoding="ISO-8859-1"?>'
+        b"<fundings><funding>By <funder>Universit\xe9</funder></funding></fundings>"
+    )
+    [row], said = converted(path)
+    assert (said["format"], row["funding_statement"]) == ("tei", "By Université")
+    for encoding, name in (
+        ("gbk", "国家"),
+        ("windows-1252", "Z“ü”"),
+        ("shift_jis", "国"),
+        ("UTF-8", "é"),
+        ("utf-16", "é"),
+    ):
+        whole = f"<fundings><funding>By <funder>{name}</funder> S-1</funding></fundings>"
+        other = tmp_path / f"{encoding}.xml"
+        other.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{whole}'.encode(encoding))
+        [row], said = converted(other)
+        assert (said["format"], row["funders"][0]["funder_name"]) == ("tei", name)
+    (tmp_path / "bogus.xml").write_bytes(b'<?xml version="1.0" encoding="bogus"?><fundings/>')
+    assert "line 1: is not XML: unknown encoding" in run(tmp_path / "bogus.xml", "-o", tmp_path / "o").stderr
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.xml.gz").write_bytes(gzip.compress(path.read_bytes()))
+    [row], said = converted(tmp_path / "folder")
+    assert (said["format"], row["funders"][0]["funder_name"]) == ("tei", "Université")
+    path.write_bytes(b"<fundings>\n<funding>\xff</funding></fundings>")
+    assert "line 2: is not XML" in run(path, "-o", tmp_path / "o").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Mira B-PER\nHolt I-PER\nflew\n", "line 3 has 1 columns, the first line of the file has 2: 'flew'"),
+        ("Mira\tB-PER\nHolt I-PER\nflew\tO\n", "line 2 has 1 columns"),
+        ("Mira B-PER\nflew 0\n", "line 2: '0' is no tag such as B-person"),
+        ("Mira NNP B-PER\nHolt I-PER\nflew O\n", "line 2 has 2 columns, the first line of the file has 3"),
+    ],
+)
+def test_a_faulty_line_of_columns_is_named_though_nobody_said_the_format(
+    tmp_path: Path, text: str, wanted: str
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert wanted in run(tmp_path / "a.txt", "-o", tmp_path / "o").stderr
+
+
+@pytest.mark.parametrize("text", ["Paid by the Sample Trust, B-1\n", "<a><b/> S-1</a>"])
+def test_prose_and_xml_that_end_as_tags_do_are_no_columns(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert "no known format" in run(tmp_path / "a.txt", "-o", tmp_path / "o").stderr
+
+
+def test_columns_that_begin_as_xml_does(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("<user> O\nMira B-PER\n")
+    assert converted(tmp_path / "a.txt")[1]["format"] == "conll"
+
+
+def test_spert_as_json_lines(tmp_path: Path) -> None:
+    record = json.loads(FORMATS["spert"].example)[0]
+    rows, said = converted(write_jsonl(tmp_path / "a", [record, {**record, "tokens": ["Ada", "ran"]}]))
+    assert (said["format"], said["read"], [row["gold"]["person"] for row in rows]) == ("spert", 2, [["Mira"], ["Ada"]])
+    path = write_jsonl(tmp_path / "b", [record, {**record, "tokens": []}])
+    assert "line 2 is not SpERT's: IndexError" in run(path, "-o", tmp_path / "o").stderr
+
+
 # -------------------------------------------------------------------------------------------------------------- counts
 
 
@@ -296,7 +422,7 @@ def documents(draw: st.DrawFn) -> Sentence:
         start, end = min(a, b), max(a, b)
         inside = text[start:end]
         if inside and inside == inside.strip("\ufeff").strip():
-            entities[Entity(draw(st.sampled_from(["person", "a place", "Ü-x"])), ((start, end),))] = None
+            entities[Entity(draw(st.sampled_from(["person", "a place", "Ü-x", "x_B", "x_I"])), ((start, end),))] = None
     pairs = st.tuples(st.sampled_from(list(entities)), st.sampled_from(list(entities))) if entities else st.nothing()
     relations = [Relation("knows", a, b) for a, b in draw(st.lists(pairs, max_size=2, unique=True))] if entities else []
     return Sentence(text, list(entities), relations)
@@ -485,7 +611,7 @@ def test_predictions_without_offsets_are_marked_for_correction(tmp_path: Path) -
         ("doccano", '{"text": "ab", "label": ["positive"]}', "line 1: no text with label"),
         ("doccano", '\n{"text": "ab", "label": []}\n{"text": 3, "label": []}', "line 3: no text with label"),
         ("doccano", '{"text": "ab", "label": []}\n{"text": "a', "line 2: not valid JSON"),
-        ("doccano", '{"text": "ab", "text": "b", "label": []}', "line 1: not valid JSON: the key 'text' stands"),
+        ("doccano", '{"text": "ab", "text": "b", "label": []}', "line 1: the key 'text' stands in one object twice"),
         ("prodigy", '{"text": "ab", "spans": [{"start": 0, "end": 1}]}', "line 1: {'start': 0, 'end': 1} is no"),
         ("prodigy", '{"text": "ab", "spans": [{"start": 1, "end": 0, "label": "x"}]}', "at 1 to 0 is no range"),
         ("gliner", '{"tokenized_text": ["a"], "ner": [[0, 1, "x"]]}', "line 1: [0, 1, \"x\"] is no mention of"),
@@ -567,17 +693,20 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             b"Some prose that nobody tagged.\nAnd more of it, longer.\n",
             ["its first line is 'Some prose", "conll (CoNLL"],
         ),
-        (b"<html><body/></html>", ["its first line is '<html>", "jats (JATS"]),
+        (b"<svg><text/></svg>", ["its first line is '<svg>", "jats (JATS"]),
+        (b"<!doctype html>\n<html><body/></html>", ["it is a web page, not the data"]),
         (b'{"funding_statement": "a", "funders": []}', ["holds rows for the task funding already"]),
         (b"[1, 2]", ["its first record is number: 1"]),
+        (b'{"quest": "a", "reply": "b"}', ["Near to it:\n  spans", "\n  openai"]),
         (b"", ["it is empty"]),
-        ("Grüße".encode("latin-1"), ["is not UTF-8: byte 0xfc at 2"]),
-        (b"\x1f\x8b\x08\x00", ["is compressed with gzip"]),
-        (b"PK\x03\x04", ["is a zip archive"]),
-        ('{"text": "a"}'.encode("utf-16"), ["is UTF-16; save it as UTF-8"]),
-        (b"x\x9c\x00\x00", ["is not UTF-8"]),
+        ("Grüße".encode("latin-1"), ["is not UTF-8, probably Windows-1252 (cp1252); convert it with: iconv"]),
+        (b"\x1f\x8b\x08\x00", ["Compressed file ended before the end"]),
+        (b"\x28\xb5\x2f\xfd....", ["is compressed with Zstandard; unpack it"]),
+        (b"PK\x03\x04", ["is a ZIP archive"]),
+        ('{"text": "a"}'.encode("utf-16")[2:], ["is UTF-16 without a byte-order mark; convert it with: iconv"]),
+        (b"x\x9c\x00\x00", ["holds NUL bytes, so that it is no text"]),
         (b"a\0b", ["holds NUL bytes"]),
-        (b'[{"text": "a"}, ', ["is not valid JSON"]),
+        (b'[{"text": "a"}, ', ["line 1: not valid JSON"]),
     ],
 )
 def test_an_unknown_file_is_described(tmp_path: Path, data: bytes, wanted: list[str]) -> None:

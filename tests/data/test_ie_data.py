@@ -130,6 +130,12 @@ def test_every_dialect_says_the_same(tmp_path: Path, tags: str) -> None:
         ("# sent_id = 1\n# text = x\n# O\n#Ulm B-LOC\n", ["#Ulm"], 2),
         ("#begin document (bc/1); part 000\nUlm B-LOC\n\n#end document\n", ["Ulm"], 2),
         ("Mira PER\nHolt PER\n# PER\nsaw O\nUlm LOC\nLima LOC\n", ["Mira Holt #", "Ulm Lima"], 0),
+        ("% id 7\n// of news\n; and\n#lang=en\n## more\n% O\n; B-LOC\n#a=b I-LOC\nx O\n", ["; #a=b"], 5),
+        ("Ulm B_LOC\nhat O\nNew B_LOC\nYork I_LOC\n", ["Ulm", "New York"], 0),
+        ("Ulm LOC-B\nhat O\nNew LOC-B\nYork LOC-I\n", ["Ulm", "New York"], 0),
+        ("Ulm B_LOC\nhat O\n", ["Ulm"], 0),
+        ("Ulm\tB-LOC\t\nhat\tO\t\n", ["Ulm"], 0),
+        ("1\tUlm\tB-LOC\n2\that\tO\n\n# sent_id = 2\n1\tLima\tO\n", ["Ulm"], 1),
         ("-DOCSTART- -X- O O\n\nUlm NNP B-NP B-LOC\r\n", ["Ulm"], 0),
     ],
 )
@@ -142,10 +148,25 @@ def test_conll_files_as_people_have_them(tmp_path: Path, text: str, gold: list[s
             READERS["conll"](path, options)
         return
     corpus = READERS["conll"](path, options)
-    [row] = corpus.rows
+    row = corpus.rows[0]
     assert [row["text"][start:end] for start, end, _ in row["spans"]] == gold
     assert sorted(x for v in row["gold"].values() for x in v) == sorted(gold)
     assert corpus.left_out.get("comment lines", 0) == comments
+
+
+def test_running_numbers_are_no_tokens_and_nested_tags_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "germeval.tsv"
+    second = "1\tLima\tB-LOCpart\tO\n"
+    path.write_text("#\thttp://x.example [2009-10-17]\n1\tUlm\tB-LOC\tB-ORG\n2\tlag\tO\tO\n\n" + second)
+    corpus = READERS["conll"](path, Options())
+    assert [row["text"] for row in corpus.rows] == ["Ulm lag", "Lima"]
+    assert corpus.rows[0]["gold"] == {"LOC": ["Ulm"], "LOCpart": []}
+    nested = {"tags of nested mentions; --tag-column 3 reads these instead": 1}
+    assert corpus.left_out == {"comment lines": 1, **nested}
+    corpus = READERS["conll"](path, Options(tag_column=3))
+    assert (corpus.rows[0]["gold"], corpus.left_out) == ({"ORG": ["Ulm"]}, {"comment lines": 1})
+    path.write_text("1 B-LOC\n2 O\n")  # numbers are tokens where there is nothing else
+    assert READERS["conll"](path, Options()).rows[0]["text"] == "1 2"
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -159,6 +180,9 @@ def test_a_byte_order_mark_of_a_brat_text(tmp_path: Path, mark: str, counted: bo
     rows = read("brat", tmp_path)
     assert [row["text"] for row in rows] == ["😀 Mira Holt flew.", "To e\u0301 Lima."]
     assert [row["text"][a:b] for row in rows for a, b, _ in row["spans"]] == ["Mira Holt", "Lima"]
+    (tmp_path / "a.ann").write_text(f"{lines[0]}\n{lines[0]}")
+    with pytest.raises(ValueError, match="line 2: a second mention is called T0"):
+        read("brat", tmp_path)
     (tmp_path / "a.ann").write_text("T1\tX 0 4\tMira\n")
     with pytest.raises(ValueError, match="line 1: 'Mira' does not stand at 0 4"):
         read("brat", tmp_path)
@@ -410,6 +434,28 @@ def test_perfect_answers_score_1_after_noise(tmp_path: Path, policy: str) -> Non
     done = invoke(*arguments, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["overall"]["strict"]["f1"] == 1.0
+
+
+def test_blanks_at_the_ends_of_a_span_cost_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
+    row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "So Mira\u00a0 flew .", "gold": {"PER": ["Mira"]}}
+    gold = write_jsonl(tmp_path / "g.jsonl", [{**row, "spans": [[2, 9, "PER"]]}])
+    predictions = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "completion": '{"PER": ["Mira"]}'}])
+    done = invoke("score-spans", predictions, gold, "--set", "missing_answer=whole", "--json")
+    assert json.loads(done.stdout)["overall"]["strict"]["f1"] == 1.0
+
+
+def test_variants_of_a_text_are_scored_each_by_its_own_answer(tmp_path: Path) -> None:
+    pytest.importorskip("nervaluate", reason="pip install -e '.[ie]'")
+    row = {"id": "a", "task": "NER", "schema": ["PER"], "text": "Mira flew .", "gold": {"PER": ["Mira"]}}
+    first = {**row, "spans": [[0, 4, "PER"]], "variant": 0}
+    second = {**first, "text": "M1ra, not Mira, flew .", "gold": {"PER": ["M1ra"]}, "variant": 1}
+    answers = [{**r, "completion": json.dumps(r["gold"])} for r in (first, second)]
+    gold, predictions = tmp_path / "g.jsonl", write_jsonl(tmp_path / "p.jsonl", answers)
+    score = ("score-spans", predictions, write_jsonl(gold, [first, second]), "--set", "missing_answer=whole", "--json")
+    assert json.loads(invoke(*score).stdout)["overall"]["strict"]["f1"] == 1.0
+    write_jsonl(gold, [{k: v for k, v in r.items() if k != "variant"} for r in (first, second)])
+    assert "g.jsonl, line 2: a second text with the id 'a'; give each an id of its own" in invoke(*score).stderr
 
 
 def test_spans_of_another_text_are_refused(tmp_path: Path) -> None:

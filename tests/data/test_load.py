@@ -286,7 +286,7 @@ def test_tables_with_ambiguous_cells(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two columns 'id'"):
         load(PathSource(path="a.csv"), root=tmp_path)
     (tmp_path / "a.json").write_text('[{"id": 1, "id": 2}]')
-    with pytest.raises(UserError, match="cannot be read: the key 'id' stands in one object twice"):
+    with pytest.raises(UserError, match="cannot be read: line 1: the key 'id' stands in one object twice"):
         load(PathSource(path="a.json"), root=tmp_path)
 
 

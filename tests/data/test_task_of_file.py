@@ -23,6 +23,8 @@ from adapters.errors import UserError
         (next(receipts.synthesize(1, 0)), "records"),
         (next(desk.synthesize(1, 0)), "chat"),
         ({"prompt": "Where?", "completion": "In Lima."}, "chat"),
+        ({"id": "text", "text": "x", "schema": ["a"], "task": "NER", "gold": '{"a": []}'}, "ie"),
+        ({"id": "repr", "funding_statement": "x", "funders": "[{'funder_name': 'X'}]"}, "funding"),
         ({"id": "says so", "task": "agent", "text": "x"}, "agent"),
     ],
 )

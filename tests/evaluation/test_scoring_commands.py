@@ -140,6 +140,11 @@ def test_unreadable_answers_are_counted(files: tuple[Path, Path]) -> None:
     assert "1 of 8 answers are unreadable" in " ".join(runner.invoke(app, ["score", *map(str, files)]).stderr.split())
 
 
+def test_a_parameter_of_another_type_is_named(files: tuple[Path, Path]) -> None:
+    done = runner.invoke(app, ["score", *map(str, files), "--set", "user={statement}"])
+    assert (done.exit_code, done.stderr) == (2, "user: input should be a valid string, not {'statement': None}.\n")
+
+
 def test_answers_in_a_table_score_as_in_json_lines(tmp_path: Path) -> None:
     gold = write_jsonl(
         tmp_path / "gold.jsonl",

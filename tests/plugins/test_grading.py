@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,15 @@ def test_what_stands_for_a_number_is_one_in_scores_and_parts() -> None:
         (numpy.float32(1), numpy.int64(0)),
         (numpy.bool_(True), numpy.float16(0)),
         (numpy.array(1.0), numpy.array(0)),
+        (numpy.longdouble(1), numpy.uint8(0)),
+        (Fraction(2, 2), Decimal(0)),
         (Scalar(1), Scalar(False)),
     ):
         found = checked("mine", Scored(one, {"part": zero}), EXAMPLE)  # type: ignore[arg-type, dict-item]
         assert found == wanted
         assert checked("mine", one, EXAMPLE) == Scored(1.0)
         assert {type(found.score), type(found.parts["part"])} <= {float, int}
-    for none in (numpy.array([1.0]), numpy.str_("1"), numpy.float32("nan"), Scalar("1")):
+    for none in (numpy.array([1.0]), numpy.str_("1"), numpy.float32("nan"), Scalar("1"), Decimal("sNaN"), 1j):
         with pytest.raises(RewardError, match="not a number in"):
             checked("mine", none, EXAMPLE)
 
@@ -82,9 +86,14 @@ def of_one(completion: str) -> float:
     return 1.0
 
 
+def swapped(prompt: str, completion: str) -> float:
+    return 1.0
+
+
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
+        (swapped, r"mine takes \(prompt.*, which is not \(completion, example\)"),
         (of_trl, r"mine takes \(prompts.* as TRL's .* write `def mine\(completion, example\)`.*`example\.gold`"),
         (OfTrl(), r"as TRL's .* write `def __call__\(self, completion, example\)`"),
         (of_verl, r"as verl's .* solution_str is `completion`, ground_truth `example\.gold`"),

@@ -39,6 +39,10 @@ class Length:
         time.sleep(self.wait)
         return Scored(len(completion) / 4000, {"tenth": len(completion) / 40000})
 
+def tensor(completion, example):
+    import torch
+    return Scored(torch.tensor(0.5), {"tenth": torch.tensor(True)})
+
 @dataclass(frozen=True)
 class AsyncLength:
     async def __call__(self, completion, example):
@@ -84,6 +88,14 @@ def test_two_thousand_calls_of_eight_threads_get_their_own_scores(
     batches = in_threads(lambda n: reward(completions=["x" * (4 * n + k) for k in range(4)]), range(500))
     assert batches == [[(4 * n + k) / 4000 for k in range(4)] for n in range(500)]
     reward.caller.grader.close()
+
+
+@pytest.mark.slow
+def test_tensors_come_back_from_a_process_as_numbers(lengths: str) -> None:
+    pytest.importorskip("torch")
+    graded = Grader(named_reward(f"{lengths}:tensor", timeout=60.0)).grade(["a"] * 20, [EXAMPLE] * 20)
+    assert graded.error is None
+    assert {(g.scored.score, g.scored.parts["tenth"]) for g in graded.graded if g} == {(0.5, 1.0)}
 
 
 def test_threads_start_no_more_processes_than_calls_at_once(lengths: str) -> None:

@@ -81,16 +81,17 @@ def convert(
     rows are those for the task ie.
     """
     from adapters.data import formats
+    from adapters.data.data_file import FAULTS
 
     if out.resolve() == file.resolve():
         raise UserError(f"-o {out} is the file that is read; name another.")
     try:
         done = formats.convert(file, options.of(), name=kind, to=to)
         rows, empty, schemas = _write(done, out)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}.") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except FAULTS as error:
+        raise UserError(f"{file}: {error}.") from None
     if as_json:
         found = {"format": done.name, "read": done.source.count, "to": done.to}
         counts = {"rows": rows, "empty": empty, "left_out": done.left_out, "notes": done.notes}

@@ -18,6 +18,8 @@ UNCLOSED: Final = "a quote is not closed, or stands undoubled inside a quoted ce
 LONE: Final = "a quote stands alone; a cell that holds one is put in quotes, and its own quotes are doubled"
 NOT_UTF8: Final = "not valid UTF-8"
 _SURROGATE: Final = re.compile("[\udc80-\udcff]")
+_SIGN: Final = re.compile(r"\w[\"']?([^\w\s\"'.()\[\]-])[\"']?\w")
+"""What may separate two names of a header."""
 _NAMED: Final = re.compile(r'"?sep=(.)"?[\r\n]*\Z')
 
 Record = tuple[int, list[str] | str]
@@ -110,6 +112,11 @@ def separator(text: str, usual: str, *, cut: bool = False) -> str:
     if len(fitting) == 1:
         return fitting[0]
     others = fitting or [candidate for candidate in SEPARATORS if header[candidate] > 1]
+    if not others and lines and (sign := _SIGN.search(lines[0])) and sign[1] not in SEPARATORS:
+        raise ValueError(
+            f"its header {lines[0].strip()[:60]!r} is separated by {sign[1]!r}; save it with {SEPARATORS[usual]} "
+            "between the cells, and quotes around cells that hold one"
+        )
     if header[usual] > 1 or not others:
         return usual
     names = " or ".join(SEPARATORS[candidate] for candidate in others)

@@ -134,6 +134,10 @@ class Values:
                 cut_off = error.pos > len(self.buffer) - 100 or "Unterminated" in error.msg
                 if not (cut_off and self._more()):
                     raise ValueError(f"{self._place()}: not valid JSON: {error.msg}") from None
+            except RepeatedKeyError as error:
+                raise ValueError(f"{self._place()}: {error}") from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{self._place()}: not valid JSON: {error}") from None
             else:
                 start = self.at
                 if end < len(self.buffer):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import lzma
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,8 +129,7 @@ def _reading(path: Path, at: KeyPath = ()) -> Iterator[DataFile]:
         raise UserError(f"{path.name}: a data file ends in {', '.join(data_file.SUFFIXES)}, or these with .gz.", at=at)
     try:
         yield data_file.examine(path)
-    # ValueError: bad UTF-8, JSON or Parquet; EOFError and the two after it: a damaged compressed file
-    except (OSError, ValueError, RecursionError, csv.Error, EOFError, zlib.error, lzma.LZMAError) as error:
+    except data_file.FAULTS as error:
         raise UserError(f"{path}: cannot be read: {error}", at=at) from None
 
 
@@ -163,15 +159,23 @@ def _json_lines(file: DataFile, wanted: Wanted | None) -> Iterator[tuple[int, in
             yield index, number, _line(line)
 
 
+def parsed(line: bytes) -> Any:
+    """The value of a line of JSON. Raises ValueError with the reason."""
+    try:
+        return DECODER.decode(line.removeprefix(BOM_UTF8).decode())
+    except UnicodeDecodeError:
+        raise ValueError(csv_text.NOT_UTF8) from None
+    except RepeatedKeyError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+
+
 def _line(line: bytes) -> Row:
     try:
-        return _record(DECODER.decode(line.removeprefix(BOM_UTF8).decode()))
-    except UnicodeDecodeError:
-        return {BAD_ROW: csv_text.NOT_UTF8}
-    except RepeatedKeyError as error:
+        return _record(parsed(line))
+    except ValueError as error:
         return {BAD_ROW: str(error)}
-    except (ValueError, RecursionError) as error:
-        return {BAD_ROW: f"not valid JSON: {error}"}
 
 
 def _json_values(file: DataFile) -> Iterator[Row]:

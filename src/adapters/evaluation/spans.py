@@ -31,32 +31,41 @@ Mention = Mapping[str, Any]
 def score_spans(predictions: Path, gold: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """Figures by strategy over all entities, and by label in the strict one.
 
-    Predictions with one id are merged: those of a text that was asked about in several batches of its schema.
+    Predictions with one id are merged: those of a text that was asked about in several batches of its schema. Where
+    gold has a column `variant` (noise), id and variant name a row. Raises UserError for two texts under one name.
     """
     try:
         from nervaluate.evaluator import Evaluator
     except ImportError:
         raise UserError("span scores need nervaluate: pip install -e '.[ie]' in the repository") from None
     task = resolve("tasks", PluginSpec.model_validate({"use": "ie", **params}))
-    answers: dict[str, set[Any]] = defaultdict(set)
+    rows = list(read_file(gold, strict=True))
+    has_variants = any("variant" in row for _, row in rows)
+    answers: dict[tuple[str, Any], set[Any]] = defaultdict(set)
     for number, row in read_file(predictions, strict=True):
         completion = completion_of(row, number, predictions)
-        if not row.get("variant"):  # further label orders ask the same question again
-            answers[str(row.get("id"))] |= task.read(completion).items
+        if has_variants or not row.get("variant"):  # else further label orders ask the same question again
+            answers[_name(row, has_variants)] |= task.read(completion).items
     true, pred = [], []
-    for number, row in read_file(gold, strict=True):
-        if str(row.get("id")) not in answers:
+    texts: dict[tuple[str, Any], str] = {}
+    for number, row in rows:
+        if (name := _name(row, has_variants)) not in answers:
             continue
         if not isinstance(row.get("spans"), list) or not isinstance(row.get("text"), str):
             raise UserError(f"{place(gold, number)}: no spans; `adapters data convert` keeps them.")
+        if texts.setdefault(name, row["text"]) != row["text"]:
+            raise UserError(
+                f"{place(gold, number)}: a second text with the id {name[0]!r}; give each an id of its own."
+            )
         try:
             true.append(list(_annotated(task, row)))
         except (ValueError, TypeError, KeyError) as error:
             remedy = "A span is [start, end, label], in characters of the row's text"
             raise UserError(f"{place(gold, number)}: spans: {error}. {remedy}.") from None
-        pred.append(_located(row["text"], sorted(item for item in answers[str(row["id"])] if len(item) == 2)))
+        pred.append(_located(row["text"], sorted(item for item in answers[name] if len(item) == 2)))
     if not true:
-        raise UserError(f"no id of {predictions} stands in {gold}.")
+        named = "id and variant" if has_variants else "id"
+        raise UserError(f"no {named} of {predictions} stands in {gold}.")
     labels = sorted({mention["label"] for side in (true, pred) for text in side for mention in text})
     result = Evaluator(true, pred, tags=labels, loader="dict").evaluate()
     return {
@@ -78,6 +87,10 @@ def tables(result: Mapping[str, Any], title: str) -> Iterator[Table]:
         yield table
 
 
+def _name(row: Mapping[str, Any], has_variants: bool) -> tuple[str, Any]:
+    return str(row.get("id")), row.get("variant") if has_variants else None
+
+
 def _annotated(task: Any, row: Mapping[str, Any]) -> Iterator[Mention]:
     """The annotated mentions of a row. Raises ValueError for one whose text is not what the row's gold names."""
     text, items = row["text"], task.items(task.gold(row))
@@ -86,7 +99,8 @@ def _annotated(task: Any, row: Mapping[str, Any]) -> Iterator[Mention]:
         surface = text[start:end]
         if not surface.strip() or not task.items({label: [surface]}) <= items:
             raise ValueError(f"at {start} to {end} stands {surface!r}, which gold does not name as {label}")
-        yield _mention(label, start, end)
+        start += len(surface) - len(surface.lstrip())  # gold is read without blanks at its ends
+        yield _mention(label, start, start + len(surface.strip()))
 
 
 def _located(text: str, items: Sequence[tuple[str, str]]) -> list[Mention]:

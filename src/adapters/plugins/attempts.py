@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import reprlib
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
 from typing import Any, NamedTuple
 
 from adapters.secrets import redact
@@ -43,10 +46,10 @@ def checked(name: str, value: Any, example: Example) -> Scored:
     if isinstance(value, Mapping) or (isinstance(value, tuple) and not isinstance(value, Scored)):
         wanted = "not a number: return Scored(score, parts), of adapters.types"
         raise error(f"a {type(value).__name__} {reprlib.repr(value)}", wanted)
+    value = plain(value)
     score, parts = value if isinstance(value, Scored) else Scored(value)
     if not isinstance(parts, Mapping):
         raise error(f"parts of type {type(parts).__name__}", "not a mapping")
-    score, parts = _number(score), {name: _number(part) for name, part in parts.items()}
     for part in parts.values():
         if not isinstance(part, int | float):
             raise error(f"a part {part!r}", "not a number")
@@ -57,11 +60,22 @@ def checked(name: str, value: Any, example: Example) -> Scored:
     return Scored(score, {part: value for part, value in parts.items() if _finite(value)})
 
 
-def _number(value: Any) -> Any:
-    """A bool, or a scalar, array or tensor without dimensions, as a number of Python; other values as they are."""
+def plain(value: Any) -> Any:
+    """A result with Python's numbers, in score and parts, for what stands for a number; others stay as they are.
+
+    These are bools, fractions, decimals, and scalars, arrays and tensors without dimensions.
+    """
+    if isinstance(value, Scored):
+        parts = value.parts
+        named = isinstance(parts, Mapping)
+        return Scored(plain(value.score), {name: plain(part) for name, part in parts.items()} if named else parts)
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         value = value.item()
-    return float(value) if isinstance(value, bool) else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    with contextlib.suppress(ArithmeticError, ValueError):
+        return float(value) if isinstance(value, Real | Decimal) else value
+    return value
 
 
 def _finite(value: float) -> bool:

@@ -254,7 +254,8 @@ def _configure(cls: type, plug: PluginSpec, folder: Path, at: KeyPath) -> Any:
             values[name] = TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise UserError(f"{first['msg'].lower()}, not {first['input']!r}.", at=(*at, name)) from None
+            key = "" if at else f"{name}: "  # `at` names it, too
+            raise UserError(f"{key}{first['msg'].lower()}, not {first['input']!r}.", at=(*at, name)) from None
     for name, field in fields.items():
         if name not in values and dataclasses.MISSING is field.default is field.default_factory:
             raise UserError(f"{plug.use} needs the parameter {name}.", at=at)

@@ -23,6 +23,7 @@ from multiprocessing import Pipe, connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from adapters.plugins.attempts import plain
 from adapters.plugins.registry import FILE_MODULE, load_file
 from adapters.types import Example, Reward
 
@@ -261,7 +262,8 @@ def _answer(pipe: Any, reward: Any, timeout: float) -> None:
 
 
 def _result(value: Any) -> Any:
-    return _runner().run(value) if inspect.iscoroutine(value) else value
+    # A tensor would take a way of its own between processes, which ends with the one that made it.
+    return plain(_runner().run(value) if inspect.iscoroutine(value) else value)
 
 
 @functools.cache

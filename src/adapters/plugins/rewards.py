@@ -152,14 +152,23 @@ def check_signature(reward: Reward, use: str, at: KeyPath = ()) -> None:
     elif "completions" in signature.parameters:
         kind = "as TRL's reward functions do"
         wanted += "; the row's gold is `example.gold`, its prompt `example.prompt`"
+    elif _takes_two(signature):
+        return
     else:
-        try:
-            signature.bind("", None)
-        except TypeError:
-            kind = "which is not (completion, example)"
-        else:
-            return
+        kind = "which is not (completion, example)"
     raise UserError(f"{use} takes {signature}, {kind}. {wanted}.", at=at)
+
+
+def _takes_two(signature: inspect.Signature) -> bool:
+    """Whether it can be called with completion and example. A completion in the second place would get the example."""
+    first, second = [*signature.parameters, "", ""][:2]
+    if first == "prompt" or second == "completion":
+        return False
+    try:
+        signature.bind("", None)
+    except TypeError:
+        return False
+    return True
 
 
 def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:

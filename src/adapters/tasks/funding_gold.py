@@ -38,6 +38,7 @@ def _items(value: Any, name: str) -> list[Any]:
 
 def _text(name: str, value: Any) -> str | None:
     try:
-        return label_text(value)
+        text = label_text(value)
+        return text if text and not text.isspace() else None
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -223,6 +223,22 @@ def test_what_a_template_does_not_write_is_refused_by_key(changed: dict, lost: s
         encoder.tokens([pair(prompt=[TALK[0], TALK[2]])])
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "lost"),
+    [
+        ("gptoss", {"prompt": [TALK[0], {**TALK[1], "tool_calls": [CALL, CALL]}, TALK[2]]}, "one of 2 tool_calls"),
+        ("qwen3", {"prompt": [{"role": "developer", "content": "Be short."}, TALK[0]]}, "the message of the role 'dev"),
+        ("qwen3", {"prompt": [*TALK[:2], {**TALK[2], "role": "ipython"}]}, "the message of the role 'ipython'"),
+    ],
+)
+def test_a_part_of_several_and_a_role_that_a_template_drops(name: str, changed: dict[str, Any], lost: str) -> None:
+    with pytest.raises(UserError, match=f"leaves {lost}.* out of the prompt of row 'r1'"):
+        of_trl(name).tokens([pair(**changed)])
+    calls = [{**CALL, "id": "c1"}, {"id": "c2", **CALL, "function": {**CALL["function"], "name": "find"}}]
+    text = of_trl("qwen3").text(pair(prompt=[TALK[0], {**TALK[1], "tool_calls": calls}, TALK[2]]).prompt)
+    assert '"find"' in text
+
+
 def test_names_that_a_template_does_not_write_are_told() -> None:
     found = prompt_audit.audit(of_trl("qwen2_5"), [pair()], ["dpo"])
     assert [w for w in found["warnings"] if "does not write" in w] == [

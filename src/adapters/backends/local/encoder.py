@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final
@@ -293,11 +293,10 @@ class Encoder:
                     if self.rendered(bare) == text:
                         return key
         for n, turn in enumerate(prompt):
-            if turn["role"] == "tool":
+            for what, other in _altered(turn):
                 with suppress(Exception):
-                    other: Any = {**turn, "content": f"{turn['content']}{_MARK}"}
                     if self.rendered([*prompt[:n], other, *prompt[n + 1 :]]) == text:
-                        return "the reply of a tool"
+                        return what
         return None
 
     @cached_property
@@ -366,3 +365,15 @@ _TEXTS_AS_PARTS: Final = (
     "{%- set turn = dict(turn, content=[{'type': 'text', 'text': turn.content}]) -%}{%- endif -%}"
     "{%- set turns.all = turns.all + [turn] -%}{%- endfor -%}{%- set messages = turns.all -%}"
 )
+
+
+def _altered(turn: Message) -> Iterator[tuple[str, Message]]:
+    """A turn without one of its parts, or with more text, which a template should write in another way."""
+    for key, what in (("tools", "tools"), ("tool_calls", "tool_calls of a turn")):
+        several: Any = turn.get(key) or ()
+        for n in range(len(several) if len(several) > 1 else 0):
+            without: Any = {**turn, key: [*several[:n], *several[n + 1 :]]}
+            yield f"one of {len(several)} {what}", without
+    if (role := turn["role"]) not in ("system", "user", "assistant"):
+        what = "the reply of a tool" if role == "tool" else f"the message of the role {role!r}"
+        yield what, {**turn, "content": f"{turn['content']}{_MARK}"}

@@ -91,9 +91,10 @@ def _near(source: Source) -> list[str]:
     def similarity(name: str) -> float:
         known = FORMATS[name].keys
         best = [max(difflib.SequenceMatcher(None, key.lower(), other).ratio() for other in known) for key in keys]
-        return float(sum(value for value in best if value > 0.6) / len(known) ** 0.5)
+        return float(sum(value for value in best if value > 0.75) / len(known) ** 0.5)
 
-    return sorted((name for name in FORMATS if FORMATS[name].keys), key=similarity, reverse=True)[:2]
+    near = sorted((name for name in FORMATS if FORMATS[name].keys), key=similarity, reverse=True)[:2]
+    return near if similarity(near[0]) else ["spans", "openai"]
 
 
 # ------------------------------------------------------------------------------------------------------------ plug-ins

@@ -214,11 +214,14 @@ def _as_turns(value: Any, role: str, left_out: LeftOut) -> list[Turn]:
 
 
 def _completion(record: Mapping[str, Any], left_out: LeftOut) -> Row:
+    if record.get("label") is False:  # unpaired preferences
+        raise UnusableError("answers with the label false")
     key = next(key for key in _COMPLETIONS if key in record)
     turns = _as_turns(record["prompt"], "user", left_out) + _as_turns(record[key], "assistant", left_out)
     if (system := _text(record.get("system"))) and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
-    count_keys(record, ("prompt", key, "id", "tools", "system"), left_out)
+    known = ("prompt", key, "id", "tools", "system", *(("label",) if record.get("label") is True else ()))
+    count_keys(record, known, left_out)
     return {"messages": turns, **_tools(record)}
 
 

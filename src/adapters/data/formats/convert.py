@@ -107,7 +107,7 @@ def _fill(converted: Converted, items: Iterable[Item], options: Options) -> None
         raise ValueError(f"has no mentions to write{_reasons(converted)}")
     converted.rows = list(WRITERS[converted.to](kept, counts))
     if converted.to == "labelstudio":
-        first = converted.source.first[0] if converted.source.has_records else None
+        first = converted.source.first[0] if converted.format is FORMATS["rows"] else None
         schema = first.get("schema") if isinstance(first, dict) else None
         known = [options.labels.get(str(s), str(s)) for s in schema] if isinstance(schema, list) else []
         converted.config = labeling_config([*options.schema, *filter(None, known)], kept)

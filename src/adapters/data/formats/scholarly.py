@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from adapters.data.formats.base import Format, LeftOut
@@ -16,7 +15,6 @@ from adapters.data_aug.ie import row_id
 from adapters.data_aug.ie.corpora import Entity, Options, Sentence
 from adapters.types import Row
 
-T = TypeVar("T")
 NOT_IN_TEXT = "names and ids that the statement does not hold"
 """Counted, not left out: the row keeps them."""
 
@@ -62,18 +60,10 @@ def _row(identity: str, statement: str, funders: Funders, options: Options, left
     return {**row, "source": options.source}
 
 
-def _located(source: Source, path: Path, read: Callable[[Path], T]) -> T:
-    """What is read from a file of a source; an error names the file where there are several."""
-    try:
-        return read(path)
-    except ValueError as error:
-        raise ValueError(f"{path.name}, {error}" if source.path.is_dir() else str(error)) from None
-
-
 def _articles(source: Source, *names: str, whole: bool = False) -> Iterator[Element]:
     """The elements with these names; with `whole`, the root of a file that has none."""
     for path in source.files(".xml", ".nxml", ".tei"):
-        root = _located(source, path, parse)
+        root = source.read(path, parse)
         found = [root] if root.tag in names else list(children(root, *names)) or ([root] if whole else [])
         source.count += len(found)
         yield from found
@@ -83,7 +73,7 @@ def _holds(source: Source, roots: Iterable[str], names: Iterable[str]) -> bool:
     """Whether a file, or the first of a folder, has one of these roots, or an element of these names at its start."""
     if source.kind not in ("xml", "folder") or not (files := source.files(".xml", ".nxml", ".tei")):
         return False
-    head, root = Source(files[0]).head, _located(source, files[0], root_name)
+    head, root = Source(files[0]).head, source.read(files[0], root_name)
     return root in roots or any(re.search(rf"<(?:[\w.-]+:)?{name}[\s>]", head) for name in names)
 
 
@@ -322,7 +312,7 @@ def _is_crossref(record: Any) -> bool:
 
 def _crossref(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
     number = 0
-    for place, record in list(source.records()) if source.kind == "json" else source.records():
+    for place, record in source.records():
         for work in _works(record):
             number += 1
             if not _is_work(work):

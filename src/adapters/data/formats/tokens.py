@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from adapters.data.data_file import read_text
 from adapters.data.formats.base import Format, LeftOut, Reader
 from adapters.data.formats.source import Source
 from adapters.data.formats.spans import count_keys
@@ -20,7 +22,7 @@ from adapters.data_aug.ie.corpora import (
     conll_sentences,
     is_tag,
     looks_like_conll,
-    spert_sentences,
+    spert_sentence,
     tagged,
     token_starts,
     without_blank_mentions,
@@ -144,11 +146,17 @@ HF = Format(
 
 def _of_path(annotations: Annotations) -> dict[Any, Reader]:
     def read(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentence]:
-        for sentence in annotations(source.path, options, left_out):
+        opened = replace(options, read_text=lambda path: source.read(path, read_text))
+        for sentence in annotations(source.path, opened, left_out):
             source.count += 1
             yield sentence
 
     return {"ie": read}
+
+
+def _spert(source: Source, options: Options, left_out: LeftOut) -> Iterator[Sentence]:
+    for place, record in source.records():
+        yield spert_sentence(record, place, left_out)
 
 
 def _iepile(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
@@ -187,14 +195,14 @@ CONLL = Format(
     _of_path(conll_sentences),
     "Mira\tB-person\nHolt\tI-person\nflew\tO",
     of_file=lambda source: (
-        source.kind == "text" and looks_like_conll(source.head.rpartition("\n")[0] or source.head, Options())
+        source.kind in ("text", "xml") and looks_like_conll(source.head.rpartition("\n")[0] or source.head, Options())
     ),
     tasks=("NER",),
 )
 SPERT = Format(
     "SpERT JSON",
     "sentences",
-    _of_path(spert_sentences),
+    {"ie": _spert},
     '[{"tokens": ["Mira", "flew"], "entities": [{"type": "person", "start": 0, "end": 1}], "relations": []}]',
     ("tokens", "entities", "relations"),
     _is_spert,

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from adapters.data.data_file import examine
+
 DEEPEST = 200
 """Elements inside each other; deeper ones are no article."""
 
@@ -77,8 +79,15 @@ def _read(path: Path, builder: TreeBuilder) -> None:
     parser.EntityDeclHandler, parser.DefaultHandlerExpand = entity, other
     parser.UseForeignDTD(True)  # else an entity of an unread DTD is an error of syntax
     try:
-        with path.open("rb") as file:
-            parser.ParseFile(file)
+        file = examine(path, by_content=True)
+        if file.encoding != "utf-8-sig":  # of which the parser knows a few only
+            with file.text() as text:
+                parser.Parse(text.read(), True)
+        else:
+            with file.binary() as data:
+                parser.ParseFile(data)
+    except LookupError as error:
+        raise ValueError(f"line 1: is not XML: {error}") from None
     except expat.ExpatError as error:
         raise ValueError(f"line {error.lineno}: is not XML: {expat.errors.messages[error.code]}") from None
 
