@@ -50,7 +50,7 @@ def test_a_recipe_without_select_has_the_fingerprints_that_it_had(recipe: Path) 
     assert all("select" not in fingerprinted_settings(stage) for stage in stages)
     assert ["validation" in fingerprinted_settings(stage) for stage in stages] == [True, False]
     without, with_it = plan(recipe), plan(recipe, "stages.1.select={}")
-    assert [j.fingerprint for j in without.jobs][0] == [j.fingerprint for j in with_it.jobs][0]
+    assert without.jobs[0].fingerprint == with_it.jobs[0].fingerprint
     assert without.jobs[1].fingerprint != with_it.jobs[1].fingerprint
     assert not without.jobs[1].validation
 
@@ -83,7 +83,7 @@ def test_held_out_rows_count_as_training_data_for_test_sets(recipe: Path) -> Non
         (["stages.0.select={metric: funders}"], "stages.0.select.metric: the task counts no such field. Did you mean"),
         (
             ["stages.0.select={}", "stages.0.validation=0"],
-            "stages.0.validation: select measures held-out rows, and none",
+            "stages.0.validation: select measures held-out rows",
         ),
         (["stages.1.select={rows: 1}"], "stages.1.select.rows: this should be greater than or equal to 2"),
         (["stages.1.validation=0.1"], "validation of a grpo stage holds rows out for select, which is not given"),

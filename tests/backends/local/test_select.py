@@ -1,0 +1,166 @@
+"""`select:` in real trainings of the tiny model: what is measured, kept, resumed, and the same in two processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import chain_recipe, save_lively_model
+
+torch = pytest.importorskip("torch")
+
+from launching import accelerate, difference, figures, lines, run, two_processes  # noqa: E402
+
+from adapters.backends import backend as make_backend  # noqa: E402
+from adapters.backends.local import select  # noqa: E402
+from adapters.backends.selection import FILE  # noqa: E402
+from adapters.pipeline.plan import Plan, make_plan  # noqa: E402
+from adapters.pipeline.run import run_plan  # noqa: E402
+from adapters.recipe.load import load_recipe  # noqa: E402
+
+SFT = ["stages.0.max_steps=6", "stages.0.save_every=3", "stages.0.validation=0.3", "evaluate=[]"]
+SFT += ["stages.1.max_steps=1"]
+SFT += ["stages.0.select={metric: reward, every: 2}", "stages.0.learning_rate=0.1"]
+REWARDS = "stages.1.rewards=[./digest.py:Digest]"
+# A random model earns nothing; by this no two answers are alike, and every state has a figure of its own.
+DIGEST = """
+from hashlib import sha256
+class Digest:
+    def __call__(self, completion, example):
+        return 1.0 if completion == example.completion else sha256(completion.encode()).digest()[0] / 300
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("select")
+    (folder / "digest.py").write_text(DIGEST)
+    path = folder / "chain.yaml"
+    path.write_text(chain_recipe(folder, save_lively_model(tiny_model, folder / "lively")))
+    return path
+
+
+def planned(path: Path, *overrides: str) -> tuple[Plan, Any]:
+    file = load_recipe(path, [REWARDS, *overrides])
+    backend = make_backend(file.recipe)
+    return make_plan(file, backend), backend
+
+
+@pytest.mark.slow
+def test_a_killed_stage_chooses_what_an_unbroken_one_does(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    answers = select._answers
+
+    def counted(*args: Any) -> Sequence[str]:
+        measured.append(1)
+        return answers(*args)
+
+    monkeypatch.setattr(select, "_answers", counted)
+    whole, backend = planned(recipe, *SFT, "name=whole")
+    run_plan(whole, backend)
+    assert len(measured) == 4, "the start, steps 2 and 4, and the end"
+    broken, backend = planned(recipe, *SFT, "name=broken")
+    step_end = select.Selecting.on_step_end
+
+    def killed(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_end(self, args, state, control, **kwargs)
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(select.Selecting, "on_step_end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(broken, backend)
+    assert len(measured) == 7
+    run_plan(broken, backend)
+    assert len(measured) == 8, "step 4 comes again, from the checkpoint of step 3, and is not measured again"
+    folders = [p.folder / "1-sft" for p in (whole, broken)]
+    first, second = (lines(f / FILE) for f in folders)
+    assert first == second
+    assert [r["step"] for r in first] == [0, 2, 4, 6]
+    logs = [[r for r in lines(f / "log.jsonl") if "held_out/reward" in r] for f in folders]
+    assert logs[0] == logs[1]
+    assert figures(whole.folder, "1-sft")["select"] == figures(broken.folder, "1-sft")["select"]
+    assert difference(*folders) == 0
+    chosen = figures(whole.folder, "1-sft")["select"]
+    assert chosen["value"] == max(r["value"] for r in first[1:])
+    assert len({r["value"] for r in first}) == 4
+    assert not list(folders[0].rglob("state-*")), "the trainer's folder goes"
+
+
+@pytest.mark.slow
+def test_a_measurement_answers_as_an_evaluation_of_the_kept_state(recipe: Path) -> None:
+    made, backend = planned(recipe, *SFT, "name=exact", "model.precision=fp32")
+    run_plan(made, backend)
+    selected, chosen = made.jobs[0].select, figures(made.folder, "1-sft")["select"]
+    assert selected is not None
+    prompts = [e.prompt for e in selected.judge.examples]
+    sample, limit = backend.sampler(made.folder / "1-sft"), selected.max_new_tokens
+    answers = sample(prompts, max_new_tokens=limit, batch_size=None, progress=lambda *_: None)
+    [stored] = [r for r in lines(made.folder / "1-sft" / FILE) if r["step"] == chosen["step"]]
+    assert selected.judge.rows([answer.text for answer in answers]) == stored["rows"]
+
+
+def test_weights_are_rounded_for_the_answers_only() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[0].requires_grad_(False)
+    before = [p.data for p in model.parameters()]
+    with select._in_16_bits(model):
+        assert [p.dtype for p in model.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2, "trained ones stay"
+    assert all(p.data is data or p.data.equal(data) for p, data in zip(model.parameters(), before, strict=True))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def by_step(values: dict[int, bool]) -> Callable[..., Sequence[str]]:
+    """Stands in for the answers: right ones at the steps of `values` that say so, none at the others."""
+    steps = iter(values.values())
+
+    def answers(run: Any, selected: Any, progress: Any) -> Sequence[str]:
+        right = next(steps)
+        return [e.completion if right else "" for e in selected.judge.examples]
+
+    return answers
+
+
+@pytest.mark.slow
+def test_grpo_that_gets_worse_keeps_the_bytes_of_its_start(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, backend = planned(
+        recipe, "name=kept", "evaluate=[]", "stages.0.max_steps=1", "stages.1.select={every: 1}",
+        "stages.1.batch_size=2", "stages.1.validation=0.3",
+    )  # fmt: skip
+    monkeypatch.setattr(select, "_answers", by_step({0: True, 1: False, 2: False}))
+    run_plan(made, backend)
+    files = [made.folder / stage / "adapter_model.safetensors" for stage in ("1-sft", "2-grpo")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    found = figures(made.folder, "2-grpo")["select"]
+    assert (found["kept"], found["step"], found["end_step"], found["value"]) == ("start", 0, 2, 1.0)
+
+
+@pytest.mark.slow
+def test_a_first_stage_may_keep_the_untrained_adapter(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, backend = planned(recipe, *SFT, "name=untrained")
+    monkeypatch.setattr(select, "_answers", by_step({0: True, 2: False, 4: False, 6: False}))
+    run_plan(made, backend)
+    from safetensors.torch import load_file
+
+    weights = load_file(made.folder / "1-sft" / "adapter_model.safetensors")
+    assert not any(t.any() for name, t in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_and_stop_together(recipe: Path) -> None:
+    config = two_processes(recipe.parent, "ddp")
+    overrides = [*SFT, "stages.0.select.patience=1", "stages.0.learning_rate=1e-9", REWARDS, "name=two"]
+    overrides += ["stages.1.select={metric: reward}", "stages.1.validation=0.3"]
+    ended = run(accelerate(config, str(recipe), *overrides), recipe.parent)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    folder = recipe.parent / "runs" / "two"
+    assert [r["step"] for r in lines(folder / "1-sft" / FILE)] == [0, 2, 4], "no better one after the first"
+    found = figures(folder, "1-sft")
+    assert (found["steps"], found["select"]["step"], found["select"]["stopped_early"]) == (4, 2, True)
+    assert [r["step"] for r in lines(folder / "2-grpo" / FILE)] == [0, 1]
+    assert json.loads((folder / "2-grpo/manifest.json").read_text())["figures"]["select"]["rows"] == 7
+    assert "1-sft: step 0, held-out reward" in ended.stderr
