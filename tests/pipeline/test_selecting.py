@@ -58,12 +58,14 @@ def test_a_recipe_without_select_has_the_fingerprints_that_it_had(recipe: Path) 
 def test_grpo_holds_out_whole_ids_when_it_selects(recipe: Path) -> None:
     job = plan(recipe, "stages.1.select={}", "stages.1.data=[{path: train.jsonl, repeat: 2}]").jobs[1]
     held_out = {e.id for e in job.validation}
-    assert len(held_out) == len(job.validation) == 4, "a tenth"
+    assert len(held_out) == len(job.validation) == 8, "a fifth, as the stage before"
+    assert held_out == {e.id for e in plan(recipe).jobs[0].validation}
     assert not held_out & {e.id for e in job.examples}
-    assert len(job.examples) == 72
+    assert len(job.examples) == 64
     assert job.select is not None
     assert {e.id for e in job.select.judge.examples} == held_out
     assert len(plan(recipe, "stages.1.select={rows: 2}").jobs[1].validation) == 2
+    assert len(plan(recipe, "stages.1.select={}", "stages.0.validation=0").jobs[1].validation) == 4, "a tenth"
     assert len(plan(recipe, "stages.1.select={}", "stages.1.validation=0.25").jobs[1].validation) == 10
 
 
@@ -73,7 +75,7 @@ def test_held_out_rows_count_as_training_data_for_test_sets(recipe: Path) -> Non
     write_jsonl(recipe.parent / "test.jsonl", rows)
     test = "evaluate=[{name: test, data: [{path: test.jsonl}]}]"
     [found] = plan(recipe, "stages.1.select={}", test, "stages.0.data=[{synthesize: funding, n: 9}]").evaluations
-    assert found.leaked == len(rows) == 4
+    assert found.leaked == len(rows) == 8
 
 
 @pytest.mark.parametrize(

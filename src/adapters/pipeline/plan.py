@@ -239,8 +239,9 @@ def _job(
     if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
     examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
-    fitting, tokens, audit = _within_limits(stage, examples, measure.lengths(examples), at)
-    share, most = selecting.held_out_share(stage)
+    lengths = measure.lengths(examples)
+    fitting, tokens, audit = _within_limits(stage, examples, lengths, at)
+    share, most = selecting.held_out_share(recipe.stages, n)
     training, validation = _hold_out(fitting, share, recipe.seed, most)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     plugins += [[r.identity, r.weight] for r in measured if r not in rewards]
@@ -260,14 +261,21 @@ def _job(
         rejected=loaded.rejected,
         too_long=len(examples) - len(fitting),
         tokens=tokens,
+        beyond=_beyond(stage, examples, lengths or ()),
+        longest_answer=max((length.completion for length in lengths or ()), default=0),
     )
-    if stage.select is None:
-        return job
-    ids = {e.id for e in validation}
+    return _with_selection(job, task, loaded, measured, measure, notes) if stage.select else job
+
+
+def _with_selection(
+    job: Job, task: Task, loaded: Loaded, rewards: tuple[NamedReward, ...], measure: Measure, notes: list[str]
+) -> Job:
+    """The job with what its held-out rows are measured by."""
+    ids = {e.id for e in job.validation}
     held_out = list({e.id: e for e in reversed(loaded.examples) if e.id in ids}.values())  # conversations are whole
     lengths = measure.lengths(held_out) if held_out else None
     limit = _answer_limit([length.completion for length in lengths or ()])
-    job = replace(job, select=selecting.selection(task, job, measured, held_out, limit))
+    job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))
     notes += selecting.note(job)
     return job
 
@@ -295,6 +303,14 @@ def _within_limits(
     figures = _token_figures([length for length, fit in zip(lengths, fits, strict=True) if fit])
     kept = [example for example, fit in zip(examples, fits, strict=True) if fit]
     return kept, figures, by_source(examples, lengths, fits)
+
+
+def _beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
+    """The rows that a GRPO stage drops for their gold answer."""
+    if not isinstance(stage, Grpo):
+        return ()
+    both = zip(examples, lengths, strict=bool(lengths))
+    return tuple(e for e, length in both if length.completion > stage.max_completion_length)
 
 
 def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from adapters.backends.jobs import Job
 from adapters.backends.selection import Selection
-from adapters.errors import UserError, hint
+from adapters.data.load import text_key
+from adapters.errors import KeyPath, UserError, hint
 from adapters.evaluation.held_out import F1, REWARD, HeldOut, fields
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.stages import Stage
@@ -16,14 +17,18 @@ from adapters.types import Example, Task
 VALIDATION_ROWS: Final = 200
 """Held-out rows of a stage without `select`, at most."""
 GRPO_SHARE: Final = 0.1
-"""Share of the ids that a GRPO stage with `select` holds out, if its recipe says nothing."""
+"""Share of the ids that a GRPO stage with `select` holds out, where neither it nor a stage before says one."""
 FEW: Final = 50
 """Held-out rows below which a choice is mostly chance."""
 
 
-def held_out_share(stage: Stage) -> tuple[float, int]:
+def held_out_share(stages: Sequence[Stage], n: int) -> tuple[float, int]:
     """The share of a stage's ids that is held out, and the most rows."""
-    share = stage.validation if stage.validation is not None else GRPO_SHARE if stage.select else 0.0
+    stage = stages[n]
+    if (share := stage.validation) is None:
+        # Of the same rows an equal share holds out the same ones, which the stages before have not learned either.
+        before = max((other.validation or 0.0 for other in stages[:n]), default=0.0)
+        share = (before or GRPO_SHARE) if stage.select else 0.0
     return share, stage.select.rows if stage.select else VALIDATION_ROWS
 
 
@@ -66,7 +71,7 @@ def selection(
     return Selection(select, judge, every, max_new_tokens)
 
 
-def _check_counts(judge: HeldOut, at: tuple[str | int, ...]) -> None:
+def _check_counts(judge: HeldOut, at: KeyPath) -> None:
     bare = [e.id for e in judge.examples if e.gold is None]
     if bare:
         raise UserError(
@@ -93,3 +98,16 @@ def note(job: Job) -> list[str]:
         f"{job.name}: its states are measured {times} times, {n:,} held-out rows each, by {job.select.judge.metric}: "
         f"{times * n:,} answers of {job.select.max_new_tokens} tokens at most{few}"
     ]
+
+
+def findings(jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
+    """What is odd about the held-out rows that states are chosen by, with the key that it is about."""
+    for job in jobs:
+        held_out = {text_key(e) for e in job.select.judge.examples} if job.select else set()
+        for other in jobs[: job.index]:
+            if learned := held_out & {text_key(e) for e in other.examples}:
+                yield (
+                    f"{len(learned)} of {len(held_out)} held-out texts are among those that {other.name} trains on, "
+                    "which flatters the start; hold out the same share of the same rows in both stages",
+                    ("stages", job.index, "select"),
+                )
