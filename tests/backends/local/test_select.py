@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import chain_recipe, save_lively_model
+from tiny import chain_recipe, funding_rows, save_lively_model, write_jsonl
 
 torch = pytest.importorskip("torch")
 
-from launching import accelerate, difference, figures, lines, run, two_processes  # noqa: E402
+from launching import AS_ON_A_GPU, accelerate, difference, figures, lines, run, two_processes  # noqa: E402
 
 from adapters.backends import backend as make_backend  # noqa: E402
 from adapters.backends.local import select  # noqa: E402
@@ -151,9 +151,26 @@ def test_a_first_stage_may_keep_the_untrained_adapter(recipe: Path, monkeypatch:
 
 
 @pytest.mark.slow
+def test_dpo_on_pairs_of_the_task_is_measured_by_a_field(recipe: Path) -> None:
+    rows = [{**row, "rejected": "[]"} for row in funding_rows(30) if row["funders"]]
+    write_jsonl(recipe.parent / "pairs.jsonl", rows)
+    stage = "{kind: dpo, data: [{path: pairs.jsonl}], batch_size: 4, max_steps: 2, learning_rate: 1e-3"
+    dpo = f"stages=[{stage}, validation: 0.2, select: {{metric: funder, every: 1}}}}]"
+    file = load_recipe(recipe, [dpo, "name=dpo", "evaluate=[]"])
+    backend = make_backend(file.recipe)
+    made = make_plan(file, backend)
+    run_plan(made, backend)
+    assert [r["step"] for r in lines(made.folder / "1-dpo" / FILE)] == [0, 1, 2]
+    found = figures(made.folder, "1-dpo")
+    assert (found["select"]["metric"], found["select"]["rows"]) == ("funder", 4)
+    assert "accuracy_held_out" in found
+
+
+@pytest.mark.slow
 def test_two_processes_measure_and_stop_together(recipe: Path) -> None:
+    """With a GPU's defaults: 16-bit weights, gradient checkpointing, and transformers' own `generate`."""
     config = two_processes(recipe.parent, "ddp")
-    overrides = [*SFT, "stages.0.select.patience=1", "stages.0.learning_rate=1e-9", REWARDS, "name=two"]
+    overrides = [*SFT, *AS_ON_A_GPU, "stages.0.select.patience=1", "stages.0.learning_rate=1e-9", REWARDS, "name=two"]
     overrides += ["stages.1.select={metric: reward}", "stages.1.validation=0.3"]
     ended = run(accelerate(config, str(recipe), *overrides), recipe.parent)
     assert ended.returncode == 0, ended.stderr[-3000:]

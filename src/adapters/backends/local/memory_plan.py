@@ -125,9 +125,11 @@ def plan_memory(
         use, share = _training_use(job, recipe, shape, replace(common, world=world, zero=zero), available)
         plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share, note))
         if job.select:
-            use = _measuring_use(job, job.select, recipe, shape, use, available)
+            beside = memory.components(shape, use).get("vLLM", 0.0)
+            left = None if available is None else available - beside
+            use = _measuring_use(job, job.select, recipe, shape, use, left)
             name = f"{job.name}, answering held-out rows"
-            plans.append(plan_stage(name, shape, use, available, f"stages.{job.index}", share, note))
+            plans.append(plan_stage(name, shape, use, left, f"stages.{job.index}", share, note))
     # A CPU evaluates in bf16 where it has it, the merged model cast in place.
     bits = max(16.0, common.weight_bits) if gpu else 8.0 * common.compute_bytes
     common = replace(common, trains=False, checkpointing=False, weight_bits=bits)

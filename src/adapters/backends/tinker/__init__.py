@@ -56,9 +56,6 @@ class TinkerBackend(TokenizingBackend):
         """Raise UserError for what the service cannot do; return notes on differences."""
         check_recipe(self.recipe)
         for n, stage in enumerate(stages):
-            if stage.select is not None:
-                fault = "the hosted trainer keeps the last state; leave select out, or train with trainer: local."
-                raise UserError(fault, at=("stages", n, "select"))
             reference = getattr(stage, "reference", "start")
             if reference not in ("start", "base"):
                 try:
