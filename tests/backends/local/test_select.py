@@ -13,10 +13,13 @@ from tiny import chain_recipe, funding_rows, save_lively_model, write_jsonl
 torch = pytest.importorskip("torch")
 
 from launching import AS_ON_A_GPU, accelerate, difference, figures, lines, run, two_processes  # noqa: E402
+from peft import get_peft_model_state_dict  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 from adapters.backends import backend as make_backend  # noqa: E402
 from adapters.backends.local import select  # noqa: E402
 from adapters.backends.selection import FILE  # noqa: E402
+from adapters.errors import UserError  # noqa: E402
 from adapters.pipeline.plan import Plan, make_plan  # noqa: E402
 from adapters.pipeline.run import run_plan  # noqa: E402
 from adapters.recipe.load import load_recipe  # noqa: E402
@@ -92,6 +95,47 @@ def test_a_killed_stage_chooses_what_an_unbroken_one_does(recipe: Path, monkeypa
 
 
 @pytest.mark.slow
+def test_measuring_changes_no_step_of_the_training(recipe: Path) -> None:
+    with_it, backend = planned(recipe, *SFT, "name=measured", "stages.0.select.keep=last")
+    run_plan(with_it, backend)
+    without, backend = planned(recipe, *SFT, "name=plain", "stages.0.select=null")
+    run_plan(without, backend)
+    assert difference(with_it.folder / "1-sft", without.folder / "1-sft") == 0
+
+
+@pytest.mark.slow
+def test_a_killed_grpo_stage_samples_and_chooses_as_an_unbroken_one(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grpo = ["stages.1.select={metric: reward, every: 1}", "stages.1.validation=0.3", "stages.1.save_every=1"]
+    grpo += ["stages.0.max_steps=1", "stages.1.max_steps=3", "stages.1.learning_rate=0.5", "evaluate=[]"]
+    grpo += ["stages.1.health.max_kl=null"]
+    step_end = select.Selecting.on_step_end
+
+    def killed(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_end(self, args, state, control, **kwargs)
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    folders = []
+    for name in ("grpo-whole", "grpo-broken"):
+        made, backend = planned(recipe, *grpo, f"name={name}")
+        if name == "grpo-broken":
+            with monkeypatch.context() as patch:
+                patch.setattr(select.Selecting, "on_step_end", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    run_plan(made, backend)
+        run_plan(made, backend)
+        folders.append(made.folder / "2-grpo")
+    first, second = (lines(f / FILE) for f in folders)
+    assert first == second
+    assert len({r["value"] for r in first}) > 1
+    answers = [[(r["step"], r["completion"]) for r in lines(f / "rollouts-0.jsonl")] for f in folders]
+    assert answers[0] == answers[1]
+    assert difference(*folders) == 0
+
+
+@pytest.mark.slow
 def test_a_measurement_answers_as_an_evaluation_of_the_kept_state(recipe: Path) -> None:
     made, backend = planned(recipe, *SFT, "name=exact", "model.precision=fp32")
     run_plan(made, backend)
@@ -126,6 +170,43 @@ def by_step(values: dict[int, bool]) -> Callable[..., Sequence[str]]:
 
 
 @pytest.mark.slow
+def test_the_folder_gets_the_best_state_also_when_killed_at_the_end(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience runs out at step 6 of 9, where a checkpoint is; what goes on from there must train no step more."""
+    made, backend = planned(recipe, *SFT, "name=best", "stages.0.max_steps=9", "stages.0.select.patience=2")
+    monkeypatch.setattr(select, "_answers", by_step({0: False, 2: True, 4: False, 6: False}))
+    states: list[dict] = []
+    finish = select.Selecting.finish
+
+    def killed_once(self: Any, last: int) -> dict[str, Any]:
+        states.extend([weights_in_memory(self.run.model), load_file(self._file(2))])
+        if len(states) == 2:
+            raise KeyboardInterrupt
+        return finish(self, last)
+
+    monkeypatch.setattr(select.Selecting, "finish", killed_once)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(made, backend)
+    run_plan(made, backend)
+    last, best, last_again, best_again = states
+    assert same(last, last_again)
+    assert same(best, best_again)
+    assert not same(last, best)
+    assert same(best, load_file(made.folder / "1-sft" / "adapter_model.safetensors"))
+    found = figures(made.folder, "1-sft")
+    assert (found["steps"], found["select"]["step"], found["select"]["stopped_early"]) == (6, 2, True)
+
+
+def weights_in_memory(model: Any) -> dict:
+    return {name: t.clone() for name, t in get_peft_model_state_dict(model, adapter_name="default").items()}
+
+
+def same(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
 def test_grpo_that_gets_worse_keeps_the_bytes_of_its_start(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, backend = planned(
         recipe, "name=kept", "evaluate=[]", "stages.0.max_steps=1", "stages.1.select={every: 1}",
@@ -144,8 +225,6 @@ def test_a_first_stage_may_keep_the_untrained_adapter(recipe: Path, monkeypatch:
     made, backend = planned(recipe, *SFT, "name=untrained")
     monkeypatch.setattr(select, "_answers", by_step({0: True, 2: False, 4: False, 6: False}))
     run_plan(made, backend)
-    from safetensors.torch import load_file
-
     weights = load_file(made.folder / "1-sft" / "adapter_model.safetensors")
     assert not any(t.any() for name, t in weights.items() if "lora_B" in name)
 
@@ -166,15 +245,39 @@ def test_dpo_on_pairs_of_the_task_is_measured_by_a_field(recipe: Path) -> None:
     assert "accuracy_held_out" in found
 
 
+def test_sharded_weights_are_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = load_recipe(recipe, SFT).recipe.stages
+    select.check(stages[0], ("stages", 0, "select"))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_INIT", "false")
+    pytest.importorskip("deepspeed")
+    select.check(stages[1], ("stages", 1, "select"))
+    with pytest.raises(UserError, match="this launch shards them") as raised:
+        select.check(stages[0], ("stages", 0, "select"))
+    assert raised.value.at == ("stages", 0, "select")
+
+
 @pytest.mark.slow
-def test_two_processes_measure_and_stop_together(recipe: Path) -> None:
+@pytest.mark.parametrize("kind", ["ddp", "zero2"])
+def test_two_processes_measure_and_stop_together(recipe: Path, kind: str) -> None:
     """With a GPU's defaults: 16-bit weights, gradient checkpointing, and transformers' own `generate`."""
-    config = two_processes(recipe.parent, "ddp")
-    overrides = [*SFT, *AS_ON_A_GPU, "stages.0.select.patience=1", "stages.0.learning_rate=1e-9", REWARDS, "name=two"]
+    if kind == "zero2":
+        pytest.importorskip("deepspeed")
+    config = two_processes(recipe.parent, kind)
+    overrides = [
+        *SFT,
+        *AS_ON_A_GPU,
+        "stages.0.select.patience=1",
+        "stages.0.learning_rate=1e-9",
+        REWARDS,
+        f"name={kind}",
+    ]
     overrides += ["stages.1.select={metric: reward}", "stages.1.validation=0.3"]
     ended = run(accelerate(config, str(recipe), *overrides), recipe.parent)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    folder = recipe.parent / "runs" / "two"
+    folder = recipe.parent / "runs" / kind
     assert [r["step"] for r in lines(folder / "1-sft" / FILE)] == [0, 2, 4], "no better one after the first"
     found = figures(folder, "1-sft")
     assert (found["steps"], found["select"]["step"], found["select"]["stopped_early"]) == (4, 2, True)
