@@ -285,6 +285,23 @@ def test_the_card_says_what_sampled_the_completions(made: tuple[Finished, Path])
 
 
 @pytest.mark.usefixtures("same_plots")
+def test_the_card_says_which_state_was_chosen(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    stage = finished.stages[-1]
+    chosen = {"step": 40, "metric": "award_id", "rows": 200, "text": "the state of step 40 is kept: award_id 0.800"}
+    manifest = copy.deepcopy(stage.manifest)
+    manifest["stage"]["select"] = {"metric": "award_id", "every": 20, "patience": None, "keep": "better"}
+    for step, said in ((40, "step 40 of stage 2"), (0, "the start of stage 2")):
+        manifest["figures"]["select"] = {**chosen, "step": step}
+        stages = (finished.stages[0], dataclasses.replace(stage, manifest=manifest))
+        text = card.render(dataclasses.replace(finished, stages=stages), folder, "me/funding-echo", FACTS, [])
+        assert f"**Checkpoint:** {said}, chosen by award id on 200 held-out rows, on which its figure is" in text
+        assert "Held-out rows: the state of step 40 is kept: award_id 0.800." in text
+        assert "| select every | 20 |" in text
+        assert "select patience" not in text
+
+
+@pytest.mark.usefixtures("same_plots")
 def test_blocks_inside_blocks_do_not_end_them(made: tuple[Finished, Path]) -> None:
     finished, folder = made
     agent = dataclasses.replace(finished, task=AgentTask())

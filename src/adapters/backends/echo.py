@@ -6,12 +6,14 @@ Its adapter is a file of prompt -> answer. To other prompts its sampler answers 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.backends import selection
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.jobs import Job
+from adapters.backends.selection import Course, Selection
 from adapters.console import phase
 from adapters.data.load import prompt_key
 from adapters.recipe.recipe import Recipe
@@ -46,27 +48,54 @@ class EchoBackend:
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Store the targets."""
         phase("training")
-        known = json.loads((start / WEIGHTS).read_text()) if start else {}
-        for step in range(job.steps):
-            progress(step + 1, job.steps, {"loss": 1 / (step + 1)})
-        known |= {prompt_key(e): e.completion or "" for e in job.examples}
+        known, steps = json.loads((start / WEIGHTS).read_text()) if start else {}, job.steps
+
+        def after(step: int) -> dict[str, str]:
+            return known | {
+                prompt_key(e): e.completion or "" for e in job.examples[: len(job.examples) * step // steps]
+            }
+
+        for step in range(steps):
+            progress(step + 1, steps, {"loss": 1 / (step + 1)})
+        chosen = {"select": _chosen(job.select, job, after, folder)} if job.select else {}
+        known = after(chosen["select"]["step"] if chosen else steps)
         (folder / WEIGHTS).write_text(json.dumps(known))
         (folder / CONFIG).write_text(json.dumps({"peft_type": "ECHO"}))
-        return {"steps": job.steps}
+        return {"steps": steps, **chosen}
 
     @staticmethod
     def sampler(adapter: Path | None) -> Sampler:
         """A sampler that answers with the stored targets."""
-        known = json.loads((adapter / WEIGHTS).read_text()) if adapter else {}
-
-        def sample(
-            prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
-        ) -> list[Sample]:
-            texts = [known.get(prompt_key(Example("", "", tuple(p))), "[]") for p in prompts]
-            progress(len(texts), len(texts), {})
-            return [Sample(text, len(text.split()), False) for text in texts]
-
-        return sample
+        return _answering(json.loads((adapter / WEIGHTS).read_text()) if adapter else {})
 
     def barrier(self) -> None:
         """One process only."""
+
+
+def _answering(known: Mapping[str, str]) -> Sampler:
+    """A sampler that answers with known targets."""
+
+    def sample(
+        prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
+    ) -> list[Sample]:
+        texts = [known.get(prompt_key(Example("", "", tuple(p))), "[]") for p in prompts]
+        progress(len(texts), len(texts), {})
+        return [Sample(text, len(text.split()), False) for text in texts]
+
+    return sample
+
+
+def _chosen(selected: Selection, job: Job, after: Callable[[int], Mapping[str, str]], folder: Path) -> dict[str, Any]:
+    """Measure the due states of a stage; `after` gives that of a step. Returns the figures of the choice."""
+    course, prompts = Course(selected, job.steps, job.name), [e.prompt for e in selected.judge.examples]
+    step = 0
+    for step in filter(course.due, range(job.steps + 1)):
+        answer = _answering(after(step))
+        samples = answer(prompts, max_new_tokens=selected.max_new_tokens, batch_size=None, progress=lambda *_: None)
+        measured = course.add(step, selected.judge.rows([sample.text for sample in samples]))
+        selection.store(folder, measured)
+        selection.log(folder, selected.judge.metric, measured)
+        course.announce(measured)
+        if step == course.last_step:
+            break
+    return course.outcome(step)

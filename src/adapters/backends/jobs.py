@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.backends import adapter_folder
+from adapters.backends.selection import Selection
 from adapters.data.load import Rejected
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.stages import Stage
@@ -37,6 +38,12 @@ class Job:
     """Token lengths and dropped rows by source (`data.lengths`); empty without a tokenizer."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
+    beyond: tuple[Example, ...] = ()
+    """Of GRPO, the rows that are dropped because their gold answer is longer than max_completion_length."""
+    longest_answer: int = 0
+    """Tokens of the longest gold answer, dropped or not."""
+    select: Selection | None = None
+    """What the held-out rows are measured by while the stage trains; None: the last state is kept."""
 
     @property
     def name(self) -> str:

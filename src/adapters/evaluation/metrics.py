@@ -64,7 +64,7 @@ def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]
     """Mean of per-example values with its 95 % bootstrap interval."""
     table = np.asarray(values, dtype=float)[:, None]
     means = resampled_sums(table, seed)[:, 0] / len(table)
-    return {"mean": float(table.mean()), "mean_ci": _percentiles(means), "n": len(table)}
+    return {"mean": float(table.mean()), "mean_ci": percentiles(means), "n": len(table)}
 
 
 def main_mode(modes: Iterable[str]) -> str:
@@ -80,30 +80,30 @@ def f1_change_intervals(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any
     """
     tables = np.stack([before, after], axis=1).astype(float)
     drawn = _f1(resampled_sums(tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:]))
-    return _percentiles((drawn[:, 1] - drawn[:, 0]).T)
+    return percentiles((drawn[:, 1] - drawn[:, 0]).T)
 
 
 def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """2 matched / (gold + pred); the last axis of `sums` is gold, pred and matched."""
     gold, pred, matched = np.moveaxis(sums, -1, 0)
-    return _ratio(2 * matched, gold + pred)
+    return ratio(2 * matched, gold + pred)
 
 
 def _intervals(sums: np.ndarray[Any, Any]) -> dict[str, list[float]]:
     gold, pred, matched = sums.T
-    p, r = _ratio(matched, pred), _ratio(matched, gold)
+    p, r = ratio(matched, pred), ratio(matched, gold)
     drawn = {"precision_ci": p, "recall_ci": r}
     for name, beta in BETAS.items():
-        drawn[f"{name}_ci"] = _ratio((1 + beta * beta) * p * r, beta * beta * p + r)
-    return dict(zip(drawn, _percentiles(np.stack(list(drawn.values()))), strict=True))
+        drawn[f"{name}_ci"] = ratio((1 + beta * beta) * p * r, beta * beta * p + r)
+    return dict(zip(drawn, percentiles(np.stack(list(drawn.values()))), strict=True))
 
 
-def _ratio(above: np.ndarray[Any, Any], below: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def ratio(above: np.ndarray[Any, Any], below: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The quotient, 0 where `below` is 0."""
     return np.divide(above, below, out=np.zeros_like(below), where=below > 0)  # type: ignore[no-any-return]
 
 
-def _percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
+def percentiles(values: np.ndarray[Any, Any]) -> list[Any]:
     """The bounds of the middle 95 %, along the last axis."""
     return np.percentile(values, (2.5, 97.5), axis=-1).T.tolist()  # type: ignore[no-any-return]
 

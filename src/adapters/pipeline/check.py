@@ -11,8 +11,8 @@ from adapters import console
 from adapters.backends.jobs import Backend
 from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
-from adapters.errors import UserError
-from adapters.pipeline import ledger
+from adapters.errors import KeyPath, UserError
+from adapters.pipeline import ledger, rl_rows, selecting
 from adapters.pipeline.plan import Plan, check_dropped_share, check_first, cost_notes, leakage, make_plan
 from adapters.pipeline.run import ready
 from adapters.plugins import source_files
@@ -97,7 +97,8 @@ def check_recipe(
     out.ledger = ledger.of_plan(plan)
     out.warnings += ledger.findings(out.ledger)
     out.notes += filter(None, [ledger.unread(out.ledger)])
-    out.warnings += _labels(plan)
+    odd = [*_labels(plan), *rl_rows.findings(plan.task, plan.jobs), *selecting.findings(plan.jobs)]
+    out.warnings += [file.locate(UserError(sentence, at=at)) for sentence, at in odd]
     _try(out, file, lambda: _prompts(out, backend, plan))
     _try(out, file, lambda: _memory(out, backend, plan, hardware))
     _try(out, file, lambda: out.notes.extend(ready(plan, backend)))
@@ -118,13 +119,13 @@ def _try(out: Checked, file: RecipeFile, part: Any) -> None:
         out.errors.append(file.locate(error))
 
 
-def _labels(plan: Plan) -> list[str]:
-    """What the task finds odd about the labels of the training rows."""
+def _labels(plan: Plan) -> list[tuple[str, KeyPath]]:
+    """What the task finds odd about the labels of the training rows, and the key that it is about."""
     find = getattr(plan.task, "findings", None)
     if find is None:
         return []
     golds = [example.gold for job in plan.jobs for example in job.examples]
-    return [plan.file.locate(UserError(sentence, at=("task", *at) if at else ())) for sentence, at in find(golds)]
+    return [(sentence, ("task", *at) if at else ()) for sentence, at in find(golds)]
 
 
 def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from adapters.data.lengths import by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
+from adapters.pipeline import selecting
 from adapters.plugins import task_bench
 from adapters.plugins.registry import offered, resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
@@ -27,9 +28,6 @@ from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
 from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage
 from adapters.types import Example, Lengths, Row, Task
-
-VALIDATION_ROWS = 200
-"""Token counts of examples; None where the tokenizer is not needed and cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     read = Reader(file, task, notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
-        jobs.append(_job(read, n, rewards[n], jobs[-1].fingerprint if jobs else "", measure, notes))
+        jobs.append(_job(read, n, rewards, jobs[-1].fingerprint if jobs else "", measure, notes))
     trained = set().union(*(job.texts for job in jobs))
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed, read=read)
     notes += leakage(tests)
@@ -221,13 +219,14 @@ def evaluations(
 def _job(
     read: Reader,
     n: int,
-    rewards: tuple[NamedReward, ...],
+    all_rewards: Sequence[tuple[NamedReward, ...]],
     previous: str,
     measure: Measure,
     notes: list[str],
 ) -> Job:
     file, task, recipe = read.file, read.task, read.file.recipe
-    stage, at = recipe.stages[n], ("stages", n)
+    stage, at, rewards = recipe.stages[n], ("stages", n), all_rewards[n]
+    measured = selecting.measured_rewards(recipe.stages, all_rewards, n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
     loaded, epochs = _stage_rows(read, n)
     for i, reward in enumerate(rewards):
@@ -240,10 +239,13 @@ def _job(
     if not isinstance(stage, Sft):
         _check_reference(stage.reference, recipe, (*at, "reference"))
     examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
-    fitting, tokens, audit = _within_limits(stage, examples, measure.lengths(examples), at)
-    training, validation = _hold_out(fitting, getattr(stage, "validation", 0.0), recipe.seed)
+    lengths = measure.lengths(examples)
+    fitting, tokens, audit = _within_limits(stage, examples, lengths, at)
+    share, most = selecting.held_out_share(recipe.stages, n)
+    training, validation = _hold_out(fitting, share, recipe.seed, most)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
-    return Job(
+    plugins += [[r.identity, r.weight] for r in measured if r not in rewards]
+    job = Job(
         index=n,
         stage=stage,
         folder=run_folder(recipe) / f"{n + 1}-{stage.kind}",
@@ -259,7 +261,23 @@ def _job(
         rejected=loaded.rejected,
         too_long=len(examples) - len(fitting),
         tokens=tokens,
+        beyond=_beyond(stage, examples, lengths or ()),
+        longest_answer=max((length.completion for length in lengths or ()), default=0),
     )
+    return _with_selection(job, task, loaded, measured, measure, notes) if stage.select else job
+
+
+def _with_selection(
+    job: Job, task: Task, loaded: Loaded, rewards: tuple[NamedReward, ...], measure: Measure, notes: list[str]
+) -> Job:
+    """The job with what its held-out rows are measured by."""
+    ids = {e.id for e in job.validation}
+    held_out = list({e.id: e for e in reversed(loaded.examples) if e.id in ids}.values())  # conversations are whole
+    lengths = measure.lengths(held_out) if held_out else None
+    limit = _answer_limit([length.completion for length in lengths or ()])
+    job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))
+    notes += selecting.note(job)
+    return job
 
 
 def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
@@ -285,6 +303,14 @@ def _within_limits(
     figures = _token_figures([length for length, fit in zip(lengths, fits, strict=True) if fit])
     kept = [example for example, fit in zip(examples, fits, strict=True) if fit]
     return kept, figures, by_source(examples, lengths, fits)
+
+
+def _beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
+    """The rows that a GRPO stage drops for their gold answer."""
+    if not isinstance(stage, Grpo):
+        return ()
+    both = zip(examples, lengths, strict=bool(lengths))
+    return tuple(e for e, length in both if length.completion > stage.max_completion_length)
 
 
 def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
@@ -357,7 +383,8 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
     if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
-    older = {"updates_per_generation": 1, "flat_groups": "keep"}  # what stages did that are older than these keys
+    # What stages did that are older than these keys.
+    older = {"updates_per_generation": 1, "flat_groups": "keep", "select": None, "validation": None}
     return {key: value for key, value in settings.items() if key not in older or value != older[key]}
 
 
@@ -391,7 +418,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
             examples += read(spec.data, at, rephrase(variant)).examples
     lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
-    limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
+    limit = spec.max_new_tokens or _answer_limit(answers)
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
     scorer = score_hash("tasks", recipe.task, task, file.folder)
     return Evaluation(
@@ -410,16 +437,23 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
     )
 
 
+def _answer_limit(answers: Sequence[int]) -> int:
+    """Tokens of an answer, at most: 1.5 times the longest gold answer."""
+    return max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
+
+
 def _fits(stage: Stage, length: Lengths) -> bool:
     if isinstance(stage, Grpo):
         return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length
 
 
-def _hold_out(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def _hold_out(
+    examples: list[Example], share: float, seed: int, most: int = selecting.VALIDATION_ROWS
+) -> tuple[list[Example], list[Example]]:
     """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
     ids = sorted({e.id for e in examples}, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-    chosen = set(ids[: min(VALIDATION_ROWS, int(share * len(ids)))])
+    chosen = set(ids[: min(most, int(share * len(ids)))])
     first = {e.id: e for e in reversed(examples) if e.id in chosen}
     return [e for e in examples if e.id not in chosen], list(first.values())
 

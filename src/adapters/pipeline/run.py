@@ -212,6 +212,8 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "versions": versions(),
         }
         adapter_folder.commit(job.folder, manifest)
+        if chosen := figures.get("select"):
+            console.console(stderr=True).print(f"{job.name}: {chosen['text']}", markup=False, soft_wrap=True)
     backend.barrier()
 
 

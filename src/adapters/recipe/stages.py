@@ -21,6 +21,22 @@ class Health(Strict):
     )
 
 
+class Select(Strict):
+    """Held-out rows answered greedily while a stage trains, early stopping, and which state the stage keeps."""
+
+    metric: str = Field(
+        default="f1", description="f1: over all fields in the main matching mode; reward: of GRPO; or one field's F1."
+    )
+    every: Count | None = Field(default=None, description="Steps between two measurements; default: a tenth.")
+    patience: Count | None = Field(
+        default=None, description="Stop after so many measurements in a row without a better one; null: never."
+    )
+    rows: int = Field(default=200, ge=2, description="Held-out rows, at most.")
+    keep: Literal["better", "last"] = Field(
+        default="better", description="The best state, or the start where that is clearly better; or the last state."
+    )
+
+
 class _Stage(Strict):
     data: Sources = Field(description="The stage's training data.")
     noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
@@ -36,6 +52,7 @@ class _Stage(Strict):
     save_every: Count | None = Field(default=None, description="Checkpoint interval in steps; default: a tenth.")
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
     health: Health = Field(default=Health(), description="Automatic stopping.")
+    select: Select | None = Field(default=None, description="Measure held-out rows while training, keep the best.")
     trl: dict[str, Any] = Field(default_factory=dict, description="Options of TRL's config class.")
 
 
@@ -58,6 +75,9 @@ class Grpo(_Stage):
     """Group relative policy optimisation (Shao et al. 2024) on the sum of the rewards."""
 
     kind: Literal["grpo"]
+    validation: float | None = Field(
+        default=None, ge=0, lt=0.5, description="Share of ids held out for select; default: 0.1 with it, else 0."
+    )
     rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
     batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
     group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")
@@ -88,6 +108,12 @@ class Grpo(_Stage):
     def _server_and_address(self) -> Grpo:
         if (self.vllm == "server") != (self.vllm_server or "").startswith(("http://", "https://")):
             raise ValueError("vllm: server and vllm_server: http://HOST:PORT go together")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_for_something(self) -> Grpo:
+        if self.validation and self.select is None:
+            raise ValueError("validation of a grpo stage holds rows out for select, which is not given")
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from adapters.backends.selection import LOGGED
+
 Log = Sequence[Mapping[str, float]]
 Points = list[tuple[float, float]]
 
@@ -54,7 +56,7 @@ def panels(log: Log) -> list[Panel]:
     taken = {*NO_PANEL, *known}
     for key in keys:
         stem, _, last = key.rpartition("/")
-        if key in taken or (last == "std" and f"{stem}/mean" in keys):
+        if key in taken or (last == "std" and f"{stem}/mean" in keys) or (last in ("low", "high") and stem in keys):
             continue
         taken.add(key)
         main, name = key.startswith(("rewards/", "parts/")), stem.partition("/")[2]
@@ -66,6 +68,9 @@ def panels(log: Log) -> list[Panel]:
             line = _line(log, key, "mean")
             if [y for _, y in line.points] != [y for _, y in points(log, "reward")]:
                 out.append(Panel(f"Reward {name}", (line,), "unweighted; band: one standard deviation of the batch"))
+        elif key.startswith(LOGGED):
+            title, note = f"Held-out {last.replace('_', ' ')}", "greedy answers to held-out rows; band: 95 % interval"
+            out.insert(0, Panel(title, (_line(log, key, last),), note))
         elif key.startswith("parts/"):
             out.append(Panel(last.replace("_", " "), (_line(log, key, last),), f"part of the reward {name}"))
         else:
@@ -83,6 +88,8 @@ def _line(log: Log, key: str, name: str) -> Line:
     if key == "completions/mean_length":
         low, high = "completions/min_length", "completions/max_length"
         band = [(e["step"], e[low], e[high]) for e in log if low in e and high in e]
+    elif key.startswith(LOGGED):
+        band = [(e["step"], e[f"{key}/low"], e[f"{key}/high"]) for e in log if f"{key}/low" in e and f"{key}/high" in e]
     else:
         std = "reward_std" if key == "reward" else f"{stem}/std" if last == "mean" else ""
         band = [(e["step"], e[key] - e[std], e[key] + e[std]) for e in log if key in e and std in e]

@@ -56,6 +56,7 @@ def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     constants = [
         (key.replace("_", " "), settings.get(key)) for key in SHOWN if settings.get(key) != usual.get(key, ...)
     ]
+    constants += [(f"select {key}", value) for key, value in as_dict(settings.get("select")).items()]
     constants += [(f"trl.{key}", value) for key, value in as_dict(settings.get("trl")).items()]
     return [(name, plain(value)) for name, value in constants if value is not None]
 
@@ -111,6 +112,8 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
         out.append(("first KL", short(kl)))
     if (share := number(figures.get("zero_variance_share"))) is not None:
         out.append(("groups without variance", f"{share:.0%}"))
+    if text := as_dict(figures.get("select")).get("text"):
+        out.append(("held-out rows", plain(text)))
     out += [(k.replace("_", " "), plain(v)) for k, v in figures.items() if k not in known and number(v) is not None]
     if time := minutes(stage.manifest.get("seconds")):
         out.append(("time", time))

@@ -274,6 +274,12 @@ def test_the_parts_of_a_grpo_stage(tiny_model: Path, tmp_path: Path) -> None:
     own = checked(tiny_model, tmp_path, "--device", "80GB")["memory"]
     assert [plan["name"] for plan in own] == ["1-grpo", "loading, on the host"]
     assert {"generation cache", "reading prompts", "merged copy"} < own[0]["parts"].keys()
+    found = checked(tiny_model, tmp_path, "--device", "80GB", grpo=", select: {rows: 4}, validation: 0.2")
+    training, measuring = found["memory"][:2]
+    assert measuring["name"] == "1-grpo, answering held-out rows"
+    assert measuring["parts"]["optimizer"] == training["parts"]["optimizer"]
+    assert 0 < measuring["parts"]["generation cache"] < training["parts"]["generation cache"], "4 answers, not 32"
+    assert any("its states are measured 8 times, 4 held-out rows each" in note for note in found["notes"])
     vllm = checked(tiny_model, tmp_path, "--device", "80GB", grpo=", trl: {vllm_gpu_memory_utilization: 0.25}")
     assert "vLLM" not in vllm["memory"][0]["parts"], "nothing says that vLLM samples"
     (tmp_path / "many.yaml").write_text("num_processes: 16\nnum_machines: 2\n")

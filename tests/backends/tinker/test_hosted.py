@@ -368,6 +368,7 @@ GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards
         ({"stages": [{**GRPO, "trl": {"loss_type": "dr_grpo"}}]}, ("stages", 0, "trl", "loss_type"), "tinker.loss"),
         ({"stages": [{**GRPO, "trl": {"use_vllm": True}}]}, ("stages", 0, "trl", "use_vllm"), "not ignored"),
         ({"stages": [{**GRPO, "gradient_checkpointing": True}]}, ("stages", 0, "gradient_checkpointing"), "leave it"),
+        ({"stages": [{**GRPO, "select": {}}]}, ("stages", 0, "select"), "keeps the last state"),
         ({"stages": [{**GRPO, "vllm": "colocate"}]}, ("stages", 0, "vllm"), "leave it"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -16,9 +17,10 @@ from accelerate.utils import set_seed
 from transformers import AutoConfig, dynamic_module_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import dpo, kernels, packing, sharding, trainer_args, training, vllm_sampling
+from adapters.backends.local import dpo, kernels, packing, select, sharding, trainer_args, training, vllm_sampling
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     check_modules,
@@ -70,6 +72,7 @@ class LocalBackend(TokenizingBackend):
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
+            select.check(stage, ("stages", n, "select"))
             if getattr(stage, "vllm", "off") in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
                 raise UserError(missing, at=("stages", n, "vllm"))
             if getattr(stage, "packing", False):
@@ -138,16 +141,19 @@ class LocalBackend(TokenizingBackend):
             packed if self.recipe.model.speedups else nullcontext(),
             vllm_sampling.beside_training(run, self.base, self.state.device.type) as sampled,
         ):
-            figures = TRAIN[job.stage.kind](run, job.stage) | sampled
+            figures = TRAIN[job.stage.kind](run, job.stage) | sampled | run.chosen
+        untrained = run.chosen.get("select", {}).get("kept") == "start"
         phase("verifying the adapter")
         with sharding.whole(adapter):
             if self.state.is_main_process:
-                _verify_weights(adapter)
+                _verify_weights(adapter, trained=not untrained)
                 name_base(adapter, self.base)
                 # False: the check of "auto" would ask the Hub about the base's vocabulary, which no stage changes.
                 adapter.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
                 self.encoder.tokenizer.save_pretrained(str(folder))
+                if untrained and start is not None:
+                    shutil.copyfile(start / WEIGHTS, folder / WEIGHTS)
         del model, adapter, run
         self._free()
         return figures
@@ -193,7 +199,7 @@ def _check_quantized(sharded: str | None) -> None:
         )
 
 
-def _verify_weights(adapter: Any) -> None:
+def _verify_weights(adapter: Any, *, trained: bool) -> None:
     tensors = {name: tensor for name, tensor in adapter.named_parameters() if ".default." in name}
-    if problem := training_failure(tensors):
+    if trained and (problem := training_failure(tensors)):
         raise RuntimeError(problem)

@@ -33,6 +33,7 @@ from adapters.backends.memory import (
     plan_stage,
     weight_bytes,
 )
+from adapters.backends.selection import Selection
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Grpo
@@ -123,6 +124,12 @@ def plan_memory(
     for job in jobs:
         use, share = _training_use(job, recipe, shape, replace(common, world=world, zero=zero), available)
         plans.append(plan_stage(job.name, shape, use, available, f"stages.{job.index}", share, note))
+        if job.select:
+            beside = memory.components(shape, use).get("vLLM", 0.0)
+            left = None if available is None else available - beside
+            use = _measuring_use(job, job.select, recipe, shape, use, left)
+            name = f"{job.name}, answering held-out rows"
+            plans.append(plan_stage(name, shape, use, left, f"stages.{job.index}", share, note))
     # A CPU evaluates in bf16 where it has it, the merged model cast in place.
     bits = max(16.0, common.weight_bits) if gpu else 8.0 * common.compute_bytes
     common = replace(common, trains=False, checkpointing=False, weight_bits=bits)
@@ -247,6 +254,18 @@ def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: f
     prompts = -(-use.generated // stage.group_size) if once else use.generated
     use = replace(use, prompt=use.tokens - stage.max_completion_length, prompts=prompts)
     mergeable = speedups and shape.adapted > 0 and use.weight_bits >= 16
+    return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))
+
+
+def _measuring_use(
+    job: Job, selected: Selection, recipe: Recipe, shape: Shape, use: Use, available: float | None
+) -> Use:
+    """A stage's use while it answers held-out rows, beside what training keeps."""
+    rows = min(64 if use.gpu else 32, len(selected.judge.examples))
+    prompt = max((e["prompt"]["max"] for e in job.lengths), default=use.tokens)
+    use = replace(use, tokens=prompt + selected.max_new_tokens, prompt=prompt, prompts=rows, generated=rows)
+    use = replace(use, micro_batch=1, vllm=None)  # the passes of training are over, or have not begun
+    mergeable = recipe.model.speedups and shape.adapted > 0 and use.weight_bits >= 16
     return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))
 
 

@@ -34,6 +34,7 @@ from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.importance_ratio import log_importance_ratio
 from adapters.backends.local.model import mismatch, on_gpu
+from adapters.backends.local.select import Selecting
 from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
 from adapters.backends.local.trainer_args import trainer_config
@@ -109,6 +110,8 @@ class LocalStage:
     progress: Progress
     sampling: dict[str, Any] = field(default_factory=dict)
     """TRL's options for sampling with vLLM; see `vllm_sampling`."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """Once the training has ended: which state was kept, for the stage's figures; see `selection`."""
 
     @property
     def joins_rows(self) -> bool:
@@ -124,6 +127,7 @@ class LocalStage:
     def trainer(self, kind: Any, rows: Dataset, **options: Any) -> Any:
         """A trainer of TRL, without its own progress bar and printing."""
         watch = Watch(self.job, self.folder.parent / "log.jsonl", self.progress)
+        selecting = [Selecting(self, self.job.select)] if self.job.select else []
         trainer = kind(
             model=self.model,
             args=trainer_config(
@@ -131,7 +135,7 @@ class LocalStage:
             ),
             train_dataset=rows,
             processing_class=self.encoder.tokenizer,
-            callbacks=[watch, HealthWatch(self.job.stage.health), Checkpoints()],
+            callbacks=[watch, HealthWatch(self.job.stage.health), *selecting, Checkpoints()],
             **options,
         )
         for callback in (PrinterCallback, ProgressCallback):
@@ -140,21 +144,29 @@ class LocalStage:
         return trainer
 
     def train(self, trainer: Any) -> TrainerState:
-        """Train all steps, from the newest valid checkpoint if there is one."""
-        phase("training")
+        """Train all steps, from the newest valid checkpoint if there is one; keep the chosen state."""
         checkpoint = last_good(self.folder)
         step = step_of(checkpoint)
         # A record of step n is logged at its end, and its rollouts are written while n - 1 steps are done.
         rewind(self.folder.parent / f"rollouts-{PartialState().process_index}.jsonl", step)
         if PartialState().is_main_process:
             rewind(self.folder.parent / "log.jsonl", step + 1)
-        if checkpoint and step >= self.job.steps:
+        selecting = next((c for c in trainer.callback_handler.callbacks if isinstance(c, Selecting)), None)
+        if selecting:
+            phase("measuring the start")
+            selecting.begin()
+        phase("training")
+        if checkpoint and step >= (selecting.last_step if selecting else self.job.steps):
             # Killed after the last step: the trainer itself would take one more before it notices.
             model = trainer.accelerator.unwrap_model(trainer.model)
             set_peft_model_state_dict(model, load_file(checkpoint / WEIGHTS), adapter_name="default")
-            return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        return trainer.state
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            state = trainer.state
+        if selecting:
+            self.chosen["select"] = selecting.finish(state.global_step)
+        return state
 
 
 def train_sft(run: LocalStage, stage: Sft) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
         )
     if stage.gradient_checkpointing is not None:
         raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
+    if stage.select is not None:
+        raise UserError("the hosted trainer keeps the last state; leave this out.", at=(*at, "select"))
     if getattr(stage, "vllm", "auto") not in ("auto", "off"):
         raise UserError("the service samples with what it has; leave it out.", at=(*at, "vllm"))
 

@@ -1,0 +1,67 @@
+"""What keeps a GRPO stage from learning, seen in its rows: flat groups, lost answers, prompts that SFT has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from adapters.backends.jobs import Job
+from adapters.errors import KeyPath
+from adapters.evaluation.held_out import fields
+from adapters.recipe.stages import Grpo, Sft
+from adapters.types import Example, Task
+
+FLAT: Final = 0.25
+"""Share of rows without anything to find above which is warned; seven in ten of their groups had equal rewards."""
+LOST: Final = 0.02
+"""Share of the gold values in dropped rows above which is warned."""
+SEEN: Final = 0.1
+"""Share of the texts that an SFT stage has too, above which is warned."""
+
+
+def findings(task: Task, jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
+    """Sentences on the rows of the GRPO stages, each with the key of the recipe that it is about."""
+    for job in jobs:
+        if isinstance(job.stage, Grpo):
+            at = ("stages", job.index)
+            yield from _values(task, job, at)
+            yield from _seen(job, jobs[: job.index], (*at, "data"))
+
+
+def _values(task: Task, job: Job, at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
+    kept, lost = ([_to_find(task, e) for e in rows] for rows in (job.examples, job.beyond))
+    if not sum(kept) + sum(lost):
+        return
+    flat = sum(not n for n in kept) / len(kept)
+    if flat > FLAT:
+        yield (
+            f"{flat:.0%} of the stage's rows have nothing to find; most groups on such rows have equal rewards and "
+            "teach nothing, so leave them out of its data, or keep a tenth of them",
+            (*at, "data"),
+        )
+    share = sum(lost) / (sum(kept) + sum(lost))
+    if share > LOST:
+        yield (
+            f"{len(lost) / (len(kept) + len(lost)):.0%} of the stage's rows have a longer gold answer and are dropped, "
+            f"and {share:.0%} of the gold values with them; raise it, to {_round_up(job.longest_answer)} for all",
+            (*at, "max_completion_length"),
+        )
+
+
+def _seen(job: Job, before: Sequence[Job], at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
+    for other in before:
+        share = len(job.texts & other.texts) / max(1, len(job.texts))
+        if isinstance(other.stage, Sft) and share > SEEN:
+            yield (
+                f"{share:.0%} of the stage's texts are also those of {other.name}, which teaches their gold answers; "
+                "their groups differ less, so give the stage rows that no SFT stage has (`split`)",
+                at,
+            )
+
+
+def _to_find(task: Task, example: Example) -> float:
+    return sum(counts.gold for counts in fields(task, example).values())
+
+
+def _round_up(tokens: int) -> int:
+    return 32 * -(-tokens // 32)
