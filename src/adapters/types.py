@@ -209,6 +209,15 @@ class Sample(NamedTuple):
     truncated: bool
 
 
+class Drawn(NamedTuple):
+    """One of several answers to a prompt. `logprob`: mean over its tokens, in nats, at temperature 1; None: unknown."""
+
+    text: str
+    tokens: int
+    truncated: bool
+    logprob: float | None = None
+
+
 class Lengths(NamedTuple):
     """Tokens of an example for the trainer and inference; both completions include their end token."""
 
