@@ -91,6 +91,13 @@ def weights_hash(folder: Path | None) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
+def content_hash(folder: Path | None) -> str | None:
+    """Hash of an adapter's weights, also of one without a manifest; None without weights."""
+    if folder is None or not (folder / WEIGHTS).is_file():
+        return None
+    return weights_hash(folder) or sha256(folder / WEIGHTS)
+
+
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An adapter's tensors, each once.
 

@@ -15,7 +15,7 @@ from adapters import console
 from adapters.backends import adapter_folder
 from adapters.backends.base_files import check_base
 from adapters.backends.jobs import Backend, Evaluation, Job
-from adapters.data.lengths import by_source
+from adapters.data.lengths import answer_limit, by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
@@ -360,7 +360,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
             examples += read(spec.data, at, rephrase(variant)).examples
     lengths = measure(examples)
     answers = [length.completion for length in lengths or ()]
-    limit = spec.max_new_tokens or max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
+    limit = spec.max_new_tokens or answer_limit(answers)
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
     scorer = score_hash("tasks", recipe.task, task, file.folder)
     return Evaluation(

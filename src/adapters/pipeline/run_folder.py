@@ -242,6 +242,15 @@ def _recipe(path: Path) -> Mapping[str, Any]:
     return present_keys(read_json(path / "recipe.json"))
 
 
+def adapter_in(folder: Path) -> Path:
+    """The adapter of a folder: itself, or a run's last finished stage. Raises UserError for any other folder."""
+    if (folder / adapter_folder.CONFIG).is_file():
+        return folder
+    if (folder / "recipe.json").is_file():
+        return RunFolder.open(folder).adapter_stage().path
+    raise UserError(f"{folder} is neither a run folder nor an adapter: it holds no {adapter_folder.CONFIG}.")
+
+
 def refuse_links(folder: Path) -> None:
     """Raise UserError for a link in a run folder that leads out of it. The folder itself may be a link."""
     inside = folder.resolve()
