@@ -29,7 +29,7 @@ def work_folder(folder: Path) -> Path:
 
 def owner_line(fingerprint: str, start: Path | None) -> str:
     """The owner file's line: a job's fingerprint and the weights it starts from."""
-    return f"{fingerprint} from {weights_hash(start) or 'base'}"
+    return f"{fingerprint} from {content_hash(start) or 'base'}"
 
 
 def commit(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ class Job:
         manifest = adapter_folder.manifest(self.folder)
         if manifest is None or manifest.get("fingerprint") != self.fingerprint or adapter_folder.problems(self.folder):
             return False
-        return bool(manifest.get("start_hash") == adapter_folder.weights_hash(start))
+        return bool(manifest.get("start_hash") == adapter_folder.content_hash(start))
 
 
 @dataclass(frozen=True)

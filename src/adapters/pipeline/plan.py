@@ -19,6 +19,7 @@ from adapters.data.lengths import answer_limit, by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
+from adapters.pipeline import starting
 from adapters.plugins import task_bench
 from adapters.plugins.registry import offered, resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
@@ -43,6 +44,8 @@ class Plan:
     jobs: tuple[Job, ...]
     evaluations: tuple[Evaluation, ...]
     notes: tuple[str, ...]
+    start: Path | None = None
+    """The adapter that the first stage goes on from; None for a new one."""
 
     @property
     def recipe(self) -> Recipe:
@@ -71,11 +74,15 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     task = task_of(file)
     rewards = stage_rewards(file)
     notes = backend.check(recipe.stages)
+    start = starting.adapter(recipe, backend)
+    if start is not None:
+        notes.append(f"stage 1 starts from {recipe.start}; its training rows are not looked for in the test sets")
+    before = starting.fingerprint(start)
     measure = partial(_lengths, backend, needed=tokenizer_needed, notes=notes)
     read = Reader(file, task, notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
-        jobs.append(_job(read, n, rewards[n], jobs[-1].fingerprint if jobs else "", measure, notes))
+        jobs.append(_job(read, n, rewards[n], jobs[-1].fingerprint if jobs else before, measure, notes))
     trained = set().union(*(job.texts for job in jobs))
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed, read=read)
     notes += leakage(tests)
@@ -88,7 +95,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
         notes += cost_notes(backend, jobs, tests, certain=tokenizer_needed)
     if file.renamed:
         notes.append(f"renamed keys, of which the old names still work: {', '.join(_renamed(file.renamed))}")
-    return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+    return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)), start)
 
 
 def check_first(file: RecipeFile) -> None:
@@ -335,14 +342,8 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
         return
     if problems := adapter_folder.problems(Path(reference)):
         raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
-    config = json.loads((Path(reference) / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
-    lora = recipe.lora
-    ours: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": lora.rslora}
-    theirs = {k: config.get(k, v) for k, v in ours.items()}
-    for key in ("rank_pattern", "alpha_pattern"):
-        ours[key], theirs[key] = getattr(lora, key), config.get(key) or {}
-    if other := [f"{k} {theirs[k]} (here {v})" for k, v in ours.items() if theirs[k] != v]:
+    if other := starting.other_lora(Path(reference), recipe.lora):
         raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
 
 

@@ -129,6 +129,11 @@ class Recipe(Strict):
     task: PluginSpec = Field(description="How a row becomes a prompt and a target, and how answers are scored.")
     model: Model
     lora: Lora = Lora()
+    start: str | None = Field(
+        default=None,
+        description="Adapter that the first stage goes on from: a stage's folder, a run's (its last stage), or any "
+        "adapter's; default: a new one.",
+    )
     trainer: Literal["local", "tinker", "echo"] = Field(
         default="local", description="local: this machine; tinker: the Tinker API (docs/hosted.md); echo: no model."
     )
