@@ -134,6 +134,8 @@ class Task(Protocol):
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
     - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
     - `modes`: {matching mode: what it means}, for people who read the figures;
+    - `as_gold(completion)`: an answer in the form of gold (raises ValueError), where that is not what `record` makes of
+      it; with either, answers can be compared with each other (`pick: vote`);
     - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail;
     - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise;
     - `findings(golds) -> [(sentence, key path)]`: what is odd about the training labels, for `adapters check`; the

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from adapters.backends.jobs import Job
+from adapters.backends.jobs import PICKED, Job
 from adapters.console import clock, new_table
 from adapters.environment import peak_memory_text
 from adapters.evaluation import comparison, metrics
@@ -81,9 +81,22 @@ def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, e
     sets = report["sets"]
     stages = "\n".join(_stage_line(name, stage) for name, stage in report.get("stages", {}).items())
     tables = list(result_tables(report)) if everything else [main_table(sets)] if sets else []
-    for item in filter(None, [stages, *tables, headline(sets, folder)]):
+    for item in filter(None, [stages, *tables, headline(sets, folder), "\n".join(_costs(sets))]):
         screen.print()
         screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
+
+
+def _costs(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What picking from several answers cost, beside the single answer."""
+    for name, models in sets.items():
+        for label, figures in models.items() if PICKED in name else ():
+            yield f"{name} ({label}): {_cost(figures)}; single answers: {_cost(sets[name.partition(PICKED)[0]][label])}"
+
+
+def _cost(figures: Mapping[str, Any]) -> str:
+    cost = figures.get("cost", {"tokens": figures["tokens"]})  # stored before the recipe wanted several answers
+    seconds = f"{cost['seconds']:,.0f} s, " if "seconds" in cost else ""
+    return f"{seconds}{cost['tokens']:,} tokens"
 
 
 def next_commands(folder: Path, trainer: str) -> str:

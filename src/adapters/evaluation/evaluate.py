@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -40,6 +41,8 @@ class SetFigures(TypedDict):
     by_source: NotRequired[dict[str, dict[str, Any]]]
     variants: NotRequired[dict[str, Any]]
     """Spread of F1 over the prompt variants."""
+    cost: NotRequired[dict[str, float]]
+    """Seconds of sampling and tokens of all answers, of a test set that is also answered by picking."""
     always_empty: NotRequired[dict[str, float]]
     """Mean score of the empty answer by reward: the baseline."""
     reward_errors: NotRequired[dict[str, int]]
@@ -52,8 +55,7 @@ class Stored(NamedTuple):
 
     samples: list[Sample]
     scores: Mapping[str, list[Scored]]
-    always_empty: Mapping[str, float]
-    reward_errors: Mapping[str, int]
+    figures: SetFigures
 
 
 def stored_answers(folder: Path, evaluation: Evaluation, key: str) -> Stored | None:
@@ -69,7 +71,7 @@ def stored_answers(folder: Path, evaluation: Evaluation, key: str) -> Stored | N
     samples = [Sample(row["completion"], row["tokens"], row["truncated"]) for row in rows]
     names = [entry.rpartition("=")[0] for entry in set(of_rewards.split(",")) & set(rewards.split(",")) if entry]
     scores = {n: [Scored(row["rewards"].get(n), row["parts"].get(n, {})) for row in rows] for n in names}
-    return Stored(samples, scores, figures.get("always_empty", {}), figures.get("reward_errors", {}))
+    return Stored(samples, scores, figures)
 
 
 def evaluate(
@@ -84,14 +86,17 @@ def evaluate(
 ) -> SetFigures:
     """Answer a test set greedily, score the answers, store them if `write`."""
     examples, prompts = evaluation.examples, [e.prompt for e in evaluation.examples]
-    stored = sampler if isinstance(sampler, Stored) else Stored([], {}, {}, {})
+    stored = sampler if isinstance(sampler, Stored) else Stored([], {}, cast(SetFigures, {}))
     if isinstance(sampler, Stored):
-        samples = sampler.samples
+        samples, cost = sampler.samples, sampler.figures.get("cost")
     else:
         console.phase("sampling")
+        began = time.monotonic()
         samples = sampler(
             prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
         )
+        tokens = getattr(sampler, "tokens", None) or sum(sample.tokens for sample in samples)
+        cost = {"seconds": round(time.monotonic() - began, 2), "tokens": tokens}
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
     texts = [s.text for s in samples]
@@ -100,14 +105,16 @@ def evaluate(
     by_row = [dict(zip(names, of_row, strict=True)) for of_row in zip(*graded, strict=True)] or [{}] * len(examples)
     scored = [_score(task, of_row, e, s) for of_row, e, s in zip(by_row, examples, samples, strict=True)]
     figures = summary(evaluation, samples, scored, rewards)
+    if evaluation.picking and cost:
+        figures["cost"] = cost
     if empty_answer := getattr(task, "empty_answer", None):
-        known = {n: mean for n, mean in stored.always_empty.items() if n in stored.scores}
+        known = {n: mean for n, mean in stored.figures.get("always_empty", {}).items() if n in stored.scores}
         new = [g for g in graders if g.named.name not in known]
         means = {g.named.name: _baseline(g, empty_answer, examples[: figures["n"]]) for g in new}
         figures["always_empty"] = known | {name: mean for name, mean in means.items() if mean is not None}
     for grader in graders:
         grader.close()
-    errors = {n: count for n, count in stored.reward_errors.items() if n in stored.scores}
+    errors = {n: count for n, count in stored.figures.get("reward_errors", {}).items() if n in stored.scores}
     if errors := errors | {g.named.name: g.failures for g in graders if g.failures}:
         figures["reward_errors"] = errors
     if write:

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 from adapters.backends.adapter_folder import CONFIG
 from adapters.errors import UserError
+from adapters.evaluation import picking
+from adapters.evaluation.picking import Pick
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import WINDOW, Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
@@ -48,6 +50,28 @@ def make_draws(
         _check_vllm(source)
         return local_engines.vllm_draws(source, drawing, note)
     return local_engines.transformers_draws(source, drawing, options.batch_size, note)
+
+
+def make_picked(
+    name: str, source: Source, drawing: Drawing, pick: Pick, options: Options, note: Callable[[str], None]
+) -> Engine:
+    """The engine of a name that answers several times and picks one answer, whose `tokens` are those of all."""
+    if pick == "likelihood" and name == "endpoint":
+        raise UserError("a server gives no log-probabilities of its answers here; use --pick vote.")
+    draw = make_draws(name, source, drawing, options, note)
+
+    def answer(requests: Iterable[Request]) -> Iterator[Answer]:
+        for block in blocks(requests, WINDOW):
+            examples = [Example(str(request.row), "", request.prompt) for request in block]
+            for place, answers, error in draw(examples, lambda _: True):
+                row = block[place].row
+                if error is not None:
+                    yield Answer(row, error=error)
+                    continue
+                picked = answers[picking.pick(source.task, answers, pick)]
+                yield Answer(row, picked.text, sum(a.tokens for a in answers), picked.truncated)
+
+    return answer
 
 
 def _check_vllm(source: Source) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 from adapters import console
 from adapters.backends import adapter_folder
 from adapters.backends.base_files import check_base
-from adapters.backends.jobs import Backend, Evaluation, Job
+from adapters.backends.jobs import Backend, Evaluation, Job, Picking
 from adapters.data.lengths import answer_limit, by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
+from adapters.evaluation.picking import can_vote
 from adapters.pipeline import starting
 from adapters.plugins import task_bench
 from adapters.plugins.registry import offered, resolve
@@ -191,7 +192,21 @@ def evaluations(
     """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
     measure = partial(_lengths, backend, needed=tokenizer_needed, notes=[])
     read = read or Reader(file, task)
+    for n, spec in enumerate(file.recipe.evaluate):
+        _check_picking(spec, file, task, getattr(backend, "draws", False), ("evaluate", n))
     return tuple(_evaluation(read, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
+
+
+def _check_picking(spec: EvalSet, file: RecipeFile, task: Task, draws: bool, at: KeyPath) -> None:
+    if spec.samples is None:
+        if extra := {"pick", "temperature"} & spec.model_fields_set:
+            raise UserError("it says how one of several answers is picked; set samples too.", at=(*at, min(extra)))
+        return
+    if not draws:
+        raise UserError("the hosted trainer gives one answer to a row; leave samples out.", at=(*at, "samples"))
+    if spec.pick == "vote" and not can_vote(task):
+        fault = f"the task {file.recipe.task.use} cannot compare two answers (it has neither as_gold nor record)."
+        raise UserError(f"{fault} Use pick: likelihood.", at=(*at, "pick"))
 
 
 def _job(
@@ -372,6 +387,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         fingerprint=_hash({"rows": rows, "task": scorer, "model": _model_settings(recipe), "limit": limit}),
         leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
+        picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         by_source=loaded.by_source,

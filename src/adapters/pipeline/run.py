@@ -21,6 +21,7 @@ from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
 from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment, stored_answers
+from adapters.evaluation.picking import PickingSampler
 from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger, starting
 from adapters.pipeline.plan import Plan
@@ -233,10 +234,13 @@ def evaluate_all(
     Answers that are stored, here or in `earlier` (label -> folder of another run), are not asked for again when only
     the rewards have changed, as they do when a stage is added.
     """
+    evaluations = [each for e in evaluations for each in e.with_picked]
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None
         for evaluation in evaluations:
+            if evaluation.picked and adapter is None:
+                continue  # what an untrained model says several times is worth no time
             out = folder / "eval" / label / evaluation.name
             key = _evaluation_key(evaluation, adapter, rewards)
             figures = read_figures(out)
@@ -250,6 +254,8 @@ def evaluate_all(
                     if stored is None:
                         sampler = sampler or backend.sampler(adapter)
                     answers = stored or cast(Sampler, sampler)
+                    if evaluation.picked and stored is None:
+                        answers = PickingSampler(cast(Sampler, sampler), evaluation, task)
                     figures = evaluate(answers, evaluation, task, rewards, out, progress, write=console.is_main())
                 figures["key"] = key
                 backend.barrier()

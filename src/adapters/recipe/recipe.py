@@ -120,6 +120,14 @@ class EvalSet(Strict):
         default=1, ge=1, le=1_000, description="Forms of the prompt per row (label orders, for ie); figures are means."
     )
 
+    samples: int | None = Field(
+        default=None, ge=2, le=1_000, description="Answer each row so often too, and pick one answer; see pick."
+    )
+    pick: Literal["likelihood", "vote"] = Field(
+        default="vote", description="The answer that agrees most with the others, or the likeliest a token."
+    )
+    temperature: float = Field(default=0.8, gt=0, description="Of all samples but the first, which is greedy.")
+
 
 class Recipe(Strict):
     """A run: the task, the model, the training stages and the evaluation."""

@@ -50,7 +50,9 @@ TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.trai
 
 
 class LocalBackend(TokenizingBackend):
-    """See `adapters.backends.jobs.Backend`."""
+    """See `adapters.backends.jobs.Backend`. `draws`: its samplers give several answers to a prompt."""
+
+    draws = True
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

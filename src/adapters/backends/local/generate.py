@@ -70,6 +70,30 @@ class LocalSampler:
             samples = _within_memory(lambda part: self._batch(part, max_new_tokens, prefix), prompts)
             yield from zip(batch, samples, strict=True)
 
+    def several(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        k: int,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        batch_size: int | None,
+        progress: Progress,
+    ) -> list[list[Drawn]]:
+        """K answers to each prompt in the order of the prompts, the greedy one first, on every process."""
+        ids, mine = self.encoder.prompts(prompts), list[tuple[int, list[Drawn]]]()
+        seeds = [[None, *(f"{n} {i}" for i in range(1, k))] for n in range(len(ids))]
+        options: dict[str, Any] = {
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+        }
+        for group in self.draws(ids, seeds, wanted=lambda _: True, **options):
+            mine.append(group)
+            progress(min(len(mine) * self.world, len(ids)), len(ids), {})
+        everyone = gather_object(mine) if self.world > 1 else mine
+        return [answers for _, answers in sorted(everyone, key=lambda group: group[0])]
+
     def draws(
         self,
         ids: Sequence[list[int]],
@@ -87,7 +111,7 @@ class LocalSampler:
         """
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         size = max(1, (batch_size or 64) // len(seeds[0])) if seeds else 1
-        for batch in (order[i : i + size] for i in range(0, len(order), size)):
+        for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
             if any(map(wanted, batch)):
                 prompts = [(ids[i], seeds[i]) for i in batch]
                 answers = _within_memory(lambda part: self._draw(part, temperature, max_new_tokens), prompts)
