@@ -145,6 +145,8 @@ class Task(Protocol):
     - `reads_prompt`: whether `example` reads rows of `prompt`, `chosen` and `rejected`; without it they need no task;
     - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
     - `modes`: {matching mode: what it means}, for people who read the figures;
+    - `as_gold(completion)`: an answer in the form of gold (raises ValueError), where that is not what `record` makes of
+      it; with either, answers can be compared with each other (`pick: vote`);
     - `form_fields`: names of fields of `counts` that are checks of an answer's form, which a gold answer may fail;
     - `field_meanings`: {field of the figures: what it is, and when it counts as found}, likewise;
     - `findings(golds) -> [(sentence, key path)]`: what is odd about the training labels, for `adapters check`; the
@@ -218,6 +220,15 @@ class Sample(NamedTuple):
     text: str
     tokens: int
     truncated: bool
+
+
+class Drawn(NamedTuple):
+    """One of several answers to a prompt. `logprob`: mean over its tokens, in nats, at temperature 1; None: unknown."""
+
+    text: str
+    tokens: int
+    truncated: bool
+    logprob: float | None = None
 
 
 class Lengths(NamedTuple):

@@ -25,9 +25,10 @@ from test_extract import echo_adapter, invoke, lines
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
-from adapters.extraction.engine import Answer, EmptyAnswersError, Options, Request, not_all_empty
+from adapters.extraction.engine import Answer, Drawing, EmptyAnswersError, Group, Options, Request, not_all_empty
 from adapters.extraction.vllm_probe import Greedy, has_effect
 from adapters.tasks.funding import FundingTask
+from adapters.types import Drawn, Example
 
 UNCHECKED = "the server does not say that tiny is an adapter on a base; that it has an effect was not checked"
 Reply = tuple[int, dict[str, str], Any]
@@ -512,6 +513,24 @@ def test_a_prompt_beyond_the_context_is_an_error_of_its_row(tmp_path: Path, bund
     assert not short["error"].startswith("too long")
 
 
+def test_an_endpoint_draws_with_a_seed_for_each_answer(source: adapter_source.Source, server: Server) -> None:
+    server.answer = lambda body: (400, {}, {"error": "filtered"}) if "Zzz" in str(body["messages"]) else said("[]")
+    drawing = Drawing(2, 0.7, seed=3)
+    options = Options(max_new_tokens=9, constrain=False, endpoint=server.url)
+    draw = engines.make_draws("endpoint", source, drawing, options, lambda _: None)
+    server.requests.clear()
+    prompts = [FundingTask().prompt(text) for text in ("Yyy", "Zzz", "done before")]
+    examples = [Example(str(n), "", prompt) for n, prompt in enumerate(prompts)]
+    groups = {group.row: group for group in draw(examples, lambda row: row != 2)}
+    assert groups[0] == Group(0, [Drawn("[]", 3, False)] * 3)
+    assert groups[1].error == "refused: HTTP 400: filtered"
+    asked = [body for body in server.requests if "Yyy" in str(body["messages"])]
+    assert [body["temperature"] for body in asked] == [0, 0.7, 0.7]
+    assert len({body.get("seed") for body in asked}) == 3
+    assert all(body["max_tokens"] == 9 and "response_format" not in body for body in asked)
+    assert len(server.requests) == 4
+
+
 def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a stand-in with vLLM's names: what we send. `make vllm` asks a real one."""
     pytest.importorskip("torch")
@@ -529,6 +548,7 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, m
             output = types.SimpleNamespace(
                 text="[]", token_ids=[1, 2], finish_reason="length", logprobs=[{1: logprob}, {2: logprob}]
             )
+            output.cumulative_logprob = 2 * logprob.logprob
             return [types.SimpleNamespace(outputs=[output]) for _ in prompts]
 
     record = lambda name: lambda *a, **k: (name, a, k)  # noqa: E731
@@ -563,6 +583,15 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, m
     assert calls["sampling"][2]["temperature"] == 0
     assert calls["sampling"][2]["structured_outputs"][2] == {"json": source.task.answer_schema()}
     assert all(set(p) == {"prompt_token_ids"} for p in calls["prompts"])
+    drawing = Drawing(2, 0.7, max_new_tokens=9)
+    draw = engines.make_draws("vllm", source, drawing, Options(), print)
+    examples = [Example(str(n), "", prompt, completion="[]") for n, prompt in enumerate([prompts[0], *prompts])]
+    groups = {group.row: group for group in draw(examples, lambda row: row != 0)}
+    assert groups[1] == Group(1, [Drawn("[]", 2, True, -1.0)] * 3)
+    assert groups[2].error.startswith("too long")
+    asked = [options for _, _, options in calls["sampling"]]
+    assert [o["temperature"] for o in asked] == [0.0, 0.7, 0.7]
+    assert len({o.get("seed") for o in asked}) == 3, "each sample has a seed of its own, the greedy answer none"
 
 
 @pytest.mark.slow

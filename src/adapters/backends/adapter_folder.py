@@ -29,7 +29,7 @@ def work_folder(folder: Path) -> Path:
 
 def owner_line(fingerprint: str, start: Path | None) -> str:
     """The owner file's line: a job's fingerprint and the weights it starts from."""
-    return f"{fingerprint} from {weights_hash(start) or 'base'}"
+    return f"{fingerprint} from {content_hash(start) or 'base'}"
 
 
 def commit(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -89,6 +89,13 @@ def weights_hash(folder: Path | None) -> str | None:
     stored = read_json(folder / MANIFEST) if folder is not None else {}
     digest = stored.get("files", {}).get(WEIGHTS)
     return digest if isinstance(digest, str) else None
+
+
+def content_hash(folder: Path | None) -> str | None:
+    """Hash of an adapter's weights, also of one without a manifest; None without weights."""
+    if folder is None or not (folder / WEIGHTS).is_file():
+        return None
+    return weights_hash(folder) or sha256(folder / WEIGHTS)
 
 
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,11 +17,34 @@ from adapters.backends.selection import Course, Selection
 from adapters.console import phase
 from adapters.data.load import prompt_key
 from adapters.recipe.recipe import Recipe
-from adapters.types import Example, Lengths, Message, Progress, Sample, Sampler
+from adapters.types import Drawn, Example, Lengths, Message, Progress, Sample, Sampler
+
+
+class EchoSampler:
+    """Answers with stored targets."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self.known = known
+
+    def __call__(
+        self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
+    ) -> list[Sample]:
+        """See `adapters.types.Sampler`."""
+        texts = [self.known.get(prompt_key(Example("", "", tuple(p))), "[]") for p in prompts]
+        progress(len(texts), len(texts), {})
+        return [Sample(text, len(text.split()), False) for text in texts]
+
+    def several(
+        self, prompts: Sequence[Sequence[Message]], k: int, *, temperature: float, **options: Any
+    ) -> list[list[Drawn]]:
+        """The same answer k times."""
+        return [[Drawn(*sample)] * k for sample in self(prompts, **options)]
 
 
 class EchoBackend:
     """See `adapters.backends.jobs.Backend`."""
+
+    draws = True
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -66,23 +89,10 @@ class EchoBackend:
     @staticmethod
     def sampler(adapter: Path | None) -> Sampler:
         """A sampler that answers with the stored targets."""
-        return _answering(json.loads((adapter / WEIGHTS).read_text()) if adapter else {})
+        return EchoSampler(json.loads((adapter / WEIGHTS).read_text()) if adapter else {})
 
     def barrier(self) -> None:
         """One process only."""
-
-
-def _answering(known: Mapping[str, str]) -> Sampler:
-    """A sampler that answers with known targets."""
-
-    def sample(
-        prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
-    ) -> list[Sample]:
-        texts = [known.get(prompt_key(Example("", "", tuple(p))), "[]") for p in prompts]
-        progress(len(texts), len(texts), {})
-        return [Sample(text, len(text.split()), False) for text in texts]
-
-    return sample
 
 
 def _chosen(selected: Selection, job: Job, after: Callable[[int], Mapping[str, str]], folder: Path) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _chosen(selected: Selection, job: Job, after: Callable[[int], Mapping[str, s
     course, prompts = Course(selected, job.steps, job.name), [e.prompt for e in selected.judge.examples]
     step = 0
     for step in filter(course.due, range(job.steps + 1)):
-        answer = _answering(after(step))
+        answer = EchoSampler(after(step))
         samples = answer(prompts, max_new_tokens=selected.max_new_tokens, batch_size=None, progress=lambda *_: None)
         measured = course.add(step, selected.judge.rows([sample.text for sample in samples]))
         selection.store(folder, measured)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from adapters.backends import adapter_folder
 from adapters.backends.selection import Selection
@@ -55,7 +55,19 @@ class Job:
         manifest = adapter_folder.manifest(self.folder)
         if manifest is None or manifest.get("fingerprint") != self.fingerprint or adapter_folder.problems(self.folder):
             return False
-        return bool(manifest.get("start_hash") == adapter_folder.weights_hash(start))
+        return bool(manifest.get("start_hash") == adapter_folder.content_hash(start))
+
+
+PICKED: Final = "+"
+"""Part of the names of test sets whose answers are picked: NAME+HOWk."""
+
+
+class Picking(NamedTuple):
+    """How an answer is picked from several; see `adapters.evaluation.picking`."""
+
+    samples: int
+    how: Literal["likelihood", "vote"]
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,9 @@ class Evaluation:
     """Prompt variants of each row; `examples` lists all rows in one variant, then in the next."""
     by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lengths: list[dict[str, Any]] = field(default_factory=list)
+    picking: Picking | None = None
+    picked: bool = False
+    """Whether each answer is picked from several, as `picking` says."""
     beyond: int = 0
     """Gold answers longer than `max_new_tokens`, on which no model can score in full."""
 
@@ -81,6 +96,15 @@ class Evaluation:
     def texts(self) -> list[str]:
         """The text of every row, once."""
         return [text for rows in self.by_source.values() for text in rows]
+
+    @property
+    def with_picked(self) -> list[Evaluation]:
+        """The test set with single answers and, if the recipe wants it, with picked ones."""
+        if self.picking is None:
+            return [self]
+        k, how, temperature = self.picking
+        fingerprint = f"{self.fingerprint}-{how}-{k}-{temperature}"
+        return [self, replace(self, name=f"{self.name}{PICKED}{how}{k}", fingerprint=fingerprint, picked=True)]
 
 
 class Backend(Protocol):

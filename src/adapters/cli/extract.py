@@ -41,6 +41,17 @@ class AdapterOptions:
     revision: Annotated[str | None, Option(help="Of an adapter on the Hub.")] = None
 
 
+@dataclass(frozen=True)
+class PickOptions:
+    """The options that answer a row several times."""
+
+    samples: Annotated[int, Option(min=1, help="Answer each row so often, and pick one answer.")] = 1
+    pick: Annotated[
+        Literal["vote", "likelihood"], Option(help="The answer that agrees most with the others, or the likeliest.")
+    ] = "vote"
+    heat: Annotated[float, Option("--temperature", metavar="X", min=0.01, help="Of all samples but the first.")] = 0.8
+
+
 @app.command()
 @grouped
 def extract(
@@ -49,6 +60,7 @@ def extract(
     out: Annotated[Path, Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     corpus: CorpusOptions,
     adapter: AdapterOptions,
+    picks: PickOptions,
     server: Server,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
     constrain: Annotated[bool, Option(help="Allow only the task's JSON, if the engine can.")] = True,
@@ -63,7 +75,7 @@ def extract(
         server.refuse_without_endpoint()
         from adapters.console import console, phase, progress, quiet
         from adapters.extraction import adapter_source, engines
-        from adapters.extraction.engine import Engine, Options
+        from adapters.extraction.engine import Drawing, Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
         from adapters.recipe.load import parse_assignments
 
@@ -72,14 +84,20 @@ def extract(
         params = parse_assignments(adapter.params or [])
         model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=plugin_consent(trust))
         settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
+        several = picks.samples > 1
+        settings |= {**vars(picks), "constrain": False} if several else {}
         work = prepare(model, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
-        options = Options(max_tokens, batch_size, constrain, **vars(server))
+        options = Options(max_tokens, batch_size, constrain and not several, **vars(server))
+        drawing = Drawing(picks.samples - 1, picks.heat, max_new_tokens=max_tokens)
 
         def note(text: str) -> None:
             console(stderr=True).print(f"note: {text}", soft_wrap=True)
 
         def start() -> Engine:
-            loaded = engines.make(name, model, options, note)
+            if several:
+                loaded = engines.make_picked(name, model, drawing, picks.pick, options, note)
+            else:
+                loaded = engines.make(name, model, options, note)
             phase("extracting")
             return loaded
 

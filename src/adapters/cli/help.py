@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
-    "Train": ("run", "eval", "report"),
+    "Train": ("run", "eval", "report", "sample"),
     "Use": ("extract", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
@@ -28,6 +28,7 @@ EXAMPLES = {
     "run": "adapters run mine.yaml stages.0.epochs=2",
     "eval": "adapters eval runs/mine --data test.jsonl",
     "report": "adapters report runs/mine --open",
+    "sample": "adapters sample runs/mine train.jsonl -k 8 -o samples.jsonl",
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",

@@ -18,6 +18,7 @@ from adapters.errors import UserError
 if TYPE_CHECKING:
     from adapters.chat_client import Connection
     from adapters.plugins.trust import Consent
+    from adapters.recipe.fields import RewardSpec
 
 RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="A recipe file.")]
 Overrides = Annotated[list[str] | None, Argument(metavar="KEY=VALUE", help="stages.1.beta=0.01 …")]
@@ -33,6 +34,9 @@ Fresh = Annotated[bool, Option("--fresh", help="Replace what OUT holds.")]
 Seed = Annotated[int, Option(help="Same seed, same result.")]
 TaskName = Annotated[str | None, Option(help="The task of the rows; default: found from the file.")]
 Params = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="A task parameter; may be repeated.")]
+RewardParams = Annotated[
+    list[str] | None, Option("--reward-set", metavar="KEY=VALUE", help="A parameter of --reward; may be repeated.")
+]
 Temperature = Annotated[float, Option(min=0, help="Sampling temperature.")]
 MaxTokens = Annotated[int, Option(min=1, help="Longest completion, in tokens.")]
 
@@ -85,6 +89,24 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     with_groups.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_groups.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_groups
+
+
+def reward_spec(name: str | None, parameters: list[str] | None) -> RewardSpec | None:
+    """The reward of `--reward` with its parameters; None without one. Raises UserError."""
+    from pydantic import ValidationError
+
+    from adapters.recipe.fields import RewardSpec
+    from adapters.recipe.load import parse_assignments
+
+    if name is None:
+        if parameters:
+            raise UserError("--reward-set needs a --reward.")
+        return None
+    try:
+        return RewardSpec.model_validate({**parse_assignments(parameters or []), "use": name})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"--reward-set {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}.") from None
 
 
 def plugin_consent(given: bool) -> Consent:

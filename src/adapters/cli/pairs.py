@@ -15,6 +15,7 @@ from adapters.cli.options import (
     AsJson,
     MaxTokens,
     Params,
+    RewardParams,
     Seed,
     Server,
     TaskName,
@@ -22,6 +23,7 @@ from adapters.cli.options import (
     Trust,
     grouped,
     plugin_consent,
+    reward_spec,
 )
 from adapters.errors import UserError
 from adapters.types import Row, Task
@@ -29,6 +31,9 @@ from adapters.types import Row, Task
 if TYPE_CHECKING:
     from adapters.data_aug.agent.pairs import Rules
     from adapters.pairs.from_files import Limit
+    from adapters.pairs.mine import Graded
+    from adapters.plugins.trust import Consent
+    from adapters.recipe.fields import RewardSpec
 
 app = Typer(help="Preference pairs for DPO.")
 
@@ -83,12 +88,15 @@ def corrupt(
 @app.command()
 @errors()
 def mine(
-    source: Annotated[Path, Argument(help="A run with a GRPO stage, or JSONL samples (id, completion).")],
+    source: Annotated[
+        Path, Argument(help="A run with a GRPO stage, the output of `adapters sample`, or JSONL (id, completion).")
+    ],
     out: Out = Path("pairs.jsonl"),
-    rows: Annotated[Path | None, Option(help="For samples: the rows with their ids.")] = None,
+    rows: Annotated[Path | None, Option(help="For JSONL of another origin: the rows with their ids.")] = None,
     task: TaskName = None,
     params: Params = None,
     reward: RewardName = None,
+    reward_params: RewardParams = None,
     margin: Margin = 0.2,
     floor: Floor = 0.5,
     per_prompt: Annotated[int, Option(min=1, help="Most pairs of a prompt.")] = 1,
@@ -97,24 +105,50 @@ def mine(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take pairs from completions that a run's rewards scored, or score samples of any model."""
-    from adapters.data.rows import read_file
-    from adapters.pairs import from_files
-    from adapters.pairs.mine import graded, pairs, rollouts
+    """Take pairs from completions that a run's rewards scored, or score samples of any model.
 
-    limit = from_files.limit(recipe, max_length, plugin_consent(trust))
+    The output of `adapters sample` brings its rows, its task and its rewards along; --reward scores it anew.
+    """
+    from adapters.pairs import from_files
+    from adapters.pairs.mine import pairs, rollouts
+
+    consent = plugin_consent(trust)
+    limit, spec = from_files.limit(recipe, max_length, consent), reward_spec(reward, reward_params)
     if not source.exists():
         raise UserError(f"there is no run folder and no file {source}.")
+    if source.is_dir() and spec is not None:
+        raise UserError("--reward scores samples; the completions of a run are taken with the rewards of its training.")
     if source.is_dir():
-        reader, completions = rollouts(source, plugin_consent(trust))
+        reader, completions = rollouts(source, consent)
     else:
-        if rows is None:
-            raise UserError("samples need the rows they answer: add --rows FILE.")
-        reader, scorer = from_files.readers(rows, limit, task, params or [], reward)
-        examples = from_files.examples(rows, reader)
-        completions = graded((row for _, row in read_file(source)), examples, scorer)
+        reader, completions = _samples(source, rows, limit, task, params or [], spec, consent)
     best = pairs(completions, reader, margin=margin, floor=floor, per_prompt=per_prompt)
     _finish(best, reader, limit, out, None, as_json)
+
+
+def _samples(
+    file: Path,
+    rows: Path | None,
+    limit: Limit,
+    task: str | None,
+    params: list[str],
+    reward: RewardSpec | None,
+    consent: Consent,
+) -> tuple[Task, list[Graded]]:
+    """The task of a file of samples, and the samples with their scores."""
+    from adapters.data.rows import read_file
+    from adapters.pairs import from_files
+    from adapters.pairs.mine import graded
+
+    drawn = None if task or params else from_files.sampled(file, rows, consent)
+    if drawn is not None:
+        scorer = from_files.readers(drawn.rows, limit, drawn.name, [], reward)[1] if reward else None
+        rows, reader = drawn.rows, limit.task or drawn.task
+    elif rows is None:
+        raise UserError("samples need the rows they answer: add --rows FILE.")
+    else:
+        reader, scorer = from_files.readers(rows, limit, task, params, reward)
+    return reader, graded((row for _, row in read_file(file)), from_files.examples(rows, reader), scorer)
 
 
 @app.command()
@@ -130,6 +164,7 @@ def teach(
     task: TaskName = None,
     params: Params = None,
     reward: RewardName = None,
+    reward_params: RewardParams = None,
     margin: Margin = 0.2,
     floor: Floor = 0.9,
     corrupt: Annotated[bool, Option(help="Corrupt good completions that have no worse one.")] = True,
@@ -149,7 +184,7 @@ def teach(
     from adapters.pairs.mine import graded, pairs
 
     limit = from_files.limit(recipe, max_length, plugin_consent(trust))
-    reader, scorer = from_files.readers(rows, limit, task, params or [], reward)
+    reader, scorer = from_files.readers(rows, limit, task, params or [], reward_spec(reward, reward_params))
     examples = from_files.examples(rows, reader)
     connection = server.connect()
     prompts, store = {i: e.prompt for i, e in examples.items()}, out.with_suffix(".samples.jsonl")

@@ -10,13 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from adapters.backends.jobs import Job
+from adapters.backends.jobs import PICKED, Job
 from adapters.console import clock, new_table
 from adapters.environment import peak_memory_text
 from adapters.evaluation import comparison, metrics
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
+from adapters.pipeline.run_folder import START
 from adapters.recipe.stages import Grpo, Sft
 
 MODELS_SHOWN = 3
@@ -27,13 +28,19 @@ def plan_table(plan: Plan) -> Table:
     """The stages and test sets: rows, steps, and what will run or is skipped."""
     recipe = plan.recipe
     table = new_table(f"{recipe.name}: {recipe.model.base}", ["job", "on", "status"])
-    start, kept = None, True  # a stage runs when the one before it runs
+    start, kept = plan.start, True  # a stage runs when the one before it runs
     for job in plan.jobs:
         kept = kept and job.is_complete(start)
         start = job.folder
         status = "continues" if job.folder.with_name(job.name + ".partial").is_dir() else "runs"
-        table.add_row(job.name, f"{_rows(job)}\n{_settings(job)}", "done, skipped" if kept else status)
-    models = [*(["base"] if recipe.evaluate_base else []), *(job.name for job in plan.jobs)]
+        table.add_row(
+            job.name, f"{_rows(job)}\n{_settings(job, plan.recipe.start)}", "done, skipped" if kept else status
+        )
+    models = [
+        *(["base"] if recipe.evaluate_base else []),
+        *([START] if plan.start else []),
+        *(job.name for job in plan.jobs),
+    ]
     for e in plan.evaluations:
         variants = f" x {e.variants} variants" if e.variants > 1 else ""
         size = f"{len(e.examples) // e.variants:,} rows{variants}, up to {e.max_new_tokens} new tokens"
@@ -54,12 +61,12 @@ def _rows(job: Job) -> str:
     return f"{len(job.examples):,} rows{tokens} ({'; '.join([sources, *extra])})"
 
 
-def _settings(job: Job) -> str:
+def _settings(job: Job, first: str | None) -> str:
     stage = job.stage
     steps = f"{job.steps} step{'' if job.steps == 1 else 's'} of {stage.batch_size}"
     if isinstance(stage, Sft):
         return f"{steps}, lr {stage.learning_rate:g}"
-    start = f"the adapter of stage {job.index}" if job.index else "the base (a new adapter)"
+    start = f"the adapter of stage {job.index}" if job.index else first or "the base (a new adapter)"
     reference = start if stage.reference == "start" else stage.reference
     if not isinstance(stage, Grpo):
         return f"{steps} pairs, lr {stage.learning_rate:g}, beta {stage.beta:g} to {reference}"
@@ -74,9 +81,22 @@ def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, e
     sets = report["sets"]
     stages = "\n".join(_stage_line(name, stage) for name, stage in report.get("stages", {}).items())
     tables = list(result_tables(report)) if everything else [main_table(sets)] if sets else []
-    for item in filter(None, [stages, *tables, headline(sets, folder)]):
+    for item in filter(None, [stages, *tables, headline(sets, folder), "\n".join(_costs(sets))]):
         screen.print()
         screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
+
+
+def _costs(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What picking from several answers cost, beside the single answer."""
+    for name, models in sets.items():
+        for label, figures in models.items() if PICKED in name else ():
+            yield f"{name} ({label}): {_cost(figures)}; single answers: {_cost(sets[name.partition(PICKED)[0]][label])}"
+
+
+def _cost(figures: Mapping[str, Any]) -> str:
+    cost = figures.get("cost", {"tokens": figures["tokens"]})  # stored before the recipe wanted several answers
+    seconds = f"{cost['seconds']:,.0f} s, " if "seconds" in cost else ""
+    return f"{seconds}{cost['tokens']:,} tokens"
 
 
 def next_commands(folder: Path, trainer: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from adapters.types import Example, Lengths
@@ -21,6 +22,11 @@ def by_source(examples: Sequence[Example], lengths: Sequence[Lengths], kept: Seq
         entry |= {"prompt": quantiles(prompts), "target": quantiles(targets)}
         out.append(entry | ({"rejected": quantiles(rejected)} if any(rejected) else {}))
     return out
+
+
+def answer_limit(answers: Iterable[int]) -> int:
+    """Most tokens of a model's answer: 1.5 times the longest gold one, 32 at least."""
+    return max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
 
 
 def quantiles(values: Sequence[int]) -> dict[str, int]:

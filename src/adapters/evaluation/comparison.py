@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapters.backends.jobs import PICKED
 from adapters.evaluation import metrics
 from adapters.evaluation.metrics import main_mode, number
 
@@ -73,7 +74,7 @@ def deltas(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     lines: list[dict[str, Any]] = []
     for name, models in sets.items():
-        if len(models) < 2:
+        if len(models) < 2 or PICKED in name:
             continue
         (first, base), *_, (last, tuned) = models.items()
         mode = main_mode(base["metrics"])

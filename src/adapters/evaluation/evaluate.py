@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ import numpy as np
 from adapters import console
 from adapters.backends.jobs import Evaluation
 from adapters.evaluation import alignment, metrics
-from adapters.files import numbered_jsonl, read_json, write_jsonl
+from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
 from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, total
 
@@ -40,6 +41,8 @@ class SetFigures(TypedDict):
     by_source: NotRequired[dict[str, dict[str, Any]]]
     variants: NotRequired[dict[str, Any]]
     """Spread of F1 over the prompt variants."""
+    cost: NotRequired[dict[str, float]]
+    """Seconds of sampling and tokens of all answers, of a test set that is also answered by picking."""
     always_empty: NotRequired[dict[str, float]]
     """Mean score of the empty answer by reward: the baseline."""
     reward_errors: NotRequired[dict[str, int]]
@@ -47,8 +50,32 @@ class SetFigures(TypedDict):
     """Hashes of test set, weights and rewards: a change repeats the evaluation."""
 
 
+class Stored(NamedTuple):
+    """Answers of an earlier evaluation of the same rows and weights, with the scores of unchanged rewards."""
+
+    samples: list[Sample]
+    scores: Mapping[str, list[Scored]]
+    figures: SetFigures
+
+
+def stored_answers(folder: Path, evaluation: Evaluation, key: str) -> Stored | None:
+    """The answers in a folder; None if they are not all there, or of other rows or weights than `key` says."""
+    figures = read_figures(folder)
+    (*of_answers, of_rewards), (*same, rewards) = (k.split(":", 2) for k in (figures.get("key") or "", key))
+    if of_answers != same:
+        return None
+    needed = {"completion", "tokens", "truncated", "rewards", "parts"}
+    rows = [record for record in read_jsonl(folder / "samples.jsonl") if record.keys() >= needed]
+    if [row.get("id") for row in rows] != [example.id for example in evaluation.examples]:
+        return None
+    samples = [Sample(row["completion"], row["tokens"], row["truncated"]) for row in rows]
+    names = [entry.rpartition("=")[0] for entry in set(of_rewards.split(",")) & set(rewards.split(",")) if entry]
+    scores = {n: [Scored(row["rewards"].get(n), row["parts"].get(n, {})) for row in rows] for n in names}
+    return Stored(samples, scores, figures)
+
+
 def evaluate(
-    sampler: Sampler,
+    sampler: Sampler | Stored,
     evaluation: Evaluation,
     task: Task,
     rewards: Sequence[NamedReward],
@@ -59,23 +86,36 @@ def evaluate(
 ) -> SetFigures:
     """Answer a test set greedily, score the answers, store them if `write`."""
     examples, prompts = evaluation.examples, [e.prompt for e in evaluation.examples]
-    console.phase("sampling")
-    samples = sampler(
-        prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
-    )
+    stored = sampler if isinstance(sampler, Stored) else Stored([], {}, cast(SetFigures, {}))
+    if isinstance(sampler, Stored):
+        samples, cost = sampler.samples, sampler.figures.get("cost")
+    else:
+        console.phase("sampling")
+        began = time.monotonic()
+        samples = sampler(
+            prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
+        )
+        tokens = getattr(sampler, "tokens", None) or sum(sample.tokens for sample in samples)
+        cost = {"seconds": round(time.monotonic() - began, 2), "tokens": tokens}
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
-    graded = [grader.scores([s.text for s in samples], examples) for grader in graders]
+    texts = [s.text for s in samples]
+    graded = [stored.scores.get(g.named.name) or g.scores(texts, examples) for g in graders]
     names = [reward.name for reward in rewards]
     by_row = [dict(zip(names, of_row, strict=True)) for of_row in zip(*graded, strict=True)] or [{}] * len(examples)
     scored = [_score(task, of_row, e, s) for of_row, e, s in zip(by_row, examples, samples, strict=True)]
     figures = summary(evaluation, samples, scored, rewards)
+    if evaluation.picking and cost:
+        figures["cost"] = cost
     if empty_answer := getattr(task, "empty_answer", None):
-        means = {g.named.name: _baseline(g, empty_answer, examples[: figures["n"]]) for g in graders}
-        figures["always_empty"] = {name: mean for name, mean in means.items() if mean is not None}
+        known = {n: mean for n, mean in stored.figures.get("always_empty", {}).items() if n in stored.scores}
+        new = [g for g in graders if g.named.name not in known]
+        means = {g.named.name: _baseline(g, empty_answer, examples[: figures["n"]]) for g in new}
+        figures["always_empty"] = known | {name: mean for name, mean in means.items() if mean is not None}
     for grader in graders:
         grader.close()
-    if errors := {g.named.name: g.failures for g in graders if g.failures}:
+    errors = {n: count for n, count in stored.figures.get("reward_errors", {}).items() if n in stored.scores}
+    if errors := errors | {g.named.name: g.failures for g in graders if g.failures}:
         figures["reward_errors"] = errors
     if write:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from adapters.backends import adapter_folder
 from adapters.backends.hub_cache import snapshot
 from adapters.errors import UserError
-from adapters.files import read_json, sha256
-from adapters.pipeline.run_folder import RunFolder
+from adapters.files import read_json
+from adapters.pipeline.run_folder import RunFolder, adapter_in
 from adapters.plugins import trust
 from adapters.plugins.registry import resolve
 from adapters.plugins.source_files import files_of_plugin
@@ -30,9 +30,14 @@ class Source:
     adapter: Path
     model: Model
     plug: PluginSpec
-    task: Extracting
+    task: Any
+    """A `Task`; from `find` an `Extracting` one."""
     weights: str
     """Hash of the adapter's weights."""
+    origin: Path
+    """Folder where the task's own files are looked for."""
+    run: RunFolder | None
+    """The run that the adapter is a stage of."""
 
     @property
     def echo(self) -> bool:
@@ -49,12 +54,31 @@ def find(
     params: Mapping[str, Any] | None = None,
     consent: trust.Consent | None = None,
 ) -> Source:
+    """Find an adapter whose task extracts from texts; see `find_any`. Raises UserError for any other task."""
+    source = find_any(given, task=task, base=base, revision=revision, params=params, consent=consent)
+    if not isinstance(source.task, Extracting):
+        raise UserError(
+            f"the task {source.plug.use!r} does not extract from texts, so it cannot run over a corpus (it has no "
+            "methods request and record). For its figures on rows with labels there is `adapters eval`."
+        )
+    return source
+
+
+def find_any(
+    given: str,
+    *,
+    task: str | None = None,
+    base: str | None = None,
+    revision: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    consent: trust.Consent | None = None,
+) -> Source:
     """Find an adapter by its folder or Hub id. Raises UserError, and Refused for a task's code without consent.
 
     The task and the thinking switch are read from the first of: the recipe of the run that the folder is a stage of,
     the bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace them.
     """
-    folder = _adapter_folder(_local(given, revision))
+    folder = adapter_in(_local(given, revision))
     if problems := adapter_folder.problems(folder):
         raise UserError(f"{problems[0]}.")
     run = RunFolder.of_stage(folder)
@@ -76,13 +100,7 @@ def find(
     code = files_of_plugin("tasks", plug, origin, ("task",))
     trust.admit([code], run.path if run else folder, consent or trust.Consent())
     resolved = resolve("tasks", plug, folder=origin)
-    if not isinstance(resolved, Extracting):
-        raise UserError(
-            f"the task {plug.use!r} does not extract from texts, so it cannot run over a corpus (it has no methods "
-            "request and record). For its figures on rows with labels there is `adapters eval`."
-        )
-    weights = adapter_folder.weights_hash(folder) or sha256(folder / adapter_folder.WEIGHTS)
-    return Source(folder, model, plug, resolved, weights)
+    return Source(folder, model, plug, resolved, adapter_folder.content_hash(folder) or "", origin, run)
 
 
 def _local(given: str, revision: str | None) -> Path:
@@ -99,14 +117,6 @@ def _local(given: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"there is no folder {given}, and the Hub does not give it either: {first}") from None
-
-
-def _adapter_folder(folder: Path) -> Path:
-    if (folder / adapter_folder.CONFIG).is_file():
-        return folder
-    if (folder / "recipe.json").is_file():
-        return RunFolder.open(folder).adapter_stage().path
-    raise UserError(f"{folder} is neither a run folder nor an adapter: it holds no {adapter_folder.CONFIG}.")
 
 
 def _stored_settings(folder: Path) -> dict[str, Any]:

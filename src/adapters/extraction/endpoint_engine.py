@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ from adapters.backends.adapter_folder import CONFIG
 from adapters.chat_client import Connection, PromptRefused, ServerError
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
-from adapters.extraction.engine import WINDOW, Answer, Options, Request
+from adapters.extraction.engine import WINDOW, Answer, DrawEngine, Drawing, Group, Options, Request
 from adapters.extraction.vllm_probe import PROBE, PROBE_TOKENS, Greedy, has_effect
 from adapters.files import read_json
+from adapters.types import Drawn, Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,10 @@ class EndpointEngine:
         """Reach the server, choose the model, and test which optional fields it takes."""
         url = options.endpoint or ""
         connection = Connection.open(url, options.model, options.api_key_env, options.concurrency)
-        schema = {"name": "answer", "schema": source.task.answer_schema()}
         extra: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": source.model.thinking}}
-        if options.constrain and schema["schema"] is not None:
-            extra = {"response_format": {"type": "json_schema", "json_schema": schema}, **extra}
+        if options.constrain and (schema := source.task.answer_schema()) is not None:
+            named = {"name": "answer", "schema": schema}
+            extra = {"response_format": {"type": "json_schema", "json_schema": named}, **extra}
         try:
             _check_adapter(connection, _names_of_base(source), note)
             extra = _accepted(connection, extra, note)
@@ -58,6 +60,35 @@ class EndpointEngine:
         except PromptRefused as refusal:
             return Answer(request.row, error=f"refused: {refusal.reason}")
         return Answer(request.row, completion.text, completion.tokens, completion.cut)
+
+
+def endpoint_draws(source: Source, drawing: Drawing, options: Options, note: Callable[[str], None]) -> DrawEngine:
+    """Several answers to each prompt, one request each, so that a server's tokens and seed are of one answer."""
+    engine = EndpointEngine.connect(source, options, note)
+    connection = engine.connection
+
+    def answer(item: tuple[int, Example]) -> Group:
+        row, example = item
+        answers: list[Drawn] = []
+        for seed in drawing.seeds(example.id):
+            try:
+                [completion] = connection.complete(
+                    example.prompt,
+                    temperature=0 if seed is None else drawing.temperature,
+                    max_tokens=engine.max_new_tokens,
+                    extra=engine.extra | ({} if seed is None else {"seed": zlib.crc32(seed.encode())}),
+                    thinking=engine.thinking,
+                )
+            except PromptRefused as refusal:
+                return Group(row, error=f"refused: {refusal.reason}")
+            answers.append(Drawn(completion.text, completion.tokens, completion.cut))
+        return Group(row, answers)
+
+    def draw(examples: Sequence[Example], wanted: Callable[[int], bool]) -> Iterator[Group]:
+        rows = ((n, example) for n, example in enumerate(examples) if wanted(n))
+        return parallel.each(answer, rows, threads=connection.concurrency, window=WINDOW)
+
+    return draw
 
 
 def _names_of_base(source: Source) -> set[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 from adapters.chat_client import EMPTY
-from adapters.types import Message
+from adapters.types import Drawn, Example, Message
 
 
 class Request(NamedTuple):
@@ -44,6 +44,33 @@ class Options:
     model: str | None = None
     api_key_env: str | None = None
     concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How several answers to each prompt are drawn. `max_new_tokens` None: by the gold answers."""
+
+    k: int
+    temperature: float
+    greedy: bool = True
+    seed: int = 0
+    max_new_tokens: int | None = None
+
+    def seeds(self, id: str) -> list[str | None]:
+        """A seed for each answer to a row, whatever rows stand beside it; None, which is first: the greedy answer."""
+        return [None] * self.greedy + [f"{self.seed} {id} {n}" for n in range(1, self.k + 1)]
+
+
+class Group(NamedTuple):
+    """The answers to a row, in the order of its seeds, or why there are none."""
+
+    row: int
+    answers: Sequence[Drawn] = ()
+    error: str | None = None
+
+
+DrawEngine = Callable[[Sequence[Example], Callable[[int], bool]], Iterator[Group]]
+"""Several answers to the wanted ones of all rows (by their index), in any order."""
 
 
 FIRST = 8

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -43,6 +43,26 @@ CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 SYNC_SECONDS = 5.0
 
 
+class Resumable(Protocol):
+    """Work on one output file, which a restart continues. A restart must have the same `settings`."""
+
+    @property
+    def out(self) -> Path:
+        """The output."""
+
+    @property
+    def journal(self) -> Path:
+        """File of the unfinished output."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the output."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """The manifest's description of the work, `settings` among it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractionJob:
     """A checked extraction. A restart must have the same `settings`."""
@@ -67,7 +87,22 @@ class ExtractionJob:
     @property
     def journal(self) -> Path:
         """File of the unfinished output."""
-        return self.out.with_name(f"{self.out.name}.partial")
+        return journal_path(self.out)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The manifest's description of an extraction: its settings, and the JSON schema of its rows."""
+        text, whole = {"type": "string"}, {"type": "integer"}
+        properties = {"row": whole, "id": text, **self.kept}
+        properties |= {"record": self.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
+        if self.normalise is not None:
+            properties["normalized"] = dict(self.normalise.schema)
+        return {"settings": self.settings, "schema": {"type": "object", "properties": properties}}
+
+
+def journal_path(out: Path) -> Path:
+    """Path of an output's journal."""
+    return out.with_name(f"{out.name}.partial")
 
 
 def manifest_path(out: Path) -> Path:
@@ -156,7 +191,7 @@ def _normaliser(source: Source, normalise: bool, registry: Path | None) -> Norma
 
 
 @contextmanager
-def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
+def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
     """Lock the output for this process, and refuse one made with other settings. Raises UserError."""
     lock = FileLock(f"{job.out}.lock")
     try:
@@ -175,9 +210,9 @@ def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
             _check_settings(job, earlier["settings"])
         elif job.out.exists() or job.journal.exists():
             remedy = "Choose another name, or replace it with --fresh."
-            raise UserError(f"{job.out} exists, but no extraction wrote it. {remedy}")
+            raise UserError(f"{job.out} exists, but no extraction wrote it, and no sampling. {remedy}")
         else:
-            write_json(manifest_path(job.out), {"complete": False, **described(job)})
+            write_json(manifest_path(job.out), {"complete": False, **job.described})
         yield
     finally:
         if earlier is None and not job.out.exists() and not (job.journal.is_file() and job.journal.stat().st_size):
@@ -187,7 +222,7 @@ def open_or_resume(job: ExtractionJob, *, fresh: bool) -> Iterator[None]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _check_settings(job: ExtractionJob, earlier: Mapping[str, Any]) -> None:
+def _check_settings(job: Resumable, earlier: Mapping[str, Any]) -> None:
     changes = []
     for name, value in job.settings.items():
         if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value:
@@ -206,7 +241,7 @@ def manifest(out: Path) -> dict[str, Any] | None:
     return value if isinstance(value.get("settings"), dict) else None
 
 
-def finished(job: ExtractionJob) -> dict[str, Any] | None:
+def finished(job: Resumable) -> dict[str, Any] | None:
     """Counts of a complete output; None for any other."""
     earlier = manifest(job.out) or {}
     return dict(earlier["counts"]) if earlier.get("complete") and job.out.is_file() else None
@@ -244,7 +279,7 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
     seconds = time.monotonic() - began
     counts |= {"resumed": resumed, "seconds": round(seconds, 2)}
     counts["rows_per_second"] = round((total - resumed) / seconds, 3) if total > resumed else None
-    write_json(manifest_path(job.out), {"complete": True, **described(job), "counts": counts})
+    write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
     job.journal.unlink()
     return counts
 
@@ -297,16 +332,6 @@ def _line(
     return {**start, "record": record, "error": error, "tokens": tokens, "completion": completion}
 
 
-def described(job: ExtractionJob) -> dict[str, Any]:
-    """The manifest's description of an extraction: its settings, and the JSON schema of its rows."""
-    text, whole = {"type": "string"}, {"type": "integer"}
-    properties = {"row": whole, "id": text, **job.kept}
-    properties |= {"record": job.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
-    if job.normalise is not None:
-        properties["normalized"] = dict(job.normalise.schema)
-    return {"settings": job.settings, "schema": {"type": "object", "properties": properties}}
-
-
 def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
     """Write the output from the complete journal, in order, and count its rows, records, errors and tokens."""
     sums = dict.fromkeys(("rows", "records", "empty", "tokens"), 0)
@@ -328,5 +353,5 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                     kinds[row["error"].partition(":")[0]] += 1
                 yield row
 
-    files.write(job.out, counted(), described(job)["schema"])
+    files.write(job.out, counted(), job.described["schema"])
     return {**sums, "errors": dict(kinds.most_common())}

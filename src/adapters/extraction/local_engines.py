@@ -6,8 +6,10 @@ import atexit
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,11 +20,13 @@ from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu
 from adapters.console import quiet_libraries
+from adapters.data.lengths import answer_limit
 from adapters.errors import UserError
 from adapters.extraction import vllm_probe
 from adapters.extraction.adapter_source import Source
-from adapters.extraction.engine import Answer, Engine, Options, Request
+from adapters.extraction.engine import Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
+from adapters.types import Drawn, Example
 
 _LEAST = 16
 """Tokens that must be left for an answer."""
@@ -30,6 +34,61 @@ _LEAST = 16
 
 def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
     """The adapter merged into its base; batches sorted by length inside a window."""
+    # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
+    sampler = _sampler(source, note, stop_at_json=not source.model.thinking)
+    if not sampler.shares:
+        note(_WHOLE)
+
+    def answer(requests: Iterable[Request]) -> Iterator[Answer]:
+        for block in blocks(requests, window):
+            rows, prompts, too_long = _encode(block, sampler.encoder, sampler.context)
+            yield from too_long
+            samples = sampler.answers(prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+            yield from (Answer(rows[n], *sample) for n, sample in samples)
+
+    return answer
+
+
+def transformers_draws(
+    source: Source, drawing: Drawing, batch_size: int | None, note: Callable[[str], None]
+) -> DrawEngine:
+    """Several answers to each prompt, as an evaluation would write them: whatever follows the JSON counts."""
+    sampler = _sampler(source, note, stop_at_json=False)
+    if not sampler.groups:
+        note(_WHOLE)
+
+    def draw(examples: Sequence[Example], wanted: Callable[[int], bool]) -> Iterator[Group]:
+        rows, prompts, too_long = _encode(_requests(examples), sampler.encoder, sampler.context)
+        yield from (Group(a.row, error=a.error) for a in too_long if wanted(a.row))
+        drawn = sampler.draws(
+            prompts,
+            [drawing.seeds(examples[row].id) for row in rows],
+            temperature=drawing.temperature,
+            max_new_tokens=_limit(source, drawing, sampler.encoder, examples),
+            batch_size=batch_size,
+            wanted=lambda n: wanted(rows[n]),
+        )
+        yield from (Group(rows[n], answers) for n, answers in drawn)
+
+    return draw
+
+
+_WHOLE = "this architecture keeps more than keys and values: prompts are computed whole, through generate"
+
+
+def _requests(examples: Sequence[Example]) -> list[Request]:
+    return [Request(n, example.prompt) for n, example in enumerate(examples)]
+
+
+def _limit(source: Source, drawing: Drawing, encoder: Encoder, examples: Sequence[Example]) -> int:
+    """Most tokens of an answer. The length of a thought is not known from the gold answers."""
+    if drawing.max_new_tokens or source.model.thinking:
+        return drawing.max_new_tokens or Options().max_new_tokens
+    golds = [example.completion for example in examples if example.completion is not None]
+    return answer_limit(map(len, encoder.completions(golds)))
+
+
+def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool) -> LocalSampler:
     quiet_libraries()
     prepare_cpu()
     base, encoder = _load(source, note)
@@ -37,20 +96,8 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
     if on_gpu():
         model = model.to(torch.accelerator.current_accelerator())
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
-    thinking, speedups = source.model.thinking, source.model.speedups
-    sampler = LocalSampler(model, encoder, stop_at_json=not thinking, context=context, speedups=speedups)
-    if not sampler.shares:
-        note("this architecture keeps more than keys and values: prompts are computed whole, through generate")
-
-    def answer(requests: Iterable[Request]) -> Iterator[Answer]:
-        for block in blocks(requests, window):
-            rows, prompts, too_long = _encode(block, encoder, context)
-            yield from too_long
-            samples = sampler.answers(prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-            yield from (Answer(rows[n], *sample) for n, sample in samples)
-
-    return answer
+    speedups = source.model.speedups
+    return LocalSampler(model, encoder, stop_at_json=stop_at_json, context=context, speedups=speedups)
 
 
 def vllm_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
@@ -61,21 +108,7 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    base, encoder = _load(source, note)
-    rank = json.loads((source.adapter / CONFIG).read_text(encoding="utf-8")).get("r", 16)
-    folder = _under_served_names(source.adapter, base)
-    llm = vllm_probe.open_llm(base.load, base.revision, rank, source.model.dtype, enable_prefix_caching=True)
-    lora = vllm_probe.lora(folder)
-    [prompt] = encoder.prompts([vllm_probe.PROBE])
-    asked = [
-        vllm_probe.greedy(llm, [prompt], request, vllm_probe.PROBE_TOKENS, [encoder.end])[0]
-        for request in (None, None, lora)
-    ]
-    if not vllm_probe.has_effect(*asked):
-        raise UserError(
-            f"vLLM loads the adapter and does not apply it: with and without it, the answer to a probe has the same "
-            f"log-probabilities. The names in {source.adapter / WEIGHTS} may not be those of the class that vLLM runs."
-        )
+    llm, lora, encoder = _open_vllm(source, note)
     constrain = options.constrain and not source.model.thinking
     schema = source.task.answer_schema() if constrain else None
     structured = StructuredOutputsParams(json=schema) if schema is not None else None
@@ -95,6 +128,64 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
                 yield Answer(row, first.text, len(first.token_ids), first.finish_reason == "length")
 
     return answer
+
+
+def vllm_draws(source: Source, drawing: Drawing, note: Callable[[str], None]) -> DrawEngine:
+    """Several answers to each prompt by vLLM in this process. Raises UserError as `vllm_engine`."""
+    from vllm import SamplingParams
+
+    llm, lora, encoder = _open_vllm(source, note)
+    context = llm.llm_engine.model_config.max_model_len
+
+    def draw(examples: Sequence[Example], wanted: Callable[[int], bool]) -> Iterator[Group]:
+        rows, prompts, too_long = _encode(_requests(examples), encoder, context)
+        yield from (Group(a.row, error=a.error) for a in too_long if wanted(a.row))
+        limit = _limit(source, drawing, encoder, examples)
+        fixed = {"max_tokens": limit, "stop_token_ids": [encoder.end], "logprobs": 0}
+        asked = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if wanted(row)]
+        for block in blocks(asked, _PROMPTS):
+            params = [
+                SamplingParams(temperature=0.0, **fixed)
+                if seed is None
+                else SamplingParams(temperature=drawing.temperature, seed=zlib.crc32(seed.encode()), **fixed)
+                for row, _ in block
+                for seed in drawing.seeds(examples[row].id)
+            ]
+            several = len(params) // len(block)
+            inputs = [{"prompt_token_ids": ids} for _, ids in block for _ in range(several)]
+            outputs = iter(llm.generate(inputs, params, lora_request=lora, use_tqdm=False))
+            yield from (Group(row, [_drawn(next(outputs).outputs[0]) for _ in range(several)]) for row, _ in block)
+
+    return draw
+
+
+_PROMPTS = 64
+"""Prompts that vLLM gets at once; what it has answered is then safe from a kill."""
+
+
+def _drawn(output: Any) -> Drawn:
+    count = len(output.token_ids)
+    return Drawn(output.text, count, output.finish_reason == "length", output.cumulative_logprob / max(count, 1))
+
+
+def _open_vllm(source: Source, note: Callable[[str], None]) -> tuple[Any, Any, Encoder]:
+    """vLLM, the request for the adapter, and the encoder. Raises UserError when the adapter has no effect."""
+    base, encoder = _load(source, note)
+    rank = json.loads((source.adapter / CONFIG).read_text(encoding="utf-8")).get("r", 16)
+    folder = _under_served_names(source.adapter, base)
+    llm = vllm_probe.open_llm(base.load, base.revision, rank, source.model.dtype, enable_prefix_caching=True)
+    lora = vllm_probe.lora(folder)
+    [prompt] = encoder.prompts([vllm_probe.PROBE])
+    asked = [
+        vllm_probe.greedy(llm, [prompt], request, vllm_probe.PROBE_TOKENS, [encoder.end])[0]
+        for request in (None, None, lora)
+    ]
+    if not vllm_probe.has_effect(*asked):
+        raise UserError(
+            f"vLLM loads the adapter and does not apply it: with and without it, the answer to a probe has the same "
+            f"log-probabilities. The names in {source.adapter / WEIGHTS} may not be those of the class that vLLM runs."
+        )
+    return llm, lora, encoder
 
 
 def _under_served_names(adapter: Path, base: base_model.Base) -> Path:

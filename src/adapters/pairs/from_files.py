@@ -14,18 +14,21 @@ from typing import Any, NamedTuple
 from adapters.backends import backend as make_backend
 from adapters.data import preference
 from adapters.data.row_forms import conversion_hint
-from adapters.data.rows import place, read_file
+from adapters.data.rows import place, read_file, survey
 from adapters.data.task_of_file import task_of_file
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, turns
 from adapters.data_aug.agent.corruptions import KINDS
 from adapters.errors import UserError
+from adapters.extraction.adapter_source import find_any
+from adapters.extraction.extract import manifest_path
+from adapters.files import read_json
 from adapters.pairs import mine
 from adapters.plugins import source_files, trust
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward
+from adapters.plugins.rewards import NamedReward, resolve_all
 from adapters.plugins.trust import Consent
-from adapters.recipe.fields import PluginSpec
+from adapters.recipe.fields import PluginSpec, RewardSpec
 from adapters.recipe.load import load_recipe, parse_assignments
 from adapters.recipe.stages import Dpo
 from adapters.tasks.agent import AgentTask
@@ -69,12 +72,37 @@ def task_of(name: str, params: Sequence[str] = ()) -> Task:
 
 
 def readers(
-    rows: Path, limit: Limit, task: str | None, params: Sequence[str], reward: str | None
+    rows: Path, limit: Limit, task: str | None, params: Sequence[str], reward: RewardSpec | None
 ) -> tuple[Task, NamedReward]:
     """The task of a file's rows, and the reward, whose default has the task's name."""
     name = limit.name or task_of_file(rows, task)
-    reward = reward or name
-    return limit.task or task_of(name, params), NamedReward(reward, resolve("rewards", PluginSpec(use=reward)))
+    [named] = resolve_all([reward or RewardSpec(use=name)], folder=Path(), at=())
+    return limit.task or task_of(name, params), named
+
+
+class Sampled(NamedTuple):
+    """What `adapters sample` noted beside its output: the rows, their task, and the name of the task."""
+
+    rows: Path
+    task: Task
+    name: str
+
+
+def sampled(file: Path, rows: Path | None = None, consent: Consent | None = None) -> Sampled | None:
+    """What a file of samples was drawn from; None for a file of another origin. `rows` is where the rows are now.
+
+    Raises UserError when rows or adapter are no longer there, and Refused for the task's code without consent.
+    """
+    manifest = read_json(manifest_path(file))
+    paths, settings = manifest.get("paths"), manifest.get("settings")
+    if not isinstance(paths, dict) or not isinstance(settings, dict):
+        return None
+    rows, spec = rows or Path(paths["rows"]), dict(settings["task"])
+    if survey(rows)[1] != settings["input"]:
+        raise UserError(f"{file} was not drawn from {rows} as it is now; give the rows as they were with --rows.")
+    use = spec.pop("use")
+    task = find_any(paths["adapter"], task=use, params=spec, base=settings["base"], consent=consent).task
+    return Sampled(rows, task, use)
 
 
 def examples(file: Path, task: Task) -> dict[str, Example]:

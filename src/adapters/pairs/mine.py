@@ -69,16 +69,24 @@ def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]
     ]
 
 
-def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: NamedReward) -> list[Graded]:
-    """Samples (`id`, `completion`) scored by a reward. Raises UserError without a row."""
+def graded(samples: Iterable[Row], examples: Mapping[str, Example], reward: NamedReward | None) -> list[Graded]:
+    """Samples (`id`, `completion`) scored by a reward, or, without one, by their own column `reward`.
+
+    A sample that says why it has no completion (`error`) is left out, and one to which no reward applies. Raises
+    UserError without a row.
+    """
+    answered = [sample for sample in samples if not (sample.get("error") and sample.get("completion") is None)]
     rows, texts = list[Example](), list[str]()
-    for sample in samples:
+    for sample in answered:
         example, text = examples.get(str(sample.get("id"))), sample.get("completion")
         if example is None or not isinstance(text, str):
             raise UserError(f"a sample needs the id of a row and a completion; this one has id {sample.get('id')!r}.")
         rows.append(example)
         texts.append(text)
-    scores = [scored.score for scored in Grader(reward).scores(texts, rows)]
+    if reward is None:
+        scores = [number(sample.get("reward")) for sample in answered]
+    else:
+        scores = [scored.score for scored in Grader(reward).scores(texts, rows)]
     graded_rows = zip(rows, texts, scores, strict=True)
     return [Graded(example, text, score) for example, text, score in graded_rows if score is not None]
 

@@ -13,12 +13,13 @@ from typing import Any
 from adapters import console
 from adapters.backends import adapter_folder
 from adapters.backends.base_files import check_base
-from adapters.backends.jobs import Backend, Evaluation, Job
-from adapters.data.lengths import by_source
+from adapters.backends.jobs import Backend, Evaluation, Job, Picking
+from adapters.data.lengths import answer_limit, by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
-from adapters.pipeline import selecting
+from adapters.evaluation.picking import can_vote
+from adapters.pipeline import selecting, starting
 from adapters.plugins import task_bench
 from adapters.plugins.registry import offered, resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
@@ -39,6 +40,8 @@ class Plan:
     jobs: tuple[Job, ...]
     evaluations: tuple[Evaluation, ...]
     notes: tuple[str, ...]
+    start: Path | None = None
+    """The adapter that the first stage goes on from; None for a new one."""
 
     @property
     def recipe(self) -> Recipe:
@@ -101,10 +104,14 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     rewards = stage_rewards(file)
     notes = backend.check(recipe.stages)
     measure = Measure(backend, tokenizer_needed, notes)
+    start = starting.adapter(recipe, backend)
+    if start is not None:
+        notes.append(f"stage 1 starts from {recipe.start}; its training rows are not looked for in the test sets")
+    before = starting.fingerprint(start)
     read = Reader(file, task, notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
-        jobs.append(_job(read, n, rewards, jobs[-1].fingerprint if jobs else "", measure, notes))
+        jobs.append(_job(read, n, rewards, jobs[-1].fingerprint if jobs else before, measure, notes))
     trained = set().union(*(job.texts for job in jobs))
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed, read=read)
     notes += leakage(tests)
@@ -117,7 +124,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
         notes += cost_notes(backend, jobs, tests, certain=tokenizer_needed)
     if file.renamed:
         notes.append(f"renamed keys, of which the old names still work: {', '.join(_renamed(file.renamed))}")
-    return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)))
+    return Plan(file, task, tuple(jobs), tests, tuple(dict.fromkeys(notes)), start)
 
 
 def check_first(file: RecipeFile) -> None:
@@ -213,7 +220,21 @@ def evaluations(
     """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
     measure = Measure(backend, tokenizer_needed, [])
     read = read or Reader(file, task)
+    for n, spec in enumerate(file.recipe.evaluate):
+        _check_picking(spec, file, task, getattr(backend, "draws", False), ("evaluate", n))
     return tuple(_evaluation(read, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
+
+
+def _check_picking(spec: EvalSet, file: RecipeFile, task: Task, draws: bool, at: KeyPath) -> None:
+    if spec.samples is None:
+        if extra := {"pick", "temperature"} & spec.model_fields_set:
+            raise UserError("it says how one of several answers is picked; set samples too.", at=(*at, min(extra)))
+        return
+    if not draws:
+        raise UserError("the hosted trainer gives one answer to a row; leave samples out.", at=(*at, "samples"))
+    if spec.pick == "vote" and not can_vote(task):
+        fault = f"the task {file.recipe.task.use} cannot compare two answers (it has neither as_gold nor record)."
+        raise UserError(f"{fault} Use pick: likelihood.", at=(*at, "pick"))
 
 
 def _job(
@@ -274,7 +295,7 @@ def _with_selection(
     ids = {e.id for e in job.validation}
     held_out = list({e.id: e for e in reversed(loaded.examples) if e.id in ids}.values())  # conversations are whole
     lengths = measure.lengths(held_out) if held_out else None
-    limit = _answer_limit([length.completion for length in lengths or ()])
+    limit = answer_limit([length.completion for length in lengths or ()])
     job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))
     notes += selecting.note(job)
     return job
@@ -393,14 +414,8 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
         return
     if problems := adapter_folder.problems(Path(reference)):
         raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
-    config = json.loads((Path(reference) / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
-    lora = recipe.lora
-    ours: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": lora.rslora}
-    theirs = {k: config.get(k, v) for k, v in ours.items()}
-    for key in ("rank_pattern", "alpha_pattern"):
-        ours[key], theirs[key] = getattr(lora, key), config.get(key) or {}
-    if other := [f"{k} {theirs[k]} (here {v})" for k, v in ours.items() if theirs[k] != v]:
+    if other := starting.other_lora(Path(reference), recipe.lora):
         raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
 
 
@@ -418,7 +433,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
             examples += read(spec.data, at, rephrase(variant)).examples
     lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
-    limit = spec.max_new_tokens or _answer_limit(answers)
+    limit = spec.max_new_tokens or answer_limit(answers)
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
     scorer = score_hash("tasks", recipe.task, task, file.folder)
     return Evaluation(
@@ -429,17 +444,13 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         fingerprint=_hash({"rows": rows, "task": scorer, "model": _model_settings(recipe), "limit": limit}),
         leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
+        picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         by_source=loaded.by_source,
         lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
         beyond=sum(a > limit for a in answers),
     )
-
-
-def _answer_limit(answers: Sequence[int]) -> int:
-    """Tokens of an answer, at most: 1.5 times the longest gold answer."""
-    return max(32, 16 * math.ceil(1.5 * max(answers, default=0) / 16))
 
 
 def _fits(stage: Stage, length: Lengths) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -19,17 +20,18 @@ from adapters.backends.jobs import Backend, Evaluation, Job
 from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison
-from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment
+from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment, stored_answers
+from adapters.evaluation.picking import PickingSampler
 from adapters.files import read_json, write_json, write_jsonl, write_text
-from adapters.pipeline import ledger
+from adapters.pipeline import ledger, starting
 from adapters.pipeline.plan import Plan
-from adapters.pipeline.run_folder import refuse_links
+from adapters.pipeline.run_folder import START, refuse_links
 from adapters.plugins import source_files, trust
 from adapters.plugins.registry import self_contained
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
-from adapters.types import Task
+from adapters.types import Sampler, Task
 
 CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", HEADER)
 """A run may be continued with other values of these keys: none affects trained weights."""
@@ -45,7 +47,7 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         for note in [*notes, *ready(plan, backend)]:
             console.console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)
     backend.barrier()
-    start: Path | None = None
+    start = plan.start
     for job in plan.jobs:
         if not job.is_complete(start):
             _train(plan, job, start, backend)
@@ -59,9 +61,11 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         report["stages"][job.name] = {k: manifest.get(k) for k in keys}
     if plan.evaluations:
         base = [("base", None)] if plan.recipe.evaluate_base else []
-        models = [*base, *((job.name, job.folder) for job in plan.jobs)]
-        rewards = {r.name: r for job in plan.jobs for r in job.rewards}
-        report["sets"] = evaluate_all(models, plan.evaluations, plan.task, list(rewards.values()), folder, backend)
+        begin = [(START, plan.start)] if plan.start else []
+        models = [*base, *begin, *((job.name, job.folder) for job in plan.jobs)]
+        rewards = list({r.name: r for job in plan.jobs for r in job.rewards}.values())
+        earlier = {"base": plan.start.parent / "eval" / "base", START: _evaluated(plan.start)} if plan.start else {}
+        report["sets"] = evaluate_all(models, plan.evaluations, plan.task, rewards, folder, backend, earlier)
         report["deltas"] = comparison.deltas(report["sets"])
     if console.is_main():
         write_json(folder / "report.json", report)
@@ -160,7 +164,7 @@ def fork(plan: Plan) -> tuple[Path | None, list[str]]:
             break
         shutil.copytree(old / job.name, work / job.name)
         kept.append(job.name)
-    for label in ["base", *kept]:
+    for label in ["base", START, *kept]:
         if (old / "eval" / label).is_dir():
             shutil.copytree(old / "eval" / label, work / "eval" / label)
     aside = set_aside(plan.folder)
@@ -199,8 +203,9 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "scoring": [reward.record for reward in job.rewards],
             "data": job.ledger,
             "too_long": job.too_long,
-            "start": start.name if start else None,
-            "start_hash": adapter_folder.weights_hash(start),
+            "start": start and (plan.recipe.start if start == plan.start else start.name),
+            "start_hash": adapter_folder.content_hash(start),
+            **({"history": starting.history(start)} if start and start == plan.start else {}),
             "reference": getattr(job.stage, "reference", None),
             "model": getattr(backend, "describe", dict)(),
             "task": self_contained(plan.recipe.task.model_dump(), plan.task),
@@ -224,21 +229,36 @@ def evaluate_all(
     rewards: Sequence[NamedReward],
     folder: Path,
     backend: Backend,
+    earlier: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, dict[str, SetFigures]]:
-    """Evaluate models (label, adapter; None: the base) where no valid result is stored: set -> label -> figures."""
+    """Evaluate models (label, adapter; None: the base) where no valid result is stored: set -> label -> figures.
+
+    Answers that are stored, here or in `earlier` (label -> folder of another run), are not asked for again when only
+    the rewards have changed, as they do when a stage is added.
+    """
+    evaluations = [each for e in evaluations for each in e.with_picked]
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None
         for evaluation in evaluations:
+            if evaluation.picked and adapter is None:
+                continue  # what an untrained model says several times is worth no time
             out = folder / "eval" / label / evaluation.name
             key = _evaluation_key(evaluation, adapter, rewards)
             figures = read_figures(out)
             if figures.get("key") != key:
+                folders = [out, *([earlier[label] / evaluation.name] if label in earlier else [])]
+                stored = next(filter(None, (stored_answers(f, evaluation, key) for f in folders)), None)
+                backend.barrier()  # all have read what is now replaced
                 if console.is_main():
                     (out / "metrics.json").unlink(missing_ok=True)  # it does not belong to the samples that follow
                 with console.progress(f"evaluating {evaluation.name} ({label})") as progress:
-                    sampler = sampler or backend.sampler(adapter)
-                    figures = evaluate(sampler, evaluation, task, rewards, out, progress, write=console.is_main())
+                    if stored is None:
+                        sampler = sampler or backend.sampler(adapter)
+                    answers = stored or cast(Sampler, sampler)
+                    if evaluation.picked and stored is None:
+                        answers = PickingSampler(cast(Sampler, sampler), evaluation, task)
+                    figures = evaluate(answers, evaluation, task, rewards, out, progress, write=console.is_main())
                 figures["key"] = key
                 backend.barrier()
                 if console.is_main():
@@ -251,8 +271,13 @@ def evaluate_all(
 
 
 def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequence[NamedReward]) -> str:
-    weights = adapter_folder.weights_hash(folder) or "base"
+    weights = adapter_folder.content_hash(folder) or "base"
     return f"{evaluation.fingerprint}:{weights}:{','.join(f'{r.name}={r.score_hash}' for r in rewards)}"
+
+
+def _evaluated(stage: Path) -> Path:
+    """Where a run keeps the evaluations of its stage."""
+    return stage.parent / "eval" / stage.name
 
 
 def _write_ledger(plan: Plan) -> None:

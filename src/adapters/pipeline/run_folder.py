@@ -19,6 +19,8 @@ from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile, as_overrides, load_recipe, present_keys
 
 State = Literal["done", "in progress", "waiting"]
+START: Final = "start"
+"""Label of the adapter that a recipe's first stage starts from, beside `base` and the stages."""
 GIVEN: Final = "@"
 """Part of the names of test sets given with `adapters eval --data`: NAME@HASH."""
 
@@ -223,7 +225,8 @@ class RunFolder:
 
     @cached_property
     def _evaluated(self) -> Sets:
-        hashes = {"base": None} | {stage.name: stage.weights_hash for stage in self.stages}
+        start = next((stage.manifest.get("start_hash") for stage in self.stages), None)
+        hashes = {"base": None, START: start} | {stage.name: stage.weights_hash for stage in self.stages}
         order = list(hashes)
         sets: dict[str, list[EvaluatedModel]] = {}
         for folder in sorted((self.path / "eval").glob("*/*/")):
@@ -240,6 +243,15 @@ class RunFolder:
 
 def _recipe(path: Path) -> Mapping[str, Any]:
     return present_keys(read_json(path / "recipe.json"))
+
+
+def adapter_in(folder: Path) -> Path:
+    """The adapter of a folder: itself, or a run's last finished stage. Raises UserError for any other folder."""
+    if (folder / adapter_folder.CONFIG).is_file():
+        return folder
+    if (folder / "recipe.json").is_file():
+        return RunFolder.open(folder).adapter_stage().path
+    raise UserError(f"{folder} is neither a run folder nor an adapter: it holds no {adapter_folder.CONFIG}.")
 
 
 def refuse_links(folder: Path) -> None:

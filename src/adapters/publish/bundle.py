@@ -201,9 +201,10 @@ def _name_only(text: str) -> str:
 
 def results(finished: Finished) -> dict[str, Any]:
     """Figures of every stage and of every model on every test set, without samples."""
-    labels = {s.name for s in finished.stages} | {"base"}
     sets = {
-        name: {m: {k: v for k, v in figures.items() if k != "key"} for m, figures in models.items() if m in labels}
+        name: {
+            m: {k: v for k, v in figures.items() if k != "key"} for m, figures in models.items() if m in finished.labels
+        }
         for name, models in finished.figures.items()
     }
     keys = ("steps", "seconds", "peak_memory_gb", "peak_host_memory_gb", "figures")

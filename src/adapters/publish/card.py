@@ -81,7 +81,8 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "repo": repo,
         "run": finished,
         "stages": [_stage(finished, stage) for stage in finished.stages],
-        "labels": ["base", *(s.name for s in finished.stages)],
+        "labels": finished.labels,
+        "start": _start(finished),
         "published": published,
         "mode": mode,
         "plots": plots.draw(finished, folder / "plots", mode),
@@ -232,6 +233,21 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     }
 
 
+def _start(finished: Finished) -> str | None:
+    """In a sentence, the adapter that the first stage starts from; None for a new one."""
+    manifest = finished.stages[0].manifest
+    if not manifest.get("start"):
+        return None
+    sentence = f"an adapter of weights `{str(manifest.get('start_hash'))[:16]}` (SHA-256)"
+    if history := finished.history:
+        last = history[-1]
+        names = {s["source"]: None for stage in history for s in stage["data"]}
+        kinds = ", then ".join(KINDS.get(stage["kind"], stage["kind"]) for stage in history)
+        sentence += f", stage `{last['stage']}` of the run `{last['run']}`, trained by {kinds[0].lower()}{kinds[1:]}"
+        sentence += f" on {', '.join(names)}"
+    return sentence
+
+
 def _data(finished: Finished, stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a stage, and in a sentence what of it the trainer saw."""
     ledger = finished.ledger.get("stages", {}).get(stage.name, {})
@@ -306,6 +322,16 @@ def _task(finished: Finished) -> str:
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
     """The sources of the training data, each once, with its licence if known."""
     sources: dict[str, dict[str, Any]] = {}
+    for before in finished.history:
+        for entry in before["data"]:
+            licence = entry.get("license") or (GENERATED if entry.get("generated") else None)
+            new = {
+                "source": entry["source"],
+                "origin": f"of the run `{before['run']}`",
+                "license": licence,
+                "stages": [],
+            }
+            sources.setdefault(entry["source"], new)["stages"].append(f"{before['run']}/{before['stage']}")
     for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):
         for entry, source in zip(stage.manifest.get("data", []), spec.data, strict=False):
             licence = entry.get("license") or source.license

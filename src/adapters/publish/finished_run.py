@@ -12,7 +12,7 @@ from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.evaluation.evaluate import SetFigures
 from adapters.files import read_json, read_run_json
-from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, Stage, refuse_links
+from adapters.pipeline.run_folder import START, EvaluatedModel, RunFolder, Stage, refuse_links
 from adapters.plugins.registry import resolve
 from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile
@@ -50,6 +50,16 @@ class Finished:
     def manifest(self) -> Mapping[str, Any]:
         """The adapter's manifest."""
         return self.stages[-1].manifest
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The models that the card shows, in their order: the base, the adapter that it starts from, the stages."""
+        return ("base", START, *(stage.name for stage in self.stages))
+
+    @property
+    def history(self) -> list[Mapping[str, Any]]:
+        """The stages of other runs that trained the adapter that the first stage starts from; see `starting`."""
+        return list(self.stages[0].manifest.get("history") or ())
 
     @property
     def settings(self) -> Publish:

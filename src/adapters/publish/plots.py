@@ -33,7 +33,7 @@ def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
             drawn.append(f"{key}.png")
     if mode is not None:
         for name, models in finished.figures.items():
-            labels = [m for m in ("base", *logs) if m in models]
+            labels = [m for m in finished.labels if m in models]
             _bars({m: models[m]["metrics"][mode] for m in labels}, f"{name}, {mode}", folder / f"{name}.png")
             drawn.append(f"{name}.png")
     return drawn

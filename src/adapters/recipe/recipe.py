@@ -120,6 +120,14 @@ class EvalSet(Strict):
         default=1, ge=1, le=1_000, description="Forms of the prompt per row (label orders, for ie); figures are means."
     )
 
+    samples: int | None = Field(
+        default=None, ge=2, le=1_000, description="Answer each row so often too, and pick one answer; see pick."
+    )
+    pick: Literal["likelihood", "vote"] = Field(
+        default="vote", description="The answer that agrees most with the others, or the likeliest a token."
+    )
+    temperature: float = Field(default=0.8, gt=0, description="Of all samples but the first, which is greedy.")
+
 
 class Recipe(Strict):
     """A run: the task, the model, the training stages and the evaluation."""
@@ -129,6 +137,11 @@ class Recipe(Strict):
     task: PluginSpec = Field(description="How a row becomes a prompt and a target, and how answers are scored.")
     model: Model
     lora: Lora = Lora()
+    start: str | None = Field(
+        default=None,
+        description="Adapter that the first stage goes on from: a stage's folder, a run's (its last stage), or any "
+        "adapter's; default: a new one.",
+    )
     trainer: Literal["local", "tinker", "echo"] = Field(
         default="local", description="local: this machine; tinker: the Tinker API (docs/hosted.md); echo: no model."
     )

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
+from adapters.backends.jobs import PICKED
 from adapters.errors import UserError
 from adapters.evaluation.alignment import STORED
 from adapters.evaluation.metrics import number
@@ -82,7 +83,8 @@ def _set(
     run: RunFolder, name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]
 ) -> dict[str, Any]:
     lost, gained = samples.most_changed(models, task, weights)
-    note = ", given with adapters eval --data" if GIVEN in name else ", not in the recipe"
+    notes = {GIVEN: ", given with adapters eval --data", PICKED: ", answers picked from several"}
+    note = next((text for part, text in notes.items() if part in name), ", not in the recipe")
     return {
         "name": name,
         "note": "" if name in run.sets else note,

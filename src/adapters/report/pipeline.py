@@ -43,7 +43,7 @@ def steps(run: RunFolder) -> list[Step]:
             noise=_plugin(stage.settings["noise"]) if stage.settings.get("noise") else None,
             rows=_rows(as_dict(ledgers.get(stage.name))),
             figures=tuple(_figures(stage)),
-            reference=_reference(stage, n),
+            reference=_reference(stage, new=not n and not run.recipe.get("start")),
             chain=_chain(stage, run.stages[n - 1] if n else None),
         )
         for n, stage in enumerate(run.stages)
@@ -122,13 +122,13 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
     return out
 
 
-def _reference(stage: Stage, n: int) -> str | None:
+def _reference(stage: Stage, *, new: bool) -> str | None:
     reference = stage.settings.get("reference")
     if reference is None or (stage.kind == "grpo" and not number(stage.settings.get("beta"))):
         return None
     if reference != "start":
         return plain(reference)
-    return "the start" if n else "the start (the base)"
+    return "the start (the base)" if new else "the start"
 
 
 def _chain(stage: Stage, before: Stage | None) -> tuple[str, bool] | None:

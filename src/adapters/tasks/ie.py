@@ -205,6 +205,13 @@ class IeTask(AnswerReader):
         """Entities and relations in one list, by label and text."""
         return ie_answers.record(answer)
 
+    def as_gold(self, completion: str) -> dict[str, list[Any]]:
+        """The items of a completion by label, as gold has them. Raises ValueError."""
+        out: dict[str, list[Any]] = {}
+        for label, *ends in sorted(self.decode(completion)):
+            out.setdefault(label, []).append(ends[0] if len(ends) == 1 else {"head": ends[0], "tail": ends[1]})
+        return out
+
     def answer_schema(self) -> dict[str, Any] | None:
         """JSON schema of an answer; None where the model thinks first."""
         return None if self.target == "tagged" else ie_answers.ANSWER

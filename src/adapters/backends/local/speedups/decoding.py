@@ -1,4 +1,4 @@
-"""Batch decoding, faster than `generate`; greedy answers are the same tokens.
+"""Batch decoding, faster than `generate`; greedy answers are the same tokens. Also several random answers a prompt.
 
 Keys and values of the prefix that all prompts share (system prompt, instructions) are computed once and copied to every
 row. A row that has ended leaves the batch.
@@ -7,17 +7,19 @@ row. A row that has ended leaves the batch.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence, Set
-from functools import partial
 from inspect import signature
 from typing import Any, Final
 
 import torch
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 Ended = Callable[[int], bool]
 """Called with each token of one row; True if the row's answer is complete."""
+Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+"""Takes logits in 32 bits (rows, vocabulary) and the numbers of the rows, which have not ended; a token for each."""
 
 GREEDY: Final = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
 """Arguments of transformers' `generate` for greedy answers, whatever a model's own config says."""
@@ -115,8 +117,39 @@ def greedy(
     cache = copy.deepcopy(prefix) or new_cache(model)
     if shared:
         cache.batch_repeat_interleave(len(suffixes))
-    choose = partial(torch.argmax, dim=-1)
-    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=choose)
+    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=_best)
+
+
+def _best(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    return logits.argmax(dim=-1)
+
+
+class Draws:
+    """Draws tokens at random: each row has random numbers of its own, whatever rows stand beside it.
+
+    `seeds` are of the rows; None draws greedily. `logprobs` are the sums of the log-probabilities of each row's tokens,
+    in nats, at temperature 1.
+    """
+
+    def __init__(self, seeds: Sequence[str | None], temperature: float) -> None:
+        self.streams = [None if seed is None else random.Random(seed) for seed in seeds]
+        self.temperature = temperature
+        self.logprobs = [0.0] * len(seeds)
+
+    def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """See `Choose`."""
+        # Inversion: one number a token. In 32 bits the sum over a large vocabulary would lose the rare tokens.
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        below = (logits / self.temperature).softmax(-1).to(wide).cumsum(-1)
+        streams = [self.streams[row] for row in rows]
+        numbers = torch.tensor([s.random() if s else 0.0 for s in streams], dtype=wide, device=logits.device)
+        drawn = torch.searchsorted(below, numbers[:, None] * below[:, -1:], right=True)[:, 0]
+        greedy = torch.tensor([s is None for s in streams], device=logits.device)
+        chosen = torch.where(greedy, logits.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
+        scores = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            self.logprobs[row] += score
+        return chosen
 
 
 def decode(
@@ -128,18 +161,17 @@ def decode(
     *,
     limits: Sequence[int],
     stops: Set[int],
-    choose: Callable[[torch.Tensor], torch.Tensor],
+    choose: Choose,
     ended: Sequence[Ended] | None = None,
 ) -> list[list[int]]:
     """The tokens of each row's answer after the prompt's last `tokens` (rows, new).
 
-    `mask` (rows, cached and new) and `positions` (rows, new) are those of the tokens; `choose` takes logits in 32 bits
-    (rows, vocabulary) and gives a token for each row. `cache` is modified.
+    `mask` (rows, cached and new) and `positions` (rows, new) are those of the tokens. `cache` is modified.
     """
     answers: list[list[int]] = [[] for _ in limits]
     alive = list(range(len(limits)))
     while True:
-        chosen = choose(step(model, tokens, cache, mask, positions)[:, -1].float())
+        chosen = choose(step(model, tokens, cache, mask, positions)[:, -1].float(), alive)
         keep = []
         for place, token in enumerate(chosen.tolist()):
             row = alive[place]
@@ -158,6 +190,52 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
 
 
+def decode_groups(
+    model: Any, cache: DynamicCache, tokens: torch.Tensor, mask: torch.Tensor, group: torch.Tensor, **options: Any
+) -> list[list[int]]:
+    """The tokens of several answers to each prompt, which is read once; `options` are those of `decode`.
+
+    `tokens` and `mask` (prompts, width) are padded on the left; `group` (answers) is the prompt of each answer. `cache`
+    is empty, and modified.
+    """
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    step(model, tokens[:, :-1], cache, mask[:, :-1], positions[:, :-1])
+    cache.reorder_cache(group)
+    return decode(model, tokens[group, -1:], mask[group], positions[group, -1:], cache, **options)
+
+
+@torch.inference_mode()
+def draw(
+    model: Any,
+    prompts: Sequence[list[int]],
+    answers: int,
+    draws: Draws,
+    *,
+    limits: Sequence[int],
+    stops: Set[int],
+    pad: int,
+    shared: bool,
+) -> list[list[int]]:
+    """The tokens of several answers to each prompt, one prompt's after another's.
+
+    `limits` and `draws` are of all answers; `shared` reads each prompt once, where `can_decode`.
+    """
+    group = torch.arange(len(prompts), device=model.device).repeat_interleave(answers)
+    if not shared:
+        rows = [prompts[n] for n in group.tolist()]
+        return generate(model, rows, limits=limits, stops=stops, pad=pad, choose=draws)
+    tokens, mask = _padded(model, prompts, pad)
+    return decode_groups(model, new_cache(model), tokens, mask, group, limits=limits, stops=stops, choose=draws)
+
+
+def _padded(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask (prompts, width), padded on the left."""
+    width = max(map(len, prompts))
+    tokens = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    return tokens, mask
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -167,17 +245,20 @@ def generate(
     stops: Set[int],
     pad: int,
     ended: Sequence[Ended] | None = None,
+    choose: Choose | None = None,
 ) -> list[list[int]]:
-    """Greedy answers through transformers' `generate`, for any model."""
-    width = max(map(len, prompts))
+    """Answers through transformers' `generate`, for any model; greedy ones without `choose`."""
+    tokens, mask = _padded(model, prompts, pad)
+    width = tokens.shape[1]
     rules = [_EachRow(ended, width)] if ended else []
     rows = model.generate(
-        input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
-        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
+        input_ids=tokens,
+        attention_mask=mask,
         max_new_tokens=max(limits),
         eos_token_id=sorted(stops),
         pad_token_id=pad,
         stopping_criteria=StoppingCriteriaList(rules),
+        logits_processor=LogitsProcessorList([_Chosen(choose, limits, stops)] if choose else []),
         **GREEDY,
     )[:, width:].tolist()
     lengths = rules[0].lengths if rules else {}
@@ -186,6 +267,25 @@ def generate(
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
         answers.append(row[: min(end, lengths.get(n, end), limits[n])])
     return answers
+
+
+class _Chosen(LogitsProcessor):  # type: ignore[misc]
+    """Leaves `generate` one token of each row."""
+
+    def __init__(self, choose: Choose, limits: Sequence[int], stops: Set[int]) -> None:
+        self.choose, self.limits, self.stops = choose, limits, stops
+        self.alive, self.steps = list(range(len(limits))), 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        only = torch.full_like(scores, float("-inf"))
+        self.steps += 1
+        if self.alive:
+            chosen = self.choose(scores[self.alive].float(), self.alive)
+            only[self.alive, chosen] = 0.0
+            ended = [token in self.stops for token in chosen.tolist()]
+            rows = zip(self.alive, ended, strict=True)
+            self.alive = [row for row, stop in rows if not stop and self.steps < self.limits[row]]
+        return only
 
 
 class _EachRow(StoppingCriteria):  # type: ignore[misc]

@@ -21,7 +21,7 @@ from trl import GRPOConfig
 
 from adapters.backends.local.encoder import end_tokens
 from adapters.backends.local.sharding import shards_weights
-from adapters.backends.local.speedups.decoding import can_decode, decode, new_cache, step
+from adapters.backends.local.speedups.decoding import can_decode, decode_groups, new_cache
 from adapters.backends.local.speedups.merged import MergedSampling
 from adapters.backends.local.speedups.padding_free import in_use
 
@@ -128,20 +128,17 @@ class _Generate:
         _, group = torch.unique(torch.cat([input_ids, attention_mask], dim=1), dim=0, return_inverse=True)
         places = group.tolist()
         first = [places.index(n) for n in range(max(places) + 1)]
-        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        cache, model = new_cache(self.model.get_base_model()), self.model.base_model
+        cache, temperature = new_cache(self.model.get_base_model()), generation_config.temperature
         with torch.no_grad():
-            step(model, input_ids[first, :-1], cache, attention_mask[first, :-1], positions[first, :-1])
-            cache.reorder_cache(group)
-            answers = decode(
-                model,
-                input_ids[:, -1:],
-                attention_mask,
-                positions[:, -1:],
+            answers = decode_groups(
+                self.model.base_model,
                 cache,
+                input_ids[first],
+                attention_mask[first],
+                group,
                 limits=[generation_config.max_new_tokens] * len(input_ids),
                 stops=set(generation_config.eos_token_id),
-                choose=lambda logits: (logits / generation_config.temperature).softmax(-1).multinomial(1)[:, 0],
+                choose=lambda logits, _: (logits / temperature).softmax(-1).multinomial(1)[:, 0],
             )
         rows = [torch.tensor(answer, device=input_ids.device) for answer in answers]
         padded = pad_sequence(rows, batch_first=True, padding_value=generation_config.pad_token_id)

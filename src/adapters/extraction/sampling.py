@@ -1,0 +1,200 @@
+"""Several completions of each row, graded.
+
+OUT is a JSONL file: a line for each completion, the rows in the order of the input. It is written, resumed and
+described by a manifest as the output of `adapters extract` is (see `extract.py`); the journal holds a row's
+completions together, and their rewards, so that no reward is paid for twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.data.load import load_examples
+from adapters.data.rows import survey
+from adapters.environment import versions
+from adapters.errors import UserError
+from adapters.evaluation import best_of
+from adapters.evaluation.metrics import number
+from adapters.extraction import files
+from adapters.extraction.adapter_source import Source
+from adapters.extraction.engine import DrawEngine, Drawing, Group
+from adapters.extraction.extract import SYNC_SECONDS, journal_path, manifest_path
+from adapters.extraction.journal import Journal
+from adapters.files import write_json, write_jsonl
+from adapters.plugins.rewards import Grader, NamedReward, resolve_all, stage_rewards
+from adapters.plugins.source_files import score_hash
+from adapters.plugins.trust import Consent
+from adapters.recipe.fields import PathSource, RewardSpec
+from adapters.recipe.stages import Grpo
+from adapters.secrets import redact
+from adapters.types import Example, Scored
+
+Moved = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingJob:
+    """Checked work. A restart must have the same `settings`."""
+
+    source: Source
+    rows: Path
+    examples: Sequence[Example]
+    out: Path
+    rewards: Sequence[NamedReward]
+    drawing: Drawing
+    settings: dict[str, Any]
+
+    @property
+    def journal(self) -> Path:
+        """File of the unfinished output."""
+        return journal_path(self.out)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The manifest's description: the settings, and where adapter and rows were."""
+        paths = {"adapter": str(self.source.adapter.resolve()), "rows": str(self.rows.resolve())}
+        return {"settings": self.settings, "paths": paths}
+
+
+def rewards_of(source: Source, given: RewardSpec | None, consent: Consent) -> tuple[NamedReward, ...]:
+    """The given reward; else those of the adapter's GRPO stage, or of the run's last one; else F1 by the task's counts.
+
+    Raises UserError, and Refused for the run's own code without consent.
+    """
+    if given is not None:
+        return resolve_all([given], folder=Path(), at=())
+    if source.run is not None:
+        file = source.run.recipe_file(consent=consent)
+        stages = [n for n, stage in enumerate(file.recipe.stages) if isinstance(stage, Grpo)]
+        own = [n for n in stages if source.run.stages[n].name == source.run.named]
+        if stages:
+            return stage_rewards(file)[[*stages, *own][-1]]
+    code = score_hash("tasks", source.plug, source.task, source.origin)
+    return (NamedReward("f1", best_of.TaskF1(source.task), score_hash=code),)
+
+
+def prepare(
+    source: Source,
+    rows: Path,
+    out: Path,
+    drawing: Drawing,
+    rewards: Sequence[NamedReward],
+    *,
+    engine: Mapping[str, Any],
+) -> SamplingJob:
+    """Check everything that can be checked before a model is loaded. Raises UserError."""
+    if out.suffix.lower() != ".jsonl":
+        raise UserError(f"-o {out}: samples are written as .jsonl.")
+    files.check_output(out)
+    if out.resolve() == rows.resolve():
+        raise UserError("the output would overwrite the rows.")
+    _, digest = survey(rows)
+    source_of_rows = PathSource(path=str(rows.resolve()))
+    examples = load_examples([source_of_rows], source.task, root=Path(), seed=0, max_bad_rows=0.0).examples
+    repeated = [i for i, count in Counter(e.id for e in examples).items() if count > 1]
+    if repeated:
+        raise UserError(f"{rows}: the id {repeated[0]!r} is repeated, and samples are told apart by their row's id.")
+    settings = {
+        "input": digest,
+        "rows": len(examples),
+        "adapter": source.weights,
+        "base": source.model.base,
+        "thinking": source.model.thinking,
+        "task": source.plug.model_dump(),
+        **asdict(drawing),
+        "rewards": [reward.record for reward in rewards],
+        **engine,
+        "versions": versions(),
+    }
+    return SamplingJob(source, rows, examples, out, rewards, drawing, settings)
+
+
+def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Moved) -> dict[str, Any]:
+    """Draw and grade what is not done, inside `extract.open_or_resume`, and write the output.
+
+    `engine` is called if needed. Returns counts and figures.
+    """
+    began = time.monotonic()
+    with ExitStack() as stack:
+        journal = stack.enter_context(closing(Journal(job.journal, 1, 1)))
+        graders = [stack.enter_context(closing(Grader(reward))) for reward in job.rewards]
+        resumed, total = journal.count, len(job.examples)
+        if resumed < total:
+            synced = began
+            for group in engine()(job.examples, lambda n: n + 1 not in journal):
+                journal.append(_record(job, graders, group))
+                moved(journal.count, total, {"resumed": resumed})
+                if time.monotonic() - synced > SYNC_SECONDS:
+                    journal.sync()
+                    synced = time.monotonic()
+            journal.sync()
+        if journal.count != total:
+            raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")
+        records = list(journal.ordered())
+    lines = [line for record in records for line in record["lines"]]
+    write_jsonl(job.out, lines)
+    counts = {**_counts(lines), "resumed": resumed, "seconds": round(time.monotonic() - began, 2)}
+    counts["figures"] = best_of.figures(scores(lines))
+    write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
+    job.journal.unlink()
+    return counts
+
+
+def _record(job: SamplingJob, graders: Sequence[Grader], group: Group) -> dict[str, Any]:
+    """A row of the journal: the row's lines of the output."""
+    example = job.examples[group.row]
+    start = {"row": group.row + 1, "id": example.id}
+    if group.error is not None:
+        return {"row": group.row + 1, "lines": [{**start, "completion": None, "error": redact(group.error)}]}
+    texts = [answer.text for answer in group.answers]
+    graded = [grader.scores(texts, [example] * len(texts)) for grader in graders]
+    first = 0 if job.drawing.greedy else 1
+    lines = []
+    for n, (answer, of_answer) in enumerate(zip(group.answers, zip(*graded, strict=True), strict=True), first):
+        named = dict(zip([r.name for r in job.rewards], of_answer, strict=True))
+        line = {**start, "sample": n, "greedy": n == 0, "completion": answer.text, "tokens": answer.tokens}
+        line |= {"truncated": answer.truncated, "logprob": None if answer.logprob is None else round(answer.logprob, 6)}
+        line |= {"reward": _total(job.rewards, named), "rewards": {name: s.score for name, s in named.items()}}
+        lines.append({**line, "parts": {name: dict(s.parts) for name, s in named.items()}})
+    return {"row": group.row + 1, "lines": lines}
+
+
+def _total(rewards: Sequence[NamedReward], named: Mapping[str, Scored]) -> float | None:
+    """The rewards' weighted mean, as preference pairs are mined by; None where none applies."""
+    known = [(r.weight, score) for r in rewards if (score := named[r.name].score) is not None]
+    return sum(w * s for w, s in known) / (sum(abs(r.weight) for r in rewards) or 1.0) if known else None
+
+
+def scores(lines: Sequence[Mapping[str, Any]]) -> list[best_of.Scores]:
+    """The rewards of each row of which samples, and the greedy answer if there are any, were graded."""
+    groups: dict[int, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if number(line.get("reward")) is not None:
+            groups.setdefault(line["row"], []).append(line)
+    with_greedy = any(line["greedy"] for group in groups.values() for line in group)
+    return [s for group in groups.values() if (s := _scores(group)).samples and (s.greedy is not None) == with_greedy]
+
+
+def _scores(group: Sequence[Mapping[str, Any]]) -> best_of.Scores:
+    samples = [line for line in group if not line["greedy"]]
+    greedy = next((line["reward"] for line in group if line["greedy"]), None)
+    known = [line for line in samples if line["logprob"] is not None]
+    likeliest = max(known, key=lambda line: line["logprob"])["reward"] if known else None
+    return best_of.Scores([line["reward"] for line in samples], greedy, likeliest)
+
+
+def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    answers = [line for line in lines if line["completion"] is not None]
+    return {
+        "rows": len({line["row"] for line in lines}),
+        "errors": dict(Counter(line["error"].partition(":")[0] for line in lines if "error" in line)),
+        "samples": len(answers),
+        "truncated": sum(line["truncated"] for line in answers),
+        "tokens": sum(line["tokens"] for line in answers),
+    }

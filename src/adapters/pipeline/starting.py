@@ -1,0 +1,117 @@
+"""`start:` of a recipe: the adapter of another run that the first stage goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.backends import adapter_folder
+from adapters.backends.hub_cache import snapshot
+from adapters.backends.jobs import Backend
+from adapters.errors import UserError
+from adapters.files import read_json
+from adapters.pipeline.run_folder import RunFolder, adapter_in
+from adapters.recipe.load import run_folder
+from adapters.recipe.recipe import NOT_OFFERED, Lora, Recipe
+
+AT: Final = ("start",)
+_NOT_PLAIN: Final = ("use_dora", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices")
+"""Keys of PEFT's config, where they are set, that recipes do not offer."""
+
+
+def adapter(recipe: Recipe, backend: Backend) -> Path | None:
+    """The folder of the adapter that the recipe starts from; None for a new one. Raises UserError."""
+    if recipe.start is None:
+        return None
+    try:
+        folder = adapter_in(Path(recipe.start).expanduser())
+    except UserError as error:
+        raise UserError(str(error), at=AT) from None
+    if problems := adapter_folder.problems(folder):
+        raise UserError(f"{problems[0]}.", at=AT)
+    own = run_folder(recipe)
+    if folder.resolve().is_relative_to(own.resolve()):
+        raise UserError(f"{recipe.start} is in this run's own folder, {own}; give the run another name.", at=AT)
+    _check_kind(folder, recipe)
+    _check_base(folder, recipe, backend)
+    if other := other_lora(folder, recipe.lora, "dropout"):
+        raise UserError(
+            f"the first stage goes on with the adapter in {folder} as it is, and `lora` must say what that has: "
+            f"{', '.join(other)}.",
+            at=AT,
+        )
+    if (check := getattr(backend, "check_start", None)) is not None:
+        try:
+            check(folder)
+        except UserError as error:
+            raise UserError(str(error), at=error.at or AT) from None
+    return folder
+
+
+def fingerprint(folder: Path | None) -> str:
+    """What stands in the first stage's fingerprint for the stage before it."""
+    return "" if folder is None else f"start {adapter_folder.content_hash(folder)}"
+
+
+def history(folder: Path | None) -> list[dict[str, Any]]:
+    """The stages that trained an adapter, the first one first, as far as its run tells: run, stage, kind, data."""
+    run = RunFolder.of_stage(folder) if folder is not None else None
+    if run is None:
+        return []
+    stages = run.stages_up_to_named()
+    earlier: list[dict[str, Any]] = list(stages[0].manifest.get("history") or ())
+    return earlier + [
+        {"run": run.name, "stage": s.name, "kind": s.kind, "data": s.manifest.get("data", [])} for s in stages
+    ]
+
+
+def other_lora(folder: Path, lora: Lora, *more: str) -> list[str]:
+    """How an adapter's LoRA settings differ from a recipe's; `more` are further keys of the recipe."""
+    config = read_json(folder / adapter_folder.CONFIG)
+    ours: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": lora.rslora}
+    ours |= {f"lora_{key}": getattr(lora, key) for key in more}
+    theirs = {k: config.get(k, v) for k, v in ours.items()}
+    for key in ("rank_pattern", "alpha_pattern"):
+        ours[key], theirs[key] = getattr(lora, key), config.get(key) or {}
+    return [f"{k} {theirs[k]} (here {v})" for k, v in ours.items() if theirs[k] != v]
+
+
+def _check_kind(folder: Path, recipe: Recipe) -> None:
+    config = read_json(folder / adapter_folder.CONFIG)
+    wanted, kind = "ECHO" if recipe.trainer == "echo" else "LORA", config.get("peft_type")
+    if kind != wanted:
+        raise UserError(
+            f"the adapter in {folder} is of the type {kind}; trainer: {recipe.trainer} needs {wanted}.", at=AT
+        )
+    if odd := [key for key in _NOT_PLAIN if config.get(key)]:
+        raise UserError(f"the adapter in {folder} has {odd[0]}, which recipes do not: {NOT_OFFERED[odd[0]]}.", at=AT)
+    if config.get("bias", "none") != "none":
+        raise UserError(
+            f"the adapter in {folder} has trained biases, which recipes do not: {NOT_OFFERED['bias']}.", at=AT
+        )
+
+
+def _check_base(folder: Path, recipe: Recipe, backend: Backend) -> None:
+    config, model = read_json(folder / adapter_folder.CONFIG), _model(adapter_folder.manifest(folder) or {})
+    theirs = {str(n) for n in (config.get("base_model_name_or_path"), model.get("base"), model.get("hub_id")) if n}
+    theirs |= {cached[0] for name in theirs if (cached := snapshot(name))}
+    ours = {recipe.model.base, *getattr(backend, "base_names", ())}
+    if theirs and not theirs & ours:
+        raise UserError(
+            f"the adapter in {folder} was trained on {' or '.join(sorted(theirs))}, and this recipe's base is "
+            f"{recipe.model.base}; the base must be the same.",
+            at=AT,
+        )
+    revisions = model.get("revision"), recipe.model.revision
+    if all(revisions) and revisions[0] != revisions[1]:
+        raise UserError(
+            f"the adapter in {folder} was trained on revision {revisions[0]} of the base, and model.revision is "
+            f"{revisions[1]}; the base must be the same.",
+            at=AT,
+        )
+
+
+def _model(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = manifest.get("model")
+    return model if isinstance(model, dict) else {}
