@@ -159,3 +159,25 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, end: str) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0] + 20_000, peaks
+
+
+def test_arrow_adds_no_arguments_to_the_calls_of_a_tool(tmp_path: Path) -> None:
+    """Its objects of a column have the keys of all rows."""
+    import datasets
+
+    def turns(**arguments: object) -> list[dict]:
+        call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+        return [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+    made = [{"prompt": turns(q="x", deep={"a": 1})}, {"prompt": turns(year=1999, deep={"b": None})}]
+    pq.write_table(pa.Table.from_pylist(made), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(made).save_to_disk(tmp_path / "saved")
+    for path in (tmp_path / "a.parquet", tmp_path / "saved"):
+        calls = [row["prompt"][1]["tool_calls"][0]["function"]["arguments"] for _, row in read_file(path)]
+        assert calls == [{"q": "x", "deep": {"a": 1}}, {"year": 1999, "deep": {}}]
+    assert next(read_file(tmp_path / "a.parquet"))[1]["prompt"][0]["tool_calls"] is None
+
+
+def test_a_system_text_that_is_json_stays_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('system,meta\n"{""json"": true}","{""a"": 1}"\n')
+    assert [row for _, row in read_file(tmp_path / "a.csv")] == [{"system": '{"json": true}', "meta": {"a": 1}}]

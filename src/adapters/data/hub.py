@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.data.data_file import is_data_file, is_saved_dataset
-from adapters.data.rows import arrow_batches, read_file
+from adapters.data.rows import arrow_batches, arrow_rows, read_file
 from adapters.errors import KeyPath, UserError
 from adapters.recipe.fields import HubSource
 from adapters.types import Row
@@ -44,7 +44,7 @@ def read_hub(source: HubSource, root: Path, *, at: KeyPath, texts: tuple[str, ..
         yield from _rows(files, at, texts)
     else:
         for batch in arrow_batches(table):
-            yield from batch.to_pylist()
+            yield from arrow_rows(batch)
 
 
 def _builder(source: HubSource, local: Path) -> Any:

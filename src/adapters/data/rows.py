@@ -25,7 +25,7 @@ BAD_ROW: Final = "__unreadable__"
 """Column that marks an unreadable row; its value is the reason."""
 BATCH: Final = 2048
 """Rows of an Arrow batch."""
-TEXT_COLUMNS: Final = frozenset({"id", "text", "prompt", "completion", "chosen", "rejected"})
+TEXT_COLUMNS: Final = frozenset({"id", "text", "system", "prompt", "completion", "chosen", "rejected"})
 """Columns of a table that hold text, even if it is JSON; messages are the exception."""
 
 Wanted = Callable[[int], bool]
@@ -272,7 +272,7 @@ def _arrow(file: DataFile, wanted: Wanted | None, columns: Iterable[str] | None)
         numbers = [n for n in range(first, first + batch.num_rows) if wanted is None or wanted(n)]
         chosen = batch if len(numbers) == batch.num_rows else batch.take([n - first for n in numbers])
         first += batch.num_rows
-        yield from zip(numbers, numbers, chosen.to_pylist(), strict=True)
+        yield from zip(numbers, numbers, arrow_rows(chosen), strict=True)
 
 
 def _batches(file: DataFile, columns: list[str] | None) -> Iterator[Any]:
@@ -290,3 +290,29 @@ def _batches(file: DataFile, columns: list[str] | None) -> Iterator[Any]:
 def arrow_batches(dataset: Any) -> Iterator[pa.Table]:
     """The rows of a dataset as they are stored: no file is decoded, no type is turned into another."""
     return dataset.with_format("arrow").iter(batch_size=BATCH)  # type: ignore[no-any-return]
+
+
+def arrow_rows(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch. Arguments and parameters of tools lose nulls: Arrow gives each the keys of all others."""
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    for column in (field.name for field in batch.schema if _has_open_objects(field.type)):
+        for row in rows:
+            row[column] = _without_nulls(row[column])
+    return rows
+
+
+_OPEN: Final = ("arguments", "parameters")
+
+
+def _has_open_objects(kind: pa.DataType) -> bool:
+    inner = [kind.field(n) for n in range(kind.num_fields)]
+    return any((field.name in _OPEN and field.type.num_fields) or _has_open_objects(field.type) for field in inner)
+
+
+def _without_nulls(value: Any, inside: bool = False) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item, inside) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: item for key, item in value.items() if not (inside and item is None)}
+    return {key: _without_nulls(item, inside or key in _OPEN) for key, item in kept.items()}
