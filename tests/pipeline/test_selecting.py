@@ -147,14 +147,14 @@ def test_a_stage_that_is_worse_than_its_start_keeps_the_start(recipe: Path, monk
     file = load_recipe(recipe, ["stages.0.validation=0", "stages.1.select={every: 2}"])
     backend = EchoBackend(file.recipe)
     made = make_plan(file, backend)
-    answering = echo._answering
+    answering = echo.EchoSampler
     asked: list[object] = []
 
     def knows_the_start_only(known: dict) -> object:
         asked.append(known)
         return answering(known if len(asked) == 1 else {})
 
-    monkeypatch.setattr(echo, "_answering", knows_the_start_only)
+    monkeypatch.setattr(echo, "EchoSampler", knows_the_start_only)
     run_plan(made, backend)
     manifest = json.loads((made.folder / "2-grpo/manifest.json").read_text())
     assert manifest["figures"]["select"]["kept"] == "start"

@@ -370,7 +370,7 @@ def test_the_task_is_the_rewards_own_or_asked_for(tmp_path: Path) -> None:
         asked = runner.invoke(app, ["rewards", verb[0], f"{tmp_path}/mine.py:plain", *verb[1:]])
         assert asked.exit_code == 2
         assert "no task is known for the reward" in asked.stderr
-        assert "--task (agent, funding, ie" in asked.stderr
+        assert "--task (agent, chat, funding, ie" in asked.stderr
     own = runner.invoke(app, ["rewards", "score", f"{tmp_path}/mine.py:Own", str(completions)])
     assert own.exit_code == 0, own.output
     assert json.loads(own.stdout.splitlines()[0])["reward"] == 1

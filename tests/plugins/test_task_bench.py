@@ -425,7 +425,7 @@ def test_list_show_and_a_reward_for_no_task(folder: Path) -> None:
     assert "--data FILE" in runner.invoke(app, ["tasks", "test", "./bare.py:Bare"]).stderr
     refused = runner.invoke(app, ["rewards", "new", "my_reward"])
     assert refused.exit_code == 2
-    assert "Give one with --task (agent, funding, ie, " in refused.stderr
+    assert "Give one with --task (agent, chat, funding, ie, " in refused.stderr
     refused = runner.invoke(app, ["rewards", "new", "my_reward", "--task", "./bare.py:Bare"])
     assert "needs rows to be tested on" in refused.stderr
     assert not (folder / "my_reward.py").exists()
