@@ -85,18 +85,9 @@ def evaluate(
     write: bool = True,
 ) -> SetFigures:
     """Answer a test set greedily, score the answers, store them if `write`."""
-    examples, prompts = evaluation.examples, [e.prompt for e in evaluation.examples]
+    examples = evaluation.examples
     stored = sampler if isinstance(sampler, Stored) else Stored([], {}, cast(SetFigures, {}))
-    if isinstance(sampler, Stored):
-        samples, cost = sampler.samples, sampler.figures.get("cost")
-    else:
-        console.phase("sampling")
-        began = time.monotonic()
-        samples = sampler(
-            prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
-        )
-        tokens = getattr(sampler, "tokens", None) or sum(sample.tokens for sample in samples)
-        cost = {"seconds": round(time.monotonic() - began, 2), "tokens": tokens}
+    samples, cost = _answers(sampler, evaluation, progress)
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
     texts = [s.text for s in samples]
@@ -124,6 +115,21 @@ def evaluate(
             records = [{**record, "variant": i // figures["n"]} for i, record in enumerate(records)]
         write_jsonl(folder / "samples.jsonl", records)
     return figures
+
+
+def _answers(
+    sampler: Sampler | Stored, evaluation: Evaluation, progress: Progress
+) -> tuple[list[Sample], dict[str, float] | None]:
+    """The answers, and what they cost, if that is known."""
+    if isinstance(sampler, Stored):
+        return sampler.samples, sampler.figures.get("cost")
+    console.phase("sampling")
+    prompts, began = [e.prompt for e in evaluation.examples], time.monotonic()
+    samples = sampler(
+        prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
+    )
+    tokens = getattr(sampler, "tokens", None) or sum(sample.tokens for sample in samples)
+    return samples, {"seconds": round(time.monotonic() - began, 2), "tokens": tokens}
 
 
 def read_figures(folder: Path) -> SetFigures:
