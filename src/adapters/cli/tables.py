@@ -241,7 +241,8 @@ def _outputs(set_name: str, models: Mapping[str, Any]) -> Table:
         means = ["{:.3f} ({:.2f}-{:.2f})".format(r["mean"], *r["mean_ci"]) for r in result["rewards"].values()]
         shares = [f"{result[k]:.1%}" if k in result else "" for k in ("valid", "empty_answers")]
         lengths = f"{result['tokens']:,}", f"{result['length']['p50']:.0f}"
-        table.add_row(label, *shares, str(result["truncated"]), *lengths, *means)
+        truncated = str(result["truncated"]) + (f" ({looped} loops)" if (looped := result.get("looped")) else "")
+        table.add_row(label, *shares, truncated, *lengths, *means)
     if baseline := first.get("always_empty"):
         means = [f"{baseline[name]:.3f}" if name in baseline else "" for name in first["rewards"]]
         table.add_row("always empty", "", "100.0%", "", "", "", *means)

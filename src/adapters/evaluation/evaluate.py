@@ -13,6 +13,7 @@ import numpy as np
 
 from adapters import console
 from adapters.backends.jobs import Evaluation
+from adapters.backends.repetition import CHARACTERS, loops
 from adapters.evaluation import alignment, metrics
 from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
@@ -29,6 +30,8 @@ class SetFigures(TypedDict):
     parse_errors: int
     """Like `truncated` and `tokens` counted over all outputs, of all prompt variants."""
     truncated: int
+    looped: NotRequired[int]
+    """Of the truncated answers those that repeat themselves."""
     tokens: int
     empty_gold: float
     empty_answers: float
@@ -171,6 +174,7 @@ def summary(
         valid=sum(s.valid for s in scored) / len(scored),
         parse_errors=sum(not s.valid for s in scored),
         truncated=sum(s.truncated for s in samples),
+        looped=sum(s.truncated and loops(s.text, CHARACTERS) for s in samples),
         tokens=sum(s.tokens for s in samples),
         empty_gold=float(np.mean([not total(c).gold for c in asked])),
         empty_answers=float(np.mean([not total(c).pred for c in asked])),

@@ -369,7 +369,13 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
         figures, test = models[finished.stages[-1].name], finished.ledger.get("tests", {}).get(name, {})
         n, same, near = figures["n"], test.get("also_in_training", 0), test.get("nearly_in_training", 0)
         if figures["truncated"]:
-            out.append(f"{name}: {figures['truncated']} of {n} answers were cut at {figures['max_new_tokens']} tokens.")
+            loops = f", {looped} of them because they repeated themselves" if (looped := figures.get("looped")) else ""
+            cut = (
+                f"were cut, at {figures['max_new_tokens']} tokens at the latest{loops}"
+                if loops
+                else (f"were cut at {figures['max_new_tokens']} tokens")
+            )
+            out.append(f"{name}: {figures['truncated']} of {n} answers {cut}.")
         if same:
             out.append(f"{name}: {same} of its {n} texts also stand in the training data.")
         if near > same:

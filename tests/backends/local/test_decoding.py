@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.backends.json_stop import JsonEnd, first_value
+from adapters.backends.repetition import loops
 
 torch = pytest.importorskip("torch")
 
@@ -281,3 +282,26 @@ def test_memory_that_runs_out_halves_the_prompts(
     assert [[d.text for d in v] for _, v in sorted(drawn(sampler, prompts).items())] == [
         [d.text for d in v] for _, v in sorted(expected.items())
     ]
+
+
+def test_batches_hold_rows_or_padded_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters.backends.local import generate
+
+    monkeypatch.setattr(generate, "CPU_BATCH", (4, 100))
+    monkeypatch.setattr(generate, "on_gpu", lambda: False)
+    lengths = [90, 40, 30, 20, 10, 10, 10, 10, 10, 120]
+    order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
+    made = list(generate._batches(order, lengths, None))
+    assert [[lengths[n] for n in batch] for batch in made] == [[120], [90], [40, 30], [20, 10, 10, 10], [10, 10]]
+    assert [len(batch) for batch in generate._batches(order, lengths, 8)] == [8, 2]
+
+
+def test_a_greedy_answer_that_loops_is_cut(tiny_model: Path) -> None:
+    base = base_model.resolve(str(tiny_model))
+    encoder = Encoder(load_tokenizer(base), thinking=False)
+    model = load_base(base, Model(base=str(tiny_model)))
+    prompts = [({"role": "user", "content": text},) for text in ("a", "We thank the Sample Trust.")]
+    asked = {"batch_size": None, "progress": lambda *_: None}
+    for speedups in (True, False):
+        samples = LocalSampler(model, encoder, speedups=speedups)(prompts, max_new_tokens=700, **asked)
+        assert any(s.truncated and 128 <= s.tokens < 700 and loops(s.text, 128) for s in samples)

@@ -183,9 +183,7 @@ _NEWER = ("updates_per_generation", "flat_groups", "select", "validation")
 
 def test_old_stages_keep_their_fingerprints() -> None:
     one = stage()
-    assert fingerprinted_settings(one) == one.model_dump(
-        exclude={"data", "rewards", *_NEWER, *NOT_IN_FINGERPRINT}
-    )
+    assert fingerprinted_settings(one) == one.model_dump(exclude={"data", "rewards", *_NEWER, *NOT_IN_FINGERPRINT})
     assert fingerprinted_settings(stage(updates_per_generation=2))["updates_per_generation"] == 2
 
 

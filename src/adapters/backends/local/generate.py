@@ -14,6 +14,7 @@ from adapters.backends.json_stop import JsonEnd
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import decoding
+from adapters.backends.repetition import LoopEnd
 from adapters.types import Drawn, Message, Progress, Sample
 
 Prompt = TypeVar("Prompt")
@@ -24,7 +25,8 @@ class LocalSampler:
     """A loaded model and its tokenizer as an `adapters.types.Sampler`.
 
     `stop_at_json` ends an answer where its JSON is complete. Evaluation leaves it off: what a model writes behind its
-    JSON must count. `context` limits prompt and answer together. Without `speedups`, and for models that they do not
+    JSON must count. A greedy answer that repeats itself ends, as if it were cut. `context` limits prompt and answer
+    together. Without `speedups`, and for models that they do not
     fit, transformers' `generate` decodes.
     """
 
@@ -63,10 +65,9 @@ class LocalSampler:
         self, ids: Sequence[list[int]], *, max_new_tokens: int, batch_size: int | None
     ) -> Iterator[tuple[int, Sample]]:
         """Answers of this process's share as (index, sample), longest prompts first."""
-        size = batch_size or (64 if on_gpu() else 32)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # longest first: memory fails at once or never
         prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
-        for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
+        for batch in list(_batches(order, [len(row) for row in ids], batch_size))[self.rank :: self.world]:
             prompts = [ids[i] for i in batch]
             samples = _within_memory(lambda part: self._batch(part, max_new_tokens, prefix), prompts)
             yield from zip(batch, samples, strict=True)
@@ -128,7 +129,7 @@ class LocalSampler:
         rows = decoding.draw(
             self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
         )
-        samples = map(self._sample, rows, limits)
+        samples = map(self._sample, rows, [len(row) >= limit for row, limit in zip(rows, limits, strict=True)])
         drawn = [Drawn(*s, logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
         return [drawn[i : i + several] for i in range(0, len(drawn), several)]
 
@@ -136,24 +137,46 @@ class LocalSampler:
         limits = self._limits(ids, max_new_tokens)
         shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
         decode = decoding.greedy if self.shares else decoding.generate
-        ended = [self._json_end() for _ in ids] if self.stop_at_json else None
+        loops = [LoopEnd() for _ in ids]
+        ended = [self._ended(loop) for loop in loops]
         pad = self.encoder.tokenizer.pad_token_id
         rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
-        return [self._sample(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        cut = [loop.looped or len(row) >= limit for row, limit, loop in zip(rows, limits, loops, strict=True)]
+        return list(map(self._sample, rows, cut))
 
     def _limits(self, ids: Sequence[list[int]], most: int) -> list[int]:
         """Most tokens of each answer."""
         return [min(most, (self.context or sys.maxsize) - len(prompt)) for prompt in ids]
 
-    def _sample(self, row: list[int], limit: int) -> Sample:
+    def _sample(self, row: list[int], cut: bool) -> Sample:
         ended = row[-1] in self.stops
         answer = row[:-1] if ended else row
         text = self.encoder.tokenizer.decode(answer, skip_special_tokens=True)
-        return Sample(text, len(answer), not ended and len(row) >= limit)
+        return Sample(text, len(answer), not ended and cut)
 
-    def _json_end(self) -> decoding.Ended:
+    def _ended(self, loop: LoopEnd) -> decoding.Ended:
+        if not self.stop_at_json:
+            return loop.closed_by
         end = JsonEnd()
-        return lambda token: end.closed_by(self._piece(token))
+        return lambda token: end.closed_by(self._piece(token)) or loop.closed_by(token)
+
+
+GPU_BATCH, CPU_BATCH = (64, 32_768), (32, 8_192)
+"""Rows of a batch, and tokens of its padded prompts, at most."""
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], rows: int | None) -> Iterator[list[int]]:
+    """Rows in batches of equal size, or of equal memory: a long prompt pads all that share its batch."""
+    most, padded = GPU_BATCH if on_gpu() else CPU_BATCH
+    batch: list[int] = []
+    for n in order:
+        longest = max(lengths[batch[0]] if batch else 0, lengths[n])
+        if batch and (len(batch) == (rows or most) or (rows is None and longest * (len(batch) + 1) > padded)):
+            yield batch
+            batch = []
+        batch.append(n)
+    if batch:
+        yield batch
 
 
 def _within_memory(answer: Callable[[Sequence[Prompt]], list[Answered]], prompts: Sequence[Prompt]) -> list[Answered]:
