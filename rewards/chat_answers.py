@@ -6,7 +6,8 @@ Models write tool calls in the form of their chat template. These are read:
 |---|---|
 | `<tool_call>{"name": …, "arguments": {…}}</tool_call>` | Hermes, Qwen 2.5 and 3, SmolLM3; also with `<function=…><parameter=…>` inside (Qwen3-Coder, Qwen3.5) or `<arg_key>` (GLM) |
 | `<function=NAME>{…}</function>` | Llama 3.1 |
-| `[TOOL_CALLS]` with a list, or with `NAME{…}` or `NAME[ARGS]{…}` for each call | Mistral |
+| `[TOOL_CALLS]` with a list, or with `NAME{…}` or `NAME[ARGS]{…}` for each call, the mark perhaps left out by decoding | Mistral |
+| `to=functions.NAME`, then `json` and an object | gpt-oss |
 | nothing but JSON objects of `name` and `arguments` or `parameters`, in a list or apart by semicolons | Llama 3, Mistral without special tokens |
 """  # noqa: E501 - the table's rows are lines
 
@@ -29,6 +30,8 @@ _FUNCTION = re.compile(r"<function=([^<>\s]+)>(.*?)(?:</function>|\Z)", re.DOTAL
 _PARAMETER = re.compile(r"<parameter=([^<>]+)>(.*)", re.DOTALL)
 _ARGUMENT = re.compile(r"(.*)</arg_key>\s*<arg_value>(.*)", re.DOTALL)
 _NAMED = re.compile(r"\s*,?\s*([\w.-]+)\s*(?:\[ARGS\]\s*)?(?=\{)")
+_HARMONY = re.compile(r"(?:commentary\s*)?to=functions\.([\w.-]+?)\s*(?:commentary)?\s*json\s*(?=\{)")
+_SPECIAL = re.compile(r"<\|\w+\|>")
 _MARKS = ("[TOOL_CALLS]", "<|python_tag|>")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u9fff])\w)+")
 
@@ -69,7 +72,11 @@ def read(text: str) -> Answer:
             content, _, rest = text.partition(mark)
             calls = _listed(rest.replace(mark, ""))
             return Answer(content.strip(), calls or (), "" if calls else f"{mark} is followed by no readable call")
-    alone = _listed(text) if text.lstrip()[:1] in ("{", "[") else None
+    if "to=functions." in text:
+        plain = _SPECIAL.sub("", text)
+        content, calls = _HARMONY.split(plain, maxsplit=1)[0].strip(), _named(plain, _HARMONY, anywhere=True)
+        return Answer(content, calls or (), "" if calls else "a tool call cannot be read")
+    alone = _listed(text) if text.lstrip()[:1] in ("{", "[") or _NAMED.match(text) else None
     return Answer(text.strip(), alone or ())
 
 
@@ -114,18 +121,17 @@ def _listed(text: str) -> tuple[Call, ...] | None:
     return _calls(value)
 
 
-def _named(text: str) -> tuple[Call, ...] | None:
-    calls, place, decoder = [], 0, json.JSONDecoder()
-    while text[place:].strip():
-        match = _NAMED.match(text, place)
-        if match is None:
-            return None
+def _named(text: str, pattern: re.Pattern[str] = _NAMED, *, anywhere: bool = False) -> tuple[Call, ...] | None:
+    """Names with an object behind each, and nothing else; or `anywhere` in the text. None where one is unreadable."""
+    calls: list[Call] = []
+    place, decoder = 0, json.JSONDecoder()
+    while match := pattern.search(text, place) if anywhere else pattern.match(text, place):
         try:
             arguments, place = decoder.raw_decode(text, match.end())
         except (ValueError, RecursionError):
             return None
         calls.append({"name": match[1], "arguments": arguments})
-    return tuple(calls) or None
+    return tuple(calls) if calls and (anywhere or not text[place:].strip()) else None
 
 
 def _calls(value: Any) -> tuple[Call, ...] | None:

@@ -38,6 +38,13 @@ def example(content: str = "", *calls: dict[str, Any]) -> Example:
         (f"[TOOL_CALLS] [{TEXT}]", ""),
         ('[TOOL_CALLS]book[ARGS]{"n": 2, "where": "Old Quay"}', ""),
         ('[TOOL_CALLS]book{"where": "Old Quay", "n": 2}', ""),
+        ('book{"where": "Old Quay", "n": 2}', None),
+        (
+            '<|channel|>commentary to=functions.book <|constrain|>json<|message|>{"n": 2, "where": "Old Quay"}<|call|>',
+            "",
+        ),
+        (' to=functions.book<|channel|>commentary json<|message|>{"n": 2, "where": "Old Quay"}<|call|>', ""),
+        ('to=functions.bookcommentary json{"n": 2, "where": "Old Quay"}', ""),
         ('<|python_tag|>{"name": "book", "parameters": {"n": 2, "where": "Old Quay"}}', ""),
         (f'{{"type": "function", "function": {TEXT}}}', None),
         (TEXT.replace("arguments", "parameters"), None),

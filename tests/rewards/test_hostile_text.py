@@ -68,6 +68,8 @@ VALUES = {
     "arguments of calls": "<tool_call>f" + "<arg_key>k</arg_key><arg_value>" * DEEP,
     "functions": "<function=f>" * DEEP,
     "named calls": "[TOOL_CALLS]" + "f{}" * DEEP,
+    "harmony": "to=functions.f json" * DEEP,
+    "harmony calls": "to=functions.f json{}" * DEEP,
     "garbage": GARBAGE * DEEP,
 }
 FUNDING, IE = FundingTask().example(funding_rows(2)[1], id="a"), IeTask().example(ie_rows(1)[0], id="a")
