@@ -1,276 +1,35 @@
-"""Annotated corpora as sentences and plain rows; the readers of CoNLL, SpERT, brat and IEPile."""
+"""Annotated corpora as plain rows; the readers of SpERT, brat and IEPile."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from adapters.data_aug.ie.conll import conll_sentences
 from adapters.data_aug.ie.records import Row, from_iepile, row_id
+from adapters.data_aug.ie.sentences import (
+    Corpus,
+    Entity,
+    Options,
+    Relation,
+    Sentence,
+    text_lines,
+    token_starts,
+    without_blank_mentions,
+)
 
 T = TypeVar("T")
-
-
-class Entity(NamedTuple):
-    """A mention: its label and character ranges, several if it is discontinuous."""
-
-    label: str
-    ranges: tuple[tuple[int, int], ...]
-
-    def surface(self, text: str) -> str:
-        """The text of the mention."""
-        return " ".join(text[start:end] for start, end in self.ranges)
-
-
-class Relation(NamedTuple):
-    """A directed relation between two mentions."""
-
-    label: str
-    head: Entity
-    tail: Entity
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """A text with its mentions and relations."""
-
-    text: str
-    entities: Sequence[Entity] = ()
-    relations: Sequence[Relation] = ()
-
-
-def utf8_text(path: Path) -> str:
-    """The text of a file in UTF-8, its line ends and byte-order mark as they are. Raises ValueError."""
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8: {error}") from None
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a corpus becomes rows.
-
-    `source` names it in ledgers. `labels` renames: {"PER": "person"}; a label renamed to "" is dropped. `schema` (after
-    renaming) fixes order and membership; without it, it is the union of the labels in their order of appearance.
-    `tasks` are the rows to make, of those that the format knows; a schema is one task's.
-    `drop_empty` leaves out texts without labels, as IEPile does for relations. Of texts that come twice only the first
-    is kept (IEPile's evaluation knows a text by its hash), unless `keep_doubles`. `token_column` and `tag_column` are
-    CoNLL's, counted from 0, from the end when negative; the defaults leave out running numbers. `tag_names` names tags
-    that are numbers. `offsets` is what offsets count: characters, utf16 (JavaScript's) or utf8 (bytes); empty: found
-    where mentions carry their texts. `read_text` gives a file's text with its line ends and byte-order mark.
-    """
-
-    source: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    schema: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ("NER", "RE")
-    drop_empty: bool = False
-    keep_doubles: bool = False
-    token_column: int = 0
-    tag_column: int = -1
-    tag_names: tuple[str, ...] = ()
-    offsets: str = ""
-    read_text: Callable[[Path], str] = utf8_text
-
-
-@dataclass
-class Corpus:
-    """Rows of a corpus, and the number left out by reason."""
-
-    rows: list[Row]
-    left_out: dict[str, int] = field(default_factory=dict)
-
-
-def conll_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
-    """Read CoNLL columns: one token a line, blank lines between sentences.
-
-    Columns are split at tabs if the file has them, else at spaces, so that a token may hold a blank. Tags are in any
-    BIO dialect, or bare types in a file without prefixes: neighbours of one type are one mention. As conlleval reads
-    them, an I- tag after another type starts a mention; E-, L-, S- and U- are known too. Where the first column
-    numbers the tokens of each sentence (GermEval, CoNLL-U), the second has the tokens; of GermEval's two columns of
-    tags the first is read, and the nested mentions of the other are counted. Lines between sentences that begin with a
-    sign of comments and are no token are comments, and counted. Raises ValueError for a line with another number of
-    columns than the first and for a tag that is none.
-    """
-    lines = _lines(options.read_text(path))
-    columns = _Columns.of(lines, options)
-    tokens: list[tuple[str, str]] = []
-    for number, line in enumerate([*lines, ""], 1):
-        if not line.strip() or line.startswith("-DOCSTART-"):
-            if tokens:
-                yield tagged(tokens)
-            tokens = []
-        elif not tokens and columns.is_comment(line):
-            left_out["comment lines"] += 1
-        else:
-            tokens.append(columns.token(line, number))
-            left_out[NESTED] += columns.is_nested(line)
-
-
-NESTED = "tags of nested mentions; --tag-column 3 reads these instead"
-
-
-def looks_like_conll(text: str, options: Options) -> bool:
-    """Whether the beginning of a file is columns of tokens and tags: of most lines, so that others are named."""
-    columns = _Columns.of(lines := _lines(text), options)
-    narrow = columns.at_tabs or columns.count == 2
-    if "O" not in columns.tags and (not narrow or text.lstrip().startswith("<")):
-        return False  # prose and XML may end in B-1
-    written = [line for line in lines if line.strip() and not _NO_TOKEN.match(line)]
-    return 0 < len(written) <= 2 * sum(map(columns.is_token, written))
-
-
-_TAG = re.compile("O|[BIESLU]-.+")
-_DIALECTS = (re.compile(r"(?P<part>[BIESLU])[_:](?P<label>.+)"), re.compile(r"(?P<label>.+)[-_](?P<part>[BIESLU])"))
-"""Ways to write B-person that are turned into it where all tags of a file are of one: B_person, person-B."""
-_COMMENT = re.compile(r"(?:#+|%+|;+|//+)[ \t]|#(?:\w+ ?[=:]|(?:begin|end) document\b)")
-_NO_TOKEN = re.compile(f"{_COMMENT.pattern}|-DOCSTART-")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """How the lines of a CoNLL file are split, and which tags it has."""
-
-    options: Options
-    at_tabs: bool
-    count: int = 0
-    tags: frozenset[str] = frozenset()
-    bare: bool = False
-    """Whether tags are types without a prefix."""
-    dialect: re.Pattern[str] | None = None
-    is_germeval: bool = False
-
-    @classmethod
-    def of(cls, lines: Sequence[str], options: Options) -> _Columns:
-        """Look at the lines that cannot be comments."""
-        written = [line for line in lines if line.strip()]
-        certain = [line for line in written if not _NO_TOKEN.match(line)] or written
-        at_tabs = any("\t" in line for line in certain)
-        split = cls(options, at_tabs).split
-        rows = [split(line) for line in certain]
-        count = len(rows[0]) if rows else 2
-        nested = False
-        if options.token_column == 0 and _are_numbered(lines, split):
-            options = replace(options, token_column=1)
-        if options.tag_column == -1 and options.token_column == 1 and count == 4:
-            nested = all(is_tag(tag) for row in rows for tag in row[2:])
-            options = replace(options, tag_column=2) if nested else options
-        tags = frozenset(tag for row in rows for tag in row[options.tag_column :][:1])
-        dialect = next((d for d in _DIALECTS if _is_of(d, tags - {"O"})), None)
-        return cls(options, at_tabs, count, tags, not dialect and are_bare_types(tags), dialect, nested)
-
-    def split(self, line: str) -> list[str]:
-        """The columns of a line."""
-        if self.at_tabs:
-            return [column.strip(" ") for column in line.rstrip("\t ").split("\t")]
-        return [column for column in line.split(" ") if column]
-
-    def is_nested(self, line: str) -> bool:
-        """Whether a token has a tag in GermEval's second column of tags too."""
-        return self.is_germeval and self.split(line)[-1] != "O"
-
-    def is_comment(self, line: str) -> bool:
-        """Whether a line between sentences that begins with a number sign is no token."""
-        if not _COMMENT.match(line):
-            return False
-        columns = self.split(line)
-        last = columns[self.options.tag_column :][:1]
-        return len(columns) != self.count or not all(tag in self.tags or is_tag(tag) for tag in last)
-
-    def is_token(self, line: str) -> bool:
-        """Whether a line ends in a tag, after a token. Bare types are tags where all lines have as many columns."""
-        columns = self.split(line)
-        tag = "".join(columns[self.options.tag_column :][:1])
-        other = self.bare or (self.dialect and self.dialect.fullmatch(tag))
-        return len(columns) > 1 and (is_tag(tag) or bool(other and len(columns) == self.count))
-
-    def token(self, line: str, number: int) -> tuple[str, str]:
-        """Token and tag of a line. Raises ValueError."""
-        columns, start = self.split(line), f"line {number}"
-        if len(columns) != self.count:
-            known = f"the first line of the file has {self.count}"
-            raise ValueError(f"{start} has {len(columns)} columns, {known}: {line.strip()[:60]!r}")
-        try:
-            token, tag = columns[self.options.token_column], columns[self.options.tag_column]
-        except IndexError:
-            raise ValueError(f"{start} has {len(columns)} columns: {line.strip()[:60]!r}") from None
-        if self.dialect and (parts := self.dialect.fullmatch(tag)):
-            tag = f"{parts['part']}-{parts['label']}"
-        elif self.bare and tag != "O":
-            tag = f"I-{tag}"
-        if len(columns) < 2 or not _TAG.fullmatch(tag):
-            place = f"column {self.options.tag_column}"
-            raise ValueError(f"{start}: {tag!r} is no tag such as B-person, I-person or O ({place})")
-        if not token:
-            raise ValueError(f"{start}: the token is empty")
-        return token, tag
-
-
-def _is_of(dialect: re.Pattern[str], tags: Collection[str]) -> bool:
-    """Whether all tags are of a dialect, some label with its beginning and its inside."""
-    if all(map(is_tag, tags)):
-        return False
-    found = [dialect.fullmatch(tag) for tag in tags]
-    parts = {(match["label"], match["part"]) for match in found if match}
-    return None not in found and any(part == "B" and (label, "I") in parts for label, part in parts)
-
-
-def _are_numbered(lines: Sequence[str], split: Callable[[str], list[str]]) -> bool:
-    """Whether the first of several columns counts the tokens of each sentence, from 1."""
-    expected, seen = 1, False
-    for line in lines:
-        columns = split(line)
-        if not any(columns) or line.startswith("-DOCSTART-") or (_COMMENT.match(line) and expected == 1):
-            expected = 1
-        elif len(columns) < 3 or columns[0] != str(expected):
-            return False
-        else:
-            expected, seen = expected + 1, True
-    return seen
-
-
-def are_bare_types(tags: Collection[str]) -> bool:
-    """Whether the tags of a file are types without B- and I-."""
-    # Without an O, they are no tags of mentions: parts of speech, say.
-    return "O" in tags and len(tags) > 1 and not any(is_tag(tag) for tag in tags if tag != "O")
-
-
-def is_tag(tag: str) -> bool:
-    """Whether a text is a tag of a BIO dialect."""
-    return _TAG.fullmatch(tag) is not None
-
-
-def tagged(tokens: Sequence[tuple[str, str]]) -> Sentence:
-    """The sentence of tokens with tags of a BIO dialect; single spaces stand between the tokens."""
-    entities: list[Entity] = []
-    at, open_label, start, end = 0, "", 0, 0
-    for token, tag in tokens:
-        prefix, _, label = tag.partition("-")
-        if open_label and (prefix in "OBSU" or label != open_label):
-            entities.append(Entity(open_label, ((start, end),)))
-            open_label = ""
-        if label and not open_label:
-            open_label, start = label, at
-        end = at + len(token)
-        if open_label and prefix in "ELSU":
-            entities.append(Entity(open_label, ((start, end),)))
-            open_label = ""
-        at = end + 1
-    if open_label:
-        entities.append(Entity(open_label, ((start, end),)))
-    return Sentence(" ".join(token for token, _ in tokens), entities)
 
 
 def spert_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
     """Read SpERT's JSON: a list of sentences with tokens, entities and relations. Raises ValueError for other JSON."""
     try:
-        documents = json.loads("\n".join(_lines(options.read_text(path))))
+        documents = json.loads("\n".join(text_lines(options.read_text(path))))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
     if not isinstance(documents, list):
@@ -308,23 +67,6 @@ def _spert_sentence(document: Mapping[str, Any]) -> Sentence:
             raise IndexError(f"the relation from {head} to {tail} is of no entities")
         relations.append(Relation(str(relation["type"]), entities[head], entities[tail]))
     return Sentence(" ".join(tokens), entities, relations)
-
-
-def without_blank_mentions(sentence: Sentence, left_out: Counter[str]) -> Sentence:
-    """A sentence without mentions of white space alone, which tokenizers make tokens of; they are counted."""
-    kept = [entity for entity in sentence.entities if entity.surface(sentence.text).strip()]
-    left_out["empty mentions"] += len(sentence.entities) - len(kept)
-    relations = [relation for relation in sentence.relations if relation.head in kept and relation.tail in kept]
-    left_out["relations without their mentions"] += len(sentence.relations) - len(relations)
-    return Sentence(sentence.text, kept, relations)
-
-
-def token_starts(tokens: Iterable[str]) -> list[int]:
-    """Where tokens start in their text, and where a further one would; single spaces stand between them."""
-    starts = [0]
-    for token in tokens:
-        starts.append(starts[-1] + len(token) + 1)
-    return starts
 
 
 def brat_sentences(path: Path, options: Options, left_out: Counter[str]) -> Iterator[Sentence]:
@@ -376,7 +118,7 @@ def _standoff(
     mentions: dict[str, Entity] = {}
     relations: list[tuple[str, str, str]] = []
     shift = 0
-    for number, line in enumerate(_lines(annotations), 1):
+    for number, line in enumerate(text_lines(annotations), 1):
         if line.startswith("T") and (match := _MENTION.fullmatch(line)):
             entity = Entity(match[2], tuple(_bounds(bounds) for bounds in match[3].split(";")))
             if match[4] is not None and not _says(entity, text, match[4]):
@@ -410,7 +152,7 @@ def _says(entity: Entity, text: str, surface: str) -> bool:
 def read_iepile(path: Path, options: Options) -> Corpus:
     """Read a JSONL file of IEPile records, which have their own schemas and labels."""
     rows: list[Row] = []
-    for number, line in enumerate(_lines(options.read_text(path)), 1):
+    for number, line in enumerate(text_lines(options.read_text(path)), 1):
         if line.strip():
             try:
                 rows.append(from_iepile(json.loads(line)))
@@ -509,7 +251,3 @@ def _row(sentence: Sentence, task: str, schema: Sequence[str], source: str) -> R
     if task == "NER":
         row["spans"] = sorted([*e.ranges[0], e.label] for e in sentence.entities if len(e.ranges) == 1)
     return row
-
-
-def _lines(text: str) -> list[str]:
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")

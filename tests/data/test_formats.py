@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from adapters.cli.main import app
 from adapters.data.formats import FORMATS, WRITERS, Source, convert, detect
 from adapters.data.formats.base import UNITS
-from adapters.data_aug.ie.corpora import Entity, Options, Relation, Sentence
+from adapters.data_aug.ie.sentences import Entity, Options, Relation, Sentence
 from adapters.errors import UserError
 from adapters.plugins import registry
 

@@ -16,7 +16,7 @@ from test_formats import converted, read, run
 
 from adapters.data.formats import FORMATS, Source, detect
 from adapters.data.formats.xml_files import marked, parse
-from adapters.data_aug.ie.corpora import Options
+from adapters.data_aug.ie.sentences import Options
 from adapters.tasks.funding import FundingTask
 
 DOCTYPE = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from adapters.data.formats.source import Source
-from adapters.data_aug.ie.corpora import Entity, Options, Relation, Sentence
+from adapters.data_aug.ie.sentences import Entity, Options, Relation, Sentence
 from adapters.types import Row
 
 Target = Literal["ie", "funding", "chat"]

@@ -10,7 +10,7 @@ from typing import Any
 from adapters.data.formats import chat, label_studio, scholarly, spans, tokens
 from adapters.data.formats.base import Format, Item, LeftOut, Reader, Target
 from adapters.data.formats.source import Source
-from adapters.data_aug.ie.corpora import Options
+from adapters.data_aug.ie.sentences import Options
 from adapters.errors import UserError, hint
 from adapters.plugins.registry import names, resolve
 from adapters.recipe.fields import PluginSpec

@@ -13,7 +13,7 @@ from typing import Any
 from adapters.data.formats.base import Format, LeftOut, Reader
 from adapters.data.formats.source import Source
 from adapters.data.formats.spans import count_keys
-from adapters.data_aug.ie.corpora import Options
+from adapters.data_aug.ie.sentences import Options
 from adapters.types import Row
 
 Turn = dict[str, Any]

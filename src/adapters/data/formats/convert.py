@@ -17,7 +17,8 @@ from adapters.data.formats.scholarly import NOT_IN_TEXT
 from adapters.data.formats.source import Source
 from adapters.data.formats.spans import row_sentence
 from adapters.data.formats.write import WRITERS
-from adapters.data_aug.ie.corpora import Options, Sentence, corpus, selected
+from adapters.data_aug.ie.corpora import corpus, selected
+from adapters.data_aug.ie.sentences import Options, Sentence
 from adapters.errors import UserError
 
 TARGETS = ("ie", "funding", "chat", *WRITERS)

@@ -9,7 +9,7 @@ from xml.sax.saxutils import quoteattr
 
 from adapters.data.formats.base import Format, LeftOut, Mention, document
 from adapters.data.formats.source import Source
-from adapters.data_aug.ie.corpora import Options, Sentence
+from adapters.data_aug.ie.sentences import Options, Sentence
 
 _LABELS = ("labels", "hypertextlabels")
 _ANNOTATIONS = ("annotations", "completions")  # before version 1.0 they were completions

@@ -12,7 +12,7 @@ from adapters.data.formats.source import Source
 from adapters.data.formats.xml_files import Marked, children, marked, parse, root_name, text_of
 from adapters.data_aug.funding_links import mend
 from adapters.data_aug.ie import row_id
-from adapters.data_aug.ie.corpora import Entity, Options, Sentence
+from adapters.data_aug.ie.sentences import Entity, Options, Sentence
 from adapters.types import Row
 
 NOT_IN_TEXT = "names and ids that the statement does not hold"

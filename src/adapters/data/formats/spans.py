@@ -8,7 +8,7 @@ from typing import Any
 from adapters.data.formats.base import Format, LeftOut, Mention, document
 from adapters.data.formats.source import Source
 from adapters.data_aug.ie import is_iepile
-from adapters.data_aug.ie.corpora import Entity, Options, Sentence
+from adapters.data_aug.ie.sentences import Entity, Options, Sentence
 from adapters.data_aug.noise import Label, find_spans
 
 

@@ -12,21 +12,9 @@ from adapters.data.formats.base import Format, LeftOut, Reader
 from adapters.data.formats.source import Source
 from adapters.data.formats.spans import count_keys
 from adapters.data_aug.ie import from_iepile, is_iepile
-from adapters.data_aug.ie.corpora import (
-    Annotations,
-    Entity,
-    Options,
-    Sentence,
-    are_bare_types,
-    brat_sentences,
-    conll_sentences,
-    is_tag,
-    looks_like_conll,
-    spert_sentence,
-    tagged,
-    token_starts,
-    without_blank_mentions,
-)
+from adapters.data_aug.ie.conll import are_bare_types, conll_sentences, is_tag, looks_like_conll, tagged
+from adapters.data_aug.ie.corpora import Annotations, brat_sentences, spert_sentence
+from adapters.data_aug.ie.sentences import Entity, Options, Sentence, token_starts, without_blank_mentions
 from adapters.types import Row
 
 

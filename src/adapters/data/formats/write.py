@@ -9,7 +9,7 @@ from typing import Any
 from adapters.data.formats import label_studio
 from adapters.data.formats.base import LeftOut
 from adapters.data_aug.ie import row_id
-from adapters.data_aug.ie.corpora import Entity, Sentence
+from adapters.data_aug.ie.sentences import Entity, Sentence
 
 
 def spans(sentences: Iterable[Sentence], left_out: LeftOut) -> Iterator[dict[str, Any]]:
