@@ -38,7 +38,7 @@ def sample(
     adapter: AdapterOptions,
     server: Server,
     k: Annotated[int, Option("-k", min=1, help="Samples of each row.")] = 8,
-    heat: Annotated[float, Option("--temperature", metavar="X", min=0.01, help="Sampling temperature.")] = 0.8,
+    temperature: Annotated[float, Option(metavar="X", min=0.01, help="Sampling temperature.")] = 0.8,
     greedy: Annotated[bool, Option(help="The greedy answer too, which evaluations show.")] = True,
     reward: Annotated[str | None, Option(help="Default: the rewards of the run's GRPO stage, else F1.")] = None,
     reward_params: RewardParams = None,
@@ -69,7 +69,7 @@ def sample(
         params = parse_assignments(adapter.params or [])
         model = adapter_source.find_any(source, **{**vars(adapter), "params": params}, consent=consent)
         name = "endpoint" if server.endpoint else engine
-        drawing = Drawing(k, heat, greedy, seed, max_tokens)
+        drawing = Drawing(k, temperature, greedy, seed, max_tokens)
         rewards = sampling.rewards_of(model, spec, consent)
         settings = {"engine": name, "endpoint": server.endpoint}
         work = sampling.prepare(model, rows, out, drawing, rewards, engine=settings)
