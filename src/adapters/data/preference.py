@@ -147,7 +147,9 @@ def _content(value: Any, place: str) -> str:
     parts = [{"text": value}] if isinstance(value, str) else value
     texts = [p.get("text") if isinstance(p, Mapping) else p for p in parts] if isinstance(parts, list | tuple) else [0]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{place}: content must be a text or a list of text parts (role and content)")
+        raise ValueError(
+            f"{place}: content must be a text or a list of text parts (role and content); other parts are not read"
+        )
     return "".join(map(str, texts))
 
 

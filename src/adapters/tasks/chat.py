@@ -198,7 +198,7 @@ class ChatTask:
         if not learned:
             raise ValueError("every turn of the assistant has the weight 0")
         last = learned[-1]
-        return turns[:last], preference.turn({"messages": _unweighted(turns[last])}, "messages")
+        return turns[:last], preference.turn({"the last turn": _unweighted(turns[last])}, "the last turn")
 
 
 def _turns(row: Row) -> list[Any]:
