@@ -86,7 +86,7 @@ if o["without"] == "loss on the targets only":
     trl.trainer.utils._use_triton = original_triton
 if o["without"] == "leaving padding out":
     local.without_padding = lambda *_, **__: contextlib.nullcontext()
-local._verify_weights = lambda adapter: None  # a few steps may teach nothing
+local._verify_weights = lambda adapter, **_: None  # a few steps may teach nothing
 if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
 start = Path(o["adapter"]) if o["adapter"] else None

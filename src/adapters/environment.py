@@ -91,6 +91,11 @@ def _peak_device_bytes() -> int:
 
 
 def _peak_host_bytes() -> float | None:
+    # Linux keeps ru_maxrss through fork and exec: a child of a large process would report its parent's memory.
+    with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024.0
     try:
         import resource
     except ImportError:

@@ -21,7 +21,20 @@ from typer.testing import CliRunner
 from adapters.cli.main import app
 from adapters.data.formats import FORMATS
 
-ELSEWHERE = ("--endpoint", "trainer=tinker", "publish", "merge", "--engine", "me/", "--launch", "build-ie", "qwen-text")
+ELSEWHERE = (
+    "--endpoint",
+    "trainer=tinker",
+    "publish",
+    "merge",
+    "--engine",
+    "me/",
+    "--launch",
+    "build-ie",
+    "qwen-text",
+    "adapters sample",
+    "mine s.jsonl",
+    "mine samples.jsonl -o",
+)
 """What a command needs that is not here: a server, a GPU, the Hub, its models, trained weights, several corpora."""
 OWN_TESTS = ("tutorial.md", "new_task.md", "noise_and_metrics.md", "records.md", "chat.md")
 SPERT = """[{"tokens": ["Ada", "lived", "in", "Rome"], "relations": [{"type": "Live_In", "head": 0, "tail": 1}],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import subprocess
 import sys
@@ -549,14 +548,14 @@ def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0.96, 1.10), ("bf16", 0.98, 1.22)])
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 0.96, 1.10), ("bf16", 1.05, 1.21)])
 def test_the_memory_plan_against_a_real_run(
     tiny_model: Path, tmp_path: Path, precision: str, least: float, most: float
 ) -> None:
     """Peak resident memory of a short SFT stage on a CPU, 69 million random parameters.
 
-    The parts are compared: the heap's share of the planned peak grows over the first hundred steps. In bf16 the peak
-    depends on which kernels the processor has: 1.55, 1.64 and 1.77 GB were measured on three, for 1.79 GB planned.
+    The parts are compared: the heap's share of the planned peak grows over the first hundred steps. A change by a tenth
+    fails, and a plan that takes one precision for the other.
     """
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -584,13 +583,8 @@ def test_the_memory_plan_against_a_real_run(
     stage = json.loads(adapters("check", "r.yaml", "--json").stdout)["memory"][0]
     planned = sum(stage["parts"].values()) / GB
     assert planned < stage["peak"] / GB
-    measured = math.inf
-    for _ in range(2):  # other tests at work can make the peak higher by a tenth, never lower
-        done = adapters("run", "r.yaml", "--fresh")
-        assert done.returncode == 0, done.stderr[-2000:]
-        manifest = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())
-        measured = min(measured, manifest["peak_memory_gb"])
-        if planned / measured >= least:
-            break
+    done = adapters("run", "r.yaml")
+    assert done.returncode == 0, done.stderr[-2000:]
+    measured = json.loads((tmp_path / "runs/r/1-sft/manifest.json").read_text())["peak_memory_gb"]
     print(f"{precision}: planned {planned:.2f} GB, measured {measured:.2f} GB")
     assert least <= planned / measured <= most
