@@ -61,14 +61,18 @@ class Mended:
 def mend(row: Mapping[str, Any], mended: Mended | None = None) -> dict[str, Any]:
     """The row with links as its text says them, and the paths of the other ones in `uncertain`.
 
-    A row without a text or without funders and awards as lists is given back as it is.
+    A row without a text or without funders and awards as lists is given back as it is, and so is one with a name that
+    cannot be told from other text: one of fewer than three characters, or one that is an id as well.
     """
     count = mended or Mended()
     text, labelled = row.get("funding_statement"), row.get("funders")
     if not isinstance(text, str) or not _is_nested(labelled):
         return dict(row)
     funders = [_copy(funder) for funder in labelled]
-    names = places(text, [f["funder_name"] for f in funders if f["funder_name"]])
+    named = [f["funder_name"] for f in funders if f["funder_name"]]
+    if any(len(name) < 3 for name in named) or {i for f in funders for i in _ids(f)} & set(named):
+        return dict(row)
+    names = places(text, named)
     owners = {f["funder_name"]: f for f in funders}
     unsure: list[tuple[str, list[Any]]] = []
     for run in _runs(text, funders, names):

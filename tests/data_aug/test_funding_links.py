@@ -85,6 +85,12 @@ def test_rows_in_other_shapes_stay_as_they_are():
         assert mend(other) == other
 
 
+def test_a_name_that_is_an_id_or_a_letter_decides_nothing():
+    for text, name in (("We thank A < A 1.", "A"), ("We thank AB-1, NSF AB-1, 77.", "AB-1")):
+        given = row(text, (name,), ("NSF", name, "77"))
+        assert mend(given) == given
+
+
 def test_links_that_are_exact_stay():
     """The generator knows which id it wrote for whom: the patterns may contradict it in few rows only."""
     rows = list(synthesize(2000, seed=5))
