@@ -45,16 +45,16 @@ class Chat:
         """Score one completion. Never raises, whatever the text."""
         if not isinstance(example.gold, Mapping):
             return Scored(None)
-        applying = parts(example.gold, completion)
+        applying = parts(example.gold, chat_answers.read(completion))
         weights = {name: vars(self)[name] for name in applying}
         total = sum(weights.values())
         score = sum(weights[name] * value for name, value in applying.items()) / total if total else None
         return Scored(score, applying)
 
 
-def parts(gold: Mapping[str, Any], completion: str) -> dict[str, float]:
+def parts(gold: Mapping[str, Any], answer: chat_answers.Answer) -> dict[str, float]:
     """The parts that apply to a row, each in [0, 1]."""
-    said, answer = str(gold.get("content") or ""), chat_answers.read(completion)
+    said = str(gold.get("content") or "")
     calls = gold.get("tool_calls") or []
     called = () if chat_answers.is_json(said) and not calls else answer.calls  # JSON that looks like a call
     matched, both = chat_answers.matched_calls(calls, called), len(calls) + len(called)

@@ -200,5 +200,5 @@ def test_an_extraction_of_before_goes_on(tmp_path: Path) -> None:
     known, corpus = echo_adapter(tmp_path / "adapter", rows), write_jsonl(tmp_path / "in.jsonl", rows)
     assert CliRunner().invoke(app, ["extract", str(known), str(corpus), "-o", str(tmp_path / "o.jsonl")]).exit_code == 0
     manifest = json.loads((tmp_path / "o.jsonl.manifest.json").read_text())
-    assert not {"samples", "pick", "heat"} & set(manifest["settings"])
+    assert not {"samples", "pick", "temperature"} & set(manifest["settings"])
     shutil.rmtree(known)

@@ -49,7 +49,7 @@ class PickOptions:
     pick: Annotated[
         Literal["vote", "likelihood"], Option(help="The answer that agrees most with the others, or the likeliest.")
     ] = "vote"
-    heat: Annotated[float, Option("--temperature", metavar="X", min=0.01, help="Of all samples but the first.")] = 0.8
+    temperature: Annotated[float, Option(metavar="X", min=0.01, help="Of all samples but the first.")] = 0.8
 
 
 @app.command()
@@ -88,7 +88,7 @@ def extract(
         settings |= {**vars(picks), "constrain": False} if several else {}
         work = prepare(model, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
         options = Options(max_tokens, batch_size, constrain and not several, **vars(server))
-        drawing = Drawing(picks.samples - 1, picks.heat, max_new_tokens=max_tokens)
+        drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
 
         def note(text: str) -> None:
             console(stderr=True).print(f"note: {text}", soft_wrap=True)

@@ -40,7 +40,6 @@ COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "normalized")
 """The output's own columns."""
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
-SYNC_SECONDS = 5.0
 
 
 class Resumable(Protocol):
@@ -262,14 +261,10 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
         if journal.count < total:
             asked: dict[int, dict[str, Any]] = {}
             requests = _requests(job, journal, asked, done)
-            synced = began
             if first := next(requests, None):
                 answers = engine()(chain([first], requests))
                 for answer in answers if resumed else not_all_empty(answers):
                     done(_record(job, asked.pop(answer.row), answer))
-                    if time.monotonic() - synced > SYNC_SECONDS:
-                        journal.sync()
-                        synced = time.monotonic()
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")

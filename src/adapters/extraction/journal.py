@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from adapters.errors import UserError
 from adapters.files import json_line
 
+SYNC_SECONDS = 5.0
 _ROW = re.compile(rb'\{"row": (\d+), ')
 
 
@@ -30,19 +32,23 @@ class Journal:
         if path.is_file():
             self._resume()
         self._file = path.open("ab")
+        self._synced = time.monotonic()
 
     def __contains__(self, row: int) -> bool:
         return row < self.next or row in self._beyond
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a finished row, whose first key is `row`. It then survives a kill."""
+        """Add a finished row, whose first key is `row`. It then survives a kill, and soon a power cut."""
         self._file.write(json_line(record))
         self._file.flush()
         self._mark(record["row"])
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
 
     def sync(self) -> None:
         """Make the added rows survive a power cut too."""
         os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def close(self) -> None:
         """Close the file."""

@@ -24,7 +24,7 @@ from adapters.evaluation.metrics import number
 from adapters.extraction import files
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import DrawEngine, Drawing, Group
-from adapters.extraction.extract import SYNC_SECONDS, journal_path, manifest_path
+from adapters.extraction.extract import journal_path, manifest_path
 from adapters.extraction.journal import Journal
 from adapters.files import write_json, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, resolve_all, stage_rewards
@@ -126,13 +126,9 @@ def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Moved) -> dic
         graders = [stack.enter_context(closing(Grader(reward))) for reward in job.rewards]
         resumed, total = journal.count, len(job.examples)
         if resumed < total:
-            synced = began
             for group in engine()(job.examples, lambda n: n + 1 not in journal):
                 journal.append(_record(job, graders, group))
                 moved(journal.count, total, {"resumed": resumed})
-                if time.monotonic() - synced > SYNC_SECONDS:
-                    journal.sync()
-                    synced = time.monotonic()
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")

@@ -123,7 +123,8 @@ class ChatTask:
         if not isinstance(gold, Mapping):
             nothing = Counts(0, 0, 0)
             return {"tokens": {"text": nothing, "call": nothing}, "exact": {"answer": nothing, "json": nothing}}
-        found, answer = parts(gold, completion), chat_answers.read(completion)
+        answer = chat_answers.read(completion)
+        found = parts(gold, answer)
         calls, says = gold.get("tool_calls") or [], bool(answer.content)
         called = answer.calls if "calls" in found else ()
         matched = chat_answers.matched_calls(calls, called)
@@ -174,8 +175,7 @@ class ChatTask:
 
     def _read(self, row: Row) -> tuple[tuple[Message, ...], tuple[int, ...], Message | None]:
         """The prompt, the indexes of its turns that SFT learns too, and the answer."""
-        turns = _turns(row)
-        turns, answer = self._answer(row, turns)
+        turns, answer = self._answer(row, _turns(row))
         if not turns:
             raise ValueError("nothing stands before the assistant's answer")
         system = row.get("system")

@@ -217,7 +217,7 @@ class Encoder:
         parts = [call["function"]["name"] for call in answer.get("tool_calls", ())]
         parts += [str(answer[key]) for key in ("content", "reasoning_content", "thinking") if answer.get(key)]
         if lost := [part for part in parts if part.strip() not in said]:
-            what = "elsewhere than behind its prompt" if before is None else f"without {lost[0]!r:.60}"
+            what = "behind another text than its prompt" if before is None else f"without {lost[0]!r:.60}"
             advice = "" if self.template["enable_thinking"] else "; perhaps it does with model.thinking: true"
             raise UserError(f"the chat template writes {row} {what}{advice}", at=AT)
         ids = self._ids([said])[0]
