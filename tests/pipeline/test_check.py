@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -414,7 +415,9 @@ SWITCHED = (
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TURNS
 
 
-def audited(tiny_model: Path, template: str | None = None, *, thinking: bool = False, rows: int = 4) -> dict:
+def audited(
+    tiny_model: Path, template: str | None = None, *, thinking: bool = False, more: Mapping[str, Any] | None = None
+) -> dict:
     pytest.importorskip("torch")
     from adapters.backends.local import base_model, prompt_audit
     from adapters.backends.local.encoder import Encoder, load_tokenizer
@@ -423,7 +426,7 @@ def audited(tiny_model: Path, template: str | None = None, *, thinking: bool = F
     if template is not None:
         tokenizer.chat_template = template
     task = FundingTask(target="compact")
-    examples = [task.example(row, id=row["id"]) for row in funding_rows(rows)]
+    examples = [task.example(row, id=row["id"]) for row in [{**row, **(more or {})} for row in funding_rows(4)]]
     return prompt_audit.audit(Encoder(tokenizer, thinking=thinking), examples, ["sft", "grpo"])
 
 
@@ -442,6 +445,13 @@ def test_all_views_of_a_prompt_agree(tiny_model: Path) -> None:
         )
         assert (found["end_token_lost"], found["looked_at"]) == (0, 4)
         assert any("without the template's switch" in w for w in found["warnings"])
+
+
+def test_values_that_are_not_learned_do_not_change_the_prompt(tiny_model: Path) -> None:
+    """SFT masks uncertain labels as it masks the prompt."""
+    found = audited(tiny_model, more={"uncertain": ["funders.0"]})
+    assert found["errors"] == []
+    assert len(set(found["shown"][0]["views"].values())) == 1
 
 
 def test_a_template_that_always_thinks(tiny_model: Path) -> None:

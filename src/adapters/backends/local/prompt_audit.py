@@ -26,8 +26,8 @@ OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$", re.IGNORE
 
 
 def sft(encoder: Encoder, example: Example) -> list[int]:
-    """The masked tokens of the row that SFT trains on, of its earlier turns none learned."""
-    [row] = training._tokens(encoder, [replace(example, learned=())])
+    """The masked tokens of the row that SFT trains on, with the answer learned whole and no earlier turn."""
+    [row] = training._tokens(encoder, [replace(example, learned=(), masked=())])
     return [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
 
 
