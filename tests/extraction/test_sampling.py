@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from adapters.cli import main
 from adapters.errors import UserError
-from adapters.evaluation import best_of
+from adapters.evaluation import best_of, graded
 from adapters.evaluation.best_of import Scores, TaskF1
 from adapters.extraction import adapter_source, engines, extract, sampling
 from adapters.extraction.engine import DrawEngine, Drawing, Group, Options
@@ -195,7 +195,7 @@ def test_rows_without_a_reward_are_left_out_of_the_figures() -> None:
         {**line, "row": 2, "reward": None},
         {"row": 3, "error": "too long: x"},
     ]
-    assert sampling.scores(lines) == [Scores([0.5, 0.75], 0.25, 0.75)]
+    assert graded.scores(lines) == [Scores([0.5, 0.75], 0.25, 0.75)]
 
 
 # ------------------------------------------------------------------------------------------------------- restarting

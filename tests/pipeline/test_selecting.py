@@ -106,7 +106,7 @@ def test_reward_in_sft_is_that_of_the_grpo_stage(recipe: Path) -> None:
     assert job.select.judge.figure(job.select.judge.rows(answers)).value > 0.9
     assert job.select.judge.figure(job.select.judge.rows([""] * len(answers))).value < 0.5
     alone = "stages=[{kind: sft, data: [{path: train.jsonl}], learning_rate: 1e-4, select: {metric: reward}}]"
-    assert "needs the rewards of a grpo stage" in refused(recipe, alone)
+    assert "needs rewards, and no stage" in refused(recipe, alone)
 
 
 def test_pairs_without_gold_cannot_be_counted(recipe: Path) -> None:

@@ -35,7 +35,7 @@ class EchoSampler:
         return [Sample(text, len(text.split()), False) for text in texts]
 
     def several(
-        self, prompts: Sequence[Sequence[Message]], k: int, *, temperature: float, **options: Any
+        self, prompts: Sequence[Sequence[Message]], k: int, *, temperature: float, seed: str = "", **options: Any
     ) -> list[list[Drawn]]:
         """The same answer k times."""
         return [[Drawn(*sample)] * k for sample in self(prompts, **options)]

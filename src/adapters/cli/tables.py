@@ -18,7 +18,7 @@ from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START
-from adapters.recipe.stages import Grpo, Sft
+from adapters.recipe.stages import Grpo, Supervised
 
 MODELS_SHOWN = 3
 """In the one table of results: the base and the last stages. `--all` shows every model."""
@@ -64,7 +64,10 @@ def _rows(job: Job) -> str:
 def _settings(job: Job, first: str | None) -> str:
     stage = job.stage
     steps = f"{job.steps} step{'' if job.steps == 1 else 's'} of {stage.batch_size}"
-    if isinstance(stage, Sft):
+    samples = getattr(stage, "samples", None)
+    if samples is not None:
+        steps = f"at most {steps}, {samples.k} samples at {samples.temperature:g}"
+    if isinstance(stage, Supervised):
         return f"{steps}, lr {stage.learning_rate:g}"
     start = f"the adapter of stage {job.index}" if job.index else first or "the base (a new adapter)"
     reference = start if stage.reference == "start" else stage.reference

@@ -19,8 +19,7 @@ from adapters.data.load import load_examples
 from adapters.data.rows import survey
 from adapters.environment import versions
 from adapters.errors import UserError
-from adapters.evaluation import best_of
-from adapters.evaluation.metrics import number
+from adapters.evaluation import best_of, graded
 from adapters.extraction import files
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import DrawEngine, Drawing, Group
@@ -33,7 +32,7 @@ from adapters.plugins.trust import Consent
 from adapters.recipe.fields import PathSource, RewardSpec
 from adapters.recipe.stages import Grpo
 from adapters.secrets import redact
-from adapters.types import Example, Scored
+from adapters.types import Example
 
 Moved = Callable[[int, int, Mapping[str, float]], None]
 
@@ -136,7 +135,7 @@ def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Moved) -> dic
     lines = [line for record in records for line in record["lines"]]
     write_jsonl(job.out, lines)
     counts = {**_counts(lines), "resumed": resumed, "seconds": round(time.monotonic() - began, 2)}
-    counts["figures"] = best_of.figures(scores(lines))
+    counts["figures"] = best_of.figures(graded.scores(lines))
     write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
     job.journal.unlink()
     return counts
@@ -144,45 +143,11 @@ def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Moved) -> dic
 
 def _record(job: SamplingJob, graders: Sequence[Grader], group: Group) -> dict[str, Any]:
     """A row of the journal: the row's lines of the output."""
-    example = job.examples[group.row]
-    start = {"row": group.row + 1, "id": example.id}
+    example, number = job.examples[group.row], group.row + 1
     if group.error is not None:
-        return {"row": group.row + 1, "lines": [{**start, "completion": None, "error": redact(group.error)}]}
-    texts = [answer.text for answer in group.answers]
-    graded = [grader.scores(texts, [example] * len(texts)) for grader in graders]
-    first = 0 if job.drawing.greedy else 1
-    lines = []
-    for n, (answer, of_answer) in enumerate(zip(group.answers, zip(*graded, strict=True), strict=True), first):
-        named = dict(zip([r.name for r in job.rewards], of_answer, strict=True))
-        line = {**start, "sample": n, "greedy": n == 0, "completion": answer.text, "tokens": answer.tokens}
-        line |= {"truncated": answer.truncated, "logprob": None if answer.logprob is None else round(answer.logprob, 6)}
-        line |= {"reward": _total(job.rewards, named), "rewards": {name: s.score for name, s in named.items()}}
-        lines.append({**line, "parts": {name: dict(s.parts) for name, s in named.items()}})
-    return {"row": group.row + 1, "lines": lines}
-
-
-def _total(rewards: Sequence[NamedReward], named: Mapping[str, Scored]) -> float | None:
-    """The rewards' weighted mean, as preference pairs are mined by; None where none applies."""
-    known = [(r.weight, score) for r in rewards if (score := named[r.name].score) is not None]
-    return sum(w * s for w, s in known) / (sum(abs(r.weight) for r in rewards) or 1.0) if known else None
-
-
-def scores(lines: Sequence[Mapping[str, Any]]) -> list[best_of.Scores]:
-    """The rewards of each row of which samples, and the greedy answer if there are any, were graded."""
-    groups: dict[int, list[Mapping[str, Any]]] = {}
-    for line in lines:
-        if number(line.get("reward")) is not None:
-            groups.setdefault(line["row"], []).append(line)
-    with_greedy = any(line["greedy"] for group in groups.values() for line in group)
-    return [s for group in groups.values() if (s := _scores(group)).samples and (s.greedy is not None) == with_greedy]
-
-
-def _scores(group: Sequence[Mapping[str, Any]]) -> best_of.Scores:
-    samples = [line for line in group if not line["greedy"]]
-    greedy = next((line["reward"] for line in group if line["greedy"]), None)
-    known = [line for line in samples if line["logprob"] is not None]
-    likeliest = max(known, key=lambda line: line["logprob"])["reward"] if known else None
-    return best_of.Scores([line["reward"] for line in samples], greedy, likeliest)
+        failed = {"row": number, "id": example.id, "completion": None, "error": redact(group.error)}
+        return {"row": number, "lines": [failed]}
+    return {"row": number, "lines": graded.lines(number, example, group.answers, graders, greedy=job.drawing.greedy)}
 
 
 def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

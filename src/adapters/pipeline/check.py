@@ -135,7 +135,7 @@ def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:
         return
     console.phase("comparing prompts")
     examples = [e for job in plan.jobs for e in job.examples]
-    out.prompts = prompts = audit(examples, [job.stage.kind for job in plan.jobs])
+    out.prompts = prompts = audit(examples, [job.stage.method for job in plan.jobs])
     out.errors += prompts["errors"]
     out.warnings += prompts["warnings"]
     if count := prompts["end_token_lost"]:

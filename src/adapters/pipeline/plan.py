@@ -27,7 +27,7 @@ from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage
+from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage, Supervised
 from adapters.types import Example, Lengths, Row, Task
 
 
@@ -253,12 +253,7 @@ def _job(
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
-    if isinstance(stage, Dpo):
-        _check_pairs(loaded.examples, (*at, "data"))
-    if isinstance(stage, Sft):
-        _check_targets(loaded.examples, recipe.task.use, (*at, "data"))
-    if not isinstance(stage, Sft):
-        _check_reference(stage.reference, recipe, (*at, "reference"))
+    _check_stage(stage, loaded.examples, recipe, measure.backend, at)
     examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
     lengths = measure.lengths(examples)
     fitting, tokens, audit = _within_limits(stage, examples, lengths, at)
@@ -274,7 +269,7 @@ def _job(
         validation=tuple(validation),
         rewards=rewards,
         fingerprint=_fingerprint(file, n, plugins, loaded.fingerprint, previous),
-        steps=_steps(stage, len(training), epochs, at),
+        steps=steps(stage, len(training), epochs, at),
         texts=loaded.texts,
         by_source=loaded.by_source,
         lengths=audit,
@@ -318,12 +313,12 @@ def _within_limits(
     """The rows within the length limits, their token figures, and the counts by source."""
     if lengths is None:
         return list(examples), {}, []
-    fits = [_fits(stage, length) for length in lengths]
-    if not any(fits):
+    within = [fits(stage, length) for length in lengths]
+    if not any(within):
         raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
-    figures = _token_figures([length for length, fit in zip(lengths, fits, strict=True) if fit])
-    kept = [example for example, fit in zip(examples, fits, strict=True) if fit]
-    return kept, figures, by_source(examples, lengths, fits)
+    figures = _token_figures([length for length, fit in zip(lengths, within, strict=True) if fit])
+    kept = [example for example, fit in zip(examples, within, strict=True) if fit]
+    return kept, figures, by_source(examples, lengths, within)
 
 
 def _beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
@@ -334,7 +329,8 @@ def _beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths
     return tuple(e for e, length in both if length.completion > stage.max_completion_length)
 
 
-def _steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
+def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
+    """Optimizer steps over so many rows. Raises UserError for too few rows."""
     updates = stage.updates_per_generation if isinstance(stage, Grpo) else 1
     prompts = updates * stage.batch_size
     if isinstance(stage, Grpo) and rows < prompts:
@@ -353,7 +349,7 @@ def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, pr
         {
             "stage": fingerprinted_settings(stage),
             "plugins": plugins,
-            "reference": None if isinstance(stage, Sft) else adapter_folder.weights_hash(Path(stage.reference)),
+            "reference": adapter_folder.weights_hash(Path(stage.reference)) if isinstance(stage, Dpo | Grpo) else None,
             "model": _model_settings(recipe),
             "lora": _lora_settings(recipe),
             "seed": recipe.seed,
@@ -374,6 +370,19 @@ def _lora_settings(recipe: Recipe) -> dict[str, Any]:
     patterns = {key: list(getattr(recipe.lora, key).items()) for key in ("rank_pattern", "alpha_pattern")}
     newer = patterns | {"exclude_modules": recipe.lora.exclude_modules}
     return recipe.lora.model_dump(exclude=set(newer)) | {key: value for key, value in newer.items() if value}
+
+
+def _check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
+    """Raise UserError for a stage whose rows, reference or backend do not go with it."""
+    samples = getattr(stage, "samples", None)
+    if samples is not None and not getattr(backend, "draws", False):
+        raise UserError("the hosted trainer does not learn from samples that are drawn first.", at=(*at, "samples"))
+    if isinstance(stage, Dpo) and samples is None:
+        _check_pairs(examples, (*at, "data"))
+    if isinstance(stage, Supervised) or samples is not None:
+        _check_targets(examples, recipe.task.use, (*at, "data"))
+    if isinstance(stage, Dpo | Grpo):
+        _check_reference(stage.reference, recipe, (*at, "reference"))
 
 
 def _check_targets(examples: Sequence[Example], task: str, at: KeyPath) -> None:
@@ -405,7 +414,7 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
     # What stages did that are older than these keys.
-    older = {"updates_per_generation": 1, "flat_groups": "keep", "select": None, "validation": None}
+    older = {"updates_per_generation": 1, "flat_groups": "keep", "select": None, "validation": None, "samples": None}
     return {key: value for key, value in settings.items() if key not in older or value != older[key]}
 
 
@@ -453,7 +462,8 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
     )
 
 
-def _fits(stage: Stage, length: Lengths) -> bool:
+def fits(stage: Stage, length: Lengths) -> bool:
+    """Whether a row keeps to the stage's length limits."""
     if isinstance(stage, Grpo):
         return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length

@@ -1,4 +1,4 @@
-"""What keeps a GRPO stage from learning, seen in its rows: flat groups, lost answers, prompts that SFT has seen."""
+"""What keeps a stage from learning from its own answers, seen in its rows: flat groups, lost answers, known prompts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SEEN: Final = 0.1
 
 
 def findings(task: Task, jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
-    """Sentences on the rows of the GRPO stages, each with the key of the recipe that it is about."""
+    """Sentences on the rows of stages that learn from their own answers, each with the key that it is about."""
     for job in jobs:
-        if isinstance(job.stage, Grpo):
+        if isinstance(job.stage, Grpo) or getattr(job.stage, "samples", None):
             at = ("stages", job.index)
             yield from _values(task, job, at)
             yield from _seen(job, jobs[: job.index], (*at, "data"))

@@ -24,6 +24,7 @@ from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, sto
 from adapters.evaluation.picking import PickingSampler
 from adapters.files import read_json, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger, starting
+from adapters.pipeline.own_answers import Answering
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START, refuse_links
 from adapters.plugins import source_files, trust
@@ -194,7 +195,10 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     backend.barrier()
     began = time.time()
     with console.progress(job.name, "starting") as progress:
-        figures = backend.train(job, start, work, progress)
+        sampled: dict[str, Any] = {}
+        if getattr(job.stage, "samples", None) is not None:
+            job, sampled = Answering(job, plan.task, backend, start, work, plan.recipe.seed).prepared(progress)
+        figures = sampled | dict(backend.train(job, start, work, progress))
     if console.is_main():
         manifest = {
             "fingerprint": job.fingerprint,
@@ -210,15 +214,15 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "model": getattr(backend, "describe", dict)(),
             "task": self_contained(plan.recipe.task.model_dump(), plan.task),
             "thinking": plan.recipe.model.thinking,
-            "figures": dict(figures),
+            "figures": figures,
             "steps": job.steps,
             "seconds": round(time.time() - began, 1),
             **peak_memory(),
             "versions": versions(),
         }
         adapter_folder.commit(job.folder, manifest)
-        if chosen := figures.get("select"):
-            console.console(stderr=True).print(f"{job.name}: {chosen['text']}", markup=False, soft_wrap=True)
+        for told in filter(None, (figures.get("samples"), figures.get("select"))):
+            console.console(stderr=True).print(f"{job.name}: {told['text']}", markup=False, soft_wrap=True)
     backend.barrier()
 
 

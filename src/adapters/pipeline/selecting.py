@@ -35,7 +35,7 @@ def held_out_share(stages: Sequence[Stage], n: int) -> tuple[float, int]:
 def measured_rewards(
     stages: Sequence[Stage], rewards: Sequence[tuple[NamedReward, ...]], n: int
 ) -> tuple[NamedReward, ...]:
-    """The rewards that a stage's states are measured by: its own, or those of the GRPO stage after or before it.
+    """The rewards that a stage's states are measured by: its own, or those of the stage after or before it.
 
     None with another metric. Raises UserError when the recipe has none.
     """
@@ -44,7 +44,7 @@ def measured_rewards(
         return ()
     found = next(filter(None, (*rewards[n:], *reversed(rewards[:n]))), ())
     if not found:
-        fault = "metric: reward needs the rewards of a grpo stage, and the recipe has none; use f1, or a field."
+        fault = "metric: reward needs rewards, and no stage of the recipe has any; use f1, or a field."
         raise UserError(fault, at=("stages", n, "select", "metric"))
     return found
 

@@ -25,7 +25,6 @@ from adapters.plugins.reward_worker import Workers, pickled_reward, renew_after_
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import RewardSpec
 from adapters.recipe.load import RecipeFile
-from adapters.recipe.stages import Grpo
 from adapters.types import Example, Reward, Scored
 
 GARBAGE = "]]} this is not an answer {{["
@@ -410,8 +409,8 @@ def _probed(
 
 
 def stage_rewards(file: RecipeFile) -> list[tuple[NamedReward, ...]]:
-    """The rewards of each stage; empty for stages other than GRPO."""
+    """The rewards of each stage; empty for stages that have none."""
     return [
-        resolve_all(stage.rewards, folder=file.folder, at=("stages", n, "rewards")) if isinstance(stage, Grpo) else ()
+        resolve_all(getattr(stage, "rewards", ()), folder=file.folder, at=("stages", n, "rewards"))
         for n, stage in enumerate(file.recipe.stages)
     ]

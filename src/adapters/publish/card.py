@@ -32,6 +32,7 @@ KINDS = {
     "sft": "Supervised fine-tuning",
     "grpo": "Group relative policy optimisation (GRPO)",
     "dpo": "Direct preference optimisation (DPO)",
+    "best_of": "Supervised fine-tuning on the best of its own answers (rejection sampling)",
 }
 INSTALL = ("torch", "transformers", "peft", "accelerate")
 """What the usage needs, at the versions with which it was tried."""

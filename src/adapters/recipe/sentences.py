@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from adapters.errors import KeyPath, hint
 from adapters.recipe.fields import SOURCES
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Sft
+from adapters.recipe.stages import BestOf, Dpo, Grpo, Sft
 
 
 def sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: ValidationError) -> list[str]:
@@ -101,7 +101,7 @@ def _real_path(tree: Any, item: ErrorDetails) -> KeyPath:
     return tuple(out)
 
 
-_TAGS: Mapping[Any, type[BaseModel]] = {"sft": Sft, "grpo": Grpo, "dpo": Dpo, **SOURCES}
+_TAGS: Mapping[Any, type[BaseModel]] = {"sft": Sft, "grpo": Grpo, "dpo": Dpo, "best_of": BestOf, **SOURCES}
 
 
 def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:

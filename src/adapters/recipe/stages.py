@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, model_validator
 
@@ -37,7 +37,22 @@ class Select(Strict):
     )
 
 
+class Samples(Strict):
+    """Answers of the stage's start to its rows, graded by `rewards`."""
+
+    k: int = Field(default=8, ge=2, description="Samples of each row, beside the greedy answer.")
+    temperature: float = Field(default=0.8, gt=0, description="Sampling temperature.")
+    margin: float = Field(
+        default=0.02,
+        ge=0,
+        description="Least difference: best_of, of the best sample and the greedy answer; dpo, of best and worst.",
+    )
+    floor: float = Field(default=0.0, description="Least reward of an answer that is learned.")
+
+
 class _Stage(Strict):
+    method: ClassVar[Literal["sft", "dpo", "grpo"]]
+    """What trains the stage."""
     data: Sources = Field(description="The stage's training data.")
     noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
     batch_size: Count = Field(default=16, description="Rows of one optimizer step, over all processes.")
@@ -62,19 +77,34 @@ class _PromptWithAnswer(_Stage):
     validation: float = Field(default=0.05, ge=0, lt=0.5, description="Share of ids held out to measure (200 at most).")
 
 
-class Sft(_PromptWithAnswer):
-    """Supervised fine-tuning on prompt and completion; loss on the completion only."""
+class Supervised(_PromptWithAnswer):
+    """What SFT and best_of have in common."""
 
-    kind: Literal["sft"]
+    method: ClassVar = "sft"
     packing: bool = Field(
         default=False, description="Join the rows of a pass instead of padding them; where attention keeps them apart."
     )
+
+
+class Sft(Supervised):
+    """Supervised fine-tuning on prompt and completion; loss on the completion only."""
+
+    kind: Literal["sft"]
+
+
+class BestOf(Supervised):
+    """SFT on the start's own best answers: rejection sampling (Dong et al. 2023, RAFT; Gulcehre et al. 2023, ReST)."""
+
+    kind: Literal["best_of"]
+    rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
+    samples: Samples = Field(default=Samples(), description="How answers are sampled and picked.")
 
 
 class Grpo(_Stage):
     """Group relative policy optimisation (Shao et al. 2024) on the sum of the rewards."""
 
     kind: Literal["grpo"]
+    method: ClassVar = "grpo"
     validation: float | None = Field(
         default=None, ge=0, lt=0.5, description="Share of ids held out for select; default: 0.1 with it, else 0."
     )
@@ -129,12 +159,26 @@ class Grpo(_Stage):
 
 
 class Dpo(_PromptWithAnswer):
-    """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion."""
+    """Direct preference optimisation (Rafailov et al. 2023) on pairs of a chosen and a rejected completion.
+
+    With `samples` the rows are prompts with labels, and a pair is the best and the worst answer of the stage's start.
+    """
 
     kind: Literal["dpo"]
+    method: ClassVar = "dpo"
     batch_size: Count = Field(default=16, description="Pairs of one optimizer step, over all processes.")
     beta: float = Field(default=0.1, gt=0, description="Weight of the reference: a higher beta keeps closer to it.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
+    samples: Samples | None = Field(default=None, description="Pairs are made of the start's own answers.")
+    rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False)] = Field(
+        default=(), description="What grades the samples."
+    )
+
+    @model_validator(mode="after")
+    def _samples_and_rewards(self) -> Dpo:
+        if bool(self.samples) != bool(self.rewards):
+            raise ValueError("samples and rewards go together: the rewards say which of the samples is better")
+        return self
 
     @model_validator(mode="after")
     def _both_sides(self) -> Dpo:
@@ -143,7 +187,7 @@ class Dpo(_PromptWithAnswer):
         return self
 
 
-Stage = Annotated[Sft | Grpo | Dpo, Discriminator("kind")]
+Stage = Annotated[Sft | Grpo | Dpo | BestOf, Discriminator("kind")]
 NOT_IN_FINGERPRINT = (
     *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing"),
     *("vllm", "vllm_server"),

@@ -149,7 +149,7 @@ class LocalBackend(TokenizingBackend):
             packed if self.recipe.model.speedups else nullcontext(),
             vllm_sampling.beside_training(run, self.base, self.state.device.type) as sampled,
         ):
-            figures = TRAIN[job.stage.kind](run, job.stage) | sampled | run.chosen
+            figures = TRAIN[job.stage.method](run, job.stage) | sampled | run.chosen
         untrained = run.chosen.get("select", {}).get("kept") == "start"
         phase("verifying the adapter")
         with sharding.whole(adapter):

@@ -81,10 +81,11 @@ class LocalSampler:
         max_new_tokens: int,
         batch_size: int | None,
         progress: Progress,
+        seed: str = "",
     ) -> list[list[Drawn]]:
         """K answers to each prompt in the order of the prompts, the greedy one first, on every process."""
         ids, mine = self.encoder.prompts(prompts), list[tuple[int, list[Drawn]]]()
-        seeds = [[None, *(f"{n} {i}" for i in range(1, k))] for n in range(len(ids))]
+        seeds = [[None, *(f"{seed}{n} {i}" for i in range(1, k))] for n in range(len(ids))]
         options: dict[str, Any] = {
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,

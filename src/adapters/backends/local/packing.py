@@ -18,7 +18,7 @@ from adapters.backends.local.kernels import RECURRENT
 from adapters.backends.local.model import on_gpu
 from adapters.errors import KeyPath, UserError
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Sft
+from adapters.recipe.stages import Supervised
 
 NEEDS = (
     "on a GPU, model.attention: flash_attention_2 or flash_attention_3 keeps joined rows apart; on a CPU, "
@@ -26,7 +26,7 @@ NEEDS = (
 )
 
 
-def check(recipe: Recipe, stage: Sft, layers: Sequence[str], at: KeyPath) -> None:
+def check(recipe: Recipe, stage: Supervised, layers: Sequence[str], at: KeyPath) -> None:
     """Raise UserError where nothing would keep joined rows apart. `layers`: the base's layer types, if known."""
     if mixing := sorted({kind for kind in layers if kind in RECURRENT}):
         raise UserError(

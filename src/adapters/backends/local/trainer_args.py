@@ -19,7 +19,7 @@ from adapters.backends.jobs import Job
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Sft, Stage
+from adapters.recipe.stages import Dpo, Grpo, Stage
 
 CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig}
 LOSSES = {
@@ -101,7 +101,7 @@ def check_options(stage: Stage, at: KeyPath) -> None:
 
     Raises UserError for unknown names, wrong types, and options that a recipe key decides.
     """
-    config = CONFIGS[stage.kind]
+    config = CONFIGS[stage.method]
     fields = {f.name: f for f in dataclasses.fields(config) if f.init}
     hints = typing.get_type_hints(config)
     for name, value in stage.trl.items():
@@ -119,7 +119,7 @@ def check_options(stage: Stage, at: KeyPath) -> None:
             TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
         except ValidationError as error:
             raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
-    choices = LOSSES[stage.kind]
+    choices = LOSSES[stage.method]
     given = stage.trl.get("loss_type", choices[0])
     losses = given if isinstance(given, list) else [given]
     if unknown := [loss for loss in losses if loss not in choices]:
@@ -128,7 +128,7 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         _check_dpo_losses(stage.trl, losses, (*at, "trl"))
     micro_batch(stage, at)
     try:  # the config class's own checks, which would otherwise run after the stages before this one
-        rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.kind == "grpo" else {}
+        rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.method == "grpo" else {}
         config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **stage.trl)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
@@ -193,9 +193,9 @@ def trainer_config(
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
     if packed:
         options["padding_free"] = True
-    if not isinstance(stage, Sft):
+    if isinstance(stage, Dpo | Grpo):
         options["beta"] = stage.beta
-    return CONFIGS[stage.kind](**options | stage.trl | sampling)
+    return CONFIGS[stage.method](**options | stage.trl | sampling)
 
 
 def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "fp16": kind == "fp16",
         "use_cpu": not on_gpu(),
         "gradient_checkpointing": on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
-        "logging_steps": max(1, steps // 100) if stage.kind == "sft" else 1,
+        "logging_steps": max(1, steps // 100) if stage.method == "sft" else 1,
         "save_steps": stage.save_every or unit * max(1, steps // (10 * unit)),
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite

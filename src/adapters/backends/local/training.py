@@ -43,7 +43,7 @@ from adapters.console import phase
 from adapters.errors import UserError
 from adapters.files import append_jsonl, write_json
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Grpo, Sft
+from adapters.recipe.stages import Dpo, Grpo, Supervised
 from adapters.types import Example, Progress
 
 # A private name of TRL, which is why the supported TRL is one minor version (pyproject.toml).
@@ -86,7 +86,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             append_jsonl(self.log, [{"step": state.global_step, **figures}])
         self.last.update(figures)
         stage = self.job.stage
-        if state.global_step == 1 and not isinstance(stage, Sft) and stage.reference == "start":
+        if state.global_step == 1 and isinstance(stage, Dpo | Grpo) and stage.reference == "start":
             # Policy and reference are the same weights before the first update (`verify_reference`). The limits leave
             # room for bf16, which computes the two in batches of different widths: 0.05 nats a token are a KL of 0.001.
             limits = {"rewards/margins": 5 * stage.beta, "rewards/chosen": 5 * stage.beta, "kl": 0.02}
@@ -169,7 +169,7 @@ class LocalStage:
         return state
 
 
-def train_sft(run: LocalStage, stage: Sft) -> dict[str, Any]:
+def train_sft(run: LocalStage, stage: Supervised) -> dict[str, Any]:
     """Train one SFT stage. Returns its steps, and NLL per token before and after."""
     phase("tokenising")
     rows = _tokens(run.encoder, run.job.examples)

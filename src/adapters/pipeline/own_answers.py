@@ -1,0 +1,155 @@
+"""Stages with `samples:`, which learn from answers of the weights that they start from: best_of, and dpo."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from adapters import console
+from adapters.backends.jobs import Backend, Job
+from adapters.data.lengths import answer_limit
+from adapters.errors import UserError
+from adapters.evaluation import best_of, graded
+from adapters.evaluation.graded import Line
+from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
+from adapters.pipeline import plan
+from adapters.plugins.rewards import Grader
+from adapters.recipe.stages import BestOf, Dpo, Samples, Stage
+from adapters.types import Drawn, Example, Progress, Task
+
+FILE: Final = "samples.jsonl"
+"""The graded answers, in the stage's folder; lines as `adapters sample` writes them."""
+BLOCK: Final = 128
+"""Rows whose answers are stored together: a stopped run samples at most so many again."""
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What samples a job's rows: the stage's start, and where its answers are stored."""
+
+    job: Job
+    task: Task
+    backend: Backend
+    start: Path | None
+    folder: Path
+    seed: int
+
+    @property
+    def samples(self) -> Samples:
+        """How answers are sampled and picked."""
+        stage = self.job.stage
+        assert isinstance(stage, BestOf | Dpo) and stage.samples is not None  # noqa: S101, PT018 - others are not asked
+        return stage.samples
+
+    def prepared(self, progress: Progress) -> tuple[Job, dict[str, Any]]:
+        """The job with the answers that it learns, and figures of all answers.
+
+        Raises UserError when there is nothing to learn.
+        """
+        self._answer(progress)
+        lines = read_jsonl(self.folder / FILE)
+        examples, left_out = self._learned(lines)
+        rows, stage = len(self.job.examples), self.job.stage
+        figures = best_of.figures(graded.scores(lines))
+        text = _text(figures, self.samples.k, rows, len(examples), left_out, stage)
+        if not examples:
+            fault = f"there is nothing to learn: {text}. Lower margin or floor, or give it rows that are harder."
+            raise UserError(fault, at=("stages", self.job.index, "samples"))
+        validation = () if isinstance(stage, Dpo) else self.job.validation  # they are no pairs; select has its own
+        steps = plan.steps(stage, len(examples), stage.epochs, ("stages", self.job.index))
+        job = replace(self.job, examples=tuple(examples), validation=validation, steps=steps)
+        means = {name.replace(" ", "_"): figure["mean"] for name, figure in figures.items()}
+        return job, {"samples": {**means, "rows": rows, "learned": len(examples), **left_out, "text": text}}
+
+    def _answer(self, progress: Progress) -> None:
+        """Sample and grade the blocks of rows that are not stored yet; all processes sample, the first one grades."""
+        path, total, per_row = self.folder / FILE, len(self.job.examples), self.samples.k + 1
+        blocks = [range(first, min(first + BLOCK, total)) for first in range(0, total, BLOCK)]
+        stored = Counter(line["row"] for line in read_jsonl(path))
+        missing = [block for block in blocks if any(stored[row + 1] < per_row for row in block)]
+        self.backend.barrier()  # all have read what is now repaired
+        if not missing:
+            return
+        again = {row + 1 for block in missing for row in block}
+        if console.is_main():
+            truncate_jsonl(path, lambda line: line["row"] not in again)
+        console.phase("sampling")
+        sampler = self.backend.sampler(self.start)
+        with ExitStack() as stack:
+            graders = [stack.enter_context(closing(Grader(reward))) for reward in self.job.rewards]
+            for block in missing:
+                groups = self._sample(sampler, block, total, progress)
+                if console.is_main():
+                    new = [
+                        line
+                        for row, answers in zip(block, groups, strict=True)
+                        for line in graded.lines(row + 1, self.job.examples[row], answers, graders, greedy=True)
+                    ]
+                    append_jsonl(path, new, sync=True)
+        self.backend.barrier()
+
+    def _sample(self, sampler: Any, block: range, total: int, progress: Progress) -> list[list[Drawn]]:
+        def moved(done: int, _: int, figures: Mapping[str, float]) -> None:
+            progress(block.start + done, total, figures)
+
+        groups: list[list[Drawn]] = sampler.several(
+            [self.job.examples[row].prompt for row in block],
+            self.samples.k + 1,
+            temperature=self.samples.temperature,
+            max_new_tokens=answer_limit([self.job.longest_answer]),
+            batch_size=None,
+            progress=moved,
+            seed=f"{self.seed} {self.job.index} {block.start} ",
+        )
+        return groups
+
+    def _learned(self, lines: Iterable[Line]) -> tuple[list[Example], dict[str, int]]:
+        """The examples to train on, and how many were left out as too long."""
+        pick = _pair if isinstance(self.job.stage, Dpo) else _best
+        groups, learned = graded.by_row(lines), list[Example]()
+        for n, example in enumerate(self.job.examples, 1):
+            whole = [line for line in groups.get(n, ()) if not line["truncated"] and line["completion"].strip()]
+            picked = pick(whole, groups.get(n, ()), self.samples)
+            if picked is not None and self.task.is_well_formed(picked[0]):
+                completion, rejected = picked
+                bare: dict[str, Any] = {"answer": None, "rejected_answer": None, "learned": (), "masked": ()}
+                learned.append(replace(example, completion=completion, rejected=rejected, **bare))
+        lengths = self.backend.lengths(learned) if learned else []
+        fits = [plan.fits(self.job.stage, length) for length in lengths]
+        kept = [example for example, fit in zip(learned, fits, strict=True) if fit]
+        return kept, {"too_long": len(learned) - len(kept)}
+
+
+def _best(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, None] | None:
+    """The best sample of a row, if it is better than the greedy answer by the margin."""
+    greedy = next((line["reward"] for line in group if line["greedy"]), None)
+    drawn = [line for line in whole if not line["greedy"]]
+    if greedy is None or not drawn:
+        return None
+    best = max(drawn, key=lambda line: line["reward"])
+    enough = best["reward"] - greedy >= samples.margin and best["reward"] >= samples.floor
+    return (best["completion"], None) if enough else None
+
+
+def _pair(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, str] | None:
+    """The best and the worst answer of a row, if they differ by the margin."""
+    if not whole:
+        return None
+    best, worst = (choose(whole, key=lambda line: line["reward"]) for choose in (max, min))
+    difference = best["reward"] - worst["reward"]
+    enough = difference >= max(samples.margin, best_of.FLAT) and best["reward"] >= samples.floor
+    return (best["completion"], worst["completion"]) if enough else None
+
+
+def _text(
+    figures: Mapping[str, Mapping[str, Any]], k: int, rows: int, learned: int, left_out: Mapping[str, int], stage: Stage
+) -> str:
+    """One sentence for people."""
+    means = ", ".join(f"{name} {figures[name]['mean']:.3f}" for name in ("greedy", "one sample", f"best of {k}"))
+    what = "pairs" if isinstance(stage, Dpo) else "answers"
+    long = f", {left_out['too_long']:,} are too long" if left_out["too_long"] else ""
+    return f"{k} answers to each of {rows:,} rows earn {means}; {learned:,} {what} are learned{long}"

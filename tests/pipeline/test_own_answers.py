@@ -1,0 +1,171 @@
+"""`samples:` of best_of and dpo stages: what is picked, what is refused, and real trainings that are killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import funding_rows, write_jsonl
+from tiny import chain_recipe, save_lively_model
+
+from adapters.backends import backend as make_backend
+from adapters.errors import UserError
+from adapters.files import read_json, read_jsonl
+from adapters.pipeline import own_answers
+from adapters.pipeline.plan import Plan, make_plan
+from adapters.pipeline.run import run_plan
+from adapters.recipe.load import load_recipe
+from adapters.recipe.stages import Samples
+from adapters.tasks.funding import FundingTask
+from adapters.types import Drawn
+
+RECIPE = """name: own
+task: {use: funding, target: compact}
+model: {base: none}
+trainer: echo
+stages:
+  - {kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4, validation: 0}
+  - kind: best_of
+    data: [{path: rows.jsonl}]
+    rewards: [{use: funding, scorer: corrected}]
+    samples: {k: 2, margin: 0}
+    learning_rate: 1e-5
+    batch_size: 4
+"""
+
+
+def planned(path: Path, *overrides: str) -> tuple[Plan, Any]:
+    file = load_recipe(path, [f"run_dir={path.parent / 'runs'}", *overrides])
+    backend = make_backend(file.recipe)
+    return make_plan(file, backend), backend
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "rows.jsonl", funding_rows(20))
+    (tmp_path / "own.yaml").write_text(RECIPE)
+    return tmp_path / "own.yaml"
+
+
+def lines(*answers: tuple[str, float, bool]) -> list[dict[str, Any]]:
+    return [
+        {"completion": text, "reward": reward, "truncated": cut, "greedy": not n}
+        for n, (text, reward, cut) in enumerate(answers)
+    ]
+
+
+def test_best_of_takes_a_sample_that_beats_the_greedy_answer() -> None:
+    group = lines(("greedy", 0.5, False), ("worse", 0.25, False), ("better", 0.75, False), ("cut", 1.0, True))
+    whole = [line for line in group if not line["truncated"]]
+    assert own_answers._best(whole, group, Samples(margin=0.25)) == ("better", None)
+    assert own_answers._best(whole, group, Samples(margin=0.26)) is None
+    assert own_answers._best(whole, group, Samples(margin=0, floor=0.8)) is None
+    assert own_answers._best(whole[:1], group, Samples(margin=0)) is None, "no sample is whole"
+    cut = lines(("greedy", 0.5, True), ("better", 0.6, False))
+    assert own_answers._best(cut[1:], cut, Samples(margin=0.05)) == ("better", None)
+
+
+def test_a_pair_is_the_best_and_the_worst_answer() -> None:
+    group = lines(("greedy", 0.5, False), ("worse", 0.25, False), ("better", 0.75, False))
+    assert own_answers._pair(group, group, Samples(margin=0.5)) == ("better", "worse")
+    assert own_answers._pair(group, group, Samples(margin=0.51)) is None
+    assert own_answers._pair(group[:1], group, Samples(margin=0)) is None, "both sides would be the same answer"
+    assert own_answers._pair([], group, Samples(margin=0)) is None
+
+
+def test_rows_and_steps_are_those_of_what_is_learned(echo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, backend = planned(echo)
+    run_plan(plan, backend)
+    manifest = read_json(plan.folder / "2-best_of" / "manifest.json")
+    figures = manifest["figures"]["samples"]
+    assert (figures["rows"], figures["learned"], figures["greedy"]) == (19, 19, 1.0)
+    assert manifest["steps"] == plan.jobs[1].steps == 4
+    stored = read_jsonl(plan.folder / "2-best_of" / own_answers.FILE)
+    assert len(stored) == 19 * 3
+    assert stored[0].keys() >= {"row", "id", "sample", "completion", "reward"}
+    told = "2 answers to each of 19 rows earn greedy 1.000, one sample 1.000, best of 2 1.000; 19 answers are learned"
+    assert told in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_nothing_to_learn_is_said_with_the_figures(echo: Path) -> None:
+    plan, backend = planned(echo, "stages.1.samples.margin=0.1")
+    with pytest.raises(UserError, match=r"nothing to learn: 2 answers .* 0 answers are learned. Lower margin or floor"):
+        run_plan(plan, backend)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.1.kind=dpo"], None),
+        (["stages.1.kind=dpo", "stages.1.rewards=[]"], "samples and rewards go together"),
+        (["stages.1.kind=dpo", "stages.1.samples=null"], "samples and rewards go together"),
+        (["stages.1.rewards=[]"], "rewards"),
+        (["stages.1.samples={k: 1}"], "k"),
+        (["stages.1.samples.marginn=1"], "margin"),
+    ],
+)
+def test_what_a_stage_needs(echo: Path, overrides: list[str], message: str | None) -> None:
+    if message is None:
+        assert planned(echo, *overrides)[0].jobs[1].rewards
+        return
+    with pytest.raises(UserError, match=message):
+        planned(echo, *overrides)
+
+
+def test_a_backend_that_cannot_draw_is_refused(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backends.echo.EchoBackend.draws", False)
+    with pytest.raises(UserError, match="does not learn from samples that are drawn first"):
+        planned(echo)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["best_of", "dpo"])
+def test_a_real_stage_samples_once_and_goes_on_after_a_kill(
+    kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.backends.local.generate import LocalSampler
+
+    path = tmp_path / "chain.yaml"
+    path.write_text(chain_recipe(tmp_path, save_lively_model(tiny_model, tmp_path / "lively")))
+    own = {
+        "kind": kind,
+        "data": [{"path": "train.jsonl"}],
+        "rewards": ["./vowels.py:Vowels"],
+        "samples": {"k": 3, "margin": 0.0},
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "validation": 0.2,
+        "select": {"metric": "reward", "every": 1, "rows": 4},
+        "max_steps": 2,
+    }
+    overrides = [f"stages.1={json.dumps(own)}", "evaluate=[]"]
+    # A random model writes no JSON.
+    monkeypatch.setattr(FundingTask, "is_well_formed", lambda self, text: True)
+    monkeypatch.setattr(own_answers, "BLOCK", 8)
+    several, asked = LocalSampler.several, list[int]()
+
+    def counted(self: Any, prompts: Any, *args: Any, **options: Any) -> list[list[Drawn]]:
+        asked.append(len(prompts))
+        if asked == [8, 8]:
+            raise KeyboardInterrupt
+        drawn = several(self, prompts, *args, **options)
+        return [[answer._replace(truncated=False) for answer in group] for group in drawn]  # it never ends one
+
+    monkeypatch.setattr(LocalSampler, "several", counted)
+    plan, backend = planned(path, *overrides)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, backend)
+    run_plan(plan, backend)
+    rows = len(plan.jobs[1].examples)
+    assert sum(asked) == rows + 8, "the block that was stopped is sampled again, the one before it is not"
+    whole, backend = planned(path, *overrides, "name=whole")
+    run_plan(whole, backend)
+    first, second = (read_jsonl(p.folder / f"2-{kind}" / own_answers.FILE) for p in (plan, whole))
+    assert first == second
+    assert len(first) == rows * 4
+    figures = [read_json(p.folder / f"2-{kind}" / "manifest.json")["figures"] for p in (plan, whole)]
+    assert figures[0] == figures[1]
+    assert figures[0]["samples"]["learned"] > 0
+    assert figures[0]["select"]["rows"] == 4
