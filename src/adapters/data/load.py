@@ -32,6 +32,7 @@ from adapters.types import Example, Row, Task
 
 GENERATORS = {
     "funding": "adapters.data_aug.funding_statements:synthesize",
+    "funding_written": "adapters.data_aug.funding_statements.library:synthesize",
     "receipts": "adapters.data_aug.receipts:synthesize",
     "desk": "adapters.data_aug.desk:synthesize",
     "agent": "adapters.data_aug.agent:synthesize",

@@ -212,11 +212,12 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
 
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
-    kind, apart = settings["kind"], ("kind", "trl", "rewards", "noise", "select", *NOT_IN_FINGERPRINT)
+    kind, apart = settings["kind"], ("kind", "trl", "rewards", "noise", "select", "samples", *NOT_IN_FINGERPRINT)
     constants = {**{k: v for k, v in settings.items() if k not in apart}, **settings.get("trl", {})}
     if constants.pop("max_steps", None):
         constants.pop("epochs", None)  # max_steps overrides it
-    constants |= {f"select {key}": value for key, value in (settings.get("select") or {}).items()}
+    for part in ("select", "samples"):
+        constants |= {f"{part} {key}": value for key, value in (settings.get(part) or {}).items()}
     if constants.get("beta") == 0 and kind == "grpo":
         del constants["reference"]  # without the KL term there is none
     if "reference" in constants:

@@ -56,8 +56,8 @@ def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     constants = [
         (key.replace("_", " "), settings.get(key)) for key in SHOWN if settings.get(key) != usual.get(key, ...)
     ]
-    constants += [(f"select {key}", value) for key, value in as_dict(settings.get("select")).items()]
-    constants += [(f"trl.{key}", value) for key, value in as_dict(settings.get("trl")).items()]
+    for part, word in (("select", "select "), ("samples", "samples "), ("trl", "trl.")):
+        constants += [(word + key, value) for key, value in as_dict(settings.get(part)).items()]
     return [(name, plain(value)) for name, value in constants if value is not None]
 
 
@@ -112,8 +112,9 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
         out.append(("first KL", short(kl)))
     if (share := number(figures.get("zero_variance_share"))) is not None:
         out.append(("groups without variance", f"{share:.0%}"))
-    if text := as_dict(figures.get("select")).get("text"):
-        out.append(("held-out rows", plain(text)))
+    for key, word in (("samples", "own answers"), ("select", "held-out rows")):
+        if text := as_dict(figures.get(key)).get("text"):
+            out.append((word, plain(text)))
     out += [(k.replace("_", " "), plain(v)) for k, v in figures.items() if k not in known and number(v) is not None]
     if time := minutes(stage.manifest.get("seconds")):
         out.append(("time", time))
