@@ -33,7 +33,8 @@ def synthesize(n: int, seed: int = 0) -> Iterator[Row]:
 @cache
 def _library() -> list[Row]:
     with gzip.open(FILE, "rt", encoding="utf-8") as lines:
-        return [{"id": "", "source": "written-funding", **json.loads(line)} for line in lines]
+        rows: list[Row] = [json.loads(line) | {"id": "", "source": "written-funding"} for line in lines]
+    return rows
 
 
 def _redrawn(row: Row, rng: Random) -> Row:
