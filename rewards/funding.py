@@ -34,7 +34,9 @@ class Funding:
     """Grades funders and award ids of a JSON completion against `example.gold`.
 
     The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
-    below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
+    below 1 favours precision. `full_size` is the number of labelled names and ids from which on a statement counts in
+    full: one with fewer earns in proportion, so that training does not live on short statements alone; 0 counts all
+    alike. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
     `funding_matching`. An example whose gold is None is unlabelled: the score is None. Values that the gold calls
     uncertain are left out on both sides.
 
@@ -52,6 +54,7 @@ class Funding:
     soft_ids: bool = True
     mode: Mode = "balanced"
     scorer: Scorer = "published"
+    full_size: int = 0
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     part_names: ClassVar = ("funder", "hierarchical", "flat", "format_valid", "association_gap", "id_ratio")
 
@@ -71,6 +74,8 @@ class Funding:
             raise ValueError(f"beta must be above 0 and at most 100, got {self.beta!r}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold!r}")
+        if isinstance(self.full_size, bool) or not isinstance(self.full_size, int) or self.full_size < 0:
+            raise ValueError(f"full_size must be a whole number, 0 or more, got {self.full_size!r}")
         if not isinstance(self.soft_ids, bool):
             raise ValueError(f"soft_ids must be true or false, got {self.soft_ids!r}")
         for name, choice, allowed in (("mode", self.mode, get_args(Mode)), ("scorer", self.scorer, get_args(Scorer))):
@@ -86,6 +91,7 @@ class Funding:
             (self.flat, f"{ids}, under any funder"),
         )
         shown = " + ".join(f"{weight:g} F{self.beta:g}({what})" for weight, what in terms if weight)
+        shown = f"({shown}) min(1, labelled values / {self.full_size})" if self.full_size else shown
         return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.scorer} scorer"
 
     def __call__(self, completion: str, example: Example) -> Scored:
@@ -102,6 +108,8 @@ class Funding:
         funder, hierarchical, flat = self._terms(gold, pred, parsed.valid)
         gold_ids, pred_ids = gold.id_count, pred.id_count
         score = self.funder * funder + self.hierarchical * hierarchical + self.flat * flat
+        if self.full_size:
+            score *= min(1.0, max(1, len(gold.names) + gold_ids) / self.full_size)
         return Scored(
             min(score, 1.0),
             {

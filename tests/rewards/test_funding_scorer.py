@@ -507,6 +507,9 @@ def test_fixed_pairs_equal_names_first():
         ({"soft_ids": 1}, "soft_ids must be true or false"),
         ({"mode": "loose"}, "mode must be one of permissive, balanced, strict"),
         ({"scorer": "old"}, "scorer must be one of published, corrected"),
+        ({"full_size": -1}, "full_size must be a whole number"),
+        ({"full_size": 2.5}, "full_size must be a whole number"),
+        ({"full_size": True}, "full_size must be a whole number"),
     ],
 )
 def test_parameters_are_checked(parameters, message):
@@ -518,6 +521,15 @@ def test_custom_weights():
     swapped = [funder("NSF", ["222"]), funder("NIH", ["111"])], [funder("NSF", ["111"]), funder("NIH", ["222"])]
     assert grade(Funding(funder=0.2, hierarchical=0.7, flat=0.1), *swapped).score == pytest.approx(0.3)
     assert grade(Funding(), *swapped).parts["association_gap"] == 1
+
+
+@pytest.mark.parametrize(("values", "score"), [(0, 0.25), (1, 0.25), (2, 0.5), (4, 1.0), (9, 1.0)])
+def test_short_statements_earn_in_proportion(values, score):
+    gold = [funder("X", [f"{n}00" for n in range(values - 1)])] if values else []
+    assert grade(Funding(full_size=4), gold, gold).score == score
+    assert grade(Funding(full_size=4), "none", gold).score == (score if not gold else 0)
+    assert "min(1, labelled values / 4)" in Funding(full_size=4).formula()
+    assert "min" not in Funding().formula()
 
 
 def test_format_and_id_ratio():
