@@ -270,3 +270,33 @@ def test_two_processes_replace_the_same_groups(place: Path) -> None:
             assert [not sum(used[n * size : (n + 1) * size]) for n in range(scheduled)] == flat or all(flat)
             assert {part["items"] for part in parts} == {sum(used)}
             assert Counter(rows).most_common(1)[0][1] == size, "no prompt twice"
+
+
+@pytest.mark.slow
+def test_replacements_bring_vllms_log_probabilities(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM cannot run here: in its place answers of several lengths, whose log-probabilities tell their tokens."""
+    made: list[dict[str, Any]] = []
+    begin, whole = FlatGroups.__init__, FlatGroups._generation
+
+    def generate(prompts: list[list[int]], **_: Any) -> tuple[Any, ...]:
+        answers = [[int(n) for n in torch.randint(40, 400, (1 + k % 7,))] for k in range(len(prompts))]
+        return prompts, answers, [[[-n / 1000] for n in answer] for answer in answers], None
+
+    def with_vllm(self: FlatGroups, trainer: Any, *args: Any) -> None:
+        trainer.use_vllm, trainer._last_loaded_step = True, -1
+        trainer.vllm_generation = SimpleNamespace(generate=generate, sync_weights=lambda: None)
+        begin(self, trainer, *args)
+
+    monkeypatch.setattr(FlatGroups, "__init__", with_vllm)
+    monkeypatch.setattr(FlatGroups, "_generation", lambda self, inputs: made.append(whole(self, inputs)) or made[-1])
+    one = ["updates_per_generation=1", "max_steps=2", "save_every=2", "health.max_sampling_gap=null", "batch_size=4"]
+    run = Run(tmp_path / "vllm", place / "lively", *replacing(place), *(f"stages.0.{key}" for key in one))
+    figures = run.train()
+    assert figures["groups_replaced"] > 0
+    for out in made:
+        ids, sampled = out["completion_ids"], out["sampling_per_token_logps"]
+        torch.testing.assert_close(sampled, (-ids / 1000).masked_fill(ids < 40, 0.0))  # padding is below
+        ratio = ((out["old_per_token_logps"] - sampled) * (ids >= 40)).sum(1, keepdim=True).exp()
+        torch.testing.assert_close(out["importance_sampling_ratio"], ratio.masked_fill(ratio > 3, 0.0))
