@@ -61,6 +61,15 @@ def test_what_stops_after_a_while(tmp_path: Path, name: str, capsys: pytest.Capt
         log(watch, tmp_path, 8, **{name: 1.0})
 
 
+def test_flat_groups_that_are_replaced_are_no_lack_of_signal(tmp_path: Path) -> None:
+    watch = HealthWatch(Health(no_signal_steps=2))
+    for step in range(1, 5):
+        log(watch, tmp_path, step, frac_reward_zero_std=1.0, flat_groups__left=0.5)
+    log(watch, tmp_path, 5, frac_reward_zero_std=1.0, flat_groups__left=1.0)
+    with pytest.raises(HealthError, match="for 2 steps no group of completions differs in reward"):
+        log(watch, tmp_path, 6, frac_reward_zero_std=1.0, flat_groups__left=1.0)
+
+
 def test_limits_can_be_lifted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     watch = HealthWatch(Health(max_kl=None, no_signal_steps=None))
     for step in range(100):

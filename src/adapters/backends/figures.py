@@ -27,13 +27,20 @@ def dpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def grpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """First KL, first and last reward, the share of groups without variance, the largest importance ratio."""
+    """First KL, first and last reward, groups without variance and replaced, the largest importance ratio."""
     entries = [entry for entry in log if "reward" in entry]
     if not entries:
         return {}
     ratios = [entry["importance_ratio/max"] for entry in log if "importance_ratio/max" in entry]
+    replacing = [entry for entry in entries if "flat_groups/left" in entry]
+    replaced = {
+        "flat_left_share": sum(entry["flat_groups/left"] for entry in replacing) / max(1, len(replacing)),
+        "groups_replaced": int(sum(entry["flat_groups/replaced"] for entry in replacing)),
+        "replacement_rounds": int(sum(entry["flat_groups/rounds"] for entry in replacing)),
+    }
     return {
         **({"importance_ratio_max": max(ratios)} if ratios else {}),
+        **(replaced if replacing else {}),
         "first_kl": entries[0].get("kl"),
         "reward_first": entries[0]["reward"],
         "reward_last": entries[-1]["reward"],

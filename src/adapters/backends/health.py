@@ -20,6 +20,8 @@ NO_SIGNAL = {
     ),
 }
 """TRL's figure -> what it means at 1, and what usually helps."""
+LEFT = "flat_groups/left"
+"""Share of groups of equal rewards that are left in a generation after others have been replaced."""
 SAMPLING_GAP = "sampling/sampling_logp_difference/mean"
 """TRL's figure: mean |log p| difference of the sampled tokens between vLLM and the trainer, in nats."""
 
@@ -59,6 +61,8 @@ class HealthMonitor:
     def update(self, logs: Mapping[str, Any]) -> Finding | None:
         """What the figures of one more step say; what ends the training goes first."""
         figures = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        if LEFT in figures:
+            figures["frac_reward_zero_std"] = figures[LEFT]
         for name in ("loss", "grad_norm"):
             if not math.isfinite(figures.get(name, 0.0)):
                 return Finding(f"{name} is {figures[name]}", "lower learning_rate, or use bf16 or fp32", True)

@@ -231,6 +231,8 @@ def _stage_line(name: str, stage: Mapping[str, Any]) -> str:
             line += f", {label} {' -> '.join(values)}"
     if "zero_variance_share" in f:
         line += f", {f['zero_variance_share']:.0%} of the groups without variance"
+    if "flat_left_share" in f:
+        line += f" ({f['flat_left_share']:.0%} after {f['groups_replaced']:,} replacements)"
     if text := (f.get("select") or {}).get("text"):
         line += f"\n  {text}"
     return line

@@ -254,6 +254,8 @@ def _job(
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
     _check_stage(stage, loaded.examples, recipe, measure.backend, at)
+    if isinstance(stage, Grpo) and stage.flat_groups == "replace":
+        notes.append(_replacing(stage, n))
     examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
     lengths = measure.lengths(examples)
     fitting, tokens, audit = _within_limits(stage, examples, lengths, at)
@@ -337,8 +339,20 @@ def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
         what = f"a generation of {updates} batches of {stage.batch_size}" if updates > 1 else f"a batch of {prompts}"
         fault = f"{what} prompts needs at least as many rows, and {rows} are left."
         raise UserError(fault, at=(*at, "batch_size"))
+    if isinstance(stage, Grpo) and stage.flat_groups == "replace" and rows < 2 * prompts:
+        fault = f"fresh prompts need the rows of two generations (2 x {prompts}), and {rows} are left; use leave_out."
+        raise UserError(fault, at=(*at, "flat_groups"))
     # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
     return stage.max_steps or updates * max(1, int(rows * epochs / prompts))
+
+
+def _replacing(stage: Grpo, n: int) -> str:
+    """A note on what it costs to replace flat groups."""
+    rounds = range(stage.replace_rounds + 1)
+    return (
+        f"stage {n + 1}: with flat groups replaced, a step samples up to {len(rounds)} times as many completions "
+        f"(where half of the groups are flat about {sum(0.5**k for k in rounds):.3g} times as many)"
+    )
 
 
 def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
@@ -414,7 +428,8 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
     # What stages did that are older than these keys.
-    older = {"updates_per_generation": 1, "flat_groups": "keep", "select": None, "validation": None, "samples": None}
+    older = {"updates_per_generation": 1, "flat_groups": "keep", "flat_below": 0.0, "replace_rounds": 2}
+    older |= {"select": None, "validation": None, "samples": None}
     return {key: value for key, value in settings.items() if key not in older or value != older[key]}
 
 

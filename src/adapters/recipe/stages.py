@@ -122,9 +122,18 @@ class Grpo(_Stage):
         default="group",
         description="Divide the centred rewards by the standard deviation of their group, of the batch, or by nothing.",
     )
-    flat_groups: Literal["keep", "leave_out"] = Field(
+    flat_groups: Literal["keep", "leave_out", "replace"] = Field(
         default="keep",
-        description="Whether groups of equal rewards, which teach nothing, count in the loss's denominator and KL.",
+        description="Groups of equal rewards, which teach nothing, count in the loss's denominator and KL (keep), do "
+        "not, or are replaced by groups of fresh prompts.",
+    )
+    flat_below: float = Field(
+        default=0.0,
+        ge=0,
+        description="Groups whose rewards differ by less are flat; 0: that are equal but for rounding.",
+    )
+    replace_rounds: Count = Field(
+        default=2, description="Rounds of replacements in a generation, at most; what is flat then is left out."
     )
     max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
@@ -144,6 +153,12 @@ class Grpo(_Stage):
     def _held_out_for_something(self) -> Grpo:
         if self.validation and self.select is None:
             raise ValueError("validation of a grpo stage holds rows out for select, which is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_of_something(self) -> Grpo:
+        if "replace_rounds" in self.model_fields_set and self.flat_groups != "replace":
+            raise ValueError("replace_rounds goes with flat_groups: replace")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ from adapters.pipeline.run_folder import RunFolder, Stage
 from adapters.report.charts import short
 
 SHOWN = (
-    "batch_size", "group_size", "updates_per_generation", "epochs", "max_steps", "learning_rate", "schedule", "warmup",
+    "batch_size", "group_size", "updates_per_generation", "flat_groups", "flat_below", "epochs", "max_steps",
+    "learning_rate", "schedule", "warmup",
     "temperature", "beta", "loss", "scale_rewards", "max_length", "max_prompt_length", "max_completion_length",
 )  # fmt: skip
 FIGURES = (("NLL per token, held out", "nll_before", "nll_after"), ("reward", "reward_first", "reward_last"))
@@ -52,7 +53,7 @@ def steps(run: RunFolder) -> list[Step]:
 
 def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings = {"scale_rewards": settings.get("advantage"), **settings}  # the key's name in older runs
-    usual = {"updates_per_generation": 1}
+    usual = {"updates_per_generation": 1, "flat_groups": "keep", "flat_below": 0.0}
     constants = [
         (key.replace("_", " "), settings.get(key)) for key in SHOWN if settings.get(key) != usual.get(key, ...)
     ]

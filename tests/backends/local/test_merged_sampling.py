@@ -228,6 +228,18 @@ def test_measured_now_and_then_and_stopped(
     ]
 
 
+def test_more_of_a_generation_is_merged_and_neither_counted_nor_measured(
+    llama: Callable[[], Any], args: GRPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, metrics, again = adapted(llama()), defaultdict(list), [False]
+    monkeypatch.setattr(merged, "kl", lambda *_: 1e-5)
+    with grpo.grpo_speedups(model, args, metrics, again=lambda: again[0]):
+        for n in range(merged.EVERY + 1):
+            for again[0] in (False, True, True):
+                model.generate(**asked(PROMPTS, sampling(max_new_tokens=1)))
+            assert len(metrics[merged.METRIC]) == 1 + (n == merged.EVERY)
+
+
 def test_a_divergence_that_is_no_number_stops(
     llama: Callable[[], Any], args: GRPOConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

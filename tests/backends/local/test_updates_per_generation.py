@@ -62,7 +62,8 @@ class Run:
         (folder / "r.yaml").write_text(RECIPE.replace("BASE", str(base)))
         file = load_recipe(folder / "r.yaml", overrides)
         self.backend = make_backend(file.recipe)
-        self.job = make_plan(file, self.backend).jobs[0]
+        plan = make_plan(file, self.backend)
+        self.job, self.notes = plan.jobs[0], plan.notes
         self.out = folder / "out"
         self.out.mkdir()
 
@@ -178,7 +179,7 @@ def test_trls_names_are_refused(option: str) -> None:
         trainer_args.check_options(stage(trl={option: 2}), ("stages", 0))
 
 
-_NEWER = ("updates_per_generation", "flat_groups", "select", "validation")
+_NEWER = ("updates_per_generation", "flat_groups", "flat_below", "replace_rounds", "select", "validation")
 
 
 def test_old_stages_keep_their_fingerprints() -> None:

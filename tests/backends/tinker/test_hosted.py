@@ -127,13 +127,15 @@ def group_of(n: int) -> list[grpo.Answer]:
     return [grpo.Answer([1, 2], [-1.0, -1.0], cut=False) for _ in range(n)]
 
 
-@pytest.mark.parametrize(("flat_groups", "tokens"), [("keep", 8), ("leave_out", 4)])
-def test_groups_without_variance_may_leave_the_denominator(flat_groups: str, tokens: int) -> None:
+@pytest.mark.parametrize(("flat_groups", "tokens"), [("keep", 8), ("leave_out", 4), ("replace", 4)])
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+def test_groups_without_variance_may_leave_the_denominator(flat_groups: str, tokens: int, spread: float) -> None:
     given = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards": ["funding"]}
-    stage = Grpo.model_validate(given | {"scale_rewards": "none", "flat_groups": flat_groups})
+    settings = {"scale_rewards": "none", "flat_groups": flat_groups, "flat_below": 2 * spread}
+    stage = Grpo.model_validate(given | settings)
     run = SimpleNamespace(recipe=SimpleNamespace(tinker=SimpleNamespace(bounds=None)))
     flat, varied = group_of(2), group_of(2)
-    for answer, reward in zip([*flat, *varied], (0.5, 0.5, 0.0, 1.0), strict=True):
+    for answer, reward in zip([*flat, *varied], (0.5, 0.5 + spread, 0.0, 1.0), strict=True):
         answer.reward = reward
     rows, _ = grpo._rows(run, stage, 1, [[5, 6], [7, 8]], [flat, varied])
     assert [row.columns["advantages"][-1] for row in rows] == pytest.approx([-0.5 / tokens, 0.5 / tokens])

@@ -377,6 +377,36 @@ def test_a_learnable_reward_moves(lively_model: Path, tmp_path: Path, client: Se
     assert 0 <= made["idle_share"] < 1
 
 
+HALF = """
+class Half:
+    def __call__(self, completion, example):
+        if completion == example.completion:
+            return 1.0
+        return 0.25 if int(example.id[1:]) % 2 else sum(c in "aeiou" for c in completion) / (len(completion) + 1)
+"""
+"""A reward that is flat on the rows with an odd number."""
+
+
+def test_flat_groups_are_replaced(lively_model: Path, tmp_path: Path, client: Server) -> None:
+    recipe = write_recipe(tmp_path, lively_model, GRPO)
+    (tmp_path / "half.py").write_text(HALF)
+    changes = ["rewards=[./half.py:Half]", "batch_size=4", "flat_groups=replace"]
+    folder = run_here(recipe, *(f"stages.0.{change}" for change in changes))
+    log, rollouts = lines(folder / "1-grpo" / "log.jsonl"), lines(folder / "1-grpo" / "rollouts-0.jsonl")
+    for entry in log:
+        scored = [r for r in rollouts if r["step"] == entry["step"]]
+        groups = [scored[n : n + 4] for n in range(0, len(scored), 4)]
+        assert len({group[0]["id"] for group in groups}) == len(groups), "no prompt twice in a step"
+        flat = [len({r["score"] for r in group}) == 1 for group in groups]
+        assert entry["frac_reward_zero_std"] == sum(flat[:4]) / 4
+        assert entry["reward"] == pytest.approx(sum(r["score"] for r in scored[:16]) / 16), "of the step's own prompts"
+        replaced = min(flat[4:].count(False), sum(flat[:4]))
+        assert entry["flat_groups/replaced"] == replaced
+        assert entry["flat_groups/left"] == (sum(flat[:4]) - replaced) / 4
+        assert entry["flat_groups/rounds"] == (0 if not any(flat[:4]) else 2 if any(flat[4 : 4 + sum(flat[:4])]) else 1)
+    assert figures(folder / "1-grpo")["groups_replaced"] == sum(e["flat_groups/replaced"] for e in log) > 0
+
+
 WILD = """
 import os
 from pathlib import Path

@@ -27,10 +27,12 @@ from trl import GRPOTrainer, SFTTrainer
 from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
+from adapters.backends.groups import fresh_rows
 from adapters.backends.jobs import Job
-from adapters.backends.local import flat_groups, packing, sharding, vllm_sampling
+from adapters.backends.local import packing, sharding, vllm_sampling
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind, step_of
 from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.flat_groups import FlatGroups
 from adapters.backends.local.health_callback import HealthWatch
 from adapters.backends.local.importance_ratio import log_importance_ratio
 from adapters.backends.local.model import mismatch, on_gpu
@@ -204,13 +206,18 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     trainer._tokenize_prompts = GroupPrompts(run.encoder)
     if stage.updates_per_generation > 1:
         log_importance_ratio(trainer)
-    if stage.flat_groups == "leave_out":
-        flat_groups.leave_out(trainer)
+
+    def fresh(steps: int) -> list[list[int]]:
+        start, size = steps * stage.batch_size, stage.updates_per_generation * stage.batch_size
+        return fresh_rows(order, len(rows), start, start + size, run.recipe.seed, stage.replace_rounds)
+
+    flat = FlatGroups(trainer, stage, rows, fresh) if stage.flat_groups != "keep" or stage.flat_below else None
     if stage.beta:
         set_reference(model, stage.reference)
         verify_reference(model, stage.reference)
     metrics, done = trainer._metrics["train"], step_of(last_good(run.folder)) // stage.updates_per_generation
-    with grpo_speedups(model, trainer.args, metrics, done) if run.recipe.model.speedups else nullcontext():
+    again = (lambda: flat.replacing) if flat else (lambda: False)
+    with grpo_speedups(model, trainer.args, metrics, done, again) if run.recipe.model.speedups else nullcontext():
         state = run.train(trainer)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from typing import Any
 
 from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
+from adapters.backends.groups import fresh_rows, is_flat
 from adapters.backends.tinker.cost import Tokens
 from adapters.backends.tinker.generate import stop_tokens, text_of
 from adapters.backends.tinker.objectives import (
@@ -69,18 +71,21 @@ def train_grpo(run: HostedStage, stage: Grpo) -> dict[str, Any]:
     try:
         for step in range(run.done + 1, job.steps + 1):
             batch = order[(step - 1) * stage.batch_size : step * stage.batch_size]
-            batch_prompts = [prompts[i] for i in batch]
-            examples = [job.examples[i] for i in batch]
-            run.account.allow(_expected(run, stage, sum(map(len, batch_prompts)), length))
+            run.account.allow(_expected(run, stage, [prompts[i] for i in batch], length))
             sampler = Sampler(run.service, (snapshot or run.run.snapshot()).result())
-            groups = _sample(run, stage, sampler, reference, batch_prompts, callers, examples, step)
+            ask = partial(_sample, run, stage, sampler, reference, prompts, callers, step)
+            groups = ask(batch)
             length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
-            rows, kl = _rows(run, stage, step, batch_prompts, groups)
+            measured = _figures(groups, callers, stage.flat_below)
+            if stage.flat_groups == "replace":
+                measured |= _replace(run, stage, ask, prompts, order, batch, groups, step)
+                for caller in callers:
+                    caller.take_figures()  # the step's figures are those of its own prompts
+            rows, kl = _rows(run, stage, step, [prompts[i] for i in batch], groups)
             run.spend(Tokens(train=sum(len(r.tokens) for r in rows)))
             batches = micro_batches(rows, stage.micro_batch_size)
             passes = [run.run.learn(batch, run.recipe.tinker.loss, config) for batch in batches]
-            measured = kl | _figures(groups, callers)
-            run.submit(step, passes, _measure(batches, measured, on_policy=stage.temperature == 1))
+            run.submit(step, passes, _measure(batches, kl | measured, on_policy=stage.temperature == 1))
             snapshot = run.run.snapshot() if step < job.steps else None
     finally:
         for caller in callers:
@@ -97,12 +102,13 @@ def _sample(
     stage: Grpo,
     sampler: Sampler,
     reference: Sampler | None,
-    prompts: Sequence[list[int]],
+    encoded: Sequence[list[int]],
     callers: Sequence[RewardCaller],
-    examples: Sequence[Example],
     step: int,
+    batch: Sequence[int],
 ) -> list[list[Answer]]:
-    """A scored group of answers to each prompt of a step."""
+    """A scored group of answers to each row of `batch`, whose prompts are in `encoded`."""
+    prompts, examples = [encoded[i] for i in batch], [run.job.examples[i] for i in batch]
     run.spend(Tokens(prefill=sum(map(len, prompts))))
     options: dict[str, Any] = {"max_tokens": stage.max_completion_length, "temperature": stage.temperature}
     sampled = [sampler.sample(p, stage.group_size, **options, stop=stop_tokens(run.encoder)) for p in prompts]
@@ -121,6 +127,38 @@ def _sample(
     return groups
 
 
+def _replace(
+    run: HostedStage,
+    stage: Grpo,
+    ask: Callable[[Sequence[int]], list[list[Answer]]],
+    prompts: Sequence[list[int]],
+    order: Sequence[int],
+    batch: list[int],
+    groups: list[list[Answer]],
+    step: int,
+) -> dict[str, float]:
+    """Put groups of fresh rows in the place of the flat ones of a step; returns what came of it, as figures."""
+    rounds = replaced = 0
+    start, stop = (step - 1) * stage.batch_size, step * stage.batch_size
+    for drawn in fresh_rows(order, len(prompts), start, stop, run.recipe.seed, stage.replace_rounds):
+        flat = [n for n, group in enumerate(groups) if _is_flat(group, stage.flat_below)]
+        if not (rows := drawn[: len(flat)]):
+            break
+        length = sum(len(a.tokens) for g in groups for a in g) / (len(groups) * stage.group_size)
+        run.account.allow(_expected(run, stage, [prompts[i] for i in rows], length))
+        found = zip(rows, ask(rows), strict=True)
+        varied = [(row, group) for row, group in found if not _is_flat(group, stage.flat_below)]
+        for place, (row, group) in zip(flat, varied, strict=False):
+            batch[place], groups[place] = row, group
+        rounds, replaced = rounds + 1, replaced + len(varied)
+    left = sum(_is_flat(group, stage.flat_below) for group in groups) / len(groups)
+    return {"flat_groups/replaced": replaced, "flat_groups/rounds": rounds, "flat_groups/left": left}
+
+
+def _is_flat(group: Sequence[Answer], below: float) -> bool:
+    return is_flat((a.reward for a in group), below)
+
+
 def score_groups(
     groups: Sequence[Sequence[Answer]],
     texts: Sequence[Sequence[str]],
@@ -137,9 +175,9 @@ def score_groups(
         answer.reward = weighted_reward(scores, [caller.grader.named.weight for caller in callers])
 
 
-def _expected(run: HostedStage, stage: Grpo, read: int, length: float) -> Tokens:
-    """Estimated tokens of a step, by the length of the last answers."""
-    written = int(stage.batch_size * stage.group_size * length)
+def _expected(run: HostedStage, stage: Grpo, prompts: Sequence[list[int]], length: float) -> Tokens:
+    """Estimated tokens of a step's prompts, by the length of the last answers."""
+    read, written = sum(map(len, prompts)), int(len(prompts) * stage.group_size * length)
     both = read * stage.group_size + written
     compared = both * ((stage.beta > 0) + _needs_plain(run, stage))
     return Tokens(prefill=read + compared, sample=written, train=both)
@@ -179,8 +217,9 @@ def _rows(
 ) -> tuple[list[TrainRow], dict[str, float]]:
     """The step's rows, advantages over answer tokens (TRL's dapo), and the step's KL."""
     advantages = group_advantages([[a.reward for a in g] for g in groups], stage.scale_rewards)
-    varied = [any(abs(a) > NO_ADVANTAGE for a in of_group) for of_group in advantages]
-    if stage.flat_groups == "leave_out" and any(varied):
+    varied = [not _is_flat(group, stage.flat_below) for group in groups]
+    advantages = [of_group if v else [0.0] * len(of_group) for of_group, v in zip(advantages, varied, strict=True)]
+    if stage.flat_groups != "keep" and any(varied):
         prompts, groups = [*compress(prompts, varied)], [*compress(groups, varied)]
         advantages = [*compress(advantages, varied)]
     total = sum(len(a.tokens) for g in groups for a in g)
@@ -215,14 +254,15 @@ def _result(pending: Pending, prompt: int) -> list[float]:
     return [float(v) for v in answer_logprobs(pending.result()[1:], prompt)]
 
 
-def _figures(groups: Sequence[list[Answer]], callers: Sequence[RewardCaller]) -> dict[str, float]:
+def _figures(
+    groups: Sequence[list[Answer]], callers: Sequence[RewardCaller], flat_below: float = 0.0
+) -> dict[str, float]:
     """Figures of a step's answers and rewards, under TRL's names."""
     answers = [a for g in groups for a in g]
     rewards = [a.reward for a in answers if a.reward is not None]
-    equal = [len({round(a.reward, 8) for a in g if a.reward is not None}) <= 1 for g in groups]
     figures = {
         "reward": sum(rewards) / max(1, len(rewards)),  # 0 where no reward applies, as in TRL
-        "frac_reward_zero_std": sum(equal) / len(groups),
+        "frac_reward_zero_std": sum(_is_flat(g, flat_below) for g in groups) / len(groups),
         "completions/mean_length": sum(len(a.tokens) for a in answers) / len(answers),
         "completions/clipped_ratio": sum(a.cut for a in answers) / len(answers),
     }

@@ -105,6 +105,8 @@ def _stage(recipe: Recipe, stage: Any, name: str) -> Iterator[Difference]:
         return
     scaled = {"group": "by the group's deviation", "batch": "by the batch's deviation", "none": "not scaled"}
     yield Difference(f"{name} advantages", scaled[stage.scale_rewards], "the same, computed here", True)
+    if stage.flat_groups != "keep":
+        yield Difference(f"{name} flat groups", stage.flat_groups, "the same, done here", True)
     yield Difference(f"{name} normalisation", "answer tokens of a step (dapo)", "the same, by advantages", True)
     bounds = recipe.tinker.bounds
     loss = recipe.tinker.loss + (f", ratio in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ", not clipped")

@@ -8,7 +8,7 @@ of its group, continues rows that have ended until the last one ends, and comput
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -36,18 +36,23 @@ SAMPLING = {
 
 @contextmanager
 def grpo_speedups(
-    model: Any, args: GRPOConfig, metrics: MutableMapping[str, list[float]], done: int = 0
+    model: Any,
+    args: GRPOConfig,
+    metrics: MutableMapping[str, list[float]],
+    done: int = 0,
+    again: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Use the speed-ups for `model` (a PeftModel) while the context is open.
 
-    `metrics` are the trainer's of the training, by name; `done` are the generations before a resume.
+    `metrics` are the trainer's of the training, by name; `done` are the generations before a resume; `again` says
+    whether what is sampled now belongs to the generation before.
     """
     trim = TrimPadding()
     hooks = [model.register_forward_pre_hook(trim.cut, with_kwargs=True), model.register_forward_hook(trim.fill)]
     shuffle = trl_grpo.shuffle_sequence_dict
     if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
-    model.generate = _Generate(model, MergedSampling(model, args, metrics, done))
+    model.generate = _Generate(model, MergedSampling(model, args, metrics, done, again))
     try:
         yield
     finally:

@@ -61,14 +61,19 @@ def merged(model: PeftModel) -> Iterator[None]:
 class MergedSampling:
     """Samples with the adapter merged, as long as that is possible and exact enough.
 
-    `metrics` are the trainer's, by name, and `done` the generations before a resume; `stopped` says why nothing is
-    merged any more.
+    `metrics` are the trainer's, by name, and `done` the generations before a resume; `again` says whether what is
+    sampled now belongs to the generation before; `stopped` says why nothing is merged any more.
     """
 
     def __init__(
-        self, model: PeftModel, args: GRPOConfig, metrics: MutableMapping[str, list[float]], done: int = 0
+        self,
+        model: PeftModel,
+        args: GRPOConfig,
+        metrics: MutableMapping[str, list[float]],
+        done: int = 0,
+        again: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.model, self.metrics = model, metrics
+        self.model, self.metrics, self.again = model, metrics, again
         self.first = self.generations = done
         self.stopped: str | None = None
         if args.use_vllm or args.use_transformers_continuous_batching:
@@ -78,14 +83,16 @@ class MergedSampling:
         """What `sample` returns: prompts, of which `prompt_mask` tells padding, and answers up to one of `stops`."""
         if self.generations == self.first and (reason := obstacle(self.model)):
             self._stop(reason)
-        self.generations += 1
+        again = self.again()
+        self.generations += not again
         if self.stopped:
             return sample()
         sequences = None
         try:
             with merged(self.model):
                 sequences = sample()
-                score = self._scoring(sequences, prompt_mask, stops) if self.generations % EVERY == 1 else None
+                due = self.generations % EVERY == 1 and not again
+                score = self._scoring(sequences, prompt_mask, stops) if due else None
                 ours = score() if score else None
         except torch.OutOfMemoryError:
             sequences = None
