@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.pipeline.check import _spread
-from adapters.pipeline.plan import _hold_out, _lora_settings
+from adapters.pipeline.fingerprint import _lora_settings
+from adapters.pipeline.stage_rows import hold_out
 from adapters.recipe.recipe import Recipe
 from adapters.types import Example
 
@@ -22,16 +23,16 @@ def examples(n: int, copies: int = 1) -> list[Example]:
     ("rows", "share", "held_out"), [(100, 0.05, 5), (39, 0.05, 1), (19, 0.05, 0), (5000, 0.1, 200)]
 )
 def test_a_share_of_the_rows_and_at_most_200_are_held_out(rows: int, share: float, held_out: int) -> None:
-    training, validation = _hold_out(examples(rows), share, seed=1)
+    training, validation = hold_out(examples(rows), share, seed=1)
     assert (len(training), len(validation)) == (rows - held_out, held_out)
 
 
 def test_repeats_of_a_row_are_on_one_side() -> None:
-    training, validation = _hold_out(examples(40, copies=3), 0.25, seed=1)
+    training, validation = hold_out(examples(40, copies=3), 0.25, seed=1)
     assert (len(training), len(validation)) == (90, 10)
     assert not {e.id for e in training} & {e.id for e in validation}
     assert {e.completion for e in validation} == {"0"}, "the first copy of each"
-    assert [e.id for e in validation] != [e.id for e in _hold_out(examples(40), 0.25, seed=2)[1]]
+    assert [e.id for e in validation] != [e.id for e in hold_out(examples(40), 0.25, seed=2)[1]]
 
 
 @pytest.mark.parametrize(("rows", "tried"), [(3, 3), (60, 60), (61, 60), (1000, 60)])

@@ -17,7 +17,7 @@ from tiny import FAULTY
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score
-from adapters.pipeline.plan import fingerprinted_settings
+from adapters.pipeline.fingerprint import fingerprinted_settings
 from adapters.plugins.rewards import Grader, NamedReward, RewardError, probe, resolve_all
 from adapters.recipe.fields import RewardSpec
 from adapters.recipe.load import load_recipe

@@ -16,7 +16,7 @@ from adapters.errors import UserError
 from adapters.evaluation import best_of, graded
 from adapters.evaluation.graded import Line
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
-from adapters.pipeline import plan
+from adapters.pipeline import stage_rows
 from adapters.plugins.rewards import Grader
 from adapters.recipe.stages import BestOf, Dpo, Samples, Stage
 from adapters.types import Drawn, Example, Progress, Task
@@ -60,7 +60,7 @@ class Answering:
             fault = f"there is nothing to learn: {text}. Lower margin or floor, or give it rows that are harder."
             raise UserError(fault, at=("stages", self.job.index, "samples"))
         validation = () if isinstance(stage, Dpo) else self.job.validation  # they are no pairs; select has its own
-        steps = plan.steps(stage, len(examples), stage.epochs, ("stages", self.job.index))
+        steps = stage_rows.steps(stage, len(examples), stage.epochs, ("stages", self.job.index))
         job = replace(self.job, examples=tuple(examples), validation=validation, steps=steps)
         means = {name.replace(" ", "_"): figure["mean"] for name, figure in figures.items()}
         return job, {"samples": {**means, "rows": rows, "learned": len(examples), **left_out, "text": text}}
@@ -119,7 +119,7 @@ class Answering:
                 bare: dict[str, Any] = {"answer": None, "rejected_answer": None, "learned": (), "masked": ()}
                 learned.append(replace(example, completion=completion, rejected=rejected, **bare))
         lengths = self.backend.lengths(learned) if learned else []
-        fits = [plan.fits(self.job.stage, length) for length in lengths]
+        fits = [stage_rows.fits(self.job.stage, length) for length in lengths]
         kept = [example for example, fit in zip(learned, fits, strict=True) if fit]
         return kept, {"too_long": len(learned) - len(kept)}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from adapters import console
-from adapters.backends import adapter_folder
 from adapters.backends.base_files import check_base
 from adapters.backends.jobs import Backend, Evaluation, Job, Picking
 from adapters.data.lengths import answer_limit, by_source
@@ -20,14 +17,16 @@ from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
 from adapters.evaluation.picking import can_vote
 from adapters.pipeline import selecting, starting
+from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
+from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
 from adapters.plugins import task_bench
-from adapters.plugins.registry import offered, resolve
+from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Sft, Stage, Supervised
+from adapters.recipe.stages import Grpo, Sft
 from adapters.types import Example, Lengths, Row, Task
 
 
@@ -253,14 +252,14 @@ def _job(
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
-    _check_stage(stage, loaded.examples, recipe, measure.backend, at)
+    check_stage(stage, loaded.examples, recipe, measure.backend, at)
     if isinstance(stage, Grpo) and stage.flat_groups == "replace":
-        notes.append(_replacing(stage, n))
+        notes.append(replacing_note(stage, n))
     examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
     lengths = measure.lengths(examples)
-    fitting, tokens, audit = _within_limits(stage, examples, lengths, at)
+    fitting, tokens, audit = within_limits(stage, examples, lengths, at)
     share, most = selecting.held_out_share(recipe.stages, n)
-    training, validation = _hold_out(fitting, share, recipe.seed, most)
+    training, validation = hold_out(fitting, share, recipe.seed, most)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     plugins += [[r.identity, r.weight] for r in measured if r not in rewards]
     job = Job(
@@ -270,7 +269,7 @@ def _job(
         examples=tuple(training),
         validation=tuple(validation),
         rewards=rewards,
-        fingerprint=_fingerprint(file, n, plugins, loaded.fingerprint, previous),
+        fingerprint=stage_fingerprint(file, n, plugins, loaded.fingerprint, previous),
         steps=steps(stage, len(training), epochs, at),
         texts=loaded.texts,
         by_source=loaded.by_source,
@@ -279,7 +278,7 @@ def _job(
         rejected=loaded.rejected,
         too_long=len(examples) - len(fitting),
         tokens=tokens,
-        beyond=_beyond(stage, examples, lengths or ()),
+        beyond=beyond(stage, examples, lengths or ()),
         longest_answer=max((length.completion for length in lengths or ()), default=0),
     )
     return _with_selection(job, task, loaded, measured, measure, notes) if stage.select else job
@@ -309,140 +308,6 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     return read(stage.data, at, noiser=noiser, epochs=laid_out), stage.epochs / laid_out
 
 
-def _within_limits(
-    stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths] | None, at: KeyPath
-) -> tuple[list[Example], dict[str, float], list[dict[str, Any]]]:
-    """The rows within the length limits, their token figures, and the counts by source."""
-    if lengths is None:
-        return list(examples), {}, []
-    within = [fits(stage, length) for length in lengths]
-    if not any(within):
-        raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
-    figures = _token_figures([length for length, fit in zip(lengths, within, strict=True) if fit])
-    kept = [example for example, fit in zip(examples, within, strict=True) if fit]
-    return kept, figures, by_source(examples, lengths, within)
-
-
-def _beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
-    """The rows that a GRPO stage drops for their gold answer."""
-    if not isinstance(stage, Grpo):
-        return ()
-    both = zip(examples, lengths, strict=bool(lengths))
-    return tuple(e for e, length in both if length.completion > stage.max_completion_length)
-
-
-def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
-    """Optimizer steps over so many rows. Raises UserError for too few rows."""
-    updates = stage.updates_per_generation if isinstance(stage, Grpo) else 1
-    prompts = updates * stage.batch_size
-    if isinstance(stage, Grpo) and rows < prompts:
-        what = f"a generation of {updates} batches of {stage.batch_size}" if updates > 1 else f"a batch of {prompts}"
-        fault = f"{what} prompts needs at least as many rows, and {rows} are left."
-        raise UserError(fault, at=(*at, "batch_size"))
-    if isinstance(stage, Grpo) and stage.flat_groups == "replace" and rows < 2 * prompts:
-        fault = f"fresh prompts need the rows of two generations (2 x {prompts}), and {rows} are left; use leave_out."
-        raise UserError(fault, at=(*at, "flat_groups"))
-    # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
-    return stage.max_steps or updates * max(1, int(rows * epochs / prompts))
-
-
-def _replacing(stage: Grpo, n: int) -> str:
-    """A note on what it costs to replace flat groups."""
-    rounds = range(stage.replace_rounds + 1)
-    return (
-        f"stage {n + 1}: with flat groups replaced, a step samples up to {len(rounds)} times as many completions "
-        f"(where half of the groups are flat about {sum(0.5**k for k in rounds):.3g} times as many)"
-    )
-
-
-def _fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
-    """Hash of everything that decides the stage's weights."""
-    recipe, stage = file.recipe, file.recipe.stages[n]
-    hosted = [recipe.trainer, recipe.tinker.base, recipe.tinker.loss, recipe.tinker.bounds]
-    return _hash(
-        {
-            "stage": fingerprinted_settings(stage),
-            "plugins": plugins,
-            "reference": adapter_folder.weights_hash(Path(stage.reference)) if isinstance(stage, Dpo | Grpo) else None,
-            "model": _model_settings(recipe),
-            "lora": _lora_settings(recipe),
-            "seed": recipe.seed,
-            "trainer": hosted if recipe.trainer == "tinker" else recipe.trainer,
-            "rows": rows,
-            "previous": previous,
-        }
-    )
-
-
-def _model_settings(recipe: Recipe) -> dict[str, Any]:
-    # Speed-ups change results by rounding at most; pad_token is left out where it is not set, as before there was one.
-    return recipe.model.model_dump(exclude={"speedups"} | ({"pad_token"} if recipe.model.pad_token is None else set()))
-
-
-def _lora_settings(recipe: Recipe) -> dict[str, Any]:
-    # The order of patterns counts. A key that a recipe leaves out is left out here, as before there was one.
-    patterns = {key: list(getattr(recipe.lora, key).items()) for key in ("rank_pattern", "alpha_pattern")}
-    newer = patterns | {"exclude_modules": recipe.lora.exclude_modules}
-    return recipe.lora.model_dump(exclude=set(newer)) | {key: value for key, value in newer.items() if value}
-
-
-def _check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
-    """Raise UserError for a stage whose rows, reference or backend do not go with it."""
-    samples = getattr(stage, "samples", None)
-    if samples is not None and not getattr(backend, "draws", False):
-        raise UserError("the hosted trainer does not learn from samples that are drawn first.", at=(*at, "samples"))
-    if isinstance(stage, Dpo) and samples is None:
-        _check_pairs(examples, (*at, "data"))
-    if isinstance(stage, Supervised) or samples is not None:
-        _check_targets(examples, recipe.task.use, (*at, "data"))
-    if isinstance(stage, Dpo | Grpo):
-        _check_reference(stage.reference, recipe, (*at, "reference"))
-
-
-def _check_targets(examples: Sequence[Example], task: str, at: KeyPath) -> None:
-    bare = [e.id for e in examples if e.completion is None]
-    if bare:
-        raise UserError(
-            f"SFT trains on completions, and the task {task}: example gives none for row {bare[0]!r}"
-            f"{f' and {len(bare) - 1} more' if bare[1:] else ''}.",
-            at=at,
-        )
-
-
-def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
-    for e in examples:
-        if e.completion is None or e.rejected is None:
-            missing = "chosen" if e.completion is None else "rejected"
-            raise UserError(
-                f"DPO learns from pairs, and row {e.id!r} has no {missing} side; a pair is a row with prompt, chosen "
-                "and rejected (see: adapters pairs).",
-                at=at,
-            )
-        if e.completion == e.rejected:
-            raise UserError(f"the chosen and the rejected side of row {e.id!r} are the same text.", at=at)
-
-
-def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
-    """The settings that change the weights, without rows and rewards."""
-    settings = stage.model_dump(exclude={"data", "rewards", *NOT_IN_FINGERPRINT})
-    if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
-        settings["noise"]["use"] = offer.name  # as it was before another package used the name
-    # What stages did that are older than these keys.
-    older = {"updates_per_generation": 1, "flat_groups": "keep", "flat_below": 0.0, "replace_rounds": 2}
-    older |= {"select": None, "validation": None, "samples": None}
-    return {key: value for key, value in settings.items() if key not in older or value != older[key]}
-
-
-def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
-    if reference in ("start", "base"):
-        return
-    if problems := adapter_folder.problems(Path(reference)):
-        raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
-    # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
-    if other := starting.other_lora(Path(reference), recipe.lora):
-        raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
-
-
 def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:
     file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
@@ -465,7 +330,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         examples=tuple(examples),
         max_new_tokens=limit,
         batch_size=spec.batch_size,
-        fingerprint=_hash({"rows": rows, "task": scorer, "model": _model_settings(recipe), "limit": limit}),
+        fingerprint=digest({"rows": rows, "task": scorer, "model": model_settings(recipe), "limit": limit}),
         leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
         picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
@@ -475,34 +340,3 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
         beyond=sum(a > limit for a in answers),
     )
-
-
-def fits(stage: Stage, length: Lengths) -> bool:
-    """Whether a row keeps to the stage's length limits."""
-    if isinstance(stage, Grpo):
-        return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
-    return length.prompt + max(length.completion, length.rejected) <= stage.max_length
-
-
-def _hold_out(
-    examples: list[Example], share: float, seed: int, most: int = selecting.VALIDATION_ROWS
-) -> tuple[list[Example], list[Example]]:
-    """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
-    ids = sorted({e.id for e in examples}, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-    chosen = set(ids[: min(most, int(share * len(ids)))])
-    first = {e.id: e for e in reversed(examples) if e.id in chosen}
-    return [e for e in examples if e.id not in chosen], list(first.values())
-
-
-def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
-    prompts, answers, rejected = (sorted(column) for column in zip(*lengths, strict=True))
-    middle, high, pairs = len(prompts) // 2, int(0.99 * (len(prompts) - 1)), any(rejected)
-    figures: dict[str, float] = {"total": (1 + pairs) * sum(prompts) + sum(answers) + sum(rejected)}
-    figures |= {"prompt_p50": prompts[middle], "prompt_p99": prompts[high]}
-    for name, side in {"completion": answers, **({"rejected": rejected} if pairs else {})}.items():
-        figures |= {f"{name}_p50": side[middle], f"{name}_p99": side[high], f"{name}_max": side[-1]}
-    return figures
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()

@@ -82,7 +82,7 @@ def test_what_keeps_rows_apart_is_asked_before_anything_is_loaded(
 
 
 def test_packing_is_not_in_the_fingerprint() -> None:
-    from adapters.pipeline.plan import fingerprinted_settings
+    from adapters.pipeline.fingerprint import fingerprinted_settings
 
     assert "packing" not in fingerprinted_settings(recipe().stages[0])
 

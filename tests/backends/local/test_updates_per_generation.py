@@ -13,7 +13,8 @@ from tiny import VOWELS, funding_rows, save_lively_model, write_jsonl
 
 from adapters.backends import backend as make_backend
 from adapters.errors import UserError
-from adapters.pipeline.plan import fingerprinted_settings, make_plan
+from adapters.pipeline.fingerprint import fingerprinted_settings
+from adapters.pipeline.plan import make_plan
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import NOT_IN_FINGERPRINT

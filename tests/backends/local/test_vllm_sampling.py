@@ -24,7 +24,7 @@ from adapters.backends.local.base_model import resolve
 from adapters.backends.local.vllm_sampling import Sampling, choose
 from adapters.errors import UserError
 from adapters.files import write_json
-from adapters.pipeline.plan import fingerprinted_settings
+from adapters.pipeline.fingerprint import fingerprinted_settings
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Recipe
 

@@ -1,0 +1,136 @@
+"""A stage's rows: whether it can learn from them, which are within its limits, which are held out, how many steps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.backends import adapter_folder
+from adapters.backends.jobs import Backend
+from adapters.data.lengths import by_source
+from adapters.errors import KeyPath, UserError
+from adapters.pipeline import selecting, starting
+from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Dpo, Grpo, Stage, Supervised
+from adapters.types import Example, Lengths
+
+
+def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
+    """Raise UserError for a stage whose rows, reference or backend do not go with it."""
+    samples = getattr(stage, "samples", None)
+    if samples is not None and not getattr(backend, "draws", False):
+        raise UserError("the hosted trainer does not learn from samples that are drawn first.", at=(*at, "samples"))
+    if isinstance(stage, Dpo) and samples is None:
+        _check_pairs(examples, (*at, "data"))
+    if isinstance(stage, Supervised) or samples is not None:
+        _check_targets(examples, recipe.task.use, (*at, "data"))
+    if isinstance(stage, Dpo | Grpo):
+        _check_reference(stage.reference, recipe, (*at, "reference"))
+
+
+def _check_targets(examples: Sequence[Example], task: str, at: KeyPath) -> None:
+    bare = [e.id for e in examples if e.completion is None]
+    if bare:
+        raise UserError(
+            f"SFT trains on completions, and the task {task}: example gives none for row {bare[0]!r}"
+            f"{f' and {len(bare) - 1} more' if bare[1:] else ''}.",
+            at=at,
+        )
+
+
+def _check_pairs(examples: Sequence[Example], at: KeyPath) -> None:
+    for e in examples:
+        if e.completion is None or e.rejected is None:
+            missing = "chosen" if e.completion is None else "rejected"
+            raise UserError(
+                f"DPO learns from pairs, and row {e.id!r} has no {missing} side; a pair is a row with prompt, chosen "
+                "and rejected (see: adapters pairs).",
+                at=at,
+            )
+        if e.completion == e.rejected:
+            raise UserError(f"the chosen and the rejected side of row {e.id!r} are the same text.", at=at)
+
+
+def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
+    if reference in ("start", "base"):
+        return
+    if problems := adapter_folder.problems(Path(reference)):
+        raise UserError(f"{problems[0]}; a reference is start, base or an adapter's folder.", at=at)
+    # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
+    if other := starting.other_lora(Path(reference), recipe.lora):
+        raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
+
+
+def within_limits(
+    stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths] | None, at: KeyPath
+) -> tuple[list[Example], dict[str, float], list[dict[str, Any]]]:
+    """The rows within the length limits, their token figures, and the counts by source."""
+    if lengths is None:
+        return list(examples), {}, []
+    within = [fits(stage, length) for length in lengths]
+    if not any(within):
+        raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
+    figures = _token_figures([length for length, fit in zip(lengths, within, strict=True) if fit])
+    kept = [example for example, fit in zip(examples, within, strict=True) if fit]
+    return kept, figures, by_source(examples, lengths, within)
+
+
+def beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
+    """The rows that a GRPO stage drops for their gold answer."""
+    if not isinstance(stage, Grpo):
+        return ()
+    both = zip(examples, lengths, strict=bool(lengths))
+    return tuple(e for e, length in both if length.completion > stage.max_completion_length)
+
+
+def fits(stage: Stage, length: Lengths) -> bool:
+    """Whether a row keeps to the stage's length limits."""
+    if isinstance(stage, Grpo):
+        return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
+    return length.prompt + max(length.completion, length.rejected) <= stage.max_length
+
+
+def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
+    prompts, answers, rejected = (sorted(column) for column in zip(*lengths, strict=True))
+    middle, high, pairs = len(prompts) // 2, int(0.99 * (len(prompts) - 1)), any(rejected)
+    figures: dict[str, float] = {"total": (1 + pairs) * sum(prompts) + sum(answers) + sum(rejected)}
+    figures |= {"prompt_p50": prompts[middle], "prompt_p99": prompts[high]}
+    for name, side in {"completion": answers, **({"rejected": rejected} if pairs else {})}.items():
+        figures |= {f"{name}_p50": side[middle], f"{name}_p99": side[high], f"{name}_max": side[-1]}
+    return figures
+
+
+def hold_out(
+    examples: list[Example], share: float, seed: int, most: int = selecting.VALIDATION_ROWS
+) -> tuple[list[Example], list[Example]]:
+    """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
+    ids = sorted({e.id for e in examples}, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
+    chosen = set(ids[: min(most, int(share * len(ids)))])
+    first = {e.id: e for e in reversed(examples) if e.id in chosen}
+    return [e for e in examples if e.id not in chosen], list(first.values())
+
+
+def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:
+    """Optimizer steps over so many rows. Raises UserError for too few rows."""
+    updates = stage.updates_per_generation if isinstance(stage, Grpo) else 1
+    prompts = updates * stage.batch_size
+    if isinstance(stage, Grpo) and rows < prompts:
+        what = f"a generation of {updates} batches of {stage.batch_size}" if updates > 1 else f"a batch of {prompts}"
+        fault = f"{what} prompts needs at least as many rows, and {rows} are left."
+        raise UserError(fault, at=(*at, "batch_size"))
+    if isinstance(stage, Grpo) and stage.flat_groups == "replace" and rows < 2 * prompts:
+        fault = f"fresh prompts need the rows of two generations (2 x {prompts}), and {rows} are left; use leave_out."
+        raise UserError(fault, at=(*at, "flat_groups"))
+    # Full batches only: the remainder of an epoch is carried into the next, or left out at the end.
+    return stage.max_steps or updates * max(1, int(rows * epochs / prompts))
+
+
+def replacing_note(stage: Grpo, n: int) -> str:
+    """A note on what it costs to replace flat groups."""
+    rounds = range(stage.replace_rounds + 1)
+    return (
+        f"stage {n + 1}: with flat groups replaced, a step samples up to {len(rounds)} times as many completions "
+        f"(where half of the groups are flat about {sum(0.5**k for k in rounds):.3g} times as many)"
+    )
