@@ -302,14 +302,18 @@ def _with_selection(
 
 
 def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
-    """A stage's rows (with noise, SFT's of all epochs), and the epochs over them to train."""
+    """A stage's rows (with noise or variations, SFT's of all epochs), and the epochs over them to train."""
     recipe, at = read.file.recipe, ("stages", n)
     stage = recipe.stages[n]
-    if stage.noise is None:
+    vary = 0.0 if isinstance(stage, Dpo) else stage.vary
+    if vary and not hasattr(read.task, "vary"):
+        fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
+        raise UserError(fault, at=(*at, "vary"))
+    if stage.noise is None and not vary:
         return read(stage.data, at), stage.epochs
-    noiser = make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
+    noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
-    return read(stage.data, at, noiser=noiser, epochs=laid_out), stage.epochs / laid_out
+    return read(stage.data, at, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
 
 
 def _within_limits(
@@ -405,7 +409,7 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
     # What stages did that are older than these keys.
-    older = {"updates_per_generation": 1, "flat_groups": "keep", "select": None, "validation": None}
+    older = {"updates_per_generation": 1, "flat_groups": "keep", "select": None, "validation": None, "vary": 0.0}
     return {key: value for key, value in settings.items() if key not in older or value != older[key]}
 
 
