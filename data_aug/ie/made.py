@@ -100,7 +100,7 @@ def _asked(text: str, found: dict[str, list[str]], rng: Random) -> tuple[dict[st
     for name, means in BROADER.items():
         if rng.random() < BROADER_ASKED:
             items = [item for kind in rest if types()[kind].broader == name for item in found[kind]]
-            others = rng.choice(("", " of no other type asked for", ", but those of the narrower types"))
+            others = rng.choice(("", " of no other type", ", but those of the narrower types"))
             labels.append((name, means + others, items))
     absent = [kind for kind, value in types().items() if kind not in found and not value.anywhere.search(text)]
     # Narrower types of those that stand in the text are the ones that are easily taken for them.

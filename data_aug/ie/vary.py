@@ -28,9 +28,9 @@ name for the same; mask: names that say nothing, beside their descriptions; abse
 drop: labels left out with their items; order: of labels; describe: other words for a label, or none in a row."""
 
 Kind = Literal["NER", "RE"]
-ROLES, INVERSE, MERGE, SPLIT, RENAME, MASK, ABSENT, DROP, PLAIN = 0.3, 0.25, 0.15, 0.3, 0.6, 0.08, 0.7, 0.2, 0.2
+ROLES, INVERSE, MERGE, SPLIT, RENAME, MASK, ABSENT, DROP, PLAIN = 0.3, 0.25, 0.15, 0.3, 0.6, 0.08, 0.7, 0.2, 0.3
 """Probabilities of a label (INVERSE, RENAME, DROP), or of a row; PLAIN is to have no descriptions."""
-MOST_LABELS: Final = 12
+MOST_LABELS: Final = 10
 """Absent labels fill a prompt up to a number of labels that is drawn from 1 to this."""
 
 

@@ -128,17 +128,16 @@ class IeTask(AnswerReader):
     def vary(self, row: Row, rng: random.Random) -> Row:
         """The row with its labels asked for in another way.
 
-        A row that says itself what its labels mean keeps them: they change their order, or are masked. So do those of
-        a row with `reasoning`, which names them, in their order alone.
+        A row that says itself what its labels mean keeps them: they change their order, or are masked. Those of a row
+        with `reasoning`, which names them, change their order alone.
         """
-        gold, own = self.gold(row), row.get("descriptions") not in (None, "")
-        allowed = ("order",) if row.get("reasoning") else ("order", "mask") if own else VARIATIONS
-        use = [variation for variation in self.variations if variation in allowed]
+        gold, meant = self.gold(row), self._descriptions(row)
+        kept = ("order", "mask") if meant is not self.descriptions else VARIATIONS
+        use = [name for name in self.variations if name in (("order",) if row.get("reasoning") else kept)]
         kind, text = self._kind(row, gold), str(row.get(self.text_field) or "")
-        said = vary(text, kind, gold, rng, use=use, descriptions=self._descriptions(row))
-        kept = {name: value for name, value in row.items() if name != "spans"}  # these have the old labels
+        said = vary(text, kind, gold, rng, use=use, descriptions=meant)
         new = {"task": said.kind, "schema": list(said.gold), "gold": said.gold, "descriptions": said.descriptions}
-        return kept | new
+        return {name: value for name, value in row.items() if name != "spans"} | new  # spans have the old labels
 
     def prompt(
         self,
@@ -150,7 +149,7 @@ class IeTask(AnswerReader):
         """The messages that ask for a schema's labels in a text."""
         template = self.ner_user if kind == "NER" else self.re_user
         said = self.descriptions if descriptions is None else descriptions
-        described = {label: said.get(label, "") for label in schema}
+        described = {label: said.get(label) or "" for label in schema}
         labels = json.dumps(described if any(described.values()) else list(schema), ensure_ascii=False)
         # Cut at the text's place first: a text may hold "{labels}", and a label "{text}".
         before, after = (part.replace("{labels}", labels) for part in template.split("{text}", 1))
@@ -206,11 +205,13 @@ class IeTask(AnswerReader):
         return kind
 
     def _descriptions(self, row: Row) -> Mapping[str, str]:
-        """What labels mean: the row's word, else the task's."""
-        own = _from_json(row, "descriptions") if row.get("descriptions") != "" else None
-        if own is not None:
-            _check_descriptions(own)
-        return self.descriptions if own is None else own
+        """What labels mean: the row's word, else the task's. A text that is no object is another column's."""
+        own = row.get("descriptions")
+        if own is None or (isinstance(own, str) and not own.lstrip().startswith("{")):
+            return self.descriptions
+        said: Mapping[str, str] = _from_json(row, "descriptions")
+        _check_descriptions(said)
+        return said
 
     def request(self, row: Row) -> tuple[Message, ...]:
         """The prompt for a row without labels. Raises ValueError for a bad row."""
