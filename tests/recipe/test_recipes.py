@@ -17,6 +17,7 @@ from conftest import funding_rows, ie_rows, write_jsonl
 from adapters.backends.echo import EchoBackend
 from adapters.errors import UserError
 from adapters.pipeline.plan import make_plan
+from adapters.recipe.fields import PathSource
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Recipe
 
@@ -39,7 +40,8 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
     file = load_recipe(path, [f"data_root={tmp_path}", f"run_dir={tmp_path}/runs"])
     if file.recipe.task.use == "ie":
         stages = [stage.data for stage in file.recipe.stages]
-        for source in itertools.chain(*stages, *(test.data for test in file.recipe.evaluate)):
+        sources = itertools.chain(*stages, *(test.data for test in file.recipe.evaluate))
+        for source in (source for source in sources if isinstance(source, PathSource)):
             write_jsonl(tmp_path / source.path, ie_rows(90, source.path))
     made = make_plan(file, EchoBackend(file.recipe))
     kinds = {

@@ -40,6 +40,7 @@ GENERATORS = {
     "agent_pairs": "adapters.data_aug.agent.pairs:synthesize",
     "agent_pairs_unseen": "adapters.data_aug.agent.pairs:synthesize_unseen",
     "agent_control": "adapters.data_aug.agent.pairs:synthesize_control",
+    "entities": "adapters.data_aug.ie.made:synthesize",
 }
 """Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
 
@@ -90,15 +91,16 @@ def load_examples(
     seed: int,
     max_bad_rows: float = 0.01,
     noiser: RowNoiser | None = None,
+    vary: float = 0.0,
     epochs: int = 1,
     at: KeyPath = (),
     look: Look | None = None,
 ) -> Loaded:
     """Read every source of a `data:` list into examples. `look` is shown each source's rows, before noise.
 
-    With `noiser` there is a noisy copy of each row for each of `epochs` epochs and each repeat; without, one epoch
-    serves for all. Raises UserError when a source is missing, empty after filtering, or has more than `max_bad_rows`
-    (a share) bad rows.
+    With `noiser`, or `vary`, the share of the rows that the task varies, there is a copy of each row for each of
+    `epochs` epochs and each repeat; without, one epoch serves for all. Raises UserError when a source is missing, empty
+    after filtering, or has more than `max_bad_rows` (a share) bad rows.
     """
     out = Loaded()
     for n, source in enumerate(sources):
@@ -110,10 +112,10 @@ def load_examples(
         if source.mend is not None:
             mend = _mender(source.mend, (*key, "mend"))
             rows = [(number, row if BAD_ROW in row else mend(row)) for number, row in rows]
-        copies = source.repeat * (epochs if noiser else 1)
+        copies = source.repeat * (epochs if noiser or vary else 1)
         if len(rows) * copies > MOST:
             raise UserError(
-                f"{len(rows):,} rows, repeated and noised anew in every epoch, make {len(rows) * copies:,} examples; "
+                f"{len(rows):,} rows, repeated and changed anew in every epoch, make {len(rows) * copies:,} examples; "
                 f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
                 at=key,
             )
@@ -132,12 +134,13 @@ def load_examples(
         # The project's own generators put nothing into a row that is lost when it is not read.
         entry |= {"left_out_empty": left_out} if left_out else {}
         entry |= {"license": source.license, "generated": generated, "unread": {} if generated else keys.unread()}
-        if noiser is None:
+        if noiser is None and not vary:
             out.examples += [example for _, example in clean for _ in range(copies)]
         else:
-            stats = NoiseStats()
-            out.examples += _noisy_examples(clean, task, noiser, epochs, source.repeat, stats)
-            entry["noise"] = stats.shares()
+            change = _Change(task, noiser, vary, seed)
+            out.examples += change.examples(clean, epochs, source.repeat)
+            entry |= {"noise": change.stats.shares()} if noiser else {}
+            entry |= {"varied": change.varied} if vary else {}
         out.ledger.append(entry)
         out.rejected += bad
         texts = [text_key(example) for _, example in clean]
@@ -189,12 +192,36 @@ def _by_reason(bad: Iterable[Rejected]) -> str:
     return "".join(f"\n  row {alike[0]}: {reason}{rest}" for (reason, alike), rest in zip(shown, more, strict=False))
 
 
-def _noisy_examples(
-    clean: Iterable[tuple[Row, Example]], task: Task, noiser: RowNoiser, epochs: int, repeat: int, stats: NoiseStats
-) -> Iterator[Example]:
-    for (row, example), epoch, variant in product(clean, range(epochs), range(repeat)):
-        noisy = noiser.apply(row, task, epoch=epoch, variant=variant, stats=stats)
-        yield preference.example(task, noisy, source=example.source, id=example.id)
+@dataclass(slots=True)
+class _Change:
+    """What makes rows new in every epoch: the task's variations, then noise. Counts what it did."""
+
+    task: Task
+    noiser: RowNoiser | None
+    vary: float
+    seed: int
+    stats: NoiseStats = field(default_factory=NoiseStats)
+    varied: int = 0
+
+    def examples(self, clean: Iterable[tuple[Row, Example]], epochs: int, repeat: int) -> Iterator[Example]:
+        for (row, example), epoch, variant in product(clean, range(epochs), range(repeat)):
+            changed = self._varied(row, example.id, f"vary:{self.seed}:{epoch}:{variant}:{example.id}")
+            if self.noiser:
+                changed = self.noiser.apply(changed, self.task, epoch=epoch, variant=variant, stats=self.stats)
+            yield preference.example(self.task, changed, source=example.source, id=example.id)
+
+    def _varied(self, row: Row, id: str, key: str) -> Row:
+        rng = random.Random(key)
+        if rng.random() >= self.vary:
+            return row
+        try:
+            changed: Row = self.task.vary(row, rng)  # type: ignore[attr-defined]
+            self.task.example(changed, id=id)
+        except Exception as error:  # a task is anybody's code
+            fault = f"vary fails on row {id!r}: {type(error).__name__}: {error}"
+            raise UserError(f"the task {type(self.task).__name__}: {fault}.", at=("task",)) from error
+        self.varied += 1
+        return changed
 
 
 def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:

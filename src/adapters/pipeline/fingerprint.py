@@ -41,7 +41,7 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
     # What stages did that are older than these keys.
     older = {"updates_per_generation": 1, "flat_groups": "keep", "flat_below": 0.0, "replace_rounds": 2}
-    older |= {"select": None, "validation": None, "samples": None}
+    older |= {"select": None, "validation": None, "samples": None, "vary": 0.0}
     return {key: value for key, value in settings.items() if key not in older or value != older[key]}
 
 

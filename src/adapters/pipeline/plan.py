@@ -298,14 +298,18 @@ def _with_selection(
 
 
 def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
-    """A stage's rows (with noise, SFT's of all epochs), and the epochs over them to train."""
+    """A stage's rows (with noise or variations, SFT's of all epochs), and the epochs over them to train."""
     recipe, at = read.file.recipe, ("stages", n)
     stage = recipe.stages[n]
-    if stage.noise is None:
+    vary = 0.0 if isinstance(stage, Dpo) else stage.vary
+    if vary and not hasattr(read.task, "vary"):
+        fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
+        raise UserError(fault, at=(*at, "vary"))
+    if stage.noise is None and not vary:
         return read(stage.data, at), stage.epochs
-    noiser = make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
+    noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
-    return read(stage.data, at, noiser=noiser, epochs=laid_out), stage.epochs / laid_out
+    return read(stage.data, at, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
 
 
 def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from random import Random
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -385,6 +386,8 @@ class _Trial:
             self._call("example_rows", "its own row in place", partial(self.task.example, own))
         if rephrase := getattr(self.task, "rephrase", None):
             self._call("rephrase", "n = 1 in place", lambda: rephrase(1).example(row))
+        if vary := getattr(self.task, "vary", None):
+            self._call("vary", "the labels", lambda: self.task.example(vary(row, Random(0))))
 
 
 def _texts(example: Example, empty: str | None) -> dict[str, str]:

@@ -81,6 +81,7 @@ class Supervised(_PromptWithAnswer):
     """What SFT and best_of have in common."""
 
     method: ClassVar = "sft"
+    vary: Share = Field(default=0.0, description="Share of the rows that the task asks for in another way; see ie.md.")
     packing: bool = Field(
         default=False, description="Join the rows of a pass instead of padding them; where attention keeps them apart."
     )
@@ -108,6 +109,7 @@ class Grpo(_Stage):
     validation: float | None = Field(
         default=None, ge=0, lt=0.5, description="Share of ids held out for select; default: 0.1 with it, else 0."
     )
+    vary: Share = Field(default=0.0, description="Share of the rows that the task asks for in another way; see ie.md.")
     rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
     batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
     group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from adapters.data.json_text import from_text
+from adapters.data_aug.ie.vary import VARIATIONS, Variation, vary
 from adapters.data_aug.noise import Label
 from adapters.rewards.ie_records import AnswerReader, Item, entities, overlap, relations, unlabelled
 from adapters.tasks import ie_answers
-from adapters.types import Aligned, Counts, Example, Message, OldParameters, Row
+from adapters.types import Aligned, Counts, Example, Message, OldParameters, Row, SchemaParameter
 
 # The system prompt and the entity template of the published adapter, to the letter. Its card only describes the
 # relation template; this one is its entity template with IEPile's instruction for relations.
@@ -47,9 +48,11 @@ class IeTask(AnswerReader):
     empty. `target` is the form of the answer to learn: `tagged` is the published one (the thought is the row's
     `reasoning`, or empty), `bare` its JSON alone, `compact` that without absent labels and white space, for small
     models. The last two need `missing_answer: whole`, so that text without tags is read. The templates hold {labels},
-    the JSON list of the schema, and {text}. `label_order` is the seed of another label order, one for all rows of a
-    schema; None keeps the rows' own. `schema` and `kind` stand in for rows without `schema` or `task`: labels to ask
-    for, and NER or RE. The other fields are those of `adapters.rewards.ie_records.AnswerReader`.
+    the JSON list of the schema, and {text}. `descriptions` says what labels mean, in the recipe or in a JSON file, and
+    a row may have its own: {labels} is then an object from labels to descriptions. `variations` are what a stage's
+    `vary` may do to labels (`adapters.data_aug.ie.vary`). `label_order` is the seed of another label order, one for
+    all rows of a schema; None keeps the rows' own. `schema` and `kind` stand in for rows without `schema` or `task`:
+    labels to ask for, and NER or RE. The other fields are those of `adapters.rewards.ie_records.AnswerReader`.
     """
 
     target: Literal["tagged", "bare", "compact"] = "tagged"
@@ -59,6 +62,8 @@ class IeTask(AnswerReader):
     label_order: int | None = None
     schema: tuple[str, ...] = ()
     kind: Literal["NER", "RE"] | None = None
+    descriptions: SchemaParameter = field(default_factory=dict)  # read from a file, as schemas are
+    variations: tuple[Variation, ...] = VARIATIONS
     text_field: str = "text"
     old_parameters: ClassVar[OldParameters] = {**AnswerReader.old_parameters, "order": ("label_order", {})}
     example_rows: ClassVar[tuple[Row, ...]] = ie_answers.ROWS
@@ -73,13 +78,14 @@ class IeTask(AnswerReader):
         "relation": "head and tail, two pieces of the text, and the label of their relation, likewise; it is found "
         "when head and tail are both the same, and in this order",
     }
-    request_fields: ClassVar[tuple[str, ...]] = ("schema", "task")
-    structures: ClassVar[tuple[str, ...]] = ("gold", "schema")
+    request_fields: ClassVar[tuple[str, ...]] = ("schema", "task", "descriptions")
+    structures: ClassVar[tuple[str, ...]] = ("gold", "schema", "descriptions")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schema:
             _schema(self.schema)
+        _check_descriptions(self.descriptions)
         for name in ("ner_user", "re_user"):
             if missing := [part for part in ("{labels}", "{text}") if part not in getattr(self, name)]:
                 raise ValueError(f"{name} must contain {missing[0]}")
@@ -94,7 +100,7 @@ class IeTask(AnswerReader):
         gold = self.gold(row)
         if self.label_order is not None:
             gold = _permuted(gold, self.label_order)
-        prompt = self.prompt(text, gold, self._kind(row, gold))
+        prompt = self.prompt(text, gold, self._kind(row, gold), self._descriptions(row))
         completion = self.answer(gold, str(row.get("reasoning") or ""))
         return Example(id, source, prompt, completion, gold=gold, meta={"text": text})
 
@@ -119,10 +125,32 @@ class IeTask(AnswerReader):
                     if isinstance(text, str):
                         yield Label(("gold", label, n, end), "exact", text)
 
-    def prompt(self, text: str, schema: Mapping[str, Any], kind: Literal["NER", "RE"]) -> tuple[Message, ...]:
+    def vary(self, row: Row, rng: random.Random) -> Row:
+        """The row with its labels asked for in another way.
+
+        A row that says itself what its labels mean keeps them: they change their order, or are masked. Those of a row
+        with `reasoning`, which names them, change their order alone.
+        """
+        gold, meant = self.gold(row), self._descriptions(row)
+        kept = ("order", "mask") if meant is not self.descriptions else VARIATIONS
+        use = [name for name in self.variations if name in (("order",) if row.get("reasoning") else kept)]
+        kind, text = self._kind(row, gold), str(row.get(self.text_field) or "")
+        said = vary(text, kind, gold, rng, use=use, descriptions=meant)
+        new = {"task": said.kind, "schema": list(said.gold), "gold": said.gold, "descriptions": said.descriptions}
+        return {name: value for name, value in row.items() if name != "spans"} | new  # spans have the old labels
+
+    def prompt(
+        self,
+        text: str,
+        schema: Mapping[str, Any],
+        kind: Literal["NER", "RE"],
+        descriptions: Mapping[str, str] | None = None,
+    ) -> tuple[Message, ...]:
         """The messages that ask for a schema's labels in a text."""
         template = self.ner_user if kind == "NER" else self.re_user
-        labels = json.dumps(list(schema), ensure_ascii=False)
+        said = self.descriptions if descriptions is None else descriptions
+        described = {label: said.get(label) or "" for label in schema}
+        labels = json.dumps(described if any(described.values()) else list(schema), ensure_ascii=False)
         # Cut at the text's place first: a text may hold "{labels}", and a label "{text}".
         before, after = (part.replace("{labels}", labels) for part in template.split("{text}", 1))
         user: Message = {"role": "user", "content": before + text + after}
@@ -176,6 +204,15 @@ class IeTask(AnswerReader):
             raise ValueError(f"task must be NER or RE, not {kind!r}")
         return kind
 
+    def _descriptions(self, row: Row) -> Mapping[str, str]:
+        """What labels mean: the row's word, else the task's. A text that is no object is another column's."""
+        own = row.get("descriptions")
+        if own is None or (isinstance(own, str) and not own.lstrip().startswith("{")):
+            return self.descriptions
+        said: Mapping[str, str] = _from_json(row, "descriptions")
+        _check_descriptions(said)
+        return said
+
     def request(self, row: Row) -> tuple[Message, ...]:
         """The prompt for a row without labels. Raises ValueError for a bad row."""
         text = row.get(self.text_field)
@@ -185,9 +222,11 @@ class IeTask(AnswerReader):
             own = _from_json(row, "schema")
             labels: dict[str, list[Any]] = {label: [] for label in _schema(self.schema if own in (None, "") else own)}
             kind = self._kind({**row, "task": row.get("task") or self.kind or "NER"}, {})
+            said = self._descriptions(row)
         except ValueError as error:
             raise ValueError(f"no schema: {error}") from None
-        return self.prompt(text, labels if self.label_order is None else _permuted(labels, self.label_order), kind)
+        labels = labels if self.label_order is None else _permuted(labels, self.label_order)
+        return self.prompt(text, labels, kind, said)
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Raises ValueError when a corpus with these columns does not say which labels to look for."""
@@ -227,6 +266,11 @@ def _schema(given: object) -> list[str]:
     if len(set(given)) < len(given):
         raise ValueError(f"schema names a label twice: {', '.join(given)}")
     return list(given)
+
+
+def _check_descriptions(given: object) -> None:
+    if not isinstance(given, Mapping) or not all(isinstance(said, str | None) for said in given.values()):
+        raise ValueError("descriptions must be an object from labels to texts")
 
 
 def _from_json(row: Row, name: str) -> Any:
