@@ -301,7 +301,7 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     """A stage's rows (with noise or variations, SFT's of all epochs), and the epochs over them to train."""
     recipe, at = read.file.recipe, ("stages", n)
     stage = recipe.stages[n]
-    vary = 0.0 if isinstance(stage, Dpo) else stage.vary
+    vary: float = getattr(stage, "vary", 0.0)
     if vary and not hasattr(read.task, "vary"):
         fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
         raise UserError(fault, at=(*at, "vary"))
