@@ -83,7 +83,7 @@ RECORD = {
     "type": "array",
     "items": {
         "type": "object",
-        "properties": {"label": {"type": "string"}, "text": _END, "head": _END, "tail": _END},
+        "properties": {"label": {"type": "string", "x-grounded": False}, "text": _END, "head": _END, "tail": _END},
         "required": ["label", "text", "head", "tail"],
         "additionalProperties": False,
     },

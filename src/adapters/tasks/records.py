@@ -174,8 +174,8 @@ class RecordsTask:
         return self.node.schema()
 
     def record_schema(self) -> dict[str, Any]:
-        """The same: a record is an answer."""
-        return self.node.schema()
+        """The same, but with `x-grounded`: a record is an answer."""
+        return self.node.schema(marked=True)
 
     def _text(self, row: Row) -> str:
         text = row.get(self.text_field)
