@@ -8,12 +8,15 @@ completion. It is the shaped reward behind cometadata/funding-extraction-qwen3.5
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, get_args
 
+from adapters.rewards.funding_grounded import marked
 from adapters.rewards.funding_matching import (
     THRESHOLD,
+    Funder,
     Mode,
     Scorer,
     Side,
@@ -26,6 +29,7 @@ from adapters.rewards.funding_matching import (
 )
 from adapters.rewards.funding_records import OLD_PARAMETERS
 from adapters.rewards.funding_uncertain import compared, uncertain_values
+from adapters.rewards.grounding import needed
 from adapters.types import Counts, Example, OldParameters, Scored
 
 
@@ -36,7 +40,8 @@ class Funding:
     The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
     below 1 favours precision. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
     `funding_matching`. An example whose gold is None is unlabelled: the score is None. Values that the gold calls
-    uncertain are left out on both sides.
+    uncertain are left out on both sides. `grounded`: a predicted value that is not in the text (`example.meta["text"]`;
+    see `grounding`) is a false positive, whatever the gold says.
 
     Parts: the three terms; `format_valid`, 1 for JSON of the right shape; `association_gap`, flat minus hierarchical,
     above 0 when right ids sit under wrong funders; `id_ratio`, predicted ids per gold id, above 1 when the model
@@ -52,6 +57,7 @@ class Funding:
     soft_ids: bool = True
     mode: Mode = "balanced"
     scorer: Scorer = "published"
+    grounded: bool = False
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     part_names: ClassVar = ("funder", "hierarchical", "flat", "format_valid", "association_gap", "id_ratio")
 
@@ -71,8 +77,9 @@ class Funding:
             raise ValueError(f"beta must be above 0 and at most 100, got {self.beta!r}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold!r}")
-        if not isinstance(self.soft_ids, bool):
-            raise ValueError(f"soft_ids must be true or false, got {self.soft_ids!r}")
+        for name, switch in (("soft_ids", self.soft_ids), ("grounded", self.grounded)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} must be true or false, got {switch!r}")
         for name, choice, allowed in (("mode", self.mode, get_args(Mode)), ("scorer", self.scorer, get_args(Scorer))):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
@@ -86,19 +93,23 @@ class Funding:
             (self.flat, f"{ids}, under any funder"),
         )
         shown = " + ".join(f"{weight:g} F{self.beta:g}({what})" for weight, what in terms if weight)
-        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.scorer} scorer"
+        where = ", values in the text only" if self.grounded else ""
+        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.scorer} scorer{where}"
 
     def __call__(self, completion: str, example: Example) -> Scored:
-        """Score one completion. Never raises, whatever the text."""
+        """Score one completion. Never raises, whatever the text; ValueError if `grounded` and the row has no text."""
         if example.gold is None:
             return Scored(None)
         parsed = parse(completion)
+        funders: Sequence[Funder] = parsed.funders
         if uncertain_values(example.gold):
-            sides = compared(example.gold, parsed.funders, self.scorer)
-            gold, pred = (group(side, self.mode, self.scorer, self.threshold) for side in sides)
+            labelled, funders = compared(example.gold, funders, self.scorer)
+            gold = group(labelled, self.mode, self.scorer, self.threshold)
         else:
             gold = _gold_side(example.gold, self.mode, self.scorer, self.threshold)
-            pred = group(parsed.funders, self.mode, self.scorer, self.threshold)
+        if self.grounded:
+            funders, _ = marked(funders, needed(example.meta.get("text")))
+        pred = group(funders, self.mode, self.scorer, self.threshold)
         funder, hierarchical, flat = self._terms(gold, pred, parsed.valid)
         gold_ids, pred_ids = gold.id_count, pred.id_count
         score = self.funder * funder + self.hierarchical * hierarchical + self.flat * flat

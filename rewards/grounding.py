@@ -174,6 +174,13 @@ def searched(text: str) -> Text:
 _remembered = lru_cache(maxsize=64)(Text)
 
 
+def needed(text: object) -> Text:
+    """The text that `grounded: true` looks values up in. Raises ValueError where a row has none."""
+    if not isinstance(text, str):
+        raise ValueError("grounded: true looks values up in the text of the row, and this row has none (meta: text)")
+    return searched(text)
+
+
 def fold(value: str) -> str:
     """What normalisation leaves: no case, white space, dashes or invisible characters; NFKC; plain quotes."""
     return "".join(map(_fold_cluster, _CLUSTER.findall(value) if _JOINED.search(value) else value))
