@@ -214,7 +214,10 @@ class Extracting(Protocol):
         """JSON schema of an answer, for engines that constrain their output; None: not JSON alone."""
 
     def record_schema(self) -> dict[str, Any]:
-        """JSON schema of a record; decides the column types of Parquet files."""
+        """JSON schema of a record; decides the column types of Parquet files, and which strings quote the text.
+
+        A string with `enum`, `const`, `format` or `x-grounded: false` need not stand there.
+        """
 
 
 @runtime_checkable
