@@ -8,12 +8,15 @@ completion. It is the shaped reward behind cometadata/funding-extraction-qwen3.5
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, get_args
 
+from adapters.rewards.funding_grounded import marked
 from adapters.rewards.funding_matching import (
     THRESHOLD,
+    Funder,
     Mode,
     Scorer,
     Side,
@@ -26,6 +29,7 @@ from adapters.rewards.funding_matching import (
 )
 from adapters.rewards.funding_records import OLD_PARAMETERS
 from adapters.rewards.funding_uncertain import compared, uncertain_values
+from adapters.rewards.grounding import needed
 from adapters.types import Counts, Example, OldParameters, Scored
 
 
@@ -38,7 +42,8 @@ class Funding:
     full: one with fewer earns in proportion, so that training does not live on short statements alone; 0 counts all
     alike. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
     `funding_matching`. An example whose gold is None is unlabelled: the score is None. Values that the gold calls
-    uncertain are left out on both sides.
+    uncertain are left out on both sides. `grounded`: a predicted value that is not in the text (`example.meta["text"]`;
+    see `grounding`) is a false positive, whatever the gold says.
 
     Parts: the three terms; `format_valid`, 1 for JSON of the right shape; `association_gap`, flat minus hierarchical,
     above 0 when right ids sit under wrong funders; `id_ratio`, predicted ids per gold id, above 1 when the model
@@ -55,6 +60,7 @@ class Funding:
     mode: Mode = "balanced"
     scorer: Scorer = "published"
     full_size: int = 0
+    grounded: bool = False
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     part_names: ClassVar = ("funder", "hierarchical", "flat", "format_valid", "association_gap", "id_ratio")
 
@@ -76,8 +82,9 @@ class Funding:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold!r}")
         if isinstance(self.full_size, bool) or not isinstance(self.full_size, int) or self.full_size < 0:
             raise ValueError(f"full_size must be a whole number, 0 or more, got {self.full_size!r}")
-        if not isinstance(self.soft_ids, bool):
-            raise ValueError(f"soft_ids must be true or false, got {self.soft_ids!r}")
+        for name, switch in (("soft_ids", self.soft_ids), ("grounded", self.grounded)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} must be true or false, got {switch!r}")
         for name, choice, allowed in (("mode", self.mode, get_args(Mode)), ("scorer", self.scorer, get_args(Scorer))):
             if choice not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
@@ -92,19 +99,23 @@ class Funding:
         )
         shown = " + ".join(f"{weight:g} F{self.beta:g}({what})" for weight, what in terms if weight)
         shown = f"({shown}) min(1, labelled values / {self.full_size})" if self.full_size else shown
-        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.scorer} scorer"
+        where = ", values in the text only" if self.grounded else ""
+        return f"{shown}; names match from {self.threshold:g} on in {self.mode} mode, {self.scorer} scorer{where}"
 
     def __call__(self, completion: str, example: Example) -> Scored:
-        """Score one completion. Never raises, whatever the text."""
+        """Score one completion. Never raises, whatever the text; ValueError if `grounded` and the row has no text."""
         if example.gold is None:
             return Scored(None)
         parsed = parse(completion)
+        funders: Sequence[Funder] = parsed.funders
         if uncertain_values(example.gold):
-            sides = compared(example.gold, parsed.funders, self.scorer)
-            gold, pred = (group(side, self.mode, self.scorer, self.threshold) for side in sides)
+            labelled, funders = compared(example.gold, funders, self.scorer)
+            gold = group(labelled, self.mode, self.scorer, self.threshold)
         else:
             gold = _gold_side(example.gold, self.mode, self.scorer, self.threshold)
-            pred = group(parsed.funders, self.mode, self.scorer, self.threshold)
+        if self.grounded:
+            funders, _ = marked(funders, needed(example.meta.get("text")))
+        pred = group(funders, self.mode, self.scorer, self.threshold)
         funder, hierarchical, flat = self._terms(gold, pred, parsed.valid)
         gold_ids, pred_ids = gold.id_count, pred.id_count
         score = self.funder * funder + self.hierarchical * hierarchical + self.flat * flat

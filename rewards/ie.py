@@ -52,6 +52,7 @@ class InformationExtraction(AnswerReader):
     def formula(self) -> str:
         """The reward with these settings, for a model card."""
         items = "items with their labels" if self.typed else "items, whatever their labels"
+        items += ", in the text only" if self.grounded else ""
         return (
             f"{self.think:g} [has `<think>`] + {self.answer:g} [has `<answer>`] + {self.json:g} [JSON object] "
             f"({self.json_other:g} for other JSON) + {self.f1:g} F1({items})"
@@ -64,15 +65,16 @@ class InformationExtraction(AnswerReader):
         return (*untyped, "ends swapped") if self.symmetric else untyped
 
     def __call__(self, completion: str, example: Example) -> Scored:
-        """Score one completion. Never raises, whatever the text."""
+        """Score one completion. Never raises, whatever the text; ValueError if `grounded` and the row has no text."""
         if example.gold is None:
             return Scored(None)
         prediction = self.read(completion)
         gold = self.items(example.gold)
         f1 = 0.0
         if prediction.json == "object":
-            both = (gold, prediction.items) if self.typed else (unlabelled(gold), unlabelled(prediction.items))
-            f1 = overlap(*both).f() if gold or prediction.items else 1.0
+            sides = gold, prediction.items, self.findable(prediction.items, example.meta.get("text"))
+            compared = sides if self.typed else map(unlabelled, sides)
+            f1 = overlap(*compared).f() if gold or prediction.items else 1.0
         json_part = {"object": self.json, "other": self.json_other, None: 0.0}[prediction.json]
         score = self.think * prediction.think + self.answer * prediction.answer + json_part + self.f1 * f1
         parts = {

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 from unicodedata import normalize
 
+from adapters.rewards.grounding import needed
 from adapters.types import Counts, OldParameters
 
 Item = tuple[str, str] | tuple[str, str, str]
@@ -60,7 +61,8 @@ class AnswerReader:
     and nothing around them. `missing_answer`: a text without a complete answer is empty (`nothing`), or what follows
     its thought is read (`whole`). `casefold`: ignore case; white space is always stripped and collapsed, and
     canonically equal Unicode (one accented letter, or a letter and its mark) is the same text.
-    `relation_keys`: the names of a relation's ends. `symmetric`: relations without a direction.
+    `relation_keys`: the names of a relation's ends. `symmetric`: relations without a direction. `grounded`: an item
+    whose text, or an end of which, is not in the row's text (see `grounding`) is a false positive, whatever gold says.
 
     The same for every scorer: of several complete answers the last is read (none if `tags` is strict); a code fence,
     NaN and Infinity are not JSON; a key that stands twice has the values of both; a value that is no list is left out;
@@ -72,6 +74,7 @@ class AnswerReader:
     casefold: bool = False
     relation_keys: Literal["both", "head_tail", "subject_object"] = "both"
     symmetric: tuple[str, ...] = ()
+    grounded: bool = False
     old_parameters: ClassVar[OldParameters] = {"form": ("tags", {}), "no_answer": ("missing_answer", {})}
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class AnswerReader:
                 raise ValueError(f"{field.name} must be one of {', '.join(allowed)}, got {value!r}")
         if isinstance(self.symmetric, str):
             raise ValueError("symmetric must be a list of relation names")
+        if not isinstance(self.grounded, bool):
+            raise ValueError(f"grounded must be true or false, got {self.grounded!r}")
 
     def read(self, completion: str) -> Prediction:
         """Read a completion. Never raises; what cannot be read is an empty prediction."""
@@ -123,6 +128,13 @@ class AnswerReader:
                 if isinstance(entries, list | tuple):
                     items.update(item for entry in entries if (item := self._item(label, entry)))
         return frozenset(items)
+
+    def findable(self, items: frozenset[Item], text: object) -> frozenset[Item]:
+        """The predicted items that may count as found. Raises ValueError if `grounded` and there is no text."""
+        if not self.grounded:
+            return items
+        within = needed(text)
+        return frozenset(item for item in items if all(map(within.has, item[1:])))
 
     def _item(self, label: str, entry: object) -> Item | None:
         label = self._text(label)
@@ -177,9 +189,9 @@ def unlabelled(items: frozenset[Item]) -> frozenset[tuple[str, ...]]:
     return frozenset(item[1:] for item in items)
 
 
-def overlap(gold: frozenset[Any], pred: frozenset[Any]) -> Counts:
-    """Counts of two sets."""
-    return Counts(len(gold), len(pred), len(gold & pred))
+def overlap(gold: frozenset[Any], pred: frozenset[Any], findable: frozenset[Any]) -> Counts:
+    """Counts of two sets, and those of the second that may count as found."""
+    return Counts(len(gold), len(pred), len(gold & findable))
 
 
 def _pairs(completion: str, marks: list[re.Match[str]], tag: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from adapters.rewards.grounding import Text
 from adapters.rewards.records_schema import Node
 from adapters.rewards.records_values import is_empty, key, number, scalars
 from adapters.types import Counts
@@ -271,6 +272,17 @@ def _within_tolerance(node: Node, gold: Sequence[Any], pred: Sequence[Any]) -> A
 
 def _get(item: Any, name: str) -> Any:
     return item.get(name) if isinstance(item, Mapping) else None
+
+
+def grounded(node: Node, pairs: Iterable[Pair], text: Text) -> Iterator[Pair]:
+    """The pairs, without a match for a string that is not in the text; `x-grounded: false` excepts a field."""
+    looked_for = {path for path, leaf in node.leaves() if leaf.kind == "string" and leaf.grounded}
+    for pair in pairs:
+        if pair.matched and pair.path in looked_for:
+            value = pair.pred if isinstance(pair.pred, str) else json.dumps(pair.pred)
+            yield pair._replace(matched=text.has(value))
+        else:
+            yield pair
 
 
 def tally(node: Node, pairs: Iterable[Pair]) -> dict[str, Counts]:

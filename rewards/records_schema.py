@@ -29,8 +29,8 @@ _IGNORED: Final = (
     "title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs", "definitions", "deprecated",
     "readOnly", "writeOnly",
 )  # fmt: skip
-OWN: Final = ("x-normalise", "x-tolerance")
-"""Keywords of this project: how a string is compared, and how far a number may be off."""
+OWN: Final = ("x-normalise", "x-tolerance", "x-grounded")
+"""Keywords of this project: how a string is compared, how far a number may be off, whether the text holds a string."""
 
 
 Place = tuple[str | int, ...]
@@ -56,6 +56,7 @@ class Node:
     nullable: bool = False
     normaliser: str = "text"
     tolerance: float = 0.0
+    grounded: bool = True
     description: str = ""
     checks: Mapping[str, Any] = field(default_factory=dict)
     """What the schema says of the value besides its kind."""
@@ -81,19 +82,23 @@ class Node:
         whole = self.kind == "integer" and isinstance(value, float) and value.is_integer()
         return int(value) if whole else value
 
-    def schema(self) -> dict[str, Any]:
-        """The field as plain JSON Schema: no references, no other keys than its own, none of this project."""
+    def schema(self, *, marked: bool = False) -> dict[str, Any]:
+        """The field as plain JSON Schema: no references, no other keys than its own, none of this project.
+
+        `marked`: but `x-grounded`.
+        """
         if self.kind == "object":
-            inner = {"properties": {name: inner.schema() for name, inner in self.fields.items()}}
+            inner = {"properties": {name: inner.schema(marked=marked) for name, inner in self.fields.items()}}
             required = [name for name in self.fields if name in self.required]
             out: dict[str, Any] = {"type": "object", **inner, "required": required, "additionalProperties": False}
         elif self.item is not None:
-            out = {"type": "array", "items": self.item.schema(), **self.checks}
+            out = {"type": "array", "items": self.item.schema(marked=marked), **self.checks}
         elif self.kind == "enum":
             texts = all(isinstance(value, str) for value in self.checks["enum"])
             out = {**({"type": "string"} if texts else {}), **self.checks}
         else:
             out = {"type": "string" if self.kind in _FORMATS else self.kind, **self.checks}
+            out |= {OWN[2]: False} if marked and not self.grounded else {}
         return {"anyOf": [out, {"type": "null"}]} if self.nullable else out
 
     def shown(self) -> str:
@@ -179,7 +184,7 @@ class _Reader:
             return Node("array", item=item, checks=checks, nullable=nullable, description=described)
         if kind not in _KINDS:
             raise SchemaError("it needs a type: object, array, string, number, integer or boolean.", path)
-        own = self._own(schema, path, self.normaliser, 0.0)
+        own = self._own(schema, path, Node("string", normaliser=self.normaliser))
         if kind == "string" and schema.get("format") in _FORMATS:
             kind, checks = schema["format"], {**checks, "format": schema["format"]}
         return Node(kind, checks=checks, nullable=nullable, description=described, **own)
@@ -199,7 +204,7 @@ class _Reader:
         if len(others) != 1:
             raise SchemaError("of several types only one beside null is supported; name one.", (*path, "anyOf"))
         inner = self.node(options[others[0]], (*path, "anyOf", others[0]), open_refs, depth)
-        own = self._own(schema, path, inner.normaliser, inner.tolerance)
+        own = self._own(schema, path, inner)
         described = str(schema.get("description") or inner.description)
         return replace(inner, nullable=inner.nullable or len(options) > 1, description=described, **own)
 
@@ -216,7 +221,7 @@ class _Reader:
             if name not in (*_READ, *_CHECKS, *_IGNORED) and not name.startswith("x-"):
                 supported = ", ".join((*_READ, *_CHECKS, *OWN))
                 raise SchemaError(f"the keyword {name} is not supported. Supported: {supported}.", (*path, name))
-            if name.startswith("x-") and name not in OWN and name.removeprefix("x-")[:4] in ("norm", "tole"):
+            if name.startswith("x-") and name not in OWN and name.removeprefix("x-")[:4] in ("norm", "tole", "grou"):
                 raise SchemaError(f"the keyword is not {name}, but {' or '.join(OWN)}.", (*path, name))
 
     def _referred(self, schema: Mapping[str, Any], path: Place, open_refs: tuple[str, ...], depth: int) -> Node:
@@ -228,7 +233,7 @@ class _Reader:
         if target is None:
             raise SchemaError(f"{ref} is not in this schema; a reference is #/$defs/NAME.", at)
         inner = self.node(target, (section, name), (*open_refs, ref), depth)
-        own = self._own(schema, path, inner.normaliser, inner.tolerance)
+        own = self._own(schema, path, inner)
         return replace(inner, description=str(schema.get("description") or inner.description), **own)
 
     def _fields(
@@ -251,17 +256,20 @@ class _Reader:
         allowed = [value for value in values if value is not None]
         if not allowed:
             raise SchemaError("it allows no value but null.", path)
-        own = self._own(schema, path, "exact", 0.0)
+        own = self._own(schema, path, Node("enum", normaliser="exact"))
         return replace(node, nullable=node.nullable or None in values, checks={"enum": allowed}, **own)
 
-    def _own(self, schema: Mapping[str, Any], path: Place, normaliser: str, tolerance: float) -> dict[str, Any]:
-        """The values of OWN's keywords, or what holds without them."""
-        name, off = schema.get(OWN[0], normaliser), schema.get(OWN[1], tolerance)
+    def _own(self, schema: Mapping[str, Any], path: Place, other: Node) -> dict[str, Any]:
+        """The values of OWN's keywords, or those of a node."""
+        name, off = schema.get(OWN[0], other.normaliser), schema.get(OWN[1], other.tolerance)
+        grounded = schema.get(OWN[2], other.grounded)
         if name not in NORMALISERS:
             raise SchemaError(f"must be one of {', '.join(NORMALISERS)}, not {name!r}.", (*path, OWN[0]))
         if isinstance(off, bool) or not isinstance(off, int | float) or not (math.isfinite(off) and off >= 0):
             raise SchemaError(f"must be a number from 0 on, not {off!r}.", (*path, OWN[1]))
-        return {"normaliser": name, "tolerance": float(off)}
+        if not isinstance(grounded, bool):
+            raise SchemaError(f"must be true or false, not {grounded!r}.", (*path, OWN[2]))
+        return {"normaliser": name, "tolerance": float(off), "grounded": grounded}
 
 
 def problem(node: Node, value: Any) -> str | None:

@@ -3,7 +3,8 @@
     python scripts/bench/bench_rewards.py [--pairs 1000] [--seed 0]
 
 The plain implementation normalises at every comparison and runs one full matching for funders and another for award
-ids. Tests compare the reward with it, so it shares no code with `rewards`.
+ids. Tests compare the reward with it, so it shares no code with `rewards`. Last, how fast values are looked up in
+their texts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -262,6 +264,40 @@ def main() -> None:
         ],
     )
     print(f"\n{benchmarks.machine()}; mean reward {sum(scores) / len(scores):.4f}")
+    grounding(options.pairs, options.seed, options.rounds)
+    print(f"\n{benchmarks.machine()}")
+
+
+WRITTEN: dict[str, Callable[[str], str]] = {
+    "as the text has it": lambda value: value,
+    "in other case and broken over a line": lambda value: f"{value[:2]}-\n{value[2:]}".upper(),
+    "with a letter more": lambda value: f"{value[:2]}x{value[2:]}",
+    "not in the text": lambda value: f"Agency for Unfounded Claims {value[::-1]}",
+}
+
+
+def grounding(n: int, seed: int, rounds: int) -> None:
+    """Print how many values of synthetic statements are looked up in a second of processor time, each text anew."""
+    import benchmarks
+
+    from adapters.data_aug.funding_statements import synthesize
+    from adapters.data_aug.noise import funding_labels
+    from adapters.rewards.grounding import Text
+
+    rows = [(row["funding_statement"], [of.value for of in funding_labels(row)]) for row in synthesize(n, seed)]
+    table = []
+    for how, write in WRITTEN.items():
+        work = [(text, [write(value) for value in values if len(value) > 2]) for text, values in rows]
+        seconds, found = [], Counter[str]()
+        for _ in range(rounds):
+            start = time.process_time()
+            found = Counter(within.find(v).match for text, vs in work for within in [Text(text)] for v in vs)
+            seconds.append(time.process_time() - start)
+        count = found.total()
+        kinds = ", ".join(f"{times / count:.0%} {kind}" for kind, times in found.most_common())
+        table.append((how, f"{count:,}", f"{count / statistics.median(seconds):,.0f}", kinds))
+    title = f"Values looked up in {n} synthetic statements, one core"
+    benchmarks.markdown(title, ("the value is written", "n", "alignments/s", "found"), table)
 
 
 def _seconds(work: Callable[[Any], object], argument: object) -> float:

@@ -129,6 +129,16 @@ def total(counts: ModeCounts) -> Counts:
     return sum(next(iter(counts.values())).values(), Counts(0, 0, 0))
 
 
+def grounding_text(task: Any, text: Any) -> dict[str, Any]:
+    """The keyword `text` of a task's `counts` and `align`, where its `grounded` is true."""
+    return {"text": text} if getattr(task, "grounded", False) else {}
+
+
+def counts_of(task: Task, example: Example, completion: str) -> ModeCounts:
+    """Counts of one completion to an example."""
+    return task.counts(example.gold, completion, **grounding_text(task, example.meta.get("text")))
+
+
 @runtime_checkable
 class Task(Protocol):
     """A domain: how its rows become prompts and targets, how text becomes a prediction, how a prediction is counted.
@@ -145,6 +155,8 @@ class Task(Protocol):
     - `example_row`, `example_rows`: made-up rows, for the card's usage and for trying rewards without data;
     - `reads_prompt`: whether `example` reads rows of `prompt`, `chosen` and `rejected`; without it they need no task;
     - `structures`: columns that hold lists or objects, decoded before use where a table has them as JSON text;
+    - `grounded`: where it is true, `counts` and `align` get the row's text (`Example.meta["text"]`) as `text`: a value
+      that is not in it never counts as found;
     - `modes`: {matching mode: what it means}, for people who read the figures;
     - `as_gold(completion)`: an answer in the form of gold (raises ValueError), where that is not what `record` makes of
       it; with either, answers can be compared with each other (`pick: vote`);
@@ -203,7 +215,10 @@ class Extracting(Protocol):
         """JSON schema of an answer, for engines that constrain their output; None: not JSON alone."""
 
     def record_schema(self) -> dict[str, Any]:
-        """JSON schema of a record; decides the column types of Parquet files."""
+        """JSON schema of a record; decides the column types of Parquet files, and which strings quote the text.
+
+        A string with `enum`, `const`, `format` or `x-grounded: false` need not stand there.
+        """
 
 
 @runtime_checkable

@@ -29,6 +29,9 @@ class CorpusOptions:
     shard: Annotated[str, Option(metavar="I/N", help="Only this share of the rows.")] = "1/1"
     normalise: Annotated[bool, Option("--normalize", help="Add normalized names and ids beside the record.")] = False
     registry: Annotated[Path | None, Option(help="JSONL of funders to match names with.")] = None
+    grounded: Annotated[
+        Literal["strict", "flag", "off"], Option(help="Refuse, or flag, a record that says more than the text.")
+    ] = "flag"
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json
         print(json.dumps(counts))
         return
     lines = [f"{out}: {counts['rows']:,} rows, {counts['records']:,} records ({counts['empty']:,} of them empty)"]
+    if matches := counts.get("matches"):
+        lines.append(f"strings in the text: {', '.join(f'{n:,} {kind}' for kind, n in matches.items())}")
     if failed := counts["rows"] - counts["records"]:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts["errors"].items())
         lines.append(f"{failed:,} rows have no record, and say why in `error`: {kinds}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from rapidfuzz import fuzz, process
 
-from adapters.types import Aligned
+from adapters.types import Aligned, grounding_text
 
 NEAR = 60.0
 """Similarity (0 to 100) from which unequal values are shown side by side."""
@@ -24,10 +24,10 @@ STORED = "aligned"
 """Key of a stored sample: the rows of its task's `align`, or None where the task has none or it fails."""
 
 
-def by_task(task: Any, gold: Any, completion: str) -> list[Aligned] | None:
+def by_task(task: Any, gold: Any, completion: str, text: Any = None) -> list[Aligned] | None:
     """What the task's `align` compares; None without that method, and where it fails."""
     try:
-        return [Aligned(*row) for row in task.align(gold, completion)]
+        return [Aligned(*row) for row in task.align(gold, completion, **grounding_text(task, text))]
     except Exception:  # a missing method, or any error of plug-in code
         return None
 

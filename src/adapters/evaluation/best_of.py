@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from adapters.evaluation.metrics import main_mode, mean_with_interval
-from adapters.types import Counts, Example, Scored, Task
+from adapters.types import Counts, Example, Scored, Task, counts_of
 
 FLAT = 1e-6
 """Rewards of a group that differ by less are equal: GRPO learns nothing from it."""
@@ -56,7 +56,7 @@ class TaskF1:
 
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score a completion."""
-        counts = self.task.counts(example.gold, completion)
+        counts = counts_of(self.task, example, completion)
         form = getattr(self.task, "form_fields", ())
         fields = {name: c for name, c in counts[main_mode(counts)].items() if name not in form}
         return Scored(_f1(sum(fields.values(), Counts(0, 0, 0))), {name: _f1(c) for name, c in fields.items()})

@@ -17,7 +17,7 @@ from adapters.backends.repetition import CHARACTERS, loops
 from adapters.evaluation import alignment, metrics
 from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
-from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, total
+from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, counts_of, total
 
 
 class SetFigures(TypedDict):
@@ -154,7 +154,7 @@ class _Score(NamedTuple):
 
 def _score(task: Task, graded: Mapping[str, Scored], example: Example, sample: Sample) -> _Score:
     return _Score(
-        counts=task.counts(example.gold, sample.text),
+        counts=counts_of(task, example, sample.text),
         valid=task.is_well_formed(sample.text),
         rewards={name: g.score for name, g in graded.items() if g.score is not None},
         parts={name: dict(g.parts) for name, g in graded.items()},
@@ -259,11 +259,15 @@ def store_alignment(task: Task, folder: Path) -> None:
     first = next((record for _, record in numbered_jsonl(path)), {alignment.STORED: None})
     if alignment.STORED not in first:
         records = (record for _, record in numbered_jsonl(path))
-        write_jsonl(path, ({**r, **_aligned(task, r.get("gold"), str(r.get("completion", "")))} for r in records))
+        write_jsonl(path, ({**record, **_realigned(task, record)} for record in records))
 
 
-def _aligned(task: Task, gold: Any, completion: str) -> dict[str, Any]:
-    return {alignment.STORED: alignment.by_task(task, gold, completion)}
+def _realigned(task: Task, record: Mapping[str, Any]) -> dict[str, Any]:
+    return _aligned(task, record.get("gold"), str(record.get("completion", "")), record.get("text"))
+
+
+def _aligned(task: Task, gold: Any, completion: str, text: Any) -> dict[str, Any]:
+    return {alignment.STORED: alignment.by_task(task, gold, completion, text)}
 
 
 def _record(task: Task, example: Example, sample: Sample, score: _Score) -> dict[str, Any]:
@@ -280,5 +284,5 @@ def _record(task: Task, example: Example, sample: Sample, score: _Score) -> dict
         "rewards": score.rewards,
         "parts": score.parts,
         "counts": {mode: {f: list(c) for f, c in fields.items()} for mode, fields in score.counts.items()},
-        **_aligned(task, example.gold, sample.text),
+        **_aligned(task, example.gold, sample.text, example.meta.get("text")),
     }

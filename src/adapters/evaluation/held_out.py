@@ -12,7 +12,7 @@ import numpy as np
 from adapters.backends.selection import Figure, Rows
 from adapters.evaluation.metrics import main_mode, percentiles, ratio, resampled_sums
 from adapters.plugins.rewards import Grader, NamedReward
-from adapters.types import Counts, Example, Task
+from adapters.types import Counts, Example, Task, counts_of
 
 F1, REWARD = "f1", "reward"
 
@@ -23,7 +23,7 @@ def fields(task: Task, example: Example) -> dict[str, Counts]:
 
 
 def _labelled(task: Task, example: Example, text: str) -> dict[str, Counts]:
-    counts = task.counts(example.gold, text)
+    counts = counts_of(task, example, text)
     form = getattr(task, "form_fields", ())
     return {name: c for name, c in counts[main_mode(counts)].items() if name not in form}
 

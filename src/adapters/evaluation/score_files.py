@@ -16,7 +16,7 @@ from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import Grader, NamedReward
 from adapters.recipe.fields import PluginSpec
-from adapters.types import Counts, Example, Row, Task, total
+from adapters.types import Counts, Example, Row, Task, counts_of, total
 
 
 def score_files(
@@ -30,7 +30,7 @@ def score_files(
     counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     leave_out = getattr(counter, "scorer", None) == "published"
     warnings: list[str] = []
-    golden = {i: _gold(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
+    golden = {i: _golden(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
     answers = {i: completion_of(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
     if without_gold := [i for i in answers if i not in golden]:
         count, first = len(without_gold), without_gold[0]
@@ -40,7 +40,8 @@ def score_files(
         warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
     if not leave_out:
         answers |= dict.fromkeys(missing, "")
-    counts = [counter.counts(golden.get(i, []), text) for i, text in answers.items()]
+    without = Example("", "", (), gold=[], meta={"text": ""})
+    counts = [counts_of(counter, golden.get(i, without), text) for i, text in answers.items()]
     result = metrics.corpus(counts, intervals=False)
     left_out = set(missing)
     given = [
@@ -116,6 +117,14 @@ def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
         yield row_id, n, row
     if not seen:
         raise UserError(f"{path} holds no rows.")
+
+
+def _golden(task: Task, row: Row, n: int, path: Path) -> Example:
+    """The gold of a row, with its text where the task looks values up in it."""
+    text = row.get(task.text_field)
+    if getattr(task, "grounded", False) and not isinstance(text, str):
+        raise UserError(f"{place(path, n)}: grounded=true looks values up in {task.text_field}, and the row has none.")
+    return Example("", "", (), gold=_gold(task, row, n, path), meta={"text": text})
 
 
 def _gold(task: Task, row: Row, n: int, path: Path) -> Any:

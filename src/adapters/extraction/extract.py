@@ -24,7 +24,7 @@ from adapters.data.row_forms import conversion_hint
 from adapters.data.rows import BAD_ROW, arrow_schema, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
-from adapters.extraction import files
+from adapters.extraction import files, grounding
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
@@ -36,7 +36,7 @@ from adapters.types import Normaliser, Row
 Moved = Callable[[int, int, Mapping[str, int]], None]
 """Progress callback: rows done, rows in all, counts."""
 
-COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "normalized")
+COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "spans", "normalized")
 """The output's own columns."""
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
@@ -77,6 +77,7 @@ class ExtractionJob:
     settings: dict[str, Any]
     kept: Mapping[str, Any]
     """JSON schemas of the columns of `keep`, with the types of a corpus that has any."""
+    grounded: grounding.Grounded = "flag"
 
     @property
     def row_numbers(self) -> range:
@@ -94,6 +95,8 @@ class ExtractionJob:
         text, whole = {"type": "string"}, {"type": "integer"}
         properties = {"row": whole, "id": text, **self.kept}
         properties |= {"record": self.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
+        if self.grounded != "off":
+            properties["spans"] = grounding.SCHEMA
         if self.normalise is not None:
             properties["normalized"] = dict(self.normalise.schema)
         return {"settings": self.settings, "schema": {"type": "object", "properties": properties}}
@@ -119,6 +122,7 @@ def prepare(
     shard: str = "1/1",
     normalise: bool = False,
     registry: Path | None = None,
+    grounded: grounding.Grounded = "flag",
     engine: Mapping[str, Any],
 ) -> ExtractionJob:
     """Check everything that can be checked before a model is loaded. Raises UserError."""
@@ -145,13 +149,14 @@ def prepare(
         "keep": list(keep),
         "normalize": normalise,
         "registry": sha256(registry) if registry else None,
+        "grounded": grounded,
         **engine,
         "versions": versions(),
     }
     types = arrow_schema(input)
     plain = {"type": "string"}
     kept = {name: plain if types is None else files.column_schema(types.field(name).type) for name in keep}
-    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings, kept)
+    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings, kept, grounded)
 
 
 def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
@@ -259,12 +264,13 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
 
     try:
         if journal.count < total:
-            asked: dict[int, dict[str, Any]] = {}
+            asked: dict[int, tuple[dict[str, Any], Any]] = {}
             requests = _requests(job, journal, asked, done)
             if first := next(requests, None):
                 answers = engine()(chain([first], requests))
                 for answer in answers if resumed else not_all_empty(answers):
-                    done(_record(job, asked.pop(answer.row), answer))
+                    start, text = asked.pop(answer.row)
+                    done(_grounded(job, _record(job, start, answer), text, answer.text))
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")
@@ -280,7 +286,10 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
 
 
 def _requests(
-    job: ExtractionJob, journal: Journal, asked: dict[int, dict[str, Any]], done: Callable[[dict[str, Any]], None]
+    job: ExtractionJob,
+    journal: Journal,
+    asked: dict[int, tuple[dict[str, Any], Any]],
+    done: Callable[[dict[str, Any]], None],
 ) -> Iterator[Request]:
     """Prompts of the rows that are not done. A row without a prompt is finished at once, with its error."""
     mine, task = job.row_numbers, job.source.task
@@ -294,9 +303,9 @@ def _requests(
             start["id"] = _id(row) or start["id"]
             prompt = task.request({**row, task.text_field: row.get(job.text)})
         except ValueError as error:
-            done(_line(start, error=str(error)))
+            done(_grounded(job, _line(start, error=str(error)), None))
             continue
-        asked[number] = start
+        asked[number] = start, row.get(job.text)
         yield Request(number, prompt)
 
 
@@ -319,6 +328,20 @@ def _record(job: ExtractionJob, start: dict[str, Any], answer: Answer) -> dict[s
     return _line(start, record=record, tokens=answer.tokens)
 
 
+def _grounded(job: ExtractionJob, line: dict[str, Any], text: Any, completion: str | None = None) -> dict[str, Any]:
+    """A line with the places of its record's strings; null without a record, and without a text to look in."""
+    if job.grounded == "off":
+        return line
+    record = line["record"]
+    if record is None:
+        return {**line, "spans": None}
+    spans = grounding.spans(record, job.source.task.record_schema(), text) if isinstance(text, str) else None
+    fault = grounding.ungrounded(spans) if job.grounded == "strict" else None
+    if fault:
+        return {**line, "record": None, "error": redact(fault), "completion": completion, "spans": None}
+    return {**line, "spans": spans}
+
+
 def _line(
     start: dict[str, Any], *, record: Any = None, tokens: int = 0, error: str | None = None, completion: Any = None
 ) -> dict[str, Any]:
@@ -331,6 +354,7 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
     """Write the output from the complete journal, in order, and count its rows, records, errors and tokens."""
     sums = dict.fromkeys(("rows", "records", "empty", "tokens"), 0)
     kinds: Counter[str] = Counter()
+    matches: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, Any]]:
         for block in blocks(journal.ordered(), 2048):
@@ -341,6 +365,7 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
             for row in block:
                 sums["rows"] += 1
                 sums["tokens"] += row["tokens"]
+                matches.update(span["match"] for span in row.get("spans") or ())
                 if row["error"] is None:
                     sums["records"] += 1
                     sums["empty"] += not row["record"]
@@ -349,4 +374,4 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                 yield row
 
     files.write(job.out, counted(), job.described["schema"])
-    return {**sums, "errors": dict(kinds.most_common())}
+    return {**sums, "errors": dict(kinds.most_common()), "matches": dict(matches.most_common())}

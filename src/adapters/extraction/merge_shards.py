@@ -30,7 +30,8 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
     written = files.write(out, _in_order(rows, settings["rows"]), schema)
     shards = [value["counts"] for value in manifests]
     counts: dict[str, Any] = {name: sum(c[name] for c in shards) for name in ("rows", "records", "empty", "tokens")}
-    counts["errors"] = dict(sum((Counter(c["errors"]) for c in shards), Counter[str]()))
+    for name in ("errors", "matches"):
+        counts[name] = dict(sum((Counter(c.get(name, {})) for c in shards), Counter[str]()))
     described = {"settings": {**settings, "shard": "1/1"}, "schema": schema}
     write_json(manifest_path(out), {"complete": True, **described, "counts": counts})
     return {**counts, "rows": written}

@@ -15,6 +15,7 @@ from adapters.pipeline.plan import Plan
 from adapters.publish import card, gate, quality
 from adapters.publish.finished_run import example
 from adapters.recipe.publish import REPO, Publish
+from adapters.types import counts_of
 
 
 def of_plan(plan: Plan) -> tuple[list[UserError], list[str]]:
@@ -63,7 +64,7 @@ def _has_hub_id(base: str) -> bool:
 def _fields(plan: Plan, examples: Iterable[Any]) -> list[str]:
     """The fields of the main mode, of the first row's gold answer."""
     first = next(iter(examples))
-    counts = plan.task.counts(first.gold, first.completion or "")
+    counts = counts_of(plan.task, first, first.completion or "")
     return list(counts[main_mode(counts)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal
 from adapters.data.json_text import from_text
 from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
+from adapters.rewards.funding_grounded import marked
 from adapters.rewards.funding_matching import MODES, Funder, Scorer, counts_in, parse, read_funders
 from adapters.rewards.funding_records import OLD_PARAMETERS
 from adapters.rewards.funding_uncertain import compared
+from adapters.rewards.grounding import needed
 from adapters.tasks import funding_answer, funding_gold, funding_uncertain
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, OldParameters, Row
 
@@ -61,7 +63,8 @@ class FundingTask:
     `target` is the form of the answer: `nested` is the published one (indented, every field present), `compact` says
     the same in about a third of the tokens, for small models: no white space, empty fields left out, a funder's
     awards in one. Both scorers read both forms. `scorer`: `published` counts as the published harness, `corrected`
-    repairs its defects (see `adapters.rewards.funding_matching`).
+    repairs its defects (see `adapters.rewards.funding_matching`). `grounded`: a predicted value that is not in the text
+    counts as a false positive, whatever the gold says.
 
     A row may say in `uncertain` which of its labels may be wrong, as paths: `funders.0.awards.0.award_ids.1`. Rewards
     and metrics leave them out on both sides. SFT does not learn their part of the target (`Example.masked`).
@@ -72,6 +75,7 @@ class FundingTask:
     user: str = USER
     scorer: Scorer = "published"
     text_field: str = "funding_statement"
+    grounded: bool = False
     old_parameters: ClassVar[OldParameters] = OLD_PARAMETERS
     example_row: ClassVar[Row] = EXAMPLE
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
@@ -138,13 +142,23 @@ class FundingTask:
             out["one funder missing"] = gold[1:]
         return {name: self.answer(funders) for name, funders in out.items()}
 
-    def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
+    def counts(self, gold: Any, completion: str, text: str | None = None) -> dict[str, Mapping[str, Counts]]:
         """Counts of funders, award ids, schemes and titles, in the three matching modes."""
-        return counts_in(MODES, *compared(gold, parse(completion).funders, self.scorer), self.scorer)
+        labelled, predicted, _ = self._sides(gold, completion, text)
+        return counts_in(MODES, labelled, predicted, self.scorer)
 
-    def align(self, gold: Any, completion: str) -> list[Aligned]:
+    def align(self, gold: Any, completion: str, text: str | None = None) -> list[Aligned]:
         """Funders, and below each its ids, schemes and titles, paired as in the balanced mode."""
-        return align(*compared(gold, parse(completion).funders, self.scorer), "balanced", self.scorer)
+        labelled, predicted, marks = self._sides(gold, completion, text)
+        rows = align(labelled, predicted, "balanced", self.scorer)
+        return [row._replace(pred=marks.get(row.pred or "", row.pred)) for row in rows] if marks else rows
+
+    def _sides(
+        self, gold: Any, completion: str, text: str | None
+    ) -> tuple[Sequence[Funder], Sequence[Funder], Mapping[str, str]]:
+        """What is compared, and the values that marks stand for."""
+        labelled, predicted = compared(gold, parse(completion).funders, self.scorer)
+        return labelled, *(marked(predicted, needed(text)) if self.grounded else (predicted, {}))
 
     def is_well_formed(self, completion: str) -> bool:
         """Whether the text is JSON of an accepted shape."""

@@ -172,23 +172,24 @@ class IeTask(AnswerReader):
         """Plausible wrong answers, for testing rewards."""
         return {name: self.answer(labels) for name, labels in ie_answers.wrong(self, example.gold).items()}
 
-    def align(self, gold: Any, completion: str) -> list[Aligned]:
+    def align(self, gold: Any, completion: str, text: str | None = None) -> list[Aligned]:
         """Gold and predicted items by label, paired."""
-        return ie_answers.align(self, gold, completion)
+        return ie_answers.align(self, gold, completion, text)
 
     def rephrase(self, n: int) -> IeTask:
         """The same task with the labels of every schema in another order."""
         return replace(self, label_order=n + (self.label_order or 0))
 
-    def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
+    def counts(self, gold: Any, completion: str, text: str | None = None) -> dict[str, Mapping[str, Counts]]:
         """Sets of entities and of relations, with labels and without. Never raises."""
         # A prediction without gold comes with an empty list.
         labels: Mapping[str, Any] = gold if isinstance(gold, Mapping) else {}
         wanted, predicted = self.items(labels), self.read(completion).items
-        pairs = {kind: (of(wanted), of(predicted)) for kind, of in (("entity", entities), ("relation", relations))}
+        sides = wanted, predicted, self.findable(predicted, text)
+        of_kind = {"entity": [*map(entities, sides)], "relation": [*map(relations, sides)]}
         return {
-            "labelled": {kind: overlap(a, b) for kind, (a, b) in pairs.items()},
-            "unlabelled": {kind: overlap(unlabelled(a), unlabelled(b)) for kind, (a, b) in pairs.items()},
+            "labelled": {kind: overlap(*items) for kind, items in of_kind.items()},
+            "unlabelled": {kind: overlap(*map(unlabelled, items)) for kind, items in of_kind.items()},
         }
 
     def is_well_formed(self, completion: str) -> bool:

@@ -59,19 +59,26 @@ def wrong(reader: AnswerReader, gold: Mapping[str, list[Any]]) -> dict[str, Mapp
     return {name: labels for name, labels in out.items() if reader.items(labels) != reader.items(gold)}
 
 
-def align(reader: AnswerReader, gold: Mapping[str, Any], completion: str) -> list[Aligned]:
+def align(reader: AnswerReader, gold: Mapping[str, Any], completion: str, text: str | None) -> list[Aligned]:
     """Every gold and predicted item once, similar items of a label paired."""
     from adapters.evaluation.alignment import compare_values
 
-    return compare_values(_shown(reader.items(gold), gold), _shown(reader.read(completion).items, gold))
+    predicted = reader.read(completion).items
+    never = {_ends(item) for item in predicted - reader.findable(predicted, text)}
+    rows = compare_values(_shown(reader.items(gold), gold), _shown(predicted, gold))
+    return [row._replace(matched=row.matched and row.pred not in never) for row in rows]
 
 
 def _shown(items: Iterable[Item], schema: Iterable[str]) -> dict[str, list[str]]:
     order = {label: n for n, label in enumerate(schema)}
     out: dict[str, list[str]] = {}
-    for label, *ends in sorted(items, key=lambda item: (order.get(item[0], len(order)), item)):
-        out.setdefault(label, []).append(" → ".join(ends))
+    for item in sorted(items, key=lambda item: (order.get(item[0], len(order)), item)):
+        out.setdefault(item[0], []).append(_ends(item))
     return out
+
+
+def _ends(item: Item) -> str:
+    return " → ".join(item[1:])
 
 
 def _swapped(entry: Any) -> Any:
@@ -83,7 +90,7 @@ RECORD = {
     "type": "array",
     "items": {
         "type": "object",
-        "properties": {"label": {"type": "string"}, "text": _END, "head": _END, "tail": _END},
+        "properties": {"label": {"type": "string", "x-grounded": False}, "text": _END, "head": _END, "tail": _END},
         "required": ["label", "text", "head", "tail"],
         "additionalProperties": False,
     },

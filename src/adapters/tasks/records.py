@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from adapters.data_aug.noise import Label
 from adapters.rewards import records_match
+from adapters.rewards.grounding import needed
 from adapters.rewards.records_schema import RECEIPT, Node, compiled, problem
 from adapters.rewards.records_values import NORMALISERS, is_empty, spellings
 from adapters.tasks import records_answers
@@ -34,7 +35,8 @@ class RecordsTask:
     The target is the object as compact JSON in the order of the schema. A field without a value (null, blank text, an
     empty list) is left out unless the schema requires it.
 
-    `normalise` is the normaliser of strings without `x-normalise` in the schema: exact, text, name or id.
+    `normalise` is the normaliser of strings without `x-normalise` in the schema: exact, text, name or id. `grounded`: a
+    string that is not in the text never counts as found, unless its field has `x-grounded: false`.
     """
 
     schema: SchemaParameter = field(default_factory=lambda: RECEIPT)
@@ -42,6 +44,7 @@ class RecordsTask:
     user: str = "{text}"
     normalise: str = "text"
     text_field: str = "text"
+    grounded: bool = False
     modes: ClassVar[dict[str, str]] = {
         "values": "a value counts at its path, lists without order; `(all)` is their sum",
         "objects": "a whole object counts when all its values match and no other is said",
@@ -119,15 +122,15 @@ class RecordsTask:
         wrong = records_answers.wrong(self.node, example.gold)
         return {name: self.answer(gold) for name, gold in wrong.items()}
 
-    def align(self, gold: Any, completion: str) -> list[Aligned]:
+    def align(self, gold: Any, completion: str, text: str | None = None) -> list[Aligned]:
         """Every gold and every predicted value, as the scorer paired them."""
-        pairs = self._pairs(gold, completion)
+        pairs = self._pairs(gold, completion, text)
         found = [next(pairs, None) for _ in range(MOST_ALIGNED)]
         return [Aligned(p.path, _shown(p.gold), _shown(p.pred), p.matched) for p in found if p is not None]
 
-    def counts(self, gold: Any, completion: str) -> dict[str, Mapping[str, Counts]]:
+    def counts(self, gold: Any, completion: str, text: str | None = None) -> dict[str, Mapping[str, Counts]]:
         """Values by path and in all, and whole objects. Never raises."""
-        of_field = records_match.tally(self.node, self._pairs(gold, completion))
+        of_field = records_match.tally(self.node, self._pairs(gold, completion, text))
         whole = records_match.total(of_field)
         readable = records_match.read(completion).value is not None
         right = readable and whole.gold == whole.pred == whole.matched
@@ -174,8 +177,8 @@ class RecordsTask:
         return self.node.schema()
 
     def record_schema(self) -> dict[str, Any]:
-        """The same: a record is an answer."""
-        return self.node.schema()
+        """The same, but with `x-grounded`: a record is an answer."""
+        return self.node.schema(marked=True)
 
     def _text(self, row: Row) -> str:
         text = row.get(self.text_field)
@@ -183,8 +186,9 @@ class RecordsTask:
             raise ValueError(f"{self.text_field} is missing or empty")
         return text
 
-    def _pairs(self, gold: Any, completion: str) -> Iterator[records_match.Pair]:
-        return records_match.compare(self.node, gold, records_match.read(completion).value)
+    def _pairs(self, gold: Any, completion: str, text: str | None) -> Iterator[records_match.Pair]:
+        pairs = records_match.compare(self.node, gold, records_match.read(completion).value)
+        return records_match.grounded(self.node, pairs, needed(text)) if self.grounded else pairs
 
     def _all(self, gold: Any) -> Iterator[records_match.Pair]:
         return records_match.compare(self.node, gold, None)
