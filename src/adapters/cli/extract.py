@@ -143,7 +143,7 @@ def export(
     screen.print(f"{out}: {counts['works']:,} works, {counts['funders']:,} funders", soft_wrap=True)
     for what, n in counts.items():
         if n and "without" in what:
-            screen.print(f"left out: {n:,} {what}", soft_wrap=True)
+            screen.print(f"left out: {what}: {n:,}", soft_wrap=True)
 
 
 @data_app.command("merge-shards")

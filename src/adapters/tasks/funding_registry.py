@@ -151,7 +151,7 @@ def _read(path: Path) -> list[tuple[str, ...]]:
         entries = _rdf(path) if path.suffix == ".rdf" else chain.from_iterable(map(_entries, _rows(path)))
         found = {entry[0]: entry for entry in entries}
     except UserError as error:
-        raise UserError(f"--registry {error} In a registry, {_SHAPES}.") from None
+        raise UserError(f"--registry {str(error).rstrip('.')}. In a registry, {_SHAPES}.") from None
     except OSError as error:
         raise UserError(f"--registry {path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
