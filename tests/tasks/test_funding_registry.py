@@ -42,6 +42,9 @@ def record(name: str | None, *ids: str) -> list[dict]:
         ("Foundation, National Science", "10/1", "name", 1.0),
         ("Wellcome", "10/2", "alias", 1.0),
         ("National Sciense Foundation", "10/1", "fuzzy", 0.963),
+        ("National Sci-\nence Foundation", "10/1", "name", 1.0),
+        ("National Science Foundation of China", None, None, None),
+        ("Department of the Energy", "10/3", "fuzzy", 0.909),
         ("Osterreichische Akademie der Wissenschaften", "10/6", "name", 1.0),
         ("National Science Foundation (NSF)", "10/1", "name", 1.0),
         ("(NSF)", "10/5", "name", 1.0),
@@ -61,6 +64,15 @@ def test_names_are_matched(
     assert (found["funder_id"], found["match"]) == (funder, match)
     assert found["score"] == (None if score is None else pytest.approx(score, abs=2e-3))
     assert found["candidates"] == {"DOE": ["10/3", "10/4"], "Institute One": ["10/7", "10/8"]}.get(name, [])
+
+
+def test_a_long_word_in_common_makes_no_match(tmp_path: Path) -> None:
+    names = ["Ohio University", "Nanjing Municipal Health Bureau"]
+    rows = [{"funder_id": str(n), "name": name} for n, name in enumerate(names)]
+    found = FundingNormaliser(write_jsonl(tmp_path / "funders.jsonl", rows))
+    for other in ("Kochi University", "Tianjin Municipal Health Bureau"):
+        assert found([record(other)])[0][0]["match"] is None
+    assert found([record("Nanjing Municipal Helth Bureau")])[0][0]["funder_id"] == "1"
 
 
 def test_blocks_and_memory_change_nothing(normaliser: FundingNormaliser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from adapters.types import Row
 
 CUTOFF = 0.9
 """Lowest similarity of a match: token-sorted ratio, without case, accents and punctuation."""
+WORDS = 0.8
+"""Lowest similarity of the words that only one of two similar names has."""
 SHORTEST = 8
 """Shorter names, which are mostly acronyms, match only when they are equal."""
 _QUERIES = 256
@@ -32,6 +34,10 @@ _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe6
 _WORDS = r"grants?|awards?|contracts?|projects?|agreements?|fellowships?|numbers?|num|nos?|nr|n[°º]|ids?|ref(?:erence)?"
 _PREFIX = re.compile(rf"^(?:(?:{_WORDS})\b[\s.:#]*|\#\s*)+(?=\S*\d)", re.IGNORECASE)
 _LAST_BRACKET = re.compile(r"\s*\([^()]*\)$")  # "National Science Foundation (NSF)"
+_BROKEN = re.compile(r"(?<=[^\W\d_])-\s+(?=[a-z])")  # a hyphen at the end of a line
+_SMALL = re.compile(
+    "an?|and|at|del?|der|des|di|do|du|ev?|et|for|fur|gmbh|inc?|la|le|ltd|llc|of|on|por|the|to|und|van|y"
+)
 _AROUND = re.compile(r"\s*([-/])\s*")
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -96,9 +102,13 @@ class FundingNormaliser:
             # Keys hold their words in order, so the plain ratio of two keys is the token-sorted one.
             queries = [key for _, key in block]
             scores = process.cdist(queries, self._keys, scorer=fuzz.ratio, score_cutoff=100 * CUTOFF, dtype=np.float32)
-            for (name, _), row, best in zip(block, scores, scores.max(axis=1).tolist(), strict=True):
-                if best > 0:
-                    like = {n: "fuzzy" for i in np.flatnonzero(row == best) for n in self._equal[self._keys[i]]}
+            for (name, key), row in zip(block, scores, strict=True):
+                likely = {i: row[i] for i in np.flatnonzero(row).tolist() if _differ_by_spelling(key, self._keys[i])}
+                if likely:
+                    best = float(max(likely.values()))
+                    like = {
+                        n: "fuzzy" for i, score in likely.items() if score == best for n in self._equal[self._keys[i]]
+                    }
                     self._matches[name] = self._match(like, best / 100)
 
     def _match(self, owners: dict[int, str], score: float) -> dict[str, Any]:
@@ -139,8 +149,17 @@ def _distinct(ids: Iterable[str]) -> list[str]:
     return list({normalise_award_id(i, "corrected"): i for i in reversed(list(ids)) if i}.values())[::-1]
 
 
+def _differ_by_spelling(key: str, other: str) -> bool:
+    """Whether the words that two names do not share are alike: Kochi and Ohio University share the longest one."""
+    words, others = key.split(), other.split()
+    rest = "".join(word for word in words if word not in others and not _SMALL.fullmatch(word))
+    other_rest = "".join(word for word in others if word not in words and not _SMALL.fullmatch(word))
+    return rest == other_rest or fuzz.ratio(rest, other_rest) >= 100 * WORDS
+
+
 def _key(name: str) -> str:
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    plain = _BROKEN.sub("", plain)
     words = utils.default_process(plain).split()
     return " ".join(sorted(words[1:] if words[:1] == ["the"] and len(words) > 1 else words))
 
