@@ -275,5 +275,5 @@ def test_the_kind_is_guessed_only_where_it_is_certain(tmp_path: Path, monkeypatc
         find(tmp_path / "c.xml", None)
     monkeypatch.setattr(documents, "find_spec", lambda _: None)
     (tmp_path / "d.pdf").write_bytes(pdf("x"))
-    with pytest.raises(UserError, match=r"pip install 'extraction-adapters\[pdf\]'"):
+    with pytest.raises(UserError, match=r"pip install pypdfium2"):
         find(tmp_path / "d.pdf", None)

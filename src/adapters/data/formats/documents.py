@@ -108,7 +108,7 @@ def find(path: Path, kind: Kind | None) -> tuple[Kind, list[Path]]:
     if not files:
         raise UserError(f"{path} holds no file that ends in {' or '.join(SUFFIXES[kind])}.")
     if kind == "pdf" and find_spec("pypdfium2") is None:
-        raise UserError("PDF is read by pypdfium2: pip install 'extraction-adapters[pdf]'.")
+        raise UserError("PDF is read by pypdfium2: pip install pypdfium2.")
     return kind, files
 
 
