@@ -13,6 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	# torch first and alone: another package would pull in whichever build it likes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps commonmeta-py==0.312 commonmeta-schema==1.0.3  # schemas for tests
 	@touch $@
 
 install-slow: $(VENV)/.installed-slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,9 @@ def record(name: str | None, *ids: str) -> list[dict]:
         ("Foundation, National Science", "10/1", "name", 1.0),
         ("Wellcome", "10/2", "alias", 1.0),
         ("National Sciense Foundation", "10/1", "fuzzy", 0.963),
+        ("National Sci-\nence Foundation", "10/1", "name", 1.0),
+        ("National Science Foundation of China", None, None, None),
+        ("Department of the Energy", "10/3", "fuzzy", 0.909),
         ("Osterreichische Akademie der Wissenschaften", "10/6", "name", 1.0),
         ("National Science Foundation (NSF)", "10/1", "name", 1.0),
         ("(NSF)", "10/5", "name", 1.0),
@@ -60,6 +64,15 @@ def test_names_are_matched(
     assert (found["funder_id"], found["match"]) == (funder, match)
     assert found["score"] == (None if score is None else pytest.approx(score, abs=2e-3))
     assert found["candidates"] == {"DOE": ["10/3", "10/4"], "Institute One": ["10/7", "10/8"]}.get(name, [])
+
+
+def test_a_long_word_in_common_makes_no_match(tmp_path: Path) -> None:
+    names = ["Ohio University", "Nanjing Municipal Health Bureau"]
+    rows = [{"funder_id": str(n), "name": name} for n, name in enumerate(names)]
+    found = FundingNormaliser(write_jsonl(tmp_path / "funders.jsonl", rows))
+    for other in ("Kochi University", "Tianjin Municipal Health Bureau"):
+        assert found([record(other)])[0][0]["match"] is None
+    assert found([record("Nanjing Municipal Helth Bureau")])[0][0]["funder_id"] == "1"
 
 
 def test_blocks_and_memory_change_nothing(normaliser: FundingNormaliser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +150,95 @@ def test_extract_writes_them_beside_the_record(tmp_path: Path) -> None:
     ]
     assert invoke(known, corpus, "-o", tmp_path / "plain.jsonl", "--normalize")[0] == 0
     assert lines(tmp_path / "plain.jsonl")[0]["normalized"][0]["funder_id"] is None
+
+
+ROR = {
+    "id": "https://ror.org/021nxhr62",
+    "status": "active",
+    "types": ["funder", "government"],
+    "names": [
+        {"lang": None, "types": ["acronym"], "value": "NSF"},
+        {"lang": "en", "types": ["alias"], "value": "National Science Foundation"},
+        {"lang": "en", "types": ["label", "ror_display"], "value": "U.S. National Science Foundation"},
+    ],
+    "external_ids": [{"type": "fundref", "preferred": "100000001", "all": ["100000001"]}],
+}
+RDF = """<?xml version="1.0" encoding="utf-8"?>
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:skos="http://www.w3.org/2004/02/skos/core#"
+ xmlns:skosxl="http://www.w3.org/2008/05/skos-xl#" xmlns:dct="http://purl.org/dc/terms/">
+<skos:ConceptScheme rdf:about="http://data.crossref.org/fundingdata/vocabulary"/>
+<skos:Concept rdf:about="http://dx.doi.org/10.13039/100000001">
+ <skosxl:prefLabel><skosxl:Label><skosxl:literalForm xml:lang="en">National Science Foundation</skosxl:literalForm>
+ </skosxl:Label></skosxl:prefLabel>
+ <skosxl:altLabel><skosxl:Label><skosxl:literalForm xml:lang="en">NSF</skosxl:literalForm></skosxl:Label>
+ </skosxl:altLabel></skos:Concept>
+<skos:Concept rdf:about="http://dx.doi.org/10.13039/100000002"><skosxl:prefLabel><skosxl:Label>
+ <skosxl:literalForm>Old Fund</skosxl:literalForm></skosxl:Label></skosxl:prefLabel>
+ <dct:isReplacedBy rdf:resource="http://dx.doi.org/10.13039/100000001"/></skos:Concept></rdf:RDF>"""
+TABLE = """uri,primary_name_display,replaced
+http://dx.doi.org/10.13039/100000001,National Science Foundation,
+http://dx.doi.org/10.13039/100000002,Old Fund,http://dx.doi.org/10.13039/100000001
+"""
+API = {
+    "id": "100000001",
+    "uri": "https://doi.org/10.13039/100000001",
+    "name": "National Science Foundation",
+    "alt-names": ["NSF"],
+    "replaced-by": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "funder", "alias"),
+    [
+        ("ror.json", json.dumps([ROR, {**ROR, "id": "https://ror.org/0x", "status": "withdrawn"}]), ROR["id"], True),
+        ("ror.jsonl", json.dumps(ROR) + "\n", ROR["id"], True),
+        ("registry.rdf", RDF, "10.13039/100000001", True),
+        ("registry.csv", TABLE, "10.13039/100000001", False),
+        ("api.json", json.dumps({"status": "ok", "message": {"items": [API]}}), "10.13039/100000001", True),
+        ("one.json", json.dumps({"status": "ok", "message": API}), "10.13039/100000001", True),
+        ("list.json", json.dumps([API, {**API, "id": "2", "replaced-by": ["100000001"]}]), "10.13039/100000001", True),
+    ],
+)
+def test_registries_as_their_owners_publish_them(
+    tmp_path: Path, name: str, text: str, funder: str, alias: bool
+) -> None:
+    (tmp_path / name).write_text(text)
+    found = FundingNormaliser(tmp_path / name)
+    assert [entry[0] for entry in found.funders] == [funder], "what is withdrawn or was replaced is left out"
+    matches = [
+        found([record(asked)])[0][0]["funder_id"] for asked in ("National Science Foundation", "NSF", "Old Fund")
+    ]
+    assert matches == [funder, funder if alias else None, None]
+
+
+def test_a_record_of_the_real_dump(tmp_path: Path) -> None:
+    spec = find_spec("commonmeta_schema")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("commonmeta-schema, which holds records of ROR, is not installed (pip install commonmeta-schema)")
+    folder = Path(spec.submodule_search_locations[0], "fixtures", "ror")
+    records = [json.loads((folder / name).read_text()) for name in ("ror_nsf.json", "ror_cambridge_university.json")]
+    (tmp_path / "ror.json").write_text(json.dumps(records, indent=4))
+    entry, other = FundingNormaliser(tmp_path / "ror.json").funders
+    assert other[1] == "University of Cambridge"
+    assert entry[:2] == (ROR["id"], "U.S. National Science Foundation")
+    assert "NSF" in entry
+
+
+def test_a_dump_of_another_version_is_refused(tmp_path: Path) -> None:
+    old = {"id": "https://ror.org/021nxhr62", "name": "National Science Foundation", "aliases": [], "acronyms": ["NSF"]}
+    (tmp_path / "old.json").write_text(json.dumps([old]))
+    with pytest.raises(UserError, match=r"it is a ROR dump of schema 1; take the JSON of schema 2"):
+        FundingNormaliser(tmp_path / "old.json")
+    (tmp_path / "ror.csv").write_text("id,names.types.ror_display\nhttps://ror.org/021nxhr62,NSF\n")
+    with pytest.raises(UserError, match=r"it is a ROR dump as CSV; take the JSON of schema 2"):
+        FundingNormaliser(tmp_path / "ror.csv")
+    (tmp_path / "ror.json").write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    with pytest.raises(UserError, match="ZIP archive"):
+        FundingNormaliser(tmp_path / "ror.json")
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no funder"):
+        FundingNormaliser(tmp_path / "empty.json")
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", json.dumps({"name": "x"})])

@@ -24,11 +24,15 @@ app = Typer()
 class CorpusOptions:
     """The options about the corpus and its columns."""
 
+    documents: Annotated[
+        Literal["jats", "tei", "pdf", "text"] | None,
+        Option("--from", help="INPUT is a document or a folder of them; default: guessed, where it is certain."),
+    ] = None
     text: Annotated[str | None, Option(help="Column of the texts; default: as in training.")] = None
     keep: Annotated[list[str] | None, Option(help="A column to carry over; may be repeated.")] = None
     shard: Annotated[str, Option(metavar="I/N", help="Only this share of the rows.")] = "1/1"
     normalise: Annotated[bool, Option("--normalize", help="Add normalized names and ids beside the record.")] = False
-    registry: Annotated[Path | None, Option(help="JSONL of funders to match names with.")] = None
+    registry: Annotated[Path | None, Option(help="Funders to match names with: ROR, Funder Registry, JSONL.")] = None
     grounded: Annotated[
         Literal["strict", "flag", "off"], Option(help="Refuse, or flag, a record that says more than the text.")
     ] = "flag"
@@ -59,7 +63,7 @@ class PickOptions:
 @grouped
 def extract(
     source: Annotated[str, Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")],
+    input: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz; or documents.")],
     out: Annotated[Path, Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     corpus: CorpusOptions,
     adapter: AdapterOptions,
@@ -77,7 +81,7 @@ def extract(
     with errors() as state:
         server.refuse_without_endpoint()
         from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, engines
+        from adapters.extraction import adapter_source, documents, engines
         from adapters.extraction.engine import Drawing, Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
         from adapters.recipe.load import parse_assignments
@@ -89,7 +93,10 @@ def extract(
         settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
         several = picks.samples > 1
         settings |= {**vars(picks), "constrain": False} if several else {}
-        work = prepare(model, input, out, **{**vars(corpus), "keep": corpus.keep or ()}, engine=settings)
+        given = {**vars(corpus), "keep": corpus.keep or ()}
+        made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
+        given["keep"] = (*made.keep, *given["keep"])
+        work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
         options = Options(max_tokens, batch_size, constrain and not several, **vars(server))
         drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
 
@@ -113,6 +120,33 @@ def extract(
                 with quiet(state.log), progress(out.name, "starting the engine") as bar:
                     counts = run(work, start, bar)
         _print_counts(screen, out, counts, as_json)
+
+
+@app.command()
+@errors()
+def export(
+    source: Annotated[Path, Argument(metavar="RECORDS", help="A finished output of extract, of the task funding.")],
+    form: Annotated[Literal["crossref", "datacite"], Option("--as", help="Who the deposit is for.")],
+    out: Annotated[Path, Option("-o", "--out", help="The deposit: .xml for Crossref, .jsonl for DataCite.")],
+    doi: Annotated[str, Option(metavar="COLUMN", help="Column of the works' DOIs.")] = "doi",
+    registry: Annotated[Path | None, Option(help="Funders to match names with: ROR, Funder Registry, JSONL.")] = None,
+    depositor: Annotated[str | None, Option(help="Crossref: who deposits.")] = None,
+    email: Annotated[str | None, Option(metavar="ADDRESS", help="Crossref: where its report goes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a deposit of extracted funders: Crossref funding data, or DataCite funding references."""
+    from adapters.console import console
+    from adapters.extraction import deposits
+
+    counts = deposits.write(source, out, form, doi=doi, registry=registry, depositor=depositor, email=email)
+    if as_json:
+        print(json.dumps(counts))
+        return
+    screen = console(stderr=True)
+    screen.print(f"{out}: {counts['works']:,} works, {counts['funders']:,} funders", soft_wrap=True)
+    for what, n in counts.items():
+        if n and "without" in what:
+            screen.print(f"left out: {what}: {n:,}", soft_wrap=True)
 
 
 @data_app.command("merge-shards")

@@ -68,8 +68,8 @@ def column_names(path: Path) -> list[str]:
     with _reading(path) as file:
         if file.kind == "table":
             return _table(file)[0]
-    first = islice((row for _, row in read_records(path) if BAD_ROW not in row), 100)
-    return list({name: None for row in first for name in row})
+    first = islice((row for _, row in read_records(path) if row.keys() != {BAD_ROW}), 100)
+    return list({name: None for row in first for name in row if name != BAD_ROW})
 
 
 def arrow_schema(path: Path) -> pa.Schema | None:

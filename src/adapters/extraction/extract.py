@@ -298,9 +298,9 @@ def _requests(
     for number, row in read_records(job.input, lambda n: n in mine and n not in journal, columns):
         start = {"row": number, "id": str(number), **{name: row.get(name) for name in job.keep}}
         try:
+            start["id"] = _id(row) or start["id"]
             if BAD_ROW in row:
                 raise ValueError(f"unreadable row: {row[BAD_ROW]}")
-            start["id"] = _id(row) or start["id"]
             prompt = task.request({**row, task.text_field: row.get(job.text)})
         except ValueError as error:
             done(_grounded(job, _line(start, error=str(error)), None))

@@ -23,7 +23,7 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
         raise UserError(f"{out} exists; choose another name, or replace it with --fresh.")
     if out.resolve() in {part.resolve() for part in parts}:
         raise UserError(f"{out} is one of the parts.")
-    manifests = [_complete(part) for part in parts]
+    manifests = [complete(part) for part in parts]
     settings, schema = manifests[0]["settings"], manifests[0]["schema"]
     _check_settings(parts, [value["settings"] for value in manifests])
     rows = merge_sorted(*(_rows(part) for part in parts), key=lambda row: row["row"])
@@ -37,7 +37,8 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
     return {**counts, "rows": written}
 
 
-def _complete(part: Path) -> dict[str, Any]:
+def complete(part: Path) -> dict[str, Any]:
+    """The manifest of a finished output. Raises UserError for any other file."""
     value = manifest(part)
     if value is None:
         raise UserError(f"{part} is no output of adapters extract: {manifest_path(part).name} is missing or damaged.")

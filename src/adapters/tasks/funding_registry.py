@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,30 @@ import ftfy
 import numpy as np
 from rapidfuzz import fuzz, process, utils
 
+from adapters.data.formats.xml_files import children, parse, text_of
+from adapters.data.rows import BAD_ROW, read_records
 from adapters.errors import UserError
 from adapters.rewards.funding_records import normalise_award_id
+from adapters.types import Row
 
 CUTOFF = 0.9
 """Lowest similarity of a match: token-sorted ratio, without case, accents and punctuation."""
+WORDS = 0.8
+"""Lowest similarity of the words that only one of two similar names has."""
 SHORTEST = 8
 """Shorter names, which are mostly acronyms, match only when they are equal."""
 _QUERIES = 256
+_SCORES = 1 << 24  # 64 MiB; ROR has some 400,000 names
 _REMEMBERED = 200_000
 
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-") | {"\u00ad": None})
 _WORDS = r"grants?|awards?|contracts?|projects?|agreements?|fellowships?|numbers?|num|nos?|nr|n[°º]|ids?|ref(?:erence)?"
 _PREFIX = re.compile(rf"^(?:(?:{_WORDS})\b[\s.:#]*|\#\s*)+(?=\S*\d)", re.IGNORECASE)
 _LAST_BRACKET = re.compile(r"\s*\([^()]*\)$")  # "National Science Foundation (NSF)"
+_BROKEN = re.compile(r"(?<=[^\W\d_])-\s+(?=[a-z])")  # a hyphen at the end of a line
+_SMALL = re.compile(
+    "an?|and|at|del?|der|des|di|do|du|ev?|et|for|fur|gmbh|inc?|la|le|ltd|llc|of|on|por|the|to|und|van|y"
+)
 _AROUND = re.compile(r"\s*([-/])\s*")
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -43,9 +53,10 @@ _FUNDER = {
 class FundingNormaliser:
     """Records of the funding task with tidy names and ids and, given a registry, the funder's id.
 
-    A registry is a .jsonl file with `funder_id`, `name` and `aliases` (the Crossref Funder Registry, say). `match` is
-    `name` or `alias` for an equal one, `fuzzy` for one at least CUTOFF alike, `ambiguous` when several funders fit
-    equally well (they are the `candidates`), or null. `score` is the likeness. Raises UserError for a bad registry.
+    A registry is a dump of ROR (schema 2) or of the Crossref Funder Registry (RDF, CSV, API answers), or JSON lines
+    with `funder_id`, `name` and `aliases`. `match` is `name` or `alias` for an equal one, `fuzzy` for one at least
+    CUTOFF alike, `ambiguous` when several funders fit equally well (they are the `candidates`), or null. `score` is the
+    likeness. Raises UserError for a bad registry.
     """
 
     schema: Mapping[str, Any] = {"type": "array", "items": {"type": "object", "properties": _FUNDER}}
@@ -86,13 +97,18 @@ class FundingNormaliser:
             self._matches[name] = self._match(equal, 1.0) if equal else _NO_MATCH
             if not equal and len(short or key) >= SHORTEST:
                 unknown.append((name, short or key))
-        for block in (unknown[start : start + _QUERIES] for start in range(0, len(unknown), _QUERIES)):
+        size = max(1, min(_QUERIES, _SCORES // len(self._keys)))
+        for block in (unknown[start : start + size] for start in range(0, len(unknown), size)):
             # Keys hold their words in order, so the plain ratio of two keys is the token-sorted one.
             queries = [key for _, key in block]
             scores = process.cdist(queries, self._keys, scorer=fuzz.ratio, score_cutoff=100 * CUTOFF, dtype=np.float32)
-            for (name, _), row, best in zip(block, scores, scores.max(axis=1).tolist(), strict=True):
-                if best > 0:
-                    like = {n: "fuzzy" for i in np.flatnonzero(row == best) for n in self._equal[self._keys[i]]}
+            for (name, key), row in zip(block, scores, strict=True):
+                likely = {i: row[i] for i in np.flatnonzero(row).tolist() if _differ_by_spelling(key, self._keys[i])}
+                if likely:
+                    best = float(max(likely.values()))
+                    like = {
+                        n: "fuzzy" for i, score in likely.items() if score == best for n in self._equal[self._keys[i]]
+                    }
                     self._matches[name] = self._match(like, best / 100)
 
     def _match(self, owners: dict[int, str], score: float) -> dict[str, Any]:
@@ -133,19 +149,93 @@ def _distinct(ids: Iterable[str]) -> list[str]:
     return list({normalise_award_id(i, "corrected"): i for i in reversed(list(ids)) if i}.values())[::-1]
 
 
+def _differ_by_spelling(key: str, other: str) -> bool:
+    """Whether the words that two names do not share are alike: Kochi and Ohio University share the longest one."""
+    words, others = key.split(), other.split()
+    rest = "".join(word for word in words if word not in others and not _SMALL.fullmatch(word))
+    other_rest = "".join(word for word in others if word not in words and not _SMALL.fullmatch(word))
+    return rest == other_rest or fuzz.ratio(rest, other_rest) >= 100 * WORDS
+
+
 def _key(name: str) -> str:
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    plain = _BROKEN.sub("", plain)
     words = utils.default_process(plain).split()
     return " ".join(sorted(words[1:] if words[:1] == ["the"] and len(words) > 1 else words))
 
 
 def _read(path: Path) -> list[tuple[str, ...]]:
+    """Id, name and other names of every funder, once each. Raises UserError."""
     try:
-        with path.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file if line.strip()]
-        return [(str(r["funder_id"]), str(r["name"]), *map(str, r.get("aliases") or ())) for r in rows]
+        entries = _rdf(path) if path.suffix == ".rdf" else chain.from_iterable(map(_entries, _rows(path)))
+        found = {entry[0]: entry for entry in entries}
+    except UserError as error:
+        raise UserError(f"--registry {str(error).rstrip('.')}. In a registry, {_SHAPES}.") from None
     except OSError as error:
         raise UserError(f"--registry {path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        text = f"--registry {path}: every line is a JSON object with funder_id, name and aliases ({error!r})."
-        raise UserError(text) from None
+        why = error if isinstance(error, ValueError) else f"{_SHAPES} ({error!r})"
+        raise UserError(f"--registry {path}: {why}.") from None
+    if not found:
+        raise UserError(f"--registry {path} holds no funder.")
+    return list(found.values())
+
+
+_SHAPES = (
+    "every line is a JSON object with funder_id, name and aliases, or the file is the JSON of a ROR dump (schema 2), "
+    "or the Funder Registry as RDF, as CSV or as its API answers"
+)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    path.stat()
+    for _, row in read_records(path):
+        if BAD_ROW in row:
+            raise TypeError(row[BAD_ROW])
+        yield row
+
+
+def _entries(row: Row) -> Iterator[tuple[str, ...]]:
+    """The funders of one record, whichever registry it is of; none of one that is withdrawn or was replaced."""
+    if "message" in row:  # an answer of the Crossref API
+        items = row["message"].get("items", [row["message"]])
+        for item in items:
+            yield from _entries(item)
+    elif "funder_id" in row:
+        yield (str(row["funder_id"]), str(row["name"]), *map(str, row.get("aliases") or ()))
+    elif "names" in row:
+        if row.get("status", "active") == "active":
+            yield _ror(row)
+    elif "uri" in row:
+        replaced = row.get("replaced-by") or next((row[key] for key in row if key.startswith("replaced")), None)
+        if not replaced:
+            name = row["name"] if "name" in row else row["primary_name_display"]
+            yield (_funder_doi(row["uri"]), str(name), *map(str, row.get("alt-names") or ()))
+    elif "ror.org" in str(row.get("id")):
+        version = "it is a ROR dump of schema 1" if "acronyms" in row or "labels" in row else "it is a ROR dump as CSV"
+        raise ValueError(f"{version}; take the JSON of schema 2, whose name ends in _schema_v2.json or, later, .json")
+    else:
+        raise KeyError("funder_id")
+
+
+def _ror(row: Row) -> tuple[str, ...]:
+    names = sorted(row["names"], key=lambda name: "ror_display" not in name["types"])
+    return (str(row["id"]), *dict.fromkeys(str(name["value"]) for name in names))
+
+
+def _rdf(path: Path) -> Iterator[tuple[str, ...]]:
+    """The Funder Registry's own form: SKOS concepts, whose labels are SKOS-XL."""
+    for concept in children(parse(path), "Concept"):
+        if next(children(concept, "isReplacedBy"), None) is not None:
+            continue
+        preferred, others = (
+            [text_of(form) for label in children(concept, tag) for form in children(label, "literalForm")]
+            for tag in ("prefLabel", "altLabel")
+        )
+        if preferred:
+            yield (_funder_doi(concept.get("about", "")), *preferred, *others)
+
+
+def _funder_doi(uri: str) -> str:
+    """The DOI of a funder, from its address."""
+    return uri.rpartition("doi.org/")[2]

@@ -99,8 +99,13 @@ def _jats(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
             # Publishers that leave the groups out do not say that there is no funder.
             left_out["statements without award groups"] += 1
         else:
-            doi = next((text_of(e) for e in children(article, "article-id") if e.get("pub-id-type") == "doi"), "")
+            doi = jats_doi(article)
             yield _row(f"doi:{doi}" if doi else "", statement, funders, options, left_out)
+
+
+def jats_doi(article: Element) -> str:
+    """The DOI of an article; empty without one."""
+    return next((text_of(e) for e in children(article, "article-id") if e.get("pub-id-type") == "doi"), "")
 
 
 def _award_group(group: Element, statement: str, funders: Funders) -> None:
@@ -128,13 +133,23 @@ def _split_ids(text: str, statement: str) -> list[str]:
 
 def _jats_statement(article: Element) -> str:
     """The funding statement, or the section, footnote or acknowledgement that stands for it."""
-    names = r"funding|financial-disclosure|supported-by|funding-information"
-    found = list(children(article, "funding-statement"))
-    for tag, attribute in (("fn", "fn-type"), ("sec", "sec-type"), ("notes", "notes-type")):
-        found = found or [e for e in children(article, tag) if re.fullmatch(names, e.get(attribute, ""))]
-    found = found or list(children(article, "ack"))
-    texts = dict.fromkeys(marked(e, lambda inner: inner.tag in ("title", "label")).text for e in found)
+    found = next(filter(None, jats_parts(article)), [])
+    texts = dict.fromkeys(marked(e, is_heading).text for e in found)
     return " ".join(text for text in texts if text)
+
+
+def jats_parts(article: Element) -> Iterator[list[Element]]:
+    """Funding statements, and the elements that may stand for them, the surest first."""
+    names = r"funding|financial-disclosure|supported-by|funding-information"
+    yield list(children(article, "funding-statement"))
+    for tag, attribute in (("fn", "fn-type"), ("sec", "sec-type"), ("notes", "notes-type")):
+        yield [e for e in children(article, tag) if re.fullmatch(names, e.get(attribute, ""))]
+    yield list(children(article, "ack"))
+
+
+def is_heading(element: Element) -> bool:
+    """Whether an element of JATS is a heading."""
+    return element.tag in ("title", "label")
 
 
 JATS = Format(
@@ -160,11 +175,25 @@ _INLINE = {
 def _statements(source: Source) -> Iterator[tuple[Element, Element, Marked]]:
     """Document, element and text of each statement: of articles, and of GROBID's training files."""
     for document in _articles(source, "TEI", whole=True):
-        parts = [e for e in children(document, "div", *_STATEMENTS) if e.tag != "div" or e.get("type") in _STATEMENTS]
-        inner = {node for part in parts for node in part.iter() if node is not part}
-        for part in parts:
-            if part not in inner:
-                yield document, part, marked(part, lambda e: e.tag in ("head", "note", "figure"))
+        for part in outermost(tei_parts(document)):
+            yield document, part, marked(part, is_aside)
+
+
+def tei_parts(document: Element) -> list[Element]:
+    """The elements that hold a funding statement or an acknowledgement."""
+    return [e for e in children(document, "div", *_STATEMENTS) if e.tag != "div" or e.get("type") in _STATEMENTS]
+
+
+def outermost(elements: Iterable[Element]) -> list[Element]:
+    """The elements that stand in none of the others, each once."""
+    found = list(dict.fromkeys(elements))
+    inner = {node for part in found for node in part.iter() if node is not part}
+    return [part for part in found if part not in inner]
+
+
+def is_aside(element: Element) -> bool:
+    """Whether an element of TEI is a heading, a note or a figure, not the text."""
+    return element.tag in ("head", "note", "figure")
 
 
 def _tei(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
@@ -192,7 +221,7 @@ def _tei(source: Source, options: Options, left_out: LeftOut) -> Iterator[Row]:
         elif not funders and document.tag == "TEI":
             left_out["statements without funders"] += 1
         else:
-            row = _row(_tei_id(document), statement, funders, options, left_out)
+            row = _row(tei_id(document), statement, funders, options, left_out)
             yield mend(row) if silver else row
 
 
@@ -258,7 +287,7 @@ def _inline_funders(text: Marked, funders: Funders) -> None:
             funders.add(current, (), [value])
 
 
-def _tei_id(document: Element) -> str:
+def tei_id(document: Element) -> str:
     """The DOI of an article; empty without one, and for training data."""
     header = next(children(document, "teiHeader"), None) if document.tag == "TEI" else None
     numbers = [text_of(e) for e in children(header, "idno") if e.get("type") == "DOI"] if header is not None else []
