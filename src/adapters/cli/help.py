@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "score", "merge", "publish"),
+    "Use": ("extract", "view", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
@@ -30,6 +30,7 @@ EXAMPLES = {
     "report": "adapters report runs/mine --open",
     "sample": "adapters sample runs/mine train.jsonl -k 8 -o samples.jsonl",
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
+    "view": "adapters view records.jsonl --open",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",
