@@ -30,7 +30,7 @@ EXAMPLES = {
     "report": "adapters report runs/mine --open",
     "sample": "adapters sample runs/mine train.jsonl -k 8 -o samples.jsonl",
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
-    "view": "adapters view records.jsonl --open",
+    "view": "adapters view out.jsonl --open",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",

@@ -58,7 +58,9 @@ def environment() -> Environment:
 def assets(scripts: Sequence[str], styles: Sequence[str]) -> dict[str, str]:
     """The one script and the style sheet of a page, made of our own files, and the script's hash for its policy."""
     folder = resources.files("adapters.report")
-    script, style = ("".join((folder / name).read_text(encoding="utf-8") for name in part) for part in (scripts, styles))
+    script, style = (
+        "".join((folder / name).read_text(encoding="utf-8") for name in part) for part in (scripts, styles)
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"script": Markup(script), "script_hash": digest, "style": Markup(style)}  # noqa: S704 - our own files
 
