@@ -170,7 +170,7 @@ def test_confidence_is_shown_and_filtered_by(out: Path) -> None:
     write_jsonl(out, lines)
     head, rows = data(write_view(out))
     assert head["sure"] == "confidence"
-    assert {sure for _, _, sure in head["facets"]} == {45}
+    assert {sure for _, _, sure in head["facets"]} == {46}
     assert rows[0]["spans"][0][4] == 0.457
 
 

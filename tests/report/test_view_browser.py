@@ -259,7 +259,9 @@ def test_a_hundred_thousand_rows_open_in_two_seconds_and_answer_a_key_in_a_tenth
     write_json(manifest_path(out), value)
     tab.look(width=1280, height=800)
     tab.open(write_view(out))
-    assert tab.evaluate("performance.getEntriesByName('shown')[0].startTime") < 2000
+    first = tab.evaluate("performance.getEntriesByName('shown')[0].startTime")
+    whole = tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart")
+    assert first < 2000
     tab.evaluate(
         "window.times = []; document.addEventListener('keydown', (event) => { const began = event.timeStamp; "
         "requestAnimationFrame(() => setTimeout(() => times.push(performance.now() - began))); }, true)"
@@ -269,6 +271,9 @@ def test_a_hundred_thousand_rows_open_in_two_seconds_and_answer_a_key_in_a_tenth
         tab.press(key)
         tab.wait_for(f"times.length === {n}")
     times = tab.evaluate("times")
+    size = out.with_name("out.jsonl.html").stat().st_size / 1e6
+    print(f"{size:.0f} MB; first row {first:.0f} ms, whole page {whole:.0f} ms; {len(times)} keys: ", end="")
+    print(f"median {statistics.median(times):.0f} ms, longest {max(times):.0f} ms")
     assert statistics.median(times) < 100, times
     assert sorted(times)[int(0.9 * len(times))] < 100, times
     assert tab.evaluate("document.querySelectorAll('.item').length") < 50, "only the rows in sight are elements"

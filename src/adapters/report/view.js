@@ -324,6 +324,7 @@
     input.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === "Escape") {
         event.preventDefault();
+        event.stopPropagation();
         close(event.key === "Enter");
       }
     });
