@@ -52,6 +52,12 @@ slow: install-slow
 bench: install
 	@for script in rewards metrics noise startup growth; do $(BIN)/python scripts/bench/bench_$$script.py || exit 1; done
 
+# What people look at, in a real Chromium: Debian's, installed where it is missing and apt-get may
+.PHONY: browser
+browser: install
+	scripts/build/install_chromium.sh
+	ADAPTERS_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m slow -n 0 -k browser tests/report $(ARGS)
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

@@ -51,6 +51,8 @@ def test_the_wheel_works_on_its_own(tmp_path: Path) -> None:
         "adapters/cli/main.py",
         "adapters/report/page.html.j2",
         "adapters/report/page.css",
+        "adapters/report/view.html.j2",
+        "adapters/report/view.js",
         "adapters/rewards/funding.py",
         "adapters/data_aug/noise/__init__.py",
         "adapters/data_aug/agent/tables.txt",

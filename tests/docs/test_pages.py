@@ -136,6 +136,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.exit_code == 0, done.output
         done = CliRunner().invoke(app, ["data", "synthesize", "agent", "-n", "60", "-o", "turns.jsonl"])
         assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(app, ["extract", "runs/funding_smollm2", "statements.jsonl", "-o", "out.jsonl"])
+        assert done.exit_code == 0, done.output
     graded = {"step": 0, "id": "r0", "reward": "funding"}
     rollouts = [{**graded, "completion": "[]", "score": 1.0}, {**graded, "completion": "[[]]", "score": 0.0}]
     write_jsonl(folder / "runs" / "x" / "2-grpo" / "rollouts-0.jsonl", rollouts)

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import browser_path
 from conftest import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
@@ -386,9 +387,7 @@ def test_a_run_ends_with_its_page_and_never_fails_for_it(
 @pytest.mark.slow
 def test_a_browser_shows_it(run: Path, tmp_path: Path) -> None:
     """Chromium draws it wide and narrow, light and dark; a planted script does not run."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on PATH: apt-get install --no-install-recommends chromium fonts-dejavu-core")
+    browser = browser_path()
     import numpy as np
     from PIL import Image
 
@@ -408,6 +407,7 @@ def test_a_browser_shows_it(run: Path, tmp_path: Path) -> None:
     for section in SECTIONS:
         assert f'id="{section}"' in dom
     assert 'role="tablist"' in dom, "the page's own script ran"
+    assert '<mark class="hit">National Science Foundation</mark>' in dom, "samples are marked as in `adapters view`"
     assert "<script>alert(1)</script>" not in browse("--dump-dom", shown.as_uri())
     brightness = {}
     for look, size, scheme in (("wide", "1280,2400", 1), ("narrow", "500,2400", 1), ("dark", "1280,2400", 0)):

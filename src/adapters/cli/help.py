@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "export", "score", "merge", "publish"),
+    "Use": ("extract", "view", "export", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
@@ -31,6 +31,7 @@ EXAMPLES = {
     "sample": "adapters sample runs/mine train.jsonl -k 8 -o samples.jsonl",
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
     "export": "adapters export records.jsonl --as datacite -o deposit.jsonl --registry ror-data.json",
+    "view": "adapters view out.jsonl --open",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",

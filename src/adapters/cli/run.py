@@ -282,7 +282,12 @@ def report(
     path = write_report(run_folder, out)
     print(path)
     if show:
-        import webbrowser
+        open_in_browser(path)
 
-        if not webbrowser.open(path.resolve().as_uri()):
-            print(f"No browser was found; open {path} in one.")
+
+def open_in_browser(page: Path) -> None:
+    """Open a page, or say that there is no browser."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        print(f"No browser was found; open {page} in one.")

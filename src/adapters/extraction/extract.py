@@ -91,7 +91,7 @@ class ExtractionJob:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The manifest's description of an extraction: its settings, and the JSON schema of its rows."""
+        """The manifest's description: the settings, where adapter and corpus were, the JSON schema of the rows."""
         text, whole = {"type": "string"}, {"type": "integer"}
         properties = {"row": whole, "id": text, **self.kept}
         properties |= {"record": self.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
@@ -99,7 +99,8 @@ class ExtractionJob:
             properties["spans"] = grounding.SCHEMA
         if self.normalise is not None:
             properties["normalized"] = dict(self.normalise.schema)
-        return {"settings": self.settings, "schema": {"type": "object", "properties": properties}}
+        paths = {"adapter": str(self.source.adapter.resolve()), "input": str(self.input.resolve())}
+        return {"settings": self.settings, "paths": paths, "schema": {"type": "object", "properties": properties}}
 
 
 def journal_path(out: Path) -> Path:

@@ -95,7 +95,7 @@ def sampled(file: Path, rows: Path | None = None, consent: Consent | None = None
     """
     manifest = read_json(manifest_path(file))
     paths, settings = manifest.get("paths"), manifest.get("settings")
-    if not isinstance(paths, dict) or not isinstance(settings, dict):
+    if not isinstance(paths, dict) or "rows" not in paths or not isinstance(settings, dict):
         return None
     rows, spec = rows or Path(paths["rows"]), dict(settings["task"])
     if survey(rows)[1] != settings["input"]:

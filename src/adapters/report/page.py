@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from adapters.backends.jobs import PICKED
 from adapters.errors import UserError
@@ -42,7 +44,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of the pages, which escape everything."""
     loader = PackageLoader("adapters.report", ".")
     env = Environment(
         loader=loader, autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
@@ -52,30 +55,43 @@ def _environment() -> Environment:
     return env
 
 
+def assets(scripts: Sequence[str], styles: Sequence[str]) -> dict[str, str]:
+    """The one script and the style sheet of a page, made of our own files, and the script's hash for its policy."""
+    folder = resources.files("adapters.report")
+    script, style = (
+        "".join((folder / name).read_text(encoding="utf-8") for name in part) for part in (scripts, styles)
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_hash": digest, "style": Markup(style)}  # noqa: S704 - our own files
+
+
 def render(run: RunFolder) -> str:
     """The page's HTML."""
-    env = _environment()
-    task, weights = _task(run), reward_weights(run.stages)
-    script = env.get_template("page.js").render()
-    return env.get_template("page.html.j2").render(
-        run=run,
-        script=Markup(script),  # noqa: S704 - our own file
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup(env.get_template("page.css").render()),  # noqa: S704 - our own file
-        time=datetime.now(UTC),
-        steps=pipeline.steps(run),
-        sets=[_set(run, name, models, task, weights) for name, models in [*run.sets.items(), *run.other_sets.items()]],
-        curves=[(s, curves.panels(s.log)) for s in run.stages],
-        chart=charts.line_chart,
-        rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
-        stages=_ledger(run, "stages"),
-        tests=_ledger(run, "tests"),
-        versions=_versions(run),
-        number=number,
-        aligned=task is not None or _stored(run),
-        side_by_side=side_by_side,
-        marked=marked,
-        figures=results.FIGURES,
+    task, weights = own_task(run.recipe.get("task")), reward_weights(run.stages)
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            **assets(("page.js", "marks.js"), ("page.css",)),
+            run=run,
+            time=datetime.now(UTC),
+            steps=pipeline.steps(run),
+            sets=[
+                _set(run, name, models, task, weights) for name, models in [*run.sets.items(), *run.other_sets.items()]
+            ],
+            curves=[(s, curves.panels(s.log)) for s in run.stages],
+            chart=charts.line_chart,
+            rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
+            stages=_ledger(run, "stages"),
+            tests=_ledger(run, "tests"),
+            versions=_versions(run),
+            number=number,
+            aligned=task is not None or _stored(run),
+            side_by_side=side_by_side,
+            shown=shown_text,
+            marks=marks,
+            figures=results.FIGURES,
+        )
     )
 
 
@@ -99,10 +115,10 @@ def _set(
     }
 
 
-def _task(run: RunFolder) -> Any:
-    """The run's task, for samples of older versions, if it is this project's: the page imports no other code."""
+def own_task(settings: Any) -> Any:
+    """The task of a recipe or manifest, if it is this project's: a page imports no other code. Else None."""
     try:
-        spec = PluginSpec.model_validate(run.recipe.get("task"))
+        spec = PluginSpec.model_validate(settings)
         ours = names("tasks").get(spec.use, "").startswith("adapters.")
         return resolve("tasks", spec) if ours else None
     except Exception:
@@ -124,22 +140,19 @@ def _versions(run: RunFolder) -> dict[str, list[str | None]]:
     return {name: [versions.get(name) for versions in by_stage] for name in names}
 
 
-def marked(card: samples.Card) -> Markup:
-    """The sample's text; values that the last model found, missed or added marked."""
-    text = cut(card.text)
-    spans: list[tuple[int, int, str]] = []
-    for value, kind in sorted(_values(card), key=lambda v: -len(v[0])):
-        at = text.find(value)
-        while at >= 0:
-            end = at + len(value)
-            if all(end <= a or at >= b for a, b, _ in spans):
-                spans.append((at, end, kind))
-            at = text.find(value, end)
-    out, done = [], 0
-    for a, b, kind in sorted(spans):
-        out += [escape(seen(text[done:a])), Markup('<mark class="{}">{}</mark>').format(kind, seen(text[a:b]))]
-        done = b
-    return Markup("").join([*out, escape(seen(text[done:]))])
+def shown_text(card: samples.Card) -> str:
+    """The sample's text as the page has it, to which the offsets of `marks` refer."""
+    return seen(cut(card.text))
+
+
+def marks(card: samples.Card) -> list[tuple[int, int, str]]:
+    """Where values that the last model found, missed or added stand in the shown text: start, end, kind."""
+    text = shown_text(card)
+    return sorted(
+        (found.start(), found.end(), kind)
+        for value, kind in _values(card)
+        for found in re.finditer(re.escape(seen(value)), text)
+    )
 
 
 def _values(card: samples.Card) -> set[tuple[str, str]]:
