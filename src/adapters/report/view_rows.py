@@ -12,7 +12,7 @@ from adapters.evaluation import alignment
 from adapters.extraction.files import blocks
 from adapters.files import json_line
 from adapters.report.view_source import Extraction, lines
-from adapters.types import Row
+from adapters.types import Aligned, Row
 
 MATCHES = ("exact", "normalised", "fuzzy", "absent")
 BLOCK = 500
@@ -108,7 +108,7 @@ def _label(made: Extraction, record: Any, path: str) -> str | None:
     return next((part for part in reversed(parts) if not part.isdigit()), "value")
 
 
-def _differing(made: Extraction, index: Index, record: Any, row: Row) -> list[alignment.Aligned] | None:
+def _differing(made: Extraction, index: Index, record: Any, row: Row) -> list[Aligned] | None:
     """The record beside the row's labels as the task compares them; None where it agrees, or there are none."""
     task = made.task
     if not any(row.get(name) is not None for name in (made.form["gold"], "gold")):

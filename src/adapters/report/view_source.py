@@ -37,7 +37,7 @@ class Extraction:
     @property
     def by_label(self) -> bool:
         """Whether gold is by label and a record is a list of labelled items, as in the task `ie`."""
-        return self.settings["task"].get("use") == "ie"
+        return bool(self.settings["task"].get("use") == "ie")
 
     @property
     def form(self) -> dict[str, Any]:
