@@ -158,10 +158,13 @@
   const placesOf = (row, record) => {
     const spans = new Map(row.spans?.map(([path, ...rest]) => [path, rest]));
     const byValue = new Map(strings(row.record).map(([path, value]) => [value, spans.get(path)]));
+    // Strings that quote nothing, such as a date in another spelling, have no place in the output either.
+    const pattern = (path) => path.replace(/\d+/g, "");
+    const free = new Set(strings(row.record).filter(([path]) => !spans.has(path)).map(([path]) => pattern(path)));
     const points = (units) => [...row.text.slice(0, units)].length;
     return new Map(strings(record).map(([path, value]) => {
       let span = record === row.record ? spans.get(path) : byValue.get(value);
-      if (!span && row.spans && row.text !== null && record !== row.record) {
+      if (!span && row.spans && row.text !== null && record !== row.record && !free.has(pattern(path))) {
         const at = value ? row.text.indexOf(value) : -1;
         span = at < 0 ? [head.matches.indexOf("absent"), null, null, null, []]
           : [head.matches.indexOf("exact"), points(at), points(at + value.length), null, []];
