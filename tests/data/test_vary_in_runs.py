@@ -10,7 +10,8 @@ from conftest import funding_rows, ie_rows, write_jsonl
 from adapters.backends.echo import EchoBackend
 from adapters.data.load import load_examples
 from adapters.errors import UserError
-from adapters.pipeline.plan import Plan, fingerprinted_settings, make_plan
+from adapters.pipeline.fingerprint import fingerprinted_settings
+from adapters.pipeline.plan import Plan, make_plan
 from adapters.recipe.fields import PathSource
 from adapters.recipe.load import load_recipe
 from adapters.tasks.ie import IeTask

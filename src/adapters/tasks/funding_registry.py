@@ -46,8 +46,8 @@ _COUNTRIES = (
     "pakistan|peru|philippines|poland|portugal|p\\.? ?r\\.? china|qatar|republic of korea|romania|russia|"
     "russian federation|saudi arabia|scotland|serbia|singapore|slovakia|slovenia|south africa|south korea|spain|"
     "sri lanka|sweden|switzerland|taiwan|tanzania|thailand|tunisia|turkey|türkiye|uganda|ukraine|"
-    "united arab emirates|united kingdom|united states(?: of america)?|u\\.?k\\.?|u\\.?s\\.?(?:a\\.?)?|uruguay|venezuela|"
-    "vietnam|wales"
+    "united arab emirates|united kingdom|united states(?: of america)?|u\\.?k\\.?|u\\.?s\\.?(?:a\\.?)?|uruguay|"
+    "venezuela|vietnam|wales"
 )
 _LAST_COUNTRY = re.compile(rf",\s*(?:the )?(?:{_COUNTRIES})$", re.IGNORECASE)  # "Max Planck Society, Germany"
 _AROUND = re.compile(r"\s*([-/])\s*")

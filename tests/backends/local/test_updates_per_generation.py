@@ -180,7 +180,7 @@ def test_trls_names_are_refused(option: str) -> None:
         trainer_args.check_options(stage(trl={option: 2}), ("stages", 0))
 
 
-_NEWER = ("updates_per_generation", "flat_groups", "flat_below", "replace_rounds", "select", "validation")
+_NEWER = ("updates_per_generation", "flat_groups", "flat_below", "replace_rounds", "select", "validation", "vary")
 
 
 def test_old_stages_keep_their_fingerprints() -> None:
