@@ -123,6 +123,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text)
     (folder / "export.json").write_text(FORMATS["labelstudio"].example)
     (folder / "sharegpt.json").write_text(FORMATS["sharegpt"].example)
+    (folder / "ror.json").write_text('[{"funder_id": "10.1/1", "name": "Wellcome Trust", "aliases": []}]')
+    (folder / "papers").mkdir()
+    doi, known = "<article-id pub-id-type='doi'>10.5555/1</article-id>", rows[0]["funding_statement"]
+    paper = f"<article><article-meta>{doi}</article-meta><back><ack><p>{known}</p></ack></back></article>"
+    (folder / "papers" / "a.xml").write_text(paper)
     (folder / "articles").mkdir()
     (folder / "articles" / "a.xml").write_text(FORMATS["jats"].example)
     brevity = next(block.text for block in blocks(ROOT / "docs" / "rewards.md") if block.language == "python")
@@ -160,6 +165,8 @@ def test_a_command_of_the_docs_runs(
         Path("mine.yaml").unlink()
     if arguments[:2] == ["pairs", "corrupt"]:
         Path("turns.jsonl").rename("mine.jsonl")
+    if arguments[:1] == ["export"]:
+        assert CliRunner().invoke(app, ["extract", "runs/NAME", "papers/", "-o", "found.jsonl"]).exit_code == 0
     if arguments[:2] == ["rewards", "new"]:
         Path("brevity.py").unlink()
     monkeypatch.setattr("webbrowser.open", lambda url: True)

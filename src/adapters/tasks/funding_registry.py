@@ -38,18 +38,6 @@ _BROKEN = re.compile(r"(?<=[^\W\d_])-\s+(?=[a-z])")  # a hyphen at the end of a 
 _SMALL = re.compile(
     "an?|and|at|del?|der|des|di|do|du|ev?|et|for|fur|gmbh|inc?|la|le|ltd|llc|of|on|por|the|to|und|van|y"
 )
-_COUNTRIES = (
-    "argentina|australia|austria|bangladesh|belgium|brazil|bulgaria|canada|chile|china|colombia|croatia|cuba|cyprus|"
-    "czech republic|czechia|denmark|egypt|england|estonia|ethiopia|finland|france|germany|ghana|greece|hong kong|"
-    "hungary|iceland|india|indonesia|iran|ireland|israel|italy|japan|jordan|kazakhstan|kenya|korea|latvia|lebanon|"
-    "lithuania|luxembourg|malaysia|malta|mexico|morocco|nepal|netherlands|new zealand|nigeria|northern ireland|norway|"
-    "pakistan|peru|philippines|poland|portugal|p\\.? ?r\\.? china|qatar|republic of korea|romania|russia|"
-    "russian federation|saudi arabia|scotland|serbia|singapore|slovakia|slovenia|south africa|south korea|spain|"
-    "sri lanka|sweden|switzerland|taiwan|tanzania|thailand|tunisia|turkey|türkiye|uganda|ukraine|"
-    "united arab emirates|united kingdom|united states(?: of america)?|u\\.?k\\.?|u\\.?s\\.?(?:a\\.?)?|uruguay|"
-    "venezuela|vietnam|wales"
-)
-_LAST_COUNTRY = re.compile(rf",\s*(?:the )?(?:{_COUNTRIES})$", re.IGNORECASE)  # "Max Planck Society, Germany"
 _AROUND = re.compile(r"\s*([-/])\s*")
 
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -105,8 +93,7 @@ class FundingNormaliser:
         unknown = []
         for name in names - self._matches.keys():
             key, short = _key(name), _key(_LAST_BRACKET.sub("", name))
-            home = _key(_LAST_COUNTRY.sub("", _LAST_BRACKET.sub("", name)))
-            equal = self._equal.get(key) or self._equal.get(short) or self._equal.get(home)
+            equal = self._equal.get(key) or self._equal.get(short)
             self._matches[name] = self._match(equal, 1.0) if equal else _NO_MATCH
             if not equal and len(short or key) >= SHORTEST:
                 unknown.append((name, short or key))
