@@ -22,11 +22,12 @@ FILE = FOLDER / "funding_statements/library.jsonl.gz"
 
 def synthesize(n: int, seed: int = 0) -> Iterator[Row]:
     """`n` statements; each one of the library comes once before any comes again. Row i depends on (seed, i) only."""
-    size = len(_library())
+    rows = list(_library())
     for index in range(n):
-        order = list(range(size))
-        Random(f"{seed}:{index // size}").shuffle(order)
-        row = _library()[order[index % size]]
+        if index % len(rows) == 0:
+            rows = list(_library())
+            Random(f"{seed}:{index // len(rows)}").shuffle(rows)
+        row = rows[index % len(rows)]
         yield {**_redrawn(row, Random(f"{seed}:{index}")), "id": f"written-{seed}-{index}"}
 
 

@@ -47,8 +47,8 @@ class Type:
 def types() -> dict[str, Type]:
     """The types by their first name."""
     lines = [[part.strip() for part in line.split("|")] for line in read_lines("ie/made_types.txt")]
-    made = [(_several(names), broader, _several(means), _several(items)) for names, broader, means, items in lines]
-    return {names[0]: Type(names, broader, means, items, _any_of(items)) for names, broader, means, items in made}
+    columns = [(_several(names), broader, _several(means), _several(items)) for names, broader, means, items in lines]
+    return {names[0]: Type(names, broader, means, items, _any_of(items)) for names, broader, means, items in columns}
 
 
 def _several(text: str) -> tuple[str, ...]:
@@ -72,39 +72,39 @@ def synthesize(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def _row(rng: Random, number: int, texts: set[str]) -> dict[str, Any] | None:
-    found: dict[str, list[str]] = {}
-    text = " ".join(_filled(sentence, found, rng) for sentence in rng.sample(_sentences(), rng.choice((1, 1, 2, 3))))
+    by_type: dict[str, list[str]] = {}
+    text = " ".join(_filled(sentence, by_type, rng) for sentence in rng.sample(_sentences(), rng.choice((1, 1, 2, 3))))
     if text in texts:
         return None
     texts.add(text)
-    gold, means = _asked(text, found, rng)
+    gold, means = _asked(text, by_type, rng)
     descriptions = means if rng.random() < DESCRIBED else {}
     shown = {"schema": list(gold), "text": text, "gold": gold, "descriptions": descriptions}
     return {"id": f"made-{number}", "task": "NER", "source": "made", **shown}
 
 
-def _filled(sentence: str, found: dict[str, list[str]], rng: Random) -> str:
+def _filled(sentence: str, by_type: dict[str, list[str]], rng: Random) -> str:
     def example(slot: re.Match[str]) -> str:
-        mine = found.setdefault(slot[1], [])
+        mine = by_type.setdefault(slot[1], [])
         mine.append(rng.choice([item for item in types()[slot[1]].examples if item not in mine]))
         return mine[-1]
 
     return _SLOT.sub(example, sentence)
 
 
-def _asked(text: str, found: dict[str, list[str]], rng: Random) -> tuple[dict[str, list[str]], dict[str, str]]:
+def _asked(text: str, by_type: dict[str, list[str]], rng: Random) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Items and meanings of the labels to ask for, in the order of the prompt."""
-    asked = {kind: items for kind, items in found.items() if rng.random() < ASKED}
-    rest = [kind for kind in found if kind not in asked]
+    asked = {kind: items for kind, items in by_type.items() if rng.random() < ASKED}
+    rest = [kind for kind in by_type if kind not in asked]
     labels = [(*_named(types()[kind], rng), items) for kind, items in asked.items()]
     for name, means in BROADER.items():
         if rng.random() < BROADER_ASKED:
-            items = [item for kind in rest if types()[kind].broader == name for item in found[kind]]
+            items = [item for kind in rest if types()[kind].broader == name for item in by_type[kind]]
             others = rng.choice(("", " of no other type", ", but those of the narrower types"))
             labels.append((name, means + others, items))
-    absent = [kind for kind, value in types().items() if kind not in found and not value.anywhere.search(text)]
+    absent = [kind for kind, value in types().items() if kind not in by_type and not value.anywhere.search(text)]
     # Narrower types of those that stand in the text are the ones that are easily taken for them.
-    near = {types()[kind].broader for kind in found} - {""}
+    near = {types()[kind].broader for kind in by_type} - {""}
     absent.sort(key=lambda kind: rng.random() - (types()[kind].broader in near) / 2)
     number = max(0, rng.randint(1, MOST_LABELS) - len(labels))
     labels += [(*_named(types()[kind], rng), []) for kind in absent[:number]]

@@ -45,12 +45,12 @@ class Varied:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A label with its items; `said` is what may be said of it: its names and meanings."""
+    """A label with its items; `entry` is that of `labels.json`: its names and meanings."""
 
     name: str
     items: list[Any]
     means: str = ""
-    said: Mapping[str, Any] = field(default_factory=dict)
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
 
 def vary(
@@ -70,7 +70,7 @@ def vary(
     known = library["types" if kind == "NER" else "relations"]
     means = descriptions or {}
     asked = [_Asked(name, items, means.get(name, ""), known.get(_key(name), {})) for name, items in gold.items()]
-    fields = {label.said.get("field") for label in asked}
+    fields = {label.entry.get("field") for label in asked}
     if kind == "NER":
         asked = _joined_or_split(asked, library, rng, use)
     elif "roles" in use and rng.random() < ROLES and (roles := _roles(asked)):
@@ -87,8 +87,8 @@ def vary(
     shown = bool(means) and not ("describe" in use and rng.random() < PLAIN)
     if shown and "mask" in use and all(label.means for label in asked) and rng.random() < MASK:
         asked = [replace(label, name=f"type {chr(ord('A') + n)}") for n, label in enumerate(asked)]
-    said = {label.name: label.means for label in asked if label.means} if shown else {}
-    return Varied(kind, {label.name: label.items for label in asked}, said)
+    descriptions = {label.name: label.means for label in asked if label.means} if shown else {}
+    return Varied(kind, {label.name: label.items for label in asked}, descriptions)
 
 
 def _key(name: str) -> str:
@@ -135,12 +135,12 @@ def _roles(asked: Iterable[_Asked]) -> list[_Asked]:
         _Asked(end["names"][0], list(dict.fromkeys(item[side] for item in label.items)), end["means"][0], end)
         for label in asked
         for side in ("head", "tail")
-        if (end := label.said.get(side))
+        if (end := label.entry.get(side))
     ]
 
 
 def _turned(label: _Asked) -> _Asked:
-    inverse = label.said.get("inverse")
+    inverse = label.entry.get("inverse")
     if inverse is None:
         return label
     items = [{"head": item["tail"], "tail": item["head"]} for item in label.items]
@@ -152,10 +152,10 @@ def _renamed(asked: Iterable[_Asked], rng: Random, use: Sequence[str]) -> list[_
     out: list[_Asked] = []
     for label in asked:
         names, means = [label.name], label.means
-        if label.said and "rename" in use and rng.random() < RENAME:
-            names = [*rng.sample(label.said["names"], len(label.said["names"])), label.name]
-        if label.said and means and "describe" in use:
-            means = rng.choice([means, *label.said["means"]])
+        if label.entry and "rename" in use and rng.random() < RENAME:
+            names = [*rng.sample(label.entry["names"], len(label.entry["names"])), label.name]
+        if label.entry and means and "describe" in use:
+            means = rng.choice([means, *label.entry["means"]])
         taken = {_key(other.name) for other in out}
         if free := [name for name in names if _key(name) not in taken]:
             out.append(replace(label, name=free[0], means=means))

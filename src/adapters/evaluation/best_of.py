@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from adapters.backends.groups import is_flat
 from adapters.evaluation.metrics import main_mode, mean_with_interval
 from adapters.types import Counts, Example, Scored, Task, counts_of
-
-FLAT = 1e-6
-"""Rewards of a group that differ by less are equal: GRPO learns nothing from it."""
 
 
 class Scores(NamedTuple):
@@ -41,7 +39,7 @@ def figures(groups: Sequence[Scores]) -> dict[str, dict[str, Any]]:
     if with_greedy:
         means[f"{best} and greedy"] = lambda g: max(*g.samples, g.greedy or 0.0)
         means[f"{best} and greedy - greedy"] = lambda g: max(max(g.samples) - (g.greedy or 0.0), 0.0)
-    means["groups without variance"] = lambda g: float(max(g.samples) - min(g.samples) < FLAT)
+    means["groups without variance"] = lambda g: float(is_flat(g.samples, 0.0))
     return {name: mean_with_interval([mean(group) for group in groups]) for name, mean in means.items()}
 
 

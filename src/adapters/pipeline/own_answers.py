@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters import console
+from adapters.backends.groups import ROUNDING
 from adapters.backends.jobs import Backend, Job
 from adapters.data.lengths import answer_limit
 from adapters.errors import UserError
@@ -141,7 +142,7 @@ def _pair(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tup
         return None
     best, worst = (choose(whole, key=lambda line: line["reward"]) for choose in (max, min))
     difference = best["reward"] - worst["reward"]
-    enough = difference >= max(samples.margin, best_of.FLAT) and best["reward"] >= samples.floor
+    enough = difference >= max(samples.margin, ROUNDING) and best["reward"] >= samples.floor
     return (best["completion"], worst["completion"]) if enough else None
 
 

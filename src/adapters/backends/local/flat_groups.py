@@ -110,7 +110,7 @@ class FlatGroups:
         return [all(is_flat(rewards, self.stage.flat_below) for rewards in group) for group in groups]
 
     def _log(self) -> None:
-        """Figures of the step's own prompts under TRL's names, and what came of their flat groups."""
+        """Log the rewards of the step's own prompts under TRL's names, and how many flat groups were replaced."""
         trainer, before, after = self.trainer, self._flat(self._scheduled), self._flat(self._rewards)
         figures, names = trainer._metrics["train"], trainer.reward_func_names
         logged = {(f"rewards/{n}/mean", f"rewards/{n}/std"): self._scheduled[:, i] for i, n in enumerate(names)}

@@ -137,7 +137,7 @@ def _replace(
     groups: list[list[Answer]],
     step: int,
 ) -> dict[str, float]:
-    """Put groups of fresh rows in the place of the flat ones of a step; returns what came of it, as figures."""
+    """Replace a step's flat groups by groups of fresh rows; returns how many, in how many rounds, and what is left."""
     rounds = replaced = 0
     start, stop = (step - 1) * stage.batch_size, step * stage.batch_size
     for drawn in fresh_rows(order, len(prompts), start, stop, run.recipe.seed, stage.replace_rounds):
