@@ -78,8 +78,8 @@ class Answering:
         again = {row + 1 for block in missing for row in block}
         if console.is_main():
             truncate_jsonl(path, lambda line: line["row"] not in again)
-        console.phase("sampling")
         sampler = self.backend.sampler(self.start)
+        console.phase("sampling")
         with ExitStack() as stack:
             graders = [stack.enter_context(closing(Grader(reward))) for reward in self.job.rewards]
             for block in missing:
