@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -50,6 +50,10 @@ def run(
     dry_run: Annotated[bool, Option("--dry-run", help="Show the plan and stop.")] = False,
     fresh: Annotated[bool, Option("--fresh", help="Start over; the old run folder is kept as NAME.1 …")] = False,
     fork: Annotated[bool, Option("--fork", help="Like --fresh, but keep the unchanged stages.")] = False,
+    seeds: Annotated[
+        str | None,
+        Option(metavar="SEED SEED …", help="A run for each seed, and figures over all: --seeds 1 2 3."),
+    ] = None,
     launch: Annotated[Path | None, Option(help="Start several processes with this accelerate config file.")] = None,
     launch_args: Annotated[
         str, Option(metavar="OPTIONS", help="Options of accelerate launch, beside the file's: '--num_processes 4'.")
@@ -66,24 +70,62 @@ def run(
         consent(trust_remote_code)
         if fresh and fork:
             raise UserError("--fresh starts over and --fork keeps stages; give one of them.")
-        state.file = file = load_recipe(recipe, overrides or [])
+        settings, of_seeds = _seeds(seeds, overrides or [])
+        state.file = file = load_recipe(recipe, settings)
         if launch_args and launch is None:
             raise UserError("--launch-args goes with --launch FILE.")
         if launch is not None and dry_run:
             os.environ[PROCESSES] = LATER
         elif launch is not None:
             flags = {"--fresh": fresh, "--fork": fork, "--all": all_tables, "--json": as_json}
-            command = ["-m", "adapters", str(recipe), *(overrides or []), *(f for f, given in flags.items() if given)]
+            flags["--seeds=" + ",".join(map(str, of_seeds))] = bool(of_seeds)
+            command = ["-m", "adapters", str(recipe), *settings, *(f for f, given in flags.items() if given)]
             _launch(launch, launch_args, command)
         screen = console(stderr=as_json)
         _list_code(file, screen)
-        plan, backend = _plan(file, screen, dry_run)
-        if dry_run:
-            _show_plan(plan, screen)
-            return
-        report = _train(plan, backend, screen, state, fresh=fresh, fork=fork, all_tables=all_tables)
-        if as_json and is_main():
+        folders: dict[int, Path] = {}
+        names = {seed: f"{file.recipe.name}-seed{seed}" for seed in of_seeds}
+        for own in [[f"name={name}", f"seed={seed}"] for seed, name in names.items()] or [[]]:
+            state.file = file = load_recipe(recipe, [*settings, *own])
+            plan, backend = _plan(file, screen, dry_run)
+            if dry_run:
+                _show_plan(plan, screen)
+                continue
+            report = _train(plan, backend, screen, state, fresh=fresh, fork=fork, all_tables=all_tables)
+            folders[file.recipe.seed] = plan.folder
+        if of_seeds and not dry_run:
+            report = _over_seeds(folders, screen)
+        if as_json and not dry_run and is_main():
             print(json.dumps(report))
+
+
+def _seeds(first: str | None, words: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The overrides and the seeds: of `--seeds 1 2 3` the shell's words 2 and 3 stand among the overrides."""
+    from adapters.pipeline import seeds
+
+    if first is None:
+        return list(words), []
+    settings = [word for word in words if "=" in word]
+    if "seed" in [setting.partition("=")[0] for setting in settings]:
+        raise UserError("--seeds and seed=… exclude each other.")
+    return settings, seeds.parse([first, *(word for word in words if "=" not in word)])
+
+
+def _over_seeds(folders: Mapping[int, Path], screen: Console) -> dict[str, Any]:
+    """Print the figures of all seeds, store them in each run, and write the pages again, which show them."""
+    from adapters.cli import tables
+    from adapters.console import is_main
+    from adapters.pipeline import seeds
+
+    if not is_main():
+        return {}
+    summary = seeds.summarise(folders)
+    for table in tables.seed_tables(summary) if summary.lines else ():
+        screen.print()
+        screen.print(table)
+    pages = [_write_page(folder) for folder in folders.values()]
+    screen.print("\nReports, each with the figures of all seeds:", *pages, sep="\n", soft_wrap=True, markup=False)
+    return summary.model_dump()
 
 
 def _launch(config: Path, options: str, command: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START
+from adapters.pipeline.seeds import Summary
 from adapters.recipe.stages import Grpo, Supervised
 
 MODELS_SHOWN = 3
@@ -164,6 +165,25 @@ def _fields(models: Mapping[str, Any], mode: str) -> list[str]:
 def _are_shares(models: Mapping[str, Any], mode: str) -> bool:
     """Whether the figures are shares of the examples: gold and predicted are equal."""
     return all(f["gold"] == f["pred"] for m in models.values() for f in m["metrics"][mode].values())
+
+
+def seed_tables(summary: Summary) -> Iterator[Table]:
+    """Means over seeds with their spread, and what each stage changed with its interval."""
+    lines = {(line.set, line.field, line.model): line for line in summary.lines}
+    models = list(dict.fromkeys(line.model for line in summary.lines))
+    title = f"F1 and rewards, mean of {len(summary.seeds)} seeds (standard deviation)"
+    table = new_table(title, ["test set", "field"], models)
+    for name, field in dict.fromkeys((line.set, line.field) for line in summary.lines):
+        cells = [lines.get((name, field, model)) for model in models]
+        table.add_row(name, field, *(f"{cell.mean:.3f} ({cell.sd:.3f})" if cell else "" for cell in cells))
+    yield table
+    changed = new_table("What each stage changed", ["test set", "field", "from", "to"], ["change", "95 % interval"])
+    changed.caption = "The interval is over test rows and seeds."
+    for c in summary.changes:
+        interval = "{:+.3f} to {:+.3f}".format(*c.interval)
+        changed.add_row(c.set, c.field, c.before_model, c.model, f"{c.after - c.before:+.3f}", interval)
+    if changed.row_count:
+        yield changed
 
 
 def result_tables(report: Mapping[str, Any]) -> Iterator[Table]:

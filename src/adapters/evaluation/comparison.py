@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,41 @@ def changes(
         return [Change(*field) for field in fields]
     intervals = metrics.f1_change_intervals(*(t for t in tables if t is not None))
     return [Change(*field, interval) for field, interval in zip(fields, intervals, strict=True)]
+
+
+def changes_over_seeds(before: Sequence[Samples], after: Sequence[Samples], mode: str) -> list[Change]:
+    """Changes of F1 (fields with gold) and of rewards, means over seeds; intervals are over examples and seeds.
+
+    `before` and `after`: a model's samples of each seed. Empty unless all answered the same rows.
+    """
+    first = before[0]
+    if not first or any(_rows(samples) != _rows(first) for samples in (*before, *after)):
+        return []
+    fields = first[0].get("counts", {}).get(mode, {})
+    wanted = [field for field in fields if sum(s["counts"][mode][field][0] for s in first)]
+    counted = [(field, partial(_counts, mode=mode, fields=[field]), metrics.f1_of_sums) for field in wanted]
+    names = dict.fromkeys(name for s in first for name in s.get("rewards", {}))
+    graded = [(f"reward {name}", partial(_rewards, name=name), _only) for name in names]
+    out = []
+    for name, read, figure in [*counted, *graded]:
+        tables = [table for models in (before, after) for samples in models if (table := read(samples)) is not None]
+        if len(tables) == len(before) + len(after):
+            old, new = np.stack(tables[: len(before)], axis=1), np.stack(tables[len(before) :], axis=1)
+            means = [float(figure(table.sum(axis=0)).mean()) for table in (old, new)]
+            out.append(Change(name, means[0], means[1], metrics.change_intervals(old, new, figure)[0]))
+    return out
+
+
+def _rewards(samples: Samples, name: str) -> np.ndarray[Any, Any] | None:
+    """Shares of the mean reward (rows, 1, 1), whose sum it is; None where a row has no reward."""
+    try:
+        return np.array([s["rewards"][name] for s in samples], dtype=float)[:, None, None] / len(samples)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _only(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return sums[..., 0]
 
 
 def _rows(samples: Samples) -> list[tuple[Any, Any]]:

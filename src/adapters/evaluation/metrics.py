@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,13 +78,28 @@ def f1_change_intervals(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any
 
     The same examples are drawn for both (a paired bootstrap; Efron and Tibshirani 1993, chapter 16).
     """
+    return change_intervals(before[:, None], after[:, None], f1_of_sums)
+
+
+def change_intervals(
+    before: np.ndarray[Any, Any],
+    after: np.ndarray[Any, Any],
+    figure: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
+) -> list[list[float]]:
+    """95 % intervals of the mean change over seeds, from tables of shape (examples, seeds, fields, columns).
+
+    `figure` takes sums over the examples (…, fields, columns) and gives the figure of each field. Examples and seeds
+    are drawn, the same for both models (a two-way bootstrap; Owen 2007, The pigeonhole bootstrap).
+    """
     tables = np.stack([before, after], axis=1).astype(float)
-    drawn = _f1(resampled_sums(tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:]))
-    return percentiles((drawn[:, 1] - drawn[:, 0]).T)
+    seeds = before.shape[1]
+    drawn = figure(resampled_sums(tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:]))
+    shares = np.random.default_rng(1).multinomial(seeds, [1 / seeds] * seeds, size=len(drawn)) / seeds
+    return percentiles(((drawn[:, 1] - drawn[:, 0]) * shares[..., None]).sum(axis=1).T)
 
 
-def _f1(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """2 matched / (gold + pred); the last axis of `sums` is gold, pred and matched."""
+def f1_of_sums(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """F1 of summed counts, whose last axis is gold, predicted and matched: 2 matched / (gold + predicted)."""
     gold, pred, matched = np.moveaxis(sums, -1, 0)
     return ratio(2 * matched, gold + pred)
 

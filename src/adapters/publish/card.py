@@ -17,6 +17,7 @@ from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.comparison import changes
 from adapters.evaluation.metrics import main_mode
+from adapters.pipeline import seeds
 from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.publish import bundle, comparison, plots, plugin_code, quality
@@ -98,6 +99,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "base_demands": demands(facts.get("base_license")),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
         "task": _task(finished),
+        "seeds": seeds.stored(finished.run),
         "tests": {test.name: test for test in recipe.evaluate},
         "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
         "versions": {k: v for k, v in versions.items() if k != "tinker" or recipe.trainer == k},

@@ -22,6 +22,7 @@ from adapters.evaluation.alignment import STORED
 from adapters.evaluation.metrics import number
 from adapters.files import replacing
 from adapters.pipeline.run_folder import GIVEN, EvaluatedModel, RunFolder
+from adapters.pipeline.seeds import stored as stored_seeds
 from adapters.plugins.registry import names, resolve
 from adapters.recipe.fields import PluginSpec
 from adapters.report import charts, curves, pipeline, results, rollouts, samples
@@ -79,6 +80,7 @@ def render(run: RunFolder) -> str:
             sets=[
                 _set(run, name, models, task, weights) for name, models in [*run.sets.items(), *run.other_sets.items()]
             ],
+            seeds=stored_seeds(run),
             curves=[(s, curves.panels(s.log)) for s in run.stages],
             chart=charts.line_chart,
             rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
