@@ -20,6 +20,7 @@ from adapters.backends import adapter_folder
 from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import sha256, write_json
+from adapters.pipeline import seeds
 from adapters.plugins.rewards import NamedReward
 from adapters.publish import base_license, bundle, card, comparison, gate, plots, release
 from adapters.publish.finished_run import Finished, probes, read
@@ -330,6 +331,23 @@ def test_an_earlier_stage_of_the_run_is_called_so(made: tuple[Finished, Path], r
     text = card.render(finished, folder, "me/funding-echo", FACTS, [], read(run / "1-sft"))
     assert "## Comparison with echoed, 1-sft" in text
     assert "| field | echoed, 1-sft | this adapter |" in text
+
+
+@pytest.mark.usefixtures("same_plots")
+def test_the_card_shows_the_figures_of_all_seeds(made: tuple[Finished, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    finished, folder = made
+    lines = [
+        seeds.Line(set="s", field="award_id", model=m, mean=0.5, sd=0.1, values=[0.4, 0.6]) for m in ("1-sft", "9-x")
+    ]
+    moved = seeds.Moved(
+        set="s", field="funder", before_model="base", model="1-sft", before=0.25, after=0.5, interval=(0.125, 0.375)
+    )
+    known = seeds.Summary(seeds=[1, 2], runs=["a", "b"], lines=lines, changes=[moved])
+    monkeypatch.setattr(seeds, "stored", lambda _: known)
+    text = card.render(finished, folder, "me/funding-echo", FACTS, [])
+    assert "| s | award id | 1-sft | 0.5000 | 0.1000 | 0.4000, 0.6000 |" in text
+    assert "| s | funder | base | 1-sft | +0.2500 | +0.1250 to +0.3750 |" in text
+    assert "9-x" not in text, "a later stage than the published one"
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
