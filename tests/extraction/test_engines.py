@@ -503,14 +503,24 @@ def speak(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> Non
     model.forward = scripted
 
 
-def test_a_prompt_beyond_the_context_is_an_error_of_its_row(tmp_path: Path, bundle: Path) -> None:
-    rows = [{"id": "a", "funding_statement": "x " * 3000}, {"id": "b", "funding_statement": "short"}]
-    corpus = write_jsonl(tmp_path / "in.jsonl", rows)
+def test_a_text_beyond_the_context_is_asked_about_in_parts(tmp_path: Path, bundle: Path) -> None:
+    text = "We thank the Sample Trust for its support. " * 200
+    corpus = write_jsonl(tmp_path / "in.jsonl", [{"funding_statement": text}, {"funding_statement": "short"}])
     assert invoke(bundle, corpus, "-o", tmp_path / "out.jsonl", "--max-new-tokens", 3)[0] == 0
     long, short = lines(tmp_path / "out.jsonl")
-    assert "for a context of 1,024" in long["error"]
-    assert long["error"].startswith("too long: a prompt of ")
-    assert not short["error"].startswith("too long")
+    assert long["chunks"] > 2
+    assert short["chunks"] == 1
+    assert not any(row["error"].startswith("too long") for row in (long, short))
+
+
+def test_a_prompt_beyond_the_context_is_an_error_of_its_row(bundle: Path) -> None:
+    source = adapter_source.find(str(bundle))
+    prompts = [source.task.prompt(text) for text in ("x " * 3000, "short")]
+    answers = engines.make("transformers", source, Options(max_new_tokens=3), print)(map(Request, (1, 2), prompts))
+    errors = {answer.row: answer.error for answer in answers}
+    assert "for a context of 1,024" in errors[1]
+    assert errors[1].startswith("too long: a prompt of ")
+    assert errors[2] is None
 
 
 def test_an_endpoint_draws_with_a_seed_for_each_answer(source: adapter_source.Source, server: Server) -> None:
