@@ -23,7 +23,7 @@ from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
 
 from adapters.errors import UserError
-from adapters.extraction import adapter_source, engines
+from adapters.extraction import adapter_source, chunk_sizes, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
 from adapters.extraction.engine import Answer, Drawing, EmptyAnswersError, Group, Options, Request, not_all_empty
 from adapters.extraction.vllm_probe import Greedy, has_effect
@@ -311,6 +311,16 @@ def test_the_base_itself_is_no_adapter(source: Any, server: Server) -> None:
     server.models = server.models[:1]
     with pytest.raises(UserError, match="Start vLLM with --enable-lora"):
         connect(source, server)
+
+
+def test_a_server_s_context_is_what_it_says_of_the_model_or_its_base(source: Any, server: Server) -> None:
+    options = Options(endpoint=server.url, model="mine")
+    server.models = [{**SERVED[0], "max_model_len": 2048}, {**SERVED[1], "max_model_len": None}]
+    sizes = chunk_sizes.load("endpoint", source, options)
+    assert (sizes.context, sizes.texts(["abcd", "é" * 3, ""])) == (2048, [2, 2, 0])
+    assert sizes.prompt(({"role": "user", "content": "abc"}, {"role": "user", "content": "abc"})) == 2
+    server.models = SERVED
+    assert chunk_sizes.load("endpoint", source, options).context is None
 
 
 def test_a_server_without_log_probabilities_is_not_checked_and_says_so(source: Any, server: Server) -> None:

@@ -205,12 +205,20 @@ def _under_served_names(adapter: Path, base: base_model.Base) -> Path:
 def sizes(source: Source) -> Sizes:
     """The tokens of texts and prompts, by the adapter's tokenizer, and the context of its base. Raises UserError."""
     encoder = cache(lambda: _load(source, lambda _: None)[1])  # most corpora need no count
-    base = base_model.resolve(source.model.base, source.model.revision)
     return Sizes(
         lambda texts: [len(ids) - 1 for ids in encoder().completions(texts)],  # without the end token
         lambda prompt: len(encoder().prompts([prompt])[0]),
-        getattr(base_model.load_config(base).get_text_config(decoder=True), "max_position_embeddings", None),
+        _context(source),
     )
+
+
+def _context(source: Source) -> int | None:
+    try:
+        config = base_model.load_config(base_model.resolve(source.model.base, source.model.revision))
+    except UserError:  # that of a model with code of its own is known to the engine alone
+        return None
+    length: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return length
 
 
 def _load(source: Source, note: Callable[[str], None]) -> tuple[base_model.Base, Encoder]:

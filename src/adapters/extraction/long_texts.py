@@ -52,7 +52,7 @@ class OpenRows:
 
 
 def line(
-    asked: Asked, task: Any, record: Callable[[Line, Answer], Line], grounded: Callable[[Line, Any, str], Line]
+    asked: Asked, task: Any, record: Callable[[Line, Answer], Line], grounded: Callable[[Line, Any, str | None], Line]
 ) -> Line:
     """The line of a row: of several parts, the task's merge of their records.
 
@@ -80,7 +80,7 @@ def line(
         "chunks": len(lines),
         "completion": failed and failed["completion"],
     }
-    return grounded(whole, asked.text, "")
+    return grounded(whole, asked.text, whole["completion"])
 
 
 def _text(asked: Asked, place: Place) -> Any:
