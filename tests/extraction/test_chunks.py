@@ -210,6 +210,24 @@ def test_a_part_without_a_record_leaves_the_others(tmp_path: Path, known: Path) 
     assert [row["error"] for row in lines(refused)] == [None] * 5
 
 
+def test_strict_refuses_a_single_part(tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quote = Quoting.__call__
+
+    def answer(self: Quoting, prompts: Any, **options: Any) -> list[Sample]:
+        samples = quote(self, prompts, **options)
+        return [s._replace(text=s.text.replace("S-100", "S-999")) for s in samples]
+
+    monkeypatch.setattr(Quoting, "__call__", answer)
+    source = write_jsonl(tmp_path / "one.jsonl", lines(tmp_path / "in.jsonl")[:1])
+    for out, mode in (("flag.jsonl", "flag"), ("strict.jsonl", "strict")):
+        assert invoke(known, source, "-o", tmp_path / out, "--window", 60, "--grounded", mode)[0] == 0
+    [flagged], [strict] = lines(tmp_path / "flag.jsonl"), lines(tmp_path / "strict.jsonl")
+    assert [span["value"] for span in flagged["spans"] if span["match"] == "absent"] == ["S-999"]
+    assert [f["funder_name"] for f in strict["record"]] == ["Fund of Samples 0", "Fund of Samples 2"]
+    assert "not grounded: 0.awards.0.award_ids.0: 'S-999' is not in the text" in strict["error"]
+    assert strict["error"].startswith("incomplete: ")
+
+
 def test_a_later_pass_adds_only_what_stands_in_its_part(
     tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -342,6 +342,22 @@ def test_a_dump_of_another_version_is_refused(tmp_path: Path) -> None:
         FundingNormaliser(tmp_path / "empty.json")
 
 
+def test_a_dump_of_another_version_stops_the_command_with_one_sentence(tmp_path: Path) -> None:
+    rows = funding_rows(3)
+    known, corpus = echo_adapter(tmp_path / "adapter", rows), write_jsonl(tmp_path / "in.jsonl", rows)
+    old = {"id": "https://ror.org/0x", "name": "Sample Fund", "labels": [], "country": {"country_code": "ES"}}
+    (tmp_path / "old.json").write_text(json.dumps([old]))
+    (tmp_path / "other.rdf").write_text("<RDF><Ding about='x'/></RDF>")
+    before = sorted(tmp_path.iterdir())
+    for name, said in (("old.json", "it is a ROR dump of schema 1"), ("other.rdf", "holds no funder")):
+        out = ["-o", tmp_path / "out.jsonl", "--normalize", "--registry", tmp_path / name]
+        code, output = invoke(known, corpus, *out)
+        assert code == 2
+        assert said in " ".join(output.split())
+        assert "Traceback" not in output
+    assert sorted(tmp_path.iterdir()) == before, "nothing is written"
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", json.dumps({"name": "x"})])
 def test_a_bad_registry_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.jsonl").write_text(text)
