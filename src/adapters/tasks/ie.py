@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -245,9 +245,7 @@ class IeTask(AnswerReader):
         """Entities and relations in one list, by label and text."""
         return ie_answers.record(answer)
 
-    def merge(self, records: Iterable[list[dict[str, str | None]]]) -> list[dict[str, str | None]]:
-        """One record of those of a text's overlapping parts: each item once, by label and text."""
-        return ie_answers.merge(records)
+    merge = staticmethod(ie_answers.merge)
 
     def as_gold(self, completion: str) -> dict[str, list[Any]]:
         """The items of a completion by label, as gold has them. Raises ValueError."""
