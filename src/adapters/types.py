@@ -200,7 +200,8 @@ class Extracting(Protocol):
 
     Optional: `normaliser(registry)`; `decode(completion)`, the answer in a completion that is not JSON alone (raises
     ValueError as `record` does); `request_fields`, the columns besides the text that a prompt depends on, and
-    `check_columns(columns)`, which raises ValueError when a corpus lacks one.
+    `check_columns(columns)`, which raises ValueError when a corpus lacks one; `merge(records)`, one record of those of
+    a text's overlapping parts, in the order of the text (default: `adapters.tasks.merging.merge`).
     """
 
     text_field: str

@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 from conftest import write_jsonl
-from test_extract import echo_adapter, invoke
+from test_extract import echo_adapter, invoke, lines
 from typer.testing import CliRunner
 
 from adapters.cli import main
+from adapters.extraction import deposits
 from adapters.extraction.deposits import FUNDREF
 
 REGISTRY = [
@@ -195,6 +196,17 @@ def test_without_a_registry_names_alone_and_ids_that_were_matched_before(tmp_pat
     assert invoke(tmp_path / "adapter", tmp_path / "corpus.jsonl", "-o", matched, *arguments)[0] == 0
     assert export(matched, "--as", "datacite", "-o", out)[0] == 0
     assert "https://ror.org/0abcdef12" in out.read_text()
+
+
+def test_a_record_of_a_part_of_its_text_is_deposited_and_counted(tmp_path: Path, records: Path) -> None:
+    rows = lines(records)
+    rows[0]["error"] = "incomplete: 1 of 3 parts have no record"
+    write_jsonl(records, rows)
+    counts = deposits.write(
+        records, tmp_path / "out.jsonl", "datacite", doi="doi", registry=None, depositor=None, email=None
+    )
+    assert counts["texts in part without a record"] == 1
+    assert counts["rows without a record"] == 1
 
 
 def test_wrong_inputs_are_refused(tmp_path: Path, records: Path) -> None:

@@ -23,7 +23,7 @@ from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
 
 from adapters.errors import UserError
-from adapters.extraction import adapter_source, engines
+from adapters.extraction import adapter_source, chunk_sizes, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
 from adapters.extraction.engine import Answer, Drawing, EmptyAnswersError, Group, Options, Request, not_all_empty
 from adapters.extraction.vllm_probe import Greedy, has_effect
@@ -313,6 +313,16 @@ def test_the_base_itself_is_no_adapter(source: Any, server: Server) -> None:
         connect(source, server)
 
 
+def test_a_server_s_context_is_what_it_says_of_the_model_or_its_base(source: Any, server: Server) -> None:
+    options = Options(endpoint=server.url, model="mine")
+    server.models = [{**SERVED[0], "max_model_len": 2048}, {**SERVED[1], "max_model_len": None}]
+    sizes = chunk_sizes.load("endpoint", source, options)
+    assert (sizes.context, sizes.texts(["abcd", "é" * 3, ""])) == (2048, [2, 2, 0])
+    assert sizes.prompt(({"role": "user", "content": "abc"}, {"role": "user", "content": "abc"})) == 2
+    server.models = SERVED
+    assert chunk_sizes.load("endpoint", source, options).context is None
+
+
 def test_a_server_without_log_probabilities_is_not_checked_and_says_so(source: Any, server: Server) -> None:
     server.models = SERVED
     _, notes = connect(source, server, model="mine")
@@ -503,14 +513,24 @@ def speak(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> Non
     model.forward = scripted
 
 
-def test_a_prompt_beyond_the_context_is_an_error_of_its_row(tmp_path: Path, bundle: Path) -> None:
-    rows = [{"id": "a", "funding_statement": "x " * 3000}, {"id": "b", "funding_statement": "short"}]
-    corpus = write_jsonl(tmp_path / "in.jsonl", rows)
+def test_a_text_beyond_the_context_is_asked_about_in_parts(tmp_path: Path, bundle: Path) -> None:
+    text = "We thank the Sample Trust for its support. " * 200
+    corpus = write_jsonl(tmp_path / "in.jsonl", [{"funding_statement": text}, {"funding_statement": "short"}])
     assert invoke(bundle, corpus, "-o", tmp_path / "out.jsonl", "--max-new-tokens", 3)[0] == 0
     long, short = lines(tmp_path / "out.jsonl")
-    assert "for a context of 1,024" in long["error"]
-    assert long["error"].startswith("too long: a prompt of ")
-    assert not short["error"].startswith("too long")
+    assert long["chunks"] > 2
+    assert short["chunks"] == 1
+    assert not any(row["error"].startswith("too long") for row in (long, short))
+
+
+def test_a_prompt_beyond_the_context_is_an_error_of_its_row(bundle: Path) -> None:
+    source = adapter_source.find(str(bundle))
+    prompts = [source.task.prompt(text) for text in ("x " * 3000, "short")]
+    answers = engines.make("transformers", source, Options(max_new_tokens=3), print)(map(Request, (1, 2), prompts))
+    errors = {answer.row: answer.error for answer in answers}
+    assert "for a context of 1,024" in errors[1]
+    assert errors[1].startswith("too long: a prompt of ")
+    assert errors[2] is None
 
 
 def test_an_endpoint_draws_with_a_seed_for_each_answer(source: adapter_source.Source, server: Server) -> None:

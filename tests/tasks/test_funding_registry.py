@@ -89,6 +89,107 @@ def test_blocks_and_memory_change_nothing(normaliser: FundingNormaliser, monkeyp
     assert fresh(records) == whole
 
 
+MINISTRIES = [
+    {"funder_id": "1", "name": "Ministry of Samples", "aliases": ["MoS"], "country": "Spain"},
+    {"funder_id": "2", "name": "Ministry of Samples", "aliases": [], "country": "CHN"},
+    {"funder_id": "3", "name": "Ministry of Samples", "aliases": [], "country": "us"},
+    {"funder_id": "4", "name": "National Sample Foundation", "aliases": ["NSAF"], "country": "US"},
+    {"funder_id": "5", "name": "Sample Council Norway", "country": "NO"},
+    {"funder_id": "6", "name": "University of Sampling, Georgia", "country": "US"},
+    {"funder_id": "7", "name": "Placeless Fund"},
+    {
+        "funder_id": "8",
+        "name": "Example Trust",
+        "aliases": ["National Sample Foundation"],
+        "country": "Republic of Korea",
+    },
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "funder"),
+    [
+        ("Ministry of Samples", "ambiguous"),
+        ("Ministry of Samples (Spain)", "1"),
+        ("Ministry of Samples, China", "2"),
+        ("Ministry of Samples, P.R. China.", "2"),
+        ("Ministry of Samples, People's Republic of China", "2"),
+        ("Ministry of Samples of China", None),
+        ("Ministry of Samples - USA", "3"),
+        ("Ministry of Samples, the United States of America", "3"),
+        ("MINISTRY OF SAMPLES, U.S.", "3"),
+        ("Ministry of Samples us", None),
+        ("Ministry of Samples España", "1"),
+        ("MoS (Spain)", "1"),
+        ("MoS, China", None),
+        ("Ministry of Samples (Italy)", None),
+        ("Ministry of Sampels (Italy)", None),
+        ("Ministry of Sampels (Spain)", "1"),
+        ("Ministry of Samples, Italy", None),
+        ("National Sample Foundation", "4"),
+        ("National Sample Foundation, China", None),
+        ("National Sample Foundation (China)", None),
+        ("National Sample Foundation (NSAF), USA", "4"),
+        ("National Sample Foundation, South Korea", "8"),
+        ("Sample Council Norway", "5"),
+        ("Sample Council (Norway)", "5"),
+        ("University of Sampling, Georgia", "6"),
+        ("Placeless Fund (Chile)", "7"),
+        ("Placeless Fund, Chile", None),
+    ],
+)
+def test_a_country_at_the_end_decides_between_equal_names(tmp_path: Path, name: str, funder: str | None) -> None:
+    registry = FundingNormaliser(write_jsonl(tmp_path / "funders.jsonl", MINISTRIES))
+    [[found]] = registry([record(name)])
+    assert (found["funder_id"] or found["match"]) == funder
+    assert found["match"] != "ambiguous" or found["candidates"] == ["1", "2", "3"]
+    assert found["funder_name"] == tidy_name(name), "the name stays as the text has it"
+
+
+def placed_ror(country: str) -> dict:
+    names = [{"types": ["ror_display"], "value": "Sample Fund"}]
+    return {"id": country, "names": names, "locations": [{"geonames_details": {"country_code": country}}]}
+
+
+def placed_concept(country: str) -> str:
+    label = "<prefLabel><Label><literalForm>Sample Fund</literalForm></Label></prefLabel>"
+    address = f"<s:PostalAddress><s:addressCountry>{country}</s:addressCountry></s:PostalAddress>"
+    return f"<Concept about='http://dx.doi.org/10/{country}'>{label}<s:address>{address}</s:address></Concept>"
+
+
+def placed_answer(country: str) -> dict:
+    return {"uri": f"https://doi.org/10/{country}", "name": "Sample Fund", "location": country}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ror.json", json.dumps([placed_ror("DE"), placed_ror("CN")])),
+        ("api.json", json.dumps({"message": {"items": [placed_answer("Germany"), placed_answer("China")]}})),
+        ("registry.rdf", f"<RDF xmlns:s='s'>{placed_concept('deu')}{placed_concept('chn')}</RDF>"),
+    ],
+)
+def test_registries_say_countries_in_their_own_way(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = FundingNormaliser(tmp_path / name)([record("Sample Fund"), record("Sample Fund, China")])
+    assert found[0][0]["match"] == "ambiguous"
+    assert found[1][0]["funder_id"] == found[0][0]["candidates"][1]
+
+
+def test_countries_by_every_name_and_code() -> None:
+    from adapters.tasks import countries
+
+    assert countries.code("Côte d'Ivoire") == countries.code("civ") == "CI"
+    assert countries.code("Atlantis") is countries.code(None) is None
+    rows = countries._rows()
+    assert len(rows) == 249
+    for letters, _, *names in rows:
+        for name in names:
+            found = countries.ending(f"Fund of Samples, {name}")
+            assert found is not None, name
+            assert (found.name, found.country) == ("Fund of Samples", letters), name
+
+
 @pytest.mark.parametrize(
     ("raw", "tidy"),
     [
@@ -239,6 +340,22 @@ def test_a_dump_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("[]")
     with pytest.raises(UserError, match="holds no funder"):
         FundingNormaliser(tmp_path / "empty.json")
+
+
+def test_a_dump_of_another_version_stops_the_command_with_one_sentence(tmp_path: Path) -> None:
+    rows = funding_rows(3)
+    known, corpus = echo_adapter(tmp_path / "adapter", rows), write_jsonl(tmp_path / "in.jsonl", rows)
+    old = {"id": "https://ror.org/0x", "name": "Sample Fund", "labels": [], "country": {"country_code": "ES"}}
+    (tmp_path / "old.json").write_text(json.dumps([old]))
+    (tmp_path / "other.rdf").write_text("<RDF><Ding about='x'/></RDF>")
+    before = sorted(tmp_path.iterdir())
+    for name, said in (("old.json", "it is a ROR dump of schema 1"), ("other.rdf", "holds no funder")):
+        out = ["-o", tmp_path / "out.jsonl", "--normalize", "--registry", tmp_path / name]
+        code, output = invoke(known, corpus, *out)
+        assert code == 2
+        assert said in " ".join(output.split())
+        assert "Traceback" not in output
+    assert sorted(tmp_path.iterdir()) == before, "nothing is written"
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", json.dumps({"name": "x"})])

@@ -13,6 +13,7 @@ from typer import Argument, Option, Typer
 from adapters.cli.data import data_app
 from adapters.cli.errors import errors
 from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, Trust, grouped, plugin_consent
+from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,16 @@ class PickOptions:
     temperature: Annotated[float, Option(metavar="X", min=0.01, help="Of all samples but the first.")] = 0.8
 
 
+@dataclass(frozen=True)
+class LongTextOptions:
+    """The options about texts that are asked about in parts."""
+
+    window: Annotated[
+        int | None, Option(metavar="TOKENS", min=16, help="Cut longer texts; default: what the context can hold.")
+    ] = None
+    passes: Annotated[int, Option(min=1, max=4, help="Read texts again in smaller windows, to find more.")] = 1
+
+
 @app.command()
 @grouped
 def extract(
@@ -68,6 +79,7 @@ def extract(
     corpus: CorpusOptions,
     adapter: AdapterOptions,
     picks: PickOptions,
+    long_texts: LongTextOptions,
     server: Server,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
     constrain: Annotated[bool, Option(help="Allow only the task's JSON, if the engine can.")] = True,
@@ -80,8 +92,11 @@ def extract(
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
     with errors() as state:
         server.refuse_without_endpoint()
+        if long_texts.passes > 1 and long_texts.window is None:
+            raise UserError("--passes reads texts again in smaller windows; say with --window how large the first are.")
         from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, documents, engines
+        from adapters.extraction import adapter_source, chunk_sizes, documents, engines
+        from adapters.extraction.chunks import Cutter
         from adapters.extraction.engine import Drawing, Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
         from adapters.recipe.load import parse_assignments
@@ -91,6 +106,7 @@ def extract(
         params = parse_assignments(adapter.params or [])
         model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=plugin_consent(trust))
         settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
+        settings |= {"window": long_texts.window, "passes": long_texts.passes if long_texts.passes > 1 else None}
         several = picks.samples > 1
         settings |= {**vars(picks), "constrain": False} if several else {}
         given = {**vars(corpus), "keep": corpus.keep or ()}
@@ -98,6 +114,7 @@ def extract(
         given["keep"] = (*made.keep, *given["keep"])
         work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
         options = Options(max_tokens, batch_size, constrain and not several, **vars(server))
+        cutter = Cutter(lambda: chunk_sizes.load(name, model, options), max_tokens, **vars(long_texts))
         drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
 
         def note(text: str) -> None:
@@ -118,7 +135,7 @@ def extract(
             else:
                 state.log = out.with_name(f"{out.name}.log")
                 with quiet(state.log), progress(out.name, "starting the engine") as bar:
-                    counts = run(work, start, bar)
+                    counts = run(work, start, bar, cutter)
         _print_counts(screen, out, counts, as_json)
 
 
@@ -171,8 +188,12 @@ def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json
     lines = [f"{out}: {counts['rows']:,} rows, {counts['records']:,} records ({counts['empty']:,} of them empty)"]
     if matches := counts.get("matches"):
         lines.append(f"strings in the text: {', '.join(f'{n:,} {kind}' for kind, n in matches.items())}")
+    if counts.get("cut"):
+        lines.append(f"{counts['cut']:,} rows were asked about in parts; {counts['chunks']:,} prompts in all")
+    if incomplete := counts["errors"].get("incomplete"):
+        lines.append(f"{incomplete:,} rows have a record of some of their parts, and say in `error` which have none")
     if failed := counts["rows"] - counts["records"]:
-        kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts["errors"].items())
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts["errors"].items() if kind != "incomplete")
         lines.append(f"{failed:,} rows have no record, and say why in `error`: {kinds}")
     if counts.get("rows_per_second"):
         resumed = f" ({counts['resumed']:,} rows were there before)" if counts["resumed"] else ""

@@ -82,6 +82,7 @@ def _works(
         for row in block:
             found = _DOI.fullmatch(str(row.get(column) or "").strip())
             counts["rows without a record"] += row["record"] is None
+            counts["texts in part without a record"] += row["record"] is not None and row.get("error") is not None
             counts["rows without a DOI"] += row["record"] is not None and found is None
             if found and row["record"] is not None:
                 usable.append((found[1].lower(), row))

@@ -31,6 +31,8 @@ class Answer(NamedTuple):
 Engine = Callable[[Iterable[Request]], Iterator[Answer]]
 """Answers requests in any order, reading at most `WINDOW` rows ahead of the oldest unanswered one."""
 WINDOW = 1024
+LEAST = 16
+"""Tokens that a context must leave for an answer."""
 
 
 @dataclass(frozen=True, slots=True)

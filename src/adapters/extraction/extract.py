@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,19 +25,21 @@ from adapters.data.row_forms import conversion_hint
 from adapters.data.rows import BAD_ROW, arrow_schema, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
-from adapters.extraction import files, grounding
+from adapters.extraction import files, grounding, long_texts
 from adapters.extraction.adapter_source import Source
+from adapters.extraction.chunks import Cutter
 from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
+from adapters.extraction.long_texts import OpenRows
 from adapters.files import read_json, sha256, write_json
 from adapters.secrets import redact
-from adapters.types import Normaliser, Row
+from adapters.types import Message, Normaliser, Row
 
 Moved = Callable[[int, int, Mapping[str, int]], None]
 """Progress callback: rows done, rows in all, counts."""
 
-COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "spans", "normalized")
+COLUMNS = ("row", "id", "record", "error", "tokens", "chunks", "completion", "spans", "normalized")
 """The output's own columns."""
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
@@ -94,7 +97,8 @@ class ExtractionJob:
         """The manifest's description: the settings, where adapter and corpus were, the JSON schema of the rows."""
         text, whole = {"type": "string"}, {"type": "integer"}
         properties = {"row": whole, "id": text, **self.kept}
-        properties |= {"record": self.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
+        properties |= {"record": self.source.task.record_schema(), "error": text, "tokens": whole, "chunks": whole}
+        properties["completion"] = text
         if self.grounded != "off":
             properties["spans"] = grounding.SCHEMA
         if self.normalise is not None:
@@ -252,8 +256,11 @@ def finished(job: Resumable) -> dict[str, Any] | None:
     return dict(earlier["counts"]) if earlier.get("complete") and job.out.is_file() else None
 
 
-def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[str, Any]:
-    """Answer all rows, inside `open_or_resume`, and write the output. `engine` is called if needed. Returns counts."""
+def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved, cutter: Cutter | None = None) -> dict[str, Any]:
+    """Answer all rows, inside `open_or_resume`, and write the output. `engine` is called if needed. Returns counts.
+
+    Without `cutter` no text is asked about in parts.
+    """
     journal = Journal(job.journal, *job.shard)
     began, resumed, total = time.monotonic(), journal.count, len(job.row_numbers)
     tally: Counter[str] = Counter()
@@ -265,13 +272,13 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
 
     try:
         if journal.count < total:
-            asked: dict[int, tuple[dict[str, Any], Any]] = {}
-            requests = _requests(job, journal, asked, done)
+            rows = OpenRows(job.rows, cutter)
+            requests = _requests(job, journal, rows, done)
             if first := next(requests, None):
                 answers = engine()(chain([first], requests))
                 for answer in answers if resumed else not_all_empty(answers):
-                    start, text = asked.pop(answer.row)
-                    done(_grounded(job, _record(job, start, answer), text, answer.text))
+                    if asked := rows.add(answer):
+                        done(long_texts.line(asked, job.source.task, partial(_record, job), partial(_grounded, job)))
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")
@@ -289,7 +296,7 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
 def _requests(
     job: ExtractionJob,
     journal: Journal,
-    asked: dict[int, tuple[dict[str, Any], Any]],
+    rows: OpenRows,
     done: Callable[[dict[str, Any]], None],
 ) -> Iterator[Request]:
     """Prompts of the rows that are not done. A row without a prompt is finished at once, with its error."""
@@ -302,12 +309,17 @@ def _requests(
             start["id"] = _id(row) or start["id"]
             if BAD_ROW in row:
                 raise ValueError(f"unreadable row: {row[BAD_ROW]}")
-            prompt = task.request({**row, task.text_field: row.get(job.text)})
+            ask = partial(_prompt, task, row)
+            prompt = ask(row.get(job.text))
         except ValueError as error:
             done(_grounded(job, _line(start, error=str(error)), None))
             continue
-        asked[number] = start, row.get(job.text)
-        yield Request(number, prompt)
+        yield from rows.requests(start, row.get(job.text), prompt, ask)
+
+
+def _prompt(task: Any, row: Row, text: Any) -> tuple[Message, ...]:
+    prompt: tuple[Message, ...] = task.request({**row, task.text_field: text})
+    return prompt
 
 
 def _id(row: Row) -> str | None:
@@ -348,12 +360,12 @@ def _line(
 ) -> dict[str, Any]:
     # A task's or a server's words, which may quote a key.
     error = redact(error) if error else error
-    return {**start, "record": record, "error": error, "tokens": tokens, "completion": completion}
+    return {**start, "record": record, "error": error, "tokens": tokens, "chunks": 0, "completion": completion}
 
 
 def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
     """Write the output from the complete journal, in order, and count its rows, records, errors and tokens."""
-    sums = dict.fromkeys(("rows", "records", "empty", "tokens"), 0)
+    sums = dict.fromkeys(("rows", "records", "empty", "tokens", "chunks", "cut"), 0)
     kinds: Counter[str] = Counter()
     matches: Counter[str] = Counter()
 
@@ -367,10 +379,12 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                 sums["rows"] += 1
                 sums["tokens"] += row["tokens"]
                 matches.update(span["match"] for span in row.get("spans") or ())
-                if row["error"] is None:
+                sums["chunks"] += (chunks := row.get("chunks", 0))
+                sums["cut"] += chunks > 1
+                if row["error"] is None or row["record"] is not None:
                     sums["records"] += 1
                     sums["empty"] += not row["record"]
-                else:
+                if row["error"] is not None:
                     kinds[row["error"].partition(":")[0]] += 1
                 yield row
 

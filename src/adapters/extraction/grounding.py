@@ -65,6 +65,15 @@ def spans(record: Any, schema: Mapping[str, Any], text: str) -> list[dict[str, A
     ]
 
 
+def standing(record: Any, schema: Mapping[str, Any], text: str) -> Any:
+    """A record without the items (of an object, the fields) that hold a string which is not in the text."""
+    within = Text(text)
+    absent = {path[0] for path, value in _strings(record, schema, schema, ()) if path and not within.has(value)}
+    if isinstance(record, list):
+        return [item for n, item in enumerate(record) if n not in absent]
+    return {name: value for name, value in record.items() if name not in absent} if absent else record
+
+
 def _strings(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str]]:
     """The strings of a value that quote the text, with their paths."""
     schema = _plain(value, schema, root)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,10 @@ from adapters.data.lengths import answer_limit
 from adapters.errors import UserError
 from adapters.extraction import vllm_probe
 from adapters.extraction.adapter_source import Source
-from adapters.extraction.engine import Answer, DrawEngine, Drawing, Engine, Group, Options, Request
+from adapters.extraction.chunks import Sizes
+from adapters.extraction.engine import LEAST, Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
 from adapters.types import Drawn, Example
-
-_LEAST = 16
-"""Tokens that must be left for an answer."""
 
 
 def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
@@ -203,6 +202,25 @@ def _under_served_names(adapter: Path, base: base_model.Base) -> Path:
     return folder
 
 
+def sizes(source: Source) -> Sizes:
+    """The tokens of texts and prompts, by the adapter's tokenizer, and the context of its base. Raises UserError."""
+    encoder = cache(lambda: _load(source, lambda _: None)[1])  # most corpora need no count
+    return Sizes(
+        lambda texts: [len(ids) - 1 for ids in encoder().completions(texts)],  # without the end token
+        lambda prompt: len(encoder().prompts([prompt])[0]),
+        _context(source),
+    )
+
+
+def _context(source: Source) -> int | None:
+    try:
+        config = base_model.load_config(base_model.resolve(source.model.base, source.model.revision))
+    except UserError:  # that of a model with code of its own is known to the engine alone
+        return None
+    length: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return length
+
+
 def _load(source: Source, note: Callable[[str], None]) -> tuple[base_model.Base, Encoder]:
     base = base_model.resolve(source.model.base, source.model.revision)
     # A bundle carries the tokenizer and chat template it was trained with.
@@ -218,7 +236,7 @@ def _encode(
     """Rows and token ids of the prompts that fit into the context, and the answers of the others."""
     rows, prompts, too_long = list[int](), list[list[int]](), list[Answer]()
     for request, ids in zip(block, encoder.prompts([r.prompt for r in block]), strict=True):
-        if context is not None and len(ids) + _LEAST > context:
+        if context is not None and len(ids) + LEAST > context:
             fault = f"too long: a prompt of {len(ids):,} tokens for a context of {context:,}"
             too_long.append(Answer(request.row, error=fault))
         else:

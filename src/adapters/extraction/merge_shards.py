@@ -15,6 +15,9 @@ from adapters.extraction import files
 from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
 from adapters.files import write_json
 
+SUMS = ("rows", "records", "empty", "tokens", "chunks", "cut")
+"""Counts of parts that add up."""
+
 
 def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str, Any]:
     """Merge the outputs of `--shard 1/n` … `n/n`. Returns the summed counts. Raises UserError unless all fit."""
@@ -29,7 +32,7 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
     rows = merge_sorted(*(_rows(part) for part in parts), key=lambda row: row["row"])
     written = files.write(out, _in_order(rows, settings["rows"]), schema)
     shards = [value["counts"] for value in manifests]
-    counts: dict[str, Any] = {name: sum(c[name] for c in shards) for name in ("rows", "records", "empty", "tokens")}
+    counts: dict[str, Any] = {name: sum(c.get(name, 0) for c in shards) for name in SUMS}
     for name in ("errors", "matches"):
         counts[name] = dict(sum((Counter(c.get(name, {})) for c in shards), Counter[str]()))
     described = {"settings": {**settings, "shard": "1/1"}, "paths": manifests[0].get("paths"), "schema": schema}

@@ -16,7 +16,7 @@ from adapters.rewards.funding_matching import MODES, Funder, Scorer, counts_in, 
 from adapters.rewards.funding_records import OLD_PARAMETERS
 from adapters.rewards.funding_uncertain import compared
 from adapters.rewards.grounding import needed
-from adapters.tasks import funding_answer, funding_gold, funding_uncertain
+from adapters.tasks import funding_answer, funding_gold, funding_merge, funding_uncertain
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, OldParameters, Row
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
@@ -174,6 +174,10 @@ class FundingTask:
     def record(self, answer: Any) -> list[dict[str, Any]]:
         """Funders in the nested form from a decoded answer. Raises ValueError when it has another shape."""
         return funding_answer.read(answer)
+
+    def merge(self, records: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """One record of those of a text's overlapping parts: each funder once, with all its awards."""
+        return funding_merge.merge(records, one_award=self.target == "compact")
 
     def answer_schema(self) -> dict[str, Any]:
         """JSON schema of an answer."""

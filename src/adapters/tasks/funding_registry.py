@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ftfy
 import numpy as np
@@ -18,6 +18,7 @@ from adapters.data.formats.xml_files import children, parse, text_of
 from adapters.data.rows import BAD_ROW, read_records
 from adapters.errors import UserError
 from adapters.rewards.funding_records import normalise_award_id
+from adapters.tasks import countries
 from adapters.types import Row
 
 CUTOFF = 0.9
@@ -57,12 +58,17 @@ class FundingNormaliser:
     with `funder_id`, `name` and `aliases`. `match` is `name` or `alias` for an equal one, `fuzzy` for one at least
     CUTOFF alike, `ambiguous` when several funders fit equally well (they are the `candidates`), or null. `score` is the
     likeness. Raises UserError for a bad registry.
+
+    A name that ends with a country, where none is equal as a whole, is looked up without it: it is a funder of an equal
+    name in that country, if the registry says countries. In brackets, of funders whose country it does not say too.
     """
 
     schema: Mapping[str, Any] = {"type": "array", "items": {"type": "object", "properties": _FUNDER}}
 
     def __init__(self, registry: Path | None) -> None:
-        self.funders: list[tuple[str, ...]] = _read(registry) if registry else []
+        entries = _read(registry) if registry else []
+        self.funders: list[tuple[str, ...]] = [entry.names for entry in entries]
+        self._countries = [countries.code(entry.country) for entry in entries]
         self._equal: dict[str, dict[int, str]] = defaultdict(dict)
         for n, (_, name, *aliases) in enumerate(self.funders):
             for alias in aliases:
@@ -92,26 +98,38 @@ class FundingNormaliser:
             self._matches.clear()
         unknown = []
         for name in names - self._matches.keys():
-            key, short = _key(name), _key(_LAST_BRACKET.sub("", name))
-            equal = self._equal.get(key) or self._equal.get(short)
+            key, short, country = _key(name), _key(_LAST_BRACKET.sub("", name)), None
+            equal: Mapping[int, str] | None = self._equal.get(key)
+            if not equal and (ending := countries.ending(name)):
+                equal = self._there(ending)
+                country = ending.country if ending.in_brackets else None
+            elif not equal:
+                equal = self._equal.get(short)
             self._matches[name] = self._match(equal, 1.0) if equal else _NO_MATCH
             if not equal and len(short or key) >= SHORTEST:
-                unknown.append((name, short or key))
+                unknown.append((name, short or key, country))
         size = max(1, min(_QUERIES, _SCORES // len(self._keys)))
         for block in (unknown[start : start + size] for start in range(0, len(unknown), size)):
             # Keys hold their words in order, so the plain ratio of two keys is the token-sorted one.
-            queries = [key for _, key in block]
+            queries = [key for _, key, _ in block]
             scores = process.cdist(queries, self._keys, scorer=fuzz.ratio, score_cutoff=100 * CUTOFF, dtype=np.float32)
-            for (name, key), row in zip(block, scores, strict=True):
+            for (name, key, country), row in zip(block, scores, strict=True):
                 likely = {i: row[i] for i in np.flatnonzero(row).tolist() if _differ_by_spelling(key, self._keys[i])}
-                if likely:
-                    best = float(max(likely.values()))
-                    like = {
-                        n: "fuzzy" for i, score in likely.items() if score == best for n in self._equal[self._keys[i]]
-                    }
-                    self._matches[name] = self._match(like, best / 100)
+                best = float(max(likely.values(), default=0))
+                like = [n for i, score in likely.items() if score == best for n in self._equal[self._keys[i]]]
+                there = {n: "fuzzy" for n in like if country is None or self._countries[n] in (country, None)}
+                if there:
+                    self._matches[name] = self._match(there, best / 100)
 
-    def _match(self, owners: dict[int, str], score: float) -> dict[str, Any]:
+    def _there(self, ending: countries.Named) -> dict[int, str]:
+        """The funders of an equal name in a country."""
+        owners = self._equal.get(_key(ending.name)) or self._equal.get(_key(_LAST_BRACKET.sub("", ending.name))) or {}
+        there = {n: how for n, how in owners.items() if self._countries[n] == ending.country}
+        if not there and ending.in_brackets:
+            return {n: how for n, how in owners.items() if self._countries[n] is None}
+        return there
+
+    def _match(self, owners: Mapping[int, str], score: float) -> dict[str, Any]:
         named = [n for n, how in owners.items() if how == "name"] or list(owners)
         score = round(score, 4)
         if len(named) > 1:
@@ -120,6 +138,13 @@ class FundingNormaliser:
         funder_id, name, *_ = self.funders[named[0]]
         match = {"funder_id": funder_id, "registry_name": name, "match": owners[named[0]], "score": score}
         return _NO_MATCH | match
+
+
+class Entry(NamedTuple):
+    """A funder of a registry: its id, name and other names, and its country as the registry writes it."""
+
+    names: tuple[str, ...]
+    country: str | None = None
 
 
 _NO_MATCH: dict[str, Any] = {"funder_id": None, "registry_name": None, "match": None, "score": None, "candidates": []}
@@ -164,11 +189,11 @@ def _key(name: str) -> str:
     return " ".join(sorted(words[1:] if words[:1] == ["the"] and len(words) > 1 else words))
 
 
-def _read(path: Path) -> list[tuple[str, ...]]:
-    """Id, name and other names of every funder, once each. Raises UserError."""
+def _read(path: Path) -> list[Entry]:
+    """Every funder, once. Raises UserError."""
     try:
         entries = _rdf(path) if path.suffix == ".rdf" else chain.from_iterable(map(_entries, _rows(path)))
-        found = {entry[0]: entry for entry in entries}
+        found = {entry.names[0]: entry for entry in entries}
     except UserError as error:
         raise UserError(f"--registry {str(error).rstrip('.')}. In a registry, {_SHAPES}.") from None
     except OSError as error:
@@ -195,14 +220,15 @@ def _rows(path: Path) -> Iterator[Row]:
         yield row
 
 
-def _entries(row: Row) -> Iterator[tuple[str, ...]]:
+def _entries(row: Row) -> Iterator[Entry]:
     """The funders of one record, whichever registry it is of; none of one that is withdrawn or was replaced."""
     if "message" in row:  # an answer of the Crossref API
         items = row["message"].get("items", [row["message"]])
         for item in items:
             yield from _entries(item)
     elif "funder_id" in row:
-        yield (str(row["funder_id"]), str(row["name"]), *map(str, row.get("aliases") or ()))
+        names = (str(row["funder_id"]), str(row["name"]), *map(str, row.get("aliases") or ()))
+        yield Entry(names, _text(row.get("country")))
     elif "names" in row:
         if row.get("status", "active") == "active":
             yield _ror(row)
@@ -210,7 +236,8 @@ def _entries(row: Row) -> Iterator[tuple[str, ...]]:
         replaced = row.get("replaced-by") or next((row[key] for key in row if key.startswith("replaced")), None)
         if not replaced:
             name = row["name"] if "name" in row else row["primary_name_display"]
-            yield (_funder_doi(row["uri"]), str(name), *map(str, row.get("alt-names") or ()))
+            names = (_funder_doi(row["uri"]), str(name), *map(str, row.get("alt-names") or ()))
+            yield Entry(names, _text(row.get("location")))
     elif "ror.org" in str(row.get("id")):
         version = "it is a ROR dump of schema 1" if "acronyms" in row or "labels" in row else "it is a ROR dump as CSV"
         raise ValueError(f"{version}; take the JSON of schema 2, whose name ends in _schema_v2.json or, later, .json")
@@ -218,12 +245,18 @@ def _entries(row: Row) -> Iterator[tuple[str, ...]]:
         raise KeyError("funder_id")
 
 
-def _ror(row: Row) -> tuple[str, ...]:
+def _ror(row: Row) -> Entry:
     names = sorted(row["names"], key=lambda name: "ror_display" not in name["types"])
-    return (str(row["id"]), *dict.fromkeys(str(name["value"]) for name in names))
+    places = [place.get("geonames_details") or {} for place in row.get("locations") or ()]
+    country = next((place["country_code"] for place in places if place.get("country_code")), None)
+    return Entry((str(row["id"]), *dict.fromkeys(str(name["value"]) for name in names)), _text(country))
 
 
-def _rdf(path: Path) -> Iterator[tuple[str, ...]]:
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _rdf(path: Path) -> Iterator[Entry]:
     """The Funder Registry's own form: SKOS concepts, whose labels are SKOS-XL."""
     for concept in children(parse(path), "Concept"):
         if next(children(concept, "isReplacedBy"), None) is not None:
@@ -233,7 +266,9 @@ def _rdf(path: Path) -> Iterator[tuple[str, ...]]:
             for tag in ("prefLabel", "altLabel")
         )
         if preferred:
-            yield (_funder_doi(concept.get("about", "")), *preferred, *others)
+            address = concept.find("address/PostalAddress/addressCountry")
+            country = None if address is None else text_of(address).strip()
+            yield Entry((_funder_doi(concept.get("about", "")), *preferred, *others), country)
 
 
 def _funder_doi(uri: str) -> str:

@@ -245,6 +245,8 @@ class IeTask(AnswerReader):
         """Entities and relations in one list, by label and text."""
         return ie_answers.record(answer)
 
+    merge = staticmethod(ie_answers.merge)
+
     def as_gold(self, completion: str) -> dict[str, list[Any]]:
         """The items of a completion by label, as gold has them. Raises ValueError."""
         out: dict[str, list[Any]] = {}

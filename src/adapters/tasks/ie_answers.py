@@ -130,3 +130,13 @@ def record(items: frozenset[Item]) -> list[dict[str, str | None]]:
         {"label": item[0], "text": text, "head": head, "tail": tail}
         for item, (text, head, tail) in zip(sorted(items), texts, strict=True)
     ]
+
+
+def merge(records: Iterable[Iterable[Mapping[str, str | None]]]) -> list[dict[str, str | None]]:
+    """The items of several records as one, each once."""
+    return record(frozenset(_item(entry) for entries in records for entry in entries))
+
+
+def _item(entry: Mapping[str, str | None]) -> Item:
+    label, text, head, tail = (str(entry[name]) for name in ("label", "text", "head", "tail"))
+    return (label, head, tail) if entry["text"] is None else (label, text)

@@ -71,8 +71,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _BLANK = re.compile(r"\s*")
-_ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("No", "no", "Nos", "nos", "Dr", "Prof", "Inc", "Ref", "St"))
-_SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATIONS}(?<!\b[A-Z]\.)\s+(?=[A-Z(])|\n[ \t]*\n")
+ABBREVIATIONS = "".join(rf"(?<!\b{word}\.)" for word in ("No", "no", "Nos", "nos", "Dr", "Prof", "Inc", "Ref", "St"))
+_SENTENCE_END = re.compile(rf"(?<=[.!?]){ABBREVIATIONS}(?<!\b[A-Z]\.)\s+(?=[A-Z(])|\n[ \t]*\n")
 
 
 @dataclass(frozen=True, slots=True)
