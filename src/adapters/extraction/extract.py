@@ -306,8 +306,9 @@ def _requests(
         except ValueError as error:
             done(_grounded(job, _line(start, error=str(error)), None))
             continue
-        asked[number] = start, row.get(job.text)
-        yield Request(number, prompt)
+        text = row.get(job.text)
+        asked[number] = start, text
+        yield Request(number, prompt, text if isinstance(text, str) else None)
 
 
 def _id(row: Row) -> str | None:
