@@ -86,7 +86,9 @@ def test_every_answer_parses_and_its_strings_stand_in_the_text(sampler: LocalSam
         )
     )
     whole = [(TEXTS[n], answer.text) for n, group in groups.items() for answer in group if not answer.truncated]
-    assert len(whole) > (4 if how == "source" else 0), f"too few answers ended: {[a.text for g in groups.values() for a in g]}"
+    assert len(whole) > (4 if how == "source" else 0), (
+        f"too few answers ended: {[a.text for g in groups.values() for a in g]}"
+    )
     assert sum(check(made, text, answer, how) for text, answer in whole) > 0 or how == "schema"
     assert all(answer.logprob is not None and answer.logprob < 0 for group in groups.values() for answer in group)
 
