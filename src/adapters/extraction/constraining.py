@@ -18,9 +18,9 @@ _PROBED = '"constrained"'
 
 def default(engine: str, source: Source, *, several: bool = False) -> Constrain:
     """The word where the user says none: `schema` where vLLM or a server constrains single answers, else `off`."""
-    builtin = engine == "endpoint" or (engine == "vllm" and not source.echo)
-    builtin = builtin and not several and not source.model.thinking
-    return "schema" if builtin and source.task.answer_schema() is not None else "off"
+    # A server's reasoning parser knows where the answer begins.
+    builtin = engine == "endpoint" or (engine == "vllm" and not source.echo and not source.model.thinking)
+    return "schema" if builtin and not several and source.task.answer_schema() is not None else "off"
 
 
 def constraint_of(engine: str, source: Source, given: Constrain | None, *, several: bool = False) -> Constraint | None:
@@ -33,7 +33,8 @@ def constraint_of(engine: str, source: Source, given: Constrain | None, *, sever
     local = engine == "transformers"
     if local:
         needs_llguidance()
-    return constraint(source.task, how, thinking=source.model.thinking, local=local)
+    thinking = source.model.thinking and engine != "endpoint"
+    return constraint(source.task, how, thinking=thinking, local=local)
 
 
 def takes_grammars(connection: Connection, note: Callable[[str], None]) -> bool:
