@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from adapters.backends.constraint import COMPACT, FREE, SPACED, Constraint, constraint, layout_of
+from adapters.backends.constraint import Constraint, constraint
+from adapters.backends.grammar import COMPACT, FREE, SPACED, layout_of
 from adapters.errors import UserError
 from adapters.rewards.grounding import pieces, searched
 from adapters.tasks.chat import ChatTask
