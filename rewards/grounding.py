@@ -181,6 +181,20 @@ def needed(text: object) -> Text:
     return searched(text)
 
 
+def pieces(text: str) -> list[str]:
+    """The text cut wherever a value may begin or end, by the rules above: whole tokens, and single other characters."""
+    out: list[str] = []
+    at = 0
+    for cluster in _CLUSTER.findall(text) if _JOINED.search(text) else text:
+        joined = bool(out) and _is_joined(out[-1][-1], cluster[0])
+        if joined and not (_is_seam_before(text, at) or _is_seam_after(text, at)):
+            out[-1] += cluster
+        else:
+            out.append(cluster)
+        at += len(cluster)
+    return out
+
+
 def fold(value: str) -> str:
     """What normalisation leaves: no case, white space, dashes or invisible characters; NFKC; plain quotes."""
     return "".join(map(_fold_cluster, _CLUSTER.findall(value) if _JOINED.search(value) else value))

@@ -158,7 +158,7 @@ class Kind:
         """The answers of an extraction over the corpus."""
         out = self.folder / f"{name}.jsonl"
         adapters("extract", self.bundle, self.corpus, "-o", out, "--base", self.base, "--max-tokens", "16",
-                 "--no-constrain", *options)  # fmt: skip
+                 "--constrain", "off", *options)  # fmt: skip
         return completions(out)
 
     def transformers(self) -> str:

@@ -27,6 +27,7 @@ ELSEWHERE = (
     "publish",
     "merge",
     "--engine",
+    "--constrain",
     "me/",
     "--launch",
     "build-ie",

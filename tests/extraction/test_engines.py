@@ -536,7 +536,7 @@ def test_a_prompt_beyond_the_context_is_an_error_of_its_row(bundle: Path) -> Non
 def test_an_endpoint_draws_with_a_seed_for_each_answer(source: adapter_source.Source, server: Server) -> None:
     server.answer = lambda body: (400, {}, {"error": "filtered"}) if "Zzz" in str(body["messages"]) else said("[]")
     drawing = Drawing(2, 0.7, seed=3)
-    options = Options(max_new_tokens=9, constrain=False, endpoint=server.url)
+    options = Options(max_new_tokens=9, constrain="off", endpoint=server.url)
     draw = engines.make_draws("endpoint", source, drawing, options, lambda _: None)
     server.requests.clear()
     prompts = [FundingTask().prompt(text) for text in ("Yyy", "Zzz", "done before")]
@@ -600,8 +600,13 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, m
     assert calls["llm"]["enable_lora"]
     assert calls["llm"]["max_lora_rank"] == 8, "the smallest rank vLLM knows that holds 4"
     assert calls["lora"] == ("lora", ("adapter", 1, str(bundle.resolve())), {})
-    assert calls["sampling"][2]["temperature"] == 0
-    assert calls["sampling"][2]["structured_outputs"][2] == {"json": source.task.answer_schema()}
+    [(_, _, sampled)] = calls["sampling"]
+    assert sampled["temperature"] == 0
+    assert sampled["structured_outputs"][2] == {"json": source.task.answer_schema()}
+    engine = engines.make("vllm", source, Options(max_new_tokens=9, constrain="source"), print)
+    assert [a.row for a in engine([Request(4, prompts[0], "of NSF"), Request(5, prompts[0], "of DFG")])] == [4, 5]
+    grammars = [options["structured_outputs"][2]["grammar"] for _, _, options in calls["sampling"]]
+    assert [name in grammar for grammar in grammars for name in ("NSF", "DFG")] == [True, False, False, True]
     assert all(set(p) == {"prompt_token_ids"} for p in calls["prompts"])
     drawing = Drawing(2, 0.7, max_new_tokens=9)
     draw = engines.make_draws("vllm", source, drawing, Options(), print)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from adapters.backends import adapter_folder
+from adapters.backends.constraint import Constraint
 from adapters.backends.selection import Selection
 from adapters.data.load import Rejected
 from adapters.plugins.rewards import NamedReward
@@ -59,7 +60,7 @@ class Job:
 
 
 PICKED: Final = "+"
-"""Part of the names of test sets whose answers are picked: NAME+HOWk."""
+"""Part of the names of test sets that are answered in another way too: NAME+HOWk, picked; NAME+HOW, constrained."""
 
 
 class Picking(NamedTuple):
@@ -89,6 +90,9 @@ class Evaluation:
     picking: Picking | None = None
     picked: bool = False
     """Whether each answer is picked from several, as `picking` says."""
+    constraint: Constraint | None = None
+    constrained: bool = False
+    """Whether each answer keeps to `constraint`."""
     beyond: int = 0
     """Gold answers longer than `max_new_tokens`, on which no model can score in full."""
 
@@ -98,13 +102,18 @@ class Evaluation:
         return [text for rows in self.by_source.values() for text in rows]
 
     @property
-    def with_picked(self) -> list[Evaluation]:
-        """The test set with single answers and, if the recipe wants it, with picked ones."""
-        if self.picking is None:
-            return [self]
-        k, how, temperature = self.picking
-        fingerprint = f"{self.fingerprint}-{how}-{k}-{temperature}"
-        return [self, replace(self, name=f"{self.name}{PICKED}{how}{k}", fingerprint=fingerprint, picked=True)]
+    def ways(self) -> list[Evaluation]:
+        """The test set with free single answers and, if the recipe wants it, with picked and with constrained ones."""
+        out = [self]
+        if self.picking is not None:
+            k, how, temperature = self.picking
+            fingerprint = f"{self.fingerprint}-{how}-{k}-{temperature}"
+            out.append(replace(self, name=f"{self.name}{PICKED}{how}{k}", fingerprint=fingerprint, picked=True))
+        if self.constraint is not None:
+            word = self.constraint.how
+            fingerprint = f"{self.fingerprint}-constrain-{word}"
+            out.append(replace(self, name=f"{self.name}{PICKED}{word}", fingerprint=fingerprint, constrained=True))
+        return out
 
 
 class Backend(Protocol):

@@ -82,7 +82,10 @@ def extract(
     long_texts: LongTextOptions,
     server: Server,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
-    constrain: Annotated[bool, Option(help="Allow only the task's JSON, if the engine can.")] = True,
+    constrain: Annotated[
+        Literal["schema", "source", "off"] | None,
+        Option(help="Allow only the task's JSON, or also only strings of the text. Default: see docs/extraction.md."),
+    ] = None,
     batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
     max_tokens: MaxTokens = 2048,
     fresh: Fresh = False,
@@ -95,7 +98,7 @@ def extract(
         if long_texts.passes > 1 and long_texts.window is None:
             raise UserError("--passes reads texts again in smaller windows; say with --window how large the first are.")
         from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, chunk_sizes, documents, engines
+        from adapters.extraction import adapter_source, chunk_sizes, constraining, documents, engines
         from adapters.extraction.chunks import Cutter
         from adapters.extraction.engine import Drawing, Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
@@ -105,15 +108,17 @@ def extract(
         name = "endpoint" if server.endpoint else engine
         params = parse_assignments(adapter.params or [])
         model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=plugin_consent(trust))
-        settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": constrain}
-        settings |= {"window": long_texts.window, "passes": long_texts.passes if long_texts.passes > 1 else None}
         several = picks.samples > 1
-        settings |= {**vars(picks), "constrain": False} if several else {}
+        constraint = constraining.constraint_of(name, model, constrain, several=several)
+        how = constraint.how if constraint else "off"
+        settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": how}
+        settings |= {"window": long_texts.window, "passes": long_texts.passes if long_texts.passes > 1 else None}
+        settings |= vars(picks) if several else {}
         given = {**vars(corpus), "keep": corpus.keep or ()}
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
         work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
-        options = Options(max_tokens, batch_size, constrain and not several, **vars(server))
+        options = Options(max_tokens, batch_size, how, **vars(server))
         cutter = Cutter(lambda: chunk_sizes.load(name, model, options), max_tokens, **vars(long_texts))
         drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
 

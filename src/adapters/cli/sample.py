@@ -73,7 +73,7 @@ def sample(
         rewards = sampling.rewards_of(model, spec, consent)
         settings = {"engine": name, "endpoint": server.endpoint}
         work = sampling.prepare(model, rows, out, drawing, rewards, engine=settings)
-        options = Options(max_tokens or Options().max_new_tokens, batch_size, constrain=False, **vars(server))
+        options = Options(max_tokens or Options().max_new_tokens, batch_size, constrain="off", **vars(server))
 
         def note(text: str) -> None:
             console(stderr=True).print(f"note: {text}", soft_wrap=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from adapters.backends.jobs import PICKED, Job
 from adapters.console import clock, new_table
 from adapters.environment import peak_memory_text
-from adapters.evaluation import comparison, metrics
+from adapters.evaluation import comparison, constraining, metrics
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
@@ -91,9 +91,12 @@ def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, e
 
 
 def _costs(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What picking from several answers cost, beside the single answer."""
+    """What picking from several answers cost, beside the single answer, and what a constraint changed."""
     for name, models in sets.items():
         for label, figures in models.items() if PICKED in name else ():
+            if told := constraining.sentence(figures.get("constraint")):
+                yield f"{name} ({label}): {told}"
+                continue
             yield f"{name} ({label}): {_cost(figures)}; single answers: {_cost(sets[name.partition(PICKED)[0]][label])}"
 
 

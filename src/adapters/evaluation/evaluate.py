@@ -46,6 +46,8 @@ class SetFigures(TypedDict):
     """Spread of F1 over the prompt variants."""
     cost: NotRequired[dict[str, float]]
     """Seconds of sampling and tokens of all answers, of a test set that is also answered by picking."""
+    constraint: NotRequired[Mapping[str, object]]
+    """Constrained answers beside the free ones: `adapters.evaluation.constraining.Compared`."""
     always_empty: NotRequired[dict[str, float]]
     """Mean score of the empty answer by reward: the baseline."""
     reward_errors: NotRequired[dict[str, int]]

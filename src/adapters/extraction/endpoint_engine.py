@@ -9,9 +9,11 @@ from typing import Any
 
 from adapters import parallel
 from adapters.backends.adapter_folder import CONFIG
+from adapters.backends.constraint import Constraint
 from adapters.chat_client import Connection, PromptRefused, ServerError
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
+from adapters.extraction.constraining import constraint_of, takes_grammars
 from adapters.extraction.engine import WINDOW, Answer, DrawEngine, Drawing, Group, Options, Request
 from adapters.extraction.vllm_probe import PROBE, PROBE_TOKENS, Greedy, has_effect
 from adapters.files import read_json
@@ -27,20 +29,26 @@ class EndpointEngine:
     extra: dict[str, Any]
     """The optional fields of a request that the server takes: constrained output, the thinking switch."""
     thinking: bool = False
+    source: Constraint | None = None
+    """The constraint whose grammar each request carries."""
 
     @classmethod
-    def connect(cls, source: Source, options: Options, note: Callable[[str], None]) -> EndpointEngine:
+    def connect(
+        cls, source: Source, options: Options, note: Callable[[str], None], *, several: bool = False
+    ) -> EndpointEngine:
         """Reach the server, choose the model, and test which optional fields it takes."""
+        constraint = constraint_of("endpoint", source, options.constrain, several=several)
         url = options.endpoint or ""
         connection = Connection.open(url, options.model, options.api_key_env, options.concurrency)
         extra: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": source.model.thinking}}
-        if options.constrain and (schema := source.task.answer_schema()) is not None:
-            named = {"name": "answer", "schema": schema}
-            extra = {"response_format": {"type": "json_schema", "json_schema": named}, **extra}
         try:
             _check_adapter(connection, _names_of_base(source), note)
+            held = constraint is not None and constraint.how == "source" and takes_grammars(connection, note)
+            if constraint is not None and not held:
+                named = {"name": "answer", "schema": source.task.answer_schema()}
+                extra = {"response_format": {"type": "json_schema", "json_schema": named}, **extra}
             extra = _accepted(connection, extra, note)
-            return cls(connection, options.max_new_tokens, extra, source.model.thinking)
+            return cls(connection, options.max_new_tokens, extra, source.model.thinking, constraint if held else None)
         except ServerError as error:
             raise UserError(f"--endpoint: {error}") from None
 
@@ -48,13 +56,20 @@ class EndpointEngine:
         """Answers as they come. Raises RuntimeError when the server stops answering."""
         return parallel.each(self._answer, requests, threads=self.connection.concurrency, window=WINDOW)
 
+    def fields(self, text: str | None) -> dict[str, Any]:
+        """The optional fields of a request about a text."""
+        if self.source is None:
+            return self.extra
+        # vLLM's own field, which servers without it refuse or ignore.
+        return {"structured_outputs": {"grammar": self.source.grammar(text)}, **self.extra}
+
     def _answer(self, request: Request) -> Answer:
         try:
             [completion] = self.connection.complete(
                 request.prompt,
                 temperature=0,
                 max_tokens=self.max_new_tokens,
-                extra=self.extra,
+                extra=self.fields(request.text),
                 thinking=self.thinking,
             )
         except PromptRefused as refusal:
@@ -64,19 +79,20 @@ class EndpointEngine:
 
 def endpoint_draws(source: Source, drawing: Drawing, options: Options, note: Callable[[str], None]) -> DrawEngine:
     """Several answers to each prompt, one request each, so that a server's tokens and seed are of one answer."""
-    engine = EndpointEngine.connect(source, options, note)
+    engine = EndpointEngine.connect(source, options, note, several=True)
     connection = engine.connection
 
     def answer(item: tuple[int, Example]) -> Group:
         row, example = item
         answers: list[Drawn] = []
+        fields = engine.fields(example.meta.get("text"))
         for seed in drawing.seeds(example.id):
             try:
                 [completion] = connection.complete(
                     example.prompt,
                     temperature=0 if seed is None else drawing.temperature,
                     max_tokens=engine.max_new_tokens,
-                    extra=engine.extra | ({} if seed is None else {"seed": zlib.crc32(seed.encode())}),
+                    extra=fields | ({} if seed is None else {"seed": zlib.crc32(seed.encode())}),
                     thinking=engine.thinking,
                 )
             except PromptRefused as refusal:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+from adapters.backends.constraint import Constrain
 from adapters.chat_client import EMPTY
 from adapters.types import Drawn, Example, Message
 
 
 class Request(NamedTuple):
-    """A row's prompt."""
+    """A row's prompt. `text`: where its answer's strings stand, for `constrain: source`."""
 
     row: int
     prompt: tuple[Message, ...]
+    text: str | None = None
 
 
 class Answer(NamedTuple):
@@ -41,7 +43,8 @@ class Options:
 
     max_new_tokens: int = 2048
     batch_size: int | None = None
-    constrain: bool = True
+    constrain: Constrain | None = None
+    """None: `schema` where vLLM or a server does it, for single answers; else `off`."""
     endpoint: str | None = None
     model: str | None = None
     api_key_env: str | None = None

@@ -48,8 +48,8 @@ def make_draws(
 
     if name == "vllm":
         _check_vllm(source)
-        return local_engines.vllm_draws(source, drawing, note)
-    return local_engines.transformers_draws(source, drawing, options.batch_size, note)
+        return local_engines.vllm_draws(source, drawing, options, note)
+    return local_engines.transformers_draws(source, drawing, options, note)
 
 
 def make_picked(
@@ -62,7 +62,7 @@ def make_picked(
 
     def answer(requests: Iterable[Request]) -> Iterator[Answer]:
         for block in blocks(requests, WINDOW):
-            examples = [Example(str(request.row), "", request.prompt) for request in block]
+            examples = [Example(str(r.row), "", r.prompt, meta={"text": r.text}) for r in block]
             for place, answers, error in draw(examples, lambda _: True):
                 row = block[place].row
                 if error is not None:

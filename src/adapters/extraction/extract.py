@@ -233,7 +233,10 @@ def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
 
 def _check_settings(job: Resumable, earlier: Mapping[str, Any]) -> None:
     changes = []
-    for name, value in job.settings.items():
+    if isinstance(old := earlier.get("constrain"), bool):  # before it was one of three words
+        earlier = {**earlier, "constrain": "schema" if old and earlier.get("engine") != "transformers" else "off"}
+    for name in {**earlier, **job.settings}:
+        value = job.settings.get(name)
         if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value:
             size = 14 if name in ("input", "adapter", "registry") else 80
             changes.append(f"{name} was {json.dumps(earlier.get(name))[:size]}, is {json.dumps(value)[:size]}")

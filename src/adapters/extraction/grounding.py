@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
+from adapters.data.quoted import Path, quoted_strings
 from adapters.rewards.grounding import Found, Place, Text
 
 Grounded = Literal["strict", "flag", "off"]
 """`strict`: a record with a string that is not in the text is an error. `flag`: it is said. `off`: nobody looks."""
-Path = tuple[str | int, ...]
 
 _WHOLE: Final = {"type": "integer"}
 SCHEMA: Final = {
@@ -30,8 +30,6 @@ SCHEMA: Final = {
     },
 }
 """JSON schema of `spans`."""
-_INFERRED: Final = ("enum", "const", "format")
-"""Keywords of strings that a text need not hold: choices and dates."""
 
 
 class _String(NamedTuple):
@@ -49,7 +47,7 @@ def spans(record: Any, schema: Mapping[str, Any], text: str) -> list[dict[str, A
     within a longer string's is the choice only where there is no other.
     """
     within = Text(text)
-    strings = [_String(path, value, within.find(value)) for path, value in _strings(record, schema, schema, ())]
+    strings = [_String(path, value, within.find(value)) for path, value in quoted_strings(record, schema)]
     places = _chosen(strings)
     return [
         {
@@ -68,36 +66,10 @@ def spans(record: Any, schema: Mapping[str, Any], text: str) -> list[dict[str, A
 def standing(record: Any, schema: Mapping[str, Any], text: str) -> Any:
     """A record without the items (of an object, the fields) that hold a string which is not in the text."""
     within = Text(text)
-    absent = {path[0] for path, value in _strings(record, schema, schema, ()) if path and not within.has(value)}
+    absent = {path[0] for path, value in quoted_strings(record, schema) if path and not within.has(value)}
     if isinstance(record, list):
         return [item for n, item in enumerate(record) if n not in absent]
     return {name: value for name, value in record.items() if name not in absent} if absent else record
-
-
-def _strings(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str]]:
-    """The strings of a value that quote the text, with their paths."""
-    schema = _plain(value, schema, root)
-    if isinstance(value, str):
-        if schema.get("x-grounded", True) and not any(name in schema for name in _INFERRED):
-            yield path, value
-    elif isinstance(value, Mapping):
-        others = schema.get("additionalProperties")
-        for name, inner in value.items():
-            of_name = schema.get("properties", {}).get(name, others)
-            yield from _strings(inner, of_name if isinstance(of_name, Mapping) else {}, root, (*path, name))
-    elif isinstance(value, list):
-        for n, item in enumerate(value):
-            yield from _strings(item, schema.get("items", {}), root, (*path, n))
-
-
-def _plain(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A place's schema without references, and of several kinds the one that the value has."""
-    if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        return _plain(value, root.get("$defs", {}).get(name, {}), root)
-    options = [_plain(value, option, root) for option in schema.get("anyOf", ())]
-    kind = "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
-    return next((option for option in options if option.get("type", kind) == kind), {}) if options else schema
 
 
 def _chosen(strings: Sequence[_String]) -> list[Place | None]:

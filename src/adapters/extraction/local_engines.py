@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS, own_names
+from adapters.backends.constraint import Constraint
 from adapters.backends.local import base_model, text_only
 from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.backends.local.generate import LocalSampler
@@ -26,6 +27,7 @@ from adapters.errors import UserError
 from adapters.extraction import vllm_probe
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.chunks import Sizes
+from adapters.extraction.constraining import constraint_of
 from adapters.extraction.engine import LEAST, Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
 from adapters.types import Drawn, Example
@@ -34,6 +36,7 @@ from adapters.types import Drawn, Example
 def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
     """The adapter merged into its base; batches sorted by length inside a window."""
     # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
+    constraint = constraint_of("transformers", source, options.constrain)
     sampler = _sampler(source, note, stop_at_json=not source.model.thinking)
     if not sampler.shares:
         note(_WHOLE)
@@ -42,30 +45,36 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
         for block in blocks(requests, window):
             rows, prompts, too_long = _encode(block, sampler.encoder, sampler.context)
             yield from too_long
-            samples = sampler.answers(prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+            samples = sampler.answers(
+                prompts,
+                max_new_tokens=options.max_new_tokens,
+                batch_size=options.batch_size,
+                grammar=_grammar_of(constraint, block, rows),
+            )
             yield from (Answer(rows[n], *sample) for n, sample in samples)
 
     return answer
 
 
-def transformers_draws(
-    source: Source, drawing: Drawing, batch_size: int | None, note: Callable[[str], None]
-) -> DrawEngine:
+def transformers_draws(source: Source, drawing: Drawing, options: Options, note: Callable[[str], None]) -> DrawEngine:
     """Several answers to each prompt, as an evaluation would write them: whatever follows the JSON counts."""
+    constraint = constraint_of("transformers", source, options.constrain, several=True)
     sampler = _sampler(source, note, stop_at_json=False)
     if not sampler.groups:
         note(_WHOLE)
 
     def draw(examples: Sequence[Example], wanted: Callable[[int], bool]) -> Iterator[Group]:
-        rows, prompts, too_long = _encode(_requests(examples), sampler.encoder, sampler.context)
+        requests = _requests(examples)
+        rows, prompts, too_long = _encode(requests, sampler.encoder, sampler.context)
         yield from (Group(a.row, error=a.error) for a in too_long if wanted(a.row))
         drawn = sampler.draws(
             prompts,
             [drawing.seeds(examples[row].id) for row in rows],
             temperature=drawing.temperature,
             max_new_tokens=_limit(source, drawing, sampler.encoder, examples),
-            batch_size=batch_size,
+            batch_size=options.batch_size,
             wanted=lambda n: wanted(rows[n]),
+            grammar=_grammar_of(constraint, requests, rows),
         )
         yield from (Group(rows[n], answers) for n, answers in drawn)
 
@@ -76,7 +85,17 @@ _WHOLE = "this architecture keeps more than keys and values: prompts are compute
 
 
 def _requests(examples: Sequence[Example]) -> list[Request]:
-    return [Request(n, example.prompt) for n, example in enumerate(examples)]
+    return [Request(n, example.prompt, example.meta.get("text")) for n, example in enumerate(examples)]
+
+
+def _grammar_of(
+    constraint: Constraint | None, requests: Sequence[Request], rows: Sequence[int]
+) -> Callable[[int], str] | None:
+    """The grammar of the n-th of the rows."""
+    if constraint is None:
+        return None
+    texts = {request.row: request.text for request in requests}
+    return lambda n: constraint.grammar(texts[rows[n]])
 
 
 def _limit(source: Source, drawing: Drawing, encoder: Encoder, examples: Sequence[Example]) -> int:
@@ -105,15 +124,10 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
     Raises UserError when vLLM answers the same with and without the adapter.
     """
     from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
 
+    constraint = constraint_of("vllm", source, options.constrain)
     llm, lora, encoder = _open_vllm(source, note)
-    constrain = options.constrain and not source.model.thinking
-    schema = source.task.answer_schema() if constrain else None
-    structured = StructuredOutputsParams(json=schema) if schema is not None else None
-    sampling = SamplingParams(
-        temperature=0.0, max_tokens=options.max_new_tokens, stop_token_ids=[encoder.end], structured_outputs=structured
-    )
+    plain = {"temperature": 0.0, "max_tokens": options.max_new_tokens, "stop_token_ids": [encoder.end]}
     context = llm.llm_engine.model_config.max_model_len
 
     def answer(requests: Iterable[Request]) -> Iterator[Answer]:
@@ -121,6 +135,8 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
             rows, prompts, too_long = _encode(block, encoder, context)
             yield from too_long
             inputs = [{"prompt_token_ids": ids} for ids in prompts]
+            texts = {request.row: request.text for request in block}
+            sampling = [SamplingParams(**plain, **_structured(source, constraint, texts[row])) for row in rows]
             outputs = llm.generate(inputs, sampling, lora_request=lora, use_tqdm=False) if inputs else ()
             for row, output in zip(rows, outputs, strict=True):
                 first = output.outputs[0]
@@ -129,10 +145,22 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
     return answer
 
 
-def vllm_draws(source: Source, drawing: Drawing, note: Callable[[str], None]) -> DrawEngine:
+def _structured(source: Source, constraint: Constraint | None, text: str | None) -> dict[str, Any]:
+    """What vLLM calls structured output, for an answer to a text; its backend `guidance` takes grammars."""
+    if constraint is None:
+        return {}
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if constraint.how == "schema":
+        return {"structured_outputs": StructuredOutputsParams(json=source.task.answer_schema())}
+    return {"structured_outputs": StructuredOutputsParams(grammar=constraint.grammar(text))}
+
+
+def vllm_draws(source: Source, drawing: Drawing, options: Options, note: Callable[[str], None]) -> DrawEngine:
     """Several answers to each prompt by vLLM in this process. Raises UserError as `vllm_engine`."""
     from vllm import SamplingParams
 
+    constraint = constraint_of("vllm", source, options.constrain, several=True)
     llm, lora, encoder = _open_vllm(source, note)
     context = llm.llm_engine.model_config.max_model_len
 
@@ -144,10 +172,9 @@ def vllm_draws(source: Source, drawing: Drawing, note: Callable[[str], None]) ->
         asked = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if wanted(row)]
         for block in blocks(asked, _PROMPTS):
             params = [
-                SamplingParams(temperature=0.0, **fixed)
-                if seed is None
-                else SamplingParams(temperature=drawing.temperature, seed=zlib.crc32(seed.encode()), **fixed)
+                SamplingParams(**_drawing_of(drawing, seed), **fixed, **structured)
                 for row, _ in block
+                for structured in [_structured(source, constraint, examples[row].meta.get("text"))]
                 for seed in drawing.seeds(examples[row].id)
             ]
             several = len(params) // len(block)
@@ -156,6 +183,12 @@ def vllm_draws(source: Source, drawing: Drawing, note: Callable[[str], None]) ->
             yield from (Group(row, [_drawn(next(outputs).outputs[0]) for _ in range(several)]) for row, _ in block)
 
     return draw
+
+
+def _drawing_of(drawing: Drawing, seed: str | None) -> dict[str, Any]:
+    if seed is None:
+        return {"temperature": 0.0}
+    return {"temperature": drawing.temperature, "seed": zlib.crc32(seed.encode())}
 
 
 _PROMPTS = 64

@@ -40,8 +40,9 @@ class OpenRows:
         parts = [(n, place) for n, places in enumerate(passes) for place in places]
         self.waiting[number] = Asked(start, text, parts)
         for n, (_, place) in enumerate(parts):
-            asked = prompt if place == whole else ask(text[slice(*place)])
-            yield Request(number + n * self.total, tuple(asked))
+            part = text[slice(*place)] if isinstance(text, str) else None
+            asked = prompt if part is None or place == whole else ask(part)
+            yield Request(number + n * self.total, tuple(asked), part)
 
     def add(self, answer: Answer) -> Asked | None:
         """The row of an answer, once it has all."""

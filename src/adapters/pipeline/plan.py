@@ -15,6 +15,7 @@ from adapters.data.lengths import answer_limit, by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
+from adapters.evaluation.constraining import of_test_set
 from adapters.evaluation.picking import can_vote
 from adapters.pipeline import selecting, starting
 from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
@@ -338,6 +339,14 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
         picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
+        constraint=of_test_set(
+            spec.constrain,
+            task,
+            examples,
+            measure.backend,
+            thinking=recipe.model.thinking,
+            at=(*at, "constrain"),
+        ),
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         by_source=loaded.by_source,

@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 
 from adapters import console
 from adapters.backends import adapter_folder
-from adapters.backends.jobs import Backend, Evaluation, Job
+from adapters.backends.jobs import PICKED, Backend, Evaluation, Job
 from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
-from adapters.evaluation import comparison
+from adapters.evaluation import comparison, constraining
 from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment, stored_answers
 from adapters.evaluation.picking import PickingSampler
-from adapters.files import read_json, write_json, write_jsonl, write_text
+from adapters.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from adapters.pipeline import ledger, starting
 from adapters.pipeline.own_answers import Answering
 from adapters.pipeline.plan import Plan
@@ -240,7 +240,7 @@ def evaluate_all(
     Answers that are stored, here or in `earlier` (label -> folder of another run), are not asked for again when only
     the rewards have changed, as they do when a stage is added.
     """
-    evaluations = [each for e in evaluations for each in e.with_picked]
+    evaluations = [each for e in evaluations for each in e.ways]
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
         sampler = None
@@ -262,10 +262,16 @@ def evaluate_all(
                     answers = stored or cast(Sampler, sampler)
                     if evaluation.picked and stored is None:
                         answers = PickingSampler(cast(Sampler, sampler), evaluation, task)
+                    if evaluation.constrained and stored is None:
+                        answers = constraining.ConstrainedSampler(cast(Sampler, sampler), evaluation)
                     figures = evaluate(answers, evaluation, task, rewards, out, progress, write=console.is_main())
                 figures["key"] = key
                 backend.barrier()
                 if console.is_main():
+                    if evaluation.constrained:
+                        free = read_jsonl(out.with_name(evaluation.name.partition(PICKED)[0]) / "samples.jsonl")
+                        told = constraining.compared(task, free, read_jsonl(out / "samples.jsonl"))
+                        figures.update({"constraint": told} if told else {})
                     write_json(out / "metrics.json", figures)
             elif console.is_main():
                 store_alignment(task, out)

@@ -127,6 +127,10 @@ class EvalSet(Strict):
         default="vote", description="The answer that agrees most with the others, or the likeliest a token."
     )
     temperature: float = Field(default=0.8, gt=0, description="Of all samples but the first, which is greedy.")
+    constrain: Literal["schema", "source", "off"] = Field(
+        default="off",
+        description="Answer once more, allowing only JSON of the task's schema, or also only strings of the text.",
+    )
 
 
 class Recipe(Strict):

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from adapters.backends.jobs import PICKED
 from adapters.errors import UserError
+from adapters.evaluation import constraining
 from adapters.evaluation.alignment import STORED
 from adapters.evaluation.metrics import number
 from adapters.files import replacing
@@ -97,11 +98,17 @@ def render(run: RunFolder) -> str:
     )
 
 
+_CONSTRAINED = {
+    f"{PICKED}schema": ", answers constrained to the schema",
+    f"{PICKED}source": ", answers constrained to strings of the text",
+}
+
+
 def _set(
     run: RunFolder, name: str, models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]
 ) -> dict[str, Any]:
     lost, gained = samples.most_changed(models, task, weights)
-    notes = {GIVEN: ", given with adapters eval --data", PICKED: ", answers picked from several"}
+    notes = {GIVEN: ", given with adapters eval --data", **_CONSTRAINED, PICKED: ", answers picked from several"}
     note = next((text for part, text in notes.items() if part in name), ", not in the recipe")
     return {
         "name": name,
@@ -114,6 +121,9 @@ def _set(
         "lost": lost,
         "gained": gained,
         "moved": samples.moved(models, weights),
+        "constrained": [
+            (m.model, told) for m in models if (told := constraining.sentence(m.figures.get("constraint")))
+        ],
     }
 
 

@@ -33,10 +33,12 @@ class Nested(BaseModel):
     awards: list[Award]
 
 
-class Compact(Award):
-    """A funder in the short form: one award, its fields on the funder."""
-
+class _Named(BaseModel):
     funder_name: str | None
+
+
+class Compact(Award, _Named):  # in this order the name is the first field, as the target writes it
+    """A funder in the short form: one award, its fields on the funder."""
 
 
 _NESTED = TypeAdapter(list[Nested])

@@ -52,9 +52,12 @@ TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.trai
 
 
 class LocalBackend(TokenizingBackend):
-    """See `adapters.backends.jobs.Backend`. `draws`: its samplers give several answers to a prompt."""
+    """See `adapters.backends.jobs.Backend`.
 
-    draws = True
+    `draws`: its samplers give several answers to a prompt. `constrains`: they hold answers to a grammar.
+    """
+
+    draws = constrains = True
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

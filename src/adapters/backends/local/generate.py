@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property, partial
 from typing import Any, TypeVar
 
 import torch
@@ -14,11 +14,14 @@ from adapters.backends.json_stop import JsonEnd
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import decoding
+from adapters.backends.local.speedups.constrained import Grammars, Held
 from adapters.backends.repetition import LoopEnd
 from adapters.types import Drawn, Message, Progress, Sample
 
 Prompt = TypeVar("Prompt")
 Answered = TypeVar("Answered")
+GrammarOf = Callable[[int], str]
+"""Takes the index of a prompt; the grammar that its answers are held to."""
 
 
 class LocalSampler:
@@ -50,25 +53,36 @@ class LocalSampler:
         self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
     def __call__(
-        self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int,
+        batch_size: int | None,
+        progress: Progress,
+        grammar: GrammarOf | None = None,
     ) -> list[Sample]:
         """Completions in the order of the prompts, on every process."""
         ids = self.encoder.prompts(prompts)
         mine: list[tuple[int, Sample]] = []
-        for answer in self.answers(ids, max_new_tokens=max_new_tokens, batch_size=batch_size):
+        for answer in self.answers(ids, max_new_tokens=max_new_tokens, batch_size=batch_size, grammar=grammar):
             mine.append(answer)
             progress(min(len(mine) * self.world, len(ids)), len(ids), {})
         everyone = gather_object(mine) if self.world > 1 else mine
         return [sample for _, sample in sorted(everyone)]
 
     def answers(
-        self, ids: Sequence[list[int]], *, max_new_tokens: int, batch_size: int | None
+        self,
+        ids: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        batch_size: int | None,
+        grammar: GrammarOf | None = None,
     ) -> Iterator[tuple[int, Sample]]:
-        """Answers of this process's share as (index, sample), longest prompts first."""
+        """Answers of this process's share as (index, sample), longest prompts first, held to `grammar`."""
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # longest first: memory fails at once or never
         prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
         for batch in list(_batches(order, [len(row) for row in ids], batch_size))[self.rank :: self.world]:
-            prompts = [ids[i] for i in batch]
+            prompts = [(ids[i], grammar(i) if grammar else None) for i in batch]
             samples = _within_memory(lambda part: self._batch(part, max_new_tokens, prefix), prompts)
             yield from zip(batch, samples, strict=True)
 
@@ -106,6 +120,7 @@ class LocalSampler:
         max_new_tokens: int,
         batch_size: int | None,
         wanted: Callable[[int], bool],
+        grammar: GrammarOf | None = None,
     ) -> Iterator[tuple[int, list[Drawn]]]:
         """Several answers to each prompt as (index, answers), longest prompts first; each prompt is read once.
 
@@ -116,17 +131,18 @@ class LocalSampler:
         size = max(1, (batch_size or 64) // len(seeds[0])) if seeds else 1
         for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
             if any(map(wanted, batch)):
-                prompts = [(ids[i], seeds[i]) for i in batch]
+                prompts = [(ids[i], seeds[i], grammar(i) if grammar else None) for i in batch]
                 answers = _within_memory(lambda part: self._draw(part, temperature, max_new_tokens), prompts)
                 yield from ((i, of_prompt) for i, of_prompt in zip(batch, answers, strict=True) if wanted(i))
 
     def _draw(
-        self, prompts: Sequence[tuple[list[int], Sequence[str | None]]], temperature: float, most: int
+        self, prompts: Sequence[tuple[list[int], Sequence[str | None], str | None]], temperature: float, most: int
     ) -> list[list[Drawn]]:
-        ids, seeds = zip(*prompts, strict=True)
+        ids, seeds, grammars = zip(*prompts, strict=True)
         limits = [limit for limit, of_prompt in zip(self._limits(ids, most), seeds, strict=True) for _ in of_prompt]
-        draws = decoding.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature)
         pad, several = self.encoder.tokenizer.pad_token_id, len(seeds[0])
+        held = self._held([grammar for grammar in grammars for _ in range(several)])
+        draws = decoding.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature, held)
         rows = decoding.draw(
             self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
         )
@@ -134,9 +150,12 @@ class LocalSampler:
         drawn = [Drawn(*s, logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
         return [drawn[i : i + several] for i in range(0, len(drawn), several)]
 
-    def _batch(self, ids: Sequence[list[int]], max_new_tokens: int, prefix: Any) -> list[Sample]:
+    def _batch(self, prompts: Sequence[tuple[list[int], str | None]], max_new_tokens: int, prefix: Any) -> list[Sample]:
+        ids, grammars = zip(*prompts, strict=True)
         limits = self._limits(ids, max_new_tokens)
         shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
+        if held := self._held(grammars):
+            shared["choose"] = partial(held, pick=decoding.best)
         decode = decoding.greedy if self.shares else decoding.generate
         loops = [LoopEnd() for _ in ids]
         ended = [self._ended(loop) for loop in loops]
@@ -144,6 +163,15 @@ class LocalSampler:
         rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
         cut = [loop.looped or len(row) >= limit for row, limit, loop in zip(rows, limits, loops, strict=True)]
         return list(map(self._sample, rows, cut))
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.encoder.tokenizer, self.model.config.get_text_config(decoder=True).vocab_size)
+
+    def _held(self, grammars: Sequence[str | None]) -> Held | None:
+        """What holds the rows of a batch to their grammars; all have one, or none."""
+        given = [grammar for grammar in grammars if grammar is not None]
+        return Held(self._grammars.matchers(given), self.stops) if given else None
 
     def _limits(self, ids: Sequence[list[int]], most: int) -> list[int]:
         """Most tokens of each answer."""

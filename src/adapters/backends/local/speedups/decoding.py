@@ -20,6 +20,8 @@ Ended = Callable[[int], bool]
 """Called with each token of one row; True if the row's answer is complete."""
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 """Takes logits in 32 bits (rows, vocabulary) and the numbers of the rows, which have not ended; a token for each."""
+Restrict = Callable[[torch.Tensor, Sequence[int], Choose], torch.Tensor]
+"""Takes what `Choose` takes, and a way to choose, which it uses among the tokens that are allowed."""
 
 GREEDY: Final = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
 """Arguments of transformers' `generate` for greedy answers, whatever a model's own config says."""
@@ -100,11 +102,12 @@ def greedy(
     pad: int,
     prefix: DynamicCache | None = None,
     ended: Sequence[Ended] | None = None,
+    choose: Choose | None = None,
 ) -> list[list[int]]:
     """The tokens of each row's greedy answer, its end token included.
 
     `limits`: most tokens of each row. `prefix`: keys and values of the tokens that all prompts begin with. `ended` can
-    end a row before its end token.
+    end a row before its end token. `choose` takes the place of the likeliest token.
     """
     shared = prefix.get_seq_length() if prefix is not None else 0
     suffixes = [list(p[shared:]) for p in prompts]
@@ -117,10 +120,11 @@ def greedy(
     cache = copy.deepcopy(prefix) or new_cache(model)
     if shared:
         cache.batch_repeat_interleave(len(suffixes))
-    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=_best)
+    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=choose or best)
 
 
-def _best(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+def best(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """The likeliest token of each row; see `Choose`."""
     return logits.argmax(dim=-1)
 
 
@@ -128,16 +132,23 @@ class Draws:
     """Draws tokens at random: each row has random numbers of its own, whatever rows stand beside it.
 
     `seeds` are of the rows; None draws greedily. `logprobs` are the sums of the log-probabilities of each row's tokens,
-    in nats, at temperature 1.
+    in nats, at temperature 1. `held` restricts the choice; the log-probabilities are the model's own with it too.
     """
 
-    def __init__(self, seeds: Sequence[str | None], temperature: float) -> None:
+    def __init__(self, seeds: Sequence[str | None], temperature: float, held: Restrict | None = None) -> None:
         self.streams = [None if seed is None else random.Random(seed) for seed in seeds]
-        self.temperature = temperature
+        self.temperature, self.held = temperature, held
         self.logprobs = [0.0] * len(seeds)
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """See `Choose`."""
+        chosen = self.held(logits, rows, self._drawn) if self.held else self._drawn(logits, rows)
+        scores = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            self.logprobs[row] += score
+        return chosen
+
+    def _drawn(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         # Inversion: one number a token. In 32 bits the sum over a large vocabulary would lose the rare tokens.
         wide = torch.float32 if logits.device.type == "mps" else torch.float64
         below = (logits / self.temperature).softmax(-1).to(wide).cumsum(-1)
@@ -145,11 +156,7 @@ class Draws:
         numbers = torch.tensor([s.random() if s else 0.0 for s in streams], dtype=wide, device=logits.device)
         drawn = torch.searchsorted(below, numbers[:, None] * below[:, -1:], right=True)[:, 0]
         greedy = torch.tensor([s is None for s in streams], device=logits.device)
-        chosen = torch.where(greedy, logits.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
-        scores = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
-        for row, score in zip(rows, scores.tolist(), strict=True):
-            self.logprobs[row] += score
-        return chosen
+        return torch.where(greedy, logits.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
 
 
 def decode(

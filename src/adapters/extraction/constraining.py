@@ -1,0 +1,53 @@
+"""What constrains the answers of an extraction, and whether its engine can do that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adapters.backends.constraint import Constrain, Constraint, constraint, needs_llguidance
+from adapters.chat_client import Connection, PromptRefused
+from adapters.errors import UserError
+from adapters.extraction.adapter_source import Source
+
+_PROBE = r"""%llguidance {}
+start: "\"" PLACE "\""
+PLACE: CHUNKS & /.+/
+CHUNKS: %regex {"substring_chunks": ["constrained"]}"""
+_PROBED = '"constrained"'
+
+
+def default(engine: str, source: Source, *, several: bool = False) -> Constrain:
+    """The word where the user says none: `schema` where vLLM or a server constrains single answers, else `off`."""
+    # A server's reasoning parser knows where the answer begins.
+    builtin = engine == "endpoint" or (engine == "vllm" and not source.echo and not source.model.thinking)
+    return "schema" if builtin and not several and source.task.answer_schema() is not None else "off"
+
+
+def constraint_of(engine: str, source: Source, given: Constrain | None, *, several: bool = False) -> Constraint | None:
+    """The constraint of an extraction. Raises UserError before a model is loaded for one that cannot be."""
+    how = given or default(engine, source, several=several)
+    if how == "off":
+        return None
+    if source.echo and engine != "endpoint":
+        raise UserError(f"constrain: {how} is for models, and an echo run has none. Say off.")
+    local = engine == "transformers"
+    if local:
+        needs_llguidance()
+    thinking = source.model.thinking and engine != "endpoint"
+    return constraint(source.task, how, thinking=thinking, local=local)
+
+
+def takes_grammars(connection: Connection, note: Callable[[str], None]) -> bool:
+    """Whether a server holds answers to a grammar, as vLLM does; told by an answer that no model would give."""
+    fields = {"structured_outputs": {"grammar": _PROBE}}
+    try:
+        [probed] = connection.complete([{"role": "user", "content": "[]"}], temperature=0, max_tokens=16, extra=fields)
+    except PromptRefused:
+        probed = None
+    if probed is not None and probed.text.strip() == _PROBED:
+        return True
+    note(
+        "the server takes no grammar (vLLM does), so constrain: source is not kept to: answers are constrained by the "
+        "schema, and strings that are not in the text are counted as absent"
+    )
+    return False
