@@ -131,10 +131,10 @@ def _row(row: Mapping[str, Any], text: str, label: str, gold: Mapping[str, Any],
     found: Any = bool(strings)
     if settings.kind == "span":
         places = _annotated(row.get("spans"), label, len(text))
-        if places is None:
+        if not places and strings:
             places, missing = occurrences(text, strings)
             out.not_found[label] += len(missing)
-        found = [list(place) for place in places]
+        found = [list(place) for place in places or ()]
     source = row.get("source")
     return {
         "id": str(row.get("id") or hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()),

@@ -56,7 +56,7 @@ def build_nte(
 ) -> None:
     """Make rows of the task mine: for each text and label of its schema one question.
 
-    Rows with `spans` keep those places; without, every free-standing place of a gold string is one.
+    A label's own places in `spans` are kept; without them, every free-standing place of a gold string is one.
     """
     from adapters.data.load import fold
     from adapters.data.rows import read_file

@@ -142,8 +142,10 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     figure = "share of the examples" if all(_are_shares(r, mode) for r in sets.values()) else f"F1, {mode} matching"
     table = new_table(f"{figure} (95 % interval)", ["test set (rows)", "field"], shown)
     table.columns[1].no_wrap = True
-    if shown != models:
-        table.caption = f"{len(models) - len(shown)} more models: --all"
+    notes = [f"{len(models) - len(shown)} more models: --all"] if shown != models else []
+    makers = {name: results["annotator"] for name, results in first.items() if "annotator" in results}
+    notes += [f"gold of {name}: {maker}" for name, maker in makers.items()]
+    table.caption = "\n".join(notes) or None
     for name, results in sets.items():
         for field in _fields(results, mode):
             cells = [_f1(results[m]["metrics"][mode][field]) if m in results else "" for m in shown]
