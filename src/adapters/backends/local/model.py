@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
 
 from adapters.backends.adapter_folder import WEIGHTS, own_names
 from adapters.backends.local.base_model import AT, Base
@@ -103,14 +104,15 @@ def load_base(base: Base, config: Model, *, whole: bool = False, labels: Sequenc
         options |= {**_label_names(labels), "ignore_mismatched_sizes": True}
     auto = AutoModelForTokenClassification if labels else AutoModelForCausalLM
     try:
-        model = auto.from_pretrained(
-            base.load,
-            revision=base.revision,
-            dtype=dtype,
-            use_safetensors=True,  # pickled weights can run any code when they are read
-            trust_remote_code=trusts(config),
-            **options,
-        )
+        with _new_head_expected() if labels else nullcontext():
+            model = auto.from_pretrained(
+                base.load,
+                revision=base.revision,
+                dtype=dtype,
+                use_safetensors=True,  # pickled weights can run any code when they are read
+                trust_remote_code=trusts(config),
+                **options,
+            )
     except (OSError, ValueError, ImportError) as error:
         reason = first_line(error)
         if "Unrecognized configuration class" in reason:
@@ -126,6 +128,17 @@ def load_base(base: Base, config: Model, *, whole: bool = False, labels: Sequenc
     if not labels:
         model.config.use_cache = True
     return model
+
+
+@contextmanager
+def _new_head_expected() -> Iterator[None]:
+    """Without transformers' report of what the checkpoint lacks: an encoder's head is new, and its pooler not used."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _label_names(labels: Sequence[str]) -> dict[str, Any]:
