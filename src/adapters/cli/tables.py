@@ -19,7 +19,7 @@ from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START
 from adapters.pipeline.seeds import Summary
-from adapters.recipe.stages import Grpo, Supervised
+from adapters.recipe.stages import Grpo, Supervised, TokenClassification
 
 MODELS_SHOWN = 3
 """In the one table of results: the base and the last stages. `--all` shows every model."""
@@ -68,7 +68,7 @@ def _settings(job: Job, first: str | None) -> str:
     samples = getattr(stage, "samples", None)
     if samples is not None:
         steps = f"at most {steps}, {samples.k} samples at {samples.temperature:g}"
-    if isinstance(stage, Supervised):
+    if isinstance(stage, Supervised | TokenClassification):
         return f"{steps}, lr {stage.learning_rate:g}"
     start = f"the adapter of stage {job.index}" if job.index else first or "the base (a new adapter)"
     reference = start if stage.reference == "start" else stage.reference
@@ -146,8 +146,10 @@ def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
     figure = "share of the examples" if all(_are_shares(r, mode) for r in sets.values()) else f"F1, {mode} matching"
     table = new_table(f"{figure} (95 % interval)", ["test set (rows)", "field"], shown)
     table.columns[1].no_wrap = True
-    if shown != models:
-        table.caption = f"{len(models) - len(shown)} more models: --all"
+    notes = [f"{len(models) - len(shown)} more models: --all"] if shown != models else []
+    makers = {name: results["annotator"] for name, results in first.items() if "annotator" in results}
+    notes += [f"gold of {name}: {maker}" for name, maker in makers.items()]
+    table.caption = "\n".join(notes) or None
     for name, results in sets.items():
         for field in _fields(results, mode):
             cells = [_f1(results[m]["metrics"][mode][field]) if m in results else "" for m in shown]

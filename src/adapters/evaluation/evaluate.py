@@ -51,6 +51,8 @@ class SetFigures(TypedDict):
     always_empty: NotRequired[dict[str, float]]
     """Mean score of the empty answer by reward: the baseline."""
     reward_errors: NotRequired[dict[str, int]]
+    annotator: NotRequired[str]
+    """Who made the gold answers, where the rows say so: human, or the name of a model."""
     key: NotRequired[str]
     """Hashes of test set, weights and rewards: a change repeats the evaluation."""
 
@@ -101,6 +103,8 @@ def evaluate(
     by_row = [dict(zip(names, of_row, strict=True)) for of_row in zip(*graded, strict=True)] or [{}] * len(examples)
     scored = [_score(task, of_row, e, s) for of_row, e, s in zip(by_row, examples, samples, strict=True)]
     figures = summary(evaluation, samples, scored, rewards)
+    if evaluation.annotator:
+        figures["annotator"] = evaluation.annotator
     if evaluation.picking and cost:
         figures["cost"] = cost
     if empty_answer := getattr(task, "empty_answer", None):
