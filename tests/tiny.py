@@ -254,3 +254,76 @@ def save_tiny_wrapper(tiny: Path, folder: Path, kind: str = "Qwen3_5") -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_tiny_encoder(folder: Path, kind: str = "Bert") -> Path:
+    """A random two-layer encoder with a tokenizer of its family, saved as a local folder; `kind` as in class names."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    texts = [row["text"] for row in ie_rows(40)] + ["Question: What is the person place mentioned? Yes No Choice", "."]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    if kind == "Bert":
+        raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        trainer: object = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
+    elif kind == "DebertaV2":
+        raw = Tokenizer(models.Unigram())
+        raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="[UNK]")
+    else:
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    raw.train_from_iterator(texts, trainer)
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more: dict = {"pad_token_id": 0, "vocab_size": len(tokenizer), "max_position_embeddings": 160}
+    if kind == "ModernBert":
+        more |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3, "local_attention": 16}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes, **more))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def mine_rows(n: int, prefix: str = "r", kind: str = "span") -> list[dict]:
+    """Questions of the task mine about the texts of `ie_rows`: where is a person, or is one mentioned."""
+    rows = []
+    for row in ie_rows(n, prefix):
+        names = row["gold"]["person"]
+        gold: object = bool(names) if kind == "label" else [[0, len(name)] for name in names]
+        asked = "This text mentions a person" if kind == "label" else "person"
+        rows.append({"id": row["id"], "text": row["text"], "kind": kind, "instruction": asked, "gold": gold})
+    return rows
+
+
+def mine_recipe(folder: Path, model: Path) -> str:
+    """A token_classification recipe over a tiny encoder; its data are written into `folder`."""
+    both = [row for pair in zip(mine_rows(40), mine_rows(40, kind="label"), strict=True) for row in pair]
+    write_jsonl(folder / "train.jsonl", both)
+    write_jsonl(folder / "test.jsonl", mine_rows(6, "t") + mine_rows(6, "t", "label"))
+    return f"""name: proxy
+task: mine
+model: {{base: {model}}}
+lora: {{rank: 4, alpha: 8}}
+run_dir: {folder / "runs"}
+stages:
+  - kind: token_classification
+    data: [{{path: train.jsonl}}]
+    batch_size: 8
+    max_steps: 6
+    learning_rate: 2e-2
+    max_length: 96
+    stride: 16
+    validation: 0.1
+evaluate:
+  - {{name: test, data: [{{path: test.jsonl}}]}}
+"""

@@ -26,6 +26,8 @@ SYNONYMS = {
     "file": "path",
     "limit": "max_rows",
     "weight": "repeat",
+    "ner": "token_classification",
+    "token_cls": "token_classification",
 }
 
 

@@ -149,6 +149,8 @@ class Task(Protocol):
     - `empty_answer(example) -> str`: the answer that finds nothing, whose reward stands beside the models';
     - `rephrase(n) -> Task`: the same task with the n-th other prompt, for test sets with `prompt_variants`;
     - `vary(row, rng) -> Row`: the row asked for in another way, for stages with `vary`; a function of row and `rng`;
+    - `moved(row, noisy, place) -> Row`: the noisy row with the offsets of `row`'s labels where noise has put them, for
+      tasks whose labels are places: `place(start, end)` gives those in the noisy text;
     - `align(gold, completion) -> list[Aligned]`: shows people what its scorer compared with what (the labelled values
       in one order, whatever the completion); without it reports compare JSON values by their keys;
     - `adversarial(example) -> {name: text}`: wrong answers that a reward must tell from gold;

@@ -23,6 +23,10 @@ def backend(recipe: Recipe) -> Backend:
         from adapters.backends.tinker import TinkerBackend
 
         return TinkerBackend(recipe)
+    if recipe.tags_words:
+        from adapters.backends.local.token_classification import EncoderBackend
+
+        return EncoderBackend(recipe)
     from adapters.backends.local import LocalBackend
 
     return LocalBackend(recipe)

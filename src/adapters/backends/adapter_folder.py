@@ -104,7 +104,8 @@ def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A published file may hold them also under the longer names of a vision-language class, so that servers which load
     that class find them: `model.language_model.layers` beside `model.layers`.
     """
-    ends = {key: key.removeprefix(PEFT_PREFIX).split(".")[1:] for key in tensors}
+    # An encoder's head, such as classifier.weight, is whole and has one name.
+    ends = {key: key.removeprefix(PEFT_PREFIX).split(".")[1:] for key in tensors if ".lora_" in key}
     short = {".".join(end) for end in ends.values()}
     longer = {key for key, end in ends.items() if any(".".join(end[n:]) in short for n in range(1, len(end)))}
     return {key: tensor for key, tensor in tensors.items() if key not in longer}

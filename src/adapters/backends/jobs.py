@@ -15,6 +15,23 @@ from adapters.recipe.stages import Stage
 from adapters.types import Example, Lengths, Progress, Sampler
 
 
+class Reading(NamedTuple):
+    """How an encoder reads a row: sub-words of its question, of a window, and how many windows it takes."""
+
+    instruction: int
+    max_length: int
+    windows: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether a window has room for text beside the question and the special tokens."""
+        return self.max_length - self.instruction - 2 >= LEAST_TEXT
+
+
+LEAST_TEXT: Final = 16
+"""Sub-words of text that a window must have room for."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A resolved stage."""
@@ -89,6 +106,8 @@ class Evaluation:
     picking: Picking | None = None
     picked: bool = False
     """Whether each answer is picked from several, as `picking` says."""
+    annotator: str | None = None
+    """Who made the gold answers, where the rows say so: human, or the name of a model."""
     beyond: int = 0
     """Gold answers longer than `max_new_tokens`, on which no model can score in full."""
 

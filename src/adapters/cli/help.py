@@ -43,6 +43,7 @@ EXAMPLES = {
     "data": "adapters data noise rows.jsonl --preset ocr",
     "data convert": "adapters data convert export.json -o rows.jsonl --rename PER=person",
     "data build-ie": "adapters data build-ie rows.jsonl -o mix --exclude test.jsonl",
+    "data build-nte": "adapters data build-nte rows.jsonl -o mine.jsonl --exclude test.jsonl",
     "data noise": "adapters data noise rows.jsonl --preset ocr --level heavy -o degraded.jsonl",
     "data synthesize": "adapters data synthesize funding -n 500 -o rows.jsonl",
     "data score-spans": "adapters data score-spans samples.jsonl rows.jsonl",

@@ -11,6 +11,7 @@ import typer
 
 from adapters.cli import base, check, data, env, extract, mining, new, pairs, publish, rewards, run, sample, tasks, view
 from adapters.cli import ie as ie  # registers its verbs in the group `data`
+from adapters.cli import mine_data as mine_data  # likewise
 from adapters.cli.errors import complain
 from adapters.cli.help import Group, dress
 

@@ -121,13 +121,13 @@ def load_examples(
             )
         keys = KeysRead({"id", *source.where, *([source.split.key] if source.split else [])})
         clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
-        kept = [pair for pair in clean if not _is_empty(pair[1]) or _drawn(seed, pair[1].id) < source.keep_empty]
+        kept = [pair for pair in clean if not is_empty(pair[1]) or _drawn(seed, pair[1].id) < source.keep_empty]
         clean, left_out = kept, len(clean) - len(kept)
         if not clean and left_out:
             raise UserError("no row is left: keep_empty leaves out every row with nothing to find.", at=key)
         if look is not None:
             look(clean)
-        empty = sum(_is_empty(example) for _, example in clean)
+        empty = sum(is_empty(example) for _, example in clean)
         counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
         generated = isinstance(source, SynthesizedSource)
         entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat}
@@ -172,7 +172,7 @@ def _clean_examples(
     return clean, bad
 
 
-def _is_empty(example: Example) -> bool:
+def is_empty(example: Example) -> bool:
     """Whether there is nothing to find."""
     gold = example.gold
     return not (any(gold.values()) if isinstance(gold, Mapping) else gold)

@@ -92,7 +92,9 @@ class RowNoiser:
             fault = f"fails on row {row.get('id')!r}: {type(error).__name__}: {error}"
             raise UserError(f"the noise {self.noise.name} {fault}.") from error
         stats.add(result, find_spans(text, _labels(task, row)))
-        return result.row
+        moved = getattr(task, "moved", None)
+        changed: Row = moved(row, result.row, result.noised.to_noisy) if moved and result.edits else result.row
+        return changed
 
 
 def _labels(task: Task, row: Row) -> list[Label]:

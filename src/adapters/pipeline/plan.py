@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
 from adapters.evaluation.picking import can_vote
-from adapters.pipeline import selecting, starting
+from adapters.pipeline import proxy_rows, selecting, starting
 from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
 from adapters.plugins import task_bench
@@ -26,7 +27,7 @@ from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import Grpo, Sft
+from adapters.recipe.stages import Grpo, Sft, TokenClassification
 from adapters.types import Example, Lengths, Row, Task
 
 
@@ -80,6 +81,19 @@ class Measure:
                 "each answer, as the chat template writes earlier turns in another way than it asks for them"
             )
         return sequences
+
+    def windows(self, loaded: Loaded, stage: Any, most: float, at: KeyPath) -> dict[str, int]:
+        """Windows by id of the rows of a stage that tags words; takes the rows out whose question fills a window."""
+        if not isinstance(stage, TokenClassification) or not hasattr(self.backend, "readings"):
+            return {}
+        readings = self._tried(partial(self.backend.readings, stage), loaded.examples)
+        if readings is None:
+            return {}
+        loaded.examples, windows = proxy_rows.readable(loaded, readings, most, at)
+        most_windows: dict[str, int] = {}
+        for example, n in zip(loaded.examples, windows, strict=True):
+            most_windows[example.id] = max(n, most_windows.get(example.id, 0))
+        return most_windows
 
     def _tried(self, ask: Callable[[Sequence[Example]], Any], examples: Sequence[Example]) -> Any:
         try:
@@ -255,6 +269,7 @@ def _job(
     check_stage(stage, loaded.examples, recipe, measure.backend, at)
     if isinstance(stage, Grpo) and stage.flat_groups == "replace":
         notes.append(replacing_note(stage, n))
+    windows = measure.windows(loaded, stage, recipe.max_bad_rows, at)
     examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
     lengths = measure.lengths(examples)
     fitting, tokens, audit = within_limits(stage, examples, lengths, at)
@@ -270,7 +285,7 @@ def _job(
         validation=tuple(validation),
         rewards=rewards,
         fingerprint=stage_fingerprint(file, n, plugins, loaded.fingerprint, previous),
-        steps=steps(stage, len(training), epochs, at),
+        steps=steps(stage, sum(windows.get(e.id, 1) for e in training), epochs, at),
         texts=loaded.texts,
         by_source=loaded.by_source,
         lengths=audit,
@@ -308,7 +323,7 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     if stage.noise is None and not vary:
         return read(stage.data, at), stage.epochs
     noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
-    laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
+    laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft | TokenClassification) else 1
     return read(stage.data, at, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
 
 
@@ -316,6 +331,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
     file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
     loaded = read(spec.data, at)
+    measure.windows(loaded, recipe.stages[-1], recipe.max_bad_rows, at)
     examples = list(loaded.examples)
     if spec.prompt_variants > 1:
         rephrase = getattr(task, "rephrase", None)
@@ -341,6 +357,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         ledger=loaded.ledger,
         rejected=loaded.rejected,
         by_source=loaded.by_source,
+        annotator=proxy_rows.one_annotator(examples, spec.name, at),
         lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
         beyond=sum(a > limit for a in answers),
     )

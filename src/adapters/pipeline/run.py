@@ -32,6 +32,7 @@ from adapters.plugins.registry import self_contained
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
+from adapters.recipe.stages import TokenClassification
 from adapters.types import Sampler, Task
 
 CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", HEADER)
@@ -212,6 +213,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             **({"history": starting.history(start)} if start and start == plan.start else {}),
             "reference": getattr(job.stage, "reference", None),
             "model": getattr(backend, "describe", dict)(),
+            **({"labels": list(job.stage.labels)} if isinstance(job.stage, TokenClassification) else {}),
             "task": self_contained(plan.recipe.task.model_dump(), plan.task),
             "thinking": plan.recipe.model.thinking,
             "figures": figures,

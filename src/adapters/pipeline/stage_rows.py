@@ -11,14 +11,15 @@ from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend
 from adapters.data.lengths import by_source
 from adapters.errors import KeyPath, UserError
-from adapters.pipeline import selecting, starting
+from adapters.pipeline import proxy_rows, selecting, starting
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Stage, Supervised
+from adapters.recipe.stages import Dpo, Grpo, Stage, Supervised, TokenClassification
 from adapters.types import Example, Lengths
 
 
 def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
     """Raise UserError for a stage whose rows, reference or backend do not go with it."""
+    proxy_rows.check(stage, examples, recipe, at)
     samples = getattr(stage, "samples", None)
     if samples is not None and not getattr(backend, "draws", False):
         raise UserError("the hosted trainer does not learn from samples that are drawn first.", at=(*at, "samples"))
@@ -87,6 +88,8 @@ def beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]
 
 def fits(stage: Stage, length: Lengths) -> bool:
     """Whether a row keeps to the stage's length limits."""
+    if isinstance(stage, TokenClassification):  # a long text is read in several windows
+        return True
     if isinstance(stage, Grpo):
         return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length

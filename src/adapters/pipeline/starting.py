@@ -84,7 +84,11 @@ def _check_kind(folder: Path, recipe: Recipe) -> None:
         raise UserError(
             f"the adapter in {folder} is of the type {kind}; trainer: {recipe.trainer} needs {wanted}.", at=AT
         )
-    if odd := [key for key in _NOT_PLAIN if config.get(key)]:
+    tags = config.get("task_type") == "TOKEN_CLS"
+    if recipe.trainer != "echo" and tags != recipe.tags_words:
+        what = ("an encoder", "a causal model") if tags else ("a causal model", "an encoder")
+        raise UserError(f"the adapter in {folder} is of {what[0]}, and this recipe trains {what[1]}.", at=AT)
+    if odd := [key for key in _NOT_PLAIN if config.get(key) and not (tags and key == "modules_to_save")]:
         raise UserError(f"the adapter in {folder} has {odd[0]}, which recipes do not: {NOT_OFFERED[odd[0]]}.", at=AT)
     if config.get("bias", "none") != "none":
         raise UserError(

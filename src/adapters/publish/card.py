@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters import environment
+from adapters.data_aug.mine.words import WORD, around, question_of
 from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.comparison import changes
@@ -23,6 +24,7 @@ from adapters.publish import bundle, comparison, plots, plugin_code, quality
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
+from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import NOT_IN_FINGERPRINT
 from adapters.types import Task
 
@@ -32,6 +34,7 @@ KINDS = {
     "sft": "Supervised fine-tuning",
     "grpo": "Group relative policy optimisation (GRPO)",
     "dpo": "Direct preference optimisation (DPO)",
+    "token_classification": "Tagging of words by an encoder (token classification)",
     "best_of": "Supervised fine-tuning on the best of its own answers (rejection sampling)",
 }
 INSTALL = ("torch", "transformers", "peft", "accelerate")
@@ -88,6 +91,8 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "mode": mode,
         "plots": plots.draw(finished, folder / "plots", mode),
         "facts": facts,
+        "tags": recipe.tags_words,
+        "asked": _asked(finished),
         "auto_class": "AutoModelForCausalLM" if facts.get("causal", True) else "AutoModelForImageTextToText",
         "example": finished.example(),
         "max_new_tokens": max(limits, default=1024),
@@ -102,6 +107,15 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "embedded": (folder / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
         "versions": {k: v for k, v in versions.items() if k != "tinker" or recipe.trainer == k},
     }
+
+
+def _asked(finished: Finished) -> dict[str, Any]:
+    """Of an encoder: the example's question, and the words around its text."""
+    if not finished.recipe.tags_words:
+        return {}
+    question = question_of(finished.example().prompt)
+    before, after = around(question.kind, question.instruction)
+    return {"kind": question.kind, "text": question.text, "before": before, "after": after, "word": WORD.pattern}
 
 
 def _usage(repo: str, tag: str | None) -> dict[str, Any]:
@@ -178,14 +192,22 @@ def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
         base_model=finished.base_id,
         base_model_relation="adapter",
         library_name="peft",
-        pipeline_tag="text-generation",
+        pipeline_tag=_pipeline(finished),
         license=settings.license,
         language=list(settings.language),
-        tags=list(dict.fromkeys(["lora", *kinds, *MADE_WITH.get(recipe.trainer, ()), task, *settings.tags])),
+        tags=list(dict.fromkeys(["lora", *kinds, *_made_with(recipe), task, *settings.tags])),
         datasets=list(dict.fromkeys([*settings.datasets, *hub])) or None,
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,
     )
+
+
+def _made_with(recipe: Recipe) -> tuple[str, ...]:
+    return ("transformers",) if recipe.tags_words else MADE_WITH.get(recipe.trainer, ())
+
+
+def _pipeline(finished: Finished) -> str:
+    return "token-classification" if finished.recipe.tags_words else "text-generation"
 
 
 def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
@@ -194,7 +216,7 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
     tests = {e.name: e.data[0] for e in finished.recipe.evaluate}
     return [
         EvalResult(
-            task_type="text-generation",
+            task_type=_pipeline(finished),
             task_name=finished.recipe.task.use,
             dataset_type=source.hub if isinstance(source := tests.get(name), HubSource) else name,
             dataset_name=name,
@@ -212,8 +234,15 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
 
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
-    kind, apart = settings["kind"], ("kind", "trl", "rewards", "noise", "select", "samples", *NOT_IN_FINGERPRINT)
-    constants = {**{k: v for k, v in settings.items() if k not in apart}, **settings.get("trl", {})}
+    kind, apart = (
+        settings["kind"],
+        ("kind", "trl", "training_args", "rewards", "noise", "select", "samples", *NOT_IN_FINGERPRINT),
+    )
+    constants = {
+        **{k: v for k, v in settings.items() if k not in apart},
+        **settings.get("trl", {}),
+        **settings.get("training_args", {}),
+    }
     if constants.pop("max_steps", None):
         constants.pop("epochs", None)  # max_steps overrides it
     for part in ("select", "samples"):
@@ -385,7 +414,7 @@ def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
         if n < 100:
             out.append(f"{name} has only {n} rows, so its intervals are wide.")
     out += _below_base(finished)
-    if not finished.recipe.model.thinking:
+    if not finished.recipe.model.thinking and not finished.recipe.tags_words:
         out.append("It was trained with thinking off; with thinking on it was never tried.")
     return out
 

@@ -70,6 +70,8 @@ def _servable(folder: Path) -> Check:
     name, config = "vLLM", json.loads((folder / adapter_folder.CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         return Check(name, False, f"the adapter's type is {config.get('peft_type')}, not LORA")
+    if config.get("task_type") == "TOKEN_CLS":
+        return _head(folder, config)
     for key in ("modules_to_save", "use_dora", "target_parameters", "alpha_pattern", "rank_pattern", "lora_bias"):
         if config.get(key):
             return Check(name, False, f"{key} is set, which vLLM does not serve")
@@ -83,6 +85,24 @@ def _servable(folder: Path) -> Check:
     if odd:
         return Check(name, False, f"{odd[0]} is no A or B matrix of an inner linear layer")
     return Check(name, True, f"plain LoRA of rank {config['r']}: --max-lora-rank {max_lora_rank(config['r'])}")
+
+
+def _head(folder: Path, config: Mapping[str, Any]) -> Check:
+    """Whether an encoder's adapter is matrices and exactly the head."""
+    name, heads = "vLLM", set(config.get("modules_to_save") or ())
+    for key in ("use_dora", "target_parameters", "lora_bias"):
+        if config.get(key):
+            return Check(name, False, f"{key} is set, which recipes do not offer")
+    with safe_open(folder / adapter_folder.WEIGHTS, framework="numpy") as stored:
+        whole = [n for n in stored.keys() if not re.search(r"\.lora_[AB]\.weight$", n)]  # noqa: SIM118 - no mapping
+    saved = {n.removeprefix(adapter_folder.PEFT_PREFIX).rpartition(".")[0] for n in whole}
+    if odd := sorted((heads | saved) - {"classifier", "score"}):
+        return Check(name, False, f"{odd[0]} is trained whole, and only the head may be")
+    if len(saved) != 1:
+        return Check(name, False, f"the adapter holds {len(saved)} heads, not one")
+    return Check(
+        name, True, f"an encoder: not served by vLLM; of whole modules it holds the head ({saved.pop()}) alone"
+    )
 
 
 def _card(folder: Path) -> Check:
@@ -121,7 +141,8 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
             "elsewhere": "service" in finished.manifest.get("model", {}),
         }
         write_json(Path(work) / "spec.json", spec)
-        command = [sys.executable, "-m", "adapters.backends.local.verify_adapter", "spec.json", "facts.json"]
+        module = "verify_tagger" if finished.recipe.tags_words else "verify_adapter"
+        command = [sys.executable, "-m", f"adapters.backends.local.{module}", "spec.json", "facts.json"]
         done = _run(command, work, {})
         if done.returncode:
             raise RuntimeError(f"the bundle could not be loaded: {_reason(done.stderr)}")

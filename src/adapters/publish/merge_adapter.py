@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
 from adapters.backends import adapter_folder
 from adapters.backends.local import base_model
 from adapters.backends.local.encoder import Encoder
-from adapters.backends.local.model import DTYPES, load_adapter, load_base, on_gpu, prepare_cpu
+from adapters.backends.local.model import DTYPES, head_of, load_adapter, load_base, on_gpu, prepare_cpu
+from adapters.backends.local.tagger import word_encoder
 from adapters.console import quiet_libraries
+from adapters.data_aug.mine.words import LABELS, question_of
 from adapters.errors import UserError
 from adapters.publish.finished_run import Finished, probes
 
@@ -34,12 +37,19 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
     prepare_cpu()
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
     config = finished.recipe.model.model_copy(update={"dtype": "float32"})
-    model = load_base(base, config)
+    tags = finished.recipe.tags_words
+    model = load_base(base, config, labels=LABELS if tags else ())
     # In memory the weights are float32; the config names the type that they are stored in.
     own = str(getattr(model.config, "dtype", None)).removeprefix("torch.")
     stored = DTYPES.get(own if dtype == "auto" else dtype, torch.float32)
-    encoder = Encoder(AutoTokenizer.from_pretrained(finished.adapter), config.thinking)
-    prompts = encoder.prompts([p.prompt for p in probes(finished, PROBES)] or [finished.example().prompt])
+    asked = [p.prompt for p in probes(finished, PROBES)] or [finished.example().prompt]
+    encoder: Any
+    if tags:
+        encoder = word_encoder(base, config, finished.recipe.stages, finished.adapter)
+        prompts = [encoder.read(question_of(prompt)).pieces[0].ids for prompt in asked]
+    else:
+        encoder = Encoder(AutoTokenizer.from_pretrained(finished.adapter), config.thinking)
+        prompts = encoder.prompts(asked)
     device = "cuda" if on_gpu() and torch.cuda.is_available() else "cpu"
     peft = load_adapter(model, finished.adapter, base, trainable=False).to(device).eval()
     wanted = _logits(peft, prompts)
@@ -51,12 +61,14 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
     work.parent.mkdir(parents=True, exist_ok=True)
     try:
         merged.config._name_or_path = base.hub_id  # no path of this machine
-        merged.generation_config.eos_token_id = encoder.stops(merged.generation_config)
+        if not tags:
+            merged.generation_config.eos_token_id = encoder.stops(merged.generation_config)
         merged.save_pretrained(work)
         encoder.tokenizer.save_pretrained(work)
         del model, peft, merged
         gc.collect()
-        reloaded = AutoModelForCausalLM.from_pretrained(work, dtype=stored).eval().to(device)
+        auto = AutoModelForTokenClassification if tags else AutoModelForCausalLM
+        reloaded = auto.from_pretrained(work, dtype=stored).eval().to(device)
         difference = _difference(wanted, _logits(reloaded, prompts))
         allowed = TOLERANCE[stored] * max(float(w.abs().max()) for w in wanted)
         passed = difference <= allowed
@@ -82,6 +94,11 @@ def _difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 @torch.inference_mode()
 def _logits(model: Any, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Float32 logits at the last position of each prompt: a list of (vocabulary,)."""
+    """Float32 logits of each prompt: at its last position (vocabulary,), of an encoder at all (sub-words, tags)."""
     device = next(model.parameters()).device
-    return [model(input_ids=torch.tensor([p], device=device)).logits[0, -1].float().cpu() for p in prompts]
+    found = [model(input_ids=torch.tensor([p], device=device)).logits[0].float().cpu() for p in prompts]
+    return found if head_of(_inner(model)) else [row[-1] for row in found]
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -132,7 +132,7 @@ class _Maker:
         return checks
 
     def _serve(self, work: Path, _: list[Check]) -> list[Check]:
-        if self.vllm is None:
+        if self.vllm is None or self.finished.recipe.tags_words:
             return []
         self.say("asking vLLM")
         check, more = gate.served(self.finished, work, self.facts, self.vllm)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from adapters.recipe.fields import Count, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.publish import Publish
-from adapters.recipe.stages import Stage
+from adapters.recipe.stages import Stage, TokenClassification
 from adapters.recipe.tinker import Hosted
 
 
@@ -149,12 +149,30 @@ class Recipe(Strict):
     seed: int = Field(default=42, ge=0, description="Seed of initial weights, order of rows, sampling and noise.")
     data_root: str | None = Field(default=None, description="Where data paths start; default: the recipe's folder.")
     run_dir: str = Field(default="runs", description="Folder of the run folders, relative to the working directory.")
-    stages: NonEmpty[Stage] = Field(description="Training stages, in order: sft, grpo or dpo.")
+    stages: NonEmpty[Stage] = Field(
+        description="Training stages, in order: sft, grpo, dpo, best_of; or token_classification."
+    )
     evaluate: Seq[EvalSet] = Field(default=(), description="Test sets for the base model and every stage.")
     evaluate_base: bool = Field(default=True, description="Evaluate the base model too.")
     max_bad_rows: Share = Field(default=0.01, description="Share of a source's rows that may be unreadable.")
     publish: Publish | None = Field(default=None, description="The model card and the Hub repository.")
     report_to: Seq[str] = Field(default=(), description="Trackers that get the training's figures: trackio, wandb …")
+
+    @property
+    def tags_words(self) -> bool:
+        """Whether the base is an encoder that tags words, instead of a causal model that writes answers."""
+        return isinstance(self.stages[0], TokenClassification)
+
+    @field_validator("stages")
+    @classmethod
+    def _one_model(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        kinds = [isinstance(stage, TokenClassification) for stage in value]
+        if any(kinds) and not all(kinds):
+            raise ValueError(
+                "token_classification trains an encoder, and the other kinds a causal model: no adapter is of both; "
+                "give each a recipe of its own"
+            )
+        return value
 
     @field_validator("evaluate")
     @classmethod

@@ -50,8 +50,8 @@ class Samples(Strict):
     floor: float = Field(default=0.0, description="Least reward of an answer that is learned.")
 
 
-class _Stage(Strict):
-    method: ClassVar[Literal["sft", "dpo", "grpo"]]
+class _AnyStage(Strict):
+    method: ClassVar[Literal["sft", "dpo", "grpo", "token_classification"]]
     """What trains the stage."""
     data: Sources = Field(description="The stage's training data.")
     noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
@@ -68,6 +68,9 @@ class _Stage(Strict):
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
     health: Health = Field(default=Health(), description="Automatic stopping.")
     select: Select | None = Field(default=None, description="Measure held-out rows while training, keep the best.")
+
+
+class _Stage(_AnyStage):
     trl: dict[str, Any] = Field(default_factory=dict, description="Options of TRL's config class.")
 
 
@@ -204,7 +207,24 @@ class Dpo(_PromptWithAnswer):
         return self
 
 
-Stage = Annotated[Sft | Grpo | Dpo | BestOf, Discriminator("kind")]
+class TokenClassification(_AnyStage):
+    """Tagging of words by an encoder: what begins, continues or is outside of an answer (the task mine)."""
+
+    kind: Literal["token_classification"]
+    method: ClassVar = "token_classification"
+    labels: ClassVar[tuple[str, ...]] = ("B", "I", "O")
+    max_length: int | None = Field(
+        default=None, ge=32, description="Sub-words of one window; default: 256, or what the model reads if less."
+    )
+    stride: int = Field(default=64, ge=0, description="Sub-words of text that neighbouring windows share.")
+    group_by_length: bool = Field(default=True, description="Sort the rows inside each (random) batch: less padding.")
+    validation: float = Field(default=0.05, ge=0, lt=0.5, description="Share of ids held out to measure (200 at most).")
+    training_args: dict[str, Any] = Field(
+        default_factory=dict, description="Options of transformers.TrainingArguments."
+    )
+
+
+Stage = Annotated[Sft | Grpo | Dpo | BestOf | TokenClassification, Discriminator("kind")]
 NOT_IN_FINGERPRINT = (
     *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing"),
     *("vllm", "vllm_server"),

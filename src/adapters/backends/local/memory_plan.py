@@ -283,7 +283,8 @@ def _longest(job: Job) -> int:
         return min(longest, stage.max_prompt_length) + stage.max_completion_length
     sides = ("target", "rejected")
     totals = [e["prompt"]["max"] + max(e[side]["max"] for side in sides if side in e) for e in job.lengths]
-    return min(max(totals, default=stage.max_length), stage.max_length)
+    limit = stage.max_length or max(totals, default=0)
+    return min(max(totals, default=limit), limit)
 
 
 def _optimizer_bytes(name: str) -> float:

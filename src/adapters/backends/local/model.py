@@ -15,7 +15,13 @@ from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.pytorch_utils import Conv1D
 
 from adapters.backends.adapter_folder import WEIGHTS, own_names
@@ -26,6 +32,8 @@ from adapters.recipe.recipe import Lora, Model
 
 CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
 """Environment variable that --trust-remote-code sets, also for the processes that a launcher starts."""
+HEADS = ("classifier", "score")
+"""Names of the layer that an encoder tags words with; PEFT trains both of them whole."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -71,11 +79,12 @@ def trusts(config: Model) -> bool:
     return config.trust_remote_code
 
 
-def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
+def load_base(base: Base, config: Model, *, whole: bool = False, labels: Sequence[str] = ()) -> Any:
     """The base model in the recipe's dtype (default: bfloat16 on GPU, else float32).
 
     It is on the CPU; quantised to 4 bits (Dettmers et al. 2023, double quantisation), on this process's device.
-    `whole` leaves the weights unquantised, as merging an adapter requires.
+    `whole` leaves the weights unquantised, as merging an adapter requires. With `labels` it is an encoder, and its head
+    tags words with them; a head that the base lacks begins with random weights.
     """
     phase("loading the model")
     on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
@@ -90,8 +99,11 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=on_device,
         )
+    if labels:  # a head of other labels, of a base that was trained to tag, is none of ours
+        options |= {**_label_names(labels), "ignore_mismatched_sizes": True}
+    auto = AutoModelForTokenClassification if labels else AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = auto.from_pretrained(
             base.load,
             revision=base.revision,
             dtype=dtype,
@@ -111,17 +123,32 @@ def load_base(base: Base, config: Model, *, whole: bool = False) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On such CPUs the first forward without gradients repacks 4-bit weights into a form that has no backward.
             module.support_avx512bf16_for_cpu = False
-    model.config.use_cache = True
+    if not labels:
+        model.config.use_cache = True
     return model
+
+
+def _label_names(labels: Sequence[str]) -> dict[str, Any]:
+    names = dict(enumerate(labels))
+    return {"num_labels": len(names), "id2label": names, "label2id": {name: n for n, name in names.items()}}
+
+
+def word_tokenizer(base: Base, config: Model) -> Any:
+    """The tokenizer of an encoder. Raises UserError when it cannot be had."""
+    try:
+        return AutoTokenizer.from_pretrained(base.load, revision=base.revision, trust_remote_code=trusts(config))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"the tokenizer of {base.load!r} cannot be loaded: {first_line(error)}", at=AT) from error
 
 
 def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
     """Wrap the base in a fresh adapter, equal to the base until it is trained (B = 0)."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    linear = _linear_modules(model)
-    left_out = _named_or_inside((*lora.exclude_modules, *_beside_the_decoder(model, linear)))
+    linear, head = _linear_modules(model), head_of(model)
+    # PEFT trains an encoder's head whole, and fails where it is also to get matrices.
+    left_out = _named_or_inside((*lora.exclude_modules, *head, *_beside_the_decoder(model, linear)))
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="TOKEN_CLS" if head else "CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -152,15 +179,20 @@ def new_adapter(model: Any, lora: Lora, base: Base) -> PeftModel:
     return peft
 
 
-def check_modules(base: Base, model: Model, lora: Lora) -> None:
+def head_of(model: Any) -> list[str]:
+    """The names of an encoder's head, which is trained whole; none of a causal model."""
+    return [name for name, _ in model.named_children() if name in HEADS]
+
+
+def check_modules(base: Base, model: Model, lora: Lora, labels: Sequence[str] = ()) -> None:
     """Raise UserError for a name or pattern in `lora` that fits no module of the base; loads no weights."""
     if lora.rank_pattern or lora.alpha_pattern or lora.exclude_modules or lora.target_modules != "all-linear":
-        _empty_adapter(base, model, lora)
+        _empty_adapter(base, model, lora, labels)
 
 
-def check_start(folder: Path, base: Base, model: Model, lora: Lora) -> None:
+def check_start(folder: Path, base: Base, model: Model, lora: Lora, labels: Sequence[str] = ()) -> None:
     """Raise UserError for an adapter whose tensors are not those of a new one by `lora`; loads no weights."""
-    if (empty := _empty_adapter(base, model, lora)) is None:
+    if (empty := _empty_adapter(base, model, lora, labels)) is None:
         return
     wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(empty).items()}
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -174,12 +206,13 @@ def check_start(folder: Path, base: Base, model: Model, lora: Lora) -> None:
         )
 
 
-def _empty_adapter(base: Base, model: Model, lora: Lora) -> PeftModel | None:
+def _empty_adapter(base: Base, model: Model, lora: Lora, labels: Sequence[str]) -> PeftModel | None:
     """A new adapter on the base, both without values; None where the base cannot be had."""
+    auto, names = (AutoModelForTokenClassification, _label_names(labels)) if labels else (AutoModelForCausalLM, {})
     try:
-        config = AutoConfig.from_pretrained(base.load, revision=base.revision, trust_remote_code=trusts(model))
+        config = AutoConfig.from_pretrained(base.load, revision=base.revision, trust_remote_code=trusts(model), **names)
         with init_empty_weights():
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusts(model))
+            empty = auto.from_config(config, trust_remote_code=trusts(model))
     except (OSError, ValueError, ImportError):  # what loads the base says it better
         return None
     with init_empty_weights():
@@ -227,9 +260,9 @@ def load_adapter(model: Any, folder: Path, base: Base, *, trainable: bool) -> Pe
     return peft
 
 
-def load_merged(base: Base, config: Model, adapter: Path | None) -> Any:
+def load_merged(base: Base, config: Model, adapter: Path | None, labels: Sequence[str] = ()) -> Any:
     """The base, alone or with an adapter merged in memory, on the CPU, for sampling."""
-    model = load_base(base, config, whole=True)  # merging into 4-bit weights would round
+    model = load_base(base, config, whole=True, labels=labels)  # merging into 4-bit weights would round
     if adapter is not None:
         model = load_adapter(model, adapter, base, trainable=False).merge_and_unload()
     if precision(config) == "bf16" and not on_gpu():

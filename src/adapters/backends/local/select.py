@@ -115,13 +115,18 @@ def _answers(run: LocalStage, selected: Selection, progress: Progress) -> Sequen
     model, state = run.model, PartialState()
     base, training = model.get_base_model(), model.training
     model.to(state.device).eval()  # before the first step nothing may have moved the model yet
+    own = getattr(run.encoder, "sampler", None)  # of an encoder, which answers in one pass
     with ExitStack() as stack:
-        if obstacle(model) is None:
+        if own is None and obstacle(model) is None:
             stack.enter_context(merged(model))
             if precision(run.recipe.model) == "bf16" and not on_gpu():
                 stack.enter_context(_in_16_bits(model))
         speedups = run.recipe.model.speedups
-        sampler = LocalSampler(base, run.encoder, state.process_index, state.num_processes, speedups=speedups)
+        if own is not None:
+            threshold = float(run.recipe.task.params.get("threshold", 0.5))
+            sampler = own(base, state.process_index, state.num_processes, threshold)
+        else:
+            sampler = LocalSampler(base, run.encoder, state.process_index, state.num_processes, speedups=speedups)
         samples = sampler(
             [e.prompt for e in selected.judge.examples],
             max_new_tokens=selected.max_new_tokens,

@@ -13,15 +13,16 @@ from typing import Any
 
 from accelerate import PartialState
 from pydantic import TypeAdapter, ValidationError
+from transformers import TrainingArguments
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.jobs import Job
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Stage
+from adapters.recipe.stages import Dpo, Grpo, Stage, TokenClassification
 
-CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig}
+CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig, "token_classification": TrainingArguments}
 LOSSES = {
     "sft": ("nll", "dft"),
     "grpo": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -97,15 +98,16 @@ ELSEWHERE = {
 
 
 def check_options(stage: Stage, at: KeyPath) -> None:
-    """Check a stage's `trl:` section against TRL's own config class.
+    """Check a stage's `trl:` section (an encoder's `training_args:`) against the trainer's own config class.
 
     Raises UserError for unknown names, wrong types, and options that a recipe key decides.
     """
     config = CONFIGS[stage.method]
     fields = {f.name: f for f in dataclasses.fields(config) if f.init}
     hints = typing.get_type_hints(config)
-    for name, value in stage.trl.items():
-        key = (*at, "trl", name)
+    section, given_options = own_options(stage)
+    for name, value in given_options.items():
+        key = (*at, section, name)
         if name in OWNED:
             raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
         if name in ELSEWHERE:
@@ -119,6 +121,24 @@ def check_options(stage: Stage, at: KeyPath) -> None:
             TypeAdapter(hints[name]).validate_python(value, strict=not isinstance(value, list | dict))
         except ValidationError as error:
             raise UserError(f"{config.__name__}: {error.errors()[0]['msg'].lower()}, not {value!r}.", at=key) from None
+    if not isinstance(stage, TokenClassification):
+        _check_losses(stage, at)
+    micro_batch(stage, at)
+    try:  # the config class's own checks, which would otherwise run after the stages before this one
+        rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.method == "grpo" else {}
+        config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **given_options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, section)) from None
+
+
+def own_options(stage: Stage) -> tuple[str, Mapping[str, Any]]:
+    """The section of a stage with its trainer's own options, and these."""
+    if isinstance(stage, TokenClassification):
+        return "training_args", stage.training_args
+    return "trl", stage.trl
+
+
+def _check_losses(stage: Any, at: KeyPath) -> None:
     choices = LOSSES[stage.method]
     given = stage.trl.get("loss_type", choices[0])
     losses = given if isinstance(given, list) else [given]
@@ -126,12 +146,6 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
     if isinstance(stage, Dpo):
         _check_dpo_losses(stage.trl, losses, (*at, "trl"))
-    micro_batch(stage, at)
-    try:  # the config class's own checks, which would otherwise run after the stages before this one
-        rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.method == "grpo" else {}
-        config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **stage.trl)
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, "trl")) from None
 
 
 def _refuse_remote_code(value: Any, at: KeyPath) -> None:
@@ -160,7 +174,7 @@ def micro_batch(stage: Stage, at: KeyPath = ()) -> tuple[int, int]:
     if rows % world:
         raise UserError(f"a global batch of {rows} rows cannot be shared by {world} processes.", at=(*at, "batch_size"))
     share = rows // world
-    most = 4 if isinstance(stage, Dpo) else 8
+    most = 4 if isinstance(stage, Dpo) else 16 if isinstance(stage, TokenClassification) else 8
     micro = stage.micro_batch_size or max(m for m in range(1, min(most, share) + 1) if share % m == 0)
     if share % micro:
         raise UserError(f"{micro} does not divide the {share} rows of a process.", at=(*at, "micro_batch_size"))
@@ -189,13 +203,16 @@ def trainer_config(
             "chat_template_kwargs": template,
             "disable_dropout": True,  # with it, policy and reference would differ before the first update
         }
+    elif isinstance(stage, TokenClassification):
+        options |= {"train_sampling_strategy": "sequential", "label_names": ["labels"]}
+        options["gradient_checkpointing"] = bool(stage.gradient_checkpointing)
     else:  # rows that are too long were dropped and counted by the plan; nothing is cut here
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
     if packed:
         options["padding_free"] = True
     if isinstance(stage, Dpo | Grpo):
         options["beta"] = stage.beta
-    return CONFIGS[stage.method](**options | stage.trl | sampling)
+    return CONFIGS[stage.method](**options | dict(own_options(stage)[1]) | sampling)
 
 
 def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -221,7 +238,7 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "fp16": kind == "fp16",
         "use_cpu": not on_gpu(),
         "gradient_checkpointing": on_gpu() if stage.gradient_checkpointing is None else stage.gradient_checkpointing,
-        "logging_steps": max(1, steps // 100) if stage.method == "sft" else 1,
+        "logging_steps": max(1, steps // 100) if stage.method in ("sft", "token_classification") else 1,
         "save_steps": stage.save_every or unit * max(1, steps // (10 * unit)),
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite

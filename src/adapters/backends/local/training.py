@@ -106,6 +106,7 @@ class LocalStage:
 
     model: PeftModel
     encoder: Encoder
+    """Of an encoder's stage its `word_encoder.WordEncoder`."""
     job: Job
     recipe: Recipe
     folder: Path

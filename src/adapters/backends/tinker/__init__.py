@@ -28,6 +28,7 @@ from adapters.errors import Refused, UserError, hint
 from adapters.files import write_json
 from adapters.recipe.load import run_folder
 from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import TokenClassification
 from adapters.types import Difference, Progress
 from adapters.types import Sampler as AnySampler
 
@@ -54,6 +55,10 @@ class TinkerBackend(TokenizingBackend):
 
     def check(self, stages: Sequence[Any]) -> list[str]:
         """Raise UserError for what the service cannot do; return notes on differences."""
+        for n, stage in enumerate(stages):
+            if isinstance(stage, TokenClassification):
+                fault = "the hosted trainer cannot train encoders; use trainer: local."
+                raise UserError(fault, at=("stages", n, "kind"))
         check_recipe(self.recipe)
         for n, stage in enumerate(stages):
             reference = getattr(stage, "reference", "start")
