@@ -37,7 +37,7 @@ class Proxy(Protocol):
         ...
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
-        """Sub-words that are read for each question, its words and its windows included."""
+        """Sub-words that are read for each question; 0 where its instruction leaves no room for the text."""
         ...
 
 
@@ -69,7 +69,13 @@ class TaggerProxy:
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
         """See `Proxy`."""
-        return [sum(len(piece.ids) for piece in self.tagger.encoder.read(q).pieces) for q in questions]
+        return [self._sub_words(question) for question in questions]
+
+    def _sub_words(self, question: Question) -> int:
+        try:
+            return sum(len(piece.ids) for piece in self.tagger.encoder.read(question).pieces)
+        except UserError:
+            return 0
 
 
 def load_proxy(source: Source, batch_size: int | None) -> Proxy:
@@ -231,8 +237,18 @@ class ProgramEngine:
 
     def _ask(self, step: Ask, items: Sequence[_Item], number: int) -> None:
         questions = [Question(step.kind, rendered(step.instruction, item.given), item.row.text) for item in items]
-        if not questions:
-            return
+        read = self.proxy.sub_words(questions)
+        asked = [n for n, item in enumerate(items) if read[n] or not item.given]
+        for n in set(range(len(items))).difference(asked):  # the span is too long to stand in an instruction
+            item = items[n]
+            item.values |= {step.name: False if step.kind == "label" else []}
+            item.row.clipped += 1
+        if asked:
+            self._answer(step, [items[n] for n in asked], [questions[n] for n in asked], number)
+        for item, size in zip(items, read, strict=True):
+            item.row.tokens += size
+
+    def _answer(self, step: Ask, items: Sequence[_Item], questions: Sequence[Question], number: int) -> None:
         if step.kind == "label":
             scores = self.proxy.scores(questions)
             margins = [abs(2 * score - 1) for score in scores]
@@ -243,11 +259,10 @@ class ProgramEngine:
             answers = [
                 {step.name: [{"text": s.text, "start": s.start, "end": s.end} for s in spans]} for spans in found
             ]
-        for n, (item, answer, read) in enumerate(zip(items, answers, self.proxy.sub_words(questions), strict=True)):
+        for n, (item, answer) in enumerate(zip(items, answers, strict=True)):
             item.values |= answer
             item.row.asked[number] += 1
             item.row.found[number] += bool(answer[step.name])
-            item.row.tokens += read
             item.row.margins += margins[n : n + 1]
 
     def _label(self, name: str, score: float) -> dict[str, Any]:

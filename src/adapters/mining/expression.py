@@ -76,14 +76,14 @@ class _Parser:
         return ("not", (inner,)) if count % 2 else inner
 
     def _atom(self) -> Expression:
-        token = self._next()
-        if not token:
+        piece = self._next()
+        if not piece:
             raise ValueError(f"the expression ends after {self.tokens[-1]!r}.")
-        if token == ")" or token in OPERATORS:
+        if piece == ")" or piece in OPERATORS:
             raise ValueError(self._unexpected())
         self.at += 1
-        if token not in "(":
-            return token
+        if piece != "(":
+            return piece
         self.depth += 1
         if self.depth > DEEPEST:
             raise ValueError(f"more than {DEEPEST} parentheses stand inside each other.")
