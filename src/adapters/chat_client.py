@@ -53,10 +53,7 @@ class PromptRefused(ServerError):  # noqa: N818 - a refusal is an answer, not a 
 
 
 class Completion(NamedTuple):
-    """One choice: its text, whether the length limit cut it, and the tokens of its whole reply and of the prompt.
-
-    Tokens are 0 where the server does not say.
-    """
+    """One choice: its text, whether the length limit cut it, and tokens of its whole reply and prompt; 0: not said."""
 
     text: str
     cut: bool

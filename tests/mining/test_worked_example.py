@@ -92,8 +92,8 @@ def test_from_an_instruction_to_a_mined_corpus(
     with capsys.disabled():
         print(
             f"\n{TEXTS} texts: annotation of 5 % costs {labelled['cost']:.6f}, of all {whole['cost']:.6f}: "
-            f"{saved:.1%} less; texts/s: proxy {TEXTS / proxy_seconds:.0f}, scripted server {TEXTS / large_seconds:.0f}: "
-            f"{large_seconds / proxy_seconds:.1f} times as fast"
+            f"{saved:.1%} less; texts/s: proxy {TEXTS / proxy_seconds:.0f}, scripted server "
+            f"{TEXTS / large_seconds:.0f}: {large_seconds / proxy_seconds:.1f} times as fast"
         )
     assert 0.94 < saved < 0.96
     assert program.load(tmp_path / "program.yaml").task == INSTRUCTION

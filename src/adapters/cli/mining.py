@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from adapters.errors import Refused, UserError
 
 if TYPE_CHECKING:
     from adapters.extraction.adapter_source import Source
-    from adapters.mining.program import Program
 
 app = Typer()
 TextColumn = Annotated[str, Option("--text", metavar="COLUMN", help="Column of the texts.")]
@@ -77,6 +76,7 @@ def annotate(
 ) -> None:
     """Let a large model label a share of a corpus, as rows to train a proxy on. Started again, it continues."""
     with errors() as state, _server_errors():
+        from adapters.cli.mining_tables import print_annotation
         from adapters.console import console, progress, quiet
         from adapters.extraction.extract import finished, open_or_resume
         from adapters.mining import annotate as work
@@ -120,7 +120,7 @@ def annotate(
                     _agree("Send them?", yes, "nothing was sent")
                 with quiet(state.log), progress(out.name, "annotating") as bar:
                     counts = work.run(job, annotator, bar)
-        _print_annotation(out, counts, as_json)
+        print_annotation(out, counts, as_json)
 
 
 @app.command()
@@ -204,6 +204,7 @@ def mine(
 ) -> None:
     """Run a program over a corpus with a proxy. Started again, it continues where it stopped."""
     with errors() as state:
+        from adapters.cli.mining_tables import print_steps
         from adapters.console import console, phase, progress, quiet
         from adapters.extraction.engine import Engine
         from adapters.extraction.extract import finished, open_or_resume, run
@@ -233,7 +234,7 @@ def mine(
                     counts = run(work, start, bar)
         _print_counts(screen, out, counts, as_json)
         if not as_json:
-            _print_steps(program, counts)
+            print_steps(program, counts)
 
 
 def _proxy(given: str | None, verb: str, trust: bool) -> Source | None:
@@ -291,38 +292,3 @@ def _server_errors() -> Iterator[None]:
     except ServerError as error:
         complain(f"--endpoint: {error}")
         raise Exit(1) from None
-
-
-def _print_annotation(out: Path, counts: Mapping[str, Any], as_json: bool) -> None:
-    from adapters.console import console
-
-    if as_json:
-        print(json.dumps(counts))
-        return
-    bad = sum(counts["errors"].values())
-    lines = [f"{out}: {counts['rows']:,} rows of {counts['texts']:,} texts, {bad:,} without labels"]
-    if bad:
-        lines[0] += f" ({', '.join(f'{n:,} {kind}' for kind, n in counts['errors'].items())})"
-    if counts["not_verbatim"]:
-        lines.append(f"{counts['not_verbatim']:,} strings are not in their text, and were left out")
-    if counts["empty_share"] is not None:
-        lines.append(f"nothing found, or false: {counts['empty_share']:.0%} of the labelled rows")
-    tokens = counts["prompt_tokens"] + counts["completion_tokens"]
-    cost = f", cost {counts['cost']:.4f}" if counts["cost"] is not None else ""
-    guessed = f" ({counts['estimated']:,} answers estimated)" if counts["estimated"] else ""
-    known = f"{counts['requests']:,} requests, {counts['cached']:,} answers were there before"
-    lines.append(f"{known}, {tokens:,} tokens{guessed}{cost}")
-    console(stderr=True).print("\n".join(lines), soft_wrap=True)
-
-
-def _print_steps(program: Program, counts: Mapping[str, Any]) -> None:
-    from adapters.console import console, new_table
-
-    table = new_table(f"{counts['kept']:,} of {counts['records']:,} texts are kept", ["step"], ["asked", "found"])
-    for path, _, ask in program.asks:
-        step = counts["steps"][path]
-        table.add_row(f"{ask.kind} {path}", f"{step['asked']:,}", f"{step['found']:,}")
-    screen = console(stderr=True)
-    screen.print(table)
-    if counts["clipped"]:
-        screen.print(f"{counts['clipped']:,} spans beyond the fiftieth of their text were left out", soft_wrap=True)
