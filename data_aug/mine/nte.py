@@ -75,7 +75,7 @@ class Built:
         empty = sum(not row["gold"] for row in self.rows)
         counts = {"rows": len(self.rows), "positives": len(self.rows) - empty, "empty": empty}
         counts |= {"empty_left_out": self.empty_left_out, "excluded": self.excluded, "relations": self.relations}
-        return {"read": self.read, **counts, "repeated": self.repeated, "not_found": dict(self.not_found)}
+        return {"read": self.read, **counts, "repeated": self.repeated, "not_found": dict(+self.not_found)}
 
 
 def build(rows: Iterable[Mapping[str, Any]], settings: Settings, is_excluded: Callable[[str], bool]) -> Built:

@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import funding_rows, ie_rows, write_jsonl
+from tiny import mine_rows
 
 from adapters.backends.echo import EchoBackend
 from adapters.errors import UserError
@@ -27,7 +28,8 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 def test_the_shipped_recipes_are_all_here() -> None:
     funding = ["funding_grpo", "funding_grpo_llama", "funding_noise", "funding_smollm2", "funding_tinker"]
-    others = [*("agent_dpo", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "quickstart", "records_smollm2")]
+    others = [*("agent_dpo", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "mine_minilm")]
+    others += ["quickstart", "records_smollm2"]
     assert [p.stem for p in SHIPPED] == sorted([*funding, *others])
 
 
@@ -38,11 +40,12 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         rows = [{**row, "origin": "real" if n % 2 else "synthetic"} for n, row in enumerate(rows)]
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     file = load_recipe(path, [f"data_root={tmp_path}", f"run_dir={tmp_path}/runs"])
-    if file.recipe.task.use == "ie":
+    if file.recipe.task.use in ("ie", "mine"):
         stages = [stage.data for stage in file.recipe.stages]
         sources = itertools.chain(*stages, *(test.data for test in file.recipe.evaluate))
         for source in (source for source in sources if isinstance(source, PathSource)):
-            write_jsonl(tmp_path / source.path, ie_rows(90, source.path))
+            rows = ie_rows if file.recipe.task.use == "ie" else mine_rows
+            write_jsonl(tmp_path / source.path, rows(90, source.path))
     made = make_plan(file, EchoBackend(file.recipe))
     kinds = {
         "agent_dpo": ["1-dpo"],
@@ -50,6 +53,7 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         "ie_grpo": ["1-grpo"],
         "funding_noise": ["1-sft"],
         "chat_smollm2": ["1-sft"],
+        "mine_minilm": ["1-token_classification"],
     }
     assert [job.name for job in made.jobs] == kinds.get(path.stem, ["1-sft", "2-grpo"])
     assert all(job.examples and job.steps for job in made.jobs)

@@ -70,8 +70,8 @@ class MineTask:
     def gold(self, row: Row) -> dict[str, Any]:
         """{"spans": [[start, end], …]} or {"label": true}. Raises ValueError."""
         if "ner" in row:
-            text, of_words = _nte(row)
-            return {"spans": [[s.start, s.end] for s in spans_of(row["ner"], of_words, text)]}
+            joined, of_words = _nte(row)
+            return {"spans": [[s.start, s.end] for s in spans_of(row["ner"], of_words, joined)]}
         given, text = row.get("gold"), row.get(self.text_field)
         if self._kind(row) == "label":
             if not isinstance(given, bool):

@@ -40,7 +40,8 @@ def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> 
     summed: torch.Tensor = cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="sum")
     if num_items_in_batch is None:
         num_items_in_batch = (labels != IGNORED).sum().clamp(min=1)
-    return summed / num_items_in_batch
+    mean: torch.Tensor = summed / num_items_in_batch
+    return mean
 
 
 def train(run: training.LocalStage, encoder: WordEncoder) -> dict[str, Any]:
