@@ -262,7 +262,9 @@ def save_tiny_encoder(folder: Path, kind: str = "Bert") -> Path:
     import transformers
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    asked = "User Choice: Yes No Question: What is the person place mentioned? Assistant Answer The This text mentions a"
+    asked = (
+        "User Choice: Yes No Question: What is the person place mentioned? Assistant Answer The This text mentions a"
+    )
     asked += " Based on the above sentence, is the following sentence true or not? This text is about health"
     texts = [row["text"] for row in ie_rows(40)] + [asked] * 30
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -13,6 +13,7 @@ import pytest
 from laptops import PROGRAM, Rules, answer, proxy_folder
 from test_annotate import reply, write
 from test_engines import Server
+from tiny import mine_recipe, save_tiny_encoder
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
@@ -97,3 +98,28 @@ def test_from_an_instruction_to_a_mined_corpus(
         )
     assert 0.94 < saved < 0.96
     assert program.load(tmp_path / "program.yaml").task == INSTRUCTION
+
+
+@pytest.mark.slow
+def test_annotated_rows_train_a_proxy_that_mines(
+    tmp_path: Path, server: Large, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny random encoder: the rows and the adapter fit together, what it finds is nothing to rely on."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "corpus.jsonl", reviews(60))
+    (tmp_path / "program.yaml").write_text(PROGRAM)
+    there = ("--endpoint", server.url, "--program", "program.yaml", "--yes")
+    run("annotate", "corpus.jsonl", "-o", "labelled.jsonl", *there, "--share", 0.5)
+    recipe = mine_recipe(tmp_path, save_tiny_encoder(tmp_path / "bert"))
+    (tmp_path / "proxy.yaml").write_text(recipe.replace("train.jsonl", "labelled.jsonl"))
+    done = CliRunner().invoke(app, ["run", "proxy.yaml"])
+    assert done.exit_code == 0, done.output
+    found = ("mine", "program.yaml", "runs/proxy", "corpus.jsonl", "-o", "mined.jsonl")
+    mined = run(*found, "--uncertain", 10, "unsure.jsonl")
+    assert (mined["rows"], mined["records"], mined["uncertain"]) == (60, 60, 10)
+    assert mined["steps"]["positive"]["asked"] == 60
+    assert mined["tokens"] > 60 * 30
+    balanced = ("--label", "This review is positive", "-n", 8, "--balance", "runs/proxy", "--yes")
+    again = run("annotate", "unsure.jsonl", "-o", "second.jsonl", "--endpoint", server.url, *balanced)
+    assert sum(again["balance"].values()) == 8
+    assert again["errors"] == {}

@@ -188,7 +188,7 @@ class ProgramEngine:
                 extra: dict[str, Any] = {"asked": done.asked, "found": done.found, "clipped": done.clipped}
                 if self.uncertain:
                     margin = sum(done.margins) / len(done.margins) if done.margins else 1.0
-                    extra |= {"margin": round(margin, 6), "order": order(done.text, self.seed)}
+                    extra |= {"margin": round(margin, 4), "order": order(done.text, self.seed)}
                 text = json.dumps(done.record, ensure_ascii=False)
                 yield Answer(request.row, text, done.tokens, extra=extra)
 
