@@ -14,7 +14,10 @@ import pytest
 from adapters.chat_client import Connection, PromptRefused, ServerError, sample
 from adapters.errors import UserError
 
-GOOD = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}}
+GOOD = {
+    "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 2},
+}
 
 
 class Server:
@@ -94,7 +97,7 @@ def test_a_server_that_wants_a_key_says_which_flag_sends_one(
 def test_the_model_is_the_only_one_or_the_named_one(server: Server) -> None:
     connection = Connection.open(server.url)
     assert (connection.url, connection.model) == (f"{server.url}/v1", "tiny")
-    assert ask(connection) == [("yes", False, 2)]
+    assert ask(connection) == [("yes", False, 2, 7)]
     server.models = (200, {"data": [{"id": "small"}, {"id": "large"}]})
     with pytest.raises(UserError, match="Known: small, large"):
         Connection.open(server.url)

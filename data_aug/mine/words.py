@@ -152,9 +152,14 @@ def free_places(text: str, string: str) -> list[Place]:
     start = text.find(string)
     while start >= 0:
         end = start + len(string)
-        joined = start > 0 and text[start - 1].isalnum() and string[0].isalnum()
-        joined = joined or (end < len(text) and text[end].isalnum() and string[-1].isalnum())
+        joined = start > 0 and _joined(text[start - 1], string[0])
+        joined = joined or (end < len(text) and _joined(string[-1], text[end]))
         if not joined:
             places.append((start, end))
         start = text.find(string, start + 1 if joined else end)
     return places
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two neighbours are of one word. Scripts without capitals (Chinese, Thai …) write words unparted."""
+    return all(c.isalnum() and not (c.isalpha() and c.lower() == c.upper()) for c in (left, right))

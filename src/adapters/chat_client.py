@@ -40,6 +40,10 @@ class ServerError(RuntimeError):
     """The server does not answer, refuses the work, or does not speak chat completions."""
 
 
+class KeyRefused(ServerError):  # noqa: N818 - like a refused prompt, the user's to mend
+    """The server wants a key, or refuses the one that it got."""
+
+
 class PromptRefused(ServerError):  # noqa: N818 - a refusal is an answer, not a defect
     """The server refuses this prompt, however often it is asked. `reason` is what it said."""
 
@@ -49,11 +53,12 @@ class PromptRefused(ServerError):  # noqa: N818 - a refusal is an answer, not a 
 
 
 class Completion(NamedTuple):
-    """One choice: its text, whether the length limit cut it, and the tokens of its whole reply."""
+    """One choice: its text, whether the length limit cut it, and tokens of its whole reply and prompt; 0: not said."""
 
     text: str
     cut: bool
     tokens: int
+    prompt_tokens: int = 0
 
 
 @dataclass
@@ -147,13 +152,14 @@ class Connection:
 
     def _choices(self, value: Any, thinking: bool) -> list[Completion]:
         try:
-            tokens = int((value.get("usage") or {}).get("completion_tokens") or 0)
+            usage = value.get("usage") or {}
+            tokens, asked = (int(usage.get(f"{part}_tokens") or 0) for part in ("completion", "prompt"))
             texts = [(_said(c["message"], thinking), c.get("finish_reason") == "length") for c in value["choices"]]
         except (LookupError, TypeError, AttributeError, ValueError):
             texts = []
         if not texts:
             raise ServerError(f"{self.url} does not speak chat completions; it answers: {_reason(value)}")
-        return [Completion(text, cut, tokens) for text, cut in texts]
+        return [Completion(text, cut, tokens, asked) for text, cut in texts]
 
     def _request(self, method: str, path: str, body: Any = None, retries: bool = True) -> tuple[int, Any]:
         """Status and decoded content of a reply. Raises ServerError when there is none, or a key is missing."""
@@ -178,7 +184,7 @@ class Connection:
         if reply.status in (401, 403):
             what = f"refuses the key in {self.api_key_env}" if self.api_key_env else "wants a key"
             flag = "" if self.api_key_env else "; name the environment variable that holds it: --api-key-env VARIABLE"
-            raise ServerError(f"{self.url} {what} ({failure}){flag}")
+            raise KeyRefused(f"{self.url} {what} ({failure}){flag}")
         if retries and reply.status in RETRIED:
             raise ServerError(f"{self.url} failed in {TRIES} tries, the last with {failure}")
         return reply.status, value
@@ -213,7 +219,7 @@ def sample(
     replies = parallel.each(complete, missing, threads=connection.concurrency, window=len(missing))
     try:
         with closing(replies):
-            for done, rows in _after_a_completion(replies, bool(stored), min(connection.concurrency, len(missing))):
+            for done, rows in after_a_completion(replies, bool(stored), min(connection.concurrency, len(missing))):
                 append_jsonl(store, rows)
                 stored += rows
                 refused |= {row["id"] for row in rows if "refused" in row}
@@ -235,7 +241,7 @@ def _rows(connection: Connection, i: str, prompt: Sequence[Message], **options: 
     return [{"id": i, "completion": c.text, "model": connection.model, "cut": c.cut} for c in completions]
 
 
-def _after_a_completion(replies: Iterator[list[Row]], completed: bool, first: int) -> Iterator[tuple[int, list[Row]]]:
+def after_a_completion(replies: Iterator[list[Row]], completed: bool, first: int) -> Iterator[tuple[int, list[Row]]]:
     """Numbered replies; refusals and empty ones wait for a completion, as the request itself may be wrong.
 
     Raises ServerError when the `first` replies are all refused or empty.

@@ -121,6 +121,11 @@ def test_strings_are_found_free_standing_and_the_longest_first() -> None:
     assert missing == ["p53"]
 
 
+def test_scripts_without_capitals_do_not_join_words() -> None:
+    text = "在北京的大学 v2 v22"
+    assert [text[a:b] for a, b in occurrences(text, ["北京", "v2"])[0]] == ["北京", "v2"]
+
+
 def test_a_question_survives_its_prompt() -> None:
     for question in (Question("span", "a: b", "x: y"), Question("label", "health", "t"), Question("words", "", "a b")):
         assert question_of(prompt_of(question)) == question

@@ -33,6 +33,7 @@ ELSEWHERE = (
     "build-ie",
     "qwen-text",
     "adapters sample",
+    "adapters mine ",
     "mine s.jsonl",
     "mine samples.jsonl -o",
 )

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "view", "export", "score", "merge", "publish"),
+    "Use": ("extract", "plan", "annotate", "mine", "view", "export", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
@@ -30,6 +30,9 @@ EXAMPLES = {
     "report": "adapters report runs/mine --open",
     "sample": "adapters sample runs/mine train.jsonl -k 8 -o samples.jsonl",
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
+    "plan": "adapters plan 'Prices of laptops' -o program.yaml --endpoint http://localhost:8000/v1 --model large",
+    "annotate": "adapters annotate corpus.jsonl -o labelled.jsonl --program program.yaml --endpoint http://localhost:8000/v1",
+    "mine": "adapters mine program.yaml runs/proxy corpus.jsonl -o records.jsonl",
     "export": "adapters export records.jsonl --as datacite -o deposit.jsonl --registry ror-data.json",
     "view": "adapters view out.jsonl --open",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",

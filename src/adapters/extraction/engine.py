@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adapters.backends.constraint import Constrain
 from adapters.chat_client import EMPTY
@@ -21,13 +21,17 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A row's text as the model wrote it, or why there is none (a short kind, a colon, a reason)."""
+    """A row's text as the model wrote it, or why there is none (a short kind, a colon, a reason).
+
+    `extra` is what else the engine says of the row: it is kept in the journal, for `ExtractionJob.gather`.
+    """
 
     row: int
     text: str = ""
     tokens: int = 0
     truncated: bool = False
     error: str | None = None
+    extra: Mapping[str, Any] | None = None
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Answer]]

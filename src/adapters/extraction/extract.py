@@ -65,6 +65,18 @@ class Resumable(Protocol):
         """The manifest's description of the work, `settings` among it."""
 
 
+class Gather(Protocol):
+    """Takes the `extra` of answers out of the finished rows, and counts it."""
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        """Read a finished row, in the order of the input, and remove `extra`. Says whether the row is written."""
+        ...
+
+    def finish(self) -> Mapping[str, Any]:
+        """The counts, after the last row."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractionJob:
     """A checked extraction. A restart must have the same `settings`."""
@@ -81,6 +93,7 @@ class ExtractionJob:
     kept: Mapping[str, Any]
     """JSON schemas of the columns of `keep`, with the types of a corpus that has any."""
     grounded: grounding.Grounded = "flag"
+    gather: Gather | None = None
 
     @property
     def row_numbers(self) -> range:
@@ -164,12 +177,18 @@ def prepare(
     return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings, kept, grounded)
 
 
-def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
+def check_text_column(input: Path, text: str) -> list[str]:
+    """The columns of a corpus. Raises UserError when it lacks the one of the texts."""
     known = column_names(input)
     if text not in known:
         other = conversion_hint(next((row for _, row in read_records(input) if BAD_ROW not in row), {}))
         remedy = f"{hint(text, known)} Name the column of the texts with --text."
         raise UserError(f"{input} has no column {text!r}{other}.{remedy}")
+    return known
+
+
+def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
+    known = check_text_column(input, text)
     for name in keep:
         if name not in known:
             raise UserError(f"--keep {name}: {input} has no such column.{hint(name, known)}")
@@ -281,7 +300,8 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved, cutter: 
                 answers = engine()(chain([first], requests))
                 for answer in answers if resumed else not_all_empty(answers):
                     if asked := rows.add(answer):
-                        done(long_texts.line(asked, job.source.task, partial(_record, job), partial(_grounded, job)))
+                        line = long_texts.line(asked, job.source.task, partial(_record, job), partial(_grounded, job))
+                        done(line if answer.extra is None else {**line, "extra": answer.extra})
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")
@@ -389,7 +409,9 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                     sums["empty"] += not row["record"]
                 if row["error"] is not None:
                     kinds[row["error"].partition(":")[0]] += 1
-                yield row
+                if job.gather is None or job.gather(row):
+                    yield row
 
     files.write(job.out, counted(), job.described["schema"])
-    return {**sums, "errors": dict(kinds.most_common()), "matches": dict(matches.most_common())}
+    gathered = {} if job.gather is None else job.gather.finish()
+    return {**sums, "errors": dict(kinds.most_common()), "matches": dict(matches.most_common()), **gathered}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import merge as merge_sorted
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from adapters.data.rows import read_records
 from adapters.errors import UserError
@@ -15,7 +15,7 @@ from adapters.extraction import files
 from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
 from adapters.files import write_json
 
-SUMS = ("rows", "records", "empty", "tokens", "chunks", "cut")
+SUMS: Final = ("rows", "records", "empty", "tokens", "chunks", "cut", "kept", "clipped")
 """Counts of parts that add up."""
 
 
@@ -30,14 +30,19 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
     settings, schema = manifests[0]["settings"], manifests[0]["schema"]
     _check_settings(parts, [value["settings"] for value in manifests])
     rows = merge_sorted(*(_rows(part) for part in parts), key=lambda row: row["row"])
-    written = files.write(out, _in_order(rows, settings["rows"]), schema)
     shards = [value["counts"] for value in manifests]
-    counts: dict[str, Any] = {name: sum(c.get(name, 0) for c in shards) for name in SUMS}
+    whole = settings["rows"] if not settings.get("only_kept") else None
+    written = files.write(out, _in_order(rows, whole), schema)
+    names = [name for name in SUMS if any(name in c for c in shards)]
+    counts: dict[str, Any] = {name: sum(c.get(name, 0) for c in shards) for name in names}
     for name in ("errors", "matches"):
         counts[name] = dict(sum((Counter(c.get(name, {})) for c in shards), Counter[str]()))
+    if "steps" in shards[0]:  # of `mine`: counts of each step
+        steps = {name: [c["steps"][name] for c in shards] for name in shards[0]["steps"]}
+        counts["steps"] = {name: dict(sum(map(Counter, each), Counter[str]())) for name, each in steps.items()}
     described = {"settings": {**settings, "shard": "1/1"}, "paths": manifests[0].get("paths"), "schema": schema}
     write_json(manifest_path(out), {"complete": True, **described, "counts": counts})
-    return {**counts, "rows": written}
+    return {**counts, "rows": written} if whole is not None else counts
 
 
 def complete(part: Path) -> dict[str, Any]:
@@ -74,14 +79,15 @@ def _rows(part: Path) -> Iterator[dict[str, Any]]:
         yield dict(row)
 
 
-def _in_order(rows: Iterator[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
+def _in_order(rows: Iterator[dict[str, Any]], total: int | None) -> Iterator[dict[str, Any]]:
+    """The rows, checked to be all of `total`; None: some were left out on purpose."""
     count = 0
     for count, row in enumerate(rows, 1):
-        if row["row"] != count:
+        if total is not None and row["row"] != count:
             fault = f"row {count} is missing" if row["row"] > count else f"row {row['row']} is there twice"
             raise UserError(f"the parts do not make up the input: {fault}. Nothing was written.")
         if isinstance(row.get("record"), str):  # JSON text in a Parquet part of a task whose records have no columns
             row["record"] = json.loads(row["record"])
         yield row
-    if count != total:
+    if total is not None and count != total:
         raise UserError(f"the parts hold {count} rows, the input {total}. Nothing was written.")

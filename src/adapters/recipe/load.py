@@ -95,6 +95,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     return RecipeFile(path, recipe, tree.root, tree.lines, tuple(overrides), origin, tree.renamed)
 
 
+def read_mapping(path: Path, text: str, what: str) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
+    """Keys and values of the YAML text of another file than a recipe, and their lines. Raises UserError.
+
+    `what` names the file in messages, such as "a program".
+    """
+    _check_size(str(path), text, what)
+    tree = _parse(path, text, what, aliases=False)
+    return tree.root, tree.lines
+
+
 def as_overrides(tree: Mapping[str, Any]) -> list[str]:
     """A recipe's keys as overrides, without the header that makes its file runnable."""
     return [f"{key}={json.dumps(value)}" for key, value in tree.items() if key != HEADER]
@@ -108,16 +118,16 @@ def _refuse_secrets(texts: Sequence[str], where: str) -> None:
         )
 
 
-def _check_size(where: str, text: str) -> None:
+def _check_size(where: str, text: str, what: str = "a recipe") -> None:
     # Before the parser, which takes seconds for what nobody has written by hand.
     if len(text) > LONGEST_FILE:
-        raise UserError(f"{where}: longer than {LONGEST_FILE // 1024} kB, which nothing in a recipe is.")
+        raise UserError(f"{where}: longer than {LONGEST_FILE // 1024} kB, which nothing in {what} is.")
     steps = ((c in "[{") - (c in "]}") for c in re.findall(r"[\[\]{}]", text))
     if max(accumulate(steps), default=0) > MOST_OPEN_BRACKETS:
-        raise UserError(f"{where}: nested too deeply to be a recipe.")
+        raise UserError(f"{where}: nested too deeply to be {what}.")
 
 
-def _parse(path: Path, text: str) -> _Tree:
+def _parse(path: Path, text: str, what: str = "a recipe", *, aliases: bool = True) -> _Tree:
     yaml = YAML(typ="rt", pure=True)  # YAML 1.2: 1e-5 is a number, `no` is a word
     try:
         node = yaml.load(text)
@@ -131,8 +141,9 @@ def _parse(path: Path, text: str) -> _Tree:
     except (YAMLError, ValueError, RecursionError, OverflowError, AttributeError, TypeError, AssertionError) as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0] if str(error) else error!r}.") from None
     if not isinstance(node, CommentedMap):
-        raise UserError(f"{path}: a recipe is a mapping of keys to values, starting with name: and task:.")
-    tree = _Tree()
+        start = ", starting with name: and task:" if what == "a recipe" else ""
+        raise UserError(f"{path}: {what} is a mapping of keys to values{start}.")
+    tree = _Tree(aliases=aliases)
     try:
         tree.root = tree.plain(node)
     except RecursionError:
