@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "view", "export", "score", "merge", "publish"),
+    "Use": ("extract", "view", "graph", "export", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
@@ -32,6 +32,7 @@ EXAMPLES = {
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
     "export": "adapters export records.jsonl --as datacite -o deposit.jsonl --registry ror-data.json",
     "view": "adapters view out.jsonl --open",
+    "graph": "adapters graph out.jsonl --corpus corpus.jsonl -o graph",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",

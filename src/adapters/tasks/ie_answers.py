@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from adapters.rewards.ie_records import AnswerReader, Item
-from adapters.types import Aligned, Row
+from adapters.types import Aligned, Entity, Fact, Relation, Row
 
 _LABELLED: Final[tuple[tuple[str, str, dict[str, list[Any]]], ...]] = (
     (
@@ -130,3 +130,12 @@ def record(items: frozenset[Item]) -> list[dict[str, str | None]]:
         {"label": item[0], "text": text, "head": head, "tail": tail}
         for item, (text, head, tail) in zip(sorted(items), texts, strict=True)
     ]
+
+
+def graph(record: Iterable[Mapping[str, Any]], row: Row) -> Iterator[Fact]:
+    """The entities and relations of a record."""
+    for item in record:
+        if item["text"] is not None:
+            yield Entity(item["label"], item["text"])
+        else:
+            yield Relation(item["label"], item["head"], item["tail"])
