@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from adapters.cli import main
 from adapters.data.rows import survey
 from adapters.extraction.merge_shards import merge
 from adapters.files import read_json, sha256, write_json
+from adapters.graph.build import Options, build
+from adapters.graph.facts import Text
 from adapters.tasks.ie import IeTask
+from adapters.types import Attribute, Entity, Relation
 
 RDF = rdflib.RDF
 NIF = rdflib.Namespace("http://persistence.uni-leipzig.org/nlp2rdf/ontologies/nif-core#")
@@ -418,7 +422,6 @@ def test_funders_awards_and_schemes(tmp_path: Path) -> None:
 
 def test_mined_records() -> None:
     from adapters.graph.mine_records import graph
-    from adapters.types import Attribute, Entity, Relation
 
     price = {"text": "$499", "start": 32, "end": 36}
     laptops = [{"text": "Swift 3", "start": 18, "end": 25, "price": price}, {"text": "Aero", "start": 45, "end": 49}]
@@ -488,3 +491,22 @@ def test_the_summary(tmp_path: Path, corpus: Path) -> None:
     assert "7 mentions, 3 works for, 1 lives in" in said
     code, said = invoke(out, "--corpus", corpus, "-o", tmp_path / "h", "--json")
     assert json.loads(said.partition("{")[1] + said.partition("{")[2])["edges"]["mentions"] == 7
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.graph.store._BLOCK", 64)
+
+    def peak(count: int) -> int:
+        names = [(f"Ada{count}x{n} Bell", f"Sample{n % 300}", f"Oslo{count}x{n}") for n in range(count)]
+        texts = (f"{ada} works for {sample}. {ada} lives in {oslo}." for ada, sample, oslo in names)
+        records = ([Entity("person", a), Entity("place", c), Relation("works for", a, b)] for a, b, c in names)
+        documents = (Text(n, f"d{n}", *both) for n, both in enumerate(zip(texts, records, strict=True), 1))
+        tracemalloc.start()
+        try:
+            build(documents, tmp_path / str(count), Options())
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(4400) < 1.2 * peak(2200)  # either has more names than are remembered

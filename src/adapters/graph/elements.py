@@ -29,7 +29,7 @@ class Key(NamedTuple):
     @property
     def id(self) -> str:
         """The node's id."""
-        return "n" + digest("registry" if self.type is None else self.type, self.name)
+        return _node_id(self)
 
 
 class Node(NamedTuple):
@@ -81,7 +81,7 @@ class Edge(NamedTuple):
     @property
     def document_id(self) -> str:
         """The id of the document's node."""
-        return "d" + digest("document", self.document)
+        return document_id(self.document)
 
     @property
     def extent(self) -> Place | None:
@@ -109,12 +109,23 @@ class Writer(Protocol):
         """End the files."""
 
 
+@lru_cache(maxsize=4096)
+def _node_id(key: Key) -> str:
+    return "n" + digest("registry" if key.type is None else key.type, key.name)
+
+
+@lru_cache(maxsize=1024)
+def document_id(name: str) -> str:
+    """The id of a document's node."""
+    return "d" + digest("document", name)
+
+
 def clean(text: Any) -> str:
     """A text with U+FFFD in place of what XML forbids; every offset stays."""
     return _FORBIDDEN.sub("\ufffd", str(text))
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=4096)
 def normalised(name: str) -> str:
     """The name by which entities of one type merge; empty for one of white space and punctuation alone."""
     plain = unicodedata.normalize("NFKC", name).casefold()

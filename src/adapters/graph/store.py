@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.errors import UserError
-from adapters.graph.elements import Key, Node, digest, normalised
+from adapters.graph.elements import Key, Node, document_id, normalised
 
 _BLOCK: Final = 1024
 """Documents between two writes to the file."""
@@ -60,7 +60,7 @@ class Store:
     def name_document(self, name: str, row: int) -> tuple[str, str]:
         """Id and name of a document: `name#row` where an earlier document has the name."""
         known = "SELECT name FROM document WHERE id = ?"
-        while (found := self._file.execute(known, [identity := "d" + digest("document", name)]).fetchone()) is not None:
+        while (found := self._file.execute(known, [identity := document_id(name)]).fetchone()) is not None:
             _check(found[0] == name, identity)
             name = f"{name}#{row}"
         self._file.execute("INSERT INTO document VALUES (?, ?)", [identity, name])
