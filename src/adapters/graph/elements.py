@@ -109,7 +109,7 @@ class Writer(Protocol):
         """End the files."""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _node_id(key: Key) -> str:
     return "n" + digest("registry" if key.type is None else key.type, key.name)
 
@@ -125,7 +125,7 @@ def clean(text: Any) -> str:
     return _FORBIDDEN.sub("\ufffd", str(text))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def normalised(name: str) -> str:
     """The name by which entities of one type merge; empty for one of white space and punctuation alone."""
     plain = unicodedata.normalize("NFKC", name).casefold()
