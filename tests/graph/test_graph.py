@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import networkx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import rdflib
+from test_ie_extract import echo_adapter
+from test_ie_extract import invoke as extract
+from tiny import ie_rows
 from typer.testing import CliRunner
 
 from adapters.cli import main
@@ -307,6 +312,25 @@ def test_options_choose_files_and_edges(tmp_path: Path, corpus: Path) -> None:
     assert len(list(rdf.triples((None, works, None)))) == 1  # once, for both documents
 
 
+def test_outputs_of_extract_in_jsonl_and_parquet(tmp_path: Path) -> None:
+    rows = ie_rows(12)
+    known = echo_adapter(tmp_path / "bundle", rows, {"use": "ie", "target": "compact", "missing_answer": "whole"})
+    corpus = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist([{k: row[k] for k in ("id", "text", "schema")} for row in rows]), corpus)
+    for name, more in (("a.jsonl", ()), ("b.parquet", ()), ("1.parquet", ("1/2",)), ("2.parquet", ("2/2",))):
+        extracted = [known, corpus, "-o", tmp_path / name, *(word for share in more for word in ("--shard", share))]
+        assert extract(*extracted)[0] == 0
+    outs = [["a.jsonl"], ["b.parquet"], ["1.parquet", "2.parquet"]]
+    folders = [made(tmp_path, corpus, *(tmp_path / out for out in names), name=f"g{n}") for n, names in enumerate(outs)]
+    agree(folders[0])
+    for file in FILES:
+        digests = [sha256(folder / file) for folder in folders]
+        assert len({*digests[1:]}) == 1, file
+        assert file == "manifest.json" or digests[0] == digests[1], file
+    found = {(n["type"], alias) for n in table(folders[0] / "nodes.csv") for alias in n["aliases:string[]"].split(";")}
+    assert {(label, text) for row in rows for label, texts in row["gold"].items() for text in texts} <= found
+
+
 # --------------------------------------------------------------------------------------------------------- provenance
 
 
@@ -339,6 +363,14 @@ def test_sentences_of_the_corpus_replace_the_rule(tmp_path: Path) -> None:
     edges = small(tmp_path / "given", text, record, sentences=[[0, 17], [18, 28]])[1]
     edge = next(e for e in edges if e[":TYPE"] == "r")
     assert of(edge, "sentence:int", "sentence_text") == ("0", "Dr. Ada saw Oslo.")
+
+
+@pytest.mark.parametrize("given", [5, [5], [[1]], [[3, 2]], [[0, 99]], [["0", 1]], "[[0, 1]", [[True, 2]]], ids=str)
+def test_sentences_that_the_text_lacks_are_refused(tmp_path: Path, given: Any) -> None:
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"id": "t", "text": "Oslo.", "sentences": given}])
+    out = output(tmp_path / "o.jsonl", corpus, [[]])
+    code, said = invoke(out, "--corpus", corpus, "-o", tmp_path / "g")
+    assert (code, "row 1 of the corpus: its column sentences: " in said) == (2, True), said
 
 
 def test_white_space_matches_any_and_words_are_whole(tmp_path: Path) -> None:
@@ -453,6 +485,8 @@ def test_what_is_refused(tmp_path: Path, corpus: Path) -> None:
     assert "the task 'agent' makes no graph: it has no method graph." in refused(task={"use": "agent"})
     assert "code of a file" in refused(task={"use": "./task.py:Own"})
     assert "--formats json: choose from graphml, ntriples, csv." in refused("--formats", "json")
+    assert "has no column 'txt'. Did you mean text?" in refused("--text", "txt")
+    assert "give the folder a name" in invoke(out, "--corpus", corpus, "-o", ".")[1]
     assert "is no IRI" in refused("--base-iri", "a b")
     assert "there is no folder" in invoke(out, "--corpus", corpus, "-o", tmp_path / "no" / "g")[1]
     assert "there is no file" in invoke(out, "--corpus", tmp_path / "no.jsonl", "-o", tmp_path / "g")[1]

@@ -12,9 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from adapters.data.rows import BAD_ROW, read_records, survey
+from adapters.data.rows import BAD_ROW, column_names, read_records, survey
 from adapters.environment import versions
-from adapters.errors import UserError
+from adapters.errors import UserError, hint
 from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest
 from adapters.extraction.merge_shards import complete
 from adapters.files import json_line, sha256
@@ -134,6 +134,8 @@ def prepare(outs: Sequence[Path], corpus: Path, *, text: str | None, registry: P
             outputs[same] = Output([out], settings, _task(settings["task"]), text or settings["text"])
     if len(columns := {output.text for output in outputs.values()}) > 1:
         raise UserError(f"the outputs were made from several columns: {', '.join(sorted(columns))}. Graph them apart.")
+    if (column := columns.pop()) not in (known := column_names(corpus)):
+        raise UserError(f"{corpus} has no column {column!r}.{hint(column, known)}")
     return GraphSource(list(outputs.values()), corpus, rows, digest, registry)
 
 

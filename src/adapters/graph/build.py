@@ -51,6 +51,8 @@ class Options:
 
 def check_folder(folder: Path, *, fresh: bool) -> None:
     """Raise UserError for a folder that a graph would overwrite."""
+    if folder.name in ("", ".."):
+        raise UserError(f"-o {folder}: give the folder a name.")
     if not folder.parent.is_dir():
         raise UserError(f"-o {folder}: there is no folder {folder.parent}.")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

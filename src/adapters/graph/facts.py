@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from adapters.errors import UserError
 from adapters.graph.elements import MENTIONS, UNTYPED, Edge, Key, clean, digest, normalised
 from adapters.graph.locate import Place, Sentences, occurrences, pair
 from adapters.types import Attribute, Entity, Fact, Relation
@@ -59,11 +60,14 @@ class Reader:
         """Over all documents: edges by whether they were found, names that are empty."""
 
     def edges(self, document: Text, identity: str, name: str) -> Iterator[Edge]:
-        """The edges of a document with an id and a name, in the order of its facts. Raises ValueError."""
+        """The edges of a document with an id and a name, in the order of its facts. Raises UserError."""
         self.spellings: Counter[tuple[Key, str, str]] = Counter()
         self.mentions = 0
         self.attributes: dict[str, bool | float | str] = {}
-        self._sentences = Sentences(document.text, document.sentences)
+        try:
+            self._sentences = Sentences(document.text, document.sentences)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"row {document.row} of the corpus: its column sentences: {error}.") from None
         self._text, self._id, self._name = document.text, identity, name
         self._places: dict[str, list[Place]] = {}
         self._seen: set[str] = set()
@@ -126,11 +130,12 @@ class Reader:
         places: Sequence[Place | None] = name.places or ([None] if needed else [])
         for place in places:
             edge = self._edge(self._id, MENTIONS, node, mention=place)
-            if edge is None or (self._found_only and place is None):
+            if self._found_only and place is None:
                 continue
-            self.spellings[name.key, name.type, name.text] += place is not None
-            self.mentions += place is not None and self._with_mentions
-            if self._with_mentions:
+            is_new = edge is not None and place is not None
+            self.spellings[name.key, name.type, name.text] += is_new  # also 0, which names the spelling
+            self.mentions += is_new and self._with_mentions
+            if edge is not None and self._with_mentions:
                 yield edge
 
     def _relation(self, fact: Relation, typed: Mapping[str, set[tuple[Key, str]]]) -> Iterator[Edge]:

@@ -66,8 +66,7 @@ class Sentences:
 
     def __init__(self, text: str, given: Any = None) -> None:
         self.text = text
-        self._is_given = given is not None
-        if self._is_given:
+        if given not in (None, ""):
             self.places = _given(given, len(text))
         else:
             ends = [match.end() for match in _SENTENCE_END.finditer(text)]
