@@ -196,6 +196,36 @@ class Normaliser(Protocol):
         ...
 
 
+class Entity(NamedTuple):
+    """A thing that a record names: its type, the name as the record has it, and where it stands, if that is known.
+
+    `at` is in code points of the row's text, end exclusive. Entities with one `registry_id` are one node of a graph.
+    """
+
+    type: str
+    text: str
+    at: tuple[int, int] | None = None
+    registry_id: str | None = None
+
+
+class Relation(NamedTuple):
+    """A labelled relation of a record. An end that is a text is the typed entity of that name in the same document."""
+
+    label: str
+    head: Entity | str
+    tail: Entity | str
+
+
+class Attribute(NamedTuple):
+    """What a record says about the whole document."""
+
+    name: str
+    value: bool | float | str
+
+
+Fact = Entity | Relation | Attribute
+
+
 @runtime_checkable
 class Extracting(Protocol):
     """A task that can also be run over a corpus without labels (`adapters extract`).
@@ -203,7 +233,8 @@ class Extracting(Protocol):
     Optional: `normaliser(registry)`; `decode(completion)`, the answer in a completion that is not JSON alone (raises
     ValueError as `record` does); `request_fields`, the columns besides the text that a prompt depends on, and
     `check_columns(columns)`, which raises ValueError when a corpus lacks one; `merge(records)`, one record of those of
-    a text's overlapping parts, in the order of the text (default: `adapters.tasks.merging.merge`).
+    a text's overlapping parts, in the order of the text (default: `adapters.tasks.merging.merge`); `graph(record, row)
+    -> Iterable[Fact]`, what a record means (`adapters graph`), where `row` has the columns of corpus and output.
     """
 
     text_field: str

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "plan", "annotate", "mine", "view", "export", "score", "merge", "publish"),
+    "Use": ("extract", "view", "plan", "annotate", "mine", "graph", "export", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
@@ -35,6 +35,7 @@ EXAMPLES = {
     "mine": "adapters mine program.yaml runs/proxy corpus.jsonl -o records.jsonl",
     "export": "adapters export records.jsonl --as datacite -o deposit.jsonl --registry ror-data.json",
     "view": "adapters view out.jsonl --open",
+    "graph": "adapters graph out.jsonl --corpus corpus.jsonl -o graph",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
     "merge": "adapters merge runs/mine -o merged",

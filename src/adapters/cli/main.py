@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import base, check, data, env, extract, mining, new, pairs, publish, rewards, run, sample, tasks, view
+from adapters.cli import (
+    base,
+    check,
+    data,
+    env,
+    extract,
+    graph,
+    mining,
+    new,
+    pairs,
+    publish,
+    rewards,
+    run,
+    sample,
+    tasks,
+    view,
+)
 from adapters.cli import ie as ie  # registers its verbs in the group `data`
 from adapters.cli import mine_data as mine_data  # likewise
 from adapters.cli.errors import complain
@@ -22,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-for verbs in (new, check, env, run, sample, extract, mining, view, data, publish):
+for verbs in (new, check, env, run, sample, extract, mining, view, graph, data, publish):
     app.add_typer(verbs.app)
 groups = {"base": base.app, "data": data.data_app, "pairs": pairs.app, "rewards": rewards.app, "tasks": tasks.app}
 for name, group in groups.items():

@@ -16,7 +16,7 @@ from adapters.rewards.funding_matching import MODES, Funder, Scorer, counts_in, 
 from adapters.rewards.funding_records import OLD_PARAMETERS
 from adapters.rewards.funding_uncertain import compared
 from adapters.rewards.grounding import needed
-from adapters.tasks import funding_answer, funding_gold, funding_merge, funding_uncertain
+from adapters.tasks import funding_answer, funding_gold, funding_graph, funding_merge, funding_uncertain
 from adapters.types import Aligned, Counts, Example, Message, Normaliser, OldParameters, Row
 
 # The prompt of the published adapter; it must match to the letter for its weights to be of use.
@@ -81,6 +81,7 @@ class FundingTask:
     modes: ClassVar[dict[str, str]] = WHAT_MODES_MEAN
     field_meanings: ClassVar[dict[str, str]] = WHAT_FIELDS_MEAN
     structures: ClassVar[tuple[str, ...]] = ("funders", "uncertain")
+    graph = staticmethod(funding_graph.graph)
 
     def __post_init__(self) -> None:
         if "{statement}" not in self.user:

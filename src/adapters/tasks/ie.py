@@ -80,6 +80,7 @@ class IeTask(AnswerReader):
     }
     request_fields: ClassVar[tuple[str, ...]] = ("schema", "task", "descriptions")
     structures: ClassVar[tuple[str, ...]] = ("gold", "schema", "descriptions")
+    graph = staticmethod(ie_answers.graph)
 
     def __post_init__(self) -> None:
         super().__post_init__()

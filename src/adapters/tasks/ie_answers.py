@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from adapters.rewards.ie_records import AnswerReader, Item
-from adapters.types import Aligned, Row
+from adapters.types import Aligned, Entity, Fact, Relation, Row
 
 _LABELLED: Final[tuple[tuple[str, str, dict[str, list[Any]]], ...]] = (
     (
@@ -140,3 +140,12 @@ def merge(records: Iterable[Iterable[Mapping[str, str | None]]]) -> list[dict[st
 def _item(entry: Mapping[str, str | None]) -> Item:
     label, text, head, tail = (str(entry[name]) for name in ("label", "text", "head", "tail"))
     return (label, head, tail) if entry["text"] is None else (label, text)
+
+
+def graph(record: Iterable[Mapping[str, Any]], row: Row) -> Iterator[Fact]:
+    """The entities and relations of a record."""
+    for item in record:
+        if item["text"] is not None:
+            yield Entity(item["label"], item["text"])
+        else:
+            yield Relation(item["label"], item["head"], item["tail"])

@@ -20,6 +20,7 @@ from adapters.data_aug.mine.words import (
     words,
 )
 from adapters.data_aug.noise import Label
+from adapters.graph import mine_records
 from adapters.tasks import mine_answers
 from adapters.types import Aligned, Counts, Example, Message, Row
 
@@ -48,6 +49,7 @@ class MineTask:
         "accuracy": "the share of labels that are right",
     }
     form_fields: ClassVar[tuple[str, ...]] = ("accuracy",)
+    graph = staticmethod(mine_records.graph)
     field_meanings: ClassVar[dict[str, str]] = {
         "span": "what a question about a text finds in it: its words, or its places",
         "label": "statements that are true of their text",

@@ -1,0 +1,39 @@
+"""The records of `mine` as facts.
+
+The name of a span is its type, and a span of a span is related to it. A label is an attribute of the document. A record
+is `{"kept": bool, NAME: …}`: a truth value for a label (a number for its score), a list of `{text, start, end}` or one
+such object for spans, which hold the results of their `each` likewise. A text that was dropped (`kept` is false) has
+its labels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from adapters.types import Attribute, Entity, Fact, Relation, Row
+
+_OWN = ("text", "start", "end", "kept")
+"""Names in a span, and in a record, that are of no step."""
+
+
+def graph(record: Mapping[str, Any], row: Row | None = None) -> Iterator[Fact]:
+    """The facts of one record."""
+    for name, value in record.items():
+        if name not in _OWN and isinstance(value, bool | int | float):
+            yield Attribute(name, value)
+    if record.get("kept", True):
+        yield from _spans(record, None)
+
+
+def _spans(holder: Mapping[str, Any], outer: Entity | None) -> Iterator[Fact]:
+    """The spans in a record or in a span, with those inside them."""
+    for name, value in holder.items():
+        for span in value if isinstance(value, list) else [value]:
+            if name in _OWN or not isinstance(span, Mapping) or not span.get("kept", True):
+                continue
+            entity = Entity(name, str(span["text"]), (int(span["start"]), int(span["end"])))
+            yield entity
+            if outer is not None:
+                yield Relation(name, outer, entity)
+            yield from _spans(span, entity)
