@@ -36,6 +36,9 @@ class CorpusOptions:
     grounded: Annotated[
         Literal["strict", "flag", "off"], Option(help="Refuse, or flag, a record that says more than the text.")
     ] = "flag"
+    min_confidence: Annotated[
+        float | None, Option(metavar="P", min=0, max=1, help="Leave out values that are less sure: `calibrate` first.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def extract(
     with errors() as state:
         server.refuse_without_endpoint()
         from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, documents, engines
+        from adapters.errors import UserError
+        from adapters.extraction import adapter_source, confidence, documents, engines
         from adapters.extraction.engine import Drawing, Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
         from adapters.recipe.load import parse_assignments
@@ -94,10 +98,16 @@ def extract(
         several = picks.samples > 1
         settings |= {**vars(picks), "constrain": False} if several else {}
         given = {**vars(corpus), "keep": corpus.keep or ()}
+        way = confidence.way_of(**vars(picks))
+        grounded, least = corpus.grounded != "off", given.pop("min_confidence")
+        if least is not None and way == confidence.TOKENS and server.endpoint:
+            raise UserError("--min-confidence: a server gives no log-probabilities here; vote with --samples 5.")
+        given["sure"] = confidence.of_adapter(model, way, least, grounded=grounded)
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
         work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
-        options = Options(max_tokens, batch_size, constrain and not several, **vars(server))
+        scored = given["sure"] is not None and not several
+        options = Options(max_tokens, batch_size, constrain and not several, scored=scored, **vars(server))
         drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
 
         def note(text: str) -> None:
@@ -171,6 +181,8 @@ def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json
     lines = [f"{out}: {counts['rows']:,} rows, {counts['records']:,} records ({counts['empty']:,} of them empty)"]
     if matches := counts.get("matches"):
         lines.append(f"strings in the text: {', '.join(f'{n:,} {kind}' for kind, n in matches.items())}")
+    if "unsure" in counts:
+        lines.append(f"left out as unsure: {counts['unsure']:,} values, which stand in `unsure`")
     if failed := counts["rows"] - counts["records"]:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts["errors"].items())
         lines.append(f"{failed:,} rows have no record, and say why in `error`: {kinds}")

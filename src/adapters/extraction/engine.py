@@ -8,7 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from adapters.chat_client import EMPTY
-from adapters.types import Drawn, Example, Message
+from adapters.types import Drawn, Example, Message, TokenScores
 
 
 class Request(NamedTuple):
@@ -26,6 +26,10 @@ class Answer(NamedTuple):
     tokens: int = 0
     truncated: bool = False
     error: str | None = None
+    scores: TokenScores | None = None
+    """The tokens of a single answer, where `Options.scored` asks for them and the engine has them."""
+    samples: tuple[str, ...] = ()
+    """All answers, of which this one was picked."""
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Answer]]
@@ -44,6 +48,8 @@ class Options:
     model: str | None = None
     api_key_env: str | None = None
     concurrency: int | None = None
+    scored: bool = False
+    """Whether answers come with the log-probabilities of their tokens, from engines that have them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from adapters.data.row_forms import conversion_hint
 from adapters.data.rows import BAD_ROW, arrow_schema, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
-from adapters.extraction import files, grounding
+from adapters.extraction import confidence, files, grounding
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
@@ -36,7 +36,7 @@ from adapters.types import Normaliser, Row
 Moved = Callable[[int, int, Mapping[str, int]], None]
 """Progress callback: rows done, rows in all, counts."""
 
-COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "spans", "normalized")
+COLUMNS = ("row", "id", "record", "error", "tokens", "completion", "spans", "confidence", "unsure", "normalized")
 """The output's own columns."""
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
@@ -78,6 +78,7 @@ class ExtractionJob:
     kept: Mapping[str, Any]
     """JSON schemas of the columns of `keep`, with the types of a corpus that has any."""
     grounded: grounding.Grounded = "flag"
+    sure: confidence.Confidence | None = None
 
     @property
     def row_numbers(self) -> range:
@@ -97,6 +98,8 @@ class ExtractionJob:
         properties |= {"record": self.source.task.record_schema(), "error": text, "tokens": whole, "completion": text}
         if self.grounded != "off":
             properties["spans"] = grounding.SCHEMA
+        if self.sure is not None:
+            properties |= self.sure.columns(grounding.SCHEMA)
         if self.normalise is not None:
             properties["normalized"] = dict(self.normalise.schema)
         paths = {"adapter": str(self.source.adapter.resolve()), "input": str(self.input.resolve())}
@@ -124,6 +127,7 @@ def prepare(
     normalise: bool = False,
     registry: Path | None = None,
     grounded: grounding.Grounded = "flag",
+    sure: confidence.Confidence | None = None,
     engine: Mapping[str, Any],
 ) -> ExtractionJob:
     """Check everything that can be checked before a model is loaded. Raises UserError."""
@@ -151,13 +155,15 @@ def prepare(
         "normalize": normalise,
         "registry": sha256(registry) if registry else None,
         "grounded": grounded,
+        "confidence": sure and sure.settings,
         **engine,
         "versions": versions(),
     }
     types = arrow_schema(input)
     plain = {"type": "string"}
     kept = {name: plain if types is None else files.column_schema(types.field(name).type) for name in keep}
-    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings, kept, grounded)
+    shards = number, count
+    return ExtractionJob(source, input, out, text, keep, rows, shards, normaliser, settings, kept, grounded, sure)
 
 
 def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
@@ -271,7 +277,8 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved) -> dict[
                 answers = engine()(chain([first], requests))
                 for answer in answers if resumed else not_all_empty(answers):
                     start, text = asked.pop(answer.row)
-                    done(_grounded(job, _record(job, start, answer), text, answer.text))
+                    line = _grounded(job, _record(job, start, answer), text, answer.text)
+                    done(job.sure.added(line, answer, text) if job.sure else line)
             journal.sync()
         if journal.count != total:
             raise RuntimeError(f"{total - journal.count} of {total} rows were not answered")
@@ -304,7 +311,8 @@ def _requests(
                 raise ValueError(f"unreadable row: {row[BAD_ROW]}")
             prompt = task.request({**row, task.text_field: row.get(job.text)})
         except ValueError as error:
-            done(_grounded(job, _line(start, error=str(error)), None))
+            line = _grounded(job, _line(start, error=str(error)), None)
+            done(job.sure.added(line, Answer(number), None) if job.sure else line)
             continue
         asked[number] = start, row.get(job.text)
         yield Request(number, prompt)
@@ -356,8 +364,10 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
     sums = dict.fromkeys(("rows", "records", "empty", "tokens"), 0)
     kinds: Counter[str] = Counter()
     matches: Counter[str] = Counter()
+    unsure = 0
 
     def counted() -> Iterator[dict[str, Any]]:
+        nonlocal unsure
         for block in blocks(journal.ordered(), 2048):
             if job.normalise is not None:
                 normalised = iter(job.normalise([r["record"] for r in block if r["record"] is not None]))
@@ -367,6 +377,7 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                 sums["rows"] += 1
                 sums["tokens"] += row["tokens"]
                 matches.update(span["match"] for span in row.get("spans") or ())
+                unsure += len(row.get("unsure") or ())
                 if row["error"] is None:
                     sums["records"] += 1
                     sums["empty"] += not row["record"]
@@ -375,4 +386,5 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                 yield row
 
     files.write(job.out, counted(), job.described["schema"])
-    return {**sums, "errors": dict(kinds.most_common()), "matches": dict(matches.most_common())}
+    counts = {**sums, "errors": dict(kinds.most_common()), "matches": dict(matches.most_common())}
+    return counts | ({"unsure": unsure} if job.sure and job.sure.least is not None else {})

@@ -19,6 +19,7 @@ from adapters.backends.local import base_model, text_only
 from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu
+from adapters.backends.local.token_ends import token_ends
 from adapters.console import quiet_libraries
 from adapters.data.lengths import answer_limit
 from adapters.errors import UserError
@@ -26,7 +27,7 @@ from adapters.extraction import vllm_probe
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
-from adapters.types import Drawn, Example
+from adapters.types import Drawn, Example, TokenScores
 
 _LEAST = 16
 """Tokens that must be left for an answer."""
@@ -35,7 +36,7 @@ _LEAST = 16
 def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
     """The adapter merged into its base; batches sorted by length inside a window."""
     # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
-    sampler = _sampler(source, note, stop_at_json=not source.model.thinking)
+    sampler = _sampler(source, note, stop_at_json=not source.model.thinking, scored=options.scored)
     if not sampler.shares:
         note(_WHOLE)
 
@@ -44,7 +45,7 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
             rows, prompts, too_long = _encode(block, sampler.encoder, sampler.context)
             yield from too_long
             samples = sampler.answers(prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-            yield from (Answer(rows[n], *sample) for n, sample in samples)
+            yield from (Answer(rows[n], *sample[:3], scores=sample.scores) for n, sample in samples)
 
     return answer
 
@@ -88,7 +89,7 @@ def _limit(source: Source, drawing: Drawing, encoder: Encoder, examples: Sequenc
     return answer_limit(map(len, encoder.completions(golds)))
 
 
-def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool) -> LocalSampler:
+def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool, scored: bool = False) -> LocalSampler:
     quiet_libraries()
     prepare_cpu()
     base, encoder = _load(source, note)
@@ -97,7 +98,7 @@ def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool)
         model = model.to(torch.accelerator.current_accelerator())
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     speedups = source.model.speedups
-    return LocalSampler(model, encoder, stop_at_json=stop_at_json, context=context, speedups=speedups)
+    return LocalSampler(model, encoder, stop_at_json=stop_at_json, context=context, speedups=speedups, scored=scored)
 
 
 def vllm_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
@@ -113,7 +114,11 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
     schema = source.task.answer_schema() if constrain else None
     structured = StructuredOutputsParams(json=schema) if schema is not None else None
     sampling = SamplingParams(
-        temperature=0.0, max_tokens=options.max_new_tokens, stop_token_ids=[encoder.end], structured_outputs=structured
+        temperature=0.0,
+        max_tokens=options.max_new_tokens,
+        stop_token_ids=[encoder.end],
+        structured_outputs=structured,
+        logprobs=0 if options.scored else None,
     )
     context = llm.llm_engine.model_config.max_model_len
 
@@ -125,7 +130,9 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
             outputs = llm.generate(inputs, sampling, lora_request=lora, use_tqdm=False) if inputs else ()
             for row, output in zip(rows, outputs, strict=True):
                 first = output.outputs[0]
-                yield Answer(row, first.text, len(first.token_ids), first.finish_reason == "length")
+                scores = _token_scores(encoder, first) if options.scored else None
+                cut = first.finish_reason == "length"
+                yield Answer(row, first.text, len(first.token_ids), cut, scores=scores)
 
     return answer
 
@@ -157,6 +164,13 @@ def vllm_draws(source: Source, drawing: Drawing, note: Callable[[str], None]) ->
             yield from (Group(row, [_drawn(next(outputs).outputs[0]) for _ in range(several)]) for row, _ in block)
 
     return draw
+
+
+def _token_scores(encoder: Encoder, output: Any) -> TokenScores:
+    """The scores of vLLM's greedy answer: with `logprobs=0` each step names the chosen token alone."""
+    ids = list(output.token_ids)
+    logprobs = [step[token].logprob for token, step in zip(ids, output.logprobs, strict=True)]
+    return TokenScores(token_ends(encoder.tokenizer, ids, output.text), tuple(logprobs))
 
 
 _PROMPTS = 64

@@ -32,6 +32,8 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
     counts: dict[str, Any] = {name: sum(c[name] for c in shards) for name in ("rows", "records", "empty", "tokens")}
     for name in ("errors", "matches"):
         counts[name] = dict(sum((Counter(c.get(name, {})) for c in shards), Counter[str]()))
+    if any("unsure" in c for c in shards):
+        counts["unsure"] = sum(c.get("unsure", 0) for c in shards)
     described = {"settings": {**settings, "shard": "1/1"}, "paths": manifests[0].get("paths"), "schema": schema}
     write_json(manifest_path(out), {"complete": True, **described, "counts": counts})
     return {**counts, "rows": written}

@@ -1,0 +1,131 @@
+"""`adapters calibrate`: how sure an adapter's answers are, measured on labelled rows and kept with the adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Argument, Option, Typer
+
+from adapters.cli.errors import errors
+from adapters.cli.extract import AdapterOptions, PickOptions
+from adapters.cli.options import AsJson, Fresh, MaxTokens, Server, Trust, grouped, plugin_consent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = Typer()
+
+
+@app.command()
+@grouped
+def calibrate(
+    source: Annotated[str, Argument(metavar="ADAPTER", help="A run, a stage or a bundle: a folder.")],
+    rows: Annotated[list[Path], Argument(help="Rows with labels, neither trained nor tested on.")],
+    adapter: AdapterOptions,
+    picks: PickOptions,
+    server: Server,
+    test: Annotated[str | None, Option(help="Measure on these rows too: a test set of the run, or a file.")] = None,
+    engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
+    constrain: Annotated[bool, Option(help="Allow only the task's JSON, if the engine can.")] = True,
+    batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
+    max_tokens: MaxTokens = 2048,
+    fresh: Fresh = False,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate an adapter: how sure it may be of a value, for `adapters extract`.
+
+    Answers are given as by `extract` with the same options. Started again, it continues where it stopped.
+    """
+    with errors() as state:
+        server.refuse_without_endpoint()
+        from adapters.console import console, phase, progress, quiet
+        from adapters.errors import UserError
+        from adapters.extraction import adapter_source, calibrating, confidence, engines
+        from adapters.extraction.engine import Drawing, Engine, Options
+        from adapters.extraction.extract import open_or_resume
+        from adapters.recipe.load import parse_assignments
+
+        if not Path(source).expanduser().is_dir():
+            raise UserError(f"{source} is no folder; a calibration is kept in the adapter's folder, so download it.")
+        name, several = "endpoint" if server.endpoint else engine, picks.samples > 1
+        if server.endpoint and not several:
+            raise UserError("a server gives no log-probabilities here; calibrate by vote, with --samples 5.")
+        params, consent = parse_assignments(adapter.params or []), plugin_consent(trust)
+        model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=consent)
+        constrained = constrain and not several
+        settings = {"max_new_tokens": max_tokens, "constrain": constrained, "engine": name, "endpoint": server.endpoint}
+        way = confidence.way_of(**vars(picks))
+        work = calibrating.prepare(model, rows, way, test=test, consent=consent, engine=settings)
+        options = Options(max_tokens, batch_size, constrained, scored=not several, **vars(server))
+        drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
+
+        def note(text: str) -> None:
+            console(stderr=True).print(f"note: {text}", soft_wrap=True)
+
+        def start() -> Engine:
+            if several:
+                loaded = engines.make_picked(name, model, drawing, picks.pick, options, note)
+            else:
+                loaded = engines.make(name, model, options, note)
+            phase("answering")
+            return loaded
+
+        with open_or_resume(work, fresh=fresh):
+            counts = calibrating.done(work)
+            if counts is None:
+                state.log = work.out.with_name(f"{work.out.name}.log")
+                with quiet(state.log), progress(work.out.name, "starting the engine") as bar:
+                    counts = calibrating.run(work, start, bar)
+        if as_json:
+            print(json.dumps(counts))
+            return
+        screen = console()
+        for part in _shown(counts):
+            screen.print(part, soft_wrap=isinstance(part, str))
+
+
+def _shown(counts: Mapping[str, Any]) -> Iterator[str | Table]:
+    from adapters.console import new_table
+
+    table = new_table(
+        f"answers by {counts['way']}: {counts['rows']:,} rows calibrated on, {counts['measured']:,} tested on",
+        ["confidence of"],
+        ["n", "right", "ECE before", "ECE", "AUROC", "without the least sure tenth"],
+    )
+    for name, figures in counts["figures"].items():
+        kinds = ("ece_before", "ece", "auroc", "drop_tenth")
+        cells = [_cell(figures[kind], signed=kind == "drop_tenth") for kind in kinds]
+        table.add_row(name, f"{figures['n']:,}", f"{figures['precision']:.3f}", *cells)
+    yield table
+    yield from (f"{name}: {text}" for name, f in counts["figures"].items() if (text := _thresholds(f)))
+    left_out = [f"{n:,} {why}" for why, n in counts["left_out"].items() if n]
+    left_out += [f"{n:,} answers with the error {why!r}" for why, n in counts["errors"].items()]
+    left_out += [f"{n:,} values that the counts do not judge" for n in [counts["not_judged"]] if n]
+    if left_out:
+        yield f"left out: {', '.join(left_out)}"
+
+
+def _cell(figure: Mapping[str, Any] | None, *, signed: bool) -> str:
+    if figure is None:
+        return "-"
+    sign = "+" if signed else ""
+    low, high = figure["ci"]
+    return f"{figure['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def _thresholds(figures: Mapping[str, Any]) -> str:
+    """What thresholds give, in words."""
+    recall = figures["recall"]
+    parts = []
+    for wanted, found in figures["at_precision"].items():
+        if found is not None:
+            of_all = "" if recall is None else f", recall {recall * found['kept']:.3f}"
+            parts.append(
+                f"at {float(wanted):.0%} precision {found['kept']:.1%} of the right ones{of_all} "
+                f"(--min-confidence {found['confidence']:.3f})"
+            )
+    return "; ".join(parts)
