@@ -90,42 +90,18 @@ def calibrate(
 
 def _shown(counts: Mapping[str, Any]) -> Iterator[str | Table]:
     from adapters.console import new_table
+    from adapters.evaluation.confidence import in_words
 
-    table = new_table(
-        f"answers by {counts['way']}: {counts['rows']:,} rows calibrated on, {counts['measured']:,} tested on",
-        ["confidence of"],
-        ["n", "right", "ECE before", "ECE", "AUROC", "without the least sure tenth"],
-    )
-    for name, figures in counts["figures"].items():
-        kinds = ("ece_before", "ece", "auroc", "drop_tenth")
-        cells = [_cell(figures[kind], signed=kind == "drop_tenth") for kind in kinds]
-        table.add_row(name, f"{figures['n']:,}", f"{figures['precision']:.3f}", *cells)
+    told = {name: in_words(figures) for name, figures in counts["figures"].items()}
+    heads = list(next(iter(told.values())))
+    title = f"answers by {counts['way']}: {counts['rows']:,} rows calibrated on, {counts['measured']:,} tested on"
+    table = new_table(title, ["confidence of"], heads[:-1])
+    for name, texts in told.items():
+        table.add_row(name, *list(texts.values())[:-1])
     yield table
-    yield from (f"{name}: {text}" for name, f in counts["figures"].items() if (text := _thresholds(f)))
+    yield from (f"{name}: {heads[-1]}: {texts[heads[-1]]}" for name, texts in told.items())
     left_out = [f"{n:,} {why}" for why, n in counts["left_out"].items() if n]
     left_out += [f"{n:,} answers with the error {why!r}" for why, n in counts["errors"].items()]
     left_out += [f"{n:,} values that the counts do not judge" for n in [counts["not_judged"]] if n]
     if left_out:
         yield f"left out: {', '.join(left_out)}"
-
-
-def _cell(figure: Mapping[str, Any] | None, *, signed: bool) -> str:
-    if figure is None:
-        return "-"
-    sign = "+" if signed else ""
-    low, high = figure["ci"]
-    return f"{figure['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
-
-
-def _thresholds(figures: Mapping[str, Any]) -> str:
-    """What thresholds give, in words."""
-    recall = figures["recall"]
-    parts = []
-    for wanted, found in figures["at_precision"].items():
-        if found is not None:
-            of_all = "" if recall is None else f", recall {recall * found['kept']:.3f}"
-            parts.append(
-                f"at {float(wanted):.0%} precision {found['kept']:.1%} of the right ones{of_all} "
-                f"(--min-confidence {found['confidence']:.3f})"
-            )
-    return "; ".join(parts)

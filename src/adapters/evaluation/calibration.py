@@ -50,7 +50,7 @@ class Calibration:
 
     def _logits(self, signals: Sequence[Signals]) -> Numbers:
         standard = (_table(signals, self.columns) - np.array(self.means)) / np.array(self.scales)
-        return np.clip(standard @ np.array(self.weights) + self.intercept, -SUREST, SUREST)
+        return np.asarray(np.clip(standard @ np.array(self.weights) + self.intercept, -SUREST, SUREST))
 
     @property
     def stored(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -100,6 +100,26 @@ def figures(
         "curve": table[np.unique(np.linspace(0, len(table) - 1, CURVE_POINTS).astype(int))].tolist(),
         "at_precision": {str(wanted): at_precision(table, wanted) for wanted in PRECISIONS},
     }
+
+
+def in_words(figures: Mapping[str, Any]) -> dict[str, str]:
+    """The figures for people: heading -> text."""
+    kinds = {"ECE before": "ece_before", "ECE": "ece", "AUROC": "auroc", "without the least sure tenth": "drop_tenth"}
+    cells = {head: _in_words(figures[kind], signed=kind == "drop_tenth") for head, kind in kinds.items()}
+    at, recall = figures["at_precision"]["0.95"], figures["recall"]
+    share = "never"
+    if at is not None:
+        of_all = "" if recall is None else f"recall {recall * at['kept']:.3f}, "
+        share = f"{of_all}{at['kept']:.1%} of the right ones, from confidence {at['confidence']:.3f} on"
+    return {"n": f"{figures['n']:,}", "right": f"{figures['precision']:.3f}", **cells, "at 95 % precision": share}
+
+
+def _in_words(figure: Mapping[str, Any] | None, *, signed: bool) -> str:
+    if figure is None:
+        return "-"
+    sign = "+" if signed else ""
+    low, high = figure["ci"]
+    return f"{figure['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
 def _sums_of_bins(confidence: Numbers, values: NDArray[Any]) -> Numbers:

@@ -234,7 +234,7 @@ def _calibration(job: CalibrationJob, lines: Sequence[Mapping[str, Any]]) -> dic
     skipped = sum(value["right"] is None for line in lines for value in line["values"])
     made = {"rows": job.fitted, "settings": digest(job.settings | {"versions": None}), "not_judged": skipped}
     own: dict[str, Any] = {"values": _stored(of_values), "rows": of_rows and _stored(of_rows), "made": made}
-    own |= {"figures": found, "test": job.test}
+    own |= {"figures": found, "test": job.test and Path(job.test).name}
     ways = {**stored(job.source.adapter, job.source.weights), job.way: own}
     write_json(job.source.adapter / FILE, {"adapter": job.source.weights, "ways": ways})
     return {"not_judged": skipped, "figures": found}
