@@ -32,6 +32,8 @@ ELSEWHERE = (
     "build-ie",
     "qwen-text",
     "adapters sample",
+    "adapters calibrate",
+    "--min-confidence",
     "mine s.jsonl",
     "mine samples.jsonl -o",
 )

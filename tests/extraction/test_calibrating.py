@@ -16,10 +16,13 @@ from typer.testing import CliRunner
 from adapters.backends import adapter_folder
 from adapters.cli.main import app
 from adapters.data.load import prompt_key
+from adapters.evaluation import calibration, confidence
 from adapters.extraction import engines
 from adapters.extraction.sure_record import without
-from adapters.files import read_json
+from adapters.files import read_json, write_json
+from adapters.pipeline.run_folder import RunFolder
 from adapters.report import write_view
+from adapters.report.page import render
 
 
 def call(*arguments: object) -> tuple[int, str]:
@@ -44,6 +47,18 @@ def half_wrong(folder: Path, rows: list[dict]) -> Path:
     (adapter / adapter_folder.MANIFEST).unlink()
     (adapter / "recipe.yaml").write_text("task: {use: funding, target: compact}\nmodel: {base: me/base}\n")
     return adapter
+
+
+def store_calibration(adapter: Path) -> None:
+    """Calibrate a folder of weights on 60 made-up values."""
+    signals = [{"mean": -n / 20} for n in range(60)]
+    right, rows = [n < 30 or n % 4 == 0 for n in range(60)], list(range(60))
+    fitted = calibration.fit(signals, right, rows, {"mean": ("mean",)})
+    figures = confidence.figures([0.9] * 60, fitted.confidence, right, rows) | {"recall": 0.8}
+    own = {"values": fitted.calibration.stored, "rows": None, "made": {"rows": 60}, "test": "test.jsonl"}
+    own |= {"figures": {"values": figures, "test values": figures}}
+    weights = adapter_folder.content_hash(adapter)
+    write_json(adapter / calibration.FILE, {"adapter": weights, "ways": {"tokens": own}})
 
 
 @pytest.fixture
@@ -214,6 +229,18 @@ def test_rows_of_the_run_are_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     code, said = call("calibrate", "runs/run", "funding.jsonl")
     assert code == 2
     assert "funding.jsonl: 0 rows, without 60 rows in the training data are too few to calibrate on" in said
+    assert 'id="confidence"' not in render(RunFolder.open(Path("runs/run")))
+    store_calibration(Path("runs/run/2-grpo"))
+    page = render(RunFolder.open(Path("runs/run")))
+    shown = page[page.index('id="confidence"') : page.index('id="samples"')]
+    assert "answers by tokens, tested on test.jsonl" in shown
+    assert shown.count("<svg") == 2
+    assert "at 95 % precision" in shown
+    assert "of the right ones, from confidence" in shown
+    stored = read_json(Path("runs/run/2-grpo/calibration.json"))
+    for broken in ({"figures": 3}, {"figures": {"values": {"n": "x"}}}, "tokens"):
+        write_json(Path("runs/run/2-grpo/calibration.json"), {**stored, "ways": {"tokens": broken}})
+        assert 'id="confidence"' not in render(RunFolder.open(Path("runs/run")))
     others = [
         {**row, "funding_statement": f"{row['funding_statement']} {n} ducks swam."}
         for n, row in enumerate(funding_rows(60, "o"))

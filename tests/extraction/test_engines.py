@@ -23,6 +23,7 @@ from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
 
 from adapters.errors import UserError
+from adapters.evaluation import answer_values
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
 from adapters.extraction.engine import Answer, Drawing, EmptyAnswersError, Group, Options, Request, not_all_empty
@@ -478,9 +479,17 @@ def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bo
     assert [s.text for s in early] == [
         *('[{"funder_name":"A ] B","award_ids":["1"]}]', "[]", scripts[2].removesuffix("\n```"), "no")
     ]
-    assert not any(s.truncated for s in early)
-    for a, b in zip(early[:3], whole[:3], strict=True):
-        assert first_value(a.text) == first_value(b.text)
+    scored = LocalSampler(model, encoder, stop_at_json=True, scored=True)
+    scored.shares = shares
+    answers = dict(scored.answers(prompts, max_new_tokens=60, batch_size=4))
+    assert [answers[n][:3] for n in range(len(scripts))] == [s[:3] for s in early]
+    for n, answer in answers.items():
+        assert len(answer.scores.ends) == len(answer.scores.logprobs) == answer.tokens, n
+        assert answer.scores.ends[-1] == len(answer.text)
+        assert all(logprob <= 0 for logprob in answer.scores.logprobs)
+    at = answer_values.places(answers[0].text, ["A ] B", "1"])
+    name, award = answer_values.token_signals(answers[0].scores, at)
+    assert name["sum"] < award["sum"] < 0, "the longer value has more tokens"
 
 
 def speak(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> None:
