@@ -479,6 +479,9 @@ def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bo
     assert [s.text for s in early] == [
         *('[{"funder_name":"A ] B","award_ids":["1"]}]', "[]", scripts[2].removesuffix("\n```"), "no")
     ]
+    assert not any(s.truncated for s in early)
+    for a, b in zip(early[:3], whole[:3], strict=True):
+        assert first_value(a.text) == first_value(b.text)
     scored = LocalSampler(model, encoder, stop_at_json=True, scored=True)
     scored.shares = shares
     answers = dict(scored.answers(prompts, max_new_tokens=60, batch_size=4))
