@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,29 @@ def test_a_vote_has_a_calibration_of_its_own(
         2,
         True,
     )
+
+
+def test_other_rows_are_only_measured(tmp_path: Path) -> None:
+    # Statements of a few patterns nearly repeat each other; these do not.
+    rows = [
+        {**row, "funding_statement": f"{row['funding_statement']} {random.Random(n).randbytes(80).hex()}."}
+        for n, row in enumerate(funding_rows(120))
+    ]
+    adapter = half_wrong(tmp_path / "adapter", rows)
+    given, test = write_jsonl(tmp_path / "a.jsonl", rows[:70]), write_jsonl(tmp_path / "t.jsonl", rows[65:])
+    counts = calibrated(adapter, given, "--test", test)
+    assert (counts["rows"], counts["measured"]) == (70, 50)
+    assert counts["left_out"]["test rows among the rows"] == 5
+    assert list(counts["figures"]) == ["values", "records", "test values", "test records"]
+    measured = counts["figures"]["test values"]
+    assert measured["rows"] < 50
+    assert measured["auroc"]["value"] > 0.95
+    assert measured["drop_tenth"]["ci"][0] > 0
+    code, said = call("calibrate", adapter, given, "--test", test)
+    assert code == 0
+    assert "test values: at 95 % precision: recall 1.000, 100.0% of the right ones, from confidence 0." in said
+    assert "left out: 5 test rows among the rows" in said
+    assert read_json(adapter / "calibration.json")["ways"]["tokens"]["test"] == "t.jsonl"
 
 
 def test_interrupted_work_goes_on(adapter: Path, given: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,9 +100,10 @@ def extract(
         given = {**vars(corpus), "keep": corpus.keep or ()}
         way = confidence.way_of(**vars(picks))
         grounded, least = corpus.grounded != "off", given.pop("min_confidence")
-        if least is not None and way == confidence.TOKENS and server.endpoint:
+        unscored = server.endpoint is not None and way == confidence.TOKENS
+        if unscored and least is not None:
             raise UserError("--min-confidence: a server gives no log-probabilities here; vote with --samples 5.")
-        given["sure"] = confidence.of_adapter(model, way, least, grounded=grounded)
+        given["sure"] = None if unscored else confidence.of_adapter(model, way, least, grounded=grounded)
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
         work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
