@@ -19,11 +19,14 @@ from adapters.cli.main import app
 from adapters.data.load import prompt_key
 from adapters.evaluation import calibration, confidence
 from adapters.extraction import engines
+from adapters.extraction.confidence import told
+from adapters.extraction.engine import Answer
 from adapters.extraction.sure_record import without
 from adapters.files import read_json, write_json
 from adapters.pipeline.run_folder import RunFolder
 from adapters.report import write_view
 from adapters.report.page import render
+from adapters.types import TokenScores
 
 
 def call(*arguments: object) -> tuple[int, str]:
@@ -272,6 +275,24 @@ def test_rows_of_the_run_are_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     write_jsonl(tmp_path / "others.jsonl", [*funding_rows(3), *others])
     code, said = call("calibrate", "runs/run", "others.jsonl", "--test", "nonesuch")
     assert (code, "(its test sets: test)" in said) == (2, True)
+
+
+def test_a_value_knows_how_sure_the_one_is_that_it_belongs_to() -> None:
+    source = '[{"funder_name":"NSF","award_ids":["A-1"]},{"funder_name":"ERC","award_ids":["B"]}]'
+    paths = ["0.funder_name", "0.awards.0.award_ids.0", "1.funder_name", "1.awards.0.award_ids.0"]
+    spans = [{"path": p, "value": v, "match": "exact"} for p, v in zip(paths, ("NSF", "A-1", "ERC", "B"), strict=True)]
+    ends = tuple(range(1, len(source) + 1))
+    answer = Answer(1, source, scores=TokenScores(ends, tuple(-float(n < 43) for n in ends)))
+    found = told(TASK, answer, spans, "NSF A-1 ERC B")
+    assert found is not None
+    assert [s["first"] for s in found.values] == [-1.0, -1.0, 0.0, 0.0]
+    assert found.raw_values == pytest.approx([0.3679, 0.3679, 1, 1], abs=1e-4)
+    assert told(TASK, Answer(1, source), spans, "") is None, "an engine without log-probabilities"
+    samples = (source, source.replace("ERC", "Wellcome"), "no JSON", source.replace("A-1", "C-9"))
+    voted = told(TASK, Answer(1, source, samples=samples), spans, "NSF A-1 ERC B")
+    assert voted is not None
+    assert voted.raw_values == [0.75, 0.5, 0.5, 0.5]
+    assert (voted.raw_whole, [s["first"] for s in voted.values]) == (0.25, [0.75, 0.75, 0.5, 0.5])
 
 
 def test_a_record_without_its_unsure_strings() -> None:

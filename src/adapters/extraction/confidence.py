@@ -23,7 +23,8 @@ CHOICES: Final[dict[bool, dict[str, dict[str, tuple[str, ...]]]]] = {
     True: {
         "values": {
             **{name: (name,) for name in ("mean", "min", "sum")},
-            "all": ("mean", "min", "sum", "lead", "answer", *_ABOUT),
+            "some": ("mean", "first", "answer", "field="),
+            "all": ("mean", "min", "sum", "lead", "first", "answer", *_ABOUT),
         },
         "rows": {
             **{name: (name,) for name in ("mean", "min", "sum")},
@@ -31,7 +32,7 @@ CHOICES: Final[dict[bool, dict[str, dict[str, tuple[str, ...]]]]] = {
         },
     },
     False: {
-        "values": {"share": ("share",), "all": ("share", "whole", *_ABOUT)},
+        "values": {"share": ("share",), "all": ("share", "first", "whole", *_ABOUT)},
         "rows": {"whole": ("whole",), "all": ("whole", "share", "values", "absent")},
     },
 }
@@ -62,7 +63,7 @@ def told(task: Any, answer: Answer, spans: Sequence[Mapping[str, Any]], text: An
     known = [answer_values.span_signals(span) for span in spans]
     at = answer_values.places(answer.text, [span["value"] for span in spans])
     if answer.scores is not None:
-        values = answer_values.token_signals(answer.scores, at)
+        values = _with_first(answer_values.token_signals(answer.scores, at), spans, "mean")
         whole = answer_values.answer_signals(answer.scores)
         raw = [probability(of_value["mean"]) for of_value in values]
         return Told(_joined(values, known), {**whole, **about}, raw, probability(whole["sum"]))
@@ -70,8 +71,15 @@ def told(task: Any, answer: Answer, spans: Sequence[Mapping[str, Any]], text: An
         return None
     shares, agreeing = _votes(task, answer, at, text)
     mean = sum(shares) / len(shares) if shares else agreeing
-    values = [{"share": share, "whole": agreeing} for share in shares]
+    values = _with_first([{"share": share, "whole": agreeing} for share in shares], spans, "share")
     return Told(_joined(values, known), {"whole": agreeing, "share": mean, **about}, shares, agreeing)
+
+
+def _with_first(values: Sequence[Signals], spans: Sequence[Mapping[str, Any]], name: str) -> list[Signals]:
+    """With `first`, a signal of the first value of the same item, to which the others belong: an award's funder."""
+    items = [span["path"].partition(".")[0] for span in spans]
+    first = {item: of_value[name] for item, of_value in reversed(list(zip(items, values, strict=True)))}
+    return [{**of_value, "first": first[item]} for item, of_value in zip(items, values, strict=True)]
 
 
 def _joined(left: Sequence[Signals], right: Sequence[Signals]) -> list[Signals]:
