@@ -264,12 +264,23 @@ class Reward(Protocol):
         ...
 
 
+class TokenScores(NamedTuple):
+    """The tokens of an answer: where each ends in its text, in code points, and its log-probability.
+
+    In nats, at temperature 1. A token that ends within a character ends before it.
+    """
+
+    ends: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
 class Sample(NamedTuple):
-    """One greedy completion; `truncated` at `max_new_tokens`."""
+    """One greedy completion; `truncated` at `max_new_tokens`. `scores` are given where they were asked for."""
 
     text: str
     tokens: int
     truncated: bool
+    scores: TokenScores | None = None
 
 
 class Drawn(NamedTuple):

@@ -34,6 +34,8 @@ ELSEWHERE = (
     "qwen-text",
     "adapters sample",
     "adapters mine ",
+    "adapters calibrate",
+    "--min-confidence",
     "mine s.jsonl",
     "mine samples.jsonl -o",
 )

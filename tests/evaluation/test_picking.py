@@ -63,6 +63,11 @@ def test_the_vote_is_for_what_agrees_most(texts: tuple[str, ...], picked: int) -
     assert pick(TASK, answers(*texts), "vote") == picked
 
 
+def test_answers_of_a_grounded_task_are_compared_with_each_other_not_with_the_text() -> None:
+    task = FundingTask(target="compact", grounded=True)
+    assert pick(task, answers(funders("NSF"), funders("ERC"), funders("ERC")), "vote") == 1
+
+
 def test_entities_and_relations_vote_too() -> None:
     task = IeTask()
     for row in ie_rows(5):
@@ -188,7 +193,7 @@ def test_the_tokens_of_a_record_are_those_of_all_answers(tmp_path: Path, monkeyp
     monkeypatch.setattr(engines, "make_draws", lambda *_: lambda examples, wanted: iter(groups))
     engine = engines.make_picked("transformers", source, Drawing(2, 1.0), "vote", Options(), print)
     found = list(engine([Request(7, TASK.prompt("a")), Request(9, TASK.prompt("b"))]))
-    assert found[0] == (7, "[]", 7, True, None)
+    assert found[0] == (7, "[]", 7, True, None, None, (funders("NSF"), "[]", "[]"))
     assert (found[1].row, found[1].error) == (9, "too long: x")
     with pytest.raises(UserError, match="gives no log-probabilities"):
         engines.make_picked("endpoint", source, Drawing(2, 1.0), "likelihood", Options(), print)

@@ -23,6 +23,7 @@ from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
 
 from adapters.errors import UserError
+from adapters.evaluation import answer_values
 from adapters.extraction import adapter_source, chunk_sizes, engines
 from adapters.extraction.endpoint_engine import EndpointEngine
 from adapters.extraction.engine import Answer, Drawing, EmptyAnswersError, Group, Options, Request, not_all_empty
@@ -491,6 +492,17 @@ def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bo
     assert not any(s.truncated for s in early)
     for a, b in zip(early[:3], whole[:3], strict=True):
         assert first_value(a.text) == first_value(b.text)
+    scored = LocalSampler(model, encoder, stop_at_json=True, scored=True)
+    scored.shares = shares
+    answers = dict(scored.answers(prompts, max_new_tokens=60, batch_size=4))
+    assert [answers[n][:3] for n in range(len(scripts))] == [s[:3] for s in early]
+    for n, answer in answers.items():
+        assert len(answer.scores.ends) == len(answer.scores.logprobs) == answer.tokens, n
+        assert answer.scores.ends[-1] == len(answer.text)
+        assert all(logprob <= 0 for logprob in answer.scores.logprobs)
+    at = answer_values.places(answers[0].text, ["A ] B", "1"])
+    name, award = answer_values.token_signals(answers[0].scores, at)
+    assert name["sum"] < award["sum"] < 0, "the longer value has more tokens"
 
 
 def speak(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> None:
@@ -608,6 +620,11 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, m
     grammars = [options["structured_outputs"][2]["grammar"] for _, _, options in calls["sampling"]]
     assert [name in grammar for grammar in grammars for name in ("NSF", "DFG")] == [True, False, False, True]
     assert all(set(p) == {"prompt_token_ids"} for p in calls["prompts"])
+    assert calls["sampling"][2]["logprobs"] is None
+    scored = engines.make("vllm", source, Options(max_new_tokens=9, scored=True), print)
+    [answer] = scored([Request(0, prompts[0])])
+    assert calls["sampling"][2]["logprobs"] == 0
+    assert answer.scores.logprobs == (-1.0, -1.0)
     drawing = Drawing(2, 0.7, max_new_tokens=9)
     draw = engines.make_draws("vllm", source, drawing, Options(), print)
     examples = [Example(str(n), "", prompt, completion="[]") for n, prompt in enumerate([prompts[0], *prompts])]

@@ -137,6 +137,7 @@ LOOKING: dict[str, list[str]] = {
 ASKING: dict[str, list[str]] = {
     "eval": [RUN, "--data", f"{RUN}/rows.jsonl"],
     "extract": [f"{RUN}/1-sft", f"{RUN}/rows.jsonl", "-o", f"{RUN}/out.jsonl"],
+    "calibrate": [RUN, f"{RUN}/rows.jsonl"],
     "sample": [RUN, f"{RUN}/rows.jsonl", "-k", "1", "-o", f"{RUN}/s.jsonl"],
     "mine": ["x.yaml", f"{RUN}/1-sft", f"{RUN}/rows.jsonl", "-o", f"{RUN}/out.jsonl"],
     "annotate": [f"{RUN}/rows.jsonl", "-o", f"{RUN}/a.jsonl", "--label", "x", "--balance", f"{RUN}/1-sft"],

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from conftest import funding_rows, write_jsonl
 from safetensors.numpy import save_file
+from test_calibrating import store_calibration
 from typer.testing import CliRunner
 
 from adapters import environment
 from adapters.backends import adapter_folder
 from adapters.cli.main import app
 from adapters.errors import UserError
+from adapters.extraction.confidence import stored
 from adapters.files import sha256, write_json
 from adapters.pipeline import seeds
 from adapters.plugins.rewards import NamedReward
@@ -248,6 +250,32 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
     assert heads
     for n in heads:
         assert rows[n - 1].count("|") == rows[n].count("|") == rows[n + 1].count("|"), rows[n - 1 : n + 2]
+
+
+def test_a_calibration_goes_with_the_weights_and_stands_in_the_card(run: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    weights = own / "2-grpo" / adapter_folder.WEIGHTS
+    store_calibration(own / "2-grpo")
+    evidence = own / "2-grpo" / "calibration-tokens.jsonl"
+    evidence.write_text("texts of rows")
+    finished, folder = read(own), tmp_path / "bundle"
+    bundle.assemble(finished, folder)
+    text = card.render(finished, folder, "me/funding-echo", FACTS, [])
+    held = json.loads((folder / "calibration.json").read_text())
+    assert held["adapter"] == adapter_folder.content_hash(folder)
+    assert list(stored(folder, held["adapter"])) == ["tokens"]
+    assert not (folder / evidence.name).exists()
+    assert not [leak for leak in bundle.leaks(folder) if "calibration" in leak or "confidence" in leak]
+    assert "**Answers by tokens**, calibrated on 60 rows, tested on test.jsonl:" in text
+    assert "| test values | 60 |" in text
+    assert "![confidence](plots/confidence-0.png)" in text
+    assert (folder / "plots/confidence-0.png").stat().st_size > 1000
+    at = text.splitlines().index("| test values | " + text.partition("| test values | ")[2].splitlines()[0])
+    assert text.splitlines()[at - 2].count("|") == text.splitlines()[at].count("|")
+    damaged = json.loads((own / "2-grpo" / "calibration.json").read_text()) | {"adapter": "of others"}
+    (own / "2-grpo" / "calibration.json").write_text(json.dumps(damaged))
+    bundle.assemble(read(own), tmp_path / "without")
+    assert not (tmp_path / "without" / "calibration.json").exists(), f"not of {weights}"
 
 
 @pytest.mark.usefixtures("same_plots")

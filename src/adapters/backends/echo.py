@@ -38,7 +38,7 @@ class EchoSampler:
         self, prompts: Sequence[Sequence[Message]], k: int, *, temperature: float, seed: str = "", **options: Any
     ) -> list[list[Drawn]]:
         """The same answer k times."""
-        return [[Drawn(*sample)] * k for sample in self(prompts, **options)]
+        return [[Drawn(*sample[:3])] * k for sample in self(prompts, **options)]
 
 
 class EchoBackend:

@@ -12,7 +12,17 @@ from typer import Argument, Option, Typer
 
 from adapters.cli.data import data_app
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, Fresh, MaxTokens, Params, Server, Trust, grouped, plugin_consent
+from adapters.cli.options import (
+    AsJson,
+    Fresh,
+    HowConstrained,
+    MaxTokens,
+    Params,
+    Server,
+    Trust,
+    grouped,
+    plugin_consent,
+)
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +47,9 @@ class CorpusOptions:
     grounded: Annotated[
         Literal["strict", "flag", "off"], Option(help="Refuse, or flag, a record that says more than the text.")
     ] = "flag"
+    min_confidence: Annotated[
+        float | None, Option(metavar="P", min=0, max=1, help="Leave out values that are less sure: `calibrate` first.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,7 @@ def extract(
     long_texts: LongTextOptions,
     server: Server,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
-    constrain: Annotated[
-        Literal["schema", "source", "off"] | None,
-        Option(help="Allow only the task's JSON, or also only strings of the text. Default: see docs/extraction.md."),
-    ] = None,
+    constrain: HowConstrained = None,
     batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
     max_tokens: MaxTokens = 2048,
     fresh: Fresh = False,
@@ -98,7 +108,7 @@ def extract(
         if long_texts.passes > 1 and long_texts.window is None:
             raise UserError("--passes reads texts again in smaller windows; say with --window how large the first are.")
         from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, chunk_sizes, constraining, documents, engines
+        from adapters.extraction import adapter_source, chunk_sizes, confidence, constraining, documents, engines
         from adapters.extraction.chunks import Cutter
         from adapters.extraction.engine import Drawing, Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
@@ -115,10 +125,17 @@ def extract(
         settings |= {"window": long_texts.window, "passes": long_texts.passes if long_texts.passes > 1 else None}
         settings |= vars(picks) if several else {}
         given = {**vars(corpus), "keep": corpus.keep or ()}
+        way = confidence.way_of(**vars(picks), constrain=how)
+        grounded, least = corpus.grounded != "off", given.pop("min_confidence")
+        unscored = server.endpoint is not None and not several
+        if unscored and least is not None:
+            raise UserError("--min-confidence: a server gives no log-probabilities here; vote with --samples 5.")
+        given["sure"] = None if unscored else confidence.of_adapter(model, way, least, grounded=grounded)
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
         work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
-        options = Options(max_tokens, batch_size, how, **vars(server))
+        scored = given["sure"] is not None and not several
+        options = Options(max_tokens, batch_size, how, scored=scored, **vars(server))
         cutter = Cutter(lambda: chunk_sizes.load(name, model, options), max_tokens, **vars(long_texts))
         drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
 
@@ -197,6 +214,8 @@ def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json
         lines.append(f"{counts['cut']:,} rows were asked about in parts; {counts['chunks']:,} prompts in all")
     if incomplete := counts["errors"].get("incomplete"):
         lines.append(f"{incomplete:,} rows have a record of some of their parts, and say in `error` which have none")
+    if "unsure" in counts:
+        lines.append(f"left out as unsure: {counts['unsure']:,} values, which stand in `unsure`")
     if failed := counts["rows"] - counts["records"]:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts["errors"].items() if kind != "incomplete")
         lines.append(f"{failed:,} rows have no record, and say why in `error`: {kinds}")

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "view", "plan", "annotate", "mine", "graph", "export", "score", "merge", "publish"),
+    "Use": ("extract", "calibrate", "view", "plan", "annotate", "mine", "graph", "export", "score", "merge", "publish"),
     "Data": ("data", "pairs", "rewards", "tasks", "base"),
 }
 FIRST_STEPS = (
@@ -29,6 +29,7 @@ EXAMPLES = {
     "eval": "adapters eval runs/mine --data test.jsonl",
     "report": "adapters report runs/mine --open",
     "sample": "adapters sample runs/mine train.jsonl -k 8 -o samples.jsonl",
+    "calibrate": "adapters calibrate runs/mine held-out.jsonl --test test",
     "extract": "adapters extract runs/mine corpus.parquet -o records.jsonl",
     "plan": "adapters plan 'Prices of laptops' -o program.yaml --endpoint http://localhost:8000/v1 --model large",
     "annotate": "adapters annotate corpus.jsonl -o labelled.jsonl --program program.yaml --endpoint http://localhost:8000/v1",

@@ -11,6 +11,7 @@ import typer
 
 from adapters.cli import (
     base,
+    calibrate,
     check,
     data,
     env,
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-for verbs in (new, check, env, run, sample, extract, mining, view, graph, data, publish):
+for verbs in (new, check, env, run, sample, extract, calibrate, mining, view, graph, data, publish):
     app.add_typer(verbs.app)
 groups = {"base": base.app, "data": data.data_app, "pairs": pairs.app, "rewards": rewards.app, "tasks": tasks.app}
 for name, group in groups.items():

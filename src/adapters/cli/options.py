@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from typer import Argument, Option, confirm
 
@@ -36,6 +36,12 @@ TaskName = Annotated[str | None, Option(help="The task of the rows; default: fou
 Params = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="A task parameter; may be repeated.")]
 RewardParams = Annotated[
     list[str] | None, Option("--reward-set", metavar="KEY=VALUE", help="A parameter of --reward; may be repeated.")
+]
+HowConstrained = Annotated[
+    Literal["schema", "source", "off"] | None,
+    Option(
+        "--constrain", help="Allow only the task's JSON, or also only the text's strings. Default: docs/extraction.md."
+    ),
 ]
 Temperature = Annotated[float, Option(min=0, help="Sampling temperature.")]
 MaxTokens = Annotated[int, Option(min=1, help="Longest completion, in tokens.")]

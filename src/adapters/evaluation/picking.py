@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any, Literal
 
 from adapters.backends.jobs import Evaluation
@@ -29,8 +30,9 @@ def pick(task: Any, answers: Sequence[Drawn], how: Pick) -> int:
     if how == "likelihood":
         known = [float("-inf") if a.logprob is None else a.logprob for a in answers]
         return known.index(max(known))
+    task = ungrounded(task)
     votes, score = Counter(a.text for a in answers), TaskF1(task)
-    golds = {text: gold for text in votes if (gold := _as_gold(task, text)) is not None}
+    golds = {text: gold for text in votes if (gold := as_gold(task, text)) is not None}
     agreement = {
         text: sum(
             (votes[other] - (other == text)) * (score(text, Example("", "", (), gold=gold[0])).score or 0.0)
@@ -42,7 +44,13 @@ def pick(task: Any, answers: Sequence[Drawn], how: Pick) -> int:
     return texts.index(max(agreement, key=lambda text: (agreement[text], -texts.index(text)))) if agreement else 0
 
 
-def _as_gold(task: Any, text: str) -> tuple[Any] | None:
+def ungrounded(task: Any) -> Any:
+    """The task without `grounded`: answers are compared with each other, not with the text."""
+    grounded = getattr(task, "grounded", False) and is_dataclass(task) and not isinstance(task, type)
+    return replace(task, grounded=False) if grounded else task
+
+
+def as_gold(task: Any, text: str) -> tuple[Any] | None:
     """An answer in the form of gold; None where it cannot be read."""
     try:
         if hasattr(task, "as_gold"):

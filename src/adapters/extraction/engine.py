@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from adapters.backends.constraint import Constrain
 from adapters.chat_client import EMPTY
-from adapters.types import Drawn, Example, Message
+from adapters.types import Drawn, Example, Message, TokenScores
 
 
 class Request(NamedTuple):
@@ -32,6 +32,10 @@ class Answer(NamedTuple):
     truncated: bool = False
     error: str | None = None
     extra: Mapping[str, Any] | None = None
+    scores: TokenScores | None = None
+    """The tokens of a single answer, where `Options.scored` asks for them and the engine has them."""
+    samples: tuple[str, ...] = ()
+    """All answers, of which this one was picked."""
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Answer]]
@@ -53,6 +57,8 @@ class Options:
     model: str | None = None
     api_key_env: str | None = None
     concurrency: int | None = None
+    scored: bool = False
+    """Whether answers come with the log-probabilities of their tokens, from engines that have them."""
 
 
 @dataclass(frozen=True, slots=True)

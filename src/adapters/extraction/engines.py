@@ -13,7 +13,7 @@ from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import WINDOW, Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
 from adapters.files import read_json
-from adapters.types import Drawn, Example
+from adapters.types import Drawn, Example, TokenScores
 
 
 def make(name: str, source: Source, options: Options, note: Callable[[str], None]) -> Engine:
@@ -79,7 +79,8 @@ def make_picked(
                     yield Answer(row, error=error)
                     continue
                 picked = answers[picking.pick(source.task, answers, pick)]
-                yield Answer(row, picked.text, sum(a.tokens for a in answers), picked.truncated)
+                texts = tuple(answer.text for answer in answers)
+                yield Answer(row, picked.text, sum(a.tokens for a in answers), picked.truncated, samples=texts)
 
     return answer
 
@@ -126,6 +127,8 @@ def _echo(source: Source, options: Options) -> Engine:
                 progress=lambda *_: None,
             )
             for request, sample in reversed(list(zip(block, samples, strict=True))):
-                yield Answer(request.row, *sample)
+                # It is certain of all it says.
+                scores = TokenScores((len(sample.text),), (0.0,)) if options.scored else None
+                yield Answer(request.row, sample.text, sample.tokens, sample.truncated, scores=scores)
 
     return answer

@@ -25,7 +25,7 @@ from adapters.data.row_forms import conversion_hint
 from adapters.data.rows import BAD_ROW, arrow_schema, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
-from adapters.extraction import files, grounding, long_texts
+from adapters.extraction import confidence, files, grounding, long_texts
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.chunks import Cutter
 from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
@@ -39,7 +39,19 @@ from adapters.types import Message, Normaliser, Row
 Moved = Callable[[int, int, Mapping[str, int]], None]
 """Progress callback: rows done, rows in all, counts."""
 
-COLUMNS = ("row", "id", "record", "error", "tokens", "chunks", "completion", "spans", "normalized")
+COLUMNS = (
+    "row",
+    "id",
+    "record",
+    "error",
+    "tokens",
+    "chunks",
+    "completion",
+    "spans",
+    "confidence",
+    "unsure",
+    "normalized",
+)
 """The output's own columns."""
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
@@ -93,6 +105,7 @@ class ExtractionJob:
     kept: Mapping[str, Any]
     """JSON schemas of the columns of `keep`, with the types of a corpus that has any."""
     grounded: grounding.Grounded = "flag"
+    sure: confidence.Confidence | None = None
     gather: Gather | None = None
 
     @property
@@ -114,6 +127,8 @@ class ExtractionJob:
         properties["completion"] = text
         if self.grounded != "off":
             properties["spans"] = grounding.SCHEMA
+        if self.sure is not None:
+            properties |= self.sure.columns(grounding.SCHEMA)
         if self.normalise is not None:
             properties["normalized"] = dict(self.normalise.schema)
         paths = {"adapter": str(self.source.adapter.resolve()), "input": str(self.input.resolve())}
@@ -141,6 +156,7 @@ def prepare(
     normalise: bool = False,
     registry: Path | None = None,
     grounded: grounding.Grounded = "flag",
+    sure: confidence.Confidence | None = None,
     engine: Mapping[str, Any],
 ) -> ExtractionJob:
     """Check everything that can be checked before a model is loaded. Raises UserError."""
@@ -168,13 +184,15 @@ def prepare(
         "normalize": normalise,
         "registry": sha256(registry) if registry else None,
         "grounded": grounded,
+        "confidence": sure and sure.settings,
         **engine,
         "versions": versions(),
     }
     types = arrow_schema(input)
     plain = {"type": "string"}
     kept = {name: plain if types is None else files.column_schema(types.field(name).type) for name in keep}
-    return ExtractionJob(source, input, out, text, keep, rows, (number, count), normaliser, settings, kept, grounded)
+    shards = number, count
+    return ExtractionJob(source, input, out, text, keep, rows, shards, normaliser, settings, kept, grounded, sure)
 
 
 def check_text_column(input: Path, text: str) -> list[str]:
@@ -300,7 +318,8 @@ def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved, cutter: 
                 answers = engine()(chain([first], requests))
                 for answer in answers if resumed else not_all_empty(answers):
                     if asked := rows.add(answer):
-                        line = long_texts.line(asked, job.source.task, partial(_record, job), partial(_grounded, job))
+                        parts = partial(_record, job), partial(_grounded, job)
+                        line = long_texts.line(asked, job.source.task, *parts, job.sure)
                         done(line if answer.extra is None else {**line, "extra": answer.extra})
             journal.sync()
         if journal.count != total:
@@ -335,7 +354,8 @@ def _requests(
             ask = partial(_prompt, task, row)
             prompt = ask(row.get(job.text))
         except ValueError as error:
-            done(_grounded(job, _line(start, error=str(error)), None))
+            line = _grounded(job, _line(start, error=str(error)), None)
+            done(job.sure.added(line, Answer(number), None) if job.sure else line)
             continue
         yield from rows.requests(start, row.get(job.text), prompt, ask)
 
@@ -391,8 +411,10 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
     sums = dict.fromkeys(("rows", "records", "empty", "tokens", "chunks", "cut"), 0)
     kinds: Counter[str] = Counter()
     matches: Counter[str] = Counter()
+    unsure = 0
 
     def counted() -> Iterator[dict[str, Any]]:
+        nonlocal unsure
         for block in blocks(journal.ordered(), 2048):
             if job.normalise is not None:
                 normalised = iter(job.normalise([r["record"] for r in block if r["record"] is not None]))
@@ -404,6 +426,7 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                 matches.update(span["match"] for span in row.get("spans") or ())
                 sums["chunks"] += (chunks := row.get("chunks", 0))
                 sums["cut"] += chunks > 1
+                unsure += len(row.get("unsure") or ())
                 if row["error"] is None or row["record"] is not None:
                     sums["records"] += 1
                     sums["empty"] += not row["record"]
@@ -413,5 +436,6 @@ def _finish(job: ExtractionJob, journal: Journal) -> dict[str, Any]:
                     yield row
 
     files.write(job.out, counted(), job.described["schema"])
-    gathered = {} if job.gather is None else job.gather.finish()
+    gathered = {} if job.gather is None else dict(job.gather.finish())
+    gathered |= {"unsure": unsure} if job.sure and job.sure.least is not None else {}
     return {**sums, "errors": dict(kinds.most_common()), "matches": dict(matches.most_common()), **gathered}

@@ -21,6 +21,7 @@ from adapters.backends.local import base_model, text_only
 from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu
+from adapters.backends.local.token_ends import token_ends
 from adapters.console import quiet_libraries
 from adapters.data.lengths import answer_limit
 from adapters.errors import UserError
@@ -30,14 +31,14 @@ from adapters.extraction.chunks import Sizes
 from adapters.extraction.constraining import constraint_of
 from adapters.extraction.engine import LEAST, Answer, DrawEngine, Drawing, Engine, Group, Options, Request
 from adapters.extraction.files import blocks
-from adapters.types import Drawn, Example
+from adapters.types import Drawn, Example, TokenScores
 
 
 def transformers_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
     """The adapter merged into its base; batches sorted by length inside a window."""
     # A chain of thought may hold JSON of its own, so a thinking model is left to end by itself.
     constraint = constraint_of("transformers", source, options.constrain)
-    sampler = _sampler(source, note, stop_at_json=not source.model.thinking)
+    sampler = _sampler(source, note, stop_at_json=not source.model.thinking, scored=options.scored)
     if not sampler.shares:
         note(_WHOLE)
 
@@ -51,7 +52,7 @@ def transformers_engine(source: Source, options: Options, window: int, note: Cal
                 batch_size=options.batch_size,
                 grammar=_grammar_of(constraint, block, rows),
             )
-            yield from (Answer(rows[n], *sample) for n, sample in samples)
+            yield from (Answer(rows[n], *sample[:3], scores=sample.scores) for n, sample in samples)
 
     return answer
 
@@ -106,7 +107,7 @@ def _limit(source: Source, drawing: Drawing, encoder: Encoder, examples: Sequenc
     return answer_limit(map(len, encoder.completions(golds)))
 
 
-def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool) -> LocalSampler:
+def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool, scored: bool = False) -> LocalSampler:
     quiet_libraries()
     prepare_cpu()
     base, encoder = _load(source, note)
@@ -115,7 +116,7 @@ def _sampler(source: Source, note: Callable[[str], None], *, stop_at_json: bool)
         model = model.to(torch.accelerator.current_accelerator())
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     speedups = source.model.speedups
-    return LocalSampler(model, encoder, stop_at_json=stop_at_json, context=context, speedups=speedups)
+    return LocalSampler(model, encoder, stop_at_json=stop_at_json, context=context, speedups=speedups, scored=scored)
 
 
 def vllm_engine(source: Source, options: Options, window: int, note: Callable[[str], None]) -> Engine:
@@ -128,6 +129,7 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
     constraint = constraint_of("vllm", source, options.constrain)
     llm, lora, encoder = _open_vllm(source, note)
     plain = {"temperature": 0.0, "max_tokens": options.max_new_tokens, "stop_token_ids": [encoder.end]}
+    plain["logprobs"] = 0 if options.scored else None
     context = llm.llm_engine.model_config.max_model_len
 
     def answer(requests: Iterable[Request]) -> Iterator[Answer]:
@@ -140,7 +142,9 @@ def vllm_engine(source: Source, options: Options, window: int, note: Callable[[s
             outputs = llm.generate(inputs, sampling, lora_request=lora, use_tqdm=False) if inputs else ()
             for row, output in zip(rows, outputs, strict=True):
                 first = output.outputs[0]
-                yield Answer(row, first.text, len(first.token_ids), first.finish_reason == "length")
+                scores = _token_scores(encoder, first) if options.scored else None
+                cut = first.finish_reason == "length"
+                yield Answer(row, first.text, len(first.token_ids), cut, scores=scores)
 
     return answer
 
@@ -189,6 +193,13 @@ def _drawing_of(drawing: Drawing, seed: str | None) -> dict[str, Any]:
     if seed is None:
         return {"temperature": 0.0}
     return {"temperature": drawing.temperature, "seed": zlib.crc32(seed.encode())}
+
+
+def _token_scores(encoder: Encoder, output: Any) -> TokenScores:
+    """The scores of vLLM's greedy answer: with `logprobs=0` each step names the chosen token alone."""
+    ids = list(output.token_ids)
+    logprobs = [step[token].logprob for token, step in zip(ids, output.logprobs, strict=True)]
+    return TokenScores(token_ends(encoder.tokenizer, ids, output.text), tuple(logprobs))
 
 
 _PROMPTS = 64

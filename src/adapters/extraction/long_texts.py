@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.extraction import grounding
 from adapters.extraction.chunks import Cutter, Place, Prompt
+from adapters.extraction.confidence import Confidence
 from adapters.extraction.engine import Answer, Request
 from adapters.tasks import merging
 
@@ -53,7 +54,11 @@ class OpenRows:
 
 
 def line(
-    asked: Asked, task: Any, record: Callable[[Line, Answer], Line], grounded: Callable[[Line, Any, str | None], Line]
+    asked: Asked,
+    task: Any,
+    record: Callable[[Line, Answer], Line],
+    grounded: Callable[[Line, Any, str | None], Line],
+    sure: Confidence | None = None,
 ) -> Line:
     """The line of a row: of several parts, the task's merge of their records.
 
@@ -65,7 +70,8 @@ def line(
         for n, (_, place) in enumerate(asked.parts)
     ]
     if len(lines) == 1:
-        return {**lines[0], "chunks": 1}
+        only = {**lines[0], "chunks": 1}
+        return sure.added(only, asked.answers[0], asked.text) if sure else only
     schema = task.record_schema()
     found = [
         grounding.standing(part["record"], schema, _text(asked, place)) if again else part["record"]
@@ -81,7 +87,11 @@ def line(
         "chunks": len(lines),
         "completion": failed and failed["completion"],
     }
-    return grounded(whole, asked.text, whole["completion"])
+    whole = grounded(whole, asked.text, whole["completion"])
+    if sure is None:
+        return whole
+    parts = [(part, asked.answers[n], _text(asked, asked.parts[n][1])) for n, part in enumerate(lines)]
+    return sure.of_parts(whole, parts)
 
 
 def _text(asked: Asked, place: Place) -> Any:

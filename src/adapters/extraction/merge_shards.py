@@ -15,7 +15,7 @@ from adapters.extraction import files
 from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
 from adapters.files import write_json
 
-SUMS: Final = ("rows", "records", "empty", "tokens", "chunks", "cut", "kept", "clipped")
+SUMS: Final = ("rows", "records", "empty", "tokens", "chunks", "cut", "kept", "clipped", "unsure")
 """Counts of parts that add up."""
 
 

@@ -28,7 +28,7 @@ def tagger_engine(source: Source, options: Options, window: int) -> Engine:
                 else:
                     yield Answer(request.row, error=_too_long(tagger, question))
             samples = sampler.answers([question for _, question in asked], options.batch_size)
-            yield from (Answer(row, *sample) for (row, _), sample in zip(asked, samples, strict=True))
+            yield from (Answer(row, *sample[:3]) for (row, _), sample in zip(asked, samples, strict=True))
 
     return answer
 

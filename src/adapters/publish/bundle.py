@@ -19,6 +19,8 @@ from ruamel.yaml import YAML
 from adapters import secrets
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
+from adapters.evaluation.calibration import FILE as CALIBRATION
+from adapters.extraction import confidence
 from adapters.files import sha256, write_json
 from adapters.publish import plugin_code
 from adapters.publish.finished_run import Finished
@@ -33,7 +35,8 @@ ADAPTER: Final = (adapter_folder.WEIGHTS, adapter_folder.CONFIG)
 LIST: Final = "bundle.json"
 """The bundle's own list of its files, with their hashes; a later push deletes what it lists and no longer holds."""
 ALLOWED: Final = (
-    *ADAPTER, *TOKENIZER, "recipe.yaml", "results.json", "README.md", LIST, "plots/*.png", f"{plugin_code.FOLDER}/*.py",
+    *ADAPTER, *TOKENIZER, CALIBRATION, "recipe.yaml", "results.json", "README.md", LIST, "plots/*.png",
+    f"{plugin_code.FOLDER}/*.py",
 )  # fmt: skip
 # Where a model was loaded from is private, and wrong on any other machine.
 DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
@@ -57,6 +60,9 @@ def assemble(finished: Finished, folder: Path) -> None:
     """Write everything but the card into an empty folder."""
     folder.mkdir(parents=True)
     config = _write_weights(finished, folder)
+    if ways := confidence.stored(finished.adapter, adapter_folder.content_hash(finished.adapter) or ""):
+        # The weights here may have other names than those that were calibrated, and so another hash.
+        write_json(folder / CALIBRATION, {"adapter": sha256(folder / adapter_folder.WEIGHTS), "ways": ways})
     write_json(folder / adapter_folder.CONFIG, shippable_config(config, finished.base_id, finished.base_revision))
     for name in TOKENIZER:
         source = finished.adapter / name

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from adapters import environment
+from adapters.backends.adapter_folder import content_hash
 from adapters.data_aug.mine.words import WORD, around, question_of
 from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.comparison import changes
+from adapters.evaluation.confidence import in_words
 from adapters.evaluation.metrics import main_mode
+from adapters.extraction.confidence import stored
 from adapters.pipeline import seeds
 from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward, stage_rewards
@@ -70,7 +73,7 @@ def render(
     modes = [m for models in finished.figures.values() for figures in models.values() for m in figures["metrics"]]
     mode = main_mode(modes) if modes else None
     context = _context(finished, folder, repo, facts, mode) | _earlier(finished, earlier, mode)
-    context |= _usage(repo, tag) | _rerun(finished, repo, tag) | _evaluated(finished)
+    context |= _usage(repo, tag) | _rerun(finished, repo, tag) | _evaluated(finished) | _confidence(folder)
     context["checks"] = [c for c in checks if c.passed]
     text = _template().render(context)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -136,6 +139,21 @@ def _evaluated(finished: Finished) -> dict[str, Any]:
         "field_meanings": getattr(finished.task, "field_meanings", {}),
         "counting": counting if counting != inspect.getdoc(Task.counts) else None,
     }
+
+
+def _confidence(folder: Path) -> dict[str, Any]:
+    """The bundle's calibrations, in words, each with its plot."""
+    ways = stored(folder, content_hash(folder) or "")
+    drawn = plots.draw_confidence(ways, folder / "plots") if ways else []
+    told = {
+        way: {
+            "rows": one["made"]["rows"],
+            "test": one["test"],
+            "of": {n: in_words(f) for n, f in one["figures"].items()},
+        }
+        for way, one in ways.items()
+    }
+    return {"confidence": list(zip(told.items(), drawn, strict=True))}
 
 
 def _rerun(finished: Finished, repo: str, tag: str | None) -> dict[str, Any]:

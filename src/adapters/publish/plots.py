@@ -11,6 +11,7 @@ from typing import Any
 from adapters.publish.finished_run import Finished
 
 CURVES = {"loss": "loss", "reward": "reward", "kl": "KL to the reference"}
+RELIABILITY = {"before": "reliability_before", "calibrated": "reliability"}
 # One colour a stage, distinguishable by colour-blind people (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -37,6 +38,32 @@ def draw(finished: Finished, folder: Path, mode: str | None) -> list[str]:
             _bars({m: models[m]["metrics"][mode] for m in labels}, f"{name}, {mode}", folder / f"{name}.png")
             drawn.append(f"{name}.png")
     return drawn
+
+
+def draw_confidence(ways: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+    """Write a reliability diagram and a precision-recall curve of the values, of each way of answering."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for number, (way, stored) in enumerate(ways.items()):
+        figures = stored["figures"]
+        of_values = figures.get("test values") or figures["values"]
+        picture = Figure(figsize=(6.4, 3.2), layout="constrained")
+        left, right = picture.subplots(1, 2)
+        left.plot((0, 1), (0, 1), color="0.7", linewidth=0.8)
+        for colour, (name, key) in zip(COLOURS, RELIABILITY.items(), strict=False):
+            said, true, _ = zip(*of_values[key], strict=True)
+            left.plot(said, true, ".-", color=colour, label=name)
+        left.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1), title=f"values, by {way}")
+        left.legend()
+        _, precision, kept = zip(*of_values["curve"], strict=True)
+        right.step([share * (of_values["recall"] or 1) for share in kept], precision, color=COLOURS[0], where="pre")
+        right.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        right.grid(alpha=0.3)
+        names.append(f"confidence-{number}.png")
+        picture.savefig(folder / names[-1], dpi=120, metadata={"Software": None})
+    return names
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def line_chart(panel: Panel) -> Markup:
     """The SVG of a panel: axes, bands, curves (long ones with their moving average)."""
     xs, ys = map(list, zip(*(point for line in panel.lines for point in line.points), strict=True))
     ys += [edge for line in panel.lines for _, *edges in line.band for edge in edges]
-    x_ticks, x0, x1 = _axis(min(xs), max(xs), whole=True, tight=True)
+    steps = panel.across == "step"
+    x_ticks, x0, x1 = _axis(min(xs), max(xs), whole=True, tight=True) if steps else _axis(0.0, 1.0)
     y_ticks, y0, y1 = _axis(*((0.0, 1.0) if panel.share else (min(ys), max(ys))))
 
     def place(x: float, y: float) -> str:
@@ -33,7 +34,7 @@ def line_chart(panel: Panel) -> Markup:
     svg = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(seen(summary(panel)))}" '
         f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r}" data-frame="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}">',
-        f'<text x="{LEFT - 6}" y="{HEIGHT - 7}" text-anchor="end">step</text>',
+        f'<text x="{LEFT - 6}" y="{HEIGHT - 7}" text-anchor="end">{escape(panel.across)}</text>',
     ]
     for tick in y_ticks:
         at = place(x0, tick).split(",")[1]
@@ -69,7 +70,7 @@ def summary(panel: Panel) -> str:
     sentences = []
     for line in panel.lines:
         (x0, first), (x1, last), values = line.points[0], line.points[-1], [y for _, y in line.points]
-        ends = f"{short(first)} at step {short(x0)}, {short(last)} at step {short(x1)}"
+        ends = f"{short(first)} at {panel.across} {short(x0)}, {short(last)} at {panel.across} {short(x1)}"
         sentences.append(f"{line.name}: {ends}, lowest {short(min(values))}, highest {short(max(values))}")
     return f"{panel.title}. {'; '.join(sentences)}."
 

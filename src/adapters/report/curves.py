@@ -28,6 +28,8 @@ class Panel(NamedTuple):
     share: bool = False
     """Whether it is drawn from 0 to 1."""
     main: bool = True
+    across: str = "step"
+    """What the axis across is; other than of steps it is from 0 to 1."""
 
 
 FIRST = {

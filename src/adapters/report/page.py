@@ -26,7 +26,7 @@ from adapters.pipeline.run_folder import GIVEN, EvaluatedModel, RunFolder
 from adapters.pipeline.seeds import stored as stored_seeds
 from adapters.plugins.registry import names, resolve
 from adapters.recipe.fields import PluginSpec
-from adapters.report import charts, curves, pipeline, results, rollouts, samples
+from adapters.report import charts, confidence, curves, pipeline, results, rollouts, samples
 from adapters.report.reward_weights import reward_weights
 from adapters.report.text import cut, seen, side_by_side
 
@@ -84,6 +84,7 @@ def render(run: RunFolder) -> str:
             seeds=stored_seeds(run),
             curves=[(s, curves.panels(s.log)) for s in run.stages],
             chart=charts.line_chart,
+            calibrated=[one for stage in run.stages for one in confidence.calibrated(stage)],
             rollouts=[(s, rollouts.prompts(s.folder, weights)) for s in run.stages if s.folder],
             stages=_ledger(run, "stages"),
             tests=_ledger(run, "tests"),

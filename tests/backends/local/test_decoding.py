@@ -21,6 +21,7 @@ from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E40
 from adapters.backends.local.generate import LocalSampler  # noqa: E402
 from adapters.backends.local.model import load_base  # noqa: E402
 from adapters.backends.local.speedups import decoding  # noqa: E402
+from adapters.backends.local.token_ends import token_ends  # noqa: E402
 from adapters.recipe.recipe import Model  # noqa: E402
 from adapters.tasks.funding import FundingTask  # noqa: E402
 
@@ -229,8 +230,45 @@ def test_a_random_answer_does_not_depend_on_the_batch(sampler: LocalSampler, pro
     ]
     assert len({d.text for d in whole[0]}) == 4, "seeds differ"
     greedy = dict(sampler.answers(prompts, max_new_tokens=16, batch_size=8))
-    assert {n: answers[0][:3] for n, answers in whole.items()} == {n: tuple(s) for n, s in greedy.items()}
+    assert {n: answers[0][:3] for n, answers in whole.items()} == {n: s[:3] for n, s in greedy.items()}
     assert drawn(sampler, prompts, 8, wanted=lambda n: n == 3) == {3: drawn(sampler, prompts, 8)[3]}
+
+
+@pytest.mark.parametrize("speedups", [True, False])
+def test_greedy_answers_come_with_the_log_probabilities_of_their_tokens(
+    sampler: LocalSampler, prompts: list[list[int]], speedups: bool
+) -> None:
+    asked = {"max_new_tokens": 16, "batch_size": 3}
+    expected = dict(sampler.answers(prompts, **asked))
+    scored = LocalSampler(sampler.model, sampler.encoder, speedups=speedups, scored=True)
+    assert scored.shares == speedups
+    for n, sample in scored.answers(prompts, **asked):
+        assert sample[:3] == expected[n][:3]
+        scores = sample.scores
+        assert scores is not None
+        assert len(scores.ends) == len(scores.logprobs) == sample.tokens
+        assert list(scores.ends) == sorted(scores.ends)
+        assert scores.ends[-1] == len(sample.text)
+    [(_, alone)] = scored.answers(prompts[3:4], max_new_tokens=16, batch_size=1)
+    [ids] = decoding.generate(sampler.model, prompts[3:4], limits=[16], stops=sampler.stops, pad=0)
+    with torch.inference_mode():
+        logits = sampler.model(torch.tensor([prompts[3] + ids])).logits[0, len(prompts[3]) - 1 : -1].float()
+    wanted = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0].tolist()
+    assert list(alone.scores.logprobs) == pytest.approx(wanted[: alone.tokens], abs=1e-3)
+
+
+def test_tokens_end_where_their_text_ends(sampler: LocalSampler) -> None:
+    tokenizer = sampler.encoder.tokenizer
+    for text in ('[{"funder_name":"Österreichische Akademie 日本 👩🏽‍🔬"}]', " a  b", "", "e\u0301\ufffd x"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        whole = tokenizer.decode(ids, skip_special_tokens=True)
+        ends = token_ends(tokenizer, ids, whole)
+        assert len(ends) == len(ids)
+        assert not ids or ends[-1] == len(whole)
+        for n, end in enumerate(ends):
+            shown = tokenizer.decode(ids[: n + 1], skip_special_tokens=True)
+            if not shown.endswith("\ufffd"):
+                assert whole[:end] == shown
 
 
 def test_generate_draws_the_same(sampler: LocalSampler, prompts: list[list[int]]) -> None:

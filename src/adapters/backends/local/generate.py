@@ -15,8 +15,9 @@ from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import decoding
 from adapters.backends.local.speedups.constrained import Grammars, Held
+from adapters.backends.local.token_ends import token_ends
 from adapters.backends.repetition import LoopEnd
-from adapters.types import Drawn, Message, Progress, Sample
+from adapters.types import Drawn, Message, Progress, Sample, TokenScores
 
 Prompt = TypeVar("Prompt")
 Answered = TypeVar("Answered")
@@ -30,7 +31,7 @@ class LocalSampler:
     `stop_at_json` ends an answer where its JSON is complete. Evaluation leaves it off: what a model writes behind its
     JSON must count. A greedy answer that repeats itself ends, as if it were cut. `context` limits prompt and answer
     together. Without `speedups`, and for models that they do not
-    fit, transformers' `generate` decodes.
+    fit, transformers' `generate` decodes. `scored`: greedy answers come with the log-probabilities of their tokens.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class LocalSampler:
         stop_at_json: bool = False,
         context: int | None = None,
         speedups: bool = True,
+        scored: bool = False,
     ) -> None:
         self.model, self.encoder, self.rank, self.world = model, encoder, rank, world
         self.stops = set(encoder.stops(model.generation_config))
-        self.stop_at_json, self.context = stop_at_json, context
+        self.stop_at_json, self.context, self.scored = stop_at_json, context, scored
         self.shares = speedups and decoding.can_share(model)
         self.groups = speedups and decoding.can_decode(model)
         # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
@@ -147,22 +149,34 @@ class LocalSampler:
             self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
         )
         samples = map(self._sample, rows, [len(row) >= limit for row, limit in zip(rows, limits, strict=True)])
-        drawn = [Drawn(*s, logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
+        drawn = [Drawn(*s[:3], logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
         return [drawn[i : i + several] for i in range(0, len(drawn), several)]
 
     def _batch(self, prompts: Sequence[tuple[list[int], str | None]], max_new_tokens: int, prefix: Any) -> list[Sample]:
         ids, grammars = zip(*prompts, strict=True)
         limits = self._limits(ids, max_new_tokens)
         shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
-        if held := self._held(grammars):
-            shared["choose"] = partial(held, pick=decoding.best)
+        held = self._held(grammars)
+        choose = partial(held, pick=decoding.best) if held else decoding.best
         decode = decoding.greedy if self.shares else decoding.generate
         loops = [LoopEnd() for _ in ids]
         ended = [self._ended(loop) for loop in loops]
         pad = self.encoder.tokenizer.pad_token_id
+        scores = decoding.Scored(len(ids), choose) if self.scored else None
+        if scores or held:
+            shared["choose"] = scores or choose
         rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
         cut = [loop.looped or len(row) >= limit for row, limit, loop in zip(rows, limits, loops, strict=True)]
-        return list(map(self._sample, rows, cut))
+        samples = list(map(self._sample, rows, cut))
+        if scores is None:
+            return samples
+        return [self._with_scores(*of_row) for of_row in zip(samples, rows, scores.logprobs, strict=True)]
+
+    def _with_scores(self, sample: Sample, row: list[int], logprobs: Sequence[float]) -> Sample:
+        # `generate` goes on with rows that have ended; what it asked of them afterwards is no part of the answer.
+        ids = row[: sample.tokens]
+        ends = token_ends(self.encoder.tokenizer, ids, sample.text)
+        return sample._replace(scores=TokenScores(ends, tuple(logprobs[: len(ids)])))
 
     @cached_property
     def _grammars(self) -> Grammars:

@@ -128,6 +128,22 @@ def best(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     return logits.argmax(dim=-1)
 
 
+class Scored:
+    """Keeps the model's log-probability of each chosen token, in nats: one pass more over the logits of a step."""
+
+    def __init__(self, rows: int, choose: Choose = best) -> None:
+        self.choose = choose
+        self.logprobs: list[list[float]] = [[] for _ in range(rows)]
+
+    def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """See `Choose`."""
+        chosen = self.choose(logits, rows)
+        scores = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            self.logprobs[row].append(score)
+        return chosen
+
+
 class Draws:
     """Draws tokens at random: each row has random numbers of its own, whatever rows stand beside it.
 

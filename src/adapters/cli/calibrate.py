@@ -1,0 +1,108 @@
+"""`adapters calibrate`: how sure an adapter's answers are, measured on labelled rows and kept with the adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Argument, Option, Typer
+
+from adapters.cli.errors import errors
+from adapters.cli.extract import AdapterOptions, PickOptions
+from adapters.cli.options import AsJson, Fresh, HowConstrained, MaxTokens, Server, Trust, grouped, plugin_consent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = Typer()
+
+
+@app.command()
+@grouped
+def calibrate(
+    source: Annotated[str, Argument(metavar="ADAPTER", help="A run, a stage or a bundle: a folder.")],
+    rows: Annotated[list[Path], Argument(help="Rows with labels, neither trained nor tested on.")],
+    adapter: AdapterOptions,
+    picks: PickOptions,
+    server: Server,
+    test: Annotated[str | None, Option(help="Measure on these rows too: a test set of the run, or a file.")] = None,
+    engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
+    constrain: HowConstrained = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
+    max_tokens: MaxTokens = 2048,
+    fresh: Fresh = False,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate an adapter: how sure it may be of a value, for `adapters extract`.
+
+    Answers are given as by `extract` with the same options. Started again, it continues where it stopped.
+    """
+    with errors() as state:
+        server.refuse_without_endpoint()
+        from adapters.console import console, phase, progress, quiet
+        from adapters.errors import UserError
+        from adapters.extraction import adapter_source, calibrating, confidence, constraining, engines
+        from adapters.extraction.engine import Drawing, Engine, Options
+        from adapters.extraction.extract import open_or_resume
+        from adapters.recipe.load import parse_assignments
+
+        if not Path(source).expanduser().is_dir():
+            raise UserError(f"{source} is no folder; a calibration is kept in the adapter's folder, so download it.")
+        name, several = "endpoint" if server.endpoint else engine, picks.samples > 1
+        if server.endpoint and not several:
+            raise UserError("a server gives no log-probabilities here; calibrate by vote, with --samples 5.")
+        params, consent = parse_assignments(adapter.params or []), plugin_consent(trust)
+        model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=consent)
+        constraint = constraining.constraint_of(name, model, constrain, several=several)
+        how = constraint.how if constraint else "off"
+        settings = {"max_new_tokens": max_tokens, "constrain": how, "engine": name, "endpoint": server.endpoint}
+        way = confidence.way_of(**vars(picks), constrain=how)
+        work = calibrating.prepare(model, rows, way, test=test, consent=consent, engine=settings)
+        options = Options(max_tokens, batch_size, how, scored=not several, **vars(server))
+        drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
+
+        def note(text: str) -> None:
+            console(stderr=True).print(f"note: {text}", soft_wrap=True)
+
+        def start() -> Engine:
+            if several:
+                loaded = engines.make_picked(name, model, drawing, picks.pick, options, note)
+            else:
+                loaded = engines.make(name, model, options, note)
+            phase("answering")
+            return loaded
+
+        with open_or_resume(work, fresh=fresh):
+            counts = calibrating.done(work)
+            if counts is None:
+                state.log = work.out.with_name(f"{work.out.name}.log")
+                with quiet(state.log), progress(work.out.name, "starting the engine") as bar:
+                    counts = calibrating.run(work, start, bar)
+        if as_json:
+            print(json.dumps(counts))
+            return
+        screen = console()
+        for part in _shown(counts):
+            screen.print(part, soft_wrap=isinstance(part, str))
+
+
+def _shown(counts: Mapping[str, Any]) -> Iterator[str | Table]:
+    from adapters.console import new_table
+    from adapters.evaluation.confidence import in_words
+
+    told = {name: in_words(figures) for name, figures in counts["figures"].items()}
+    heads = list(next(iter(told.values())))
+    title = f"answers by {counts['way']}: {counts['rows']:,} rows calibrated on, {counts['measured']:,} tested on"
+    table = new_table(title, ["confidence of"], heads[:-1])
+    for name, texts in told.items():
+        table.add_row(name, *list(texts.values())[:-1])
+    yield table
+    yield from (f"{name}: {heads[-1]}: {texts[heads[-1]]}" for name, texts in told.items())
+    left_out = [f"{n:,} {why}" for why, n in counts["left_out"].items() if n]
+    left_out += [f"{n:,} answers with the error {why!r}" for why, n in counts["errors"].items()]
+    left_out += [f"{n:,} values that the counts do not judge" for n in [counts["not_judged"]] if n]
+    if left_out:
+        yield f"left out: {', '.join(left_out)}"
