@@ -108,6 +108,14 @@ def test_the_target_is_on_the_first_sub_word_of_a_word(encoders: dict[str, Path]
     assert [label for label in window["labels"] if label != IGNORED] == [2, 0]
 
 
+def test_all_words_of_a_published_row_count_in_the_loss(encoders: dict[str, Path]) -> None:
+    reader = word_reader(encoders["Bert"])
+    row = {"id": "1", "words": ["Ada", "came", "to", "Town"], "ner": ["B", "O", "O", "I"]}
+    [window] = reader.rows(MineTask().example(row))
+    assert [label for label in window["labels"] if label != IGNORED] == [0, 2, 2, 0]
+    assert window["labels"][0] == window["labels"][-1] == IGNORED
+
+
 def test_the_loss_of_parts_adds_up_to_the_loss_of_the_whole() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5))

@@ -27,7 +27,10 @@ def check_kind(stage: Any, model: Model, base: Base | None, at: tuple[str | int,
 
     `base` is None where a plan must not fetch it: a known wheel, whose architecture is known.
     """
-    config = None if base is None else load_config(base)
+    try:
+        config = None if base is None else load_config(base)
+    except UserError:  # what loads the base says it better, and a dry run goes on without it
+        return
     kind = known_wheel(model.base)[1].model_type if config is None else config.model_type
     encoder = is_encoder(kind) and not getattr(config, "is_encoder_decoder", False)
     if isinstance(stage, TokenClassification) and not encoder:
@@ -56,6 +59,16 @@ def positions(config: Any) -> int | None:
         return None
     shifted = any(name in config.model_type for name in _FROM_PADDING)
     return most - (config.pad_token_id or 0) - 1 if shifted else most
+
+
+def check_windows(base: Base, stages: Sequence[Any]) -> None:
+    """Raise UserError for a stage whose windows are longer than the model reads; a base that is not here is not."""
+    try:
+        config = load_config(base)
+    except UserError:
+        return
+    for n in range(len(stages)):
+        window(config, stages[: n + 1])
 
 
 def window(config: Any, stages: Sequence[Any]) -> int:

@@ -119,7 +119,7 @@ class EncoderBackend(LocalBackend):
                 "recipes/accelerate."
             )
         if not self.recipe.model.base.startswith("pypi:"):
-            architectures.window(self.config, stages)
+            architectures.check_windows(self.base, stages)
         return notes
 
     @cached_property
