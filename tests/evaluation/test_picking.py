@@ -20,7 +20,7 @@ from adapters.errors import UserError
 from adapters.evaluation import comparison
 from adapters.evaluation.picking import can_vote, pick
 from adapters.extraction import adapter_source, engines
-from adapters.extraction.engine import Drawing, Group, Options, Request
+from adapters.extraction.engine import Answer, Drawing, Group, Options, Request
 from adapters.pipeline.plan import make_plan
 from adapters.pipeline.run import run_plan
 from adapters.pipeline.run_folder import RunFolder
@@ -193,7 +193,7 @@ def test_the_tokens_of_a_record_are_those_of_all_answers(tmp_path: Path, monkeyp
     monkeypatch.setattr(engines, "make_draws", lambda *_: lambda examples, wanted: iter(groups))
     engine = engines.make_picked("transformers", source, Drawing(2, 1.0), "vote", Options(), print)
     found = list(engine([Request(7, TASK.prompt("a")), Request(9, TASK.prompt("b"))]))
-    assert found[0] == (7, "[]", 7, True, None, None, (funders("NSF"), "[]", "[]"))
+    assert found[0] == Answer(7, "[]", 7, True, samples=(funders("NSF"), "[]", "[]"))
     assert (found[1].row, found[1].error) == (9, "too long: x")
     with pytest.raises(UserError, match="gives no log-probabilities"):
         engines.make_picked("endpoint", source, Drawing(2, 1.0), "likelihood", Options(), print)

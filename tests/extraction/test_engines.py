@@ -620,10 +620,10 @@ def test_vllm_is_asked_as_its_documentation_says(bundle: Path, tmp_path: Path, m
     grammars = [options["structured_outputs"][2]["grammar"] for _, _, options in calls["sampling"]]
     assert [name in grammar for grammar in grammars for name in ("NSF", "DFG")] == [True, False, False, True]
     assert all(set(p) == {"prompt_token_ids"} for p in calls["prompts"])
-    assert calls["sampling"][2]["logprobs"] is None
+    assert calls["sampling"][-1][2]["logprobs"] is None
     scored = engines.make("vllm", source, Options(max_new_tokens=9, scored=True), print)
     [answer] = scored([Request(0, prompts[0])])
-    assert calls["sampling"][2]["logprobs"] == 0
+    assert calls["sampling"][-1][2]["logprobs"] == 0
     assert answer.scores.logprobs == (-1.0, -1.0)
     drawing = Drawing(2, 0.7, max_new_tokens=9)
     draw = engines.make_draws("vllm", source, drawing, Options(), print)

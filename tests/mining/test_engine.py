@@ -89,7 +89,7 @@ def test_a_corpus_is_mined(place: Path) -> None:
     assert done.exit_code == 0, done.output
     out = lines(place / "out.jsonl")
     assert [json.dumps(row["record"], separators=(",", ":")) for row in out] == [*RECORDS, "null"]
-    assert list(out[0]) == ["row", "id", "text", "record", "error", "tokens", "completion"]
+    assert list(out[0]) == ["row", "id", "text", "record", "error", "tokens", "chunks", "completion"]
     assert out[3]["error"].startswith("no text:")
     counts = json.loads(done.stdout)
     assert (counts["rows"], counts["kept"], counts["clipped"]) == (4, 2, 0)
