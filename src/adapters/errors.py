@@ -26,6 +26,9 @@ SYNONYMS = {
     "file": "path",
     "limit": "max_rows",
     "weight": "repeat",
+    "distillation": "distill",
+    "opd": "distill",
+    "gkd": "distill",
 }
 
 

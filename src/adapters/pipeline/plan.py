@@ -16,7 +16,7 @@ from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
 from adapters.evaluation.picking import can_vote
-from adapters.pipeline import selecting, starting
+from adapters.pipeline import distilling, selecting, starting
 from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
 from adapters.plugins import task_bench
@@ -26,7 +26,7 @@ from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import Grpo, Sft
+from adapters.recipe.stages import Distill, Grpo, Sft
 from adapters.types import Example, Lengths, Row, Task
 
 
@@ -200,6 +200,7 @@ def check_dropped_share(plan: Plan) -> None:
         rows, allowed = len(job.examples) + len(job.validation) + job.too_long, job.stage.max_too_long
         if job.too_long > allowed * rows:
             limits = "max_prompt_length and max_completion_length" if isinstance(job.stage, Grpo) else "max_length"
+            limits = "max_prompt_length" if isinstance(job.stage, Distill) else limits
             raise UserError(
                 f"{job.too_long} of {rows} rows are longer than {limits} and would be dropped; max_too_long allows "
                 f"{allowed:.0%}. Raise the limits or max_too_long.",
@@ -260,8 +261,9 @@ def _job(
     fitting, tokens, audit = within_limits(stage, examples, lengths, at)
     share, most = selecting.held_out_share(recipe.stages, n)
     training, validation = hold_out(fitting, share, recipe.seed, most)
+    notes += distilling.left(stage, training, at)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
-    plugins += [[r.identity, r.weight] for r in measured if r not in rewards]
+    plugins += [[r.identity, r.weight] for r in measured if r not in rewards] + distilling.identity(stage, training)
     job = Job(
         index=n,
         stage=stage,

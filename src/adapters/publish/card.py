@@ -32,6 +32,7 @@ KINDS = {
     "sft": "Supervised fine-tuning",
     "grpo": "Group relative policy optimisation (GRPO)",
     "dpo": "Direct preference optimisation (DPO)",
+    "distill": "On-policy distillation of several teachers, routed by domain",
     "best_of": "Supervised fine-tuning on the best of its own answers (rejection sampling)",
 }
 INSTALL = ("torch", "transformers", "peft", "accelerate")
@@ -212,7 +213,10 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
 
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
-    kind, apart = settings["kind"], ("kind", "trl", "rewards", "noise", "select", "samples", *NOT_IN_FINGERPRINT)
+    kind, apart = (
+        settings["kind"],
+        ("kind", "trl", "rewards", "noise", "select", "samples", "teachers", *NOT_IN_FINGERPRINT),
+    )
     constants = {**{k: v for k, v in settings.items() if k not in apart}, **settings.get("trl", {})}
     if constants.pop("max_steps", None):
         constants.pop("epochs", None)  # max_steps overrides it
@@ -230,9 +234,20 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
         "rewards": _rewards(finished, stage),
         **_data(finished, stage, settings),
         "figures": stage.manifest.get("figures", {}),
+        "teachers": _teachers(stage.manifest.get("teachers") or {}),
         **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
         "peak_memory": peak_memory_text(stage.manifest),
     }
+
+
+def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each teacher of a distilled stage: what it is, what was trained on, and under which licences."""
+    lines = []
+    for domain, teacher in teachers.items():
+        sources = {str(d["source"]): d.get("license") or "licence not given" for d in teacher.get("data", ())}
+        data = ", ".join(f"{source} ({license})" for source, license in sources.items()) or "unknown"
+        lines.append(f"**{domain}:** `{teacher['name']}`, {teacher['rows']:,} prompts; trained on {data}")
+    return lines
 
 
 def _start(finished: Finished) -> str | None:

@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from adapters.errors import KeyPath, hint
+from adapters.errors import SYNONYMS, KeyPath, hint
 from adapters.recipe.fields import SOURCES
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import BestOf, Dpo, Grpo, Sft
+from adapters.recipe.stages import BestOf, Distill, Dpo, Grpo, Sft
 
 
 def sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: ValidationError) -> list[str]:
@@ -60,7 +60,8 @@ def _unknown_key(key: str, item: ErrorDetails) -> str:
 
 def _unknown_kind(_key: str, item: ErrorDetails) -> str:
     given = item.get("ctx", {}).get("tag")
-    return f"a stage's kind is sft, grpo or dpo{f', not {str(given)[:80]!r}' if given else ''}."
+    near = hint(str(given), [*_KINDS]) if given in SYNONYMS else ""
+    return f"a stage's kind is {', '.join(_KINDS)}{f', not {str(given)[:80]!r}' if given else ''}.{near}"
 
 
 _PYDANTIC = re.compile(r" or (?:instance of \w+|object to extract fields from)")
@@ -101,7 +102,8 @@ def _real_path(tree: Any, item: ErrorDetails) -> KeyPath:
     return tuple(out)
 
 
-_TAGS: Mapping[Any, type[BaseModel]] = {"sft": Sft, "grpo": Grpo, "dpo": Dpo, "best_of": BestOf, **SOURCES}
+_KINDS: Mapping[str, type[BaseModel]] = {"sft": Sft, "grpo": Grpo, "dpo": Dpo, "best_of": BestOf, "distill": Distill}
+_TAGS: Mapping[Any, type[BaseModel]] = {**_KINDS, **SOURCES}
 
 
 def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:
