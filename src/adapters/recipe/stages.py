@@ -235,6 +235,10 @@ class Distill(_Sampled):
     min_coverage: Share = Field(
         default=0.5, description="Warn while the student has less of its probability on a teacher's top_k tokens."
     )
+    health: Health = Field(
+        default=Health(no_signal_steps=None),
+        description="Automatic stopping; completions that are cut teach too, and stop nothing by default.",
+    )
     skip_unreadable: bool = Field(
         default=False,
         description="Let teachers answer their prompts first; those whose answer the task cannot read are left out.",

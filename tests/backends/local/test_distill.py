@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
-import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import trl.trainer.distillation_trainer as trl_distillation
-from launching import ended, run, start, two_processes, weights
-from tiny import save_tiny_model, write_jsonl
+from launching import difference, lines, run, two_processes, weights
+from tiny import ie_rows, save_lively_model, write_jsonl
 from trl.trainer.utils import RepeatSampler
 
-from adapters.backends import adapter_folder
+from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.batches import stratified
 from adapters.backends.local import distill, top_k_kl
 from adapters.backends.local.distill import PARAMETERS, REPLACED, RoutedLoss, Tally, replaced_loss
 from adapters.backends.local.routed_teacher import Route, RoutedTeacher, routes
 from adapters.backends.local.top_k_kl import Head, mass, reverse_kl, support, token_figures
 from adapters.errors import UserError
+from adapters.files import sha256
 from adapters.recipe.stages import Distill
 
 T = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]])
@@ -34,7 +33,14 @@ ADAPTERS = (sys.executable, "-m", "adapters")
 def of_vectors(k: int, student: torch.Tensor = S) -> tuple:
     tokens = support(T, k)
     s, t = student.gather(-1, tokens), T.gather(-1, tokens)
-    return tokens[0].tolist(), s.softmax(-1)[0], t.softmax(-1)[0], mass(student, tokens), mass(T, tokens), reverse_kl(s, t)
+    return (
+        tokens[0].tolist(),
+        s.softmax(-1)[0],
+        t.softmax(-1)[0],
+        mass(student, tokens),
+        mass(T, tokens),
+        reverse_kl(s, t),
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,3 +197,154 @@ def test_a_prompt_of_two_domains_is_refused_by_its_tokens() -> None:
     assert table == {(1, 2): Route("bio", (1, 2)), (1, 3): Route("bio", (1, 9))}
     with pytest.raises(UserError, match="a prompt of the domain 'chem' has the same tokens as one of 'bio'"):
         routes([([1], "bio", [1]), ([1], "chem", [1])])
+
+
+RECIPE = """name: student
+task: {use: ie, target: compact, missing_answer: whole, system: Extract., ner_user: "{labels} {text}"}
+model: {base: BASE}
+lora: {rank: 4, alpha: 8}
+run_dir: RUNS
+stages:
+  - kind: distill
+    data:
+      - {path: bio.jsonl, domain: bio}
+      - {path: news.jsonl, domain: news}
+    teachers: {bio: teachers/bio, news: teachers/news}
+    batch_size: 4
+    micro_batch_size: 2
+    max_steps: 6
+    save_every: 2
+    learning_rate: 2e-2
+    schedule: constant
+    top_k: 32
+    max_completion_length: 12
+"""
+
+
+def save_teacher(tiny: Path, folder: Path, seed: int) -> Path:
+    """A random LoRA adapter, far enough from the base for its answers to be others."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), lora).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def mine(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    lively = save_lively_model(tiny_model, tmp_path / "lively")
+    for seed, name in enumerate(("bio", "news")):
+        write_jsonl(tmp_path / f"{name}.jsonl", ie_rows(8, name))
+        save_teacher(lively, tmp_path / "teachers" / name, seed)
+    path = tmp_path / "student.yaml"
+    path.write_text(RECIPE.replace("BASE", str(lively)).replace("RUNS", str(tmp_path / "runs")))
+    return path
+
+
+def trained(path: Path, folder: Path, *overrides: str) -> tuple[dict, list[dict]]:
+    """Train the stage in this process: its figures and its log."""
+    from adapters.backends import backend as make_backend
+    from adapters.pipeline.plan import make_plan
+    from adapters.recipe.load import load_recipe
+
+    file = load_recipe(path, overrides)
+    backend = make_backend(file.recipe)
+    plan = make_plan(file, backend)
+    backend.ready(plan.jobs)
+    folder.mkdir()
+    figures = dict(backend.train(plan.jobs[0], plan.start, folder, lambda *_: None))
+    return figures, lines(folder / "log.jsonl")
+
+
+@pytest.mark.slow
+def test_the_student_learns_from_both_and_the_teachers_stay_as_they_are(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: sha256(tmp_path / "teachers" / name / WEIGHTS) for name in ("bio", "news")}
+    seen: list[tuple[list[str], set[str]]] = []
+    real = RoutedLoss.__call__
+
+    def watched(self: RoutedLoss, *args: torch.Tensor, **kwargs: torch.Tensor) -> tuple:
+        model = self.teacher.model
+        trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert all(".default." in name for name in trainable)
+        assert model.training
+        seen.append((list(self.teacher.domains), trainable))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(RoutedLoss, "__call__", watched)
+    noise = "stages.0.noise={use: ocr, level: heavy, share: 1.0, teacher: clean}"
+    figures, log = trained(mine, tmp_path / "out", "stages.0.max_steps=20", "stages.0.min_coverage=0.999", noise)
+    assert before == {name: sha256(tmp_path / "teachers" / name / WEIGHTS) for name in before}
+    steps = [entry for entry in log if "coverage" in entry]
+    assert len(steps) == 20
+    assert [Counter(d for domains, _ in seen[n : n + 2] for d in domains) for n in (0, 2)] == [
+        Counter(bio=2, news=2)
+    ] * 2, "two passes make a step of equally many rows"
+    for entry in steps:
+        assert entry["loss"] == pytest.approx((entry["loss/bio"] + entry["loss/news"]) / 2, rel=1e-3)
+        assert entry["coverage"] == pytest.approx((entry["coverage/bio"] + entry["coverage/news"]) / 2, rel=1e-3)
+        assert 0 < entry["coverage"] <= 1
+        assert {"teacher_coverage", "entropy", "completions/mean_length", "completions/clipped_ratio"} <= entry.keys()
+    assert figures["loss_last"] < 0.7 * figures["loss_first"]
+    assert set(figures["low_coverage"]) == {"bio", "news"}
+    assert capsys.readouterr().err.count("below min_coverage") == 2, "once for each domain"
+    for checkpoint in (tmp_path / "out" / "trainer").glob("checkpoint-*"):
+        assert not list(checkpoint.rglob("teacher*")), "a checkpoint holds the student alone"
+    assert all(".lora_" in name for name in weights(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(mine: Path, tmp_path: Path) -> None:
+    one = ["stages.0.data=[{path: bio.jsonl, domain: bio}]", "stages.0.teachers={bio: teachers/bio}"]
+    same = [*one, "start=teachers/bio", "stages.0.max_steps=1", "stages.0.learning_rate=1e-6"]
+    for name, speedups in (("fast", "true"), ("plain", "false")):
+        figures, _ = trained(mine, tmp_path / name, *same, f"model.speedups={speedups}", "model.precision=fp32")
+        assert abs(figures["loss_first"]) < 1e-6
+    with pytest.raises(UserError, match="vocabulary has 400 tokens"):
+        trained(mine, tmp_path / "wide", *same, "stages.0.top_k=5000")
+
+
+@pytest.mark.slow
+def test_a_killed_student_goes_on_as_if_it_had_not_been(mine: Path, tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(
+        "import os\n"
+        "from adapters.backends.local import training\n"
+        "real = training.Watch.on_step_end\n"
+        "def dying(self, args, state, control, **kwargs):\n"
+        "    if state.global_step == 5:\n"
+        "        os._exit(9)\n"
+        "    return real(self, args, state, control, **kwargs)\n"
+        "training.Watch.on_step_end = dying\n"
+        "from adapters import main\n"
+        f"main({str(mine)!r})\n"
+    )
+    first = run([sys.executable, "dying.py", "model.precision=fp32"], tmp_path)
+    assert first.returncode == 9, first.stderr[-3000:]
+    second = run([*ADAPTERS, "run", str(mine), "model.precision=fp32"], tmp_path)
+    assert second.returncode == 0, second.stderr[-3000:]
+    whole = run([*ADAPTERS, "run", str(mine), "model.precision=fp32", "name=whole"], tmp_path)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    runs = tmp_path / "runs"
+    assert difference(runs / "student" / "1-distill", runs / "whole" / "1-distill") < 1e-6
+    steps = [e["step"] for e in lines(runs / "student" / "1-distill" / "log.jsonl") if "coverage" in e]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_step(mine: Path, tmp_path: Path) -> None:
+    before = sha256(tmp_path / "teachers" / "bio" / WEIGHTS)
+    launch = ["--launch", two_processes(tmp_path, "ddp")]
+    done = run([*ADAPTERS, "run", str(mine), *launch, "model.precision=fp32", "stages.0.max_steps=10"], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "runs" / "student" / "1-distill"
+    steps = [e for e in lines(folder / "log.jsonl") if "coverage" in e]
+    assert len(steps) == 10
+    for entry in steps:
+        assert entry["loss"] == pytest.approx((entry["loss/bio"] + entry["loss/news"]) / 2, rel=1e-3)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["teachers"]["bio"]["weights"] == before == sha256(tmp_path / "teachers" / "bio" / WEIGHTS)

@@ -17,6 +17,7 @@ import torch
 import trl.trainer.distillation_trainer as trl_distillation
 from transformers import TrainerCallback
 from trl import DistillationTrainer
+from trl.trainer import add_fused_lm_head
 
 from adapters.backends.batches import stratified
 from adapters.backends.figures import distill_figures
@@ -199,6 +200,8 @@ def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
         trainer.add_callback(coverage)
         if "logits_to_keep" not in trainer.model_kwarg_keys:
             raise UserError("the base's class does not say which logits it keeps; distillation needs one that does.")
+        # By its scores merged sampling measures what rounding does.
+        add_fused_lm_head(model.get_base_model(), temperature=stage.temperature)
         metrics, done = trainer._metrics["train"], step_of(last_good(run.folder))
         fast = fast_sampling(model, trainer.args, metrics, done) if run.recipe.model.speedups else nullcontext()
         with fast, replaced_loss(RoutedLoss(teacher, stage, tally, trainer.accelerator.num_processes)):

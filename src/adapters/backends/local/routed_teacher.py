@@ -50,6 +50,8 @@ class RoutedTeacher(nn.Module):
     The student's model is held outside the module tree, or the trainer's `eval()` and device moves would reach it.
     """
 
+    model: PeftModel
+
     def __init__(
         self, model: PeftModel, adapters: Mapping[str, str], table: Mapping[tuple[int, ...], Route], pad: int
     ) -> None:
