@@ -42,12 +42,9 @@ CORPORA: Final = {
     "relations": ("conll04_re",),
 }
 WITHOUT_TEST: Final = ("bc5cdr", "scierc_ner")
-MERGES: Final = {
-    "linear": [{}],
-    "svd": [{}],
-    "ties": [{"density": 0.3}, {"density": 0.7}],
-    "dare_ties": [{"density": 0.3}, {"density": 0.7}],
-}
+DENSITIES: Final[Sequence[Mapping[str, float]]] = ({"density": 0.3}, {"density": 0.7})
+MERGES: Final[Mapping[str, Sequence[Mapping[str, float]]]]
+MERGES = {"linear": [{}], "svd": [{}], "ties": DENSITIES, "dare_ties": DENSITIES}
 
 
 def main() -> None:
@@ -132,11 +129,9 @@ def sets(options: argparse.Namespace, part: str, folder: Path | None = None) -> 
     for domain, corpora in CORPORA.items():
         sources = []
         for corpus in corpora:
-            halved = corpus in WITHOUT_TEST
-            file = file_of(corpus, part)
-            source: dict[str, Any] = {"path": str(folder / file if folder else file), "name": corpus}
-            source["max_rows"] = max(1, rows // len(corpora))
-            sources.append(source | ({"split": {"name": part, "fractions": HALVES}} if halved else {}))
+            file, most = file_of(corpus, part), max(1, rows // len(corpora))
+            half = {"split": {"name": part, "fractions": HALVES}} if corpus in WITHOUT_TEST else {}
+            sources.append({"path": str(folder / file if folder else file), "name": corpus, "max_rows": most, **half})
         name = f"{'dev' if part == 'dev' else 'damaged' if folder else 'test'}-{domain}"
         out.append({"name": name, "data": sources, "max_new_tokens": 96})
     return out
@@ -157,8 +152,7 @@ class Measure:
         self, models: Mapping[str, Path], tests: Sequence[Mapping[str, Any]], *, base: bool = False
     ) -> dict[str, dict[str, float]]:
         """Model -> domain -> F1."""
-        named: list[tuple[str, Path | None]] = [("base", None)] if base else []
-        named += [(name, folder) for name, folder in models.items()]
+        named: list[tuple[str, Path | None]] = [*([("base", None)] if base else []), *models.items()]
         found = self.figures(named, tests)
         return {
             name: {test.partition("-")[2]: f1(by_model[label(name)]) for test, by_model in found.items()}
@@ -255,12 +249,11 @@ def hardened(
     options: argparse.Namespace, measure: Measure, models: Mapping[str, Path], teachers: Mapping[str, Path]
 ) -> dict[str, Any]:
     """A student of damaged prompts and clean teachers beside all others on damaged test rows."""
-    folder = Path("damaged").resolve()
-    folder.mkdir(exist_ok=True)
+    (folder := Path("damaged").resolve()).mkdir(exist_ok=True)
     for file in {file_of(corpus, "test") for corpora in CORPORA.values() for corpus in corpora}:
         if not (folder / file).is_file():
-            words = ["data", "noise", str(options.data / file), "--preset", options.noise, "--task", "ie"]
-            adapters(*words, "-o", str(folder / file))
+            to = ["--task", "ie", "-o", str(folder / file)]
+            adapters("data", "noise", str(options.data / file), "--preset", options.noise, *to)
     noise = f"stages.1.noise={{use: {options.noise}, share: 1.0, teacher: clean}}"
     student = distilled(options, f"student_{options.noise}", teachers, noise)
     named: dict[str, Path] = {k: v for k, v in models.items() if k.startswith("teacher ")}

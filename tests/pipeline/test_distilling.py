@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tiny import ie_rows, write_jsonl
+from tiny import ie_rows, save_adapter, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend
@@ -37,12 +35,8 @@ stages:
 """
 
 
-def teacher(folder: Path, value: float = 1.0, **config: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    known = {"peft_type": "LORA", "base_model_name_or_path": "SOME/base"}
-    (folder / "adapter_config.json").write_text(json.dumps(known | config))
-    save_file({"x": np.full((2, 2), value, dtype=np.float32)}, folder / "adapter_model.safetensors")
-    return folder
+def teacher(folder: Path, **config: Any) -> Path:
+    return save_adapter(folder, **{"base": "SOME/base", **config})
 
 
 @pytest.fixture
@@ -99,7 +93,7 @@ def test_rows_get_the_domain_of_their_source_or_column(recipe: Path) -> None:
     ],
 )
 def test_what_cannot_be_distilled_is_said_first(recipe: Path, overrides: list[str], text: str, at: str) -> None:
-    teacher(recipe.parent / "other", base_model_name_or_path="Qwen/Qwen3-4B")
+    teacher(recipe.parent / "other", base="Qwen/Qwen3-4B")
     teacher(recipe.parent / "whole", modules_to_save=["lm_head"])
     same = ie_rows(20, "b")[1]
     write_jsonl(

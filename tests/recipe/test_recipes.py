@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
+from conftest import funding_rows, ie_rows, save_adapter, write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.errors import UserError
@@ -28,11 +28,13 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 def test_the_shipped_recipes_are_all_here() -> None:
     funding = ["funding_grpo", "funding_grpo_llama", "funding_noise", "funding_smollm2", "funding_tinker"]
     others = [*("agent_dpo", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "quickstart", "records_smollm2")]
+    others += ["distill_domains", "distill_teacher"]
     assert [p.stem for p in SHIPPED] == sorted([*funding, *others])
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
+def test_shipped_recipe_is_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("statements", "grobid_train", "grobid_test", "grobid_test_degraded"):
         rows = funding_rows(240, name)
         rows = [{**row, "origin": "real" if n % 2 else "synthetic"} for n, row in enumerate(rows)]
@@ -43,6 +45,8 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         sources = itertools.chain(*stages, *(test.data for test in file.recipe.evaluate))
         for source in (source for source in sources if isinstance(source, PathSource)):
             write_jsonl(tmp_path / source.path, ie_rows(90, source.path))
+    for path_of in (teacher for stage in file.recipe.stages for teacher in getattr(stage, "teachers", {}).values()):
+        save_adapter(tmp_path / path_of, file.recipe.model.base)
     made = make_plan(file, EchoBackend(file.recipe))
     kinds = {
         "agent_dpo": ["1-dpo"],
@@ -50,6 +54,8 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         "ie_grpo": ["1-grpo"],
         "funding_noise": ["1-sft"],
         "chat_smollm2": ["1-sft"],
+        "distill_teacher": ["1-sft"],
+        "distill_domains": ["1-sft", "2-distill"],
     }
     assert [job.name for job in made.jobs] == kinds.get(path.stem, ["1-sft", "2-grpo"])
     assert all(job.examples and job.steps for job in made.jobs)
