@@ -111,7 +111,7 @@ def test_what_cannot_be_distilled_is_said_first(recipe: Path, overrides: list[st
         ("stages.0.top_k=1", r"stages.0.top_k: 1 teaches nothing \(both sides are 1\); use 2 or more"),
         ("stages.0.teachers={}", "stages.0.teachers: "),
         ("stages.0.teachers={a/b: x}", "stages.0.teachers"),
-        ("stages.0.kind=opd", "a stage's kind is sft, grpo, dpo, best_of, distill, not 'opd'. Did you mean distill?"),
+        ("stages.0.kind=opd", "a stage's kind is sft, grpo, dpo, best_of or distill, not 'opd'. Did you mean distill?"),
         (
             "stages.0={kind: sft, data: [bio.jsonl], learning_rate: 1e-3, noise: {use: ocr, teacher: clean}}",
             "distill stage",
@@ -122,6 +122,19 @@ def test_what_cannot_be_distilled_is_said_first(recipe: Path, overrides: list[st
 def test_what_a_recipe_cannot_say(recipe: Path, override: str, text: str) -> None:
     with pytest.raises(UserError, match=text):
         load_recipe(recipe, [override])
+
+
+def test_prompts_need_no_labels(recipe: Path) -> None:
+    labelled = {e.id: e.prompt for e in plan(recipe).jobs[0].examples}
+    rows = [{key: value for key, value in row.items() if key != "gold"} for row in ie_rows(20, "b")]
+    write_jsonl(recipe.parent / "bio.jsonl", rows)
+    bare = plan(recipe).jobs[0]
+    assert not bare.rejected
+    assert {e.id: e.prompt for e in bare.examples} == labelled
+    assert {e.gold is None for e in bare.examples if e.source == "bio"} == {True}
+    write_jsonl(recipe.parent / "bio.jsonl", [{"id": "x", "schema": ["person"]}])
+    with pytest.raises(UserError, match="cannot be used"):
+        plan(recipe)
 
 
 def test_one_teacher_alone_is_noted(recipe: Path) -> None:

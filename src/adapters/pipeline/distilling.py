@@ -17,10 +17,31 @@ from adapters.pipeline import starting
 from adapters.pipeline.run_folder import TEACHER, RunFolder, adapter_in
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Stage
-from adapters.types import Example
+from adapters.types import Example, Extracting, Row, Task
 
 SHOWN: Final = 3
 """Rows or sources that a message names."""
+
+
+class PromptTask:
+    """A task whose rows need no labels: of what it cannot read as an example it makes the prompt alone."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getattr__(self, name: str) -> Any:
+        """The task's own attribute."""
+        return getattr(self.task, name)
+
+    def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
+        """The task's example, or one without labels. Raises ValueError for a row without a prompt."""
+        try:
+            return self.task.example(row, source=source, id=id)
+        except ValueError:
+            if not isinstance(self.task, Extracting):
+                raise
+            prompt = self.task.request(row)
+        return Example(id, source, prompt, meta={"text": row.get(self.task.text_field)})
 
 
 def folders(stage: Distill) -> dict[str, Path]:

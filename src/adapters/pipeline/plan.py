@@ -307,11 +307,13 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     if vary and not hasattr(read.task, "vary"):
         fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
         raise UserError(fault, at=(*at, "vary"))
+    # Labels are not learned from where teachers judge.
+    task: Any = distilling.PromptTask(read.task) if isinstance(stage, Distill) else None
     if stage.noise is None and not vary:
-        return read(stage.data, at), stage.epochs
+        return read(stage.data, at, task), stage.epochs
     noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft) else 1
-    return read(stage.data, at, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
+    return read(stage.data, at, task, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
 
 
 def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:

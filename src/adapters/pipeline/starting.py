@@ -101,7 +101,8 @@ def not_plain(folder: Path, recipe: Recipe) -> str | None:
     config = read_json(folder / adapter_folder.CONFIG)
     if config.get("peft_type") != _kind(recipe):
         return str(config.get("peft_type"))
-    return next((key for key in _NOT_PLAIN if config.get(key)), None)
+    biased = "bias" if config.get("bias", "none") != "none" else None
+    return next((key for key in _NOT_PLAIN if config.get(key)), biased)
 
 
 def other_base(folder: Path, recipe: Recipe, backend: Backend) -> str | None:

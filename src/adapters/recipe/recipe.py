@@ -149,7 +149,7 @@ class Recipe(Strict):
     seed: int = Field(default=42, ge=0, description="Seed of initial weights, order of rows, sampling and noise.")
     data_root: str | None = Field(default=None, description="Where data paths start; default: the recipe's folder.")
     run_dir: str = Field(default="runs", description="Folder of the run folders, relative to the working directory.")
-    stages: NonEmpty[Stage] = Field(description="Training stages, in order: sft, grpo or dpo.")
+    stages: NonEmpty[Stage] = Field(description="Training stages, in order: sft, grpo, dpo, best_of or distill.")
     evaluate: Seq[EvalSet] = Field(default=(), description="Test sets for the base model and every stage.")
     evaluate_base: bool = Field(default=True, description="Evaluate the base model too.")
     max_bad_rows: Share = Field(default=0.01, description="Share of a source's rows that may be unreadable.")

@@ -60,8 +60,9 @@ def _unknown_key(key: str, item: ErrorDetails) -> str:
 
 def _unknown_kind(_key: str, item: ErrorDetails) -> str:
     given = item.get("ctx", {}).get("tag")
+    *most, last = _KINDS
     near = hint(str(given), [*_KINDS]) if given in SYNONYMS else ""
-    return f"a stage's kind is {', '.join(_KINDS)}{f', not {str(given)[:80]!r}' if given else ''}.{near}"
+    return f"a stage's kind is {', '.join(most)} or {last}{f', not {str(given)[:80]!r}' if given else ''}.{near}"
 
 
 _PYDANTIC = re.compile(r" or (?:instance of \w+|object to extract fields from)")

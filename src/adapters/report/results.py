@@ -55,7 +55,8 @@ def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float
 
 def _pairs(models: Sequence[EvaluatedModel]) -> list[tuple[EvaluatedModel, EvaluatedModel]]:
     own = [m for m in models if not m.model.startswith(TEACHER)]
-    return [*pairwise(own), *((m, own[-1]) for m in models if own and m not in own)]
+    teachers = [m for m in models if m.model.startswith(TEACHER)]
+    return [*pairwise(own), *((teacher, own[-1]) for teacher in teachers if own)]
 
 
 def changes(models: Sequence[EvaluatedModel], mode: str) -> list[tuple[str, str, Change]]:
