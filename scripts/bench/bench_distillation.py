@@ -3,7 +3,7 @@
     python scripts/bench/bench_distillation.py [--base MODEL] [--steps N] [--teachers N]
 
 All contenders sample prompts of one kind with the same student; they take turns. "TRL" is its trainer with its own loss
-and sampling; "plain" is ours without the project's speed-ups. The teachers are new adapters, which equal the base.
+and sampling; "plain" is ours without the project's speed-ups. The teachers are random adapters.
 """
 
 from __future__ import annotations
@@ -77,6 +77,9 @@ def seconds(options: argparse.Namespace, teachers: int, *, ours: bool, speedups:
     backend = make_backend(file.recipe)
     adapter = new_adapter(load_base(backend.base, file.recipe.model), file.recipe.lora, backend.base)
     for name in names:
+        for part, tensor in adapter.named_parameters():
+            if ".lora_B." in part:
+                tensor.data.normal_(0, 0.02)
         adapter.save_pretrained(name)
     own, distill.replaced_loss = distill.replaced_loss, distill.replaced_loss if ours else lambda _: nullcontext()
     (out := Path("out")).mkdir()
