@@ -107,6 +107,18 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def save_adapter(folder: Path, base: str, value: float = 1.0, **config: object) -> Path:
+    """Files of a plain LoRA adapter on `base`, of one tensor: enough for a plan."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(known | config))
+    save_file({"x": np.full((2, 2), value, dtype=np.float32)}, folder / "adapter_model.safetensors")
+    return folder
+
+
 def train_stage(folder: Path, recipe: str, *overrides: str) -> tuple[Path, dict]:
     """Write a recipe into a folder and train its first stage, nothing more: where its files are, and its figures."""
     from adapters.backends import backend as make_backend

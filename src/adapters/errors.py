@@ -28,6 +28,9 @@ SYNONYMS = {
     "weight": "repeat",
     "ner": "token_classification",
     "token_cls": "token_classification",
+    "distillation": "distill",
+    "opd": "distill",
+    "gkd": "distill",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
+from conftest import funding_rows, ie_rows, save_adapter, write_jsonl
 from tiny import mine_rows
 
 from adapters.backends.echo import EchoBackend
@@ -29,12 +29,13 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 def test_the_shipped_recipes_are_all_here() -> None:
     funding = ["funding_grpo", "funding_grpo_llama", "funding_noise", "funding_smollm2", "funding_tinker"]
     others = [*("agent_dpo", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "mine_minilm")]
-    others += ["quickstart", "records_smollm2"]
+    others += ["quickstart", "records_smollm2", "distill_domains", "distill_teacher"]
     assert [p.stem for p in SHIPPED] == sorted([*funding, *others])
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
+def test_shipped_recipe_is_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("statements", "grobid_train", "grobid_test", "grobid_test_degraded"):
         rows = funding_rows(240, name)
         rows = [{**row, "origin": "real" if n % 2 else "synthetic"} for n, row in enumerate(rows)]
@@ -46,6 +47,8 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         for source in (source for source in sources if isinstance(source, PathSource)):
             rows = ie_rows if file.recipe.task.use == "ie" else mine_rows
             write_jsonl(tmp_path / source.path, rows(90, source.path))
+    for path_of in (teacher for stage in file.recipe.stages for teacher in getattr(stage, "teachers", {}).values()):
+        save_adapter(tmp_path / path_of, file.recipe.model.base)
     made = make_plan(file, EchoBackend(file.recipe))
     kinds = {
         "agent_dpo": ["1-dpo"],
@@ -54,6 +57,8 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
         "funding_noise": ["1-sft"],
         "chat_smollm2": ["1-sft"],
         "mine_minilm": ["1-token_classification"],
+        "distill_teacher": ["1-sft"],
+        "distill_domains": ["1-sft", "2-distill"],
     }
     assert [job.name for job in made.jobs] == kinds.get(path.stem, ["1-sft", "2-grpo"])
     assert all(job.examples and job.steps for job in made.jobs)
@@ -165,7 +170,7 @@ def complaint(path: Path, *overrides: str) -> str:
         ("learning_rate: 1e-4", "lr: 1e-4", ["stages.0.lr", "mean learning_rate", "required"]),
         ("learning_rate: 1e-4", "learning_rate: '1e-4'", ["mine.yaml:8", "valid number", "Remove the quotes?"]),
         ("learning_rate: 1e-4", "kind: sft", ["mine.yaml:8", "kind", "once"]),
-        ("kind: sft", "kind: stf", ["mine.yaml:6", "stages.0.kind", "sft, grpo or dpo"]),
+        ("kind: sft", "kind: stf", ["mine.yaml:6", "stages.0.kind", "sft, grpo, dpo, best_of or distill"]),
         ("[{path: train.jsonl}]\n    learning_rate: 1e-4", "[]\n    learning_rate: 1", ["data", "at least one"]),
         ("train.jsonl}]", "trian.jsonl}]", ["mine.yaml:7", "train.jsonl?"]),
         ("rewards: [funding]", "rewards: [fundign]", ["mine.yaml:12", "stages.1.rewards.0.use", "mean funding"]),

@@ -230,6 +230,9 @@ def _write_page(folder: Path) -> str:
 def evaluate(
     run_folder: RunPath,
     data: Annotated[list[Path] | None, Option(help="Test files instead of the recipe's sets.")] = None,
+    compare: Annotated[
+        list[Path] | None, Option(metavar="ADAPTER", help="Another run, or stage, to measure on the same test sets.")
+    ] = None,
     trust: Trust = False,
     trust_remote_code: TrustCode = False,
     all_tables: AllTables = False,
@@ -237,7 +240,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run's last finished stage, or the given one, beside its base model.
 
-    A test set given with --data is called NAME@HASH (of its content) and stands beside the recipe's own.
+    The teachers of a distilled stage are measured too. A test set given with --data is called NAME@HASH (of its
+    content) and stands beside the recipe's own.
     """
     from adapters.cli import tables
     from adapters.console import console, is_main, quiet
@@ -250,7 +254,7 @@ def evaluate(
         if missing := [str(path) for path in files if not path.is_file()]:
             raise UserError(f"--data: there is no file {missing[0]}.")
         stage = run.adapter_stage()
-        stored = None if files or trust or not run.names_unknown_code() else run.stored_figures(stage)
+        stored = None if files or compare or trust or not run.names_unknown_code() else run.stored_figures(stage)
         if stored:
             note = "note: stored figures. The run names code that was not run here; --trust imports it and measures."
             console(stderr=True).print(note, soft_wrap=True)
@@ -267,7 +271,7 @@ def evaluate(
         with lock(run.path.absolute()) if is_main() else nullcontext():
             state.log = run.path / "run.log"
             with quiet(state.log):
-                figures = _measure(run.path, stage, file, files)
+                figures = _measure(run.path, stage, file, files, compare or [])
             for path in files if not as_json else ():
                 console().print(f"{given_name(path)}: {path}", markup=False, soft_wrap=True)
             report = {"name": file.recipe.name, "sets": figures}
@@ -286,12 +290,18 @@ def _show_figures(report: dict[str, Any], folder: Path, *, all_tables: bool, as_
         print(json.dumps(report))
 
 
-def _measure(folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path]) -> dict[str, dict[str, SetFigures]]:
-    """Test set -> model -> figures, of the recipe's test sets or of `data`, which then stands in their place."""
+def _measure(
+    folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path], others: Sequence[Path]
+) -> dict[str, dict[str, SetFigures]]:
+    """Test set -> model -> figures, of the recipe's test sets or of `data`, which then stands in their place.
+
+    `others` are measured beside the stage, as are its teachers. Raises UserError for one on another base.
+    """
     from adapters.backends import backend as make_backend
     from adapters.console import progress
+    from adapters.pipeline import distilling
     from adapters.pipeline.plan import evaluations
-    from adapters.pipeline.run import evaluate_all
+    from adapters.pipeline.run import evaluate_all, evaluated
     from adapters.pipeline.run_folder import given_name
     from adapters.plugins.registry import resolve
     from adapters.plugins.rewards import stage_rewards
@@ -304,8 +314,10 @@ def _measure(folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path])
         tests = tuple(replace(test, name=given_name(path)) for test, path in zip(tests, data, strict=True))
     rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
     models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
-    models.append((stage.name, stage.path))
-    return evaluate_all(models, tests, task, list(rewards.values()), folder, backend)
+    beside = distilling.recorded(stage.manifest) | distilling.others(others, file.recipe, backend, folder)
+    models += [*beside.items(), (stage.name, stage.path)]
+    earlier = {label: evaluated(path) for label, path in beside.items()}
+    return evaluate_all(models, tests, task, list(rewards.values()), folder, backend, earlier)
 
 
 @app.command()

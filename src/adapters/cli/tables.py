@@ -19,7 +19,7 @@ from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START
 from adapters.pipeline.seeds import Summary
-from adapters.recipe.stages import Grpo, Supervised, TokenClassification
+from adapters.recipe.stages import Distill, Grpo, Supervised, TokenClassification
 
 MODELS_SHOWN = 3
 """In the one table of results: the base and the last stages. `--all` shows every model."""
@@ -70,6 +70,8 @@ def _settings(job: Job, first: str | None) -> str:
         steps = f"at most {steps}, {samples.k} samples at {samples.temperature:g}"
     if isinstance(stage, Supervised | TokenClassification):
         return f"{steps}, lr {stage.learning_rate:g}"
+    if isinstance(stage, Distill):
+        return f"{steps}, lr {stage.learning_rate:g}, top_k {stage.top_k}, teachers {', '.join(sorted(stage.teachers))}"
     start = f"the adapter of stage {job.index}" if job.index else first or "the base (a new adapter)"
     reference = start if stage.reference == "start" else stage.reference
     if not isinstance(stage, Grpo):

@@ -28,7 +28,7 @@ from adapters.errors import KeyPath, UserError, hint
 from adapters.plugins.task_bench import TaskError, guarded
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.secrets import redact
-from adapters.types import Example, Row, Task
+from adapters.types import Example, Message, Row, Task
 
 GENERATORS = {
     "funding": "adapters.data_aug.funding_statements:synthesize",
@@ -48,6 +48,10 @@ MENDERS = {"funding_links": "adapters.data_aug.funding_links:mend"}
 """Names for `mend:`: functions of a row that give a row with corrected labels, imported on use."""
 
 
+DOMAIN = "domain"
+"""Key of `Example.meta`: the domain of a row, by its source's `domain` or its own column."""
+CLEAN = "clean_prompt"
+"""Key of `Example.meta`: the prompt without noise, where noise has `teacher: clean`."""
 Look = Callable[[Sequence[tuple[Row, Example]]], None]
 
 
@@ -119,8 +123,9 @@ def load_examples(
                 f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
                 at=key,
             )
-        keys = KeysRead({"id", *source.where, *([source.split.key] if source.split else [])})
+        keys = KeysRead({"id", DOMAIN, *source.where, *([source.split.key] if source.split else [])})
         clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
+        clean = [(row, _in_domain(example, source.domain or row.get(DOMAIN))) for row, example in clean]
         kept = [pair for pair in clean if not is_empty(pair[1]) or _drawn(seed, pair[1].id) < source.keep_empty]
         clean, left_out = kept, len(clean) - len(kept)
         if not clean and left_out:
@@ -172,6 +177,23 @@ def _clean_examples(
     return clean, bad
 
 
+def _in_domain(example: Example, domain: Any) -> Example:
+    if not isinstance(domain, str) or not domain:
+        return example
+    return replace(example, meta={**example.meta, DOMAIN: domain})
+
+
+def domain_of(example: Example) -> str | None:
+    """The domain of an example, which says whose teacher judges it; None without one."""
+    return example.meta.get(DOMAIN)
+
+
+def clean_prompt(example: Example) -> tuple[Message, ...]:
+    """The prompt that a teacher reads: without noise where noise has `teacher: clean`, else the student's."""
+    prompt: tuple[Message, ...] = example.meta.get(CLEAN, example.prompt)
+    return prompt
+
+
 def is_empty(example: Example) -> bool:
     """Whether there is nothing to find."""
     gold = example.gold
@@ -205,10 +227,15 @@ class _Change:
 
     def examples(self, clean: Iterable[tuple[Row, Example]], epochs: int, repeat: int) -> Iterator[Example]:
         for (row, example), epoch, variant in product(clean, range(epochs), range(repeat)):
-            changed = self._varied(row, example.id, f"vary:{self.seed}:{epoch}:{variant}:{example.id}")
+            varied = self._varied(row, example.id, f"vary:{self.seed}:{epoch}:{variant}:{example.id}")
+            changed, origin = varied, {"source": example.source, "id": example.id}
             if self.noiser:
-                changed = self.noiser.apply(changed, self.task, epoch=epoch, variant=variant, stats=self.stats)
-            yield preference.example(self.task, changed, source=example.source, id=example.id)
+                changed = self.noiser.apply(varied, self.task, epoch=epoch, variant=variant, stats=self.stats)
+            made = _in_domain(preference.example(self.task, changed, **origin), domain_of(example))
+            if self.noiser and self.noiser.keeps_clean:
+                clean_one = preference.example(self.task, varied, **origin).prompt
+                made = replace(made, meta={**made.meta, CLEAN: clean_one})
+            yield made
 
     def _varied(self, row: Row, id: str, key: str) -> Row:
         rng = random.Random(key)

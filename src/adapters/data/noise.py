@@ -68,6 +68,8 @@ class RowNoiser:
     policy: str
     share: float
     seed: int
+    keeps_clean: bool = False
+    """Whether examples keep the prompt without noise, for a teacher to read."""
 
     def apply(self, row: Row, task: Task, *, epoch: int, variant: int, stats: NoiseStats) -> Row:
         """The row as this epoch shows it. A row without usable text stays for the task to refuse."""
@@ -113,4 +115,4 @@ def make_row_noiser(plug: NoiseSpec, *, seed: int, folder: Path, at: KeyPath) ->
         noise = preset(name, plug.level)
     else:
         noise = Noise((resolve("noise", plug, folder=folder, at=at),), name=plug.use)
-    return RowNoiser(noise, plug.policy, plug.share, seed)
+    return RowNoiser(noise, plug.policy, plug.share, seed, keeps_clean=plug.teacher == "clean")

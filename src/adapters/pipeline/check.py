@@ -124,7 +124,7 @@ def _labels(plan: Plan) -> list[tuple[str, KeyPath]]:
     find = getattr(plan.task, "findings", None)
     if find is None:
         return []
-    golds = [example.gold for job in plan.jobs for example in job.examples]
+    golds = [example.gold for job in plan.jobs for example in job.examples if example.gold is not None]
     return [(sentence, ("task", *at) if at else ()) for sentence, at in find(golds)]
 
 

@@ -18,7 +18,7 @@ from adapters.data.noise import make_row_noiser
 from adapters.errors import KeyPath, UserError
 from adapters.evaluation.constraining import of_test_set
 from adapters.evaluation.picking import can_vote
-from adapters.pipeline import proxy_rows, selecting, starting
+from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
 from adapters.plugins import task_bench
@@ -28,7 +28,7 @@ from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import Grpo, Sft, TokenClassification
+from adapters.recipe.stages import Distill, Grpo, Sft, TokenClassification
 from adapters.types import Example, Lengths, Row, Task
 
 
@@ -215,6 +215,7 @@ def check_dropped_share(plan: Plan) -> None:
         rows, allowed = len(job.examples) + len(job.validation) + job.too_long, job.stage.max_too_long
         if job.too_long > allowed * rows:
             limits = "max_prompt_length and max_completion_length" if isinstance(job.stage, Grpo) else "max_length"
+            limits = "max_prompt_length" if isinstance(job.stage, Distill) else limits
             raise UserError(
                 f"{job.too_long} of {rows} rows are longer than {limits} and would be dropped; max_too_long allows "
                 f"{allowed:.0%}. Raise the limits or max_too_long.",
@@ -276,8 +277,9 @@ def _job(
     fitting, tokens, audit = within_limits(stage, examples, lengths, at)
     share, most = selecting.held_out_share(recipe.stages, n)
     training, validation = hold_out(fitting, share, recipe.seed, most)
+    notes += distilling.left(stage, training, at)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
-    plugins += [[r.identity, r.weight] for r in measured if r not in rewards]
+    plugins += [[r.identity, r.weight] for r in measured if r not in rewards] + distilling.identity(stage, training)
     job = Job(
         index=n,
         stage=stage,
@@ -321,11 +323,13 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     if vary and not hasattr(read.task, "vary"):
         fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
         raise UserError(fault, at=(*at, "vary"))
+    # Labels are not learned from where teachers judge.
+    task: Any = distilling.PromptTask(read.task) if isinstance(stage, Distill) else None
     if stage.noise is None and not vary:
-        return read(stage.data, at), stage.epochs
+        return read(stage.data, at, task), stage.epochs
     noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft | TokenClassification) else 1
-    return read(stage.data, at, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
+    return read(stage.data, at, task, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
 
 
 def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:

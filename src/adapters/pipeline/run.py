@@ -23,9 +23,10 @@ from adapters.evaluation import comparison, constraining
 from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment, stored_answers
 from adapters.evaluation.picking import PickingSampler
 from adapters.files import read_json, read_jsonl, write_json, write_jsonl, write_text
-from adapters.pipeline import ledger, starting
+from adapters.pipeline import distilling, ledger, starting
 from adapters.pipeline.own_answers import Answering
 from adapters.pipeline.plan import Plan
+from adapters.pipeline.readable_prompts import keep_readable
 from adapters.pipeline.run_folder import START, refuse_links
 from adapters.plugins import source_files, trust
 from adapters.plugins.registry import self_contained
@@ -64,9 +65,11 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
     if plan.evaluations:
         base = [("base", None)] if plan.recipe.evaluate_base else []
         begin = [(START, plan.start)] if plan.start else []
-        models = [*base, *begin, *((job.name, job.folder) for job in plan.jobs)]
+        teachers = distilling.models(plan.jobs)
+        models = [*base, *begin, *teachers.items(), *((job.name, job.folder) for job in plan.jobs)]
         rewards = list({r.name: r for job in plan.jobs for r in job.rewards}.values())
-        earlier = {"base": plan.start.parent / "eval" / "base", START: _evaluated(plan.start)} if plan.start else {}
+        earlier = {"base": plan.start.parent / "eval" / "base", START: evaluated(plan.start)} if plan.start else {}
+        earlier |= {label: evaluated(folder) for label, folder in teachers.items()}
         report["sets"] = evaluate_all(models, plan.evaluations, plan.task, rewards, folder, backend, earlier)
         report["deltas"] = comparison.deltas(report["sets"])
     if console.is_main():
@@ -199,6 +202,8 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
         sampled: dict[str, Any] = {}
         if getattr(job.stage, "samples", None) is not None:
             job, sampled = Answering(job, plan.task, backend, start, work, plan.recipe.seed).prepared(progress)
+        if getattr(job.stage, "skip_unreadable", False):
+            job, sampled = keep_readable(job, plan.task, backend, work, progress)
         figures = sampled | dict(backend.train(job, start, work, progress))
     if console.is_main():
         manifest = {
@@ -212,6 +217,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "start_hash": adapter_folder.content_hash(start),
             **({"history": starting.history(start)} if start and start == plan.start else {}),
             "reference": getattr(job.stage, "reference", None),
+            **distilling.record(job),
             "model": getattr(backend, "describe", dict)(),
             **({"labels": list(job.stage.labels)} if isinstance(job.stage, TokenClassification) else {}),
             "task": self_contained(plan.recipe.task.model_dump(), plan.task),
@@ -223,7 +229,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "versions": versions(),
         }
         adapter_folder.commit(job.folder, manifest)
-        for told in filter(None, (figures.get("samples"), figures.get("select"))):
+        for told in filter(None, (figures.get("samples"), figures.get("select"), figures.get("unreadable"))):
             console.console(stderr=True).print(f"{job.name}: {told['text']}", markup=False, soft_wrap=True)
     backend.barrier()
 
@@ -287,7 +293,7 @@ def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequen
     return f"{evaluation.fingerprint}:{weights}:{','.join(f'{r.name}={r.score_hash}' for r in rewards)}"
 
 
-def _evaluated(stage: Path) -> Path:
+def evaluated(stage: Path) -> Path:
     """Where a run keeps the evaluations of its stage."""
     return stage.parent / "eval" / stage.name
 

@@ -21,6 +21,8 @@ from adapters.recipe.load import RecipeFile, as_overrides, load_recipe, present_
 State = Literal["done", "in progress", "waiting"]
 START: Final = "start"
 """Label of the adapter that a recipe's first stage starts from, beside `base` and the stages."""
+TEACHER: Final = "teacher-"
+"""Beginning of the labels of a distill stage's teachers, before their domain."""
 GIVEN: Final = "@"
 """Part of the names of test sets given with `adapters eval --data`: NAME@HASH."""
 
@@ -226,7 +228,9 @@ class RunFolder:
     @cached_property
     def _evaluated(self) -> Sets:
         start = next((stage.manifest.get("start_hash") for stage in self.stages), None)
-        hashes = {"base": None, START: start} | {stage.name: stage.weights_hash for stage in self.stages}
+        taught = [as_dict(stage.manifest.get("teachers")) for stage in self.stages]
+        teachers = {f"{TEACHER}{d}": as_dict(t).get("weights") for found in taught for d, t in found.items()}
+        hashes = {"base": None, START: start, **teachers, **{stage.name: stage.weights_hash for stage in self.stages}}
         order = list(hashes)
         sets: dict[str, list[EvaluatedModel]] = {}
         for folder in sorted((self.path / "eval").glob("*/*/")):
@@ -239,6 +243,11 @@ class RunFolder:
         for models in sets.values():
             models.sort(key=lambda m: order.index(m.model) if m.model in order else len(order))
         return {name: tuple(models) for name, models in sets.items()}
+
+
+def as_dict(value: Any) -> Mapping[str, Any]:
+    """The value, or {} for no dict: a damaged run is shown as far as it can be."""
+    return value if isinstance(value, dict) else {}
 
 
 def _recipe(path: Path) -> Mapping[str, Any]:

@@ -11,9 +11,9 @@ from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend
 from adapters.data.lengths import by_source
 from adapters.errors import KeyPath, UserError
-from adapters.pipeline import proxy_rows, selecting, starting
+from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Stage, Supervised, TokenClassification
+from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, Supervised, TokenClassification
 from adapters.types import Example, Lengths
 
 
@@ -29,6 +29,8 @@ def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backe
         _check_targets(examples, recipe.task.use, (*at, "data"))
     if isinstance(stage, Dpo | Grpo):
         _check_reference(stage.reference, recipe, (*at, "reference"))
+    if isinstance(stage, Distill):
+        distilling.check(stage, examples, recipe, backend, at)
 
 
 def _check_targets(examples: Sequence[Example], task: str, at: KeyPath) -> None:
@@ -92,6 +94,8 @@ def fits(stage: Stage, length: Lengths) -> bool:
         return True
     if isinstance(stage, Grpo):
         return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
+    if isinstance(stage, Distill):  # its gold answers are not learned
+        return length.prompt <= stage.max_prompt_length
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length
 
 

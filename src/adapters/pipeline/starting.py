@@ -79,7 +79,7 @@ def other_lora(folder: Path, lora: Lora, *more: str) -> list[str]:
 
 def _check_kind(folder: Path, recipe: Recipe) -> None:
     config = read_json(folder / adapter_folder.CONFIG)
-    wanted, kind = "ECHO" if recipe.trainer == "echo" else "LORA", config.get("peft_type")
+    wanted, kind = _kind(recipe), config.get("peft_type")
     if kind != wanted:
         raise UserError(
             f"the adapter in {folder} is of the type {kind}; trainer: {recipe.trainer} needs {wanted}.", at=AT
@@ -96,15 +96,34 @@ def _check_kind(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def _check_base(folder: Path, recipe: Recipe, backend: Backend) -> None:
+def _kind(recipe: Recipe) -> str:
+    return "ECHO" if recipe.trainer == "echo" else "LORA"
+
+
+def not_plain(folder: Path, recipe: Recipe) -> str | None:
+    """What makes an adapter something else than a plain one: a key of its config, or its type; None for plain LoRA."""
+    config = read_json(folder / adapter_folder.CONFIG)
+    if config.get("peft_type") != _kind(recipe):
+        return str(config.get("peft_type"))
+    biased = "bias" if config.get("bias", "none") != "none" else None
+    return next((key for key in _NOT_PLAIN if config.get(key)), biased)
+
+
+def other_base(folder: Path, recipe: Recipe, backend: Backend) -> str | None:
+    """The base that an adapter was trained on, where it is another than the recipe's; None where it may be the same."""
     config, model = read_json(folder / adapter_folder.CONFIG), _model(adapter_folder.manifest(folder) or {})
     theirs = {str(n) for n in (config.get("base_model_name_or_path"), model.get("base"), model.get("hub_id")) if n}
     theirs |= {cached[0] for name in theirs if (cached := snapshot(name))}
     ours = {recipe.model.base, *getattr(backend, "base_names", ())}
-    if theirs and not theirs & ours:
+    return " or ".join(sorted(theirs)) if theirs and not theirs & ours else None
+
+
+def _check_base(folder: Path, recipe: Recipe, backend: Backend) -> None:
+    model = _model(adapter_folder.manifest(folder) or {})
+    if theirs := other_base(folder, recipe, backend):
         raise UserError(
-            f"the adapter in {folder} was trained on {' or '.join(sorted(theirs))}, and this recipe's base is "
-            f"{recipe.model.base}; the base must be the same.",
+            f"the adapter in {folder} was trained on {theirs}, and this recipe's base is {recipe.model.base}; the "
+            "base must be the same.",
             at=AT,
         )
     revisions = model.get("revision"), recipe.model.revision

@@ -39,6 +39,7 @@ KINDS = {
     "grpo": "Group relative policy optimisation (GRPO)",
     "dpo": "Direct preference optimisation (DPO)",
     "token_classification": "Tagging of words by an encoder (token classification)",
+    "distill": "On-policy distillation of several teachers, routed by domain",
     "best_of": "Supervised fine-tuning on the best of its own answers (rejection sampling)",
 }
 INSTALL = ("torch", "transformers", "peft", "accelerate")
@@ -256,7 +257,7 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
     kind, apart = (
         settings["kind"],
-        ("kind", "trl", "training_args", "rewards", "noise", "select", "samples", *NOT_IN_FINGERPRINT),
+        ("kind", "trl", "training_args", "rewards", "noise", "select", "samples", "teachers", *NOT_IN_FINGERPRINT),
     )
     constants = {
         **{k: v for k, v in settings.items() if k not in apart},
@@ -279,9 +280,20 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
         "rewards": _rewards(finished, stage),
         **_data(finished, stage, settings),
         "figures": stage.manifest.get("figures", {}),
+        "teachers": _teachers(stage.manifest.get("teachers") or {}),
         **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
         "peak_memory": peak_memory_text(stage.manifest),
     }
+
+
+def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each teacher of a distilled stage: what it is, what was trained on, and under which licences."""
+    lines = []
+    for domain, teacher in teachers.items():
+        sources = {str(d["source"]): d.get("license") or "licence not given" for d in teacher.get("data", ())}
+        data = ", ".join(f"{source} ({license})" for source, license in sources.items()) or "unknown"
+        lines.append(f"**{domain}:** `{teacher['name']}`, {teacher['rows']:,} prompts; trained on {data}")
+    return lines
 
 
 def _start(finished: Finished) -> str | None:

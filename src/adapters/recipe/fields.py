@@ -94,6 +94,9 @@ class NoiseSpec(PluginSpec):
         default="protect",
         description="Labels in the text: protect spares them, follow rewrites them, clean does neither.",
     )
+    teacher: Literal["same", "clean"] = Field(
+        default="same", description="What a distill stage's teachers read: what the student reads, or the clean text."
+    )
 
 
 class Split(Strict):
@@ -127,6 +130,9 @@ class _Source(Strict):
     columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
     keep_empty: Share = Field(default=1.0, description="Share of the rows with nothing to find that are used; seeded.")
+    domain: str | None = Field(
+        default=None, description="Domain of the rows, for distill; default: their own column `domain`, if any."
+    )
     license: str | None = Field(default=None, description="Licence of the rows, such as cc-by-4.0.")
     mend: str | None = Field(
         default=None, description="Correct guessed labels and mark uncertain ones: funding_links (docs/synthetic.md)."

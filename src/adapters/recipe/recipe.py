@@ -154,7 +154,7 @@ class Recipe(Strict):
     data_root: str | None = Field(default=None, description="Where data paths start; default: the recipe's folder.")
     run_dir: str = Field(default="runs", description="Folder of the run folders, relative to the working directory.")
     stages: NonEmpty[Stage] = Field(
-        description="Training stages, in order: sft, grpo, dpo, best_of; or token_classification."
+        description="Training stages, in order: sft, grpo, dpo, best_of, distill; or token_classification."
     )
     evaluate: Seq[EvalSet] = Field(default=(), description="Test sets for the base model and every stage.")
     evaluate_base: bool = Field(default=True, description="Evaluate the base model too.")

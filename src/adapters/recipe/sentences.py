@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from adapters.errors import SYNONYMS, KeyPath, hint
 from adapters.recipe.fields import SOURCES
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import BestOf, Dpo, Grpo, Sft, TokenClassification
+from adapters.recipe.stages import BestOf, Distill, Dpo, Grpo, Sft, TokenClassification
 
 
 def sentences(path: Path, tree: Any, lines: Mapping[KeyPath, int], error: ValidationError) -> list[str]:
@@ -60,9 +60,9 @@ def _unknown_key(key: str, item: ErrorDetails) -> str:
 
 def _unknown_kind(_key: str, item: ErrorDetails) -> str:
     given = item.get("ctx", {}).get("tag")
-    meant = " Did you mean token_classification?" if SYNONYMS.get(str(given)) == "token_classification" else ""
-    known = "sft, grpo or dpo (also best_of, token_classification)"
-    return f"a stage's kind is {known}{f', not {str(given)[:80]!r}' if given else ''}.{meant}"
+    *most, last = _KINDS
+    near = hint(str(given), [*_KINDS]) if given in SYNONYMS else ""
+    return f"a stage's kind is {', '.join(most)} or {last}{f', not {str(given)[:80]!r}' if given else ''}.{near}"
 
 
 _PYDANTIC = re.compile(r" or (?:instance of \w+|object to extract fields from)")
@@ -103,8 +103,15 @@ def _real_path(tree: Any, item: ErrorDetails) -> KeyPath:
     return tuple(out)
 
 
-_KINDS: Mapping[Any, type[BaseModel]] = {"sft": Sft, "grpo": Grpo, "dpo": Dpo, "best_of": BestOf}
-_TAGS: Mapping[Any, type[BaseModel]] = {**_KINDS, "token_classification": TokenClassification, **SOURCES}
+_KINDS: Mapping[str, type[BaseModel]] = {
+    "sft": Sft,
+    "grpo": Grpo,
+    "dpo": Dpo,
+    "best_of": BestOf,
+    "distill": Distill,
+    "token_classification": TokenClassification,
+}
+_TAGS: Mapping[Any, type[BaseModel]] = {**_KINDS, **SOURCES}
 
 
 def _model_at(loc: Sequence[str | int]) -> type[BaseModel]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, model_validator
+from pydantic import Discriminator, Field, StringConstraints, field_validator, model_validator
 
 from adapters.recipe.fields import Count, NoiseSpec, NonEmpty, RewardSpec, Share, Sources, Strict
+
+Domain = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Health(Strict):
@@ -51,7 +53,7 @@ class Samples(Strict):
 
 
 class _AnyStage(Strict):
-    method: ClassVar[Literal["sft", "dpo", "grpo", "token_classification"]]
+    method: ClassVar[Literal["sft", "dpo", "grpo", "distill", "token_classification"]]
     """What trains the stage."""
     data: Sources = Field(description="The stage's training data.")
     noise: NoiseSpec | None = Field(default=None, description="Noise on the texts (in SFT new in every epoch).")
@@ -68,6 +70,12 @@ class _AnyStage(Strict):
     gradient_checkpointing: bool | None = Field(default=None, description="Default: on for GPU, off for CPU.")
     health: Health = Field(default=Health(), description="Automatic stopping.")
     select: Select | None = Field(default=None, description="Measure held-out rows while training, keep the best.")
+
+    @model_validator(mode="after")
+    def _clean_for_teachers(self) -> Self:
+        if self.noise is not None and self.noise.teacher == "clean" and self.method != "distill":
+            raise ValueError("noise with teacher: clean is for a distill stage, whose teachers then read clean texts")
+        return self
 
 
 class _Stage(_AnyStage):
@@ -104,14 +112,27 @@ class BestOf(Supervised):
     samples: Samples = Field(default=Samples(), description="How answers are sampled and picked.")
 
 
-class Grpo(_Stage):
+class _Sampled(_Stage):
+    """What stages have in common that learn from what the student samples while it trains."""
+
+    validation: float | None = Field(
+        default=None, ge=0, lt=0.5, description="Share of ids held out for select; default: 0.1 with it, else 0."
+    )
+    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
+    max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
+
+    @model_validator(mode="after")
+    def _held_out_for_something(self) -> Self:
+        if self.validation and self.select is None:
+            raise ValueError(f"validation of a {self.method} stage holds rows out for select, which is not given")
+        return self
+
+
+class Grpo(_Sampled):
     """Group relative policy optimisation (Shao et al. 2024) on the sum of the rewards."""
 
     kind: Literal["grpo"]
     method: ClassVar = "grpo"
-    validation: float | None = Field(
-        default=None, ge=0, lt=0.5, description="Share of ids held out for select; default: 0.1 with it, else 0."
-    )
     vary: Share = Field(default=0.0, description="Share of the rows that the task asks for in another way; see ie.md.")
     rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
     batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
@@ -120,7 +141,6 @@ class Grpo(_Stage):
         default=1,
         description="Optimizer steps whose batches are sampled at once; each completion is learned from once.",
     )
-    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the reference.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
     scale_rewards: Literal["group", "batch", "none"] = Field(
@@ -140,7 +160,6 @@ class Grpo(_Stage):
     replace_rounds: Count = Field(
         default=2, description="Rounds of replacements in a generation, at most; what is flat then is left out."
     )
-    max_prompt_length: Count = Field(default=1024, description="Longer prompts are dropped, and counted.")
     max_completion_length: Count = Field(default=1024, description="Rows with a longer gold target are dropped.")
     vllm: Literal["auto", "colocate", "server", "off"] = Field(
         default="auto",
@@ -152,12 +171,6 @@ class Grpo(_Stage):
     def _server_and_address(self) -> Grpo:
         if (self.vllm == "server") != (self.vllm_server or "").startswith(("http://", "https://")):
             raise ValueError("vllm: server and vllm_server: http://HOST:PORT go together")
-        return self
-
-    @model_validator(mode="after")
-    def _held_out_for_something(self) -> Grpo:
-        if self.validation and self.select is None:
-            raise ValueError("validation of a grpo stage holds rows out for select, which is not given")
         return self
 
     @model_validator(mode="after")
@@ -207,6 +220,42 @@ class Dpo(_PromptWithAnswer):
         return self
 
 
+class Distill(_Sampled):
+    """On-policy distillation (Agarwal et al. 2024) of several teachers into one student, routed by domain (Agents-A1).
+
+    The student writes; at each token the teacher of the row's domain gives its top_k likeliest, and the loss is the
+    reverse KL on these: the mean over a completion's tokens, a domain's rows, and the domains.
+    """
+
+    kind: Literal["distill"]
+    method: ClassVar = "distill"
+    teachers: dict[Domain, str] = Field(
+        min_length=1, description="Domain: its teacher, an adapter on the same base: a stage's or a run's folder."
+    )
+    batch_size: Count = Field(default=16, description="Prompts of one optimizer step; a multiple of the domains.")
+    top_k: Count = Field(default=64, description="Tokens of the teacher on which both sides are compared; at least 2.")
+    max_completion_length: Count = Field(default=256, description="The student's completions are cut here.")
+    min_coverage: Share = Field(
+        default=0.5, description="Warn while the student has less of its probability on a teacher's top_k tokens."
+    )
+    health: Health = Field(
+        default=Health(no_signal_steps=None),
+        description="Automatic stopping; completions that are cut teach too, and stop nothing by default.",
+    )
+    skip_unreadable: bool = Field(
+        default=False,
+        description="Let teachers answer their prompts first; those whose answer the task cannot read are left out.",
+    )
+    evaluate_teachers: bool = Field(default=True, description="Measure the teachers too on every test set.")
+
+    @field_validator("top_k")
+    @classmethod
+    def _learns_something(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("1 teaches nothing (both sides are 1); use 2 or more")
+        return value
+
+
 class TokenClassification(_AnyStage):
     """Tagging of words by an encoder: what begins, continues or is outside of an answer (the task mine)."""
 
@@ -224,9 +273,9 @@ class TokenClassification(_AnyStage):
     )
 
 
-Stage = Annotated[Sft | Grpo | Dpo | BestOf | TokenClassification, Discriminator("kind")]
+Stage = Annotated[Sft | Grpo | Dpo | BestOf | Distill | TokenClassification, Discriminator("kind")]
 NOT_IN_FINGERPRINT = (
     *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing"),
-    *("vllm", "vllm_server"),
+    *("vllm", "vllm_server", "min_coverage", "evaluate_teachers"),
 )
 """Settings of a stage that do not change what it learns. What samples is recorded in the stage's own files."""

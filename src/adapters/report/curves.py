@@ -43,10 +43,11 @@ FIRST = {
     "frac_reward_zero_std": ("Groups without variance", "share of groups of equal rewards, which give no gradient"),
     "rewards/accuracies": ("Preference accuracy", "share of pairs whose chosen answer has the higher implicit reward"),
     "rewards/margins": ("Preference margin", "implicit reward of chosen minus rejected"),
+    "coverage": ("Coverage", "the student's probability on the teachers' top_k tokens"),
     "entropy": ("Entropy", "nats per token"),
     "mean_token_accuracy": ("Token accuracy", "share of the target tokens that are the most likely"),
 }
-SHARES = {"completions/clipped_ratio", "frac_reward_zero_std", "rewards/accuracies", "mean_token_accuracy"}
+SHARES = {"coverage", "completions/clipped_ratio", "frac_reward_zero_std", "rewards/accuracies", "mean_token_accuracy"}
 NO_PANEL = {"step", "epoch", "total_flos", "reward_std", "completions/min_length", "completions/max_length"}
 
 

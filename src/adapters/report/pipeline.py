@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from adapters.environment import peak_memory_text
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage
+from adapters.pipeline.run_folder import as_dict as as_dict
 from adapters.report.charts import short
 
 SHOWN = (
@@ -113,7 +114,10 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
         out.append(("first KL", short(kl)))
     if (share := number(figures.get("zero_variance_share"))) is not None:
         out.append(("groups without variance", f"{share:.0%}"))
-    for key, word in (("samples", "own answers"), ("select", "held-out rows")):
+    if low := as_dict(figures.get("low_coverage")):
+        told = ", ".join(f"{domain} {share:.0%}" for domain, share in low.items())
+        out.append(("low coverage", f"{told}: the loss does not see the student's other tokens; raise top_k"))
+    for key, word in (("samples", "own answers"), ("select", "held-out rows"), ("unreadable", "prompts")):
         if text := as_dict(figures.get(key)).get("text"):
             out.append((word, plain(text)))
     out += [(k.replace("_", " "), plain(v)) for k, v in figures.items() if k not in known and number(v) is not None]
@@ -144,8 +148,3 @@ def _chain(stage: Stage, before: Stage | None) -> tuple[str, bool] | None:
     if before.weights_hash == start_hash:
         return f"starts from {start}; hashes agree", True
     return f"starts from weights that {start} no longer holds", False
-
-
-def as_dict(value: Any) -> Mapping[str, Any]:
-    """The value, or {} for no dict: a damaged run is shown as far as it can be."""
-    return value if isinstance(value, dict) else {}

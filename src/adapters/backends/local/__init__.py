@@ -22,6 +22,7 @@ from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import (
     architectures,
+    distill,
     dpo,
     kernels,
     packing,
@@ -52,13 +53,13 @@ from adapters.backends.memory import StagePlan
 from adapters.console import phase, quiet_libraries
 from adapters.errors import UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Grpo
+from adapters.recipe.stages import Distill, Grpo
 from adapters.types import Progress, Sampler
 
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # it would ask on its own; the one answer is --trust-remote-code
 
 TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
-TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo}
+TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo, "distill": distill.train_distill}
 
 
 class LocalBackend(TokenizingBackend):
@@ -96,6 +97,8 @@ class LocalBackend(TokenizingBackend):
             select.check(stage, ("stages", n, "select"))
             if getattr(stage, "vllm", "off") in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
                 raise UserError(missing, at=("stages", n, "vllm"))
+            if isinstance(stage, Distill):
+                distill.check(stage, ("stages", n))
             if getattr(stage, "packing", False):
                 known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
                 packing.check(self.recipe, stage, known, ("stages", n, "packing"))
@@ -146,6 +149,9 @@ class LocalBackend(TokenizingBackend):
 
     def ready(self, jobs: Sequence[Job]) -> list[str]:
         """Notes on how GRPO stages are sampled. Raises UserError for what would stop one after the stages before it."""
+        for job in jobs:
+            if isinstance(job.stage, Distill):
+                distill.ready(job, len(self.encoder.tokenizer))
         grpo = [job for job in jobs if isinstance(job.stage, Grpo)]
         chosen = [vllm_sampling.choose(job, self.recipe, self.base, self.state.device.type) for job in grpo]
         return [f"{job.name}: {sampling.note}" for job, sampling in zip(grpo, chosen, strict=True) if sampling.note]

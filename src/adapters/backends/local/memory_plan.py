@@ -36,7 +36,7 @@ from adapters.backends.memory import (
 from adapters.backends.selection import Selection
 from adapters.errors import UserError
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Grpo
+from adapters.recipe.stages import Distill, Grpo
 
 WITHOUT_KERNELS = (
     "linear attention or state space layers are planned as transformers computes them in torch; kernels such as "
@@ -224,20 +224,21 @@ def _training_use(job: Job, recipe: Recipe, shape: Shape, common: Use, available
         tokens=_longest(job),
         micro_batch=min(micro, share),
         sides=2 if stage.kind == "dpo" else 1,
-        target=stage.max_completion_length if stage.kind == "grpo" else 0,
+        target=stage.max_completion_length if isinstance(stage, Grpo | Distill) else 0,
         checkpointing=common.checkpointing if checkpointing is None else checkpointing,
         reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
         optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
     )
-    if isinstance(stage, Grpo):
-        use = _sampling_use(job, recipe, shape, replace(use, generated=share * stage.updates_per_generation), available)
+    if isinstance(stage, Grpo | Distill):
+        updates = getattr(stage, "updates_per_generation", 1)
+        use = _sampling_use(job, recipe, shape, replace(use, generated=share * updates), available)
     return use, share
 
 
 def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: float | None) -> Use:
-    """Who generates a GRPO stage's completions."""
+    """Who generates a stage's completions."""
     stage: Any = job.stage
-    how = vllm_mode(stage)
+    how = vllm_mode(stage) if isinstance(stage, Grpo) else "off"
     if how == "server":
         return replace(use, generated=0)
     if how == "colocate":
@@ -251,7 +252,7 @@ def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: f
         return replace(use, vllm=replace(vllm, held=share * available) if share else one)
     speedups = recipe.model.speedups and use.zero < 3
     once = speedups and shape.reads_once
-    prompts = -(-use.generated // stage.group_size) if once else use.generated
+    prompts = -(-use.generated // getattr(stage, "group_size", 1)) if once else use.generated
     use = replace(use, prompt=use.tokens - stage.max_completion_length, prompts=prompts)
     mergeable = speedups and shape.adapted > 0 and use.weight_bits >= 16
     return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))
@@ -278,7 +279,7 @@ def vllm_mode(stage: Any) -> str:
 
 def _longest(job: Job) -> int:
     stage = job.stage
-    if isinstance(stage, Grpo):
+    if isinstance(stage, Grpo | Distill):
         longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
         return min(longest, stage.max_prompt_length) + stage.max_completion_length
     sides = ("target", "rejected")

@@ -43,6 +43,13 @@ def dpo(encoder: Encoder, example: Example) -> list[int]:
     return chosen if chosen == rejected else chosen + rejected
 
 
+def distill(encoder: Encoder, example: Example) -> list[int]:
+    """The prompt as TRL's distillation trainer gets it."""
+    from adapters.backends.local.distill import trainer_prompt
+
+    return trainer_prompt(encoder, [dict(message) for message in example.prompt])
+
+
 def evaluation(encoder: Encoder, example: Example) -> list[int]:
     """What reaches `generate` in an evaluation, padding left out."""
     model = _Recorder(encoder.end)
@@ -69,6 +76,7 @@ VIEWS: dict[str, Callable[[Encoder, Example], list[int]]] = {
     "sft": sft,
     "grpo": grpo,
     "dpo": dpo,
+    "distill": distill,
     "evaluation": evaluation,
     "model card": usage,
 }

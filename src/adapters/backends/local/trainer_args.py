@@ -14,15 +14,21 @@ from typing import Any
 from accelerate import PartialState
 from pydantic import TypeAdapter, ValidationError
 from transformers import TrainingArguments
-from trl import DPOConfig, GRPOConfig, SFTConfig
+from trl import DistillationConfig, DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.jobs import Job
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Dpo, Grpo, Stage, TokenClassification
+from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, TokenClassification
 
-CONFIGS = {"sft": SFTConfig, "grpo": GRPOConfig, "dpo": DPOConfig, "token_classification": TrainingArguments}
+CONFIGS = {
+    "sft": SFTConfig,
+    "grpo": GRPOConfig,
+    "dpo": DPOConfig,
+    "distill": DistillationConfig,
+    "token_classification": TrainingArguments,
+}
 LOSSES = {
     "sft": ("nll", "dft"),
     "grpo": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -30,7 +36,15 @@ LOSSES = {
         *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"),
         *("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"),
     ),
+    "distill": ("top_k_reverse_kl",),
 }
+OF_DISTILL = {
+    "beta": "the stage itself: the loss is the reverse KL on the teacher's top_k tokens",
+    "top_k": "the stage's own top_k (TRL's is another thing, a limit of what is sampled)",
+    **dict.fromkeys(("use_vllm", "vllm_mode"), "the stage itself: the student samples without vLLM"),
+    **dict.fromkeys(("teacher_model_name_or_path", "teacher_model_init_kwargs", "teacher_model_revision"), "teachers"),
+}
+"""TRL options that mean something else in a distill stage, or nothing -> what decides."""
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 DIVERGENCE_LOSSES = LOSSES["dpo"][:8]  # the losses that TRL computes with another divergence than reverse_kl
 OWNED = {
@@ -108,6 +122,8 @@ def check_options(stage: Stage, at: KeyPath) -> None:
     section, given_options = own_options(stage)
     for name, value in given_options.items():
         key = (*at, section, name)
+        if isinstance(stage, Distill) and name in OF_DISTILL:
+            raise UserError(f"this is decided by {OF_DISTILL[name]}.", at=key)
         if name in OWNED:
             raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
         if name in ELSEWHERE:
@@ -206,6 +222,14 @@ def trainer_config(
     elif isinstance(stage, TokenClassification):
         options |= {"train_sampling_strategy": "sequential", "label_names": ["labels"]}
         options["gradient_checkpointing"] = bool(stage.gradient_checkpointing)
+    elif isinstance(stage, Distill):
+        options |= {
+            "shuffle_dataset": False,  # the rows come in the order of `batches.stratified`
+            "max_completion_length": stage.max_completion_length,
+            "temperature": stage.temperature,
+            "chat_template_kwargs": template,
+            "disable_dropout": True,
+        }
     else:  # rows that are too long were dropped and counted by the plan; nothing is cut here
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
     if packed:

@@ -68,6 +68,8 @@ def _check_stage(stage: Any, at: KeyPath) -> None:
         )
     if stage.gradient_checkpointing is not None:
         raise UserError("the service chooses this itself; leave it out.", at=(*at, "gradient_checkpointing"))
+    if stage.kind == "distill":
+        raise UserError("the hosted trainer does not distill; use trainer: local.", at=at)
     if stage.select is not None:
         raise UserError("the hosted trainer keeps the last state; leave this out.", at=(*at, "select"))
     if getattr(stage, "vllm", "auto") not in ("auto", "off"):

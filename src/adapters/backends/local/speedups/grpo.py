@@ -52,13 +52,28 @@ def grpo_speedups(
     shuffle = trl_grpo.shuffle_sequence_dict
     if not _order_matters(args) and not in_use(model):
         trl_grpo.shuffle_sequence_dict = _by_length
-    model.generate = _Generate(model, MergedSampling(model, args, metrics, done, again))
     try:
-        yield
+        with fast_sampling(model, args, metrics, done, again):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
         trl_grpo.shuffle_sequence_dict = shuffle
+
+
+@contextmanager
+def fast_sampling(
+    model: Any,
+    args: Any,
+    metrics: MutableMapping[str, list[float]],
+    done: int = 0,
+    again: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """The part of `grpo_speedups` that samples, also for other trainers that do."""
+    model.generate = _Generate(model, MergedSampling(model, args, metrics, done, again))
+    try:
+        yield
+    finally:
         vars(model).pop("generate", None)
 
 

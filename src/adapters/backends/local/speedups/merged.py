@@ -18,7 +18,6 @@ import torch
 from peft import PeftModel
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
-from trl import GRPOConfig
 
 from adapters.backends.local.sharding import shards_weights
 
@@ -68,7 +67,7 @@ class MergedSampling:
     def __init__(
         self,
         model: PeftModel,
-        args: GRPOConfig,
+        args: Any,
         metrics: MutableMapping[str, list[float]],
         done: int = 0,
         again: Callable[[], bool] = lambda: False,
@@ -76,7 +75,7 @@ class MergedSampling:
         self.model, self.metrics, self.again = model, metrics, again
         self.first = self.generations = done
         self.stopped: str | None = None
-        if args.use_vllm or args.use_transformers_continuous_batching:
+        if args.use_vllm or getattr(args, "use_transformers_continuous_batching", False):
             self._stop(f"{'vLLM' if args.use_vllm else 'continuous batching'} samples")
 
     def __call__(self, sample: Callable[[], torch.Tensor], prompt_mask: torch.Tensor, stops: Set[int]) -> torch.Tensor:

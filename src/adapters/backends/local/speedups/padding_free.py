@@ -69,7 +69,8 @@ class PackedRows:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward pass, changed only for scoring padded text."""
-        given = {name: value for name, value in kwargs.items() if value is not None}
+        # Which logits are kept is no matter of the backbone, whose callers cut its output themselves.
+        given = {name: value for name, value in kwargs.items() if value is not None and name != "logits_to_keep"}
         if args or given.keys() != {"input_ids", "attention_mask", "use_cache"} or given["use_cache"]:
             return self.plain(*args, **kwargs)
         real = given["attention_mask"].bool()

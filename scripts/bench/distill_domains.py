@@ -1,0 +1,300 @@
+"""Four domain adapters into one: the distilled student beside its teachers, PEFT's merges, and joint SFT.
+
+    python scripts/bench/distill_domains.py --data FOLDER --out FOLDER [--noise ocr]
+
+FOLDER holds the IE corpora of docs/ie.md: bio (bc5cdr, ncbi), tweets (btc), science (scierc_ner), relations
+(conll04_re). Teachers are recipes/distill_teacher.yaml with other data, the student is recipes/distill_domains.yaml,
+and joint SFT is the teacher's recipe on all data, for as many optimizer steps as the student takes. The merges have the
+teachers' rank; their weight and density are chosen on dev rows. bc5cdr and scierc_ner have no test file: half of their
+dev ids is used to choose, the other half to test. A stopped script goes on where it was.
+
+With --noise a second student learns from damaged prompts whose teachers read the clean text, and it, the first student
+and the teachers answer damaged test rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).parents[2]
+TEACHER, STUDENT = (ROOT / "recipes" / f"distill_{name}.yaml" for name in ("teacher", "domains"))
+HALVES: Final = {"dev": 0.5, "test": 0.5}
+TRAIN: Final[Mapping[str, list[dict[str, Any]]]] = {
+    "bio": [
+        {"path": "bc5cdr.train.jsonl", "name": "bc5cdr", "max_rows": 1200},
+        {"path": "ncbi.train.jsonl", "name": "ncbi", "max_rows": 1200, "keep_empty": 0.5},
+    ],
+    "tweets": [{"path": "btc.train.jsonl", "name": "btc", "max_rows": 2400, "keep_empty": 0.5}],
+    "science": [{"path": "scierc_ner.train.jsonl", "name": "scierc_ner"}],
+    "relations": [{"path": "conll04_re.train.jsonl", "name": "conll04"}],
+}
+CORPORA: Final = {
+    "bio": ("bc5cdr", "ncbi"),
+    "tweets": ("btc",),
+    "science": ("scierc_ner",),
+    "relations": ("conll04_re",),
+}
+WITHOUT_TEST: Final = ("bc5cdr", "scierc_ner")
+DENSITIES: Final[Sequence[Mapping[str, float]]] = ({"density": 0.3}, {"density": 0.7})
+MERGES: Final[Mapping[str, Sequence[Mapping[str, float]]]]
+MERGES = {"linear": [{}], "svd": [{}], "ties": DENSITIES, "dare_ties": DENSITIES}
+
+
+def main() -> None:
+    """Train, merge, measure, and write the table."""
+    options = arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.chdir(options.out)  # relative paths of the recipes, such as the run folder, lead here
+    teachers = {
+        domain: train(options, TEACHER, f"ie_{domain}", options.teacher_steps, TRAIN[domain]) for domain in TRAIN
+    }
+    models = {f"teacher {domain}": folder for domain, folder in teachers.items()}
+    models["student"] = distilled(options, "student", teachers)
+    everything = [source for sources in TRAIN.values() for source in sources]
+    models["joint SFT"] = train(options, TEACHER, "joint", options.start_steps + options.steps, everything)
+    measure = Measure(options)
+    chosen = {how: best_merge(options, measure, how, teachers) for how in MERGES}
+    models |= {f"merge {how}": Path(choice["folder"]) for how, choice in chosen.items()}
+    table = measure(models, sets(options, "test"), base=True)
+    result: dict[str, Any] = {"options": vars(options) | {"data": str(options.data.name), "out": ""}, "f1": table}
+    result |= {"goals": goals(table), "merges": chosen}
+    if options.noise:
+        result["noise"] = hardened(options, measure, models, teachers)
+    Path("distill_domains.json").write_text(json.dumps(result, indent=2, default=str))
+    page = "\n".join(markdown(result))
+    Path("distill_domains.md").write_text(page + "\n")
+    print(page)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--teacher-steps", type=int, default=150)
+    parser.add_argument("--start-steps", type=int, default=60, help="SFT steps of the student before it distills")
+    parser.add_argument("--steps", type=int, default=120, help="distillation steps")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--test-rows", type=int, default=100, help="of each domain's corpora")
+    parser.add_argument("--dev-rows", type=int, default=40)
+    parser.add_argument("--noise", metavar="PRESET", help="ocr, document … : the experiment on damaged texts too")
+    parser.add_argument("--every", action="append", default=[], metavar="KEY=VALUE", help="override of every recipe")
+    parser.add_argument("--student", action="append", default=[], metavar="KEY=VALUE", help="override of the student")
+    return parser.parse_args()
+
+
+def adapters(*words: str) -> None:
+    """Run a command of the project, which says on this screen how far it is."""
+    subprocess.run([sys.executable, "-m", "adapters", *words], check=True)
+
+
+def train(options: argparse.Namespace, recipe: Path, name: str, steps: int, data: Sequence[Mapping[str, Any]]) -> Path:
+    """A run of SFT; returns its adapter."""
+    shape = [f"stages.0.max_steps={steps}", f"stages.0.batch_size={options.batch}", f"stages.0.data={json.dumps(data)}"]
+    adapters(
+        "run",
+        str(recipe),
+        f"name={name}",
+        f"data_root={options.data}",
+        "run_dir=runs",
+        "evaluate=[]",
+        *options.every,
+        *shape,
+    )
+    return Path("runs") / name / "1-sft"
+
+
+def distilled(options: argparse.Namespace, name: str, teachers: Mapping[str, Path], *more: str) -> Path:
+    """The run of the student; returns its adapter."""
+    data = json.dumps([{**source, "domain": domain} for domain, sources in TRAIN.items() for source in sources])
+    known = {domain: str(folder) for domain, folder in teachers.items()}
+    shape = [f"stages.0.max_steps={options.start_steps}", f"stages.1.max_steps={options.steps}"]
+    shape += [f"stages.{n}.batch_size={options.batch}" for n in (0, 1)] + [f"stages.{n}.data={data}" for n in (0, 1)]
+    shape += [f"stages.1.teachers={json.dumps(known)}", *options.every, *options.student, *more]
+    adapters("run", str(STUDENT), f"name={name}", f"data_root={options.data}", "run_dir=runs", "evaluate=[]", *shape)
+    return Path("runs") / name / "2-distill"
+
+
+def sets(options: argparse.Namespace, part: str, folder: Path | None = None) -> list[dict[str, Any]]:
+    """A test set for each domain, of dev or test rows; `folder` holds damaged files of the same names."""
+    rows = options.dev_rows if part == "dev" else options.test_rows
+    out = []
+    for domain, corpora in CORPORA.items():
+        sources = []
+        for corpus in corpora:
+            file, most = file_of(corpus, part), max(1, rows // len(corpora))
+            half = {"split": {"name": part, "fractions": HALVES}} if corpus in WITHOUT_TEST else {}
+            sources.append({"path": str(folder / file if folder else file), "name": corpus, "max_rows": most, **half})
+        name = f"{'dev' if part == 'dev' else 'damaged' if folder else 'test'}-{domain}"
+        out.append({"name": name, "data": sources, "max_new_tokens": 96})
+    return out
+
+
+def file_of(corpus: str, part: str) -> str:
+    """The file that holds the rows of a part."""
+    return f"{corpus}.{'dev' if corpus in WITHOUT_TEST else part}.jsonl"
+
+
+class Measure:
+    """F1 of adapters by domain, in the task's main mode over all its fields. What is stored is not asked for again."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+
+    def __call__(
+        self, models: Mapping[str, Path], tests: Sequence[Mapping[str, Any]], *, base: bool = False
+    ) -> dict[str, dict[str, float]]:
+        """Model -> domain -> F1."""
+        named: list[tuple[str, Path | None]] = [*([("base", None)] if base else []), *models.items()]
+        found = self.figures(named, tests)
+        return {
+            name: {test.partition("-")[2]: f1(by_model[label(name)]) for test, by_model in found.items()}
+            for name, _ in named
+        }
+
+    def figures(self, named: Sequence[tuple[str, Path | None]], tests: Sequence[Mapping[str, Any]]) -> Any:
+        """The figures of `adapters eval`: test set -> label -> figures."""
+        from adapters.backends import backend as make_backend
+        from adapters.pipeline.plan import evaluations, task_of
+        from adapters.pipeline.run import evaluate_all
+        from adapters.recipe.load import load_recipe
+
+        known = [f"data_root={self.options.data}", f"evaluate={json.dumps(list(tests))}", *self.options.every]
+        file = load_recipe(STUDENT, known)
+        backend, task = make_backend(file.recipe), task_of(file)
+        labelled = [(label(name), folder) for name, folder in named]
+        return evaluate_all(labelled, evaluations(file, backend, task), task, [], Path.cwd(), backend)
+
+
+def label(name: str) -> str:
+    """The folder of a model's answers."""
+    return name.replace(" ", "-")
+
+
+def f1(figures: Mapping[str, Any]) -> float:
+    """Micro F1 over all fields of the main mode."""
+    from adapters.evaluation.metrics import main_mode
+    from adapters.types import Counts
+
+    fields = figures["metrics"][main_mode(figures["metrics"])].values()
+    return sum((Counts(f["gold"], f["pred"], f["matched"]) for f in fields), Counts(0, 0, 0)).f()
+
+
+def best_merge(options: argparse.Namespace, measure: Measure, how: str, teachers: Mapping[str, Path]) -> dict[str, Any]:
+    """The merge of a kind with the best mean F1 on dev rows, among weights and densities."""
+    tried = []
+    for weight in (1 / len(teachers), 0.5, 1.0):
+        for extra in MERGES[how]:
+            folder = merged(options, how, weight, extra, teachers)
+            [by_domain] = measure(
+                {f"{how} {weight:g} {extra.get('density', '')}": folder}, sets(options, "dev")
+            ).values()
+            tried.append({"folder": folder, "weight": weight, **extra, "dev": sum(by_domain.values()) / len(by_domain)})
+    return max(tried, key=lambda one: one["dev"]) | {"tried": len(tried)}
+
+
+def merged(
+    options: argparse.Namespace, how: str, weight: float, extra: Mapping[str, float], teachers: Mapping[str, Path]
+) -> Path:
+    """The folder of a merge of equal rank by PEFT's `add_weighted_adapter`; made once."""
+    out = Path("merges") / "-".join([how, f"{weight:g}", *(f"{value:g}" for value in extra.values())])
+    if (out / "merged" / "adapter_model.safetensors").is_file():
+        return out / "merged"
+    import torch
+    from peft import PeftModel
+
+    from adapters.backends.local.base_model import resolve
+    from adapters.backends.local.model import load_base
+    from adapters.recipe.load import load_recipe
+
+    recipe = load_recipe(STUDENT, options.every).recipe
+    names, folders = list(teachers), list(teachers.values())
+    base = load_base(resolve(recipe.model.base, recipe.model.revision), recipe.model)
+    model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name=names[0])
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        model.load_adapter(str(folder), adapter_name=name)
+    torch.manual_seed(recipe.seed)  # DARE drops values by chance
+    rank = {"svd_rank": recipe.lora.rank} if how == "svd" else {}
+    model.add_weighted_adapter(names, [weight] * len(names), "merged", combination_type=how, **rank, **extra)
+    model.save_pretrained(str(out), selected_adapters=["merged"])
+    return out / "merged"
+
+
+def goals(table: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What the student keeps of the teachers' gain, and how it stands beside merges and joint SFT."""
+    base, student, joint = table["base"], table["student"], table["joint SFT"]
+    gains = {d: table[f"teacher {d}"][d] - base[d] for d in TRAIN}
+    kept = {d: (student[d] - base[d]) / gain if gain else float("nan") for d, gain in gains.items()}
+    means = {name: sum(row.values()) / len(row) for name, row in table.items()}
+    best = max((name for name in table if name.startswith("merge ")), key=lambda name: means[name])
+    return {
+        "retained": kept,
+        "retained_mean": sum(kept.values()) / len(kept),
+        "retained_worst": min(kept.values()),
+        "best_merge": best,
+        "above_best_merge": means["student"] - means[best],
+        "domains_above_joint": sum(student[d] > joint[d] for d in TRAIN),
+        "means": means,
+    }
+
+
+def hardened(
+    options: argparse.Namespace, measure: Measure, models: Mapping[str, Path], teachers: Mapping[str, Path]
+) -> dict[str, Any]:
+    """A student of damaged prompts and clean teachers beside all others on damaged test rows."""
+    (folder := Path("damaged").resolve()).mkdir(exist_ok=True)
+    for file in {file_of(corpus, "test") for corpora in CORPORA.values() for corpus in corpora}:
+        if not (folder / file).is_file():
+            to = ["--task", "ie", "-o", str(folder / file)]
+            adapters("data", "noise", str(options.data / file), "--preset", options.noise, *to)
+    noise = f"stages.1.noise={{use: {options.noise}, share: 1.0, teacher: clean}}"
+    student = distilled(options, f"student_{options.noise}", teachers, noise)
+    named: dict[str, Path] = {k: v for k, v in models.items() if k.startswith("teacher ")}
+    named |= {"student": models["student"], "hardened": student}
+    tests = sets(options, "test", folder)
+    table = measure(named, tests)
+    return {"f1": table, "against_teacher": dict(differences(measure.figures(list(named.items()), tests)))}
+
+
+def differences(found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """By domain: F1 of the hardened student less that of the domain's teacher, with its paired 95 % interval."""
+    from adapters.evaluation.comparison import changes
+    from adapters.evaluation.metrics import main_mode
+    from adapters.files import read_jsonl
+
+    for test, by_model in found.items():
+        domain = test.partition("-")[2]
+        pair = (f"teacher-{domain}", "hardened")
+        samples = tuple(tuple(read_jsonl(Path("eval") / model / test / "samples.jsonl")) for model in pair)
+        before, after = (by_model[model] for model in pair)
+        for change in changes(before, after, main_mode(before["metrics"]), (samples[0], samples[1])):
+            yield f"{domain} {change.field}", {"delta": change.delta, "interval": change.interval}
+
+
+def markdown(result: Mapping[str, Any]) -> Iterator[str]:
+    """The tables as Markdown."""
+    for title, table in (("F1", result["f1"]), ("F1, damaged", (result.get("noise") or {}).get("f1"))):
+        if table:
+            yield from ["", f"| {title} | {' | '.join(TRAIN)} | mean |", "|---|" + "---|" * (len(TRAIN) + 1)]
+            for name, row in table.items():
+                values = [row[d] for d in TRAIN]
+                yield f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} | {sum(values) / len(values):.3f} |"
+    reached = result["goals"]
+    yield from ["", "| goal | reached |", "|---|---|"]
+    yield f"| retained, mean (0.9) | {reached['retained_mean']:.2f} |"
+    yield f"| retained, worst domain (0.8) | {reached['retained_worst']:.2f} |"
+    yield f"| above the best merge, {reached['best_merge']} (0.05) | {reached['above_best_merge']:+.3f} |"
+    yield f"| domains above joint SFT (2 of 4) | {reached['domains_above_joint']} |"
+    for name, change in ((result.get("noise") or {}).get("against_teacher") or {}).items():
+        yield f"| hardened less teacher, damaged {name} | {change['delta']:+.3f} {change['interval']} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""On-policy distillation of several teachers into one student, through TRL's trainer with a loss of our own.
+
+The student writes, the teacher of the prompt's domain judges every token. One private function of TRL is replaced,
+while a stage trains: `trl.trainer.distillation_trainer._chunked_divergence_loss`. TRL itself has one teacher; several
+are asked for in its issue 6151 and change 7215, which would make `routed_teacher` unnecessary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import trl.trainer.distillation_trainer as trl_distillation
+from transformers import TrainerCallback
+from trl import DistillationTrainer
+from trl.trainer import add_fused_lm_head
+
+from adapters.backends.batches import stratified
+from adapters.backends.figures import distill_figures
+from adapters.backends.jobs import Job
+from adapters.backends.local import sharding
+from adapters.backends.local.checkpoints import last_good, step_of
+from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.routed_teacher import Route, RoutedTeacher, routes, teachers_beside
+from adapters.backends.local.speedups.grpo import fast_sampling
+from adapters.backends.local.top_k_kl import Head, token_figures
+from adapters.backends.local.training import LocalStage, release
+from adapters.console import console, is_main, phase
+from adapters.data.load import clean_prompt, domain_of
+from adapters.errors import UserError
+from adapters.recipe.stages import Distill
+from adapters.types import Example
+
+REPLACED: Final = "_chunked_divergence_loss"
+PARAMETERS: Final = (
+    *("student_hidden_states", "teacher_hidden_states", "student_lm_head_weight", "teacher_lm_head_weight"),
+    *("completion_mask", "beta", "num_items_in_batch", "student_lm_head_bias", "teacher_lm_head_bias"),
+    *("student_logit_scale", "teacher_logit_scale", "student_final_logit_softcapping"),
+    *("teacher_final_logit_softcapping", "temperature"),
+)
+"""Parameters of the function that is replaced, by which the trainer calls ours."""
+FIGURES: Final = ("loss", "coverage", "teacher_coverage", "tokens", "rows")
+
+
+@dataclass
+class Tally:
+    """Sums of the rows of a step, by domain: `FIGURES`, of which all but the loss are over tokens."""
+
+    domains: Sequence[str]
+    sums: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a step."""
+        self.sums = torch.zeros(len(self.domains), len(FIGURES), dtype=torch.float64)
+
+    def add(self, domain: str, *sums: float) -> None:
+        """Count a row."""
+        self.sums[self.domains.index(domain)] += torch.tensor(sums, dtype=torch.float64)
+
+    def figures(self, sums: torch.Tensor) -> dict[str, float]:
+        """What is logged of a step: means inside a domain, and over domains."""
+        rows, tokens = sums[:, 4].clamp(min=1), sums[:, 3].clamp(min=1)
+        loss, coverage, teacher = sums[:, 0] / rows, sums[:, 1] / tokens, sums[:, 2] / tokens
+        out = {"coverage": float(coverage.mean()), "teacher_coverage": float(teacher.mean())}
+        for n, domain in enumerate(self.domains):
+            out |= {f"loss/{domain}": float(loss[n]), f"coverage/{domain}": float(coverage[n])}
+        return out
+
+
+class RoutedLoss:
+    """Takes the place of TRL's divergence; a row's loss is the mean over its tokens, a step's the mean of its rows.
+
+    With equally many rows of each domain in a step, that is the mean inside a domain and then over domains. Each
+    micro-batch gives its share of a step's loss, times the processes whose gradients are averaged.
+    """
+
+    def __init__(self, teacher: RoutedTeacher, stage: Distill, tally: Tally, processes: int) -> None:
+        self.teacher, self.top_k, self.tally = teacher, stage.top_k, tally
+        self.share = processes / stage.batch_size
+
+    def __call__(
+        self,
+        student_hidden_states: torch.Tensor,
+        teacher_hidden_states: torch.Tensor,
+        student_lm_head_weight: torch.Tensor,
+        teacher_lm_head_weight: torch.Tensor,
+        completion_mask: torch.Tensor,
+        beta: float,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        student_lm_head_bias: torch.Tensor | None = None,
+        teacher_lm_head_bias: torch.Tensor | None = None,
+        student_logit_scale: float = 1.0,
+        teacher_logit_scale: float = 1.0,
+        student_final_logit_softcapping: float | None = None,
+        teacher_final_logit_softcapping: float | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss, the sum of the student's entropies, and the number of tokens."""
+        heads = [
+            Head(student_lm_head_weight, student_lm_head_bias, student_logit_scale, student_final_logit_softcapping),
+            Head(teacher_lm_head_weight, teacher_lm_head_bias, teacher_logit_scale, teacher_final_logit_softcapping),
+        ]
+        student, teacher = (Head(h.weight, h.bias, h.scale, h.softcap, temperature) for h in heads)
+        valid = completion_mask != 0
+        figures = token_figures(
+            student_hidden_states[valid], teacher_hidden_states[valid], student, teacher, self.top_k
+        )
+        counts = valid.sum(1)
+        row_of = valid.nonzero()[:, 0]
+
+        def by_row(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(len(counts)).index_add(0, row_of, values)
+
+        losses = by_row(figures.loss) / counts.clamp(min=1)
+        detached = (losses.detach(), by_row(figures.coverage), by_row(figures.teacher_coverage), counts)
+        for domain, *sums in zip(self.teacher.domains, *(part.tolist() for part in detached), strict=True):
+            self.tally.add(domain, *sums, 1)
+        return losses.sum() * self.share, figures.entropy.sum(), counts.sum()
+
+
+@contextmanager
+def replaced_loss(loss: RoutedLoss) -> Iterator[None]:
+    """Let TRL's trainer compute our loss. Raises RuntimeError when its own has other parameters than `PARAMETERS`."""
+    original = getattr(trl_distillation, REPLACED, None)
+    if original is None or tuple(inspect.signature(original).parameters) != PARAMETERS:
+        raise RuntimeError("TRL changed; see distill")
+    setattr(trl_distillation, REPLACED, loss)
+    try:
+        yield
+    finally:
+        setattr(trl_distillation, REPLACED, original)
+
+
+class Coverage(TrainerCallback):  # type: ignore[misc]
+    """Adds a step's figures by domain to the trainer's, and warns once of each domain whose coverage is low.
+
+    The processes' sums are added up here, where no pass is under way.
+    """
+
+    def __init__(self, tally: Tally, least: float) -> None:
+        self.tally, self.least, self.low = tally, least, set[str]()
+        self.trainer: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the step's figures; warn."""
+        accelerator = self.trainer.accelerator
+        sums = accelerator.reduce(self.tally.sums.float().to(accelerator.device), reduction="sum").cpu()
+        self.tally.clear()
+        figures = self.tally.figures(sums)
+        for name, value in figures.items():
+            self.trainer._metrics["train"][name].append(value)
+        for domain in self.tally.domains:
+            if figures[f"coverage/{domain}"] < self.least and domain not in self.low:
+                self.low.add(domain)
+                if is_main():
+                    console(stderr=True).print(
+                        f"warning: step {state.global_step}: the student has {figures[f'coverage/{domain}']:.0%} of "
+                        f"its probability on the top_k tokens of the teacher of {domain!r}, below min_coverage "
+                        f"({self.least:.0%}); the loss does not see the rest. Raise top_k, or begin with an SFT stage.",
+                        markup=False,
+                        soft_wrap=True,
+                    )
+
+
+def check(stage: Distill, at: tuple[str | int, ...]) -> None:
+    """Raise UserError for a launch that shards weights, which the teachers' adapters beside the student do not bear."""
+    if (sharded := sharding.check_launch()) is not None:
+        fault = f"distillation runs on whole weights, and this launch asks for {sharded}; use ddp.yaml or one process."
+        raise UserError(fault, at=at)
+
+
+def ready(job: Job, vocabulary: int) -> None:
+    """Raise UserError for a support that is larger than the vocabulary."""
+    if isinstance(job.stage, Distill) and job.stage.top_k > vocabulary:
+        fault = f"the base's vocabulary has {vocabulary:,} tokens; choose at most as many."
+        raise UserError(fault, at=("stages", job.index, "top_k"))
+
+
+def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
+    """Train one distillation stage. Returns its steps, and loss and coverage, by domain, at both ends."""
+    job, model = run.job, run.model
+    domains = sorted(stage.teachers)
+    phase("tokenising")
+    prompts, table = _prompts(run.encoder, job.examples, ("stages", job.index, "data"))
+    order = stratified([domain_of(e) or "" for e in job.examples], stage.batch_size, job.steps, run.recipe.seed)
+    tally = Tally(domains)
+    coverage = Coverage(tally, stage.min_coverage)
+    phase("loading the teachers")
+    with teachers_beside(model, {d: Path(stage.teachers[d]) for d in domains}) as names:
+        teacher = RoutedTeacher(model, names, table, run.encoder.tokenizer.pad_token_id)
+        trainer = run.trainer(DistillationTrainer, [prompts[n] for n in order], teacher_model=teacher)
+        coverage.trainer = trainer
+        trainer.add_callback(coverage)
+        if "logits_to_keep" not in trainer.model_kwarg_keys:
+            raise UserError("the base's class does not say which logits it keeps; distillation needs one that does.")
+        # By its scores merged sampling measures what rounding does.
+        add_fused_lm_head(model.get_base_model(), temperature=stage.temperature)
+        metrics, done = trainer._metrics["train"], step_of(last_good(run.folder))
+        fast = fast_sampling(model, trainer.args, metrics, done) if run.recipe.model.speedups else nullcontext()
+        with fast, replaced_loss(RoutedLoss(teacher, stage, tally, trainer.accelerator.num_processes)):
+            state = run.train(trainer)
+        release(trainer)
+    return {"steps": state.global_step, **distill_figures(state.log_history, stage.min_coverage)}
+
+
+def _prompts(
+    encoder: Encoder, examples: Sequence[Example], at: tuple[str | int, ...]
+) -> tuple[list[dict[str, Any]], Mapping[tuple[int, ...], Route]]:
+    """The prompts as the trainer gets them, and the table that finds their domains.
+
+    Raises UserError for a prompt that the trainer would write in another way than inference does.
+    """
+    ids = encoder.prompts([e.prompt for e in examples])
+    read = encoder.prompts([clean_prompt(e) for e in examples])
+    prompts = [[dict(message) for message in e.prompt] for e in examples]
+    for example, prompt, own in zip(examples, prompts, ids, strict=True):
+        if trainer_prompt(encoder, prompt) != own:
+            fault = f"the prompt of row {example.id!r} of {example.source} has tools or parts that TRL's trainer drops."
+            raise UserError(fault, at=at)
+    table = routes(zip(ids, (domain_of(e) or "" for e in examples), read, strict=True))
+    return [{"prompt": prompt} for prompt in prompts], table
+
+
+def trainer_prompt(encoder: Encoder, prompt: Sequence[Any]) -> list[int]:
+    """The tokens that TRL's trainer makes of a prompt."""
+    made = encoder.tokenizer.apply_chat_template(
+        conversation=[list(prompt)], add_generation_prompt=True, tokenize=True, return_dict=True, **encoder.template
+    )
+    ids: list[int] = made["input_ids"][0]
+    return ids

@@ -1,0 +1,185 @@
+"""The teachers of a `distill` stage: which adapter judges which domain, and what must hold before it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.backends import adapter_folder
+from adapters.backends.jobs import Backend, Job
+from adapters.data.load import clean_prompt, domain_of
+from adapters.errors import KeyPath, UserError
+from adapters.pipeline import starting
+from adapters.pipeline.run_folder import TEACHER, RunFolder, adapter_in
+from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Distill, Stage
+from adapters.types import Example, Extracting, Row, Task
+
+SHOWN: Final = 3
+"""Rows or sources that a message names."""
+
+
+class PromptTask:
+    """A task whose rows need no labels: of what it cannot read as an example it makes the prompt alone."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getattr__(self, name: str) -> Any:
+        """The task's own attribute."""
+        return getattr(self.task, name)
+
+    def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
+        """The task's example, or one without labels. Raises ValueError for a row without a prompt."""
+        try:
+            return self.task.example(row, source=source, id=id)
+        except ValueError:
+            if not isinstance(self.task, Extracting):
+                raise
+            prompt = self.task.request(row)
+        return Example(id, source, prompt, meta={"text": row.get(self.task.text_field)})
+
+
+def folders(stage: Distill) -> dict[str, Path]:
+    """The teachers' adapters by domain. Raises UserError for a folder that holds none."""
+    return {domain: adapter_in(Path(path).expanduser()) for domain, path in sorted(stage.teachers.items())}
+
+
+def check(stage: Distill, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
+    """Raise UserError for teachers and rows that do not go together."""
+    _check_teachers(stage, recipe, backend, (*at, "teachers"))
+    _check_domains(stage, examples, at)
+    _check_prompts(examples, (*at, "data"))
+
+
+def _check_teachers(stage: Distill, recipe: Recipe, backend: Backend, at: KeyPath) -> None:
+    for domain, path in sorted(stage.teachers.items()):
+        try:
+            folder = adapter_in(Path(path).expanduser())
+        except UserError as error:
+            raise UserError(str(error), at=(*at, domain)) from None
+        if problems := adapter_folder.problems(folder):
+            raise UserError(f"{problems[0]}.", at=(*at, domain))
+        if odd := starting.not_plain(folder, recipe):
+            raise UserError(f"{domain!r} is no plain LoRA adapter ({odd}).", at=at)
+        if theirs := starting.other_base(folder, recipe, backend):
+            fault = f"{domain!r} was trained on {theirs}, the recipe's base is {recipe.model.base}."
+            raise UserError(fault, at=at)
+
+
+def _check_domains(stage: Distill, examples: Sequence[Example], at: KeyPath) -> None:
+    bare = [e for e in examples if domain_of(e) is None]
+    if bare:
+        more = f" (and {len(bare) - 1:,} more rows)" if len(bare) > 1 else ""
+        fault = f"row {bare[0].id!r} of {bare[0].source}{more} has no domain; give the source one with domain:."
+        raise UserError(fault, at=(*at, "data"))
+    found = Counter(domain_of(e) for e in examples)
+    for domain in sorted(str(d) for d in found.keys() - stage.teachers.keys()):
+        sources = Counter(e.source for e in examples if domain_of(e) == domain)
+        named = ", ".join(f"{n:,} rows of {source}" for source, n in sources.most_common(SHOWN))
+        raise UserError(f"no teacher for the domain {domain!r} ({named}).", at=(*at, "teachers"))
+    for domain in sorted(stage.teachers.keys() - found.keys()):
+        raise UserError(f"the teacher {domain!r} has no rows.", at=(*at, "teachers"))
+    if stage.batch_size % len(stage.teachers):
+        fault = f"{stage.batch_size} cannot be shared equally by {len(stage.teachers)} domains."
+        raise UserError(fault, at=(*at, "batch_size"))
+
+
+def _check_prompts(examples: Sequence[Example], at: KeyPath) -> None:
+    first: dict[bytes, Example] = {}
+    for example in examples:
+        known = first.setdefault(_key(example.prompt), example)
+        if domain_of(known) != domain_of(example):
+            one, two = (f"row {e.id!r} of {e.source}" for e in (known, example))
+            raise UserError(f"{one} and {two} have one prompt and two domains.", at=at)
+
+
+def _key(prompt: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(prompt, sort_keys=True, default=str).encode(), digest_size=16).digest()
+
+
+def left(stage: Stage, examples: Sequence[Example], at: KeyPath) -> list[str]:
+    """Notes on the rows that a stage trains on. Raises UserError when a domain has none of them left."""
+    if not isinstance(stage, Distill):
+        return []
+    if gone := sorted(stage.teachers.keys() - {domain_of(e) for e in examples}):
+        fault = f"no row of the domain {gone[0]!r} is left: all are too long, or held out."
+        raise UserError(fault, at=(*at, "max_prompt_length"))
+    if len(stage.teachers) == 1:
+        return [f"stage {int(at[-1]) + 1}: one teacher alone; its student is a copy that learned from its own answers"]
+    return []
+
+
+def identity(stage: Stage, examples: Sequence[Example]) -> list[Any]:
+    """What decides a stage's weights beside its rows: the teachers' weights, and who judges which row, reading what."""
+    if not isinstance(stage, Distill):
+        return []
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(_key([domain_of(example), clean_prompt(example)]))
+    hashes = {domain: adapter_folder.content_hash(folder) for domain, folder in folders(stage).items()}
+    return [["teachers", hashes, digest.hexdigest()]]
+
+
+def record(job: Job) -> dict[str, Any]:
+    """The teachers as the manifest of a stage records them, by domain; {} for other stages."""
+    if not isinstance(job.stage, Distill):
+        return {}
+    rows = Counter(domain_of(e) for e in job.examples)
+    return {"teachers": {d: _record(folder, rows[d]) for d, folder in folders(job.stage).items()}}
+
+
+def _record(folder: Path, rows: int) -> dict[str, Any]:
+    run = RunFolder.of_stage(folder)
+    data = [
+        {"source": entry.get("source"), "license": entry.get("license")}
+        for stage in starting.history(folder)
+        for entry in stage["data"]
+    ]
+    return {
+        "name": f"{run.name}/{folder.name}" if run else folder.name,
+        "path": str(folder),
+        "weights": adapter_folder.content_hash(folder),
+        "rows": rows,
+        "data": data,
+    }
+
+
+def models(jobs: Sequence[Job]) -> dict[str, Path]:
+    """The teachers to measure beside the stages: label -> adapter."""
+    found: dict[str, Path] = {}
+    for stage in (job.stage for job in jobs):
+        if isinstance(stage, Distill) and stage.evaluate_teachers:
+            found |= {f"{TEACHER}{domain}": folder for domain, folder in folders(stage).items()}
+    return found
+
+
+def recorded(manifest: Mapping[str, Any]) -> dict[str, Path]:
+    """The teachers of a finished stage that are still where they were: label -> adapter."""
+    teachers = manifest.get("teachers")
+    stage = manifest.get("stage")
+    if not isinstance(teachers, dict) or not (isinstance(stage, dict) and stage.get("evaluate_teachers")):
+        return {}
+    paths = {f"{TEACHER}{domain}": Path(str(entry["path"])) for domain, entry in teachers.items()}
+    return {label: path for label, path in paths.items() if (path / adapter_folder.WEIGHTS).is_file()}
+
+
+def others(given: Sequence[Path], recipe: Recipe, backend: Backend, own: Path) -> dict[str, Path]:
+    """Adapters given on the command line to be measured beside a stage: label -> adapter. Raises UserError."""
+    found: dict[str, Path] = {}
+    for path in given:
+        folder = adapter_in(path)
+        if problems := adapter_folder.problems(folder):
+            raise UserError(f"--compare: {problems[0]}.")
+        if theirs := starting.other_base(folder, recipe, backend):
+            raise UserError(f"--compare: {folder} was trained on {theirs}, this run's base is {recipe.model.base}.")
+        run = RunFolder.of_stage(folder)
+        inside = run is not None and run.path.resolve() == own.resolve()
+        label = folder.name if inside or run is None else f"{run.name}.{folder.name}"
+        if found.setdefault(label, folder) != folder:
+            raise UserError(f"--compare: two adapters are called {label}.")
+    return found
