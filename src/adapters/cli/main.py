@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli import base, check, data, env, extract, new, pairs, publish, rewards, run, sample, tasks, view
+from adapters.cli import (
+    base,
+    check,
+    data,
+    env,
+    extract,
+    new,
+    noise,
+    pairs,
+    plugins,
+    publish,
+    rewards,
+    run,
+    sample,
+    tasks,
+    view,
+)
 from adapters.cli import ie as ie  # registers its verbs in the group `data`
 from adapters.cli.errors import complain
 from adapters.cli.help import Group, dress
@@ -21,9 +37,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-for verbs in (new, check, env, run, sample, extract, view, data, publish):
+for verbs in (new, check, env, run, sample, extract, view, data, publish, plugins):
     app.add_typer(verbs.app)
-groups = {"base": base.app, "data": data.data_app, "pairs": pairs.app, "rewards": rewards.app, "tasks": tasks.app}
+groups = {"base": base.app, "data": data.data_app, "noise": noise.app, "pairs": pairs.app}
+groups |= {"rewards": rewards.app, "tasks": tasks.app}
 for name, group in groups.items():
     app.add_typer(group, name=name)
 
