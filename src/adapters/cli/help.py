@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 HEADINGS = {
     "Start": ("new", "check", "env", "plugins", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "view", "export", "score", "merge", "publish"),
+    "Use": ("extract", "view", "export", "score", "merge", "publish", "publish-data"),
     "Data": ("data", "pairs", "rewards", "tasks", "noise", "base"),
 }
 FIRST_STEPS = (
@@ -35,6 +35,7 @@ EXAMPLES = {
     "view": "adapters view out.jsonl --open",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
+    "publish-data": "adapters publish-data rows.jsonl --repo owner/name --license statements=cc-by-4.0 --dry-run",
     "merge": "adapters merge runs/mine -o merged",
     "base": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
     "base text-only": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",

@@ -20,6 +20,7 @@ from adapters.cli import (
     pairs,
     plugins,
     publish,
+    publish_data,
     rewards,
     run,
     sample,
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-for verbs in (new, check, env, run, sample, extract, view, data, publish, plugins):
+for verbs in (new, check, env, run, sample, extract, view, data, publish, publish_data, plugins):
     app.add_typer(verbs.app)
 groups = {"base": base.app, "data": data.data_app, "noise": noise.app, "pairs": pairs.app}
 groups |= {"rewards": rewards.app, "tasks": tasks.app}
