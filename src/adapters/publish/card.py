@@ -20,7 +20,7 @@ from adapters.evaluation.metrics import main_mode
 from adapters.pipeline import seeds
 from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward, stage_rewards
-from adapters.publish import bundle, comparison, plots, plugin_code, quality
+from adapters.publish import bundle, comparison, hub_files, plots, plugin_code, quality
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.publish.license_demands import demands
@@ -85,6 +85,8 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "facts": facts,
         "auto_class": "AutoModelForCausalLM" if facts.get("causal", True) else "AutoModelForImageTextToText",
         "example": finished.example(),
+        "answer_schema": hub_files.answer_schema(finished) is not None and hub_files.SCHEMA,
+        "benchmarks": hub_files.results(finished),
         "max_new_tokens": max(limits, default=1024),
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from adapters.recipe.fields import Count, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
 from adapters.recipe.first_line import HEADER
-from adapters.recipe.publish import Publish
+from adapters.recipe.publish import Benchmark, Publish
 from adapters.recipe.stages import Stage
 from adapters.recipe.tinker import Hosted
 
@@ -127,6 +127,7 @@ class EvalSet(Strict):
         default="vote", description="The answer that agrees most with the others, or the likeliest a token."
     )
     temperature: float = Field(default=0.8, gt=0, description="Of all samples but the first, which is greedy.")
+    benchmark: Benchmark | None = Field(default=None, description="The Hub's benchmark that these rows are.")
 
 
 class Recipe(Strict):
