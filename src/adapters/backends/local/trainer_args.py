@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.jobs import Job
+from adapters.backends.local import tracking
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
@@ -226,7 +227,7 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite
         "report_to": list(recipe.report_to) or "none",
-        "run_name": f"{recipe.name}-{stage.kind}",
+        "run_name": tracking.run_name(recipe, stage, folder.parent),
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu(),
         "ddp_find_unused_parameters": False,
