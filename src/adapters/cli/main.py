@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Annotated
@@ -65,6 +66,8 @@ def _start(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
+    if os.environ.get("ADAPTERS_BESIDE_ADAPTERHUB"):  # started under the other name, see extraction_adapters
+        return
     try:
         distribution("adapters")
     except PackageNotFoundError:
@@ -72,7 +75,8 @@ def _start(
     complain(
         "AdapterHub's package `adapters` is installed in this environment and shares its import name with "
         "extraction-adapters; one overwrites the other's files. Use a separate environment, or, in the repository: "
-        "pip uninstall adapters extraction-adapters && pip install -e ."
+        "pip uninstall adapters extraction-adapters && pip install -e . To keep both, install AdapterHub's last, and "
+        "use the command extraction-adapters and `import extraction_adapters`."
     )
     raise typer.Exit(2)
 
