@@ -172,7 +172,7 @@ def card(wanted: Wanted, found: Found) -> str:
         configs=configs,
     )
     name = wanted.repo.partition("/")[2]
-    lines = ["---", str(metadata.to_yaml()).strip(), "---", "", f"# {name}", ""]  # type: ignore[no-untyped-call]
+    lines = ["---", str(metadata.to_yaml()).strip(), "---", "", f"# {name}", ""]
     lines += [wanted.about, ""] if wanted.about else []
     lines += [f"{total:,} rows, made with extraction-adapters {versions().get('extraction-adapters', '')}.", ""]
     lines += ["```python", "from datasets import load_dataset", ""]

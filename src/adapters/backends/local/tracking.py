@@ -12,11 +12,13 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+from transformers import TrainerCallback
 
 from adapters.backends.jobs import Job
 from adapters.errors import UserError
@@ -31,6 +33,7 @@ FILE: Final = "tracking.json"
 ROLLOUTS: Final = 1_000
 """Rows of the table of rollouts, at most: the newest."""
 COLUMNS: Final = ("step", "id", "reward", "score", "completion")
+LOGS: Final = "TENSORBOARD_LOGGING_DIR"
 PROJECT: Final = "huggingface"
 """The project of W&B and trackio, as transformers has it."""
 
@@ -42,8 +45,9 @@ def check_login(name: str, at: Sequence[str | int]) -> None:
     settings = configparser.ConfigParser()
     settings.read([Path("~/.config/wandb/settings").expanduser(), Path("wandb/settings")], encoding="utf-8")
     mode = os.environ.get("WANDB_MODE") or settings.get("default", "mode", fallback="online")
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="")).netloc
-    if mode == "online" and not _in_netrc(host or "api.wandb.ai"):
+    address = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback="https://api.wandb.ai")
+    host = urlsplit(str(address)).netloc
+    if mode == "online" and not _in_netrc(host):
         raise UserError(
             "wandb has no login on this machine: run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline to keep "
             "the run in the folder wandb.",
@@ -68,10 +72,7 @@ def run_name(recipe: Recipe, stage: Stage, folder: Path) -> str:
 
 @contextmanager
 def one_run(recipe: Recipe, job: Job, folder: Path, *, main: bool) -> Iterator[None]:
-    """While a stage trains, its trackers' callbacks open the run of its folder; then they get what remains.
-
-    A tracker that fails at the end is named in the log and fails no stage.
-    """
+    """While a stage trains, its trackers' callbacks log to the run of its folder."""
     if not recipe.report_to or not main:
         yield
         return
@@ -79,36 +80,90 @@ def one_run(recipe: Recipe, job: Job, folder: Path, *, main: bool) -> Iterator[N
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, {"id": secrets.token_hex(4)})
     name = run_name(recipe, job.stage, folder)
-    logs = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or job.folder.parent / "tensorboard") / name
-    wanted = {"WANDB_RUN_ID": name, "WANDB_RESUME": "allow", "TENSORBOARD_LOGGING_DIR": str(logs)}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
+    before = os.environ.get(LOGS)
+    os.environ[LOGS] = str(Path(before or job.folder.parent / "tensorboard") / name)
+    # The callback of transformers takes an open run. It would name its own by WANDB_RUN_ID, which W&B reads once.
+    run = _open_wandb(name) if "wandb" in recipe.report_to else None
+    code = 1
     try:
         yield
-        _send(recipe, job.stage, folder, name, rollouts=_table(folder))
+        code = 0
     finally:
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
+        os.environ.pop(LOGS)
+        if before is not None:
+            os.environ[LOGS] = before
+        if run:
+            run.finish(exit_code=code)
+
+
+def _open_wandb(name: str) -> Any:
+    import wandb  # type: ignore[import-not-found, unused-ignore]
+
+    return wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), id=name, name=name, resume="allow")
+
+
+class Extras(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Sends the recipe when training begins, and the rollouts in `folder` at the last step.
+
+    It stands behind the trackers' own callbacks: their runs are open at both times. A tracker that fails here is named
+    in the log and fails no stage.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder, self.sent = recipe, folder, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Add the recipe to the run's parameters."""
+        if state.is_world_process_zero:
+            self._send("parameters", self.recipe.model_dump(mode="json", exclude_defaults=True))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Send the table once, when no step is left."""
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if state.is_world_process_zero and last and not self.sent and (rows := _table(self.folder)):
+            self.sent = True
+            self._send("rollouts", rows)
+
+    def _send(self, what: str, value: Any) -> None:
+        for tracker in self.recipe.report_to:
+            if send := SENDERS.get((tracker, what)):
+                with _logged(tracker, what):
+                    send(value)
+
+
+@contextmanager
+def _logged(tracker: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logging.getLogger(__name__).exception("%s did not take the %s", tracker, what)
 
 
 def send_report(recipe: Recipe, folder: Path, page: Path) -> None:
     """Add the page of a run to the run of its last stage, in `folder`, where the tracker takes files; once."""
     known = read_json(folder / FILE)
-    if recipe.report_to and known.get("id") and page.is_file() and known.get("report") != (content := sha256(page)):
-        stage = recipe.stages[-1]
-        _send(recipe, stage, folder, run_name(recipe, stage, folder), report=page)
-        write_json(folder / FILE, known | {"report": content})
+    if not (recipe.report_to and known.get("id") and page.is_file()) or known.get("report") == (
+        content := sha256(page)
+    ):
+        return
+    stage = recipe.stages[-1]
+    name, title = run_name(recipe, stage, folder), f"{recipe.name}-report"
+    if "wandb" in recipe.report_to:
+        with _logged("wandb", "report"):
+            run = _open_wandb(name)
+            run.log_artifact(str(page), name=title, type="report")
+            run.finish()
+    if "trackio" in recipe.report_to:
+        with _logged("trackio", "report"):
+            import trackio  # type: ignore[import-not-found, unused-ignore]
 
-
-def _send(recipe: Recipe, stage: Stage, folder: Path, name: str, **parts: Any) -> None:
-    for tracker in recipe.report_to:
-        if send := SENDERS.get(tracker):
-            try:
-                send(recipe, stage, name, **parts)
-            except Exception:
-                logging.getLogger(__name__).exception("%s did not take what remained of %s", tracker, name)
+            options: Mapping[str, Any] = stage.trl
+            place = {key: options.get(f"trackio_{key}") for key in ("space_id", "bucket_id")}
+            name = options.get("run_name", name)
+            trackio.init(project=options.get("project", PROJECT), name=name, resume="allow", embed=False, **place)
+            trackio.log_artifact(page, name=title, type="report")
+            trackio.finish()
+    write_json(folder / FILE, known | {"report": content})
 
 
 def _table(folder: Path) -> list[list[Any]]:
@@ -118,61 +173,58 @@ def _table(folder: Path) -> list[list[Any]]:
     return [[row.get(column) for column in COLUMNS] for row in rows[-ROLLOUTS:]]
 
 
-def _parameters(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude_defaults=True)
+def _wandb_parameters(recipe: Mapping[str, Any]) -> None:
+    import wandb
+
+    wandb.config.update({"recipe": recipe}, allow_val_change=True)
 
 
-def _wandb(recipe: Recipe, stage: Stage, name: str, rollouts: Sequence[Any] = (), report: Path | None = None) -> None:
-    import wandb  # type: ignore[import-not-found, unused-ignore]
+def _wandb_rollouts(rows: Sequence[Sequence[Any]]) -> None:
+    import wandb
 
-    # transformers leaves its run open, and the next stage would go on in it.
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    run = wandb.run or wandb.init(project=project, id=name, name=name, resume="allow")
-    run.config.update({"recipe": _parameters(recipe)}, allow_val_change=True)
-    if rollouts:
-        run.log({"rollouts": wandb.Table(columns=list(COLUMNS), data=[list(map(_cell, row)) for row in rollouts])})
-    if report:
-        artifact = wandb.Artifact(f"{recipe.name}-report", type="report")
-        artifact.add_file(str(report))
-        run.log_artifact(artifact)
-    run.finish()
+    wandb.log({"rollouts": wandb.Table(columns=list(COLUMNS), data=[[_cell(value) for value in row] for row in rows])})
 
 
-def _trackio(recipe: Recipe, stage: Stage, name: str, rollouts: Sequence[Any] = (), report: Path | None = None) -> None:
-    import pandas
-    import trackio  # type: ignore[import-not-found, unused-ignore]
+def _trackio_parameters(recipe: Mapping[str, Any]) -> None:
+    import trackio
 
-    options: Mapping[str, Any] = stage.trl
-    place = {"space_id": options.get("trackio_space_id"), "private": options.get("hub_private_repo")}
-    place["bucket_id"] = options.get("trackio_bucket_id")
-    name = options.get("run_name", name)
-    trackio.init(project=options.get("project", PROJECT), name=name, resume="allow", embed=False, **place)
-    trackio.config.update({"recipe": _parameters(recipe)}, allow_val_change=True)
-    if rollouts:
-        trackio.log({"rollouts": trackio.Table(dataframe=pandas.DataFrame(rollouts, columns=list(COLUMNS)))})
-    if report:
-        trackio.log_artifact(report, name=f"{recipe.name}-report", type="report")
-    trackio.finish()
+    trackio.config.update({"recipe": recipe}, allow_val_change=True)
 
 
-def _tensorboard(recipe: Recipe, stage: Stage, name: str, rollouts: Sequence[Any] = (), report: Any = None) -> None:
-    if report:
-        return  # it holds no files
+def _trackio_rollouts(rows: Sequence[Sequence[Any]]) -> None:
+    import pandas  # type: ignore[import-untyped, unused-ignore]
+    import trackio
+
+    trackio.log({"rollouts": trackio.Table(dataframe=pandas.DataFrame(rows, columns=list(COLUMNS)))})
+
+
+def _tensorboard_parameters(recipe: Mapping[str, Any]) -> None:
+    _write_text("recipe", f"```json\n{json.dumps(recipe, indent=1)}\n```")
+
+
+def _tensorboard_rollouts(rows: Sequence[Sequence[Any]]) -> None:
+    cells = ([_cell(value).replace("|", "\\|").replace("\n", " ") for value in row] for row in rows)
+    lines = ["|".join(row) for row in (COLUMNS, ["-"] * len(COLUMNS), *cells)]
+    _write_text("rollouts", "\n".join(f"|{line}|" for line in lines))
+
+
+def _write_text(tag: str, text: str) -> None:
     from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined, unused-ignore]
 
-    with SummaryWriter(os.environ["TENSORBOARD_LOGGING_DIR"]) as writer:  # type: ignore[no-untyped-call]
-        writer.add_text("recipe", f"```json\n{json.dumps(_parameters(recipe), indent=1)}\n```")  # type: ignore[no-untyped-call]
-        if rollouts:
-            lines = ["|".join(COLUMNS), "|".join("-" * len(COLUMNS))]
-            lines += [
-                "|".join(_cell(value).replace("|", "\\|").replace("\n", " ") for value in row) for row in rollouts
-            ]
-            writer.add_text("rollouts", "\n".join(f"|{line}|" for line in lines))  # type: ignore[no-untyped-call]
+    with SummaryWriter(os.environ[LOGS]) as writer:  # type: ignore[no-untyped-call, unused-ignore]
+        writer.add_text(tag, text)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-SENDERS: Final = {"wandb": _wandb, "trackio": _trackio, "tensorboard": _tensorboard}
-"""The trackers that get more than transformers' callbacks send."""
+SENDERS: Final[Mapping[tuple[str, str], Callable[[Any], None]]] = {
+    ("wandb", "parameters"): _wandb_parameters,
+    ("wandb", "rollouts"): _wandb_rollouts,
+    ("trackio", "parameters"): _trackio_parameters,
+    ("trackio", "rollouts"): _trackio_rollouts,
+    ("tensorboard", "parameters"): _tensorboard_parameters,
+    ("tensorboard", "rollouts"): _tensorboard_rollouts,
+}
+"""What trackers get beside what the callbacks of transformers send."""
