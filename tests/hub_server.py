@@ -1,4 +1,4 @@
-"""A Hub on loopback: the endpoints that huggingface_hub uses for one model repository, with faults on demand.
+"""A Hub on loopback: the endpoints that huggingface_hub uses for a model or dataset repository, with faults on demand.
 
 with HubServer() as hub:
     hub.fail("POST", r"/commit/", 500)            # the next such request
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
                 for o in json.loads(body)["objects"]
             ]
             return 200, {"objects": objects}, {}
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(.*))?", path):
+        if found := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+?)(?:/(.*))?", path):
             return self._model(method, found[1], found[2] or "", body)
         return 404, {"error": f"no such endpoint: {method} {path}"}, {}
 

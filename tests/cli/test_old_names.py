@@ -22,7 +22,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     [
         (["synthesize", "funding", "-n", "2"], ["data", "synthesize", "funding", "-n", "2"]),
         (["noise", "ROWS", "-n", "1"], ["data", "noise", "ROWS", "-n", "1"]),
-        (["noise", "--help"], ["data", "noise", "--help"]),
+        (["noise", "ROWS", "--help"], ["data", "noise", "ROWS", "--help"]),
     ],
 )
 def test_old_verbs(tmp_path: Path, old: list[str], new: list[str]) -> None:
@@ -32,6 +32,13 @@ def test_old_verbs(tmp_path: Path, old: list[str], new: list[str]) -> None:
     code, stdout, stderr = run(*old)
     assert (code, stdout) == run(*new)[:2]
     assert stderr == f"adapters {old[0]} is now adapters data {old[0]}.\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["list"]])
+def test_a_group_that_has_the_name_of_an_old_verb_is_the_group(words: list[str]) -> None:
+    code, stdout, stderr = run("noise", *words)
+    assert (code, stderr) == (0, "")
+    assert "noise families" in stdout or "adapters.data_aug.noise" in stdout
 
 
 def test_the_old_name_of_merge_shards(tmp_path: Path) -> None:

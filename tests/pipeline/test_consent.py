@@ -155,6 +155,7 @@ NO_RUN_FOLDER = {
     *(f"data {verb}" for verb in ("synthesize", "noise", "merge-shards", "convert", "build-ie", "score-spans")),
     *(f"rewards {verb}" for verb in ("list", "show", "test", "score", "new")),
     *(f"tasks {verb}" for verb in ("list", "show", "test", "new")),
+    *("plugins", "publish-data", "noise list", "noise new"),
 }
 
 

@@ -142,7 +142,7 @@ def test_only_what_a_user_needs_is_in_it(made: tuple[Finished, Path]) -> None:
     assert names == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "bundle.json", "code/vowels.py",
         "plots/kl.png", "plots/loss.png",
-        "plots/reward.png", "plots/test.png", "recipe.yaml", "results.json", "tokenizer_config.json",
+        "plots/reward.png", "plots/test.png", "recipe.yaml", "results.json", "schema.json", "tokenizer_config.json",
     ]  # fmt: skip
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"

@@ -170,7 +170,7 @@ def complaint(path: Path, *overrides: str) -> str:
         ("learning_rate: 1e-4", "lr: 1e-4", ["stages.0.lr", "mean learning_rate", "required"]),
         ("learning_rate: 1e-4", "learning_rate: '1e-4'", ["mine.yaml:8", "valid number", "Remove the quotes?"]),
         ("learning_rate: 1e-4", "kind: sft", ["mine.yaml:8", "kind", "once"]),
-        ("kind: sft", "kind: stf", ["mine.yaml:6", "stages.0.kind", "sft, grpo, dpo, best_of, distill or token_classification"]),
+        ("kind: sft", "kind: stf", ["mine.yaml:6", "stages.0.kind", "best_of, distill or token_classification"]),
         ("[{path: train.jsonl}]\n    learning_rate: 1e-4", "[]\n    learning_rate: 1", ["data", "at least one"]),
         ("train.jsonl}]", "trian.jsonl}]", ["mine.yaml:7", "train.jsonl?"]),
         ("rewards: [funding]", "rewards: [fundign]", ["mine.yaml:12", "stages.1.rewards.0.use", "mean funding"]),

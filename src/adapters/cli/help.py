@@ -10,10 +10,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 HEADINGS = {
-    "Start": ("new", "check", "env", "schema"),
+    "Start": ("new", "check", "env", "plugins", "schema"),
     "Train": ("run", "eval", "report", "sample"),
-    "Use": ("extract", "calibrate", "view", "plan", "annotate", "mine", "graph", "export", "score", "merge", "publish"),
-    "Data": ("data", "pairs", "rewards", "tasks", "base"),
+    "Use": (
+        *("extract", "calibrate", "view", "plan", "annotate", "mine", "graph", "export", "score"),
+        *("merge", "publish", "publish-data"),
+    ),
+    "Data": ("data", "pairs", "rewards", "tasks", "noise", "base"),
 }
 FIRST_STEPS = (
     ("adapters new --list", "The shipped recipes, and what each needs."),
@@ -25,6 +28,7 @@ EXAMPLES = {
     "schema": "adapters schema > schema.json",
     "check": "adapters check mine.yaml stages.1.beta=0.01",
     "env": "adapters env",
+    "plugins": "adapters plugins",
     "run": "adapters run mine.yaml stages.0.epochs=2",
     "eval": "adapters eval runs/mine --data test.jsonl",
     "report": "adapters report runs/mine --open",
@@ -39,6 +43,7 @@ EXAMPLES = {
     "graph": "adapters graph out.jsonl --corpus corpus.jsonl -o graph",
     "score": "adapters score predictions.jsonl gold.jsonl --scorer corrected",
     "publish": "adapters publish runs/mine --repo owner/name --dry-run",
+    "publish-data": "adapters publish-data rows.jsonl --repo owner/name --license statements=cc-by-4.0 --dry-run",
     "merge": "adapters merge runs/mine -o merged",
     "base": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
     "base text-only": "adapters base text-only Qwen/Qwen3.5-9B -o qwen-text",
@@ -65,6 +70,9 @@ EXAMPLES = {
     "tasks show": "adapters tasks show funding",
     "tasks test": "adapters tasks test ./mine.py:Mine --data rows.jsonl",
     "tasks new": "adapters tasks new mine",
+    "noise": "adapters noise list",
+    "noise list": "adapters noise list",
+    "noise new": "adapters noise new mine --package",
 }
 """One example for each verb and group."""
 OLD_VERBS = {"noise": "data noise", "synthesize": "data synthesize", "extract-merge": "data merge-shards"}
@@ -137,7 +145,9 @@ class Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb to run, old names replaced by the new ones."""
-        if ctx.parent is None and (new := OLD_VERBS.get(args[0])):
+        group = getattr(self.get_command(ctx, args[0]), "commands", {})  # `noise` was a verb and is a group
+        asked = group and {*args[1:2]} <= {*group, "--help", "-h"}
+        if ctx.parent is None and not asked and (new := OLD_VERBS.get(args[0])):
             print(f"adapters {args[0]} is now adapters {new}.", file=sys.stderr)
             args = [*new.split(), *args[1:]]
         return super().resolve_command(ctx, args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Annotated
@@ -19,8 +20,11 @@ from adapters.cli import (
     graph,
     mining,
     new,
+    noise,
     pairs,
+    plugins,
     publish,
+    publish_data,
     rewards,
     run,
     sample,
@@ -39,9 +43,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
 )
-for verbs in (new, check, env, run, sample, extract, calibrate, mining, view, graph, data, publish):
+for verbs in (new, check, env, run, sample, extract, calibrate, mining, view, graph, data):
     app.add_typer(verbs.app)
-groups = {"base": base.app, "data": data.data_app, "pairs": pairs.app, "rewards": rewards.app, "tasks": tasks.app}
+for verbs in (publish, publish_data, plugins):
+    app.add_typer(verbs.app)
+groups = {"base": base.app, "data": data.data_app, "noise": noise.app, "pairs": pairs.app}
+groups |= {"rewards": rewards.app, "tasks": tasks.app}
 for name, group in groups.items():
     app.add_typer(group, name=name)
 
@@ -65,6 +72,8 @@ def _start(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
+    if os.environ.get("ADAPTERS_BESIDE_ADAPTERHUB"):  # started under the other name, see extraction_adapters
+        return
     try:
         distribution("adapters")
     except PackageNotFoundError:
@@ -72,7 +81,8 @@ def _start(
     complain(
         "AdapterHub's package `adapters` is installed in this environment and shares its import name with "
         "extraction-adapters; one overwrites the other's files. Use a separate environment, or, in the repository: "
-        "pip uninstall adapters extraction-adapters && pip install -e ."
+        "pip uninstall adapters extraction-adapters && pip install -e . To keep both, install AdapterHub's last, and "
+        "use the command extraction-adapters and `import extraction_adapters`."
     )
     raise typer.Exit(2)
 

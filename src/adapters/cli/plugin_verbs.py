@@ -1,4 +1,4 @@
-"""What the verbs of `adapters rewards` and `adapters tasks` share."""
+"""What the verbs of `adapters rewards`, `adapters tasks` and `adapters noise` share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import importlib.util
 import inspect
 import json
 import keyword
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from typer import Argument, Option
 
 from adapters.errors import UserError
 
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
     from adapters.plugins.registry import Kind
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+NewName = Annotated[str, Argument(metavar="NAME", help="A Python name; the files are NAME.py and test_NAME.py.")]
+AsPackage = Annotated[
+    bool, Option("--package", help="A folder that pip can install: pyproject.toml with the entry point, README, test.")
+]
 
 
 def print_names(kind: Kind, *, as_json: bool) -> None:
@@ -53,16 +62,57 @@ def check_module_name(name: str) -> None:
         raise UserError(f"{name!r} is not a Python name; use letters, digits and _.")
 
 
-def write_templates(name: str, template: str, **values: str) -> tuple[Path, Path, str]:
-    """Write NAME.py and test_NAME.py from `TEMPLATE.txt` and `TEMPLATE_test.txt`; also returns the class's name."""
-    paths = Path(f"{name}.py"), Path(f"test_{name}.py")
-    if existing := [p for p in paths if p.exists()]:
+class Written(NamedTuple):
+    """The files of a new plug-in, and its class."""
+
+    file: Path
+    test: Path
+    cls: str
+    package: str | None = None
+    """Name of the package, which is its folder, too."""
+
+    def use(self, name: str) -> str:
+        """How a recipe names the plug-in."""
+        return name if self.package else f"./{self.file}:{self.cls}"
+
+    def next_steps(self, *commands: Sequence[str]) -> str:
+        """What to do with the files, as lines to print."""
+        first = [["python", "-m", "pytest", self.package or str(self.test)]]
+        installed = [["python", "-m", "pip", "install", "-e", f"./{self.package}"]] if self.package else []
+        return "\n".join(["Next:", *(f"  {shlex.join(command)}" for command in (*first, *installed, *commands))])
+
+
+def write_templates(name: str, kind: str, group: Kind, *, package: bool, in_recipe: str, **values: str) -> Written:
+    """Write a plug-in and its test from `KIND.txt` and `KIND_test.txt`, alone or as a package that pip can install.
+
+    `in_recipe`: the key of a recipe that names it, with {} for its name. Raises UserError, and then nothing is written.
+    """
+    check_module_name(name)
+    cls, distribution = "".join(word.capitalize() for word in name.split("_")), name.replace("_", "-")
+    root = Path(distribution) if package else Path()
+    source, test = f"{name}.py", f"test_{name}.py"
+    if package:
+        source, test = f"src/{name}/__init__.py", f"tests/{test}"
+    files = {root / source: f"{kind}.txt", root / test: f"{kind}_test.txt"}
+    if package:
+        files |= {root / "pyproject.toml": "pyproject.txt", root / "README.md": "package_readme.txt"}
+        values |= {"package": distribution, "kind": kind, "group": group, "use": in_recipe.format(name)}
+    if existing := [path for path in ((root,) if package else files) if path.exists()]:
         raise UserError(f"{existing[0]} exists already; nothing was written.")
     module = importlib.util.find_spec(name)  # a folder of that name has no origin
     if keyword.iskeyword(name) or name in sys.stdlib_module_names or (module and module.origin):
         raise UserError(f"{name!r} is taken: a file {name}.py would hide a module of Python or of a package.")
-    cls = "".join(word.capitalize() for word in name.split("_"))
-    for path, file in zip(paths, (f"{template}.txt", f"{template}_test.txt"), strict=True):
-        text = (TEMPLATES / file).read_text(encoding="utf-8")
+    if package:
+        _check_new(group, kind, name)
+    for path, template in files.items():
+        text = (TEMPLATES / template).read_text(encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.format(name=name, cls=cls, **values), encoding="utf-8")
-    return *paths, cls
+    return Written(root / source, root / test, cls, distribution if package else None)
+
+
+def _check_new(group: Kind, kind: str, name: str) -> None:
+    from adapters.plugins.registry import offered
+
+    if offer := offered(group, name):
+        raise UserError(f"the {kind} {name!r} exists already, as {offer}: choose a name that recipes can tell apart.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,22 +116,26 @@ def score_rows(
 @app.command()
 @errors()
 def new(
-    name: Annotated[str, Argument(metavar="NAME", help="A Python name; the files are NAME.py and test_NAME.py.")],
+    name: plugin_verbs.NewName,
     task: Annotated[str | None, Option(help="The task whose answers it scores; default: the task called NAME.")] = None,
+    package: plugin_verbs.AsPackage = False,
 ) -> None:
     """Write a reward to start from, and its test."""
     from adapters import testing
 
     plugin_verbs.check_module_name(name)
     reader = testing.reward_task(None, name, task)
+    if package and ".py:" in reader:
+        raise UserError(f"--task {reader}: the package would lack that file; name a task of an installed package.")
     try:
         testing.examples(reader, n=1)
     except UserError as error:
         raise UserError(f"the reward's test needs rows to be tested on, example_rows of the task {reader}.") from error
-    file, test, cls = plugin_verbs.write_templates(name, "reward", task=json.dumps(reader))
-    print(f"{file} and {test} written. In a recipe: rewards: [./{name}.py:{cls}]")
-    print(f"Next:\n  python -m pytest {test}")
-    print("  " + shlex.join(["adapters", "rewards", "test", f"./{name}.py:{cls}", "--task", reader]))
+    new = plugin_verbs.write_templates(
+        name, "reward", "rewards", package=package, in_recipe="rewards: [{}]", task=json.dumps(reader)
+    )
+    print(f"{new.file} and {new.test} written. In a recipe: rewards: [{new.use(name)}]")
+    print(new.next_steps(["adapters", "rewards", "test", new.use(name), "--task", reader]))
 
 
 def _report(result: RewardTest) -> Iterator[Table | str]:

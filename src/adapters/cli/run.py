@@ -196,6 +196,10 @@ def _train(
             report = running.run_plan(plan, backend)
             with progress("report", "writing the page"):
                 page = _write_page(plan.folder) if is_main() else ""
+            if is_main() and plan.recipe.report_to and plan.recipe.trainer == "local":
+                from adapters.backends.local import tracking
+
+                tracking.send_report(plan.recipe, plan.jobs[-1].folder, plan.folder / "report.html")
     tables.print_results(screen, report, plan.folder, everything=all_tables)
     screen.print(f"\nAdapter: {plan.jobs[-1].folder}\nReport: {page}", soft_wrap=True, markup=False)
     screen.print(tables.next_commands(plan.folder, plan.recipe.trainer), soft_wrap=True, markup=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -76,14 +75,8 @@ def try_out(
 
 @app.command()
 @errors()
-def new(
-    name: Annotated[str, Argument(metavar="NAME", help="A Python name; the files are NAME.py and test_NAME.py.")],
-) -> None:
+def new(name: plugin_verbs.NewName, package: plugin_verbs.AsPackage = False) -> None:
     """Write a task to start from, and its test."""
-    plugin_verbs.check_module_name(name)
-    file, test, cls = plugin_verbs.write_templates(name, "task")
-    print(f"{file} and {test} written. In a recipe: task: ./{name}.py:{cls}")
-    print(f"Next:\n  python -m pytest {test}")
-    print(
-        "  " + shlex.join(["adapters", "tasks", "test", f"./{name}.py:{cls}"]) + "   # or with --data YOUR_ROWS.jsonl"
-    )
+    new = plugin_verbs.write_templates(name, "task", "tasks", package=package, in_recipe="task: {}")
+    print(f"{new.file} and {new.test} written. In a recipe: task: {new.use(name)}")
+    print(new.next_steps(["adapters", "tasks", "test", new.use(name)]) + "   # or with --data YOUR_ROWS.jsonl")

@@ -22,7 +22,7 @@ from adapters.errors import UserError
 from adapters.evaluation.calibration import FILE as CALIBRATION
 from adapters.extraction import confidence
 from adapters.files import sha256, write_json
-from adapters.publish import plugin_code
+from adapters.publish import hub_files, plugin_code
 from adapters.publish.finished_run import Finished
 from adapters.recipe.fields import HubSource, PathSource
 from adapters.recipe.first_line import FIRST_LINE, HEADER, LAST_LINE
@@ -36,7 +36,7 @@ LIST: Final = "bundle.json"
 """The bundle's own list of its files, with their hashes; a later push deletes what it lists and no longer holds."""
 ALLOWED: Final = (
     *ADAPTER, *TOKENIZER, CALIBRATION, "recipe.yaml", "results.json", "README.md", LIST, "plots/*.png",
-    f"{plugin_code.FOLDER}/*.py",
+    f"{plugin_code.FOLDER}/*.py", hub_files.SCHEMA, f"{hub_files.RESULTS}/*.yaml",
 )  # fmt: skip
 # Where a model was loaded from is private, and wrong on any other machine.
 DROPPED_TOKENIZER_KEYS: Final = ("name_or_path", "is_local", "local_files_only", "_commit_hash", "tokenizer_file")
@@ -76,6 +76,7 @@ def assemble(finished: Finished, folder: Path) -> None:
         shutil.copyfile(path, folder / name)
     (folder / "recipe.yaml").write_text(shippable_recipe(finished), encoding="utf-8")
     write_json(folder / "results.json", results(finished))
+    hub_files.write(finished, folder)
 
 
 def seal(folder: Path) -> None:

@@ -24,9 +24,10 @@ from adapters.extraction.confidence import stored
 from adapters.pipeline import seeds
 from adapters.pipeline.run_folder import Stage
 from adapters.plugins.rewards import NamedReward, stage_rewards
-from adapters.publish import bundle, comparison, plots, plugin_code, quality
+from adapters.publish import bundle, comparison, hub_files, plots, plugin_code, quality
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
+from adapters.publish.license_demands import demands
 from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import NOT_IN_FINGERPRINT
@@ -49,13 +50,6 @@ STARTS = {"start": "start (the weights this stage began with)", "base": "base (t
 GENERATED = "generated (Apache-2.0)"
 LONGEST_VALUE = 200
 """Characters of a task's parameter in the card; a longer one, such as a JSON Schema, stands in the recipe."""
-# What licences of training data ask of those who publish the model. The card says that this is no legal advice.
-DEMANDS = (
-    (r"-nc\b|non-?commercial", "allows no commercial use"),
-    (r"-nd\b", "allows no derivatives"),
-    (r"-sa\b|gpl|odbl", "asks that derivatives carry the same licence"),
-    (r"\bby\b|cc-by|odc-by", "asks for credit"),
-)
 
 
 def render(
@@ -100,6 +94,8 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "asked": _asked(finished),
         "auto_class": "AutoModelForCausalLM" if facts.get("causal", True) else "AutoModelForImageTextToText",
         "example": finished.example(),
+        "answer_schema": hub_files.answer_schema(finished) is not None and hub_files.SCHEMA,
+        "benchmarks": hub_files.results(finished),
         "max_new_tokens": max(limits, default=1024),
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
@@ -194,11 +190,6 @@ def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
         elif asked := demands(licence):
             notes.append(f"`{name}` is under {licence}, which {asked}.")
     return list(dict.fromkeys(notes))
-
-
-def demands(licence: str | None) -> str:
-    """What a licence asks for, by its name."""
-    return " and ".join(demand for pattern, demand in DEMANDS if re.search(pattern, (licence or "").lower()))
 
 
 def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:

@@ -54,7 +54,7 @@ class Pushed:
     """Address of the pull request that holds the commit."""
 
 
-def rights(repo: str, *, pull_request: bool = False) -> list[str]:
+def rights(repo: str, *, pull_request: bool = False, kind: str = "model") -> list[str]:
     """Why the Hub would refuse a push or a pull request. Raises HubError when it cannot be asked."""
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -67,7 +67,7 @@ def rights(repo: str, *, pull_request: bool = False) -> list[str]:
     user: dict[str, Any] = {}
     try:
         user = api.whoami()
-        api.auth_check(repo, write=not pull_request)
+        api.auth_check(repo, repo_type=kind, write=not pull_request)
     except RepositoryNotFoundError:
         if pull_request:
             return [f"{repo} is not on the Hub, or not for us to see; a pull request needs it: push without --pr first"]
@@ -138,10 +138,10 @@ def push(
         except UserError:
             raise
         except (HfHubHTTPError, transport(), OSError, RuntimeError, ValueError) as error:
-            _give_up_if_final(error, repo)
+            give_up_if_final(error, repo)
             if wait is None:
-                raise HubError(f"the push to {repo} failed: {_first_line(error)}") from error
-            say(f"{_first_line(error)}; trying again in {wait:.0f} s")
+                raise HubError(f"the push to {repo} failed: {first_line(error)}") from error
+            say(f"{first_line(error)}; trying again in {wait:.0f} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -307,7 +307,7 @@ def _local_hashes(path: Path) -> tuple[str, str]:
     return git.hexdigest(), hashlib.sha256(content).hexdigest()
 
 
-def _give_up_if_final(error: BaseException, repo: str) -> None:
+def give_up_if_final(error: BaseException, repo: str) -> None:
     """Raise UserError for what another try cannot change."""
     cause: BaseException | None = error
     while cause is not None:
@@ -344,7 +344,8 @@ def _status(error: BaseException) -> int | None:
     return int(match[1]) if match else None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -33,6 +33,25 @@ _HubId = Annotated[str | None, Field(json_schema_extra={"pattern": REPO})]
 _Tag = Annotated[str | None, Field(json_schema_extra={"pattern": TAG})]
 
 
+def _check_hub_id(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(REPO, value):
+        raise ValueError(
+            f"{value!r} is no Hub id; write owner/name, each of up to 96 letters, digits, '-', '_' and '.', with "
+            "neither '--' nor '..' in it, neither '-' nor '.' at an end, and without .git"
+        )
+    return value
+
+
+class Benchmark(Strict):
+    """The Hub's benchmark that a test set is, so that its figure stands on the leaderboard of that dataset."""
+
+    dataset_id: str = Field(json_schema_extra={"pattern": REPO}, description="Hub id of the benchmark's dataset.")
+    task_id: str = Field(min_length=1, description="Its task, as the dataset's eval.yaml names it.")
+    revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$", description="Commit of the dataset.")
+
+    _hub_id = field_validator("dataset_id")(_check_hub_id)
+
+
 class Publish(Strict):
     """Where the adapter goes, and what its model card says that a run cannot know."""
 
@@ -65,15 +84,7 @@ class Publish(Strict):
     )
     tag: _Tag = Field(default=None, description="Git tag of the commit; default: run name and bundle hash.")
 
-    @field_validator("repo", "base_model")
-    @classmethod
-    def _hub_id(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(REPO, value):
-            raise ValueError(
-                f"{value!r} is no Hub id; write owner/name, each of up to 96 letters, digits, '-', '_' and '.', with "
-                "neither '--' nor '..' in it, neither '-' nor '.' at an end, and without .git"
-            )
-        return value
+    _hub_id = field_validator("repo", "base_model")(_check_hub_id)
 
     @field_validator("tag")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from adapters.recipe.fields import Count, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
 from adapters.recipe.first_line import HEADER
-from adapters.recipe.publish import Publish
+from adapters.recipe.publish import Benchmark, Publish
 from adapters.recipe.stages import Stage, TokenClassification
 from adapters.recipe.tinker import Hosted
 
@@ -131,6 +131,7 @@ class EvalSet(Strict):
         default="off",
         description="Answer once more, allowing only JSON of the task's schema, or also only strings of the text.",
     )
+    benchmark: Benchmark | None = Field(default=None, description="The Hub's benchmark that these rows are.")
 
 
 class Recipe(Strict):

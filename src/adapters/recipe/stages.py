@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, field_validator, model_validator
@@ -279,3 +280,10 @@ NOT_IN_FINGERPRINT = (
     *("vllm", "vllm_server", "min_coverage", "evaluate_teachers"),
 )
 """Settings of a stage that do not change what it learns. What samples is recorded in the stage's own files."""
+
+
+def own_options(stage: Stage) -> tuple[str, Mapping[str, Any]]:
+    """The section of a stage with its trainer's own options, and these."""
+    if isinstance(stage, TokenClassification):
+        return "training_args", stage.training_args
+    return "trl", stage.trl

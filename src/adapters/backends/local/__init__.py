@@ -28,6 +28,7 @@ from adapters.backends.local import (
     packing,
     select,
     sharding,
+    tracking,
     trainer_args,
     training,
     vllm_sampling,
@@ -170,6 +171,7 @@ class LocalBackend(TokenizingBackend):
         run = training.LocalStage(adapter, self.encoder, job, self.recipe, folder / "trainer", progress)
         packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing))
         with (
+            tracking.one_run(self.recipe, job, folder, main=self.state.is_main_process),
             packed if self.recipe.model.speedups else nullcontext(),
             vllm_sampling.beside_training(run, self.base, self.state.device.type) as sampled,
         ):
@@ -212,7 +214,7 @@ class LocalBackend(TokenizingBackend):
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise UserError for a tracker of `report_to` that transformers does not know, or that is not installed."""
+    """Raise UserError for a tracker of `report_to` that is unknown to transformers, not installed, or without login."""
     for n, name in enumerate(names):
         if name not in INTEGRATION_TO_CALLBACK:
             raise UserError(
@@ -221,6 +223,8 @@ def check_trackers(names: Sequence[str]) -> None:
         # transformers' own list of what is installed leaves two of its integrations out.
         if name not in (*get_available_reporting_integrations(), "azure_ml", "flyte"):
             raise UserError(f"{name} is not installed: pip install {name}, or leave it out.", at=("report_to", n))
+    for n, name in enumerate(names):
+        tracking.check_login(name, ("report_to", n))
 
 
 def _check_quantized(sharded: str | None) -> None:

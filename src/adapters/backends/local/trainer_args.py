@@ -17,10 +17,11 @@ from transformers import TrainingArguments
 from trl import DistillationConfig, DPOConfig, GRPOConfig, SFTConfig
 
 from adapters.backends.jobs import Job
+from adapters.backends.local import tracking
 from adapters.backends.local.model import on_gpu, precision
 from adapters.errors import KeyPath, UserError, hint
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, TokenClassification
+from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, TokenClassification, own_options
 
 CONFIGS = {
     "sft": SFTConfig,
@@ -147,13 +148,6 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, section)) from None
 
 
-def own_options(stage: Stage) -> tuple[str, Mapping[str, Any]]:
-    """The section of a stage with its trainer's own options, and these."""
-    if isinstance(stage, TokenClassification):
-        return "training_args", stage.training_args
-    return "trl", stage.trl
-
-
 def _check_losses(stage: Any, at: KeyPath) -> None:
     choices = LOSSES[stage.method]
     given = stage.trl.get("loss_type", choices[0])
@@ -267,7 +261,7 @@ def _shared_options(job: Job, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "save_total_limit": None,  # checkpoints.py drops the old ones
         "logging_nan_inf_filter": False,  # it would hide a loss that is not finite
         "report_to": list(recipe.report_to) or "none",
-        "run_name": f"{recipe.name}-{stage.kind}",
+        "run_name": tracking.run_name(recipe, stage, folder.parent),
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu(),
         "ddp_find_unused_parameters": False,

@@ -39,6 +39,7 @@ from adapters.backends.local.model import mismatch, on_gpu
 from adapters.backends.local.select import Selecting
 from adapters.backends.local.speedups.grpo import grpo_speedups
 from adapters.backends.local.speedups.padding_free import in_use
+from adapters.backends.local.tracking import Extras
 from adapters.backends.local.trainer_args import trainer_config
 from adapters.backends.local.trl_reward import TrlReward
 from adapters.console import phase
@@ -131,6 +132,7 @@ class LocalStage:
         """A trainer of TRL, without its own progress bar and printing."""
         watch = Watch(self.job, self.folder.parent / "log.jsonl", self.progress)
         selecting = [Selecting(self, self.job.select)] if self.job.select else []
+        extras = [Extras(self.recipe, self.folder.parent)] if self.recipe.report_to else []
         trainer = kind(
             model=self.model,
             args=trainer_config(
@@ -138,7 +140,7 @@ class LocalStage:
             ),
             train_dataset=rows,
             processing_class=self.encoder.tokenizer,
-            callbacks=[watch, HealthWatch(self.job.stage.health), *selecting, Checkpoints()],
+            callbacks=[watch, HealthWatch(self.job.stage.health), *selecting, Checkpoints(), *extras],
             **options,
         )
         for callback in (PrinterCallback, ProgressCallback):

@@ -1,0 +1,35 @@
+"""`adapters plugins`: what installed packages offer."""
+
+from __future__ import annotations
+
+import json
+
+from typer import Exit, Typer
+
+from adapters.cli.options import AsJson
+
+app = Typer()
+
+
+@app.command()
+def plugins(as_json: AsJson = False) -> None:
+    """List what packages bring: tasks, rewards, noise, formats, with version, origin and faults. Exit code 1: a fault.
+
+    Each one is imported, as a recipe that names it would. The names stand as a recipe writes them.
+    """
+    from adapters.console import console, new_table
+    from adapters.plugins.installed import installed
+
+    found = installed()
+    if as_json:
+        print(json.dumps([plugin._asdict() for plugin in found], ensure_ascii=False))
+    else:
+        table = new_table("plug-ins", ["kind", "name", "package", "version", "from"])
+        for plugin in found:
+            table.add_row(plugin.kind, plugin.name, plugin.package, plugin.version, plugin.origin)
+        console().print(table)
+        for plugin in found:
+            if plugin.error:
+                console().print(f"error: {plugin.kind} {plugin.name}: {plugin.error}", markup=False, soft_wrap=True)
+    if any(plugin.error for plugin in found):
+        raise Exit(1)
