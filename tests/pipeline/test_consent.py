@@ -152,7 +152,10 @@ ASKING: dict[str, list[str]] = {
 CONSENTING = {"run"}
 NO_RUN_FOLDER = {
     *("new", "env", "schema", "score", "view", "graph", "export", "base text-only"),
-    *(f"data {verb}" for verb in ("synthesize", "noise", "merge-shards", "convert", "build-ie", "score-spans")),
+    *(
+        f"data {verb}"
+        for verb in ("synthesize", "noise", "merge-shards", "convert", "build-ie", "build-nte", "score-spans")
+    ),
     *(f"rewards {verb}" for verb in ("list", "show", "test", "score", "new")),
     *(f"tasks {verb}" for verb in ("list", "show", "test", "new")),
     *("plugins", "publish-data", "noise list", "noise new"),
