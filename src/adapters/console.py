@@ -45,6 +45,11 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, quiet=not is_main(), highlight=False)
 
 
+def note(text: str) -> None:
+    """Print a message for the user that is no result."""
+    console(stderr=True).print(f"note: {text}", markup=False, soft_wrap=True)
+
+
 def new_table(title: str, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     """A table with columns of texts, which fold on a narrow screen, and of numbers, which do not."""
     table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))

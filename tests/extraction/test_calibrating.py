@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from tiny import echo_recipe
 from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder
+from adapters.backends.constraint import Constraint
 from adapters.cli.main import app
 from adapters.data.load import prompt_key
+from adapters.errors import UserError
 from adapters.evaluation import calibration, confidence
-from adapters.extraction import engines
-from adapters.extraction.confidence import told
-from adapters.extraction.engine import Answer
+from adapters.extraction import adapter_source, engines, session
+from adapters.extraction.confidence import Confidence, told
+from adapters.extraction.engine import Answer, Options
 from adapters.extraction.sure_record import without
 from adapters.files import read_json, write_json
 from adapters.pipeline.run_folder import RunFolder
@@ -220,11 +223,42 @@ def test_interrupted_work_goes_on(adapter: Path, given: Path, monkeypatch: pytes
     assert [line["row"] for line in lines(adapter / "calibration-tokens.jsonl")] == list(range(1, 81))
 
 
+def test_a_constraint_to_the_text_knows_the_text(
+    adapter: Path, given: Path, rows: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, texts = engines.make, []
+
+    def reading(name: str, source: Any, options: Any, note: Any) -> Any:
+        assert (options.constrain, options.scored) == ("source", True)
+        engine = make(name, source, options, note)
+        return lambda requests: engine(texts.append(one.text) or one for one in requests)
+
+    monkeypatch.setattr(engines, "make", reading)
+    monkeypatch.setattr(session, "constraint_of", lambda *_, **__: Constraint("source", TASK.answer_schema()))
+    counts = calibrated(adapter, given, "--constrain", "source")
+    assert texts == [row["funding_statement"] for row in rows]
+    assert counts["way"] == "tokens, words of the text"
+    assert (adapter / "calibration-tokens-words-of-the-text.jsonl").is_file()
+    assert list(read_json(adapter / "calibration.json")["ways"]) == ["tokens, words of the text"]
+
+
+def test_an_encoder_has_no_constraint_and_no_confidence(adapter: Path) -> None:
+    source = adapter_source.find(str(adapter))
+    write_json(adapter / adapter_folder.CONFIG, {"task_type": "TOKEN_CLS"})
+    made = session.Session.open(source, "vllm", Options())
+    assert made.options.constrain == "off"
+    assert made.confidence(None, grounded=True) is None
+    with pytest.raises(UserError, match="--min-confidence: an encoder says nothing of how sure it is"):
+        made.confidence(0.9, grounded=True)
+    with pytest.raises(UserError, match="constrain: source is for models that write, and an encoder tags words"):
+        session.Session.open(source, "transformers", Options(constrain="source"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--samples", "5", "--temperature", "0"], "Invalid value for '--temperature'"),
-        (["--endpoint", "http://127.0.0.1:9/v1"], "calibrate by vote, with --samples 5"),
+        (["--endpoint", "http://127.0.0.1:9/v1"], "answer by vote, with --samples 5"),
         (["--test", "elsewhere"], "--test elsewhere: neither a test set of the run nor a file"),
     ],
 )
@@ -293,6 +327,31 @@ def test_a_value_knows_how_sure_the_one_is_that_it_belongs_to() -> None:
     assert voted is not None
     assert voted.raw_values == [0.75, 0.5, 0.5, 0.5]
     assert (voted.raw_whole, [s["first"] for s in voted.values]) == (0.25, [0.75, 0.75, 0.5, 0.5])
+
+
+def part(answer: str, text: str, logprob: float, fields: dict[str, str]) -> tuple[dict, Answer, str]:
+    spans = [{"path": f"0.{path}", "value": value, "match": "exact"} for path, value in fields.items()]
+    ends = tuple(range(1, len(answer) + 1))
+    scores = TokenScores(ends, (logprob,) * len(ends))
+    return {"record": [], "spans": spans, "error": None}, Answer(1, answer, scores=scores), text
+
+
+def test_a_text_in_parts_is_as_sure_of_a_value_as_its_surest_part() -> None:
+    # Without weights other than 1 the confidence is the sigmoid of the mean log-probability.
+    one = calibration.Calibration(("mean",), (0.0,), (1.0,), (1.0,), 0.0)
+    sure = Confidence(TASK, "tokens", one, one, {})
+    parts = [
+        part('["NSF", "A-1"]', "NSF A-1", -2.0, {"funder_name": "NSF", "awards.0.award_ids.0": "A-1"}),
+        part('["nsf", "A-1"]', "nsf A-1", -1.0, {"funder_name": "nsf", "awards.0.funding_scheme.0": "A-1"}),
+    ]
+    whole = {**parts[0][0], "record": [{"funder_name": "NSF"}]}
+    line = sure.of_parts(whole, parts)
+    assert [span["confidence"] for span in line["spans"]] == [0.269, 0.119], "of the field, in either spelling"
+    failed = ({"record": None, "spans": None, "error": "truncated"}, Answer(1, "["), "more")
+    incomplete = sure.of_parts(whole, [*parts, failed])
+    assert incomplete == {**line, "confidence": None}, "what is incomplete is not right as a whole"
+    assert sure.of_parts({**whole, "spans": None}, [failed])["confidence"] is None
+    assert replace(sure, rows=None).of_parts(whole, parts) == incomplete
 
 
 def test_a_record_without_its_unsure_strings() -> None:

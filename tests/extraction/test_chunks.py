@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import funding_rows, write_jsonl
+from test_calibrating import store_calibration
 from test_extract import echo_adapter, finish, invoke, lines, work_on
 
 from adapters.backends.echo import EchoSampler
-from adapters.extraction import chunk_sizes, extract
+from adapters.extraction import chunk_sizes, extract, long_texts
 from adapters.extraction.chunks import Cutter, Sizes, cut
+from adapters.extraction.engine import Answer
+from adapters.files import read_json
 from adapters.types import Sample
 
 FILLER = "The samples were kept in a cold room and weighed once a day by two people who did not know their origin."
@@ -186,7 +189,10 @@ def test_statements_hidden_in_long_documents_are_found_and_placed(tmp_path: Path
     assert counts["chunks"] == sum(row["chunks"] for row in out)
     assert counts["cut"] == 4
     assert counts["tokens"] == sum(row["tokens"] for row in out) > 0
-    assert f"4 rows were asked about in parts; {counts['chunks']} prompts in all" in said
+    assert (
+        f"4 rows were asked about in parts; {counts['chunks']} prompts in all, {counts['tokens']} tokens of answers"
+        in said
+    )
 
 
 def test_a_part_without_a_record_leaves_the_others(tmp_path: Path, known: Path) -> None:
@@ -246,6 +252,36 @@ def test_a_later_pass_adds_only_what_stands_in_its_part(
     code, said = invoke(known, source, "-o", tmp_path / "once.jsonl", *two)
     assert code == 2
     assert "passes was null, is 2" in " ".join(said.split())
+
+
+def test_a_text_whose_only_part_begins_behind_blanks_is_placed_as_a_whole() -> None:
+    text = " \n" * 50 + "Paid by NSF."
+    asked = long_texts.Asked({"row": 1}, text, [(0, (100, 112))], {0: Answer(1, "NSF")})
+    seen = []
+
+    def grounded(line: dict, within: Any, _: str | None) -> dict:
+        seen.append(within)
+        return line
+
+    assert long_texts.line(asked, None, lambda start, _: start, grounded) == {"row": 1, "chunks": 1}
+    assert seen == [text]
+
+
+def test_values_of_parts_have_a_confidence_where_records_have_none(tmp_path: Path, known: Path) -> None:
+    """Of a calibration with too few rows of one kind; with passes, and with a threshold."""
+    store_calibration(known)
+    assert read_json(known / "calibration.json")["ways"]["tokens"]["rows"] is None
+    source = write_jsonl(tmp_path / "one.jsonl", lines(tmp_path / "in.jsonl")[:1])
+    given = (known, source, "--window", 60, "--passes", 2, "--min-confidence")
+    for least in (0.1, 0.999):
+        code, said = invoke(*given, least, "-o", tmp_path / f"{least}.jsonl")
+        assert code == 0, said
+    [low], [high] = lines(tmp_path / "0.1.jsonl"), lines(tmp_path / "0.999.jsonl")
+    assert low["chunks"] > 1
+    assert (len(low["record"]), low["confidence"], low["unsure"]) == (3, None, [])
+    assert all(0.1 < span["confidence"] < 0.999 for span in low["spans"])
+    assert (high["record"], high["error"].partition(":")[0]) == (None, "unsure")
+    assert [lost["value"] for lost in high["unsure"]] == [span["value"] for span in low["spans"]]
 
 
 def test_passes_without_a_window_are_refused(tmp_path: Path, known: Path) -> None:

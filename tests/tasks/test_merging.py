@@ -71,6 +71,12 @@ def test_what_one_answer_keeps_apart_stays_apart() -> None:
     assert compact([], record, []) == record
 
 
+def test_a_funder_named_twice_in_each_part_is_the_one_with_its_awards() -> None:
+    record = [funder("Sample Trust", award("A-1")), funder("Sample Trust", award("B-2"))]
+    assert nested(record, record) == record
+    assert nested(record, record[1:]) == record
+
+
 def test_awards_without_ids_are_one_by_scheme_or_title() -> None:
     first = [funder("Sample Trust", award(scheme=("Young Minds",)))]
     second = [funder("Sample Trust", award(scheme=("young minds",), title=("On Samples",)))]

@@ -42,36 +42,24 @@ def calibrate(
     """
     with errors() as state:
         server.refuse_without_endpoint()
-        from adapters.console import console, phase, progress, quiet
+        from adapters.console import console, note, phase, progress, quiet
         from adapters.errors import UserError
-        from adapters.extraction import adapter_source, calibrating, confidence, constraining, engines
-        from adapters.extraction.engine import Drawing, Engine, Options
+        from adapters.extraction import calibrating
+        from adapters.extraction.engine import Engine, Options
         from adapters.extraction.extract import open_or_resume
-        from adapters.recipe.load import parse_assignments
+        from adapters.extraction.session import Session
 
         if not Path(source).expanduser().is_dir():
             raise UserError(f"{source} is no folder; a calibration is kept in the adapter's folder, so download it.")
-        name, several = "endpoint" if server.endpoint else engine, picks.samples > 1
-        if server.endpoint and not several:
-            raise UserError("a server gives no log-probabilities here; calibrate by vote, with --samples 5.")
-        params, consent = parse_assignments(adapter.params or []), plugin_consent(trust)
-        model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=consent)
-        constraint = constraining.constraint_of(name, model, constrain, several=several)
-        how = constraint.how if constraint else "off"
-        settings = {"max_new_tokens": max_tokens, "constrain": how, "engine": name, "endpoint": server.endpoint}
-        way = confidence.way_of(**vars(picks), constrain=how)
-        work = calibrating.prepare(model, rows, way, test=test, consent=consent, engine=settings)
-        options = Options(max_tokens, batch_size, how, scored=not several, **vars(server))
-        drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
-
-        def note(text: str) -> None:
-            console(stderr=True).print(f"note: {text}", soft_wrap=True)
+        consent = plugin_consent(trust)
+        model = adapter.find(source, consent)
+        session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
+        if session.silent is not None:
+            raise UserError(session.silent)
+        work = calibrating.prepare(model, rows, session.way, test=test, consent=consent, engine=session.settings)
 
         def start() -> Engine:
-            if several:
-                loaded = engines.make_picked(name, model, drawing, picks.pick, options, note)
-            else:
-                loaded = engines.make(name, model, options, note)
+            loaded = session.start(note, scored=True)
             phase("answering")
             return loaded
 

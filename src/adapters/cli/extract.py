@@ -23,10 +23,12 @@ from adapters.cli.options import (
     grouped,
     plugin_consent,
 )
-from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from adapters.extraction.adapter_source import Source
+    from adapters.plugins.trust import Consent
 
 app = Typer()
 
@@ -60,6 +62,14 @@ class AdapterOptions:
     params: Params = None
     base: Annotated[str | None, Option(help="Base model, if it is not where the adapter says.")] = None
     revision: Annotated[str | None, Option(help="Of an adapter on the Hub.")] = None
+
+    def find(self, source: str, consent: Consent, *, any_task: bool = False) -> Source:
+        """The adapter, of a task that extracts unless `any_task`. Raises UserError, and Refused without consent."""
+        from adapters.extraction import adapter_source
+        from adapters.recipe.load import parse_assignments
+
+        find = adapter_source.find_any if any_task else adapter_source.find
+        return find(source, **{**vars(self), "params": parse_assignments(self.params or [])}, consent=consent)
 
 
 @dataclass(frozen=True)
@@ -105,48 +115,26 @@ def extract(
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
     with errors() as state:
         server.refuse_without_endpoint()
-        if long_texts.passes > 1 and long_texts.window is None:
-            raise UserError("--passes reads texts again in smaller windows; say with --window how large the first are.")
-        from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, chunk_sizes, confidence, constraining, documents, engines
-        from adapters.extraction.chunks import Cutter
-        from adapters.extraction.engine import Drawing, Engine, Options
+        from adapters.console import console, note, phase, progress, quiet
+        from adapters.extraction import documents
+        from adapters.extraction.engine import Engine, Options
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
-        from adapters.recipe.load import parse_assignments
+        from adapters.extraction.session import Session
 
         screen = console(stderr=True)
-        name = "endpoint" if server.endpoint else engine
-        params = parse_assignments(adapter.params or [])
-        model = adapter_source.find(source, **{**vars(adapter), "params": params}, consent=plugin_consent(trust))
-        several = picks.samples > 1
-        constraint = constraining.constraint_of(name, model, constrain, several=several)
-        how = constraint.how if constraint else "off"
-        settings = {"engine": name, "endpoint": server.endpoint, "max_new_tokens": max_tokens, "constrain": how}
-        settings |= {"window": long_texts.window, "passes": long_texts.passes if long_texts.passes > 1 else None}
-        settings |= vars(picks) if several else {}
+        model = adapter.find(source, plugin_consent(trust))
+        session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
+        cutter = session.cutter(**vars(long_texts))
+        settings = {**session.settings, "window": long_texts.window, **session.picks}
+        settings["passes"] = long_texts.passes if long_texts.passes > 1 else None
         given = {**vars(corpus), "keep": corpus.keep or ()}
-        way = confidence.way_of(**vars(picks), constrain=how)
-        grounded, least = corpus.grounded != "off", given.pop("min_confidence")
-        unscored = server.endpoint is not None and not several
-        if unscored and least is not None:
-            raise UserError("--min-confidence: a server gives no log-probabilities here; vote with --samples 5.")
-        given["sure"] = None if unscored else confidence.of_adapter(model, way, least, grounded=grounded)
+        sure = session.confidence(given.pop("min_confidence"), grounded=corpus.grounded != "off")
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
-        work = prepare(model, made.path, out, **given, engine={**settings, **made.settings})
-        scored = given["sure"] is not None and not several
-        options = Options(max_tokens, batch_size, how, scored=scored, **vars(server))
-        cutter = Cutter(lambda: chunk_sizes.load(name, model, options), max_tokens, **vars(long_texts))
-        drawing = Drawing(picks.samples - 1, picks.temperature, max_new_tokens=max_tokens)
-
-        def note(text: str) -> None:
-            console(stderr=True).print(f"note: {text}", soft_wrap=True)
+        work = prepare(model, made.path, out, **given, sure=sure, engine={**settings, **made.settings})
 
         def start() -> Engine:
-            if several:
-                loaded = engines.make_picked(name, model, drawing, picks.pick, options, note)
-            else:
-                loaded = engines.make(name, model, options, note)
+            loaded = session.start(note, scored=sure is not None)
             phase("extracting")
             return loaded
 
@@ -211,7 +199,8 @@ def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json
     if matches := counts.get("matches"):
         lines.append(f"strings in the text: {', '.join(f'{n:,} {kind}' for kind, n in matches.items())}")
     if counts.get("cut"):
-        lines.append(f"{counts['cut']:,} rows were asked about in parts; {counts['chunks']:,} prompts in all")
+        asked = f"{counts['chunks']:,} prompts in all, {counts['tokens']:,} tokens of answers"
+        lines.append(f"{counts['cut']:,} rows were asked about in parts; {asked}")
     if incomplete := counts["errors"].get("incomplete"):
         lines.append(f"{incomplete:,} rows have a record of some of their parts, and say in `error` which have none")
     if "unsure" in counts:

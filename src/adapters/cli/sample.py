@@ -58,25 +58,20 @@ def sample(
     """
     with errors() as state:
         server.refuse_without_endpoint()
-        from adapters.console import console, phase, progress, quiet
-        from adapters.extraction import adapter_source, engines, sampling
+        from adapters.console import console, note, phase, progress, quiet
+        from adapters.extraction import engines, sampling
         from adapters.extraction.engine import DrawEngine, Drawing, Options
         from adapters.extraction.extract import finished, open_or_resume
-        from adapters.recipe.load import parse_assignments
 
         screen = console(stderr=as_json)
         spec, consent = reward_spec(reward, reward_params), plugin_consent(trust)
-        params = parse_assignments(adapter.params or [])
-        model = adapter_source.find_any(source, **{**vars(adapter), "params": params}, consent=consent)
+        model = adapter.find(source, consent, any_task=True)
         name = "endpoint" if server.endpoint else engine
         drawing = Drawing(k, temperature, greedy, seed, max_tokens)
         rewards = sampling.rewards_of(model, spec, consent)
         settings = {"engine": name, "endpoint": server.endpoint}
         work = sampling.prepare(model, rows, out, drawing, rewards, engine=settings)
         options = Options(max_tokens or Options().max_new_tokens, batch_size, constrain="off", **vars(server))
-
-        def note(text: str) -> None:
-            console(stderr=True).print(f"note: {text}", soft_wrap=True)
 
         def start() -> DrawEngine:
             loaded = engines.make_draws(name, model, drawing, options, note)

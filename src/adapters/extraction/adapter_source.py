@@ -44,6 +44,11 @@ class Source:
         """Whether the adapter is of the `echo` backend, which has no model."""
         return read_json(self.adapter / adapter_folder.CONFIG).get("peft_type") == "ECHO"
 
+    @property
+    def tags_words(self) -> bool:
+        """Whether the adapter is of an encoder, which answers without writing."""
+        return read_json(self.adapter / adapter_folder.CONFIG).get("task_type") == "TOKEN_CLS"
+
 
 def find(
     given: str,

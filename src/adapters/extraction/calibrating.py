@@ -174,7 +174,7 @@ def _answered(job: CalibrationJob, engine: Callable[[], Engine], moved: Moved) -
     with closing(Journal(job.journal, 1, 1)) as journal:
         resumed = journal.count
         if resumed < total:
-            missing = (Request(n, e.prompt) for n, e in enumerate(job.examples, 1) if n not in journal)
+            missing = (Request(n, e.prompt, e.meta["text"]) for n, e in enumerate(job.examples, 1) if n not in journal)
             for answer in engine()(missing):
                 journal.append(_line(job, answer))
                 moved(journal.count, total, {"resumed": resumed})

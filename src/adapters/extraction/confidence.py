@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +14,7 @@ from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer
 from adapters.extraction.sure_record import without
 from adapters.files import read_json
+from adapters.rewards.grounding import fold
 from adapters.types import Example
 
 DIGITS: Final = 3
@@ -46,6 +47,10 @@ def way_of(samples: int, pick: str, temperature: float, constrain: str = "off") 
     """The name of a way of answering, of which each has a calibration of its own."""
     way = TOKENS if samples == 1 else f"{pick} of {samples} at {temperature:g}"
     return f"{way}, words of the text" if constrain == "source" else way
+
+
+_Sure = tuple[list[dict[str, Any]], float | None]
+"""Spans with their confidence, and the confidence of the whole."""
 
 
 class Told(NamedTuple):
@@ -105,6 +110,11 @@ def _votes(task: Any, answer: Answer, at: Sequence[answer_values.Place | None], 
     return [count / len(answer.samples) for count in votes], agreeing / len(answer.samples)
 
 
+def _said(span: Mapping[str, Any]) -> tuple[str, str]:
+    """What makes two values of parts one: the field, and the text as the merge of records compares it."""
+    return answer_values.field_of(span["path"]), fold(span["value"])
+
+
 @dataclass(frozen=True)
 class Confidence:
     """Adds confidence to lines of an output; with `least`, leaves out what is less sure."""
@@ -130,34 +140,41 @@ class Confidence:
 
     def added(self, line: dict[str, Any], answer: Answer, text: Any) -> dict[str, Any]:
         """The line with `confidence`, of its spans and of the whole; with `least` also `unsure`, what was left out."""
-        spans = line["spans"]
-        if spans is None or (signals := told(self.task, answer, spans, text)) is None:
-            return self._unknown(line)
-        sure = [round(p, DIGITS) for p in (self.values(signals.values) if spans else ())]
-        spans = [{**span, "confidence": p} for span, p in zip(spans, sure, strict=True)]
-        whole = None if self.rows is None else round(self.rows([signals.whole])[0], DIGITS)
-        line = {**self._unknown(line), "spans": spans, "confidence": whole}
-        return line if self.least is None else self._sure_part(line, answer.text)
+        return self._line(line, self._sure(line, answer, text), answer.text)
 
     def of_parts(self, line: dict[str, Any], parts: Sequence[tuple[dict[str, Any], Answer, Any]]) -> dict[str, Any]:
         """The line of a text that was asked about in parts, each a line, its answer and its text.
 
-        A value is as sure as in the part that is surest of it; the whole is as sure as the least sure part.
+        A value of a field is as sure as in the part that is surest of it. The whole is as sure as the least sure part;
+        null where a part has no record, because the whole is not complete then.
         """
-        told_apart = [replace(self, least=None).added(*part) for part in parts]
-        known: dict[str, float] = {}
-        for span in (span for part in told_apart for span in part["spans"] or ()):
-            known[span["value"]] = max(span.get("confidence", 0.0), known.get(span["value"], 0.0))
-        wholes = [part["confidence"] for part in told_apart if part["confidence"] is not None]
-        if line["spans"] is None or not wholes:
-            return self._unknown(line)
-        lowest = min(known.values(), default=0.0)
-        spans = [{**span, "confidence": known.get(span["value"], lowest)} for span in line["spans"]]
-        line = {**self._unknown(line), "spans": spans, "confidence": min(wholes)}
-        return line if self.least is None else self._sure_part(line, "\n".join(answer.text for _, answer, _ in parts))
+        told_apart = [self._sure(*part) for part in parts]
+        known = [sure for sure in told_apart if sure is not None]
+        if line["spans"] is None or not known:
+            return self._line(line, None, "")
+        values: dict[tuple[str, str], float] = {}
+        for span in (span for spans, _ in known for span in spans):
+            values[_said(span)] = max(span["confidence"], values.get(_said(span), 0.0))
+        lowest = min(values.values(), default=0.0)
+        spans = [{**span, "confidence": values.get(_said(span), lowest)} for span in line["spans"]]
+        wholes = [whole for _, whole in known if whole is not None]
+        whole = min(wholes) if len(wholes) == len(parts) else None
+        return self._line(line, (spans, whole), "\n".join(answer.text for _, answer, _ in parts))
 
-    def _unknown(self, line: dict[str, Any]) -> dict[str, Any]:
-        return {**line, "confidence": None} | ({} if self.least is None else {"unsure": None})
+    def _sure(self, line: Mapping[str, Any], answer: Answer, text: Any) -> _Sure | None:
+        spans = line["spans"]
+        if spans is None or (signals := told(self.task, answer, spans, text)) is None:
+            return None
+        sure = [round(p, DIGITS) for p in (self.values(signals.values) if spans else ())]
+        whole = None if self.rows is None else round(self.rows([signals.whole])[0], DIGITS)
+        return [{**span, "confidence": p} for span, p in zip(spans, sure, strict=True)], whole
+
+    def _line(self, line: dict[str, Any], sure: _Sure | None, completion: str) -> dict[str, Any]:
+        line = {**line, "confidence": None} | ({} if self.least is None else {"unsure": None})
+        if sure is None:
+            return line
+        line |= {"spans": sure[0], "confidence": sure[1]}
+        return line if self.least is None else self._sure_part(line, completion)
 
     def _sure_part(self, line: dict[str, Any], completion: str) -> dict[str, Any]:
         spans, least = line["spans"], self.least or 0.0

@@ -20,7 +20,8 @@ def default(engine: str, source: Source, *, several: bool = False) -> Constrain:
     """The word where the user says none: `schema` where vLLM or a server constrains single answers, else `off`."""
     # A server's reasoning parser knows where the answer begins.
     builtin = engine == "endpoint" or (engine == "vllm" and not source.echo and not source.model.thinking)
-    return "schema" if builtin and not several and source.task.answer_schema() is not None else "off"
+    builtin = builtin and not several and not source.tags_words
+    return "schema" if builtin and source.task.answer_schema() is not None else "off"
 
 
 def constraint_of(engine: str, source: Source, given: Constrain | None, *, several: bool = False) -> Constraint | None:
@@ -30,6 +31,8 @@ def constraint_of(engine: str, source: Source, given: Constrain | None, *, sever
         return None
     if source.echo and engine != "endpoint":
         raise UserError(f"constrain: {how} is for models, and an echo run has none. Say off.")
+    if source.tags_words:
+        raise UserError(f"constrain: {how} is for models that write, and an encoder tags words of the text. Say off.")
     local = engine == "transformers"
     if local:
         needs_llguidance()

@@ -18,7 +18,7 @@ from adapters.types import Drawn, Example, TokenScores
 
 def make(name: str, source: Source, options: Options, note: Callable[[str], None]) -> Engine:
     """The engine of a name. `note` is called with messages for the user. Raises UserError."""
-    if _tags_words(source):
+    if source.tags_words:
         if name != "transformers":
             raise UserError(
                 "an encoder is served by neither vLLM nor a chat server; leave --engine and --endpoint out."
@@ -46,7 +46,7 @@ def make_draws(
     name: str, source: Source, drawing: Drawing, options: Options, note: Callable[[str], None]
 ) -> DrawEngine:
     """The engine of a name that draws several answers to each prompt. Raises UserError."""
-    if _tags_words(source):
+    if source.tags_words:
         raise UserError("an encoder gives one answer to a text, so none can be picked from several.")
     if name == "endpoint":
         from adapters.extraction.endpoint_engine import endpoint_draws
@@ -83,10 +83,6 @@ def make_picked(
                 yield Answer(row, picked.text, sum(a.tokens for a in answers), picked.truncated, samples=texts)
 
     return answer
-
-
-def _tags_words(source: Source) -> bool:
-    return read_json(source.adapter / CONFIG).get("task_type") == "TOKEN_CLS"
 
 
 def _check_vllm(source: Source) -> None:

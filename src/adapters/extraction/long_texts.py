@@ -65,13 +65,14 @@ def line(
     A pass after the first adds what stands in its part. A row some of whose parts have no record says so in `error`;
     one whose parts all have none has the error of the first.
     """
+    if len(asked.parts) == 1:  # it may begin behind blanks, and places are those in the whole text
+        [answer] = asked.answers.values()
+        only = {**grounded(record(asked.start, answer), asked.text, answer.text), "chunks": 1}
+        return sure.added(only, answer, asked.text) if sure else only
     lines = [
         grounded(record(asked.start, asked.answers[n]), _text(asked, place), asked.answers[n].text)
         for n, (_, place) in enumerate(asked.parts)
     ]
-    if len(lines) == 1:
-        only = {**lines[0], "chunks": 1}
-        return sure.added(only, asked.answers[0], asked.text) if sure else only
     schema = task.record_schema()
     found = [
         grounding.standing(part["record"], schema, _text(asked, place)) if again else part["record"]

@@ -8,13 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from adapters.backends.adapter_folder import CONFIG
 from adapters.data_aug.mine.words import Question, Span
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import WINDOW, Answer, Request
 from adapters.extraction.files import blocks
-from adapters.files import read_json
 from adapters.mining.expression import holds
 from adapters.mining.program import MOST_ITEMS, Ask, Each, First, Keep, Program, Step, rendered
 from adapters.mining.sample import order
@@ -92,7 +90,7 @@ def labels(proxy: Proxy, texts: Sequence[str], instruction: str, threshold: floa
 
 def check_proxy(source: Source, given: str, verb: str) -> None:
     """Raise UserError for an adapter that is no proxy."""
-    if read_json(source.adapter / CONFIG).get("task_type") != "TOKEN_CLS":
+    if not source.tags_words:
         raise UserError(
             f"{given} is a causal adapter; {verb} needs one of kind token_classification. For its own task: "
             "adapters extract."

@@ -48,7 +48,7 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         with console.progress("plan", "looking for duplicates"):
             _write_ledger(plan)
         for note in [*notes, *ready(plan, backend)]:
-            console.console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)
+            console.note(note)
     backend.barrier()
     start = plan.start
     for job in plan.jobs:

@@ -26,7 +26,10 @@ def merge(records: Sequence[Sequence[Funder]], *, one_award: bool) -> list[Funde
     for record in records:
         known = list(funders)
         for funder in record:
-            same = next((f for f in known if _is_same(f, funder)), None)
+            ids = _ids(funder["awards"])
+            alike = [f for f in known if _is_same(f, funder)]
+            # One answer may name a funder twice: the one with the same awards is meant.
+            same = max(alike, key=lambda f: len(ids & _ids(f["awards"])), default=None)
             if same is None:
                 same = {"funder_name": funder["funder_name"], "awards": []}
                 funders.append(same)

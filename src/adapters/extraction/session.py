@@ -1,0 +1,98 @@
+"""How an adapter answers, checked before a model is loaded: engine, options, votes, constraint and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from adapters.errors import UserError
+from adapters.evaluation.picking import Pick
+from adapters.extraction import chunk_sizes, engines
+from adapters.extraction.adapter_source import Source
+from adapters.extraction.chunks import Cutter
+from adapters.extraction.confidence import Confidence, of_adapter, way_of
+from adapters.extraction.constraining import constraint_of
+from adapters.extraction.engine import Drawing, Engine, Options
+
+
+@dataclass(frozen=True)
+class Session:
+    """An adapter with an engine. `open` makes one; `start` loads the model.
+
+    With `samples` above 1 each prompt is answered so often, the first time greedily, and one answer is picked.
+    """
+
+    source: Source
+    engine: str
+    options: Options
+    samples: int = 1
+    pick: Pick = "vote"
+    temperature: float = 0.8
+
+    @classmethod
+    def open(cls, source: Source, engine: str, options: Options, **picks: Any) -> Session:
+        """A session whose `options.constrain` is decided. Raises UserError for a constraint that cannot be.
+
+        A server (`options.endpoint`) takes the place of the engine. `picks` are samples, pick and temperature.
+        """
+        name = "endpoint" if options.endpoint else engine
+        made = cls(source, name, options, **picks)
+        constraint = constraint_of(name, source, options.constrain, several=made.several)
+        return replace(made, options=replace(options, constrain=constraint.how if constraint else "off"))
+
+    @property
+    def several(self) -> bool:
+        """Whether one of several answers is picked."""
+        return self.samples > 1
+
+    @property
+    def picks(self) -> dict[str, Any]:
+        """How one of several answers is picked; empty for single answers."""
+        return {"samples": self.samples, "pick": self.pick, "temperature": self.temperature} if self.several else {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides single answers beside the adapter, for a manifest."""
+        options = self.options
+        answers = {"max_new_tokens": options.max_new_tokens, "constrain": options.constrain}
+        return {"engine": self.engine, "endpoint": options.endpoint, **answers}
+
+    @property
+    def way(self) -> str:
+        """The name of the way of answering, of which each has a calibration of its own."""
+        return way_of(self.samples, self.pick, self.temperature, self.options.constrain or "off")
+
+    @property
+    def silent(self) -> str | None:
+        """Why the answers do not say how sure they are; None where they do."""
+        if self.source.tags_words:
+            return "an encoder says nothing of how sure it is here."
+        if self.engine == "endpoint" and not self.several:
+            return "a server gives no log-probabilities here; answer by vote, with --samples 5."
+        return None
+
+    def confidence(self, least: float | None, *, grounded: bool) -> Confidence | None:
+        """The adapter's calibration for these answers; None without one. Raises UserError where `least` needs it."""
+        if self.silent is None:
+            return of_adapter(self.source, self.way, least, grounded=grounded)
+        if least is not None:
+            raise UserError(f"--min-confidence: {self.silent}")
+        return None
+
+    def cutter(self, window: int | None, passes: int) -> Cutter:
+        """What cuts long texts. Raises UserError for `passes` without a window."""
+        if passes > 1 and window is None:
+            raise UserError("--passes reads texts again in smaller windows; say with --window how large the first are.")
+        options = self.options
+        load = partial(chunk_sizes.load, self.engine, self.source, options)
+        return Cutter(load, options.max_new_tokens, window, passes)
+
+    def start(self, note: Callable[[str], None], *, scored: bool) -> Engine:
+        """Load the model. `scored`: single answers come with log-probabilities. Raises UserError."""
+        options = replace(self.options, scored=scored and not self.several)
+        if not self.several:
+            return engines.make(self.engine, self.source, options, note)
+        drawing = Drawing(self.samples - 1, self.temperature, max_new_tokens=options.max_new_tokens)
+        return engines.make_picked(self.engine, self.source, drawing, self.pick, options, note)
