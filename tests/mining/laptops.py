@@ -79,6 +79,6 @@ def proxy_folder(folder: Path, **config: Any) -> Path:
     told = {"peft_type": "LORA", "task_type": "TOKEN_CLS", "base_model_name_or_path": "me/encoder", **config}
     (folder / adapter_folder.CONFIG).write_text(json.dumps(told))
     files = {name: sha256(folder / name) for name in (adapter_folder.WEIGHTS, adapter_folder.CONFIG)}
-    manifest = {"task": "funding", "thinking": False, "model": {"base": "me/encoder"}, "files": files}
+    manifest = {"task": "mine", "thinking": False, "model": {"base": "me/encoder"}, "files": files}
     write_json(folder / adapter_folder.MANIFEST, manifest)
     return folder

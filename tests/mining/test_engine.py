@@ -174,9 +174,9 @@ from laptops import Rules
 from adapters.cli.main import app
 from adapters.mining import engine
 class Slow(Rules):
-    def get_label(self, texts, instruction):
+    def scores(self, questions):
         time.sleep(0.05)
-        return super().get_label(texts, instruction)
+        return super().scores(questions)
 engine.load_proxy = lambda source, batch_size: Slow()
 engine.WINDOW = 16
 app(sys.argv[1:])
