@@ -40,12 +40,9 @@ class Rules:
         self.calls += questions
         return [0.9 if is_positive(question.text) else 0.2 for question in questions]
 
-    def spans(self, questions: Sequence[Question]) -> list[list[Span]]:
+    def spans(self, questions: Sequence[Question]) -> list[tuple[list[Span], float]]:
         self.calls += questions
-        return [spans(question.text, question.instruction) for question in questions]
-
-    def margins(self, questions: Sequence[Question]) -> list[float]:
-        return [1 / len(question.text) for question in questions]
+        return [(spans(question.text, question.instruction), 1 / len(question.text)) for question in questions]
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
         return [len(question.text.split()) + len(question.instruction.split()) for question in questions]
