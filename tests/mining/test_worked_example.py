@@ -130,7 +130,9 @@ def test_annotated_rows_train_a_proxy_that_mines(
     there = ("--endpoint", server.url, "--program", "program.yaml", "--yes")
     run("annotate", "corpus.jsonl", "-o", "labelled.jsonl", *there, "--share", 0.5)
     recipe = mine_recipe(tmp_path, save_tiny_encoder(tmp_path / "bert"))
-    (tmp_path / "proxy.yaml").write_text(recipe.replace("train.jsonl", "labelled.jsonl"))
+    (tmp_path / "proxy.yaml").write_text(
+        recipe.replace("{path: train.jsonl}", "{path: labelled.jsonl, where: {error: null}}")
+    )
     done = CliRunner().invoke(app, ["run", "proxy.yaml"])
     assert done.exit_code == 0, done.output
     found = ("mine", "program.yaml", "runs/proxy", "corpus.jsonl", "-o", "mined.jsonl")
