@@ -34,6 +34,7 @@ ELSEWHERE = (
     "qwen-text",
     "adapters sample",
     "adapters mine ",
+    "adapters graph records.jsonl",
     "adapters calibrate",
     "--min-confidence",
     "mine s.jsonl",

@@ -26,6 +26,7 @@ from adapters.files import read_json, sha256, write_json
 from adapters.graph.build import Options, build
 from adapters.graph.facts import Text
 from adapters.tasks.ie import IeTask
+from adapters.tasks.mine import MineTask
 from adapters.types import Attribute, Entity, Relation
 
 RDF = rdflib.RDF
@@ -464,6 +465,25 @@ def test_mined_records() -> None:
         *(swift, dollars, Relation("price", swift, dollars), Entity("laptop", "Aero", (45, 49))),
     ]
     assert list(graph({"kept": False, "positive": False, "laptop": laptops}, {})) == [Attribute("positive", False)]
+
+
+def test_answers_to_questions(tmp_path: Path) -> None:
+    text = "Aspirin did not help against the headache."
+    asked = {"id": "t", "text": text, "kind": "span", "instruction": "disease"}
+    corpus = write_jsonl(tmp_path / "c.jsonl", [asked, {**asked, "kind": "label", "instruction": "medicine"}])
+    spans = [{"text": "headache", "start": 33, "end": 41}, {"text": "Aspirin"}]
+    records = [MineTask().record({"spans": spans}), MineTask().record({"label": True, "score": 0.9})]
+    folder = made(tmp_path, corpus, output(tmp_path / "out.jsonl", corpus, records, task="mine"))
+    nodes, edges = table(folder / "nodes.csv"), table(folder / "edges.csv")
+    assert [of(n, "type", "name", "label_medicine:boolean") for n in nodes if n[":LABEL"] == "Entity"] == [
+        ("disease", "Aspirin", ""),
+        ("disease", "headache", ""),
+    ]
+    assert [of(n, "name", "label_medicine:boolean") for n in nodes if n[":LABEL"] == "Document"] == [
+        ("t", ""),
+        ("t#2", "true"),
+    ]
+    assert [of(e, "start:int", "end:int") for e in edges] == [("33", "41"), ("0", "7")]
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

@@ -40,12 +40,9 @@ class Rules:
         self.calls += questions
         return [0.9 if is_positive(question.text) else 0.2 for question in questions]
 
-    def spans(self, questions: Sequence[Question]) -> list[list[Span]]:
+    def spans(self, questions: Sequence[Question]) -> list[tuple[list[Span], float]]:
         self.calls += questions
-        return [spans(question.text, question.instruction) for question in questions]
-
-    def margins(self, questions: Sequence[Question]) -> list[float]:
-        return [1 / len(question.text) for question in questions]
+        return [(spans(question.text, question.instruction), 1 / len(question.text)) for question in questions]
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
         return [len(question.text.split()) + len(question.instruction.split()) for question in questions]
@@ -79,6 +76,6 @@ def proxy_folder(folder: Path, **config: Any) -> Path:
     told = {"peft_type": "LORA", "task_type": "TOKEN_CLS", "base_model_name_or_path": "me/encoder", **config}
     (folder / adapter_folder.CONFIG).write_text(json.dumps(told))
     files = {name: sha256(folder / name) for name in (adapter_folder.WEIGHTS, adapter_folder.CONFIG)}
-    manifest = {"task": "funding", "thinking": False, "model": {"base": "me/encoder"}, "files": files}
+    manifest = {"task": "mine", "thinking": False, "model": {"base": "me/encoder"}, "files": files}
     write_json(folder / adapter_folder.MANIFEST, manifest)
     return folder

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny import ie_rows, save_tiny_encoder
 
+from adapters.backends.local.tagger import CPU_BUDGET
 from adapters.data_aug.mine.words import Span
 from adapters.mining.engine import ProgramEngine, TaggerProxy, labels
 from adapters.mining.program import read
@@ -47,8 +48,9 @@ def test_a_program_gives_the_answers_of_the_tagger(tagger: Any) -> None:
     for outcome, text, label, spans in zip(done, texts, positive, names, strict=True):
         assert outcome.record["person"] == label
         assert [(s["text"], s["start"], s["end"]) for s in outcome.record["name"]] == list(map(tuple, spans))
-        for span in outcome.record["name"]:
+        for span, margin in zip(outcome.record["name"], outcome.margins[2:], strict=True):
             [wanted] = tagger.get_span([text], f"Where is {span['text']}?")
+            assert [margin] == pytest.approx(tagger.margins([text], "span", f"Where is {span['text']}?"), abs=1e-5)
             assert [(s["text"], s["start"], s["end"]) for s in span["town"]] == list(map(tuple, wanted))
         assert len(outcome.margins) == sum(outcome.asked)
         assert all(0 <= margin <= 1 for margin in outcome.margins)
@@ -58,10 +60,27 @@ def test_a_program_gives_the_answers_of_the_tagger(tagger: Any) -> None:
     assert labels(proxy, texts, "This text mentions a person", tagger.threshold) == positive
 
 
+def test_questions_of_many_texts_and_spans_share_batches(tagger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+    forward = tagger.model.forward
+
+    def counted(input_ids: Any, **more: Any) -> Any:
+        shapes.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **more)
+
+    monkeypatch.setattr(tagger.model, "forward", counted)
+    texts = [row["text"] for row in ie_rows(12)]
+    done = ProgramEngine(read(Path("p.yaml"), PROGRAM), TaggerProxy(tagger), uncertain=True).read(texts)
+    windows, asked = sum(rows for rows, _ in shapes), sum(sum(outcome.asked) for outcome in done)
+    assert windows >= asked > 2 * len(texts)
+    assert windows > 4 * len(shapes)
+    assert all(rows * width <= CPU_BUDGET for rows, width in shapes)
+
+
 def test_a_span_too_long_for_an_instruction_has_no_answers(tagger: Any) -> None:
     class Long(TaggerProxy):
         def spans(self, questions: Any) -> Any:
-            return [[Span(question.text, 0, len(question.text))] for question in questions]
+            return [([Span(question.text, 0, len(question.text))], 1.0) for question in questions]
 
     text = " ".join(row["text"] for row in ie_rows(12))
     [done] = ProgramEngine(read(Path("p.yaml"), PROGRAM), Long(tagger), 0.5).read([text])

@@ -1,7 +1,8 @@
-"""From an instruction in words to a mined corpus: program, annotation of five per cent, proxy, records, cost."""
+"""From an instruction in words to a graph: program, annotation of five per cent, proxy, records, graph, cost."""
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import time
@@ -62,7 +63,20 @@ def reviews(n: int) -> list[str]:
     return out
 
 
-def test_from_an_instruction_to_a_mined_corpus(
+def assert_prices_stand_in_their_texts(graph: Path, texts: list[str]) -> None:
+    """Each price of the graph leads back to a text that was kept, to its laptop and its sum."""
+    tables = [csv.DictReader((graph / name).open(encoding="utf-8", newline="")) for name in ("nodes.csv", "edges.csv")]
+    nodes = {row["id:ID"]: row for row in tables[0]}
+    assert {row["name"] for row in nodes.values() if row["type"] == "laptop"} == {"Swift 3", "Aero 15"}
+    for edge in tables[1]:
+        if edge[":TYPE"] == "price":
+            text = texts[int(edge["document"][1:]) - 1]
+            head, tail = (text[int(edge[f"{end}_start:int"]) : int(edge[f"{end}_end:int"])] for end in ("head", "tail"))
+            assert f"The {head} costs {tail}" in text
+            assert (nodes[edge[":START_ID"]]["name"], nodes[edge[":END_ID"]]["name"]) == (head, tail)
+
+
+def test_from_an_instruction_to_a_graph(
     tmp_path: Path, server: Large, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,6 +100,11 @@ def test_from_an_instruction_to_a_mined_corpus(
         for laptop in record.get("laptop", []):
             for span in (laptop, laptop["price"]):
                 assert text[span["start"] : span["end"]] == span["text"]
+    counts = run("graph", "mined.jsonl", "--corpus", "corpus.jsonl", "-o", "graph")
+    assert counts["documents"] == TEXTS
+    assert counts["not_found"] == 0
+    assert counts["edges"] == {"mentions": 2 * sum(kept), "price": sum(kept)}
+    assert_prices_stand_in_their_texts(tmp_path / "graph", texts)
     began = time.monotonic()
     whole = run("annotate", "corpus.jsonl", "-o", "all.jsonl", "--program", "program.yaml", "--share", 1, *there)
     large_seconds = time.monotonic() - began
@@ -111,7 +130,9 @@ def test_annotated_rows_train_a_proxy_that_mines(
     there = ("--endpoint", server.url, "--program", "program.yaml", "--yes")
     run("annotate", "corpus.jsonl", "-o", "labelled.jsonl", *there, "--share", 0.5)
     recipe = mine_recipe(tmp_path, save_tiny_encoder(tmp_path / "bert"))
-    (tmp_path / "proxy.yaml").write_text(recipe.replace("train.jsonl", "labelled.jsonl"))
+    (tmp_path / "proxy.yaml").write_text(
+        recipe.replace("{path: train.jsonl}", "{path: labelled.jsonl, where: {error: null}}")
+    )
     done = CliRunner().invoke(app, ["run", "proxy.yaml"])
     assert done.exit_code == 0, done.output
     found = ("mine", "program.yaml", "runs/proxy", "corpus.jsonl", "-o", "mined.jsonl")
@@ -119,6 +140,7 @@ def test_annotated_rows_train_a_proxy_that_mines(
     assert (mined["rows"], mined["records"], mined["uncertain"]) == (60, 60, 10)
     assert mined["steps"]["positive"]["asked"] == 60
     assert mined["tokens"] > 60 * 30
+    assert run("graph", "mined.jsonl", "--corpus", "corpus.jsonl", "-o", "graph")["documents"] == 60
     balanced = ("--label", "This review is positive", "-n", 8, "--balance", "runs/proxy", "--yes")
     again = run("annotate", "unsure.jsonl", "-o", "second.jsonl", "--endpoint", server.url, *balanced)
     assert sum(again["balance"].values()) == 8

@@ -33,7 +33,9 @@ class GraphOptions:
 @app.command()
 @grouped
 def graph(
-    outs: Annotated[list[Path], Argument(metavar="OUT…", help="Finished outputs of `extract` over one corpus.")],
+    outs: Annotated[
+        list[Path], Argument(metavar="OUT…", help="Finished outputs of `extract` or `mine` over one corpus.")
+    ],
     folder: Annotated[Path, Option("-o", "--out", metavar="FOLDER", help="Where the graph's files go.")],
     corpus: Annotated[Path, Option(help="The corpus that the outputs were made from.")],
     options: GraphOptions,

@@ -43,4 +43,5 @@ def print_steps(program: Program, counts: Mapping[str, Any]) -> None:
     screen = console(stderr=True)
     screen.print(table)
     if counts["clipped"]:
-        screen.print(f"{counts['clipped']:,} spans beyond the fiftieth of their text were left out", soft_wrap=True)
+        what = "beyond the fiftieth of their text, or too long to stand in a question"
+        screen.print(f"{counts['clipped']:,} times a span was not asked about: {what}", soft_wrap=True)

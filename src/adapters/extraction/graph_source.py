@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge as merge_sorted
 from itertools import groupby
@@ -18,6 +18,7 @@ from adapters.errors import UserError, hint
 from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest
 from adapters.extraction.merge_shards import complete
 from adapters.files import json_line, sha256
+from adapters.graph import mine_records
 from adapters.graph.facts import Registry, Text
 from adapters.plugins.registry import names, offered, resolve
 from adapters.recipe.fields import PluginSpec
@@ -32,7 +33,8 @@ class Output:
 
     parts: list[Path]
     settings: Mapping[str, Any]
-    task: Any
+    graph: Callable[[Any, Row], Iterable[Fact]]
+    """What a record says, with its row."""
     text: str
     digest: Any = field(default_factory=hashlib.sha256)
     """Of its rows in order, whatever files they lie in: that of a merged JSONL file."""
@@ -41,8 +43,8 @@ class Output:
     @property
     def described(self) -> dict[str, Any]:
         """What the graph's manifest says about it."""
-        plug, adapter = self.settings["task"], self.settings.get("adapter")
-        return {"task": plug, "adapter": adapter, "rows": self.rows, "sha256": self.digest.hexdigest()}
+        made = {name: self.settings.get(name) for name in ("task", "program", "adapter")}
+        return {**made, "rows": self.rows, "sha256": self.digest.hexdigest()}
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class GraphSource:
                 self.without_record[str(part)] += 1
                 continue
             try:
-                facts += output.task.graph(line["record"], {**row, **line})
+                facts += output.graph(line["record"], {**row, **line})
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UserError(f"row {number} of {part}: its record cannot be read: {error!r}.") from None
         text = row.get(self.outputs[0].text)
@@ -131,7 +133,7 @@ def prepare(outs: Sequence[Path], corpus: Path, *, text: str | None, registry: P
         if same in outputs:
             outputs[same].parts.append(out)
         else:
-            outputs[same] = Output([out], settings, _task(settings["task"]), text or settings["text"])
+            outputs[same] = Output([out], settings, _graph(settings), text or settings["text"])
     if len(columns := {output.text for output in outputs.values()}) > 1:
         raise UserError(f"the outputs were made from several columns: {', '.join(sorted(columns))}. Graph them apart.")
     if (column := columns.pop()) not in (known := column_names(corpus)):
@@ -149,16 +151,22 @@ def _settings(out: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _task(settings: Any) -> Any:
-    """The task that made an output; one of this project or of an installed package, as no other code is imported."""
-    spec = PluginSpec.model_validate(settings)
+def _graph(settings: Mapping[str, Any]) -> Callable[[Any, Row], Iterable[Fact]]:
+    """The meaning of an output's records: of a program's, whatever its proxy's task is, or the task's `graph`.
+
+    The task is one of this project or of an installed package, as no other code is imported. Raises UserError.
+    """
+    if settings.get("program"):
+        return mine_records.graph
+    spec = PluginSpec.model_validate(settings["task"])
     if offered("tasks", spec.use) is None and spec.use not in names("tasks").values():
         remedy = "A package that is installed can offer it (entry point group adapters.tasks)"
         raise UserError(f"the task {spec.use!r} is code of a file, which is not imported to make a graph. {remedy}.")
     task = resolve("tasks", spec)
     if not callable(getattr(task, "graph", None)):
         raise UserError(f"the task {spec.use!r} makes no graph: it has no method graph.")
-    return task
+    graph: Callable[[Any, Row], Iterable[Fact]] = task.graph
+    return graph
 
 
 def read_registry(path: Path) -> Registry:

