@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -243,10 +245,15 @@ def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, mon
         ]
 
     monkeypatch.setattr(EchoSampler, "__call__", broken)
-    run = run_all(recipe, "stages.0.skip_unreadable=true")
+    run = run_all(recipe, "stages.0.skip_unreadable=true", "stages.0.max_steps=10")
     figures = read_json(run / "1-distill" / "manifest.json")["figures"]["unreadable"]
     assert (figures["bio"], figures["news"]) == (1, 1)
     assert "bio 1 of 20, news 1 of 12" in figures["text"]
     answers = list(read_jsonl(run / "1-distill" / "teacher_answers.jsonl"))
     assert len(answers) == 32
     assert sum(not line["readable"] for line in answers) == 2
+    shutil.rmtree(run)
+    run_all(recipe, "stages.0.skip_unreadable=true", "stages.0.max_steps=2")
+    answers = read_jsonl(run / "1-distill" / "teacher_answers.jsonl")
+    assert Counter(line["domain"] for line in answers) == {"bio": 4, "news": 4}, "no more than two steps draw"
+    assert read_json(run / "1-distill" / "manifest.json")["steps"] == 2
