@@ -57,7 +57,8 @@ def parse(words: Iterable[str]) -> list[int]:
     """The seeds of `1 2 3` or `1,2,3`. Raises UserError for anything else."""
     given = [part for word in words for part in word.split(",") if part]
     if not all(part.isdecimal() for part in given):
-        raise UserError(f"--seeds {' '.join(given)}: seeds are whole numbers, such as --seeds 1 2 3.")
+        fault = "seeds are whole numbers behind the recipe, such as adapters run recipe.yaml --seeds 1 2 3."
+        raise UserError(f"--seeds {' '.join(given)}: {fault}")
     seeds = [int(part) for part in given]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise UserError("--seeds needs at least two different seeds, such as --seeds 1 2 3.")
