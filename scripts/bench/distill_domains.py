@@ -117,7 +117,7 @@ def distilled(options: argparse.Namespace, name: str, teachers: Mapping[str, Pat
     shape += [f"stages.{n}.batch_size={options.batch}" for n in (0, 1)] + [f"stages.{n}.data={data}" for n in (0, 1)]
     shape += [f"stages.1.teachers={json.dumps(known)}", *options.every, *options.student, *more]
     start, own = Path("runs/student/1-sft"), Path("runs") / name
-    if start.is_dir() and not own.exists() and not any(key.startswith("stages.0.") for key in options.student):
+    if start.is_dir() and not own.exists() and all(key.startswith("stages.1.") for key in options.student):
         shutil.copytree(start, own / start.name)  # of the same fingerprint: not trained again
     adapters("run", str(STUDENT), f"name={name}", f"data_root={options.data}", "run_dir=runs", "evaluate=[]", *shape)
     return Path("runs") / name / "2-distill"
