@@ -6,7 +6,10 @@ FOLDER holds the IE corpora of docs/ie.md: bio (bc5cdr, ncbi), tweets (btc), sci
 (conll04_re). Teachers are recipes/distill_teacher.yaml with other data, the student is recipes/distill_domains.yaml,
 and joint SFT is the teacher's recipe on all data, for as many optimizer steps as the student takes. The merges have the
 teachers' rank; their weight and density are chosen on dev rows. bc5cdr and scierc_ner have no test file: half of their
-dev ids is used to choose, the other half to test. A stopped script goes on where it was.
+dev ids is used to choose, the other half to test. A stopped script goes on where it was. The table is NAME.md.
+
+To try other settings of the student, give them with --student, and a new --name: the teachers, the student's SFT stage
+and all stored answers are taken over, and only the distillation is trained.
 
 With --noise a second student learns from damaged prompts whose teachers read the clean text, and it, the first student
 and the teachers answer damaged test rows.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,9 +60,10 @@ def main() -> None:
         domain: train(options, TEACHER, f"ie_{domain}", options.teacher_steps, TRAIN[domain]) for domain in TRAIN
     }
     models = {f"teacher {domain}": folder for domain, folder in teachers.items()}
-    models["student"] = distilled(options, "student", teachers)
+    models["student"] = distilled(options, options.name, teachers)
     everything = [source for sources in TRAIN.values() for source in sources]
-    models["joint SFT"] = train(options, TEACHER, "joint", options.start_steps + options.steps, everything)
+    steps = options.start_steps + options.steps
+    models["joint SFT"] = train(options, TEACHER, f"joint_{steps}", steps, everything)
     measure = Measure(options)
     chosen = {how: best_merge(options, measure, how, teachers) for how in MERGES}
     models |= {f"merge {how}": Path(choice["folder"]) for how, choice in chosen.items()}
@@ -67,9 +72,9 @@ def main() -> None:
     result |= {"goals": goals(table), "merges": chosen}
     if options.noise:
         result["noise"] = hardened(options, measure, models, teachers)
-    Path("distill_domains.json").write_text(json.dumps(result, indent=2, default=str))
+    Path(f"{options.name}.json").write_text(json.dumps(result, indent=2, default=str))
     page = "\n".join(markdown(result))
-    Path("distill_domains.md").write_text(page + "\n")
+    Path(f"{options.name}.md").write_text(page + "\n")
     print(page)
 
 
@@ -87,6 +92,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--noise", metavar="PRESET", help="ocr, document … : the experiment on damaged texts too")
     parser.add_argument("--every", action="append", default=[], metavar="KEY=VALUE", help="override of every recipe")
     parser.add_argument("--student", action="append", default=[], metavar="KEY=VALUE", help="override of the student")
+    parser.add_argument("--name", default="student", help="the student's run; other settings need another name")
     return parser.parse_args()
 
 
@@ -98,16 +104,8 @@ def adapters(*words: str) -> None:
 def train(options: argparse.Namespace, recipe: Path, name: str, steps: int, data: Sequence[Mapping[str, Any]]) -> Path:
     """A run of SFT; returns its adapter."""
     shape = [f"stages.0.max_steps={steps}", f"stages.0.batch_size={options.batch}", f"stages.0.data={json.dumps(data)}"]
-    adapters(
-        "run",
-        str(recipe),
-        f"name={name}",
-        f"data_root={options.data}",
-        "run_dir=runs",
-        "evaluate=[]",
-        *options.every,
-        *shape,
-    )
+    known = [f"name={name}", f"data_root={options.data}", "run_dir=runs", "evaluate=[]", *options.every]
+    adapters("run", str(recipe), *known, *shape)
     return Path("runs") / name / "1-sft"
 
 
@@ -118,6 +116,9 @@ def distilled(options: argparse.Namespace, name: str, teachers: Mapping[str, Pat
     shape = [f"stages.0.max_steps={options.start_steps}", f"stages.1.max_steps={options.steps}"]
     shape += [f"stages.{n}.batch_size={options.batch}" for n in (0, 1)] + [f"stages.{n}.data={data}" for n in (0, 1)]
     shape += [f"stages.1.teachers={json.dumps(known)}", *options.every, *options.student, *more]
+    start, own = Path("runs/student/1-sft"), Path("runs") / name
+    if start.is_dir() and not own.exists() and all(key.startswith("stages.1.") for key in options.student):
+        shutil.copytree(start, own / start.name)  # of the same fingerprint: not trained again
     adapters("run", str(STUDENT), f"name={name}", f"data_root={options.data}", "run_dir=runs", "evaluate=[]", *shape)
     return Path("runs") / name / "2-distill"
 
@@ -193,9 +194,8 @@ def best_merge(options: argparse.Namespace, measure: Measure, how: str, teachers
     for weight in (1 / len(teachers), 0.5, 1.0):
         for extra in MERGES[how]:
             folder = merged(options, how, weight, extra, teachers)
-            [by_domain] = measure(
-                {f"{how} {weight:g} {extra.get('density', '')}": folder}, sets(options, "dev")
-            ).values()
+            name = f"{how} {weight:g} {extra.get('density', '')}"
+            [by_domain] = measure({name: folder}, sets(options, "dev")).values()
             tried.append({"folder": folder, "weight": weight, **extra, "dev": sum(by_domain.values()) / len(by_domain)})
     return max(tried, key=lambda one: one["dev"]) | {"tried": len(tried)}
 
@@ -255,7 +255,7 @@ def hardened(
             to = ["--task", "ie", "-o", str(folder / file)]
             adapters("data", "noise", str(options.data / file), "--preset", options.noise, *to)
     noise = f"stages.1.noise={{use: {options.noise}, share: 1.0, teacher: clean}}"
-    student = distilled(options, f"student_{options.noise}", teachers, noise)
+    student = distilled(options, f"{options.name}_{options.noise}", teachers, noise)
     named: dict[str, Path] = {k: v for k, v in models.items() if k.startswith("teacher ")}
     named |= {"student": models["student"], "hardened": student}
     tests = sets(options, "test", folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,11 @@ from adapters.data.load import clean_prompt, domain_of
 from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
 from adapters.pipeline.plan import Plan, make_plan
+from adapters.pipeline.run_folder import RunFolder, pairs
+from adapters.publish import card
+from adapters.publish.finished_run import Finished
 from adapters.recipe.load import load_recipe
+from adapters.tasks.ie import IeTask
 
 RECIPE = """name: student
 task: {use: ie, target: compact, missing_answer: whole}
@@ -149,7 +155,8 @@ def test_a_retrained_teacher_trains_the_student_again(recipe: Path) -> None:
     first = plan(recipe).jobs[0].fingerprint
     teacher(recipe.parent / "elsewhere")
     assert plan(recipe, "stages.0.teachers.bio=elsewhere").jobs[0].fingerprint == first, "the weights are the same"
-    assert plan(recipe, "stages.0.min_coverage=0.1").jobs[0].fingerprint == first
+    for other in ("stages.0.min_coverage=0.1", "name=other"):
+        assert plan(recipe, other).jobs[0].fingerprint == first
     assert plan(recipe, "stages.0.top_k=8").jobs[0].fingerprint != first
     swapped = ["stages.0.data.0.domain=news", "stages.0.data.1.domain=bio"]
     assert plan(recipe, *swapped).jobs[0].fingerprint != first
@@ -174,11 +181,13 @@ ECHO = [
     "stages.0.teachers={bio: runs/bio, news: runs/news}",
 ]
 
+COMPARED = [("base", "1-distill"), ("teacher-bio", "1-distill"), ("teacher-news", "1-distill")]
+
 
 def run_all(recipe: Path, *more: str) -> Path:
     """Two teachers by SFT, each on its own rows, then the student of both; no model."""
     for name in ("bio", "news"):
-        data = f"[{{path: {name}.jsonl, license: cc-by-4.0}}]"
+        data = f"[{{path: {name}.jsonl, license: cc-by-nc-4.0}}]"
         sft = f"stages=[{{kind: sft, data: {data}, learning_rate: 1e-4, validation: 0}}]"
         done = CliRunner().invoke(app, ["run", str(recipe), f"name={name}", sft, *ECHO[:2]])
         assert done.exit_code == 0, done.output
@@ -200,7 +209,12 @@ def test_the_student_stands_beside_all_teachers(recipe: Path) -> None:
         "bio": ("bio/1-sft", 20),
         "news": ("news/1-sft", 12),
     }
-    assert taught["bio"]["data"] == [{"source": "bio", "license": "cc-by-4.0"}]
+    assert taught["bio"]["data"] == [{"source": "bio", "license": "cc-by-nc-4.0", "generated": False}]
+    opened = RunFolder.open(run)
+    sources = card.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
+    used = {s["source"]: (s["license"], s["stages"]) for s in sources}
+    assert used["bio"] == ("cc-by-nc-4.0", ["1-distill", "1-distill (teacher bio)"]), "the card names the duty"
+    assert any("allows no commercial use" in note for note in card.license_notes(sources))
     page = (run / "report.html").read_text()
     assert "teacher-bio" in page
     write_jsonl(recipe.parent / "new.jsonl", ie_rows(5, "x"))
@@ -209,6 +223,14 @@ def test_the_student_stands_beside_all_teachers(recipe: Path) -> None:
     assert done.exit_code == 0, done.output
     [models] = json.loads(done.stdout)["sets"].values()
     assert list(models) == ["base", "teacher-bio", "teacher-news", "news.1-sft", "1-distill"]
+    [models] = RunFolder.open(run).other_sets.values()
+    assert [(one.model, other.model) for one, other in pairs(models)] == [*COMPARED, ("news.1-sft", "1-distill")]
+
+
+def test_over_seeds_the_student_is_compared_with_each_teacher(recipe: Path) -> None:
+    run_all(recipe, "--seeds", "1", "2")
+    changes = read_json(recipe.parent / "runs" / "student-seed2" / "seeds.json")["changes"]
+    assert list(dict.fromkeys((c["before_model"], c["model"]) for c in changes)) == COMPARED
 
 
 def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,10 +245,15 @@ def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, mon
         ]
 
     monkeypatch.setattr(EchoSampler, "__call__", broken)
-    run = run_all(recipe, "stages.0.skip_unreadable=true")
+    run = run_all(recipe, "stages.0.skip_unreadable=true", "stages.0.max_steps=10")
     figures = read_json(run / "1-distill" / "manifest.json")["figures"]["unreadable"]
     assert (figures["bio"], figures["news"]) == (1, 1)
     assert "bio 1 of 20, news 1 of 12" in figures["text"]
     answers = list(read_jsonl(run / "1-distill" / "teacher_answers.jsonl"))
     assert len(answers) == 32
     assert sum(not line["readable"] for line in answers) == 2
+    shutil.rmtree(run)
+    run_all(recipe, "stages.0.skip_unreadable=true", "stages.0.max_steps=2")
+    answers = read_jsonl(run / "1-distill" / "teacher_answers.jsonl")
+    assert Counter(line["domain"] for line in answers) == {"bio": 4, "news": 4}, "no more than two steps draw"
+    assert read_json(run / "1-distill" / "manifest.json")["steps"] == 2

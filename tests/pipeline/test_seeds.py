@@ -102,6 +102,9 @@ def test_a_change_is_the_mean_over_seeds_and_its_interval_knows_rows_and_seeds()
     assert (reward.before, reward.after) == (pytest.approx(0.25), pytest.approx(0.35))
     assert reward.interval == [pytest.approx(0.0), pytest.approx(0.2)], "rows agree; the seeds alone differ"
     assert comparison.changes_over_seeds(before, [*after[:2], samples([1], [1.0])], "strict") == []
+    before[0][1]["counts"] = {}
+    damaged = comparison.changes_over_seeds(before, after, "strict")
+    assert [c.field for c in damaged] == ["reward r"], "what one row does not say is left out"
 
 
 def test_one_seed_is_the_plain_paired_bootstrap() -> None:

@@ -62,8 +62,11 @@ def changes_over_seeds(before: Sequence[Samples], after: Sequence[Samples], mode
     if not first or any(_rows(samples) != _rows(first) for samples in (*before, *after)):
         return []
     fields = first[0].get("counts", {}).get(mode, {})
-    wanted = [field for field in fields if sum(s["counts"][mode][field][0] for s in first)]
-    counted = [(field, partial(_counts, mode=mode, fields=[field]), metrics.f1_of_sums) for field in wanted]
+    counted = [
+        (field, partial(_counts, mode=mode, fields=[field]), metrics.f1_of_sums)
+        for field in fields
+        if (table := _counts(first, mode, [field])) is not None and table[..., 0].any()
+    ]
     names = dict.fromkeys(name for s in first for name in s.get("rewards", {}))
     graded = [(f"reward {name}", partial(_rewards, name=name), _only) for name in names]
     out = []

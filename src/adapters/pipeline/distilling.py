@@ -136,7 +136,7 @@ def record(job: Job) -> dict[str, Any]:
 def _record(folder: Path, rows: int) -> dict[str, Any]:
     run = RunFolder.of_stage(folder)
     data = [
-        {"source": entry.get("source"), "license": entry.get("license")}
+        {key: entry[key] for key in ("source", "license", "generated") if key in entry}
         for stage in starting.history(folder)
         for entry in stage["data"]
     ]

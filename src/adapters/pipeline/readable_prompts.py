@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters import console
+from adapters.backends.batches import stratified
 from adapters.backends.jobs import Backend, Job
 from adapters.data.load import clean_prompt, domain_of
 from adapters.errors import UserError
@@ -20,16 +21,21 @@ from adapters.types import Progress, Task
 FILE: Final = "teacher_answers.jsonl"
 
 
-def keep_readable(job: Job, task: Task, backend: Backend, folder: Path, progress: Progress) -> tuple[Job, Any]:
+def keep_readable(
+    job: Job, task: Task, backend: Backend, folder: Path, progress: Progress, seed: int
+) -> tuple[Job, Any]:
     """The job without prompts whose greedy answer by their own teacher the task cannot read, and their counts.
 
-    Answers are stored by teacher in the stage's folder, where a stopped run finds them. An answer that is cut counts
-    as one that cannot be read. Raises UserError when a domain has no prompt left.
+    Teachers are asked about the prompts that the stage's steps draw, and no others are kept. Answers are stored by
+    teacher in the stage's folder, where a stopped run finds them. An answer that is cut counts as one that cannot be
+    read. Raises UserError when a domain has no prompt left.
     """
     stage = job.stage
     assert isinstance(stage, Distill)  # noqa: S101 - others are not asked
     path, teachers = folder / FILE, distilling.folders(stage)
-    rows = {d: [n for n, e in enumerate(job.examples) if domain_of(e) == d] for d in teachers}
+    domains = [domain_of(e) or "" for e in job.examples]
+    drawn = sorted(set(stratified(domains, stage.batch_size, job.steps, seed)))
+    rows = {d: [n for n in drawn if domains[n] == d] for d in teachers}
     stored = Counter(line["domain"] for line in read_jsonl(path))
     backend.barrier()  # all have read what is now repaired
     missing = [domain for domain in teachers if stored[domain] < len(rows[domain])]
@@ -60,8 +66,8 @@ def _kept(job: Job, readable: dict[int, bool], rows: dict[str, list[int]]) -> tu
         if count == len(rows[domain]):
             fault = f"the teacher {domain!r} answers none of its {count:,} prompts so that the task can read it."
             raise UserError(fault, at=(*at, "teachers"))
-    examples = tuple(e for n, e in enumerate(job.examples) if readable[n])
+    examples = tuple(e for n, e in enumerate(job.examples) if readable.get(n))
     told = ", ".join(f"{domain} {count:,} of {len(rows[domain]):,}" for domain, count in lost.items())
-    steps = stage_rows.steps(job.stage, len(examples), job.stage.epochs, at)
+    steps = stage_rows.steps(job.stage, len(job.examples) - sum(lost.values()), job.stage.epochs, at)
     figures = {"unreadable": {**lost, "text": f"prompts that their teacher cannot answer, left out: {told}"}}
     return replace(job, examples=examples, steps=min(job.steps, steps)), figures

@@ -203,7 +203,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
         if getattr(job.stage, "samples", None) is not None:
             job, sampled = Answering(job, plan.task, backend, start, work, plan.recipe.seed).prepared(progress)
         if getattr(job.stage, "skip_unreadable", False):
-            job, sampled = keep_readable(job, plan.task, backend, work, progress)
+            job, sampled = keep_readable(job, plan.task, backend, work, progress, plan.recipe.seed)
         figures = sampled | dict(backend.train(job, start, work, progress))
     if console.is_main():
         manifest = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -81,6 +82,8 @@ class EvaluatedModel:
     stale: bool
     """Measured on other weights than the stage holds now."""
     folder: Path
+    beside: bool = False
+    """No model of the run's own: a teacher, or an adapter given with `adapters eval --compare`."""
 
     @cached_property
     def samples(self) -> tuple[Mapping[str, Any], ...]:
@@ -239,10 +242,17 @@ class RunFolder:
                 continue
             measured = str(figures.get("key", "")).partition(":")[2].partition(":")[0]
             stale = bool(measured and hashes.get(model)) and measured != hashes[model]
-            sets.setdefault(folder.name, []).append(EvaluatedModel(model, figures, stale, folder))
+            beside = model in teachers or model not in hashes
+            sets.setdefault(folder.name, []).append(EvaluatedModel(model, figures, stale, folder, beside))
         for models in sets.values():
             models.sort(key=lambda m: order.index(m.model) if m.model in order else len(order))
         return {name: tuple(models) for name, models in sets.items()}
+
+
+def pairs(models: Sequence[EvaluatedModel]) -> list[tuple[EvaluatedModel, EvaluatedModel]]:
+    """What is compared on a test set: each model of the run with the one before, and the last with those beside it."""
+    own = [m for m in models if not m.beside]
+    return [*pairwise(own), *((m, own[-1]) for m in models if m.beside and own)]
 
 
 def as_dict(value: Any) -> Mapping[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from adapters.errors import UserError
 from adapters.evaluation import comparison
 from adapters.evaluation.metrics import main_mode, number
 from adapters.files import read_json, write_json
-from adapters.pipeline.run_folder import EvaluatedModel, RunFolder
+from adapters.pipeline.run_folder import EvaluatedModel, RunFolder, pairs
 
 FILE: Final = "seeds.json"
 """In each run's folder: the figures of all its seeds, for the report and the card."""
@@ -33,7 +32,7 @@ class Line(BaseModel):
 
 
 class Moved(BaseModel):
-    """What a model changed against the one before: means over the seeds."""
+    """What a model changed against the one that it is compared with (`run_folder.pairs`): means over the seeds."""
 
     set: str
     field: str
@@ -58,7 +57,8 @@ def parse(words: Iterable[str]) -> list[int]:
     """The seeds of `1 2 3` or `1,2,3`. Raises UserError for anything else."""
     given = [part for word in words for part in word.split(",") if part]
     if not all(part.isdecimal() for part in given):
-        raise UserError(f"--seeds {' '.join(given)}: seeds are whole numbers, such as --seeds 1 2 3.")
+        fault = "seeds are whole numbers behind the recipe, such as adapters run recipe.yaml --seeds 1 2 3."
+        raise UserError(f"--seeds {' '.join(given)}: {fault}")
     seeds = [int(part) for part in given]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise UserError("--seeds needs at least two different seeds, such as --seeds 1 2 3.")
@@ -71,11 +71,13 @@ def summarise(folders: Mapping[int, Path]) -> Summary:
     summary = Summary(seeds=list(folders), runs=[folder.name for folder in folders.values()])
     for name in runs[0].sets:
         by_model = [{m.model: m for m in run.sets.get(name, ()) if not m.stale} for run in runs]
-        groups = [[models[label] for models in by_model] for label in by_model[0] if all(label in m for m in by_model)]
-        for group in groups:
+        groups = {
+            label: [models[label] for models in by_model] for label in by_model[0] if all(label in m for m in by_model)
+        }
+        for group in groups.values():
             summary.lines += _lines(name, group)
-        for before, after in pairwise(groups):
-            summary.changes += _changes(name, before, after)
+        for before, after in pairs([group[0] for group in groups.values()]):
+            summary.changes += _changes(name, groups[before.model], groups[after.model])
     for folder in folders.values():
         write_json(folder / FILE, summary.model_dump())
     return summary

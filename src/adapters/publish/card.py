@@ -374,7 +374,7 @@ def _task(finished: Finished) -> str:
 
 
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
-    """The sources of the training data, each once, with its licence if known."""
+    """The sources of the training data, those of teachers included, each once, with its licence if known."""
     sources: dict[str, dict[str, Any]] = {}
     for before in finished.history:
         for entry in before["data"]:
@@ -393,6 +393,13 @@ def training_sources(finished: Finished) -> list[dict[str, Any]]:
                 licence = GENERATED
             new = {"source": entry["source"], "origin": _origin(source), "license": licence, "stages": []}
             sources.setdefault(entry["source"], new)["stages"].append(stage.name)
+        for domain, teacher in (stage.manifest.get("teachers") or {}).items():
+            for entry in teacher.get("data", ()):
+                licence = entry.get("license") or (GENERATED if entry.get("generated") else None)
+                new = {"source": entry["source"], "origin": f"of `{teacher['name']}`", "license": licence, "stages": []}
+                known = sources.setdefault(entry["source"], new)
+                known["license"] = known["license"] or licence
+                known["stages"].append(f"{stage.name} (teacher {domain})")
     return list(sources.values())
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from adapters.evaluation import comparison
 from adapters.evaluation.comparison import Change
 from adapters.evaluation.metrics import main_mode, number
-from adapters.pipeline.run_folder import TEACHER, EvaluatedModel
+from adapters.pipeline.run_folder import EvaluatedModel, pairs
 
 FIGURES = ("precision", "recall", "f1", "f0.5", "f1.5")
 
@@ -53,17 +52,11 @@ def interval(figures: Mapping[str, Any], name: str) -> tuple[float, float, float
     return value, value if low is None else low, value if high is None else high
 
 
-def _pairs(models: Sequence[EvaluatedModel]) -> list[tuple[EvaluatedModel, EvaluatedModel]]:
-    own = [m for m in models if not m.model.startswith(TEACHER)]
-    teachers = [m for m in models if m.model.startswith(TEACHER)]
-    return [*pairwise(own), *((teacher, own[-1]) for teacher in teachers if own)]
-
-
 def changes(models: Sequence[EvaluatedModel], mode: str) -> list[tuple[str, str, Change]]:
-    """Every model compared with the one before, and the last with every teacher, where both answered the same rows."""
+    """The changes between the `pairs` of models that answered the same rows."""
     return [
         (before.model, after.model, change)
-        for before, after in _pairs(models)
+        for before, after in pairs(models)
         for change in comparison.changes(before.figures, after.figures, mode, (before.samples, after.samples))
         if change.interval is not None
     ]
