@@ -11,9 +11,14 @@ _STARTED = sys.argv[:1] == ["-m"] and "adapters" in (word.partition(".")[0] for 
 if _STARTED and not sys.flags.safe_path and os.path.dirname(os.path.dirname(__file__)) != sys.path[0]:
     del sys.path[0]
 
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
 from adapters.old_imports import OldImports  # noqa: E402
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from adapters.api import check, load, run
+
+__all__ = ["check", "load", "main", "run"]
 
 if not any(isinstance(finder, OldImports) for finder in sys.meta_path):
     sys.meta_path.append(OldImports())
@@ -31,3 +36,12 @@ def main(recipe: str) -> None:
     from adapters.cli.main import run_file
 
     run_file(recipe)
+
+
+def __getattr__(name: str) -> Any:
+    """`run`, `check` and `load`, imported when they are first used."""
+    if name in ("check", "load", "run"):
+        from adapters import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -87,11 +87,11 @@ def run(
         names = {seed: f"{file.recipe.name}-seed{seed}" for seed in of_seeds}
         for own in [[f"name={name}", f"seed={seed}"] for seed, name in names.items()] or [[]]:
             state.file = file = load_recipe(recipe, [*settings, *own])
-            plan, backend = _plan(file, screen, dry_run)
+            plan, backend = plan_recipe(file, screen, dry_run)
             if dry_run:
                 _show_plan(plan, screen)
                 continue
-            report = _train(plan, backend, screen, state, fresh=fresh, fork=fork, all_tables=all_tables)
+            report = train(plan, backend, screen, state, fresh=fresh, fork=fork, all_tables=all_tables)
             folders[file.recipe.seed] = plan.folder
         if of_seeds and not dry_run:
             report = _over_seeds(folders, screen)
@@ -149,7 +149,7 @@ def _list_code(file: RecipeFile, screen: Console) -> None:
         screen.print("The recipe's own code:", *trust.listing(own), sep="\n", markup=False, soft_wrap=True)
 
 
-def _plan(file: RecipeFile, screen: Console, dry_run: bool) -> tuple[Plan, Backend]:
+def plan_recipe(file: RecipeFile, screen: Console, dry_run: bool) -> tuple[Plan, Backend]:
     """Make the plan; warn when the Hub may refuse the bundle later."""
     from rich.markup import escape
 
@@ -178,9 +178,10 @@ def _show_plan(plan: Plan, screen: Console) -> None:
     check_dropped_share(plan)
 
 
-def _train(
+def train(
     plan: Plan, backend: Backend, screen: Console, state: State, *, fresh: bool, fork: bool, all_tables: bool
 ) -> dict[str, Any]:
+    """Train and evaluate what a plan names, print the results, and return the report."""
     from adapters.cli import tables
     from adapters.console import is_main, progress, quiet
     from adapters.pipeline import run as running

@@ -1,0 +1,105 @@
+"""`run`, `check` and `load` in Python: the same results as the commands, as objects."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import funding_rows, write_jsonl
+from test_extract import echo_adapter
+from typer.testing import CliRunner
+
+import adapters
+from adapters.api import Extractor
+from adapters.cli.main import app
+from adapters.errors import UserError
+
+RECIPE = """
+name: small
+trainer: echo
+task: funding
+model: {base: echo}
+stages:
+  - {kind: sft, data: [{path: train.jsonl}], batch_size: 8, learning_rate: 1e-4, validation: 0}
+evaluate:
+  - {name: seen, data: [{path: test.jsonl}]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", funding_rows(20))
+    write_jsonl(tmp_path / "test.jsonl", funding_rows(30))
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    code = "import sys; from adapters import check, load, run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_has_stages_metrics_samples_and_a_report(folder: Path) -> None:
+    done = adapters.run("small.yaml", {"stages.0.batch_size": 4})
+    assert [stage.name for stage in done.stages] == ["1-sft"]
+    report = json.loads((folder / "runs/small/report.json").read_text())
+    figures = report["sets"]["seen"]["1-sft"]["metrics"]["balanced"]["funder"]
+    assert done.metrics["seen"]["1-sft"]["balanced"]["funder"] == figures
+    assert len(done.samples("seen")) == 30
+    assert done.samples("seen", "base") != done.samples("seen")
+    assert done.report(folder / "page.html").read_text().startswith("<!doctype html>")
+    assert done.load().extract(funding_rows(1)[0])[0]["record"]
+
+
+def test_a_recipe_is_checked(folder: Path) -> None:
+    assert adapters.check("small.yaml").errors == []
+    with pytest.raises(UserError, match="learning_rat"):
+        adapters.run("small.yaml", {"stages.0.learning_rat": 1})
+    assert not (folder / "runs").exists()
+
+
+def test_records_are_those_of_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, rows = echo_adapter(folder / "adapter", funding_rows(20)), funding_rows(25)
+    write_jsonl(folder / "corpus.jsonl", rows)
+    shown = CliRunner().invoke(app, ["extract", str(adapter), "corpus.jsonl", "-o", "out.jsonl"])
+    assert shown.exit_code == 0, shown.output
+    wanted = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    extractor = adapters.load(adapter)
+    monkeypatch.setattr("adapters.extraction.engine.WINDOW", 10)
+    assert list(extractor.stream(rows)) == wanted
+    texts = [row["funding_statement"] for row in rows]
+    assert [line["record"] for line in extractor.extract(texts)] == [line["record"] for line in wanted]
+    assert extractor.extract(texts[0])[0]["record"] == wanted[0]["record"]
+    assert extractor.extract([]) == []
+
+
+def test_it_maps_a_data_set(folder: Path) -> None:
+    from datasets import Dataset
+
+    extractor = adapters.load(echo_adapter(folder / "adapter", funding_rows(20)))
+    mapped = Dataset.from_list([*funding_rows(4), {"id": "x", "funding_statement": None}]).map(extractor, batched=True)
+    assert json.loads(mapped[0]["record"]) == extractor.extract(funding_rows(1)[0])[0]["record"]
+    assert (mapped[4]["record"], mapped[4]["error"][:7]) == (None, "no text")
+
+
+def test_the_page_runs_as_it_stands(folder: Path) -> None:
+    text = RECIPE.replace("name: small", "name: mine").replace("name: seen", "name: test")
+    (folder / "recipe.yaml").write_text(text)
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        exec(code, names)
+    assert (folder / "runs/mine/report.html").is_file()
+
+
+def test_what_cannot_be_loaded_says_so(folder: Path) -> None:
+    with pytest.raises(UserError, match="neither a folder nor the Hub id"):
+        adapters.load("./nothing")
+    with pytest.raises(UserError, match="--window"):
+        adapters.load(echo_adapter(folder / "adapter", funding_rows(2)), passes=2)
+    assert isinstance(adapters.load(folder / "adapter"), Extractor)
