@@ -6,21 +6,16 @@ Importing this imports no torch. Mistakes raise `adapters.errors.UserError`, who
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapters.extraction.extractor import Extractor
 from adapters.pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from adapters.extraction.engine import Engine
-    from adapters.extraction.session import Session
     from adapters.pipeline.check import Checked
-
-Text = str | Mapping[str, Any]
-"""A text, or a row with the text and what else the task's prompt needs, such as `schema` of the task ie."""
 
 
 @dataclass(frozen=True)
@@ -140,68 +135,6 @@ def load(
         "sure": session.confidence(min_confidence, grounded=grounded != "off"),
     }
     return Extractor(session, window, passes, columns)
-
-
-@dataclass
-class Extractor:
-    """Extracts records from texts; `load` makes one. Its model stays in memory."""
-
-    session: Session
-    window: int | None
-    passes: int
-    columns: Mapping[str, Any]
-    engine: Engine | None = field(default=None, repr=False)
-
-    def extract(self, texts: Text | Iterable[Text]) -> list[dict[str, Any]]:
-        """A line for each text, in order, with the columns that `adapters extract` writes: record, error, spans …"""
-        return list(self.stream([texts] if isinstance(texts, str | Mapping) else texts))
-
-    def stream(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
-        """The same as they come: texts are read in blocks of 1,024."""
-        from adapters.extraction.engine import WINDOW
-        from adapters.extraction.files import blocks
-
-        first = 0
-        for block in blocks(texts, WINDOW):
-            for line in self._block(block):
-                yield {**line, "row": line["row"] + first}
-            first += len(block)
-
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]:
-        """For `dataset.map(extractor, batched=True)`: adds `record`, `error` and `spans`; records and spans as JSON.
-
-        A column of Arrow has one type, and records of different rows need not.
-        """
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        lines = self.extract(rows)
-        texts = {name: [_json(line.get(name)) for line in lines] for name in ("record", "spans")}
-        return {**texts, "error": [line["error"] for line in lines]}
-
-    def _block(self, texts: Sequence[Text]) -> Iterator[dict[str, Any]]:
-        from adapters.extraction.extract import open_or_resume, prepare, run
-        from adapters.files import read_jsonl, write_jsonl
-
-        name = self.session.source.task.text_field
-        rows = [{name: text} if isinstance(text, str) else dict(text) for text in texts]
-        used = [name, "id", *getattr(self.session.source.task, "request_fields", ())]
-        with tempfile.TemporaryDirectory() as folder:
-            corpus, out = Path(folder, "texts.jsonl"), Path(folder, "records.jsonl")
-            write_jsonl(corpus, [{key: row[key] for key in used if key in row} for row in rows])
-            job = prepare(self.session.source, corpus, out, **self.columns, engine=self.session.settings)
-            with open_or_resume(job, fresh=True):
-                run(job, self._engine, lambda *_: None, self.session.cutter(self.window, self.passes))
-            yield from read_jsonl(out)
-
-    def _engine(self) -> Engine:
-        from adapters.console import note
-
-        if self.engine is None:
-            self.engine = self.session.start(note, scored=self.columns["sure"] is not None)
-        return self.engine
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

@@ -103,3 +103,43 @@ def test_what_cannot_be_loaded_says_so(folder: Path) -> None:
     with pytest.raises(UserError, match="--window"):
         adapters.load(echo_adapter(folder / "adapter", funding_rows(2)), passes=2)
     assert isinstance(adapters.load(folder / "adapter"), Extractor)
+
+
+def extracted(*words: str, stdin: str = "") -> tuple[int, list[dict], str]:
+    done = CliRunner().invoke(app, ["extract", "adapter", *words], input=stdin)
+    return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()], " ".join(done.stderr.split())
+
+
+def test_one_text_and_standard_input(folder: Path) -> None:
+    rows = funding_rows(3)
+    extractor = adapters.load(echo_adapter(folder / "adapter", rows))
+    text = rows[0]["funding_statement"]
+    code, [line], _ = extracted("--input", text)
+    assert (code, line) == (0, extractor.extract(text)[0])
+    given = "\n".join([json.dumps(rows[1]), "", rows[2]["funding_statement"], "{no row"])
+    code, lines, _ = extracted("-", stdin=given)
+    assert [line["id"] for line in lines] == [rows[1]["id"], "2", "3"]
+    assert [line["record"] for line in lines[:2]] == [extractor.extract(row)[0]["record"] for row in rows[1:]]
+    write_jsonl(folder / "corpus.jsonl", rows)
+    assert extracted("corpus.jsonl", "-o", "-")[1] == extractor.extract(rows)
+    code, lines, _ = extracted("-", "-o", "out.jsonl", stdin=given)
+    assert (code, lines) == (0, [])
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "give a corpus"),
+        (["corpus.jsonl", "--input", "x"], "give a corpus"),
+        (["corpus.jsonl"], "say where the records go"),
+        (["-", "--shard", "1/2"], "--shard is for a corpus in a file"),
+        (["-", "-o", "out.txt"], "out.txt"),
+    ],
+)
+def test_places_that_do_not_fit_are_one_sentence(folder: Path, words: list[str], text: str) -> None:
+    echo_adapter(folder / "adapter", funding_rows(2))
+    write_jsonl(folder / "corpus.jsonl", funding_rows(2))
+    code, _, stderr = extracted(*words)
+    assert code == 2
+    assert text in stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from adapters.cli.options import (
     grouped,
     plugin_consent,
 )
+from adapters.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from adapters.extraction.adapter_source import Source
+    from adapters.extraction.session import Session
     from adapters.plugins.trust import Consent
 
 app = Typer()
@@ -97,13 +100,19 @@ class LongTextOptions:
 @grouped
 def extract(
     source: Annotated[str, Argument(metavar="ADAPTER", help="A run, a stage, a bundle, or a Hub id.")],
-    input: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz; or documents.")],
-    out: Annotated[Path, Option("-o", "--out", help="The records: .jsonl or .parquet.")],
     corpus: CorpusOptions,
     adapter: AdapterOptions,
     picks: PickOptions,
     long_texts: LongTextOptions,
     server: Server,
+    input: Annotated[
+        Path | None,
+        Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz; documents; - for standard input."),
+    ] = None,
+    out: Annotated[
+        Path | None, Option("-o", "--out", help="The records: .jsonl or .parquet; - for standard output.")
+    ] = None,
+    one: Annotated[str | None, Option("--input", metavar="TEXT", help="One text, in the place of INPUT.")] = None,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
     constrain: HowConstrained = None,
     batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
@@ -121,10 +130,14 @@ def extract(
         from adapters.extraction.extract import finished, open_or_resume, prepare, run
         from adapters.extraction.session import Session
 
-        screen = console(stderr=True)
+        if (input is None) == (one is None):
+            raise UserError("give a corpus (INPUT), - for standard input, or one text with --input.")
         model = adapter.find(source, plugin_consent(trust))
         session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
         cutter = session.cutter(**vars(long_texts))
+        if input is None or out is None or "-" in (str(input), str(out)):
+            _stream(session, long_texts, corpus, one, input, out)
+            return
         settings = {**session.settings, "window": long_texts.window, **session.picks}
         settings["passes"] = long_texts.passes if long_texts.passes > 1 else None
         given = {**vars(corpus), "keep": corpus.keep or ()}
@@ -141,12 +154,33 @@ def extract(
         with open_or_resume(work, fresh=fresh):
             counts = finished(work)
             if counts is not None:
-                screen.print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
+                console(stderr=True).print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
             else:
                 state.log = out.with_name(f"{out.name}.log")
                 with quiet(state.log), progress(out.name, "starting the engine") as bar:
                     counts = run(work, start, bar, cutter)
-        _print_counts(screen, out, counts, as_json)
+        _print_counts(console(stderr=True), out, counts, as_json)
+
+
+def _stream(
+    session: Session, long_texts: LongTextOptions, corpus: CorpusOptions, one: str | None, input: Path | None, out: Any
+) -> None:
+    """Extract from one text or standard input, or to standard output: nothing is kept to continue from."""
+    from adapters.console import quiet
+    from adapters.extraction.extractor import Extractor, rows_of_lines
+
+    given = vars(corpus)
+    options = {"documents": "--from", "keep": "--keep", "shard": "--shard"}
+    if used := [text for name, text in options.items() if given[name] != getattr(CorpusOptions, name)]:
+        raise UserError(f"{used[0]} is for a corpus in a file and records in a file: INPUT and -o OUT.jsonl.")
+    if out is None and one is None and str(input) != "-":
+        raise UserError("say where the records go: -o OUT.jsonl, or -o - for standard output.")
+    columns = {name: given[name] for name in ("text", "normalise", "registry", "grounded")}
+    columns["sure"] = session.confidence(corpus.min_confidence, grounded=corpus.grounded != "off")
+    extractor = Extractor(session, long_texts.window, long_texts.passes, columns)
+    texts = [one] if one is not None else rows_of_lines(sys.stdin if str(input) == "-" else Path(str(input)))
+    with quiet(None):
+        extractor.write(texts, None if str(out) in ("-", "None") else out)
 
 
 @app.command()
