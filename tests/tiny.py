@@ -343,3 +343,19 @@ stages:
 evaluate:
   - {{name: test, data: [{{path: test.jsonl}}]}}
 """
+
+
+def store_calibration(adapter: Path) -> None:
+    """Calibrate a folder of weights on 60 made-up values."""
+    from adapters.backends import adapter_folder
+    from adapters.evaluation import calibration, confidence
+    from adapters.files import write_json
+
+    signals = [{"mean": -n / 20} for n in range(60)]
+    right, rows = [n < 30 or n % 4 == 0 for n in range(60)], list(range(60))
+    fitted = calibration.fit(signals, right, rows, {"mean": ("mean",)})
+    figures = confidence.figures([0.9] * 60, fitted.confidence, right, rows) | {"recall": 0.8}
+    own = {"values": fitted.calibration.stored, "rows": None, "made": {"rows": 60}, "test": "test.jsonl"}
+    own |= {"figures": {"values": figures, "test values": figures}}
+    weights = adapter_folder.content_hash(adapter)
+    write_json(adapter / calibration.FILE, {"adapter": weights, "ways": {"tokens": own}})

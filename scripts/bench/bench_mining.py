@@ -48,7 +48,7 @@ def seconds(work: Any) -> float:
 
 def main() -> None:
     """Print one line for each way."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--proxy")

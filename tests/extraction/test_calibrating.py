@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import funding_rows, write_jsonl
 from test_extract import TASK, echo_adapter, lines
-from tiny import echo_recipe
+from tiny import echo_recipe, store_calibration
 from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder
@@ -20,7 +20,7 @@ from adapters.backends.constraint import Constraint
 from adapters.cli.main import app
 from adapters.data.load import prompt_key
 from adapters.errors import UserError
-from adapters.evaluation import calibration, confidence
+from adapters.evaluation import calibration
 from adapters.extraction import adapter_source, engines, session
 from adapters.extraction.confidence import Confidence, told
 from adapters.extraction.engine import Answer, Options
@@ -54,18 +54,6 @@ def half_wrong(folder: Path, rows: list[dict]) -> Path:
     (adapter / adapter_folder.MANIFEST).unlink()
     (adapter / "recipe.yaml").write_text("task: {use: funding, target: compact}\nmodel: {base: me/base}\n")
     return adapter
-
-
-def store_calibration(adapter: Path) -> None:
-    """Calibrate a folder of weights on 60 made-up values."""
-    signals = [{"mean": -n / 20} for n in range(60)]
-    right, rows = [n < 30 or n % 4 == 0 for n in range(60)], list(range(60))
-    fitted = calibration.fit(signals, right, rows, {"mean": ("mean",)})
-    figures = confidence.figures([0.9] * 60, fitted.confidence, right, rows) | {"recall": 0.8}
-    own = {"values": fitted.calibration.stored, "rows": None, "made": {"rows": 60}, "test": "test.jsonl"}
-    own |= {"figures": {"values": figures, "test values": figures}}
-    weights = adapter_folder.content_hash(adapter)
-    write_json(adapter / calibration.FILE, {"adapter": weights, "ways": {"tokens": own}})
 
 
 @pytest.fixture

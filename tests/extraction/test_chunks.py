@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import funding_rows, write_jsonl
-from test_calibrating import store_calibration
 from test_extract import echo_adapter, finish, invoke, lines, work_on
+from tiny import store_calibration
 
 from adapters.backends.echo import EchoSampler
 from adapters.extraction import chunk_sizes, extract, long_texts

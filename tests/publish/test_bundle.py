@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import funding_rows, write_jsonl
 from safetensors.numpy import save_file
-from test_calibrating import store_calibration
+from tiny import store_calibration
 from typer.testing import CliRunner
 
 from adapters import environment

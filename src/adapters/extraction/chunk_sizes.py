@@ -17,7 +17,7 @@ def load(name: str, source: Source, options: Options) -> Sizes:
     """The sizes of an engine by its name. Raises UserError."""
     if name == "endpoint":
         return _estimated(_context(options))
-    if source.echo:
+    if source.echo or source.tags_words:  # an encoder reads a long text in windows of its own
         return _sizes(lambda text: len(text.split()), None)
     from adapters.extraction.local_engines import sizes
 

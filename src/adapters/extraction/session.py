@@ -85,6 +85,8 @@ class Session:
         """What cuts long texts. Raises UserError for `passes` without a window."""
         if passes > 1 and window is None:
             raise UserError("--passes reads texts again in smaller windows; say with --window how large the first are.")
+        if self.source.tags_words and window is not None:
+            raise UserError("--window: an encoder reads long texts in windows of its own; leave it out.")
         options = self.options
         load = partial(chunk_sizes.load, self.engine, self.source, options)
         return Cutter(load, options.max_new_tokens, window, passes)

@@ -19,6 +19,8 @@ from adapters.backends.local import sharding
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import on_gpu, precision
 from adapters.backends.local.speedups.merged import merged, obstacle
+from adapters.backends.local.tagger import Tagger, TaggerSampler
+from adapters.backends.local.word_encoder import WordEncoder
 from adapters.backends.selection import Course, Measured, Selection
 from adapters.errors import UserError
 from adapters.files import replacing
@@ -115,16 +117,18 @@ def _answers(run: LocalStage, selected: Selection, progress: Progress) -> Sequen
     model, state = run.model, PartialState()
     base, training = model.get_base_model(), model.training
     model.to(state.device).eval()  # before the first step nothing may have moved the model yet
-    own = getattr(run.encoder, "sampler", None)  # of an encoder, which answers in one pass
+    encoder: Any = run.encoder
+    tags_words = isinstance(encoder, WordEncoder)
     with ExitStack() as stack:
-        if own is None and obstacle(model) is None:
+        if not tags_words and obstacle(model) is None:
             stack.enter_context(merged(model))
             if precision(run.recipe.model) == "bf16" and not on_gpu():
                 stack.enter_context(_in_16_bits(model))
         speedups = run.recipe.model.speedups
-        if own is not None:
+        if tags_words:
             threshold = float(run.recipe.task.params.get("threshold", 0.5))
-            sampler = own(base, state.process_index, state.num_processes, threshold)
+            tagger = Tagger(base, encoder, threshold=threshold)
+            sampler: Any = TaggerSampler(tagger, state.process_index, state.num_processes)
         else:
             sampler = LocalSampler(base, run.encoder, state.process_index, state.num_processes, speedups=speedups)
         samples = sampler(

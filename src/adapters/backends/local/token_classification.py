@@ -191,5 +191,4 @@ class EncoderBackend(LocalBackend):
         model = tagger.merged(self.base, self.recipe.model, adapter).to(self.state.device)
         threshold = float(self.recipe.task.params.get("threshold", 0.5))
         rank, world = self.state.process_index, self.state.num_processes
-        found: Sampler = self.encoder.sampler(model, rank, world, threshold)
-        return found
+        return tagger.TaggerSampler(tagger.Tagger(model, self.encoder, threshold=threshold), rank, world)

@@ -110,12 +110,6 @@ class WordEncoder:
             out.append({"input_ids": piece.ids, "labels": labels})
         return out
 
-    def sampler(self, model: Any, rank: int, world: int, threshold: float) -> Any:
-        """A model that is being trained as `adapters.types.Sampler`."""
-        from adapters.backends.local.tagger import Tagger, TaggerSampler
-
-        return TaggerSampler(Tagger(model, self, threshold=threshold), rank, world)
-
     def _piece(
         self,
         question: Question,
