@@ -221,9 +221,14 @@ def _is_in(offsets: Sequence[int], offset: int) -> bool:
     return offsets[bisect_right(offsets, offset) - 1] == offset
 
 
+def stands_free(text: str, start: int, end: int) -> bool:
+    """Whether a stretch of a text cuts no token at its ends; see this module's description."""
+    return not (_is_joined(text[start - 1 : start], text[start]) or _is_joined(text[end - 1], text[end : end + 1]))
+
+
 def _is_joined(a: str, b: str) -> bool:
-    """Whether two characters side by side belong to one token."""
-    return unicodedata.category(a) in _TOKEN and unicodedata.category(b) in _TOKEN
+    """Whether two characters side by side belong to one token; an end of the text belongs to none."""
+    return bool(a and b) and unicodedata.category(a) in _TOKEN and unicodedata.category(b) in _TOKEN
 
 
 def _rank(text: str, start: int, end: int) -> int | None:

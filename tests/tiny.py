@@ -359,3 +359,23 @@ def store_calibration(adapter: Path) -> None:
     own |= {"figures": {"values": figures, "test values": figures}}
     weights = adapter_folder.content_hash(adapter)
     write_json(adapter / calibration.FILE, {"adapter": weights, "ways": {"tokens": own}})
+
+
+SMALL_RECIPE = """
+name: small
+trainer: echo
+task: funding
+model: {base: echo}
+stages:
+  - {kind: sft, data: [{path: train.jsonl}], batch_size: 8, learning_rate: 1e-4, validation: 0}
+evaluate:
+  - {name: seen, data: [{path: test.jsonl}]}
+"""
+
+
+def small_run(folder: Path) -> Path:
+    """A folder with small.yaml, a recipe of the echo backend, and its rows; the last ten test rows are not trained."""
+    write_jsonl(folder / "train.jsonl", funding_rows(20))
+    write_jsonl(folder / "test.jsonl", funding_rows(30))
+    (folder / "small.yaml").write_text(SMALL_RECIPE)
+    return folder

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, cast
 
+from adapters.rewards.grounding import stands_free
 from adapters.types import Message
 
 LABELS: Final = ("B", "I", "O")
@@ -152,14 +153,8 @@ def free_places(text: str, string: str) -> list[Place]:
     start = text.find(string)
     while start >= 0:
         end = start + len(string)
-        joined = start > 0 and _joined(text[start - 1], string[0])
-        joined = joined or (end < len(text) and _joined(string[-1], text[end]))
-        if not joined:
+        free = stands_free(text, start, end)
+        if free:
             places.append((start, end))
-        start = text.find(string, start + 1 if joined else end)
+        start = text.find(string, end if free else start + 1)
     return places
-
-
-def _joined(left: str, right: str) -> bool:
-    """Whether two neighbours are of one word. Scripts without capitals (Chinese, Thai …) write words unparted."""
-    return all(c.isalnum() and not (c.isalpha() and c.lower() == c.upper()) for c in (left, right))

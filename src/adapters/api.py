@@ -127,14 +127,14 @@ def load(
     )
     options = Options(max_tokens, batch_size, constrain, endpoint, model, api_key_env, concurrency)
     session = Session.open(source, engine, options, samples=samples, pick=pick, temperature=temperature)
-    session.cutter(window, passes)  # refuses what cannot be
+    cutter = session.cutter(window, passes)
     columns = {
         "normalise": normalise,
         "registry": Path(registry) if registry else None,
         "grounded": grounded,
         "sure": session.confidence(min_confidence, grounded=grounded != "off"),
     }
-    return Extractor(session, window, passes, columns)
+    return Extractor(session, cutter, columns)
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

@@ -8,32 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import small_run
 from typer.testing import CliRunner
 
 from adapters.cli import tables
 from adapters.cli.main import app
 from adapters.evaluation.metrics import f1_change_intervals
 
-RECIPE = """
-name: small
-trainer: echo
-task: funding
-model: {base: echo}
-stages:
-  - {kind: sft, data: [{path: train.jsonl}], batch_size: 8, learning_rate: 1e-4, validation: 0}
-evaluate:
-  - {name: seen, data: [{path: test.jsonl}]}
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "train.jsonl", funding_rows(20))
-    write_jsonl(tmp_path / "test.jsonl", funding_rows(30))  # the last ten are not in the training data
-    (tmp_path / "small.yaml").write_text(RECIPE)
-    return tmp_path
+    return small_run(tmp_path)
 
 
 def invoke(*arguments: str) -> Any:

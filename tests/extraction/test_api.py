@@ -8,35 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter
+from tiny import SMALL_RECIPE, small_run
 from typer.testing import CliRunner
 
 import adapters
 from adapters.api import Extractor
 from adapters.cli.main import app
 from adapters.errors import UserError
-
-RECIPE = """
-name: small
-trainer: echo
-task: funding
-model: {base: echo}
-stages:
-  - {kind: sft, data: [{path: train.jsonl}], batch_size: 8, learning_rate: 1e-4, validation: 0}
-evaluate:
-  - {name: seen, data: [{path: test.jsonl}]}
-"""
+from adapters.extraction import extractor as extractor_module
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_jsonl(tmp_path / "train.jsonl", funding_rows(20))
-    write_jsonl(tmp_path / "test.jsonl", funding_rows(30))
-    (tmp_path / "small.yaml").write_text(RECIPE)
-    return tmp_path
+    return small_run(tmp_path)
 
 
 def test_importing_the_package_loads_no_library() -> None:
@@ -71,7 +60,11 @@ def test_records_are_those_of_the_command(folder: Path, monkeypatch: pytest.Monk
     wanted = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     extractor = adapters.load(adapter)
     monkeypatch.setattr("adapters.extraction.engine.WINDOW", 10)
+    prepared = []
+    real = extractor_module.prepare
+    monkeypatch.setattr(extractor_module, "prepare", lambda *a, **k: prepared.append(a) or real(*a, **k))
     assert list(extractor.stream(rows)) == wanted
+    assert len(prepared) == 1, "a registry would be read for every block"
     texts = [row["funding_statement"] for row in rows]
     assert [line["record"] for line in extractor.extract(texts)] == [line["record"] for line in wanted]
     assert extractor.extract(texts[0])[0]["record"] == wanted[0]["record"]
@@ -88,7 +81,7 @@ def test_it_maps_a_data_set(folder: Path) -> None:
 
 
 def test_the_page_runs_as_it_stands(folder: Path) -> None:
-    text = RECIPE.replace("name: small", "name: mine").replace("name: seen", "name: test")
+    text = SMALL_RECIPE.replace("name: small", "name: mine").replace("name: seen", "name: test")
     (folder / "recipe.yaml").write_text(text)
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
     names: dict[str, object] = {}
@@ -125,6 +118,8 @@ def test_one_text_and_standard_input(folder: Path) -> None:
     code, lines, _ = extracted("-", "-o", "out.jsonl", stdin=given)
     assert (code, lines) == (0, [])
     assert len((folder / "out.jsonl").read_text().splitlines()) == 3
+    assert extracted("-", "-o", "out.parquet", stdin=given)[0] == 0
+    assert [row["id"] for row in pq.read_table(folder / "out.parquet").to_pylist()] == [rows[1]["id"], "2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from adapters.extraction.adapter_source import Source
+    from adapters.extraction.chunks import Cutter
     from adapters.extraction.session import Session
     from adapters.plugins.trust import Consent
 
@@ -136,7 +137,7 @@ def extract(
         session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
         cutter = session.cutter(**vars(long_texts))
         if input is None or out is None or "-" in (str(input), str(out)):
-            _stream(session, long_texts, corpus, one, input, out)
+            _stream(session, cutter, corpus, one, input, out)
             return
         settings = {**session.settings, "window": long_texts.window, **session.picks}
         settings["passes"] = long_texts.passes if long_texts.passes > 1 else None
@@ -159,11 +160,11 @@ def extract(
                 state.log = out.with_name(f"{out.name}.log")
                 with quiet(state.log), progress(out.name, "starting the engine") as bar:
                     counts = run(work, start, bar, cutter)
-        _print_counts(console(stderr=True), out, counts, as_json)
+        print_counts(console(stderr=True), out, counts, as_json)
 
 
 def _stream(
-    session: Session, long_texts: LongTextOptions, corpus: CorpusOptions, one: str | None, input: Path | None, out: Any
+    session: Session, cutter: Cutter, corpus: CorpusOptions, one: str | None, input: Path | None, out: Path | None
 ) -> None:
     """Extract from one text or standard input, or to standard output: nothing is kept to continue from."""
     from adapters.console import quiet
@@ -177,10 +178,10 @@ def _stream(
         raise UserError("say where the records go: -o OUT.jsonl, or -o - for standard output.")
     columns = {name: given[name] for name in ("text", "normalise", "registry", "grounded")}
     columns["sure"] = session.confidence(corpus.min_confidence, grounded=corpus.grounded != "off")
-    extractor = Extractor(session, long_texts.window, long_texts.passes, columns)
+    extractor = Extractor(session, cutter, columns)
     texts = [one] if one is not None else rows_of_lines(sys.stdin if str(input) == "-" else Path(str(input)))
     with quiet(None):
-        extractor.write(texts, None if str(out) in ("-", "None") else out)
+        extractor.write(texts, None if str(out) == "-" else out)
 
 
 @app.command()
@@ -222,10 +223,11 @@ def merge_shards(
     from adapters.console import console
     from adapters.extraction.merge_shards import merge
 
-    _print_counts(console(stderr=True), out, merge(parts, out, fresh=fresh), as_json)
+    print_counts(console(stderr=True), out, merge(parts, out, fresh=fresh), as_json)
 
 
-def _print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json: bool) -> None:
+def print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json: bool) -> None:
+    """Print what became of the rows of an extraction."""
     if as_json:
         print(json.dumps(counts))
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option, Typer, confirm
 
 from adapters.cli.errors import complain, errors
-from adapters.cli.extract import _print_counts
+from adapters.cli.extract import print_counts
 from adapters.cli.options import AsJson, Fresh, MaxTokens, Seed, Server, Trust, grouped, plugin_consent
 from adapters.errors import Refused, UserError
 
@@ -232,7 +232,7 @@ def mine(
                 state.log = out.with_name(f"{out.name}.log")
                 with quiet(state.log), progress(out.name, "loading the proxy") as bar:
                     counts = run(work, start, bar)
-        _print_counts(screen, out, counts, as_json)
+        print_counts(screen, out, counts, as_json)
         if not as_json:
             print_steps(program, counts)
 

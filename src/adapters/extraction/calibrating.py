@@ -188,13 +188,14 @@ def _line(job: CalibrationJob, answer: Answer) -> dict[str, Any]:
     """The evidence of a row: each value's signals and verdict, and those of the whole."""
     task, example = job.source.task, job.examples[answer.row - 1]
     start = {"row": answer.row, "set": FIT if answer.row <= job.fitted else TEST, "id": example.id}
-    empty = {"counts": list(answer_values.matched(task, example, answer.text)), "values": [], "whole": None}
+    counts = answer_values.matched(task, example, answer.text)
+    start["counts"] = list(counts)
     try:
         if answer.error is not None:
             raise ValueError(answer.error)
         record = task.record(getattr(task, "decode", first_value)(answer.text))
     except ValueError as error:
-        return {**start, **empty, "error": redact(str(error))}
+        return {**start, "values": [], "whole": None, "error": redact(str(error))}
     text = example.meta["text"]
     spans = grounding.spans(record, task.record_schema(), text)
     if (signals := told(task, answer, spans, text)) is None:
@@ -205,9 +206,8 @@ def _line(job: CalibrationJob, answer: Answer) -> dict[str, Any]:
         {"path": span["path"], "value": span["value"], "right": verdict, "raw": raw, "signals": of_value}
         for span, verdict, raw, of_value in zip(spans, right, signals.raw_values, signals.values, strict=True)
     ]
-    counts = answer_values.matched(task, example, answer.text)
     whole = {"right": answer_values.whole_is_right(counts), "raw": signals.raw_whole, "signals": signals.whole}
-    return {**start, "counts": list(counts), "values": values, "whole": whole, "error": None}
+    return {**start, "values": values, "whole": whole, "error": None}
 
 
 Judged = list[tuple[int, Mapping[str, Any]]]

@@ -169,7 +169,7 @@ def prepare(
         raise UserError("the output would overwrite the input.")
     text = text or source.task.text_field
     keep = tuple(dict.fromkeys(keep))
-    _check_columns(source, input, text, keep)
+    check_columns(source, input, text, keep)
     normaliser = _normaliser(source, normalise, registry)
     settings = {
         "input": digest,
@@ -205,7 +205,8 @@ def check_text_column(input: Path, text: str) -> list[str]:
     return known
 
 
-def _check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
+def check_columns(source: Source, input: Path, text: str, keep: Iterable[str]) -> None:
+    """Raise UserError for a corpus without the columns of an extraction."""
     known = check_text_column(input, text)
     for name in keep:
         if name not in known:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from adapters.console import note
 from adapters.data.rows import read_records
-from adapters.extraction import engine
-from adapters.extraction.extract import open_or_resume, prepare, run
-from adapters.extraction.files import blocks, check_output
+from adapters.extraction import engine, files
+from adapters.extraction.chunks import Cutter
+from adapters.extraction.extract import ExtractionJob, check_columns, open_or_resume, prepare, run
 from adapters.extraction.session import Session
-from adapters.files import read_jsonl, replacing, write_jsonl
+from adapters.files import read_jsonl, write_jsonl
 
 Text = str | Mapping[str, Any]
 """A text, or a row with the text and what else the task's prompt needs, such as `schema` of the task ie."""
@@ -26,10 +27,12 @@ class Extractor:
     """Extracts records from texts; `load` makes one. Its model stays in memory."""
 
     session: Session
-    window: int | None
-    passes: int
+    cutter: Cutter
     columns: Mapping[str, Any]
-    loaded: engine.Engine | None = field(default=None, repr=False)
+    """What `extract.prepare` is told of the output's columns."""
+    loaded: engine.Engine | None = field(default=None, init=False, repr=False)
+    job: ExtractionJob | None = field(default=None, init=False, repr=False)
+    """That of the first block; a registry is read once."""
 
     def extract(self, texts: Text | Iterable[Text]) -> list[dict[str, Any]]:
         """A line for each text, in order, with the columns that `adapters extract` writes: record, error, spans …"""
@@ -38,21 +41,22 @@ class Extractor:
     def stream(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
         """The same as they come: texts are read in blocks of 1,024."""
         first = 0
-        for block in blocks(texts, engine.WINDOW):
+        for block in files.blocks(texts, engine.WINDOW):
             for line in self._block(block, first):
                 yield {**line, "row": line["row"] + first}
             first += len(block)
 
     def write(self, texts: Iterable[Text], out: Path | None) -> None:
-        """Write the lines as JSON to a file, which appears when it is complete, or to standard output as they come."""
-        lines = (json.dumps(line, ensure_ascii=False) for line in self.stream(texts))
+        """Write the lines to a file, which appears when it is complete, or as JSON to standard output as they come."""
+        lines = self.stream(texts)
         if out is None:
             for line in lines:
-                print(line, flush=True)
+                print(json.dumps(line, ensure_ascii=False), flush=True)
             return
-        check_output(out)
-        with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        files.check_output(out)
+        first = list(islice(lines, 1))  # then the columns are known
+        schema = self.job.described["schema"] if self.job else {"properties": {}}
+        files.write(out, chain(first, lines), schema)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]:
         """For `dataset.map(extractor, batched=True)`: adds `record`, `error` and `spans`; records and spans as JSON.
@@ -74,10 +78,18 @@ class Extractor:
         with tempfile.TemporaryDirectory() as folder:
             corpus, out = Path(folder, "texts.jsonl"), Path(folder, "records.jsonl")
             write_jsonl(corpus, [{key: row[key] for key in used if key in row} for row in rows])
-            job = prepare(self.session.source, corpus, out, **self.columns, engine=self.session.settings)
+            job = self._job(corpus, out, len(rows))
             with open_or_resume(job, fresh=True):
-                run(job, self._engine, lambda *_: None, self.session.cutter(self.window, self.passes))
+                run(job, self._engine, lambda *_: None, self.cutter)
             yield from read_jsonl(out)
+
+    def _job(self, corpus: Path, out: Path, rows: int) -> ExtractionJob:
+        source = self.session.source
+        if self.job is None:
+            self.job = prepare(source, corpus, out, **self.columns, engine=self.session.settings)
+        else:
+            check_columns(source, corpus, self.job.text, ())
+        return replace(self.job, input=corpus, out=out, rows=rows)
 
     def _engine(self) -> engine.Engine:
         if self.loaded is None:

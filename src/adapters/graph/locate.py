@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+
+from adapters.rewards.grounding import stands_free
 
 Place = tuple[int, int]
 """Start and end in code points, end exclusive."""
@@ -18,7 +19,7 @@ _SENTENCE_END: Final = re.compile(r"[.!?](?=\s)")
 def occurrences(text: str, name: str) -> list[Place]:
     """The free-standing occurrences of a name, from left to right, none overlapping another.
 
-    White space in the name matches any white space. A letter or digit at an end of the name has none beside it.
+    White space in the name matches any white space. Neither end of the name is inside a token.
     """
     words = name.split()
     return list(_occurrences(text, words)) if words else []
@@ -29,7 +30,7 @@ def _occurrences(text: str, words: Sequence[str]) -> Iterator[Place]:
     at = text.find(first)
     while at >= 0:
         end = _end(text, at + len(first), rest)
-        if end is not None and _stands_free(text, at, end):
+        if end is not None and stands_free(text, at, end):
             yield at, end
             at = text.find(first, end)
         else:
@@ -46,15 +47,6 @@ def _end(text: str, at: int, words: Sequence[str]) -> int | None:
             return None
         at += len(word)
     return at
-
-
-def _stands_free(text: str, start: int, end: int) -> bool:
-    if start > 0 and text[start].isalnum() and text[start - 1].isalnum():
-        return False
-    if end == len(text):
-        return True
-    # A combining mark belongs to the letter before it.
-    return not (text[end - 1].isalnum() and (text[end].isalnum() or unicodedata.combining(text[end])))
 
 
 class Sentences:

@@ -1,8 +1,8 @@
 """On-policy distillation of several teachers into one student, through TRL's trainer with a loss of our own.
 
 The student writes, the teacher of the prompt's domain judges every token. One private function of TRL is replaced,
-while a stage trains: `trl.trainer.distillation_trainer._chunked_divergence_loss`. TRL itself has one teacher; several
-are asked for in its issue 6151 and change 7215, which would make `routed_teacher` unnecessary.
+while a stage trains: `trl.trainer.distillation_trainer._chunked_divergence_loss`. TRL itself has one teacher; with
+several (huggingface/trl#6151, #7215) `routed_teacher` would be unnecessary.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ from adapters.backends.jobs import Job
 from adapters.errors import UserError
 from adapters.files import numbered_jsonl, read_json, sha256, write_json
 from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import own_options
 
 if TYPE_CHECKING:
-    from adapters.recipe.stages import Stage, own_options
+    from adapters.recipe.stages import Stage
 
 FILE: Final = "tracking.json"
 """In a stage's folder: the run's id there, and the hash of the report that was sent."""
