@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,11 +43,11 @@ def calibrate(
     """
     with errors() as state:
         server.refuse_without_endpoint()
-        from adapters.console import console, note, phase, progress, quiet
+        from adapters.cli.resuming import filled
+        from adapters.console import console, note, phase
         from adapters.errors import UserError
         from adapters.extraction import calibrating
         from adapters.extraction.engine import Engine, Options
-        from adapters.extraction.extract import open_or_resume
         from adapters.extraction.session import Session
 
         if not Path(source).expanduser().is_dir():
@@ -63,12 +64,8 @@ def calibrate(
             phase("answering")
             return loaded
 
-        with open_or_resume(work, fresh=fresh):
-            counts = calibrating.done(work)
-            if counts is None:
-                state.log = work.out.with_name(f"{work.out.name}.log")
-                with quiet(state.log), progress(work.out.name, "starting the engine") as bar:
-                    counts = calibrating.run(work, start, bar)
+        run = partial(calibrating.run, work, start)
+        counts = filled(work, state, run, fresh=fresh, done=calibrating.done)
         if as_json:
             print(json.dumps(counts))
             return

@@ -125,10 +125,11 @@ def extract(
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
     with errors() as state:
         server.refuse_without_endpoint()
-        from adapters.console import console, note, phase, progress, quiet
+        from adapters.cli.resuming import filled
+        from adapters.console import console, note, phase
         from adapters.extraction import documents
         from adapters.extraction.engine import Engine, Options
-        from adapters.extraction.extract import finished, open_or_resume, prepare, run
+        from adapters.extraction.extract import prepare, run
         from adapters.extraction.session import Session
 
         if (input is None) == (one is None):
@@ -152,14 +153,7 @@ def extract(
             phase("extracting")
             return loaded
 
-        with open_or_resume(work, fresh=fresh):
-            counts = finished(work)
-            if counts is not None:
-                console(stderr=True).print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
-            else:
-                state.log = out.with_name(f"{out.name}.log")
-                with quiet(state.log), progress(out.name, "starting the engine") as bar:
-                    counts = run(work, start, bar, cutter)
+        counts = filled(work, state, lambda bar: run(work, start, bar, cutter), fresh=fresh)
         print_counts(console(stderr=True), out, counts, as_json)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,8 +78,8 @@ def annotate(
     """Let a large model label a share of a corpus, as rows to train a proxy on. Started again, it continues."""
     with errors() as state, _server_errors():
         from adapters.cli.mining_tables import print_annotation
-        from adapters.console import console, progress, quiet
-        from adapters.extraction.extract import finished, open_or_resume
+        from adapters.cli.resuming import filled
+        from adapters.console import console, quiet
         from adapters.mining import annotate as work
         from adapters.mining import program as programs
         from adapters.mining.answers import Annotator, Answers, Budget, Prices
@@ -111,15 +112,13 @@ def annotate(
         if dry_run:
             print(json.dumps(expected._asdict(), default=float)) if as_json else None
             return
-        with open_or_resume(job, fresh=fresh):
-            counts = finished(job)
-            if counts is not None:
-                screen.print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
-            else:
-                if expected.requests:
-                    _agree("Send them?", yes, "nothing was sent")
-                with quiet(state.log), progress(out.name, "annotating") as bar:
-                    counts = work.run(job, annotator, bar)
+
+        def agree() -> None:
+            if expected.requests:
+                _agree("Send them?", yes, "nothing was sent")
+
+        run = partial(work.run, job, annotator)
+        counts = filled(job, state, run, fresh=fresh, waiting="annotating", agree=agree)
         print_annotation(out, counts, as_json)
 
 
@@ -205,9 +204,10 @@ def mine(
     """Run a program over a corpus with a proxy. Started again, it continues where it stopped."""
     with errors() as state:
         from adapters.cli.mining_tables import print_steps
-        from adapters.console import console, phase, progress, quiet
+        from adapters.cli.resuming import filled
+        from adapters.console import console, phase
         from adapters.extraction.engine import Engine
-        from adapters.extraction.extract import finished, open_or_resume, run
+        from adapters.extraction.extract import run
         from adapters.mining import corpus as mined
         from adapters.mining import program as programs
         from adapters.mining.engine import ProgramEngine
@@ -224,14 +224,7 @@ def mine(
             phase("mining")
             return ProgramEngine(program, proxy, mined.threshold(found), uncertain is not None)
 
-        with open_or_resume(work, fresh=fresh):
-            counts = finished(work)
-            if counts is not None:
-                screen.print(f"{out} is complete already; --fresh would do it again.", soft_wrap=True)
-            else:
-                state.log = out.with_name(f"{out.name}.log")
-                with quiet(state.log), progress(out.name, "loading the proxy") as bar:
-                    counts = run(work, start, bar)
+        counts = filled(work, state, lambda bar: run(work, start, bar), fresh=fresh, waiting="loading the proxy")
         print_counts(screen, out, counts, as_json)
         if not as_json:
             print_steps(program, counts)

@@ -58,10 +58,10 @@ def sample(
     """
     with errors() as state:
         server.refuse_without_endpoint()
-        from adapters.console import console, note, phase, progress, quiet
+        from adapters.cli.resuming import filled
+        from adapters.console import console, note, phase
         from adapters.extraction import engines, sampling
         from adapters.extraction.engine import DrawEngine, Drawing, Options
-        from adapters.extraction.extract import finished, open_or_resume
 
         screen = console(stderr=as_json)
         spec, consent = reward_spec(reward, reward_params), plugin_consent(trust)
@@ -78,14 +78,7 @@ def sample(
             phase("sampling")
             return loaded
 
-        with open_or_resume(work, fresh=fresh):
-            counts = finished(work)
-            if counts is not None:
-                note(f"{out} is complete already; --fresh would do it again.")
-            else:
-                state.log = out.with_name(f"{out.name}.log")
-                with quiet(state.log), progress(out.name, "starting the engine") as bar:
-                    counts = sampling.run(work, start, bar)
+        counts = filled(work, state, lambda bar: sampling.run(work, start, bar), fresh=fresh)
         if as_json:
             print(json.dumps(counts))
         else:

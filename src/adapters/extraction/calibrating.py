@@ -33,9 +33,8 @@ from adapters.pipeline.fingerprint import digest
 from adapters.plugins.trust import Consent
 from adapters.recipe.fields import PathSource
 from adapters.secrets import redact
-from adapters.types import Example
+from adapters.types import Example, Progress
 
-Moved = Callable[[int, int, Mapping[str, float]], None]
 LEAST_ROWS: Final = 50
 FIT, TEST = "fit", "test"
 
@@ -145,7 +144,7 @@ def _check_number(count: int, left_out: Mapping[str, int], paths: Sequence[Path]
         raise UserError(f"{name}: {count:,} rows{more} are too few to calibrate on; give {LEAST_ROWS} or more.")
 
 
-def run(job: CalibrationJob, engine: Callable[[], Engine], moved: Moved) -> dict[str, Any]:
+def run(job: CalibrationJob, engine: Callable[[], Engine], moved: Progress) -> dict[str, Any]:
     """Answer what is not done, inside `extract.open_or_resume`, fit, and store the calibration with the adapter.
 
     `engine` is called if needed. Returns counts and figures. Raises UserError where the rows cannot be calibrated on.
@@ -168,7 +167,7 @@ def done(job: CalibrationJob) -> dict[str, Any] | None:
     return finished(job) if job.way in stored(job.source.adapter, job.source.weights) else None
 
 
-def _answered(job: CalibrationJob, engine: Callable[[], Engine], moved: Moved) -> list[dict[str, Any]]:
+def _answered(job: CalibrationJob, engine: Callable[[], Engine], moved: Progress) -> list[dict[str, Any]]:
     """The evidence of every row, in order."""
     total = len(job.examples)
     with closing(Journal(job.journal, 1, 1)) as journal:

@@ -34,10 +34,7 @@ from adapters.extraction.journal import Journal
 from adapters.extraction.long_texts import OpenRows
 from adapters.files import read_json, sha256, write_json
 from adapters.secrets import redact
-from adapters.types import Message, Normaliser, Row
-
-Moved = Callable[[int, int, Mapping[str, int]], None]
-"""Progress callback: rows done, rows in all, counts."""
+from adapters.types import Message, Normaliser, Progress, Row
 
 COLUMNS = (
     "row",
@@ -297,7 +294,9 @@ def finished(job: Resumable) -> dict[str, Any] | None:
     return dict(earlier["counts"]) if earlier.get("complete") and job.out.is_file() else None
 
 
-def run(job: ExtractionJob, engine: Callable[[], Engine], moved: Moved, cutter: Cutter | None = None) -> dict[str, Any]:
+def run(
+    job: ExtractionJob, engine: Callable[[], Engine], moved: Progress, cutter: Cutter | None = None
+) -> dict[str, Any]:
     """Answer all rows, inside `open_or_resume`, and write the output. `engine` is called if needed. Returns counts.
 
     Without `cutter` no text is asked about in parts.

@@ -32,9 +32,7 @@ from adapters.plugins.trust import Consent
 from adapters.recipe.fields import PathSource, RewardSpec
 from adapters.recipe.stages import Grpo
 from adapters.secrets import redact
-from adapters.types import Example
-
-Moved = Callable[[int, int, Mapping[str, float]], None]
+from adapters.types import Example, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def prepare(
     return SamplingJob(source, rows, examples, out, rewards, drawing, settings)
 
 
-def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Moved) -> dict[str, Any]:
+def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Progress) -> dict[str, Any]:
     """Draw and grade what is not done, inside `extract.open_or_resume`, and write the output.
 
     `engine` is called if needed. Returns counts and figures.

@@ -14,11 +14,11 @@ from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.extraction.extract import check_text_column, journal_path, manifest_path
 from adapters.files import write_json, write_jsonl
-from adapters.mining.answers import Annotator, Moved, Prices
+from adapters.mining.answers import Annotator, Prices
 from adapters.mining.program import MOST_ITEMS, Ask, Each, Program, Step, rendered
 from adapters.mining.questions import Question, marked, prompt_tokens, read
 from adapters.mining.sample import Balanced, Sample, Text, balanced, draw, pool_size, size
-from adapters.types import Row
+from adapters.types import Progress, Row
 
 SPANS_A_TEXT = 2
 """Spans of a text that an estimate assumes."""
@@ -210,7 +210,7 @@ class _Rows:
         return [list(place) for place in places]
 
 
-def run(work: AnnotationJob, annotator: Annotator, moved: Moved) -> dict[str, Any]:
+def run(work: AnnotationJob, annotator: Annotator, moved: Progress) -> dict[str, Any]:
     """Ask what is not answered, inside `open_or_resume`, and write the output. Raises Refused, ServerError.
 
     Every question of the program is asked of every text: `keep` and `first` choose records, and a proxy is to learn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -16,9 +16,8 @@ from adapters.errors import Refused, UserError
 from adapters.files import append_jsonl, read_jsonl
 from adapters.mining.questions import Question, estimated_tokens, prompt_tokens
 from adapters.secrets import redact
-from adapters.types import Row
+from adapters.types import Progress, Row
 
-Moved = Callable[[int, int, Mapping[str, float]], None]
 MILLION = 1_000_000
 
 
@@ -148,7 +147,7 @@ class Annotator:
             self.budget.settle((0, 0), (row["prompt_tokens"], row["completion_tokens"]))
         self.used.add(key)
 
-    def ask(self, questions: Sequence[Question], moved: Moved) -> list[Row]:
+    def ask(self, questions: Sequence[Question], moved: Progress) -> list[Row]:
         """The answers to questions, asked for where they are not known. Raises Refused, ServerError."""
         keys = [self.key(question) for question in questions]
         missing = {key: q for key, q in zip(keys, questions, strict=True) if key not in self.answers.known}
