@@ -19,7 +19,7 @@ from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START
 from adapters.pipeline.seeds import Summary
-from adapters.recipe.stages import Distill, Grpo, Supervised, TokenClassification
+from adapters.recipe.stages import Distill, Grpo, Supervised, TokenClassification, samples_of
 
 MODELS_SHOWN = 3
 """In the one table of results: the base and the last stages. `--all` shows every model."""
@@ -65,7 +65,7 @@ def _rows(job: Job) -> str:
 def _settings(job: Job, first: str | None) -> str:
     stage = job.stage
     steps = f"{job.steps} step{'' if job.steps == 1 else 's'} of {stage.batch_size}"
-    samples = getattr(stage, "samples", None)
+    samples = samples_of(stage)
     if samples is not None:
         steps = f"at most {steps}, {samples.k} samples at {samples.temperature:g}"
     if isinstance(stage, Supervised | TokenClassification):

@@ -19,7 +19,7 @@ from adapters.evaluation.graded import Line
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
 from adapters.pipeline import stage_rows
 from adapters.plugins.rewards import Grader
-from adapters.recipe.stages import BestOf, Dpo, Samples, Stage
+from adapters.recipe.stages import Dpo, Samples, Stage, samples_of
 from adapters.types import Drawn, Example, Progress, Task
 
 FILE: Final = "samples.jsonl"
@@ -42,9 +42,9 @@ class Answering:
     @property
     def samples(self) -> Samples:
         """How answers are sampled and picked."""
-        stage = self.job.stage
-        assert isinstance(stage, BestOf | Dpo) and stage.samples is not None  # noqa: S101, PT018 - others are not asked
-        return stage.samples
+        samples = samples_of(self.job.stage)
+        assert samples is not None  # noqa: S101 - other stages are not asked
+        return samples
 
     def prepared(self, progress: Progress) -> tuple[Job, dict[str, Any]]:
         """The job with the answers that it learns, and figures of all answers.

@@ -8,7 +8,7 @@ from typing import Final
 from adapters.backends.jobs import Job
 from adapters.errors import KeyPath
 from adapters.evaluation.held_out import fields
-from adapters.recipe.stages import Grpo, Sft
+from adapters.recipe.stages import Grpo, Sft, samples_of
 from adapters.types import Example, Task
 
 FLAT: Final = 0.25
@@ -22,7 +22,7 @@ SEEN: Final = 0.1
 def findings(task: Task, jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
     """Sentences on the rows of stages that learn from their own answers, each with the key that it is about."""
     for job in jobs:
-        if isinstance(job.stage, Grpo) or getattr(job.stage, "samples", None):
+        if isinstance(job.stage, Grpo) or samples_of(job.stage):
             at = ("stages", job.index)
             yield from _values(task, job, at)
             yield from _seen(job, jobs[: job.index], (*at, "data"))

@@ -33,7 +33,7 @@ from adapters.plugins.registry import self_contained
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
-from adapters.recipe.stages import TokenClassification
+from adapters.recipe.stages import Distill, TokenClassification, samples_of
 from adapters.types import Sampler, Task
 
 CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", HEADER)
@@ -200,9 +200,9 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
     began = time.time()
     with console.progress(job.name, "starting") as progress:
         sampled: dict[str, Any] = {}
-        if getattr(job.stage, "samples", None) is not None:
+        if samples_of(job.stage) is not None:
             job, sampled = Answering(job, plan.task, backend, start, work, plan.recipe.seed).prepared(progress)
-        if getattr(job.stage, "skip_unreadable", False):
+        if isinstance(job.stage, Distill) and job.stage.skip_unreadable:
             job, sampled = keep_readable(job, plan.task, backend, work, progress, plan.recipe.seed)
         figures = sampled | dict(backend.train(job, start, work, progress))
     if console.is_main():

@@ -13,14 +13,14 @@ from adapters.data.lengths import by_source
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, Supervised, TokenClassification
+from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, Supervised, TokenClassification, samples_of
 from adapters.types import Example, Lengths
 
 
 def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
     """Raise UserError for a stage whose rows, reference or backend do not go with it."""
     proxy_rows.check(stage, examples, recipe, at)
-    samples = getattr(stage, "samples", None)
+    samples = samples_of(stage)
     if samples is not None and not getattr(backend, "draws", False):
         raise UserError("the hosted trainer does not learn from samples that are drawn first.", at=(*at, "samples"))
     if isinstance(stage, Dpo) and samples is None:

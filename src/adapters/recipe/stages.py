@@ -287,3 +287,8 @@ def own_options(stage: Stage) -> tuple[str, Mapping[str, Any]]:
     if isinstance(stage, TokenClassification):
         return "training_args", stage.training_args
     return "trl", stage.trl
+
+
+def samples_of(stage: Stage) -> Samples | None:
+    """How a stage samples its start's answers before it trains; None for stages that do not."""
+    return stage.samples if isinstance(stage, BestOf | Dpo) else None

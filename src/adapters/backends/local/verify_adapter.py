@@ -41,7 +41,7 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a bundle for its card, with `checks`: [[name, passed, detail], …]."""
     bundle = Path(spec["bundle"])
     stored = load_file(bundle / WEIGHTS)
-    checks = [_tensors(stored)]
+    checks = [check_tensors(stored)]
     facts: dict[str, Any] = {"parameters": sum(t.numel() for t in stored.values()), "checks": checks}
     if not checks[0][1]:
         return facts
@@ -64,7 +64,7 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, RuntimeError) as error:  # no such modules, other shapes
         checks.append(["keys", False, f"{facts['class']} cannot load it: {str(error).splitlines()[0]}"])
         return facts
-    checks.append(_keys(peft, own_names(stored), bundle, facts["class"]))
+    checks.append(check_keys(peft, own_names(stored), bundle, facts["class"]))
     if not checks[-1][1]:
         return facts
     if wrapper:
@@ -82,7 +82,8 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
+def check_tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
+    """Whether the stored tensors are finite, whole and trained: [name, passed, detail]."""
     if not stored:
         return ["tensors", False, "the file has no tensor"]
     if not_finite := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
@@ -102,7 +103,8 @@ def _embeddings(stored: Mapping[str, torch.Tensor], tied: bool) -> list[Any]:
     return ["embeddings", True, f"not touched (the base {'ties' if tied else 'does not tie'} them)"]
 
 
-def _keys(peft: PeftModel, stored: Mapping[str, torch.Tensor], bundle: Path, name: str) -> list[Any]:
+def check_keys(peft: PeftModel, stored: Mapping[str, torch.Tensor], bundle: Path, name: str) -> list[Any]:
+    """Whether each stored tensor has its place in the model, and the model no other: [name, passed, detail]."""
     result = set_peft_model_state_dict(peft, dict(stored))
     missing = [k for k in result.missing_keys if ".lora_" in k]
     for what, keys in (("missing", missing), ("unexpected", list(result.unexpected_keys))):

@@ -22,7 +22,7 @@ from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import load_base, prepare_cpu
 from adapters.backends.local.tagger import Tagger, TaggerSampler
-from adapters.backends.local.verify_adapter import _keys, _tensors
+from adapters.backends.local.verify_adapter import check_keys, check_tensors
 from adapters.data_aug.mine.words import LABELS, question_of
 from adapters.files import write_json
 from adapters.recipe.recipe import Model
@@ -35,7 +35,7 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a bundle for its card, with `checks`: [[name, passed, detail], …]."""
     bundle = Path(spec["bundle"])
     stored = load_file(bundle / WEIGHTS)
-    checks = [_tensors(stored)]
+    checks = [check_tensors(stored)]
     facts: dict[str, Any] = {"parameters": sum(t.numel() for t in stored.values()), "checks": checks}
     if not checks[0][1]:
         return facts
@@ -49,7 +49,7 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, RuntimeError) as error:  # no such modules, other shapes
         checks.append(["keys", False, f"{name} cannot load it: {str(error).splitlines()[0]}"])
         return facts
-    checks.append(_keys(peft, stored, bundle, name))
+    checks.append(check_keys(peft, stored, bundle, name))
     if not checks[-1][1]:
         return facts
     tagger = Tagger.load(bundle, base=spec["base"])
