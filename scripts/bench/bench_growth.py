@@ -108,7 +108,7 @@ def planning(n: int, *, long: bool = False) -> float:
 
 def extraction(n: int, *, long: bool = False) -> float:
     from adapters.backends import adapter_folder
-    from adapters.extraction import adapter_source, engines, extract
+    from adapters.extraction import adapter_source, engines, extract, resumable
     from adapters.extraction.engine import Options
     from adapters.files import write_jsonl
 
@@ -123,7 +123,7 @@ def extraction(n: int, *, long: bool = False) -> float:
         work = extract.prepare(source, corpus, Path(folder) / "out.parquet", engine={})
 
         def go() -> None:
-            with extract.open_or_resume(work, fresh=True):
+            with resumable.open_or_resume(work, fresh=True):
                 engine = engines.make("transformers", source, Options(), print)
                 extract.run(work, lambda: engine, lambda *_: None)
 

@@ -25,7 +25,7 @@ import benchmarks
 
 from adapters.data.rows import read_records
 from adapters.data_aug.funding_statements import background, synthesize
-from adapters.extraction import adapter_source, chunk_sizes, engines, extract
+from adapters.extraction import adapter_source, chunk_sizes, engines, extract, resumable
 from adapters.extraction.chunks import Cutter
 from adapters.extraction.engine import Engine, Options
 from adapters.files import write_jsonl
@@ -61,7 +61,7 @@ def read(source: adapter_source.Source, engine: Engine, rows: Sequence[Mapping],
         write_jsonl(Path(folder, "in.jsonl"), rows)
         out = Path(folder, "out.jsonl")
         job = extract.prepare(source, Path(folder, "in.jsonl"), out, engine={"engine": "bench"})
-        with extract.open_or_resume(job, fresh=True):
+        with resumable.open_or_resume(job, fresh=True):
             extract.run(job, lambda: engine, lambda *_: None, cutter)
         return [dict(row) for _, row in read_records(out)]
 

@@ -23,7 +23,7 @@ from adapters.cli import main
 from adapters.data.load import prompt_key
 from adapters.data.rows import survey
 from adapters.errors import UserError
-from adapters.extraction import adapter_source, engines, extract
+from adapters.extraction import adapter_source, engines, extract, resumable
 from adapters.extraction.engine import Answer, Engine, Options
 from adapters.extraction.files import arrow_type
 from adapters.extraction.journal import Journal
@@ -342,8 +342,8 @@ def finish(work: extract.ExtractionJob, stop_after: int | None = None, asked: li
 
         return answer
 
-    with extract.open_or_resume(work, fresh=False):
-        return extract.finished(work) or extract.run(work, engine, lambda *_: None)
+    with resumable.open_or_resume(work, fresh=False):
+        return resumable.finished(work) or extract.run(work, engine, lambda *_: None)
 
 
 @pytest.mark.parametrize("torn", [0, 1, 30])
@@ -403,7 +403,7 @@ def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, known: Path, cor
 
 def test_two_processes_do_not_write_one_output(tmp_path: Path, known: Path, corpus: Path) -> None:
     work = work_on(known, corpus, tmp_path / "out.jsonl")
-    with extract.open_or_resume(work, fresh=False):
+    with resumable.open_or_resume(work, fresh=False):
         code, said = invoke(known, corpus, "-o", tmp_path / "out.jsonl")
     assert code == 2
     assert "another process is writing" in said

@@ -20,7 +20,7 @@ from adapters.cli import main
 from adapters.errors import UserError
 from adapters.evaluation import best_of, graded
 from adapters.evaluation.best_of import Scores, TaskF1
-from adapters.extraction import adapter_source, engines, extract, sampling
+from adapters.extraction import adapter_source, engines, resumable, sampling
 from adapters.extraction.engine import DrawEngine, Drawing, Group, Options
 from adapters.files import read_json, read_jsonl
 from adapters.plugins.trust import Consent
@@ -218,7 +218,7 @@ def test_a_stopped_sampling_goes_on_where_it_was(tmp_path: Path, known: Path, fi
     work = sampling.prepare(source, file, out, drawing, rewards, engine={})
     engine = engines.make_draws("transformers", source, drawing, Options(), print)
     for stop in (7, 7, None):
-        with extract.open_or_resume(work, fresh=False):
+        with resumable.open_or_resume(work, fresh=False):
             if stop is None:
                 counts = sampling.run(work, lambda: counted(engine, asked), lambda *_: None)
             else:
@@ -239,7 +239,7 @@ def test_a_row_without_an_answer_says_why(tmp_path: Path, known: Path, file: Pat
         yield Group(0, error="too long: 9 tokens")
         yield from (Group(n, [Drawn("[]", 1, False, -0.5)]) for n in range(1, len(examples)))
 
-    with extract.open_or_resume(work, fresh=False):
+    with resumable.open_or_resume(work, fresh=False):
         counts = sampling.run(work, lambda: draw, lambda *_: None)
     assert read_jsonl(out)[0] == {"row": 1, "id": "r0", "completion": None, "error": "too long: 9 tokens"}
     assert counts["errors"] == {"too long": 1}

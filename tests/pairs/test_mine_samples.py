@@ -11,7 +11,7 @@ from test_extract import echo_adapter
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
-from adapters.extraction.extract import manifest_path
+from adapters.extraction.resumable import manifest_path
 from adapters.files import read_json, read_jsonl, write_json
 from adapters.tasks.funding import FundingTask
 

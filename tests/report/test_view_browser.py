@@ -18,7 +18,7 @@ from test_view import extraction, funder
 
 from adapters.data.load import load_examples
 from adapters.data.rows import survey
-from adapters.extraction.extract import manifest_path
+from adapters.extraction.resumable import manifest_path
 from adapters.files import read_json, read_jsonl, write_json
 from adapters.recipe.fields import PathSource
 from adapters.report import write_view

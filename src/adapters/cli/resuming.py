@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adapters.cli.errors import State
-    from adapters.extraction.extract import Resumable
+    from adapters.extraction.resumable import Resumable
     from adapters.types import Progress
 
 Counts = dict[str, Any]
@@ -28,7 +28,7 @@ def filled(
     `done` gives the counts of a finished one. `agree` asks the user before the work. Raises what both raise.
     """
     from adapters.console import note, progress, quiet
-    from adapters.extraction.extract import finished, open_or_resume
+    from adapters.extraction.resumable import finished, open_or_resume
 
     with open_or_resume(job, fresh=fresh):
         if (counts := (done or finished)(job)) is not None:

@@ -25,8 +25,8 @@ from adapters.extraction import grounding
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.confidence import CHOICES, TOKENS, stored, told
 from adapters.extraction.engine import Answer, Engine, Request
-from adapters.extraction.extract import finished, journal_path, manifest_path
 from adapters.extraction.journal import Journal
+from adapters.extraction.resumable import finished, journal_path, manifest_path
 from adapters.files import read_jsonl, write_json, write_jsonl
 from adapters.pipeline import unseen_rows
 from adapters.pipeline.fingerprint import digest
@@ -145,7 +145,7 @@ def _check_number(count: int, left_out: Mapping[str, int], paths: Sequence[Path]
 
 
 def run(job: CalibrationJob, engine: Callable[[], Engine], moved: Progress) -> dict[str, Any]:
-    """Answer what is not done, inside `extract.open_or_resume`, fit, and store the calibration with the adapter.
+    """Answer what is not done, inside `open_or_resume`, fit, and store the calibration with the adapter.
 
     `engine` is called if needed. Returns counts and figures. Raises UserError where the rows cannot be calibrated on.
     """

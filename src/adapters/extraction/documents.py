@@ -13,7 +13,7 @@ from adapters.data.formats import documents
 from adapters.data.formats.documents import Kind
 from adapters.errors import UserError
 from adapters.extraction import files
-from adapters.extraction.extract import manifest
+from adapters.extraction.resumable import manifest
 from adapters.files import sha256, write_jsonl
 from adapters.types import Progress
 

@@ -6,18 +6,14 @@ OUT.partial is the journal of an unfinished run (see `journal.py`).
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
-
-from filelock import FileLock, Timeout
 
 from adapters.backends.json_stop import first_value
 from adapters.data.json_text import label_text
@@ -32,7 +28,8 @@ from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.extraction.long_texts import OpenRows
-from adapters.files import read_json, sha256, write_json
+from adapters.extraction.resumable import journal_path, manifest_path
+from adapters.files import sha256, write_json
 from adapters.secrets import redact
 from adapters.types import Message, Normaliser, Progress, Row
 
@@ -50,28 +47,6 @@ COLUMNS = (
     "normalized",
 )
 """The output's own columns."""
-CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
-"""Settings that may change when an extraction is resumed."""
-
-
-class Resumable(Protocol):
-    """Work on one output file, which a restart continues. A restart must have the same `settings`."""
-
-    @property
-    def out(self) -> Path:
-        """The output."""
-
-    @property
-    def journal(self) -> Path:
-        """File of the unfinished output."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What decides the output."""
-
-    @property
-    def described(self) -> Mapping[str, Any]:
-        """The manifest's description of the work, `settings` among it."""
 
 
 class Gather(Protocol):
@@ -130,16 +105,6 @@ class ExtractionJob:
             properties["normalized"] = dict(self.normalise.schema)
         paths = {"adapter": str(self.source.adapter.resolve()), "input": str(self.input.resolve())}
         return {"settings": self.settings, "paths": paths, "schema": {"type": "object", "properties": properties}}
-
-
-def journal_path(out: Path) -> Path:
-    """Path of an output's journal."""
-    return out.with_name(f"{out.name}.partial")
-
-
-def manifest_path(out: Path) -> Path:
-    """Path of an output's manifest."""
-    return out.with_name(f"{out.name}.manifest.json")
 
 
 def prepare(
@@ -232,66 +197,6 @@ def _normaliser(source: Source, normalise: bool, registry: Path | None) -> Norma
     if make is None:
         raise UserError(f"--normalize: the task {source.plug.use!r} has nothing to normalise.")
     return make(registry)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
-    """Lock the output for this process, and refuse one made with other settings. Raises UserError."""
-    lock = FileLock(f"{job.out}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"another process is writing {job.out}.") from None
-    except OSError as error:
-        raise UserError(f"{job.out} cannot be written: {error.strerror}.") from None
-    earlier = None
-    try:
-        if fresh:
-            for path in (job.out, job.journal, manifest_path(job.out)):
-                path.unlink(missing_ok=True)
-        earlier = manifest(job.out)
-        if earlier is not None:
-            _check_settings(job, earlier["settings"])
-        elif job.out.exists() or job.journal.exists():
-            remedy = "Choose another name, or replace it with --fresh."
-            raise UserError(f"{job.out} exists, but no extraction wrote it, and no sampling. {remedy}")
-        else:
-            write_json(manifest_path(job.out), {"complete": False, **job.described})
-        yield
-    finally:
-        if earlier is None and not job.out.exists() and not (job.journal.is_file() and job.journal.stat().st_size):
-            for path in (job.journal, manifest_path(job.out)):  # no row was finished
-                path.unlink(missing_ok=True)
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def _check_settings(job: Resumable, earlier: Mapping[str, Any]) -> None:
-    changes = []
-    if isinstance(old := earlier.get("constrain"), bool):  # before it was one of three words
-        earlier = {**earlier, "constrain": "schema" if old and earlier.get("engine") != "transformers" else "off"}
-    for name in {**earlier, **job.settings}:
-        value = job.settings.get(name)
-        if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value:
-            size = 14 if name in ("input", "adapter", "registry") else 80
-            changes.append(f"{name} was {json.dumps(earlier.get(name))[:size]}, is {json.dumps(value)[:size]}")
-    if changes:
-        raise UserError(
-            f"{job.out} was {'made' if job.out.exists() else 'begun'} with other settings: {'; '.join(changes)}. "
-            "Choose another name, or start over with --fresh."
-        )
-
-
-def manifest(out: Path) -> dict[str, Any] | None:
-    """An output's manifest; None when it is missing or damaged."""
-    value = read_json(manifest_path(out))
-    return value if isinstance(value.get("settings"), dict) else None
-
-
-def finished(job: Resumable) -> dict[str, Any] | None:
-    """Counts of a complete output; None for any other."""
-    earlier = manifest(job.out) or {}
-    return dict(earlier["counts"]) if earlier.get("complete") and job.out.is_file() else None
 
 
 def run(

@@ -14,7 +14,8 @@ from adapters.console import note
 from adapters.data.rows import read_records
 from adapters.extraction import engine, files
 from adapters.extraction.chunks import Cutter
-from adapters.extraction.extract import ExtractionJob, check_columns, open_or_resume, prepare, run
+from adapters.extraction.extract import ExtractionJob, check_columns, prepare, run
+from adapters.extraction.resumable import open_or_resume
 from adapters.extraction.session import Session
 from adapters.files import read_jsonl, write_jsonl
 

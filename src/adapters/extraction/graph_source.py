@@ -15,8 +15,8 @@ from typing import Any
 from adapters.data.rows import BAD_ROW, column_names, read_records, survey
 from adapters.environment import versions
 from adapters.errors import UserError, hint
-from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest
 from adapters.extraction.merge_shards import complete
+from adapters.extraction.resumable import CHANGEABLE_EXTRACTION_KEYS, manifest
 from adapters.files import json_line, sha256
 from adapters.graph import mine_records
 from adapters.graph.facts import Registry, Text

@@ -12,7 +12,7 @@ from typing import Any, Final
 from adapters.data.rows import read_records
 from adapters.errors import UserError
 from adapters.extraction import files
-from adapters.extraction.extract import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
+from adapters.extraction.resumable import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
 from adapters.files import write_json
 
 SUMS: Final = ("rows", "records", "empty", "tokens", "chunks", "cut", "kept", "clipped", "unsure")

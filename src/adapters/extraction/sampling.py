@@ -23,8 +23,8 @@ from adapters.evaluation import best_of, graded
 from adapters.extraction import files
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import DrawEngine, Drawing, Group
-from adapters.extraction.extract import journal_path, manifest_path
 from adapters.extraction.journal import Journal
+from adapters.extraction.resumable import journal_path, manifest_path
 from adapters.files import write_json, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, resolve_all, stage_rewards
 from adapters.plugins.source_files import score_hash
@@ -113,7 +113,7 @@ def prepare(
 
 
 def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Progress) -> dict[str, Any]:
-    """Draw and grade what is not done, inside `extract.open_or_resume`, and write the output.
+    """Draw and grade what is not done, inside `open_or_resume`, and write the output.
 
     `engine` is called if needed. Returns counts and figures.
     """

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from adapters.data.rows import survey
 from adapters.environment import versions
 from adapters.errors import UserError
-from adapters.extraction.extract import check_text_column, journal_path, manifest_path
+from adapters.extraction.extract import check_text_column
+from adapters.extraction.resumable import journal_path, manifest_path
 from adapters.files import write_json, write_jsonl
 from adapters.mining.answers import Annotator, Prices
 from adapters.mining.program import MOST_ITEMS, Ask, Each, Program, Step, rendered

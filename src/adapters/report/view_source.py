@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from adapters.data.row_forms import with_structures
 from adapters.data.rows import BAD_ROW, read_records, survey
 from adapters.errors import UserError
-from adapters.extraction.extract import journal_path, manifest, manifest_path
+from adapters.extraction.resumable import journal_path, manifest, manifest_path
 from adapters.report.page import own_task
 from adapters.types import Row
 
