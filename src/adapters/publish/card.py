@@ -244,11 +244,15 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
     ]
 
 
+PARTS = ("select", "samples", "environment")
+"""Sections of a stage whose keys stand among its constants."""
+
+
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
     kind, apart = (
         settings["kind"],
-        ("kind", "trl", "training_args", "rewards", "noise", "select", "samples", "teachers", *NOT_IN_FINGERPRINT),
+        (*("kind", "trl", "training_args", "rewards", "noise", "teachers", *PARTS), *NOT_IN_FINGERPRINT),
     )
     constants = {
         **{k: v for k, v in settings.items() if k not in apart},
@@ -257,7 +261,7 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     }
     if constants.pop("max_steps", None):
         constants.pop("epochs", None)  # max_steps overrides it
-    for part in ("select", "samples"):
+    for part in PARTS:
         constants |= {f"{part} {key}": value for key, value in (settings.get(part) or {}).items()}
     if constants.get("beta") == 0 and kind == "grpo":
         del constants["reference"]  # without the KL term there is none

@@ -66,10 +66,11 @@ TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.trai
 class LocalBackend(TokenizingBackend):
     """See `adapters.backends.jobs.Backend`.
 
-    `draws`: its samplers give several answers to a prompt. `constrains`: they hold answers to a grammar.
+    `draws`: its samplers give several answers to a prompt. `constrains`: they hold answers to a grammar. `plays`: a
+    GRPO stage may have an environment.
     """
 
-    draws = constrains = True
+    draws = constrains = plays = True
     labels: tuple[str, ...] = ()
     """The tags of an encoder's head; none of a causal model."""
 
