@@ -38,7 +38,7 @@ class Household:
     def reset(self, row: Row, seed: int) -> str:
         """The room of a row, whatever the seed. Raises ValueError for a row without one."""
         if not isinstance(row.get("household"), Mapping):
-            raise ValueError("the row has no household; the generators agent_episodes and agent_episodes_unseen make it")
+            raise ValueError("the row has no household; synthesize: agent_episodes makes such rows")
         given = dict(row["household"])
         self.wanted, inside = given.pop("goal"), {place: list(items) for place, items in given.pop("inside").items()}
         doors, closed = frozenset(given.pop("doors")), set(given.pop("closed"))

@@ -56,7 +56,7 @@ def test_a_run_plays_its_test_set_and_reports_success(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads((folder / "runs/played/report.json").read_text())
     for figures in report["sets"]["test"].values():
-        success = figures["metrics"]["episode"]["success"]
+        success = figures["metrics"]["balanced"]["success"]
         assert (success["matched"], success["gold"], success["f1"]) == (5, 10, 0.5)
         assert success["f1_ci"][0] < 0.5 < success["f1_ci"][1]
         assert figures["rewards"]["Game"]["mean"] == pytest.approx((5 * 1 + 5 * 0.25) / 10)
@@ -89,8 +89,11 @@ def test_another_environment_is_another_run_and_plays_again(folder: Path) -> Non
     ("change", "sentence"),
     [
         (("return f", "return 3; f"), "gave a int in reset, which must be a text; row 'r0', seed"),
-        (('"Round two.", 0.25', '"Round two."'), "gave 'Round two.' in step, which must be (observation or None, reward"),
-        (('"Round two.", 0.25', '2, 0.25'), "gave a int as an observation"),
+        (
+            ('"Round two.", 0.25', '"Round two."'),
+            "gave 'Round two.' in step, which must be (observation",
+        ),
+        (('"Round two.", 0.25', "2, 0.25"), "gave a int as an observation"),
         (('"Round two.", 0.25', '"Round two.", "much"'), "gave a reward 'much'"),
         (("0.25", "2.25"), "gave rewards that sum to"),
         (("self.turns += 1", "1 / 0"), "failed in step, turn 1: ZeroDivisionError: division by zero; row 'r0', seed"),
@@ -133,5 +136,5 @@ def test_an_endless_episode_is_cut_and_counted(folder: Path) -> None:
 
 def test_any_text_is_no_success() -> None:
     for text in ("", "[]", "{}", '{"success": true}', "[" * 100_000):
-        assert EpisodeTask().counts(None, text) == {"episode": {"success": Counts(1, 1, 0)}}
-        assert not EpisodeTask().is_well_formed(text)
+        assert EpisodeTask("x").counts(None, text) == {"x": {"success": Counts(1, 1, 0)}}
+        assert not EpisodeTask("x").is_well_formed(text)

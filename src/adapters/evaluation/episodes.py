@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from adapters.backends.jobs import Evaluation
+from adapters.evaluation.metrics import main_mode
 from adapters.plugins.environments import Episode, NamedEnvironment, read_record, seed_of
 from adapters.plugins.rewards import NamedReward
-from adapters.types import Aligned, Counts, Example, Message, ModeCounts, Progress, Sample, Sampler, Task
+from adapters.types import Aligned, Counts, Example, Message, ModeCounts, Progress, Sample, Sampler, Task, counts_of
 
 
 class EpisodeSampler:
@@ -48,16 +49,20 @@ class EpisodeSampler:
 
 @dataclass(frozen=True)
 class EpisodeTask:
-    """What counts the records of episodes, in the place of the recipe's task."""
+    """What counts the records of episodes, in the place of the recipe's task.
 
+    P, R and F1 are all the share of episodes that succeeded. `mode` is the main one of the recipe's task, in which
+    reports and cards show all test sets.
+    """
+
+    mode: str
     text_field: str = ""
-    modes: ClassVar[dict[str, str]] = {"episode": "P, R and F1 are all the share of episodes that succeeded"}
     field_meanings: ClassVar[dict[str, str]] = {"success": "the episode reached its goal"}
 
     def counts(self, gold: object, completion: str) -> ModeCounts:
         """Success as 1 of 1 or 0 of 1."""
         record = read_record(completion)
-        return {"episode": {"success": Counts(1, 1, int(record is not None and record["success"]))}}
+        return {self.mode: {"success": Counts(1, 1, int(record is not None and record["success"]))}}
 
     def is_well_formed(self, completion: str) -> bool:
         """Whether it is the record of an episode."""
@@ -73,5 +78,5 @@ def scoring(evaluation: Evaluation, task: Task, rewards: Sequence[NamedReward]) 
     """The task and the rewards that score a test set: of one that is played, those of its episodes."""
     if evaluation.environment is None:
         return task, rewards
-    played: Task = EpisodeTask()  # type: ignore[assignment]
-    return played, (evaluation.environment.reward,)
+    mode = main_mode(counts_of(task, evaluation.examples[0], ""))
+    return cast(Task, EpisodeTask(mode)), (evaluation.environment.reward,)

@@ -19,6 +19,7 @@ from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.comparison import changes
 from adapters.evaluation.confidence import in_words
+from adapters.evaluation.episodes import EpisodeTask
 from adapters.evaluation.metrics import main_mode
 from adapters.extraction.confidence import stored
 from adapters.pipeline import seeds
@@ -131,9 +132,10 @@ def _usage(repo: str, tag: str | None) -> dict[str, Any]:
 
 def _evaluated(finished: Finished) -> dict[str, Any]:
     counting = inspect.getdoc(type(finished.task).counts)
+    played = any(test.environment for test in finished.recipe.evaluate)
     return {
         "meanings": getattr(finished.task, "modes", {}),
-        "field_meanings": getattr(finished.task, "field_meanings", {}),
+        "field_meanings": getattr(finished.task, "field_meanings", {}) | (EpisodeTask.field_meanings if played else {}),
         "counting": counting if counting != inspect.getdoc(Task.counts) else None,
     }
 

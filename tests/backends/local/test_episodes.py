@@ -218,7 +218,9 @@ def test_flat_groups_are_replaced_with_their_episodes(
 def test_a_failing_environment_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "a", tiny_model, "stages.0.max_steps=1")
     (tmp_path / "a/armed").touch()
-    with pytest.raises(RewardError, match=r"^the environment Game failed in step, turn \d: KeyError: 'x'; row 'r\d+', "):
+    with pytest.raises(
+        RewardError, match=r"^the environment Game failed in step, turn \d: KeyError: 'x'; row 'r\d+', "
+    ):
         run.train()
 
 
