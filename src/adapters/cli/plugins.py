@@ -13,8 +13,9 @@ app = Typer()
 
 @app.command()
 def plugins(as_json: AsJson = False) -> None:
-    """List what packages bring: tasks, rewards, noise, formats, with version, origin and faults. Exit code 1: a fault.
+    """List what packages bring: tasks, rewards, noise, formats, environments. Exit code 1: one has a fault.
 
+    Version, origin and faults of each are shown.
     Each one is imported, as a recipe that names it would. The names stand as a recipe writes them.
     """
     from adapters.console import console, new_table
