@@ -192,6 +192,11 @@ class Encoder:
         except UserError:
             return False
 
+    def keeps_turns(self) -> bool:
+        """Whether the template writes an earlier turn as the model was asked for it and answered."""
+        answer: Message = {"role": "assistant", "content": _MARK}
+        return self.one_sequence(Example("", "", (_ASKED, answer, _ASKED), learned=(1,)))
+
     def learned_tokens(self, example: Example) -> list[int]:
         """Indexes, among the prompt's tokens, of earlier turns that SFT learns, with their end tokens."""
         if not example.learned:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import FSDP_ON_CPU, accelerate, lines, run, two_processes
 from tiny import funding_rows, save_lively_model, write_jsonl
 
 from adapters.backends import backend as make_backend
@@ -19,6 +20,8 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
+
+from adapters.backends.local import vllm_sampling  # noqa: E402
 
 RECIPE = """name: played
 task: {use: funding, target: compact, system: Extract., user: "{statement}"}
@@ -233,3 +236,31 @@ def test_a_reply_stands_as_the_template_writes_it(tiny_model: Path, tmp_path: Pa
     assert whole[-len(reply) :] == reply
     assert encoder.reply("c", ended=False) == [encoder.end, *reply]
     assert encoder.tokenizer.decode(whole[: -len(reply)]).endswith("b<|im_end|>")
+    assert "played without vLLM" in str(vllm_sampling.obstacle(run.job, "colocate", None, None, "cuda"))
+    [note] = run.backend.ready([run.job])
+    assert "writes earlier turns in another way than it asks for them" in note, "without the empty thought"
+    encoder.tokenizer.chat_template = encoder.tokenizer.chat_template.replace("not enable_thinking", "false")
+    assert encoder.keeps_turns()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_processes_wait_for_each_others_episodes(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    """Each process plays a group, and the groups have different numbers of turns."""
+    alone = Run(tmp_path / "a", save_lively_model(tiny_model, tmp_path / "m"), longer=3)
+    folder, options = tmp_path / "a", [f"run_dir={tmp_path}/runs", "stages.0.max_steps=2", "model.speedups=false"]
+    options.append('evaluate=[{name: test, data: [{path: train.jsonl}], environment: "./game.py:Game"}]')
+    program = [str(FSDP_ON_CPU)] if kind == "fsdp2" else ["-m", "adapters", "run"]
+    command = [*accelerate(two_processes(tmp_path, kind), *program, "r.yaml"), *options]
+    done = run(command, folder, SHARDS=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    stage = tmp_path / "runs/played/1-grpo"
+    turns = []
+    for rank in (0, 1):
+        played = [json.loads(line["completion"]) for line in lines(stage / f"rollouts-{rank}.jsonl")]
+        assert len(played) == 2 * 4
+        turns.append([len(record["turns"]) for record in played[::4]])
+        assert all(len(record["turns"]) == int(record["opening"][0]) for record in played)
+    assert turns[0] != turns[1], "one process waited for the other"
+    samples = lines(tmp_path / "runs/played/eval/1-grpo/test/samples.jsonl")
+    assert [sample["id"] for sample in samples] == [example.id for example in alone.job.examples]
