@@ -11,7 +11,9 @@ from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
+from adapters.errors import UserError
 from adapters.evaluation.episodes import EpisodeTask
+from adapters.pairs import mine
 from adapters.types import Counts
 
 GAME = '''
@@ -71,6 +73,8 @@ def test_a_run_plays_its_test_set_and_reports_success(folder: Path) -> None:
     assert again.exit_code == 0
     stage = json.loads((folder / "runs/played/1-grpo/manifest.json").read_text())
     assert [entry["name"] for entry in stage["scoring"]] == ["Game"]
+    with pytest.raises(UserError, match="episodes of several turns, and a pair is of single answers"):
+        mine.rollouts(folder / "runs/played")
 
 
 def test_another_environment_is_another_run_and_plays_again(folder: Path) -> None:
