@@ -7,7 +7,7 @@ available raises an error.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from adapters.data_aug.data_files import read_data
@@ -84,18 +84,47 @@ def trajectory(rng: random.Random, *, unseen: bool) -> dict[str, Any]:
     room = rng.choice(sorted(rooms))
     scene = _scene(**rooms[room], rng=rng)
     goal, steps = _plan(scene, rng)
-    opening = _say(rng, "opening", room=room, listed=", ".join(f"a {r}" for r in scene.receptacles))
-    messages = [{"role": "user", "content": _with_actions(f"{opening}\nYour task is to: {goal}.", scene)}]
+    opening = _opening(scene, room, rng)
+    messages = [{"role": "user", "content": with_actions(f"{opening}\nYour task is to: {goal}.", scene)}]
     for n, (thought, action) in enumerate(steps):
         messages.append({"role": "assistant", "content": write("alfworld", thought, "act", action)})
         observation = scene.do(action)
         if n < len(steps) - 1:
-            messages.append({"role": "user", "content": _with_actions(observation, scene)})
+            messages.append({"role": "user", "content": with_actions(observation, scene)})
     return {"env": "alfworld", "messages": messages}
 
 
-def _with_actions(observation: str, scene: Scene) -> str:
-    return "\n".join([f"{observation} AVAILABLE ACTIONS: {scene.actions()[0]}", *scene.actions()[1:]])
+def episode(rng: random.Random, *, unseen: bool, most: int) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """A household to act in, as a row, and the (thought, action) steps to its goal, at most so many.
+
+    The user's message says where the thing is, so that no turn is spent on a search. `household` is the room, and the
+    goal as what the last action must do: `put` a thing of a kind somewhere, changed by a verb or not, or `use` a lamp.
+    """
+    rooms = _DATA["unseen" if unseen else "seen"]
+    while True:
+        room = rng.choice(sorted(rooms))
+        scene = _scene(**rooms[room], rng=rng)
+        text, steps = _plan(scene, rng, most_tries=0)
+        item, _, origin = next(a for _, a in steps if a.startswith("take ")).removeprefix("take ").partition(" from ")
+        last = steps[-1][1]
+        place = last.rpartition(" ")[0].split()[-1]
+        if len(steps) <= most and place != origin.split()[0]:
+            break
+    change = next((verb for _, action in steps if (verb := action.split()[0]) in CHANGES), None)
+    goal = {"verb": last.split()[0], "thing": item.split()[0], "place": place, "change": change}
+    told = f"{_opening(scene, room, rng)}\nYour task is to: {text}. The {item} is at the {origin}."
+    household = {**asdict(scene), "doors": sorted(scene.doors), "closed": sorted(scene.closed), "goal": goal}
+    return {"env": "alfworld", "messages": [{"role": "user", "content": told}], "household": household}, steps
+
+
+def _opening(scene: Scene, room: str, rng: random.Random) -> str:
+    return _say(rng, "opening", room=room, listed=", ".join(f"a {r}" for r in scene.receptacles))
+
+
+def with_actions(observation: str, scene: Scene) -> str:
+    """An observation with the available actions behind it."""
+    first, *others = scene.actions()
+    return "\n".join([f"{observation} AVAILABLE ACTIONS: {first}".lstrip(), *others])
 
 
 def _scene(places: str, items: str, rng: random.Random) -> Scene:
@@ -116,8 +145,8 @@ def _scene(places: str, items: str, rng: random.Random) -> Scene:
     return Scene(receptacles, frozenset(doors), set(doors), inside)
 
 
-def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
-    """A goal and the (thought, action) steps to it, after a wrong place or two."""
+def _plan(scene: Scene, rng: random.Random, most_tries: int = 2) -> tuple[str, list[tuple[str, str]]]:
+    """A goal and the (thought, action) steps to it, after so many wrong places at most."""
     origin, item = rng.choice([(r, o) for r, items in scene.inside.items() for o in items])
     name = item.split()[0]
     steps: list[tuple[str, str]] = []
@@ -129,7 +158,7 @@ def _plan(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, str]]]
     tools = {verb: r for r in reversed(places) for verb in _changes_at(r)}  # the first place of each verb
     verbs = [verb for verb in CHANGES if verb in tools]
     lamps = [r for r in places if r.startswith("lamp ")]
-    for place in rng.sample([r for r in places if r not in lamps], rng.randint(0, 2)):
+    for place in rng.sample([r for r in places if r not in lamps], rng.randint(0, most_tries)):
         step(f"go to {place}", "try", place=place)
         if place in scene.closed:
             step(f"open {place}", "try_closed", place=place)

@@ -66,6 +66,10 @@ class Example:
     masked: tuple[tuple[int, int], ...] = ()
 
 
+ROW: Final = "row"
+"""Key of `Example.meta`: the row itself, where an environment reads it."""
+
+
 class Scored(NamedTuple):
     """A reward with its named parts. `score` is in [0, 1], or None where the reward does not apply."""
 
@@ -262,6 +266,24 @@ class Reward(Protocol):
     def __call__(self, completion: str, example: Example) -> float | Scored | Awaitable[float | Scored | None] | None:
         """A score in [0, 1], or None where the reward does not apply."""
         ...
+
+
+class Environment(Protocol):
+    """What a model acts in for several turns. Each episode plays a deep copy of the configured plug-in.
+
+    What it answers must follow from the row, the seed and the texts alone: the answers to one prompt are compared with
+    each other, and a run that is resumed plays on. Optional: `success`, whether the goal was reached, read when the
+    episode has ended; without it an episode whose rewards sum to 1 is one that succeeded.
+    """
+
+    def reset(self, row: Row, seed: int) -> str:
+        """Begin an episode from a row of the data; the first observation, shown behind the row's prompt."""
+
+    def step(self, text: str) -> tuple[str | None, float | None]:
+        """What the model's turn leads to: the next observation, None when the episode ends, and the turn's reward.
+
+        The sum of an episode's rewards is in [0, 1].
+        """
 
 
 class TokenScores(NamedTuple):

@@ -28,7 +28,9 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 def test_the_shipped_recipes_are_all_here() -> None:
     funding = ["funding_grpo", "funding_grpo_llama", "funding_noise", "funding_smollm2", "funding_tinker"]
-    others = [*("agent_dpo", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "mine_minilm")]
+    others = [
+        *("agent_dpo", "agent_environment", "agent_smollm2", "chat_smollm2", "ie_grpo", "ie_smollm2", "mine_minilm")
+    ]
     others += ["quickstart", "records_smollm2", "distill_domains", "distill_teacher"]
     assert [p.stem for p in SHIPPED] == sorted([*funding, *others])
 
@@ -52,6 +54,7 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path, monkeypatch: pyte
     made = make_plan(file, EchoBackend(file.recipe))
     kinds = {
         "agent_dpo": ["1-dpo"],
+        "agent_environment": ["1-sft", "2-grpo"],
         "agent_smollm2": ["1-sft", "2-dpo"],
         "ie_grpo": ["1-grpo"],
         "funding_noise": ["1-sft"],

@@ -44,7 +44,7 @@ class EchoSampler:
 class EchoBackend:
     """See `adapters.backends.jobs.Backend`."""
 
-    draws = True
+    draws = plays = True
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

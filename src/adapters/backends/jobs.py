@@ -11,6 +11,7 @@ from adapters.backends import adapter_folder
 from adapters.backends.constraint import Constraint
 from adapters.backends.selection import Selection
 from adapters.data.load import Rejected
+from adapters.plugins.environments import NamedEnvironment
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.stages import Stage
 from adapters.types import Example, Lengths, Progress, Sampler
@@ -62,6 +63,12 @@ class Job:
     """Tokens of the longest gold answer, dropped or not."""
     select: Selection | None = None
     """What the held-out rows are measured by while the stage trains; None: the last state is kept."""
+    environment: NamedEnvironment | None = None
+
+    @property
+    def all_rewards(self) -> tuple[NamedReward, ...]:
+        """The rewards of GRPO, that of its environment first."""
+        return (*([self.environment.reward] if self.environment else ()), *self.rewards)
 
     @property
     def name(self) -> str:
@@ -114,6 +121,8 @@ class Evaluation:
     """Who made the gold answers, where the rows say so: human, or the name of a model."""
     beyond: int = 0
     """Gold answers longer than `max_new_tokens`, on which no model can score in full."""
+    environment: NamedEnvironment | None = None
+    """What the rows are played in; None: they are answered."""
 
     @property
     def texts(self) -> list[str]:

@@ -13,9 +13,10 @@ app = Typer()
 
 @app.command()
 def plugins(as_json: AsJson = False) -> None:
-    """List what packages bring: tasks, rewards, noise, formats, with version, origin and faults. Exit code 1: a fault.
+    """List what packages bring: tasks, rewards, noise, formats, environments. Exit code 1: one has a fault.
 
-    Each one is imported, as a recipe that names it would. The names stand as a recipe writes them.
+    Each one is imported, as a recipe that names it would; version, origin and faults are shown. The names stand as a
+    recipe writes them.
     """
     from adapters.console import console, new_table
     from adapters.plugins.installed import installed

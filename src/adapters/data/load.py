@@ -28,7 +28,7 @@ from adapters.errors import KeyPath, UserError, hint
 from adapters.plugins.task_bench import TaskError, guarded
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.secrets import redact
-from adapters.types import Example, Message, Row, Task
+from adapters.types import ROW, Example, Message, Row, Task
 
 GENERATORS = {
     "funding": "adapters.data_aug.funding_statements:synthesize",
@@ -40,6 +40,9 @@ GENERATORS = {
     "agent_pairs": "adapters.data_aug.agent.pairs:synthesize",
     "agent_pairs_unseen": "adapters.data_aug.agent.pairs:synthesize_unseen",
     "agent_control": "adapters.data_aug.agent.pairs:synthesize_control",
+    "agent_episodes": "adapters.data_aug.agent.environment:synthesize",
+    "agent_episodes_unseen": "adapters.data_aug.agent.environment:synthesize_unseen",
+    "agent_played": "adapters.data_aug.agent.environment:synthesize_played",
     "entities": "adapters.data_aug.ie.made:synthesize",
 }
 """Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
@@ -82,7 +85,7 @@ class Loaded:
         digest = hashlib.sha256()
         for e in self.examples:
             row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
-            row += [more for more in (e.answer, e.rejected_answer, e.learned, e.masked) if more]
+            row += [more for more in (e.answer, e.rejected_answer, e.learned, e.masked, e.meta.get(ROW)) if more]
             digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -99,8 +102,11 @@ def load_examples(
     epochs: int = 1,
     at: KeyPath = (),
     look: Look | None = None,
+    keep_rows: bool = False,
 ) -> Loaded:
     """Read every source of a `data:` list into examples. `look` is shown each source's rows, before noise.
+
+    `keep_rows` puts the rows themselves into the examples, for an environment.
 
     With `noiser`, or `vary`, the share of the rows that the task varies, there is a copy of each row for each of
     `epochs` epochs and each repeat; without, one epoch serves for all. Raises UserError when a source is missing, empty
@@ -126,6 +132,8 @@ def load_examples(
         keys = KeysRead({"id", DOMAIN, *source.where, *([source.split.key] if source.split else [])})
         clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
         clean = [(row, _in_domain(example, source.domain or row.get(DOMAIN))) for row, example in clean]
+        if keep_rows:
+            clean = [(row, _with_row(example, row)) for row, example in clean]
         kept = [pair for pair in clean if not is_empty(pair[1]) or _drawn(seed, pair[1].id) < source.keep_empty]
         clean, left_out = kept, len(clean) - len(kept)
         if not clean and left_out:
@@ -138,11 +146,12 @@ def load_examples(
         entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat}
         # The project's own generators put nothing into a row that is lost when it is not read.
         entry |= {"left_out_empty": left_out} if left_out else {}
-        entry |= {"license": source.license, "generated": generated, "unread": {} if generated else keys.unread()}
+        unread = {} if generated or keep_rows else keys.unread()  # an environment reads what it likes
+        entry |= {"license": source.license, "generated": generated, "unread": unread}
         if noiser is None and not vary:
             out.examples += [example for _, example in clean for _ in range(copies)]
         else:
-            change = _Change(task, noiser, vary, seed)
+            change = _Change(task, noiser, vary, seed, keep_rows)
             out.examples += change.examples(clean, epochs, source.repeat)
             entry |= {"noise": change.stats.shares()} if noiser else {}
             entry |= {"varied": change.varied} if vary else {}
@@ -181,6 +190,10 @@ def _in_domain(example: Example, domain: Any) -> Example:
     if not isinstance(domain, str) or not domain:
         return example
     return replace(example, meta={**example.meta, DOMAIN: domain})
+
+
+def _with_row(example: Example, row: Row) -> Example:
+    return replace(example, meta={**example.meta, ROW: row})
 
 
 def domain_of(example: Example) -> str | None:
@@ -222,6 +235,7 @@ class _Change:
     noiser: RowNoiser | None
     vary: float
     seed: int
+    keep_rows: bool = False
     stats: NoiseStats = field(default_factory=NoiseStats)
     varied: int = 0
 
@@ -232,6 +246,7 @@ class _Change:
             if self.noiser:
                 changed = self.noiser.apply(varied, self.task, epoch=epoch, variant=variant, stats=self.stats)
             made = _in_domain(preference.example(self.task, changed, **origin), domain_of(example))
+            made = _with_row(made, changed) if self.keep_rows else made
             if self.noiser and self.noiser.keeps_clean:
                 clean_one = preference.example(self.task, varied, **origin).prompt
                 made = replace(made, meta={**made.meta, CLEAN: clean_one})

@@ -47,6 +47,9 @@ def rollouts(folder: Path, consent: Consent | None = None) -> tuple[Task, list[G
 def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
     at, seed, settings = ("stages", stage.index), file.recipe.seed, file.recipe.stages[stage.index]
     assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
+    if settings.environment is not None:
+        fault = "its rollouts are episodes of several turns, and a pair is of single answers to one prompt."
+        raise UserError(fault, at=(*at, "environment"))
     noiser = None
     if settings.noise is not None:
         if any(source.repeat > 1 for source in settings.data):

@@ -21,7 +21,7 @@ from adapters.evaluation.picking import can_vote
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
-from adapters.plugins import task_bench
+from adapters.plugins import environments, task_bench
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
 from adapters.plugins.source_files import identity, score_hash
@@ -237,6 +237,7 @@ def evaluations(
     read = read or Reader(file, task)
     for n, spec in enumerate(file.recipe.evaluate):
         _check_picking(spec, file, task, getattr(backend, "draws", False), ("evaluate", n))
+        _check_played(spec, file.recipe, ("evaluate", n))
     return tuple(_evaluation(read, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
 
 
@@ -252,6 +253,15 @@ def _check_picking(spec: EvalSet, file: RecipeFile, task: Task, draws: bool, at:
         raise UserError(f"{fault} Use pick: likelihood.", at=(*at, "pick"))
 
 
+def _check_played(spec: EvalSet, recipe: Recipe, at: KeyPath) -> None:
+    if spec.environment is None:
+        return
+    odd = [key for key in ("samples", "prompt_variants", "constrain", "benchmark") if key in spec.model_fields_set]
+    if odd or recipe.tags_words:
+        what = f"{odd[0]} is for rows that are answered, and these are played" if odd else "an encoder plays nothing"
+        raise UserError(f"{what}; leave it out.", at=(*at, odd[0] if odd else "environment"))
+
+
 def _job(
     read: Reader,
     n: int,
@@ -264,11 +274,15 @@ def _job(
     stage, at, rewards = recipe.stages[n], ("stages", n), all_rewards[n]
     measured = selecting.measured_rewards(recipe.stages, all_rewards, n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
+    environment = environments.configured(getattr(stage, "environment", None), file.folder, (*at, "environment"))
     loaded, epochs = _stage_rows(read, n)
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
     check_stage(stage, loaded.examples, recipe, measure.backend, at)
+    if environment is not None:
+        console.phase(f"trying the environment {environment.name}")
+        environments.try_environment(environment, loaded.examples, (*at, "environment"))
     if isinstance(stage, Grpo) and stage.flat_groups == "replace":
         notes.append(replacing_note(stage, n))
     windows = measure.windows(loaded, stage, recipe.max_bad_rows, at)
@@ -280,6 +294,7 @@ def _job(
     notes += distilling.left(stage, training, at)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     plugins += [[r.identity, r.weight] for r in measured if r not in rewards] + distilling.identity(stage, training)
+    plugins += [environment.identity] if environment else []
     job = Job(
         index=n,
         stage=stage,
@@ -287,6 +302,7 @@ def _job(
         examples=tuple(training),
         validation=tuple(validation),
         rewards=rewards,
+        environment=environment,
         fingerprint=stage_fingerprint(file, n, plugins, loaded.fingerprint, previous),
         steps=steps(stage, sum(windows.get(e.id, 1) for e in training), epochs, at),
         texts=loaded.texts,
@@ -319,6 +335,7 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     """A stage's rows (with noise or variations, SFT's of all epochs), and the epochs over them to train."""
     recipe, at = read.file.recipe, ("stages", n)
     stage = recipe.stages[n]
+    kept: dict[str, Any] = {"keep_rows": True} if getattr(stage, "environment", None) else {}
     vary: float = getattr(stage, "vary", 0.0)
     if vary and not hasattr(read.task, "vary"):
         fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
@@ -326,16 +343,19 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     # Labels are not learned from where teachers judge.
     task: Any = distilling.PromptTask(read.task) if isinstance(stage, Distill) else None
     if stage.noise is None and not vary:
-        return read(stage.data, at, task), stage.epochs
+        return read(stage.data, at, task, **kept), stage.epochs
     noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
     laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft | TokenClassification) else 1
-    return read(stage.data, at, task, noiser=noiser, vary=vary, epochs=laid_out), stage.epochs / laid_out
+    return read(stage.data, at, task, noiser=noiser, vary=vary, epochs=laid_out, **kept), stage.epochs / laid_out
 
 
 def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:
     file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
-    loaded = read(spec.data, at)
+    environment = environments.configured(spec.environment, file.folder, (*at, "environment"))
+    loaded = read(spec.data, at, keep_rows=environment is not None)
+    if environment is not None:
+        environments.try_environment(environment, loaded.examples, (*at, "environment"))
     measure.windows(loaded, recipe.stages[-1], recipe.max_bad_rows, at)
     examples = list(loaded.examples)
     if spec.prompt_variants > 1:
@@ -347,8 +367,9 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
             examples += read(spec.data, at, rephrase(variant)).examples
     lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
-    limit = spec.max_new_tokens or answer_limit(answers)
+    limit = spec.max_new_tokens or (environment and environment.max_turn_length) or answer_limit(answers)
     rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
+    rows += [[environment.identity, environment.reward.score_hash, loaded.fingerprint]] if environment else []
     scorer = score_hash("tasks", recipe.task, task, file.folder)
     return Evaluation(
         name=spec.name,
@@ -372,5 +393,6 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
         by_source=loaded.by_source,
         annotator=proxy_rows.one_annotator(examples, spec.name, at),
         lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
-        beyond=sum(a > limit for a in answers),
+        beyond=0 if environment else sum(a > limit for a in answers),
+        environment=environment,
     )

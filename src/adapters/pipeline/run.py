@@ -19,7 +19,7 @@ from adapters.backends import adapter_folder
 from adapters.backends.jobs import PICKED, Backend, Evaluation, Job
 from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
-from adapters.evaluation import comparison, constraining
+from adapters.evaluation import comparison, constraining, episodes
 from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment, stored_answers
 from adapters.evaluation.picking import PickingSampler
 from adapters.files import read_json, read_jsonl, write_json, write_jsonl, write_text
@@ -210,7 +210,7 @@ def _train(plan: Plan, job: Job, start: Path | None, backend: Backend) -> None:
             "fingerprint": job.fingerprint,
             "fingerprint_version": 2,
             "stage": job.stage.model_dump(exclude={"data"}),
-            "scoring": [reward.record for reward in job.rewards],
+            "scoring": [reward.record for reward in job.all_rewards],
             "data": job.ledger,
             "too_long": job.too_long,
             "start": start and (plan.recipe.start if start == plan.start else start.name),
@@ -256,7 +256,8 @@ def evaluate_all(
             if evaluation.picked and adapter is None:
                 continue  # what an untrained model says several times is worth no time
             out = folder / "eval" / label / evaluation.name
-            key = _evaluation_key(evaluation, adapter, rewards)
+            scorer, graders = episodes.scoring(evaluation, task, rewards)
+            key = _evaluation_key(evaluation, adapter, graders)
             figures = read_figures(out)
             if figures.get("key") != key:
                 folders = [out, *([earlier[label] / evaluation.name] if label in earlier else [])]
@@ -272,7 +273,9 @@ def evaluate_all(
                         answers = PickingSampler(cast(Sampler, sampler), evaluation, task)
                     if evaluation.constrained and stored is None:
                         answers = constraining.ConstrainedSampler(cast(Sampler, sampler), evaluation)
-                    figures = evaluate(answers, evaluation, task, rewards, out, progress, write=console.is_main())
+                    if evaluation.environment and stored is None:
+                        answers = episodes.EpisodeSampler(cast(Sampler, sampler), evaluation, evaluation.environment)
+                    figures = evaluate(answers, evaluation, scorer, graders, out, progress, write=console.is_main())
                 figures["key"] = key
                 backend.barrier()
                 if console.is_main():
@@ -282,7 +285,7 @@ def evaluate_all(
                         figures.update({"constraint": told} if told else {})
                     write_json(out / "metrics.json", figures)
             elif console.is_main():
-                store_alignment(task, out)
+                store_alignment(scorer, out)
             sets[evaluation.name][label] = figures
         del sampler
     return sets

@@ -23,6 +23,8 @@ def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backe
     samples = samples_of(stage)
     if samples is not None and not getattr(backend, "draws", False):
         raise UserError("the hosted trainer does not learn from samples that are drawn first.", at=(*at, "samples"))
+    if getattr(stage, "environment", None) is not None and not getattr(backend, "plays", False):
+        raise UserError("the hosted trainer plays no episodes; use trainer: local.", at=(*at, "environment"))
     if isinstance(stage, Dpo) and samples is None:
         _check_pairs(examples, (*at, "data"))
     if isinstance(stage, Supervised) or samples is not None:
@@ -82,7 +84,7 @@ def within_limits(
 
 def beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
     """The rows that a GRPO stage drops for their gold answer."""
-    if not isinstance(stage, Grpo):
+    if not isinstance(stage, Grpo) or stage.environment:
         return ()
     both = zip(examples, lengths, strict=bool(lengths))
     return tuple(e for e, length in both if length.completion > stage.max_completion_length)
@@ -93,7 +95,8 @@ def fits(stage: Stage, length: Lengths) -> bool:
     if isinstance(stage, TokenClassification):  # a long text is read in several windows
         return True
     if isinstance(stage, Grpo):
-        return length.prompt <= stage.max_prompt_length and length.completion <= stage.max_completion_length
+        answer = 0 if stage.environment else length.completion  # of episodes, that of the first turn at most
+        return length.prompt <= stage.max_prompt_length and answer <= stage.max_completion_length
     if isinstance(stage, Distill):  # its gold answers are not learned
         return length.prompt <= stage.max_prompt_length
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length

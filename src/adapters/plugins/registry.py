@@ -2,9 +2,9 @@
 
 A plug-in is a frozen dataclass whose fields are its YAML parameters, or a function. It is written `name`,
 `package:name`, `module:Class` or `./file.py:Class`. Names come from the entry-point groups `adapters.tasks`,
-`adapters.rewards`, `adapters.noise` and `adapters.formats`, and from the noise presets and families of
-`adapters.data_aug`. What stands before a colon is a package if an installed one of that (normalised) name offers such a
-plug-in, else a module.
+`adapters.rewards`, `adapters.noise`, `adapters.formats` and `adapters.environments`, and from the noise presets and
+families of `adapters.data_aug`. What stands before a colon is a package if an installed one of that (normalised) name
+offers such a plug-in, else a module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from adapters.recipe.fields import PluginSpec
     from adapters.types import OldParameters
 
-Kind = Literal["tasks", "rewards", "noise", "formats"]
+Kind = Literal["tasks", "rewards", "noise", "formats", "environments"]
 
 OWN = "extraction-adapters"
 PRESET = "a preset"

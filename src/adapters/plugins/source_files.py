@@ -21,7 +21,7 @@ from adapters.files import sha256
 from adapters.old_imports import MOVED, OldImports
 from adapters.plugins.own_files import INSTALLED, find, is_neighbour
 from adapters.plugins.registry import Kind, offered, preset_of
-from adapters.recipe.fields import NoiseSpec, PluginSpec, RewardSpec
+from adapters.recipe.fields import EnvironmentSpec, NoiseSpec, PluginSpec, RewardSpec
 
 SCORING_PACKAGES = ("adapters.rewards", "adapters.tasks")
 """Of this project's own packages, those whose code decides a score."""
@@ -132,6 +132,8 @@ def _parameters(instance: Any) -> dict[str, Any]:
 def _specs(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Kind, PluginSpec]]:
     if isinstance(value, RewardSpec):
         yield at, "rewards", value
+    elif isinstance(value, EnvironmentSpec):
+        yield at, "environments", value
     elif isinstance(value, NoiseSpec):
         if preset_of(value.use, (*at, "use")) is None:
             yield at, "noise", value

@@ -19,6 +19,7 @@ from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.comparison import changes
 from adapters.evaluation.confidence import in_words
+from adapters.evaluation.episodes import EpisodeTask
 from adapters.evaluation.metrics import main_mode
 from adapters.extraction.confidence import stored
 from adapters.pipeline import seeds
@@ -131,9 +132,10 @@ def _usage(repo: str, tag: str | None) -> dict[str, Any]:
 
 def _evaluated(finished: Finished) -> dict[str, Any]:
     counting = inspect.getdoc(type(finished.task).counts)
+    played = any(test.environment for test in finished.recipe.evaluate)
     return {
         "meanings": getattr(finished.task, "modes", {}),
-        "field_meanings": getattr(finished.task, "field_meanings", {}),
+        "field_meanings": getattr(finished.task, "field_meanings", {}) | (EpisodeTask.field_meanings if played else {}),
         "counting": counting if counting != inspect.getdoc(Task.counts) else None,
     }
 
@@ -244,11 +246,15 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
     ]
 
 
+PARTS = ("select", "samples", "environment")
+"""Sections of a stage whose keys stand among its constants."""
+
+
 def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     settings = stage.manifest["stage"]
     kind, apart = (
         settings["kind"],
-        ("kind", "trl", "training_args", "rewards", "noise", "select", "samples", "teachers", *NOT_IN_FINGERPRINT),
+        (*("kind", "trl", "training_args", "rewards", "noise", "teachers", *PARTS), *NOT_IN_FINGERPRINT),
     )
     constants = {
         **{k: v for k, v in settings.items() if k not in apart},
@@ -257,7 +263,7 @@ def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
     }
     if constants.pop("max_steps", None):
         constants.pop("epochs", None)  # max_steps overrides it
-    for part in ("select", "samples"):
+    for part in PARTS:
         constants |= {f"{part} {key}": value for key, value in (settings.get(part) or {}).items()}
     if constants.get("beta") == 0 and kind == "grpo":
         del constants["reference"]  # without the KL term there is none

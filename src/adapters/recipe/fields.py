@@ -85,6 +85,16 @@ class RewardSpec(PluginSpec):
         return self
 
 
+class EnvironmentSpec(PluginSpec):
+    """An environment that a model acts in for several turns. The sum of an episode's rewards is in [0, 1]."""
+
+    weight: float = Field(default=1.0, description="Factor of its reward in the weighted sum of rewards.")
+    max_turns: Count = Field(default=8, description="Turns of the model after which an episode is cut, and counted.")
+    max_turn_length: Count | None = Field(
+        default=None, description="Tokens of one turn; default: what is left of max_completion_length."
+    )
+
+
 class NoiseSpec(PluginSpec):
     """Noise on the training texts: a preset (ocr, pdf, html, latex, document), a family, or a plug-in."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
-from adapters.recipe.fields import Count, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
+from adapters.recipe.fields import Count, EnvironmentSpec, NonEmpty, PluginSpec, Seq, Share, Sources, Strict
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.publish import Benchmark, Publish
 from adapters.recipe.stages import Stage, TokenClassification
@@ -130,6 +130,9 @@ class EvalSet(Strict):
     constrain: Literal["schema", "source", "off"] = Field(
         default="off",
         description="Answer once more, allowing only JSON of the task's schema, or also only strings of the text.",
+    )
+    environment: EnvironmentSpec | None = Field(
+        default=None, description="Play an episode from each row, and count those that succeed."
     )
     benchmark: Benchmark | None = Field(default=None, description="The Hub's benchmark that these rows are.")
 

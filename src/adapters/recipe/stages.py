@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, field_validator, model_validator
 
-from adapters.recipe.fields import Count, NoiseSpec, NonEmpty, RewardSpec, Share, Sources, Strict
+from adapters.recipe.fields import Count, EnvironmentSpec, NoiseSpec, NonEmpty, RewardSpec, Share, Sources, Strict
 
 Domain = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -135,7 +135,12 @@ class Grpo(_Sampled):
     kind: Literal["grpo"]
     method: ClassVar = "grpo"
     vary: Share = Field(default=0.0, description="Share of the rows that the task asks for in another way; see ie.md.")
-    rewards: NonEmpty[RewardSpec] = Field(description="Rewards, by name or with their parameters.")
+    rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False)] = Field(
+        default=(), description="Rewards, by name or with their parameters; with an environment none are needed."
+    )
+    environment: EnvironmentSpec | None = Field(
+        default=None, description="Play episodes of several turns: `./file.py:Class` (docs/environments.md)."
+    )
     batch_size: Count = Field(default=16, description="Prompts per optimizer step; each gets group_size completions.")
     group_size: int = Field(default=8, ge=2, description="Completions of each prompt.")
     updates_per_generation: Count = Field(
@@ -172,6 +177,14 @@ class Grpo(_Sampled):
     def _server_and_address(self) -> Grpo:
         if (self.vllm == "server") != (self.vllm_server or "").startswith(("http://", "https://")):
             raise ValueError("vllm: server and vllm_server: http://HOST:PORT go together")
+        return self
+
+    @model_validator(mode="after")
+    def _graded_by_something(self) -> Grpo:
+        if not self.rewards and self.environment is None:
+            raise ValueError("a grpo stage needs rewards, or an environment, to learn from")
+        if self.environment is not None and self.select is not None:
+            raise ValueError("select measures single answers, and the environment plays episodes; leave select out")
         return self
 
     @model_validator(mode="after")

@@ -58,7 +58,8 @@ def _constants(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     constants = [
         (key.replace("_", " "), settings.get(key)) for key in SHOWN if settings.get(key) != usual.get(key, ...)
     ]
-    for part, word in (("select", "select "), ("samples", "samples "), ("trl", "trl.")):
+    words = {"select": "select ", "samples": "samples ", "environment": "environment ", "trl": "trl."}
+    for part, word in words.items():
         constants += [(word + key, value) for key, value in as_dict(settings.get(part)).items()]
     return [(name, plain(value)) for name, value in constants if value is not None]
 

@@ -14,7 +14,8 @@ def reward_weights(stages: Sequence[Stage]) -> dict[str, float]:
     out: dict[str, float] = {}
     for stage in stages:
         names: list[str] = []
-        for spec in stage.settings.get("rewards") or ():
+        played = stage.settings.get("environment")
+        for spec in (*([played] if played else ()), *(stage.settings.get("rewards") or ())):
             spec = spec if isinstance(spec, dict) else {"use": spec}
             names.append(name := str(spec.get("use")).rpartition(":")[2])
             weight, count = number(spec.get("weight")), names.count(name)

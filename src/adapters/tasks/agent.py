@@ -53,6 +53,8 @@ class AgentTask:
     or in the row. A row may also have `actions` (those available; read from the last message of the user when it lists
     them) and `table` (`{name, columns, rows}`, on which SQL is compared by what it does).
 
+    With `learn: all` in a row SFT learns the agent's earlier turns too, if the environment reads an action from them.
+
     `thought` and `filler` are the limits of the discipline metric, as in the reward.
     """
 
@@ -95,7 +97,11 @@ class AgentTask:
             raise ValueError(f"the {gold['env']} environment finds no action in the target: {completion[-80:]!r}")
         # The whole conversation: many queries return the same last message, such as "[(2,)]".
         text = "\n".join(m["content"] for m in self._conversation(row))
-        return Example(id, source, prompt, completion, gold=gold, meta={**read_meta(row), "text": text})
+        earlier = [n for n, m in enumerate(prompt) if m["role"] == "assistant" and read(gold["env"], m["content"]).kind]
+        learned = tuple(earlier) if row.get("learn") == "all" else ()
+        return Example(
+            id, source, prompt, completion, gold=gold, meta={**read_meta(row), "text": text}, learned=learned
+        )
 
     def gold(self, row: Row) -> dict[str, Any]:
         """What a response is scored against: env, actions, previous responses, target's action."""

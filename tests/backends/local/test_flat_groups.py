@@ -52,7 +52,7 @@ def generation(
         reward_func_names=["half"],
         multi_objective_aggregation="sum_then_normalize",
         _metrics={"train": figures},
-        _generate=lambda prompts: ([], [], None, [], None),
+        _generate=lambda prompts: ([], [], None, [], None, {}),
         _calculate_rewards=lambda *_: everyone[:, None],
         _generate_and_score_completions=lambda inputs: trainer._generate([]) and output,
     )

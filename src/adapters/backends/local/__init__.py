@@ -59,6 +59,10 @@ from adapters.types import Progress, Sampler
 
 dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # it would ask on its own; the one answer is --trust-remote-code
 
+OTHER_HISTORY = (
+    "the chat template writes earlier turns in another way than it asks for them, and an episode keeps them as they "
+    "were sampled: a deployed model is shown another history"
+)
 TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
 TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo, "distill": distill.train_distill}
 
@@ -66,10 +70,11 @@ TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.trai
 class LocalBackend(TokenizingBackend):
     """See `adapters.backends.jobs.Backend`.
 
-    `draws`: its samplers give several answers to a prompt. `constrains`: they hold answers to a grammar.
+    `draws`: its samplers give several answers to a prompt. `constrains`: they hold answers to a grammar. `plays`: a
+    GRPO stage may have an environment.
     """
 
-    draws = constrains = True
+    draws = constrains = plays = True
     labels: tuple[str, ...] = ()
     """The tags of an encoder's head; none of a causal model."""
 
@@ -155,7 +160,9 @@ class LocalBackend(TokenizingBackend):
                 distill.ready(job, len(self.encoder.tokenizer))
         grpo = [job for job in jobs if isinstance(job.stage, Grpo)]
         chosen = [vllm_sampling.choose(job, self.recipe, self.base, self.state.device.type) for job in grpo]
-        return [f"{job.name}: {sampling.note}" for job, sampling in zip(grpo, chosen, strict=True) if sampling.note]
+        notes = [f"{job.name}: {sampling.note}" for job, sampling in zip(grpo, chosen, strict=True) if sampling.note]
+        played = [job.name for job in grpo if job.environment]
+        return notes + [f"{name}: {OTHER_HISTORY}" for name in played if not self.encoder.keeps_turns()]
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage; rank 0 writes the adapter and its tokenizer into `folder`."""

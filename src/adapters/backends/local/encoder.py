@@ -120,6 +120,21 @@ class Encoder:
         """Token ids of each prompt, up to the place where the answer starts. Raises UserError."""
         return self._ids([self.text(prompt) for prompt in prompts])
 
+    def reply(self, text: str, *, ended: bool) -> list[int]:
+        """Token ids of what the template writes between an answer and the next one, where the user says `text`.
+
+        The answer's end token is left out where it has `ended`. Raises UserError for a template that changes the text.
+        """
+        turns: list[Message] = [_ASKED, {"role": "assistant", "content": _MARK}, {"role": "user", "content": text}]
+        try:
+            written = self.rendered(turns).partition(_MARK)[2]
+        except Exception as error:  # a template may raise anything
+            raise UserError(f"the chat template refuses a reply: {first_line(error)}", at=AT) from error
+        if text.strip() not in written:
+            raise UserError("the chat template changes what the user replies to an answer", at=AT)
+        before, end, after = written.partition(self.tokenizer.convert_ids_to_tokens(self.end))
+        return self._ids([after if ended and end and not before.strip() else written])[0]
+
     def completions(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each answer, closed by the end token."""
         return [[*ids, self.end] for ids in self._ids(texts)]
@@ -176,6 +191,11 @@ class Encoder:
             return self.tokenizer.is_fast and None not in [self._span(example.prompt, n) for n in example.learned]
         except UserError:
             return False
+
+    def keeps_turns(self) -> bool:
+        """Whether the template writes an earlier turn as the model was asked for it and answered."""
+        answer: Message = {"role": "assistant", "content": _MARK}
+        return self.one_sequence(Example("", "", (_ASKED, answer, _ASKED), learned=(1,)))
 
     def learned_tokens(self, example: Example) -> list[int]:
         """Indexes, among the prompt's tokens, of earlier turns that SFT learns, with their end tokens."""

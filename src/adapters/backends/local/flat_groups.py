@@ -59,6 +59,7 @@ class FlatGroups:
         """In place of `_generate`: completions of the generation's prompts, or of fresh ones in their place."""
         trainer = self.trainer
         made: tuple[Any, ...] = self._sample(prompts)
+        _give_fields(self._inputs, made)
         self._rewards = self._score(self._inputs, prompts, made[3], made[1])
         self._scheduled, self._rounds, self._replaced = self._rewards.clone(), 0, 0
         if self.stage.flat_groups == "replace":
@@ -85,8 +86,10 @@ class FlatGroups:
         drawn = [self.rows[candidates[n // size]] for n in range(rank * share, (rank + 1) * share)]
         asked = [row["prompt"] for row in drawn]
         sampled = self._sample(asked)
+        _give_fields(drawn, sampled)
         rewards = self._score(drawn, asked, sampled[3], sampled[1])
-        lists = [n for n in (0, 1, 3, 4) if sampled[n] is not None]  # prompt and completion ids, texts, log-probs
+        # Prompt and completion ids, the mask of what was sampled, texts, log-probabilities.
+        lists = [n for n in range(5) if sampled[n] is not None]
         everyone = gather_object([*zip(drawn, *(sampled[n] for n in lists), strict=True)])
         varied = [n for n, one in enumerate(self._flat(rewards)) if not one]
         for place, found in zip(flat, varied, strict=False):
@@ -127,6 +130,13 @@ class FlatGroups:
 def _sum(weighted: torch.Tensor) -> torch.Tensor:
     """Sums over the rewards that apply; NaN where none does, as in TRL."""
     return weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), torch.nan)
+
+
+def _give_fields(inputs: Sequence[dict[str, Any]], made: tuple[Any, ...]) -> None:
+    """What a rollout function returns beside tokens goes to the rewards, which TRL would see to only later."""
+    for name in list(made[5]):
+        for row, value in zip(inputs, made[5].pop(name), strict=True):
+            row[name] = value
 
 
 def _lengths(figures: MutableMapping[str, list[float]]) -> dict[str, int]:

@@ -209,7 +209,7 @@ def trainer_config(
             "max_completion_length": stage.max_completion_length,
             "temperature": stage.temperature,
             "scale_rewards": stage.scale_rewards,
-            "reward_weights": [reward.weight for reward in job.rewards],
+            "reward_weights": [reward.weight for reward in job.all_rewards],
             "chat_template_kwargs": template,
             "disable_dropout": True,  # with it, policy and reference would differ before the first update
         }

@@ -29,7 +29,7 @@ from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.groups import fresh_rows
 from adapters.backends.jobs import Job
-from adapters.backends.local import packing, sharding, vllm_sampling
+from adapters.backends.local import episodes, packing, sharding, vllm_sampling
 from adapters.backends.local.checkpoints import Checkpoints, last_good, rewind, step_of
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.flat_groups import FlatGroups
@@ -201,11 +201,12 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     """Train one GRPO stage. Returns its steps, first KL, rewards and zero variance."""
     job, model = run.job, run.model
     rollouts = run.folder.parent / f"rollouts-{PartialState().process_index}.jsonl"
-    rows = _prompts(job.examples)
+    rows = _prompts(job.examples) if job.environment is None else episodes.rows(job.examples)
     # TRL would shuffle each epoch as it comes, and a run that is resumed in a later one would begin with the first's.
     order = layout([0] * len(rows), stage.batch_size, job.steps, run.recipe.seed, by_length=False)
-    rewards = [TrlReward(reward, job.examples, rollouts) for reward in job.rewards]
-    trainer = run.trainer(GRPOTrainer, rows.select(order), reward_funcs=rewards)
+    rewards = [TrlReward(reward, job.examples, rollouts) for reward in job.all_rewards]
+    played = episodes.Rollouts(run.encoder, job, run.recipe.seed) if job.environment else None
+    trainer = run.trainer(GRPOTrainer, rows.select(order), reward_funcs=rewards, rollout_func=played)
     trainer._tokenize_prompts = GroupPrompts(run.encoder)
     if stage.updates_per_generation > 1:
         log_importance_ratio(trainer)
@@ -219,7 +220,10 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
         set_reference(model, stage.reference)
         verify_reference(model, stage.reference)
     metrics, done = trainer._metrics["train"], step_of(last_good(run.folder)) // stage.updates_per_generation
-    again = (lambda: flat.replacing) if flat else (lambda: False)
+
+    def again() -> bool:
+        return bool((flat and flat.replacing) or (played and played.later_turn))
+
     with grpo_speedups(model, trainer.args, metrics, done, again) if run.recipe.model.speedups else nullcontext():
         state = run.train(trainer)
     if "ref" in model.peft_config:

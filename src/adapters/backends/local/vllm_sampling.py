@@ -100,6 +100,8 @@ def choose(job: Job, recipe: Recipe, base: Base, device: str) -> Sampling:
 def obstacle(job: Job, mode: str, recipe: Recipe, base: Base, device: str) -> str | None:
     """A sentence on why vLLM cannot sample for a stage; None if it can."""
     stage: Any = job.stage
+    if stage.environment is not None:
+        return "episodes of an environment are played without vLLM; use vllm: off."
     if missing := not_installed():
         return missing
     if not OLDEST <= Version(_version()) <= NEWEST:
