@@ -10,7 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import test_engines
 from conftest import funding_rows, write_jsonl
+from test_engines import Server, said
 from test_extract import TASK, echo_adapter, lines
 from tiny import echo_recipe, store_calibration
 from typer.testing import CliRunner
@@ -21,7 +23,7 @@ from adapters.cli.main import app
 from adapters.data.load import prompt_key
 from adapters.errors import UserError
 from adapters.evaluation import calibration
-from adapters.extraction import adapter_source, engines, session
+from adapters.extraction import adapter_source, calibrating, engines, session
 from adapters.extraction.confidence import Confidence, told
 from adapters.extraction.engine import Answer, Options
 from adapters.extraction.sure_record import without
@@ -54,6 +56,9 @@ def half_wrong(folder: Path, rows: list[dict]) -> Path:
     (adapter / adapter_folder.MANIFEST).unlink()
     (adapter / "recipe.yaml").write_text("task: {use: funding, target: compact}\nmodel: {base: me/base}\n")
     return adapter
+
+
+server = test_engines.server
 
 
 @pytest.fixture
@@ -228,6 +233,50 @@ def test_a_constraint_to_the_text_knows_the_text(
     assert counts["way"] == "tokens, words of the text"
     assert (adapter / "calibration-tokens-words-of-the-text.jsonl").is_file()
     assert list(read_json(adapter / "calibration.json")["ways"]) == ["tokens, words of the text"]
+
+
+def test_a_server_without_grammars_is_calibrated_as_it_answers(
+    tmp_path: Path, adapter: Path, given: Path, server: Server, rows: list[dict]
+) -> None:
+    known = json.loads((adapter / adapter_folder.WEIGHTS).read_text())
+    prompts = {json.dumps(TASK.example(row).prompt): known[prompt_key(TASK.example(row))] for row in rows}
+    server.answer = lambda body: said(prompts.get(json.dumps(body["messages"]), "[]"))
+    asked = ("--endpoint", server.url, "--samples", "2", "--constrain", "source")
+    assert calibrated(adapter, given, *asked)["way"] == "vote of 2 at 0.8"
+    assert list(read_json(adapter / "calibration.json")["ways"]) == ["vote of 2 at 0.8"]
+    assert (adapter / "calibration-vote-of-2-at-0.8.jsonl").is_file()
+    code, told = call("extract", adapter, given, "-o", tmp_path / "o.jsonl", *asked, "--min-confidence", "0.5")
+    assert code == 0, told
+    assert json.loads((tmp_path / "o.jsonl.manifest.json").read_text())["settings"]["confidence"]["way"] == (
+        "vote of 2 at 0.8"
+    )
+    source = adapter_source.find(str(adapter))
+    (adapter / "calibration.json").unlink()
+    gone = session.Session.open(source, "x", Options(endpoint="http://127.0.0.1:9/v1", constrain="source"), samples=2)
+    assert gone.confidence(None, grounded=True) is None, "a server is asked only where there is a calibration"
+
+
+def test_rows_too_long_for_one_prompt_are_left_out(
+    tmp_path: Path, adapter: Path, given: Path, server: Server, rows: list[dict]
+) -> None:
+    server.models = [{"id": "tiny", "max_model_len": 400}]
+    server.answer = lambda body: said("[]")
+    more = {**rows[0], "id": "long", "funding_statement": "We thank the ducks. " * 60}
+    long = write_jsonl(tmp_path / "long.jsonl", [*rows, more])
+    options = Options(endpoint=server.url, constrain="off")
+    made = session.Session.open(adapter_source.find(str(adapter)), "x", options, samples=2)
+    job = calibrating.prepare(
+        made.source, [long], made.way, test=str(long), cutter=made.cutter(None, 1), engine=made.settings
+    )
+    assert job.fitted == 80
+    assert job.left_out["rows too long for one prompt"] == 1
+    assert job.left_out["test rows too long for one prompt"] == 1
+    few = write_jsonl(tmp_path / "few.jsonl", [{**more, "id": str(n)} for n in range(60)])
+    code, told = call("calibrate", adapter, few, "--endpoint", server.url, "--samples", "2")
+    assert (code, told.splitlines()[-1]) == (
+        2,
+        f"{few}: 0 rows, without 60 rows too long for one prompt are too few to calibrate on; give 50 or more.",
+    )
 
 
 def test_an_encoder_has_no_constraint_and_no_confidence(adapter: Path) -> None:
