@@ -403,3 +403,36 @@ def test_a_record_without_its_unsure_strings() -> None:
     assert without(receipt, {"at.street"}, schema)[0] == {"shop": "S", "at": {"town": "T"}, "total": 3}
     assert without(receipt, {"at.town"}, schema) == ({"shop": "S", "total": 3}, {"shop": "shop"})
     assert without({"shop": "S"}, {"shop"}, {"required": ["shop"]}) == (None, {})
+    place = {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}]}
+    named = {"properties": {"at": place}, "$defs": {"Place": {"type": "object", "required": ["town"]}}}
+    assert without(receipt, {"at.town"}, named) == ({"shop": "S", "total": 3}, {"shop": "shop"}), "as pydantic says it"
+
+
+def test_what_is_left_without_the_unsure_strings() -> None:
+    class Receipts:
+        def record_schema(self) -> dict[str, Any]:
+            return {"properties": {"shop": {"type": "string"}, "items": {"type": "array"}}}
+
+    # The confidence is the sigmoid of the mean log-probability: 0.5, and 0.119 of the first string.
+    one = calibration.Calibration(("mean",), (0.0,), (1.0,), (1.0,), 0.0)
+    sure = Confidence(Receipts(), "tokens", one, one, {}, least=0.5)
+
+    def left(record: Any, *paths: str) -> tuple[Any, str | None]:
+        answer = json.dumps(record)
+        spans = [{"path": path, "value": value, "match": "exact"} for path, value in zip(paths, "AB", strict=False)]
+        ends = tuple(range(1, len(answer) + 1))
+        scores = TokenScores(ends, tuple(-2.0 * (end <= answer.index("A") + 2) for end in ends))
+        line = sure.added({"record": record, "spans": spans, "error": None}, Answer(1, answer, scores=scores), "A B")
+        return line["record"], line["error"]
+
+    assert left({"shop": "A", "total": 3}, "shop") == ({"total": 3}, None), "numbers have no confidence and stay"
+    assert left({"shop": "A", "items": []}, "shop") == (
+        None,
+        "unsure: none of its values has a confidence of 0.5 (the highest: 0.119)",
+    )
+    assert left({"items": [{"name": "A", "of": "B"}]}, "items.0.name", "items.0.of") == (
+        None,
+        "unsure: what its other values belong to has no confidence of 0.5",
+    )
+    sure = replace(sure, least=0.50049)
+    assert left({"items": ["A", "B"]}, "items.0", "items.1")[0] == {"items": ["B"]}, "in digits of a confidence"
