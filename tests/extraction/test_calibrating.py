@@ -10,7 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import test_engines
 from conftest import funding_rows, write_jsonl
+from test_engines import Server, said
 from test_extract import TASK, echo_adapter, lines
 from tiny import echo_recipe, store_calibration
 from typer.testing import CliRunner
@@ -21,7 +23,7 @@ from adapters.cli.main import app
 from adapters.data.load import prompt_key
 from adapters.errors import UserError
 from adapters.evaluation import calibration
-from adapters.extraction import adapter_source, engines, session
+from adapters.extraction import adapter_source, calibrating, engines, session
 from adapters.extraction.confidence import Confidence, told
 from adapters.extraction.engine import Answer, Options
 from adapters.extraction.sure_record import without
@@ -54,6 +56,9 @@ def half_wrong(folder: Path, rows: list[dict]) -> Path:
     (adapter / adapter_folder.MANIFEST).unlink()
     (adapter / "recipe.yaml").write_text("task: {use: funding, target: compact}\nmodel: {base: me/base}\n")
     return adapter
+
+
+server = test_engines.server
 
 
 @pytest.fixture
@@ -230,6 +235,50 @@ def test_a_constraint_to_the_text_knows_the_text(
     assert list(read_json(adapter / "calibration.json")["ways"]) == ["tokens, words of the text"]
 
 
+def test_a_server_without_grammars_is_calibrated_as_it_answers(
+    tmp_path: Path, adapter: Path, given: Path, server: Server, rows: list[dict]
+) -> None:
+    known = json.loads((adapter / adapter_folder.WEIGHTS).read_text())
+    prompts = {json.dumps(TASK.example(row).prompt): known[prompt_key(TASK.example(row))] for row in rows}
+    server.answer = lambda body: said(prompts.get(json.dumps(body["messages"]), "[]"))
+    asked = ("--endpoint", server.url, "--samples", "2", "--constrain", "source")
+    assert calibrated(adapter, given, *asked)["way"] == "vote of 2 at 0.8"
+    assert list(read_json(adapter / "calibration.json")["ways"]) == ["vote of 2 at 0.8"]
+    assert (adapter / "calibration-vote-of-2-at-0.8.jsonl").is_file()
+    code, told = call("extract", adapter, given, "-o", tmp_path / "o.jsonl", *asked, "--min-confidence", "0.5")
+    assert code == 0, told
+    assert json.loads((tmp_path / "o.jsonl.manifest.json").read_text())["settings"]["confidence"]["way"] == (
+        "vote of 2 at 0.8"
+    )
+    source = adapter_source.find(str(adapter))
+    (adapter / "calibration.json").unlink()
+    gone = session.Session.open(source, "x", Options(endpoint="http://127.0.0.1:9/v1", constrain="source"), samples=2)
+    assert gone.confidence(None, grounded=True) is None, "a server is asked only where there is a calibration"
+
+
+def test_rows_too_long_for_one_prompt_are_left_out(
+    tmp_path: Path, adapter: Path, given: Path, server: Server, rows: list[dict]
+) -> None:
+    server.models = [{"id": "tiny", "max_model_len": 400}]
+    server.answer = lambda body: said("[]")
+    more = {**rows[0], "id": "long", "funding_statement": "We thank the ducks. " * 60}
+    long = write_jsonl(tmp_path / "long.jsonl", [*rows, more])
+    options = Options(endpoint=server.url, constrain="off")
+    made = session.Session.open(adapter_source.find(str(adapter)), "x", options, samples=2)
+    job = calibrating.prepare(
+        made.source, [long], made.way, test=str(long), cutter=made.cutter(None, 1), engine=made.settings
+    )
+    assert job.fitted == 80
+    assert job.left_out["rows too long for one prompt"] == 1
+    assert job.left_out["test rows too long for one prompt"] == 1
+    few = write_jsonl(tmp_path / "few.jsonl", [{**more, "id": str(n)} for n in range(60)])
+    code, told = call("calibrate", adapter, few, "--endpoint", server.url, "--samples", "2")
+    assert (code, told.splitlines()[-1]) == (
+        2,
+        f"{few}: 0 rows, without 60 rows too long for one prompt are too few to calibrate on; give 50 or more.",
+    )
+
+
 def test_an_encoder_has_no_constraint_and_no_confidence(adapter: Path) -> None:
     source = adapter_source.find(str(adapter))
     write_json(adapter / adapter_folder.CONFIG, {"task_type": "TOKEN_CLS"})
@@ -354,3 +403,36 @@ def test_a_record_without_its_unsure_strings() -> None:
     assert without(receipt, {"at.street"}, schema)[0] == {"shop": "S", "at": {"town": "T"}, "total": 3}
     assert without(receipt, {"at.town"}, schema) == ({"shop": "S", "total": 3}, {"shop": "shop"})
     assert without({"shop": "S"}, {"shop"}, {"required": ["shop"]}) == (None, {})
+    place = {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}]}
+    named = {"properties": {"at": place}, "$defs": {"Place": {"type": "object", "required": ["town"]}}}
+    assert without(receipt, {"at.town"}, named) == ({"shop": "S", "total": 3}, {"shop": "shop"}), "as pydantic says it"
+
+
+def test_what_is_left_without_the_unsure_strings() -> None:
+    class Receipts:
+        def record_schema(self) -> dict[str, Any]:
+            return {"properties": {"shop": {"type": "string"}, "items": {"type": "array"}}}
+
+    # The confidence is the sigmoid of the mean log-probability: 0.5, and 0.119 of the first string.
+    one = calibration.Calibration(("mean",), (0.0,), (1.0,), (1.0,), 0.0)
+    sure = Confidence(Receipts(), "tokens", one, one, {}, least=0.5)
+
+    def left(record: Any, *paths: str) -> tuple[Any, str | None]:
+        answer = json.dumps(record)
+        spans = [{"path": path, "value": value, "match": "exact"} for path, value in zip(paths, "AB", strict=False)]
+        ends = tuple(range(1, len(answer) + 1))
+        scores = TokenScores(ends, tuple(-2.0 * (end <= answer.index("A") + 2) for end in ends))
+        line = sure.added({"record": record, "spans": spans, "error": None}, Answer(1, answer, scores=scores), "A B")
+        return line["record"], line["error"]
+
+    assert left({"shop": "A", "total": 3}, "shop") == ({"total": 3}, None), "numbers have no confidence and stay"
+    assert left({"shop": "A", "items": []}, "shop") == (
+        None,
+        "unsure: none of its values has a confidence of 0.5 (the highest: 0.119)",
+    )
+    assert left({"items": [{"name": "A", "of": "B"}]}, "items.0.name", "items.0.of") == (
+        None,
+        "unsure: what its other values belong to has no confidence of 0.5",
+    )
+    sure = replace(sure, least=0.50049)
+    assert left({"items": ["A", "B"]}, "items.0", "items.1")[0] == {"items": ["B"]}, "in digits of a confidence"

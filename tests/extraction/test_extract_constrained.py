@@ -93,6 +93,19 @@ def test_another_server_says_that_it_is_held_to_the_schema_alone(
     assert (manifest["settings"]["constrain"], manifest["counts"]["matches"]) == ("source", {"absent": 1})
 
 
+def test_a_server_of_vllm_with_another_library_is_refused_in_one_sentence(source: Any, server: Server) -> None:
+    def pinned(body: dict[str, Any]) -> Reply:
+        return (500, {}, {"error": {"message": "Internal server error"}}) if "structured_outputs" in body else said("")
+
+    server.answer = pinned
+    with pytest.raises(UserError, match=r"start it again with --structured-outputs-config\.backend guidance, or say"):
+        connect(source, server, constrain="source")
+    assert sum("structured_outputs" in body for body in server.requests) == 1, "asking again would not help"
+    server.answer = lambda body: said("[]")
+    server.script = [(503, {"Retry-After": "0"}, {"error": "busy"})]
+    assert connect(source, server, constrain="source")[1], "an overload is waited for"
+
+
 def test_an_extraction_from_before_there_were_three_words_goes_on(source: Any, server: Server, tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "in.jsonl", [{"id": "a", "funding_statement": "Paid by NSFC."}])
     given = (source.adapter, corpus, "-o", tmp_path / "o.jsonl", "--endpoint", server.url)

@@ -57,7 +57,10 @@ def calibrate(
         session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
         if session.silent is not None:
             raise UserError(session.silent)
-        work = calibrating.prepare(model, rows, session.way, test=test, consent=consent, engine=session.settings)
+        cutter = session.cutter(None, passes=1)
+        work = calibrating.prepare(
+            model, rows, session.way, test=test, consent=consent, cutter=cutter, engine=session.settings
+        )
 
         def start() -> Engine:
             loaded = session.start(note, scored=True)

@@ -23,7 +23,7 @@ def is_quoted(schema: Mapping[str, Any]) -> bool:
 
 def _strings(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str]]:
     """The strings of a value that quote the text, with their paths."""
-    schema = _resolved(value, schema, root)
+    schema = resolved(value, schema, root)
     if isinstance(value, str):
         if is_quoted(schema):
             yield path, value
@@ -37,11 +37,11 @@ def _strings(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], pat
             yield from _strings(item, schema.get("items", {}), root, (*path, n))
 
 
-def _resolved(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
     """A place's schema without references, and of several kinds the one that the value has."""
     if "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
-        return _resolved(value, root.get("$defs", {}).get(name, {}), root)
-    options = [_resolved(value, option, root) for option in schema.get("anyOf", ())]
+        return resolved(value, root.get("$defs", {}).get(name, {}), root)
+    options = [resolved(value, option, root) for option in schema.get("anyOf", ())]
     kind = "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
     return next((option for option in options if option.get("type", kind) == kind), {}) if options else schema

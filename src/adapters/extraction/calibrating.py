@@ -23,6 +23,7 @@ from adapters.evaluation import answer_values, calibration, confidence
 from adapters.evaluation.calibration import FILE, Fitted
 from adapters.extraction import grounding
 from adapters.extraction.adapter_source import Source
+from adapters.extraction.chunks import Cutter
 from adapters.extraction.confidence import CHOICES, TOKENS, stored, told
 from adapters.extraction.engine import Answer, Engine, Request
 from adapters.extraction.journal import Journal
@@ -76,16 +77,22 @@ def prepare(
     *,
     test: str | None = None,
     consent: Consent | None = None,
+    cutter: Cutter | None = None,
     engine: Mapping[str, Any],
 ) -> CalibrationJob:
     """Check everything that can be checked before a model is loaded. Raises UserError.
 
+    Rows that `cutter` would cut are left out: a calibration is of texts that are asked about as a whole.
     Rows whose text is, or nearly repeats, one of the run's training or test rows are left out, as are test rows that
     were trained on. Without the run nobody knows them.
     """
     file = source.run.recipe_file(consent=consent) if source.run else None
     given = _read(source, rows)
     measured = _test_rows(source, file, test)
+    many = len(given), len(measured)
+    if cutter is not None:
+        given, measured = ([e for e in part if cutter.whole(e.prompt)] for part in (given, measured))
+    too_long = many[0] - len(given), many[1] - len(measured)
     left_out = {"rows in the training data": 0, "rows in a test set": 0, "test rows in the training data": 0}
     if file is not None and source.run is not None:
         texts = unseen_rows.texts_of(file, len(source.run.stages_up_to_named()))
@@ -97,6 +104,7 @@ def prepare(
         left_out = dict(zip(left_out, (*counts, sum(known)), strict=True))
         measured = [e for e, trained_on in zip(measured, known, strict=True) if not trained_on]
     own = frozenset(map(text_key, given))
+    left_out |= zip(("rows too long for one prompt", "test rows too long for one prompt"), too_long, strict=True)
     left_out["test rows among the rows"] = sum(repeated := unseen_rows.seen(measured, own))
     measured = [e for e, again in zip(measured, repeated, strict=True) if not again]
     _check_number(len(given), left_out, rows)

@@ -86,14 +86,17 @@ class Cutter:
         short = self.window is None or _most_tokens(text) <= self.window // self.passes
         if context is None:
             return None if short else self.window
-        if short and self._fits(ask(text), context - LEAST):
+        if short and self.whole(ask(text)):
             return None
         room = context - self.sizes.prompt(ask(".")) - min(self.answer, context // 4)
         limit = min(self.window or room, int(_SPARE * room))
         return limit if limit >= LEAST else None
 
-    def _fits(self, prompt: Prompt, most: int) -> bool:
-        """Whether a prompt has no more tokens, which are counted only where they may be too many."""
+    def whole(self, prompt: Prompt) -> bool:
+        """Whether a prompt fits into the context. Its tokens are counted only where they may be too many."""
+        if self.sizes.context is None:
+            return True
+        most = self.sizes.context - LEAST
         contents = [turn["content"] or "" for turn in prompt]
         if sum(map(_most_tokens, contents)) + _TEMPLATE <= most:
             return True

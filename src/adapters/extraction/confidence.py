@@ -12,7 +12,7 @@ from adapters.evaluation import answer_values, picking
 from adapters.evaluation.calibration import FILE, Calibration, Signals, probability
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import Answer
-from adapters.extraction.sure_record import without
+from adapters.extraction.sure_record import says_something, without
 from adapters.files import read_json
 from adapters.rewards.grounding import fold
 from adapters.types import Example
@@ -177,16 +177,18 @@ class Confidence:
         return line if self.least is None else self._sure_part(line, completion)
 
     def _sure_part(self, line: dict[str, Any], completion: str) -> dict[str, Any]:
-        spans, least = line["spans"], self.least or 0.0
+        spans, least = line["spans"], round(self.least or 0.0, DIGITS)
         unsure = {span["path"] for span in spans if span["confidence"] < least}
         record, moved = without(line["record"], unsure, self.task.record_schema())
         kept = [{**span, "path": moved[span["path"]]} for span in spans if span["path"] in moved]
         lost = [{name: span[name] for name in _LOST} for span in spans if span["path"] not in moved]
         line |= {"unsure": lost}
-        if not unsure or kept:
+        if not unsure or says_something(record):
             return {**line, "record": record, "spans": kept}
         best = max(span["confidence"] for span in spans)
         error = f"unsure: none of its values has a confidence of {least:g} (the highest: {best:g})"
+        if best >= least:
+            error = f"unsure: what its other values belong to has no confidence of {least:g}"
         return {**line, "record": None, "spans": None, "error": error, "completion": completion}
 
 

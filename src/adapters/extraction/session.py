@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from adapters.errors import UserError
@@ -12,8 +12,8 @@ from adapters.evaluation.picking import Pick
 from adapters.extraction import chunk_sizes, engines
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.chunks import Cutter
-from adapters.extraction.confidence import Confidence, of_adapter, way_of
-from adapters.extraction.constraining import constraint_of
+from adapters.extraction.confidence import Confidence, of_adapter, stored, way_of
+from adapters.extraction.constraining import constraint_of, held_to
 from adapters.extraction.engine import Drawing, Engine, Options
 
 
@@ -59,10 +59,14 @@ class Session:
         answers = {"max_new_tokens": options.max_new_tokens, "constrain": options.constrain}
         return {"engine": self.engine, "endpoint": options.endpoint, **answers}
 
-    @property
+    @cached_property
     def way(self) -> str:
-        """The name of the way of answering, of which each has a calibration of its own."""
-        return way_of(self.samples, self.pick, self.temperature, self.options.constrain or "off")
+        """The name of the way of answering, of which each has a calibration of its own.
+
+        A server is asked whether it holds its answers to the text. Raises UserError where it cannot be asked.
+        """
+        held = held_to(self.options) if self.engine == "endpoint" else self.options.constrain
+        return way_of(self.samples, self.pick, self.temperature, held or "off")
 
     @property
     def silent(self) -> str | None:
@@ -76,6 +80,8 @@ class Session:
     def confidence(self, least: float | None, *, grounded: bool) -> Confidence | None:
         """The adapter's calibration for these answers; None without one. Raises UserError where `least` needs it."""
         if self.silent is None:
+            if least is None and not stored(self.source.adapter, self.source.weights):
+                return None  # no reason to ask a server for its way
             return of_adapter(self.source, self.way, least, grounded=grounded)
         if least is not None:
             raise UserError(f"--min-confidence: {self.silent}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from adapters.data.quoted import resolved
 
 _GONE: Final = object()
 
@@ -16,19 +18,32 @@ def without(record: Any, unsure: Collection[str], schema: Mapping[str, Any]) -> 
     key is left out; where the schema requires it, the object goes. None where nothing is left.
     """
     moved: dict[str, str] = {}
-    kept = _kept(record, unsure, schema, ("", ""), moved, listed=False)
+    kept = _kept(record, _Unsure(unsure, schema), schema, ("", ""), moved, listed=False)
     return (None, {}) if kept is _GONE else (kept, moved)
 
 
-def _kept(
-    value: Any, unsure: Collection[str], schema: Any, at: tuple[str, str], moved: dict[str, str], *, listed: bool
-) -> Any:
+def says_something(value: Any) -> bool:
+    """Whether anything stands in a record, if only a number or a choice."""
+    if isinstance(value, Mapping | list):
+        return any(map(says_something, value.values() if isinstance(value, Mapping) else value))
+    return value is not None
+
+
+class _Unsure(NamedTuple):
+    """The paths of unsure strings, and the whole record's schema, to which references lead."""
+
+    paths: Collection[str]
+    root: Mapping[str, Any]
+
+
+def _kept(value: Any, unsure: _Unsure, schema: Any, at: tuple[str, str], moved: dict[str, str], *, listed: bool) -> Any:
     """A value without what is unsure, or `_GONE`; `at` are its old and its new path."""
     if isinstance(value, str):
-        if at[0] in unsure:
+        if at[0] in unsure.paths:
             return _GONE
         moved[at[0]] = at[1]
         return value
+    schema = resolved(value, schema, unsure.root) if isinstance(schema, Mapping) else {}
     if isinstance(value, list):
         out: list[Any] = []
         for n, item in enumerate(value):
@@ -38,7 +53,7 @@ def _kept(
 
 
 def _keep_in(
-    out: list[Any], item: Any, unsure: Collection[str], schema: Any, at: tuple[str, str], moved: dict[str, str]
+    out: list[Any], item: Any, unsure: _Unsure, schema: Any, at: tuple[str, str], moved: dict[str, str]
 ) -> None:
     inside: dict[str, str] = {}
     if (kept := _kept(item, unsure, schema, at, inside, listed=True)) is not _GONE:
@@ -48,8 +63,8 @@ def _keep_in(
 
 def _object(
     value: Mapping[str, Any],
-    unsure: Collection[str],
-    schema: Any,
+    unsure: _Unsure,
+    schema: Mapping[str, Any],
     at: tuple[str, str],
     moved: dict[str, str],
     *,
