@@ -25,9 +25,11 @@ RENAMED: Final[Mapping[str, str]] = {
 SHORT_FORMS: Final[Mapping[str, str]] = {
     "task": "use",
     "stages.*.noise": "use",
+    "stages.*.environment": "use",
     "stages.*.rewards.*": "use",
     "stages.*.data.*": "path",
     "evaluate.*.data.*": "path",
+    "evaluate.*.environment": "use",
 }
 """Where a text may stand for a mapping -> the key of the mapping whose value it is."""
 
