@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.data.on_disk import HELD, take
+from adapters.data import on_disk
+from adapters.data.on_disk import take
 from adapters.data.text_keys import TextKeys, text_hash
 
 SHINGLE = 5
@@ -44,7 +45,7 @@ def sketch(texts: Sequence[str]) -> Sketch:
 
 def _table(rows: int) -> Sketch:
     """Room for signatures: in a file where they are many, which the system keeps in memory as long as there is room."""
-    if rows <= HELD:
+    if rows <= on_disk.HELD:
         return np.empty((rows, HASHES), dtype=np.uint32)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, dtype=np.uint32, mode="w+", shape=(rows, HASHES))

@@ -9,7 +9,7 @@ from typing import Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.data.on_disk import HELD
+from adapters.data.on_disk import Taken
 from adapters.types import Example, Lengths
 
 BLOCK: Final = 4096
@@ -21,7 +21,7 @@ def measured(
     examples: Sequence[Example], measure: Callable[[Sequence[Example]], Iterable[Lengths]]
 ) -> Sequence[Lengths]:
     """What `measure` says of the examples, asked block by block: a list of few, an array's rows of many."""
-    if len(examples) <= HELD:
+    if not isinstance(examples, Taken):
         return list(measure(examples))
     table = np.empty((len(examples), len(Lengths._fields)), dtype=np.int32)
     for start in range(0, len(examples), BLOCK):

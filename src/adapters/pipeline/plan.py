@@ -22,7 +22,7 @@ from adapters.errors import KeyPath, UserError
 from adapters.evaluation.constraining import of_test_set
 from adapters.evaluation.picking import can_vote
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
-from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
+from adapters.pipeline.fingerprint import digest_of_rows, model_settings, stage_fingerprint
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
 from adapters.plugins import task_bench
 from adapters.plugins.registry import resolve
@@ -351,14 +351,14 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[int], measure:
     lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or answer_limit(answers)
-    rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
+    rows = ([e.id, e.source, e.prompt, e.gold] for e in examples)
     scorer = score_hash("tasks", recipe.task, task, file.folder)
     return Evaluation(
         name=spec.name,
         examples=settled(examples),
         max_new_tokens=limit,
         batch_size=spec.batch_size,
-        fingerprint=digest({"rows": rows, "task": scorer, "model": model_settings(recipe), "limit": limit}),
+        fingerprint=digest_of_rows({"task": scorer, "model": model_settings(recipe), "limit": limit}, rows),
         leaked=sum(text_hash(text) in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
         picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
