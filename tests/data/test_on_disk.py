@@ -17,7 +17,7 @@ import pytest
 
 from adapters.backends import backend
 from adapters.data import lengths, on_disk
-from adapters.data.on_disk import Store, Taken, collect, settled, take
+from adapters.data.on_disk import Joined, Store, Taken, collect, settled, take
 from adapters.data.text_keys import TextKeys, text_hash
 from adapters.evaluation import evaluate
 from adapters.files import read_jsonl, write_jsonl
@@ -187,6 +187,15 @@ def test_items_are_chosen_sliced_and_read_again(stored: Callable[[list[Any]], An
     assert list(take(take(sequence, far), np.array([4, 0]))) == [items[3], items[999]]
     with pytest.raises(IndexError):
         sequence[1000]
+
+
+def test_a_repeated_item_is_decoded_once_and_parts_are_joined(stored: Callable[[list[Any]], Any]) -> None:
+    twice = take(stored([[n] for n in range(9)]), np.repeat(np.arange(9), 2))
+    assert [one is other for one, other in zip(list(twice)[::2], list(twice)[1::2], strict=True)] == [False] * 9
+    read = list(twice)
+    assert [one is other for one, other in zip(read[::2], read[1::2], strict=True)] == [True] * 9
+    both = Joined([twice, [["x"]]])
+    assert (len(both), list(both), both[0], both[-1], both[17:]) == (19, [*read, ["x"]], [0], ["x"], [[8], ["x"]])
 
 
 def test_few_items_are_a_list(stored: Callable[[list[Any]], Any]) -> None:

@@ -11,6 +11,7 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import IO, Any, Final, Generic, TypeVar, overload
 
 import numpy as np
@@ -113,9 +114,11 @@ class Store(Generic[Item]):
         if high - low > 2 * int((stops - starts).sum()):  # far apart: one by one
             yield from (self._decode(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True))
             return
-        data = memoryview(self._bytes(low, high))
+        data, last = memoryview(self._bytes(low, high)), -1
         for a, b in zip((starts - low).tolist(), (stops - low).tolist(), strict=True):
-            yield pickle.loads(data[a:b])  # noqa: S301 - this process wrote it
+            if a != last:  # else it is repeated
+                item, last = pickle.loads(data[a:b]), a  # noqa: S301 - this process wrote it
+            yield item
 
     def _decode(self, start: int, stop: int) -> Item:
         item: Item = pickle.loads(self._bytes(start, stop))  # noqa: S301 - this process wrote it
@@ -169,6 +172,32 @@ class Taken(Sequence[Item]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process gets a list."""
         return list, (list(self),)
+
+
+class Joined(Sequence[Item]):
+    """Sequences one behind the other, to be read from the start."""
+
+    def __init__(self, parts: Sequence[Sequence[Item]]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items."""
+        return chain.from_iterable(self.parts)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Item]: ...
+    def __getitem__(self, at: int | slice) -> Item | list[Item]:
+        """An item, or a part."""
+        places = range(len(self))[at]
+        if isinstance(places, range):
+            return list(islice(self, places.start, places.stop, places.step))
+        return next(islice(self, places, None))
 
 
 def take(items: Store[Item] | Sequence[Item], indices: NDArray[np.int64]) -> Sequence[Item]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from adapters import console
 from adapters.backends.jobs import Backend
 from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
-from adapters.data.on_disk import collect, take
+from adapters.data.on_disk import Joined, collect, take
 from adapters.data.text_keys import text_hash
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import ledger, rl_rows, selecting
@@ -139,8 +138,7 @@ def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:
         out.notes.append(f"prompts and memory not audited: {plan.recipe.trainer} renders and trains elsewhere")
         return
     console.phase("comparing prompts")
-    parts = [job.examples for job in plan.jobs]
-    examples = parts[0] if len(parts) == 1 else collect(chain(*parts))
+    examples = Joined([job.examples for job in plan.jobs])
     out.prompts = prompts = audit(examples, [job.stage.method for job in plan.jobs])
     out.errors += prompts["errors"]
     out.warnings += prompts["warnings"]
