@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,12 @@ def plain_figures(counts: list[tuple[float, float, float]]) -> dict[str, Any]:
     return {"precision": p, "recall": r, **fs}
 
 
-def our_corpus(pairs: list[tuple[str, list[dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
+def our_corpus(pairs: Iterable[tuple[str, list[dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
     from adapters.evaluation import metrics
     from adapters.tasks.funding import FundingTask
 
     task = FundingTask()
-    return metrics.corpus([task.counts(gold, completion) for completion, gold in pairs])
+    return metrics.corpus(task.counts(gold, completion) for completion, gold in pairs)
 
 
 def draws(n: int, count: int) -> list[list[int]]:

@@ -47,10 +47,11 @@ def examples(
     if file is None and task not in GENERATORS and rows:
         return [reader.example(row, id=str(row.get("id", n))) for n, row in enumerate(rows[:n])]
     if file is not None:
-        return load_examples([PathSource(path=str(Path(file).resolve()))], reader, root=Path(), seed=0).examples[:n]
+        given = PathSource(path=str(Path(file).resolve()))
+        return list(load_examples([given], reader, root=Path(), seed=0).examples[:n])
     try:
         source = SynthesizedSource(synthesize=task, n=n, seed=0)
-        return load_examples([source], reader, root=Path(), seed=0).examples[:n]
+        return list(load_examples([source], reader, root=Path(), seed=0).examples[:n])
     except UserError as error:
         raise UserError(f"{error} Give rows of your own: --data FILE.") from None
 

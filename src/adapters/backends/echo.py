@@ -15,6 +15,7 @@ from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.jobs import Job
 from adapters.backends.selection import Course, Selection
 from adapters.console import phase
+from adapters.data.lengths import measured
 from adapters.data.load import prompt_key
 from adapters.recipe.recipe import Recipe
 from adapters.types import Drawn, Example, Lengths, Message, Progress, Sample, Sampler
@@ -57,16 +58,13 @@ class EchoBackend:
             check_trackers(self.recipe.report_to)
         return ["echo: no model is trained"]
 
-    def sequences(self, examples: Sequence[Example]) -> list[Example]:
+    def sequences(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples themselves."""
-        return list(examples)
+        return examples
 
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+    def lengths(self, examples: Sequence[Example]) -> Sequence[Lengths]:
         """Number of words, and one for the end of an answer."""
-        prompts = [sum(len((m["content"] or "").split()) for m in e.prompt) for e in examples]
-        targets = [len((e.completion or "").split()) + 1 for e in examples]
-        rejected = [0 if e.rejected is None else len(e.rejected.split()) + 1 for e in examples]
-        return list(map(Lengths, prompts, targets, rejected))
+        return measured(examples, lambda block: map(_words, block))
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Store the targets."""
@@ -93,6 +91,12 @@ class EchoBackend:
 
     def barrier(self) -> None:
         """One process only."""
+
+
+def _words(e: Example) -> Lengths:
+    prompt = sum(len((m["content"] or "").split()) for m in e.prompt)
+    rejected = 0 if e.rejected is None else len(e.rejected.split()) + 1
+    return Lengths(prompt, len((e.completion or "").split()) + 1, rejected)
 
 
 def _chosen(selected: Selection, job: Job, after: Callable[[int], Mapping[str, str]], folder: Path) -> dict[str, Any]:

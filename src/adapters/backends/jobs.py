@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -41,7 +42,7 @@ class Job:
     index: int
     stage: Stage
     folder: Path
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     validation: tuple[Example, ...]
     rewards: tuple[NamedReward, ...]
     fingerprint: str
@@ -49,15 +50,15 @@ class Job:
     steps: int
     ledger: list[dict[str, Any]]
     rejected: list[Rejected]
-    texts: Set[str]
-    """The texts of the clean rows (`data.text_key`)."""
+    texts: Set[int]
+    """Hashes of the texts of the clean rows (`data.text_key`)."""
     by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The text of every row, by source."""
     lengths: list[dict[str, Any]] = field(default_factory=list)
     """Token lengths and dropped rows by source (`data.lengths`); empty without a tokenizer."""
     too_long: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
-    beyond: tuple[Example, ...] = ()
+    beyond: Sequence[Example] = ()
     """Of GRPO, the rows that are dropped because their gold answer is longer than max_completion_length."""
     longest_answer: int = 0
     """Tokens of the longest gold answer, dropped or not."""
@@ -100,7 +101,7 @@ class Evaluation:
     """A resolved test set."""
 
     name: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     max_new_tokens: int
     batch_size: int | None
     fingerprint: str
@@ -125,9 +126,14 @@ class Evaluation:
     """What the rows are played in; None: they are answered."""
 
     @property
-    def texts(self) -> list[str]:
+    def rows(self) -> int:
+        """Number of rows, prompt variants left out."""
+        return sum(map(len, self.by_source.values()))
+
+    @property
+    def texts(self) -> Iterator[str]:
         """The text of every row, once."""
-        return [text for rows in self.by_source.values() for text in rows]
+        return chain.from_iterable(self.by_source.values())
 
     @property
     def ways(self) -> list[Evaluation]:
@@ -153,10 +159,10 @@ class Backend(Protocol):
         Raises UserError for what cannot work.
         """
 
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+    def lengths(self, examples: Sequence[Example]) -> Sequence[Lengths]:
         """Tokens of each example. Raises UserError when the tokenizer cannot be loaded."""
 
-    def sequences(self, examples: Sequence[Example]) -> list[Example]:
+    def sequences(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples that SFT trains. Raises UserError likewise.
 
         A conversation of several turns to be learned becomes one example for each, where the chat template writes an

@@ -9,36 +9,60 @@ share of rows with a duplicate is still right; pairs are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from adapters.data import on_disk
+from adapters.data.on_disk import take
+from adapters.data.text_keys import TextKeys, text_hash
 
 SHINGLE = 5
 HASHES, BANDS = 100, 20
 THRESHOLD = 0.8
 NEIGHBOURS = 8
 _CHUNK = 4_000_000
+_PAIRS = 50_000
 
 Sketch = NDArray[np.uint32]
 
 
 def sketch(texts: Sequence[str]) -> Sketch:
     """MinHash signatures of folded texts, shape (texts, 100). About 10,000 texts a second."""
-    out = np.empty((len(texts), HASHES), dtype=np.uint32)
+    out = _table(len(texts))
     rng = np.random.default_rng(1)
     factors = rng.integers(1, 2**63, HASHES, dtype=np.uint64) | np.uint64(1)
     offsets = rng.integers(0, 2**63, HASHES, dtype=np.uint64)
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum([len(text) + SHINGLE for text in encoded])
     start = 0
-    while start < len(texts):  # blocks of about _CHUNK bytes
-        done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + _CHUNK)))
-        out[start:stop] = _minima(encoded[start:stop], factors, offsets)
-        start = stop
+    for block in _blocks(texts):
+        out[start : start + len(block)] = _minima(block, factors, offsets)
+        start += len(block)
     return out
+
+
+def _table(rows: int) -> Sketch:
+    """Room for signatures: in a file where they are many, which the system keeps in memory as long as there is room."""
+    if rows <= on_disk.HELD:
+        return np.empty((rows, HASHES), dtype=np.uint32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype=np.uint32, mode="w+", shape=(rows, HASHES))
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[list[bytes]]:
+    """The texts in UTF-8, in blocks of about _CHUNK bytes."""
+    block, size = list[bytes](), 0
+    for text in texts:
+        encoded = text.encode()
+        block.append(encoded)
+        size += len(encoded) + SHINGLE
+        if size >= _CHUNK:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _minima(texts: Sequence[bytes], factors: NDArray[np.uint64], offsets: NDArray[np.uint64]) -> Sketch:
@@ -74,7 +98,7 @@ def repeats(signatures: Sketch) -> NDArray[np.bool_]:
             if not same.any():
                 break
             a, b = earlier[same], later[same]
-            near[b[_similar(signatures[a], signatures[b])]] = True
+            near[b[_similar(signatures, a, signatures, b)]] = True
     return near
 
 
@@ -91,28 +115,32 @@ def matches(signatures: Sketch, others: Sketch) -> NDArray[np.bool_]:
             here = np.nonzero((low + step < high) & ~near)[0]
             if not len(here):
                 break
-            near[here[_similar(signatures[here], others[order[low[here] + step]])]] = True
+            near[here[_similar(signatures, here, others, order[low[here] + step])]] = True
     return near
 
 
-def _similar(a: Sketch, b: Sketch) -> NDArray[np.bool_]:
-    return np.asarray((a == b).mean(axis=1) >= THRESHOLD)
+def _similar(one: Sketch, a: NDArray[np.int64], other: Sketch, b: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the pairs are alike: rows `a` of one, and `b` of the other."""
+    out = np.zeros(len(a), dtype=bool)
+    for start in range(0, len(a), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        out[part] = (one[a[part]] == other[b[part]]).mean(axis=1) >= THRESHOLD
+    return out
 
 
-def _bands(signatures: Sketch) -> list[NDArray[np.uint64]]:
+def _bands(signatures: Sketch) -> Iterator[NDArray[np.uint64]]:
     width = HASHES // BANDS
-    out = []
     for band in range(BANDS):
         key = np.zeros(len(signatures), dtype=np.uint64)
         for column in range(band * width, (band + 1) * width):
             key = (key ^ signatures[:, column]) * np.uint64(0x100000001B3)  # FNV-1a
-        out.append(key)
-    return out
+        yield key
 
 
 def inside(texts: Sequence[str]) -> dict[str, Any]:
     """Shares of (folded) texts that repeat an earlier one: `exact`, and `near`, which includes it."""
-    unique = list(dict.fromkeys(texts))
+    _, first = np.unique(np.fromiter(map(text_hash, texts), dtype=np.uint64), return_index=True)
+    unique = take(texts, np.sort(first))
     exact = len(texts) - len(unique)
     near = exact + int(repeats(sketch(unique)).sum())
     return {"exact": exact / (len(texts) or 1), "near": near / (len(texts) or 1)}
@@ -120,8 +148,8 @@ def inside(texts: Sequence[str]) -> dict[str, Any]:
 
 def across(texts: Sequence[str], others: Sequence[str], known: Sketch | None = None) -> dict[str, int]:
     """Numbers of (folded) texts that `others` (signatures `known`) hold too: `exact`, and `near`, exact included."""
-    exact_texts = set(others)
-    rest = [text for text in texts if text not in exact_texts]
+    known_texts = TextKeys(np.fromiter(map(text_hash, others), dtype=np.uint64))
+    rest = take(texts, np.flatnonzero(~known_texts.among(texts)))
     exact = len(texts) - len(rest)
     if not rest or not others:
         return {"exact": exact, "near": exact}

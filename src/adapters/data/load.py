@@ -11,21 +11,28 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from adapters.data import preference
 from adapters.data.hub import read_hub
 from adapters.data.json_text import label_text
 from adapters.data.keys_read import KeysRead
 from adapters.data.noise import NoiseStats, RowNoiser
+from adapters.data.on_disk import Store, collect, take
 from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import BAD_ROW, TEXT_COLUMNS, read_file
+from adapters.data.text_keys import TextKeys, text_hash
 from adapters.errors import KeyPath, UserError, hint
-from adapters.plugins.task_bench import TaskError, guarded
+from adapters.plugins.task_bench import ROWS, TaskError, guarded
 from adapters.recipe.fields import HubSource, PathSource, Source, Split, SynthesizedSource
 from adapters.secrets import redact
 from adapters.types import ROW, Example, Message, Row, Task
@@ -56,6 +63,7 @@ DOMAIN = "domain"
 CLEAN = "clean_prompt"
 """Key of `Example.meta`: the prompt without noise, where noise has `teacher: clean`."""
 Look = Callable[[Sequence[tuple[Row, Example]]], None]
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +79,23 @@ class Rejected:
 class Loaded:
     """Examples of one `data:` list, a ledger entry for each source, and the bad rows."""
 
-    examples: list[Example] = field(default_factory=list)
+    examples: Sequence[Example] = ()
     ledger: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    texts: set[str] = field(default_factory=set)
-    """Texts of the rows before noise (`text_key`), for counting leakage."""
-    by_source: dict[str, list[str]] = field(default_factory=dict)
+    texts: Set[int] = frozenset()
+    """Hashes of the texts of the rows before noise (`text_key`), for counting leakage."""
+    by_source: dict[str, Sequence[str]] = field(default_factory=dict)
     """The same texts, row by row, by source."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of all that a trainer or scorer sees of the examples, in order."""
         digest = hashlib.sha256()
+        written = json.JSONEncoder(ensure_ascii=True, sort_keys=True, default=str).encode
         for e in self.examples:
             row = [e.id, e.source, e.prompt, e.completion, e.rejected, e.gold]
             row += [more for more in (e.answer, e.rejected_answer, e.learned, e.masked, e.meta.get(ROW)) if more]
-            digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True, default=str).encode())
+            digest.update(written(row).encode())
         return digest.hexdigest()
 
 
@@ -104,7 +113,7 @@ def load_examples(
     look: Look | None = None,
     keep_rows: bool = False,
 ) -> Loaded:
-    """Read every source of a `data:` list into examples. `look` is shown each source's rows, before noise.
+    """Read every source of a `data:` list into examples. `look` is shown each source's first rows, before noise.
 
     `keep_rows` puts the rows themselves into the examples, for an environment.
 
@@ -112,78 +121,181 @@ def load_examples(
     `epochs` epochs and each repeat; without, one epoch serves for all. Raises UserError when a source is missing, empty
     after filtering, or has more than `max_bad_rows` (a share) bad rows.
     """
-    out = Loaded()
+    loading = _Loading()
     for n, source in enumerate(sources):
         key = (*at, n)
-        name = source.name or default_name(source)
-        rows = _select(source, read(source, root, texts=(task.text_field,), at=key), seed, key)
-        if structures := getattr(task, "structures", ()):
-            rows = [(number, with_structures(row, structures)) for number, row in rows]
-        if source.mend is not None:
-            mend = _mender(source.mend, (*key, "mend"))
-            rows = [(number, row if BAD_ROW in row else mend(row)) for number, row in rows]
-        copies = source.repeat * (epochs if noiser or vary else 1)
-        if len(rows) * copies > MOST:
-            raise UserError(
-                f"{len(rows):,} rows, repeated and changed anew in every epoch, make {len(rows) * copies:,} examples; "
-                f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
-                at=key,
-            )
-        keys = KeysRead({"id", DOMAIN, *source.where, *([source.split.key] if source.split else [])})
-        clean, bad = _clean_examples(rows, task, name, max_bad_rows, key, keys)
-        clean = [(row, _in_domain(example, source.domain or row.get(DOMAIN))) for row, example in clean]
-        if keep_rows:
-            clean = [(row, _with_row(example, row)) for row, example in clean]
-        kept = [pair for pair in clean if not is_empty(pair[1]) or _drawn(seed, pair[1].id) < source.keep_empty]
-        clean, left_out = kept, len(clean) - len(kept)
-        if not clean and left_out:
-            raise UserError("no row is left: keep_empty leaves out every row with nothing to find.", at=key)
+        rows = _rows(source, task, root, seed, key)
+        pairs = Store[tuple[Row, Example]]() if noiser or vary else None
+        clean = _Clean(task, source, seed, loading, pairs, keep_rows=keep_rows)
+        copies = source.repeat * (1 if pairs is None else epochs)
+        clean.read(rows, copies, max_bad_rows, key)
         if look is not None:
-            look(clean)
-        empty = sum(is_empty(example) for _, example in clean)
-        counts = {"rows": len(clean), "used": len(clean) * copies, "rejected": len(bad), "empty_gold": empty}
-        generated = isinstance(source, SynthesizedSource)
-        entry: dict[str, Any] = {"source": name, **counts, "repeat": source.repeat}
+            look(clean.first)
+        loading.add(clean, copies)
         # The project's own generators put nothing into a row that is lost when it is not read.
-        entry |= {"left_out_empty": left_out} if left_out else {}
-        unread = {} if generated or keep_rows else keys.unread()  # an environment reads what it likes
+        generated = isinstance(source, SynthesizedSource)
+        entry = clean.counts(copies)
+        unread = {} if generated or keep_rows else clean.keys.unread()  # an environment reads what it likes
         entry |= {"license": source.license, "generated": generated, "unread": unread}
-        if noiser is None and not vary:
-            out.examples += [example for _, example in clean for _ in range(copies)]
-        else:
+        if pairs is not None:
             change = _Change(task, noiser, vary, seed, keep_rows)
-            out.examples += change.examples(clean, epochs, source.repeat)
+            loading.add_changed(change.examples(take(pairs, clean.kept), epochs, source.repeat))
             entry |= {"noise": change.stats.shares()} if noiser else {}
             entry |= {"varied": change.varied} if vary else {}
-        out.ledger.append(entry)
-        out.rejected += bad
-        texts = [text_key(example) for _, example in clean]
-        out.texts.update(texts)
-        out.by_source.setdefault(name, []).extend(texts)
-    return out
+        loading.ledger.append(entry)
+        loading.rejected += clean.bad
+    return loading.loaded()
 
 
-def _clean_examples(
-    rows: Sequence[tuple[int, Row]], task: Task, source: str, max_bad_rows: float, at: KeyPath, keys: KeysRead
-) -> tuple[list[tuple[Row, Example]], list[Rejected]]:
-    clean: list[tuple[Row, Example]] = []
-    bad: list[Rejected] = []
-    first: dict[bytes, int] = {}
-    for number, row in rows:
-        example, reason = _example(task, row if BAD_ROW in row else keys.of(row), source, number)
-        if example is not None:
-            # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
-            content = repr(replace(example, meta={})).encode()
-            earlier = first.setdefault(hashlib.blake2b(content, digest_size=16).digest(), number)
-            if earlier == number:
-                clean.append((row, example))
+def _rows(source: Source, task: Task, root: Path, seed: int, at: KeyPath) -> Iterator[tuple[int, Row]]:
+    """The rows of a source that are wanted, mended, with structures in place of their JSON."""
+    mend = _mender(source.mend, (*at, "mend")) if source.mend is not None else None
+    structures = getattr(task, "structures", ())
+    for number, row in _select(source, read(source, root, texts=(task.text_field,), at=at), seed, at):
+        whole = with_structures(row, structures) if structures else row
+        yield number, mend(whole) if mend and BAD_ROW not in whole else whole
+
+
+@dataclass(slots=True)
+class _Loading:
+    """What is read so far: examples and texts, and the numbers of those that are used."""
+
+    examples: Store[Example] = field(default_factory=Store)
+    texts: Store[str] = field(default_factory=Store)
+    used: list[Numbers] = field(default_factory=list)
+    by_source: dict[str, list[Numbers]] = field(default_factory=dict)
+    hashes: list[NDArray[np.uint64]] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def add(self, clean: _Clean, copies: int) -> None:
+        """The rows of a source, each as often as it is repeated, unless they are changed."""
+        if clean.pairs is None:
+            self.used.append(np.repeat(clean.kept + clean.start, copies))
+        self.by_source.setdefault(clean.name, []).append(clean.kept + clean.first_text)
+        self.hashes.append(np.frombuffer(clean.hashes, dtype=np.uint64)[clean.kept])
+
+    def add_changed(self, examples: Iterable[Example]) -> None:
+        """Examples made of a source's rows."""
+        start = len(self.examples)
+        for example in examples:
+            self.examples.append(example)
+        self.used.append(np.arange(start, len(self.examples)))
+
+    def loaded(self) -> Loaded:
+        """All of it."""
+        return Loaded(
+            take(self.examples, _joined(self.used)),
+            self.ledger,
+            self.rejected,
+            TextKeys(np.concatenate(self.hashes)) if self.hashes else TextKeys(),
+            {name: take(self.texts, _joined(parts)) for name, parts in self.by_source.items()},
+        )
+
+
+def _joined(parts: Sequence[Numbers]) -> Numbers:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.arange(0), *parts])
+
+
+class _Clean:
+    """The rows of a source that became examples. Of each there is kept in memory what tells whether it is used."""
+
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        seed: int,
+        loading: _Loading,
+        pairs: Store[tuple[Row, Example]] | None,
+        *,
+        keep_rows: bool,
+    ) -> None:
+        self.task, self.source, self.seed, self.loading, self.pairs = task, source, seed, loading, pairs
+        self.keep_rows = keep_rows
+        self.name = source.name or default_name(source)
+        self.start, self.first_text = len(loading.examples), len(loading.texts)
+        self.keys = KeysRead({"id", DOMAIN, *source.where, *([source.split.key] if source.split else [])})
+        self.first: list[tuple[Row, Example]] = []
+        """The first rows that are used."""
+        self.bad: list[Rejected] = []
+        self.rows = 0
+        self.numbers, self.contents, self.hashes = array("q"), array("Q"), array("Q")
+        self.wanted, self.empty = bytearray(), bytearray()
+        self.kept: Numbers = np.arange(0)
+        """Places of the rows that are used."""
+
+    def read(self, rows: Iterable[tuple[int, Row]], copies: int, max_bad_rows: float, at: KeyPath) -> None:
+        """Read the rows. Raises UserError when none is left, or too many are bad."""
+        shown = set[int]()
+        for number, row in rows:
+            self.rows += 1
+            example, reason = _example(self.task, row if BAD_ROW in row else self.keys.of(row), self.name, number)
+            if example is None:
+                self.bad.append(Rejected(self.name, number, reason))
                 continue
-            reason = f"the same as row {earlier}; to use rows more than once there is repeat"
-        bad.append(Rejected(source, number, reason))
-    if len(bad) > max_bad_rows * len(rows):
-        share = f"{len(bad)} of {len(rows)} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
-        raise UserError(f"{share}:{_by_reason(bad)}", at=at)
-    return clean, bad
+            example = _in_domain(example, self.source.domain or row.get(DOMAIN))
+            self._add(number, row, _with_row(example, row) if self.keep_rows else example, shown)
+        if not self.rows:
+            raise UserError("no row is left of this source after its filters.", at=at)
+        if self.rows * copies > MOST:
+            raise UserError(
+                f"{self.rows:,} rows, repeated and changed anew in every epoch, make {self.rows * copies:,} examples; "
+                f"at most {MOST:,} are held in memory. Lower repeat or epochs.",
+                at=at,
+            )
+        unique = self._unique()
+        if len(self.bad) > max_bad_rows * self.rows:
+            share = f"{len(self.bad)} of {self.rows} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
+            raise UserError(f"{share}:{_by_reason(self.bad)}", at=at)
+        self.kept = np.flatnonzero(unique & np.frombuffer(self.wanted, dtype=bool))
+        self.left_out = int(unique.sum()) - len(self.kept)
+        if not len(self.kept) and self.left_out:
+            raise UserError("no row is left: keep_empty leaves out every row with nothing to find.", at=at)
+
+    def _add(self, number: int, row: Row, example: Example, shown: set[int]) -> None:
+        # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
+        content = text_hash(repr(_content(example)))
+        empty, text = is_empty(example), text_key(example)
+        wanted = not empty or _drawn(self.seed, example.id) < self.source.keep_empty
+        self.numbers.append(number)
+        self.contents.append(content)
+        self.empty.append(empty)
+        self.wanted.append(wanted)
+        self.hashes.append(text_hash(text))
+        self.loading.texts.append(text)
+        if self.pairs is None:
+            self.loading.examples.append(example)
+        else:
+            self.pairs.append((row, example))
+        if wanted and len(self.first) < ROWS and content not in shown:
+            self.first.append((row, example))
+            shown.add(content)
+
+    def _unique(self) -> NDArray[np.bool_]:
+        """Which rows are not the same as an earlier one; notes the others as bad."""
+        contents = np.frombuffer(self.contents, dtype=np.uint64)
+        _, first, of_row = np.unique(contents, return_index=True, return_inverse=True)
+        earlier = first[of_row]
+        unique = np.asarray(earlier == np.arange(len(contents)))
+        for n in np.flatnonzero(~unique).tolist():
+            reason = f"the same as row {self.numbers[earlier[n]]}; to use rows more than once there is repeat"
+            self.bad.append(Rejected(self.name, self.numbers[n], reason))
+        self.bad.sort(key=lambda bad: bad.row)
+        return unique
+
+    def counts(self, copies: int) -> dict[str, Any]:
+        """The start of the source's entry in the ledger."""
+        rows, empty = len(self.kept), int(np.frombuffer(self.empty, dtype=np.uint8)[self.kept].sum())
+        counts = {"rows": rows, "used": rows * copies, "rejected": len(self.bad), "empty_gold": empty}
+        entry: dict[str, Any] = {"source": self.name, **counts, "repeat": self.source.repeat}
+        return entry | ({"left_out_empty": self.left_out} if self.left_out else {})
+
+
+def _content(example: Example) -> tuple[Any, ...]:
+    """All of an example but `meta`."""
+    e = example
+    answers = (e.completion, e.rejected, e.gold, e.answer, e.rejected_answer, e.learned, e.masked)
+    return (e.id, e.source, e.prompt, *answers)
 
 
 def _in_domain(example: Example, domain: Any) -> Example:
@@ -240,7 +352,8 @@ class _Change:
     varied: int = 0
 
     def examples(self, clean: Iterable[tuple[Row, Example]], epochs: int, repeat: int) -> Iterator[Example]:
-        for (row, example), epoch, variant in product(clean, range(epochs), range(repeat)):
+        copies = list(product(range(epochs), range(repeat)))
+        for row, example, (epoch, variant) in ((*pair, copy) for pair in clean for copy in copies):
             varied = self._varied(row, example.id, f"vary:{self.seed}:{epoch}:{variant}:{example.id}")
             changed, origin = varied, {"source": example.source, "id": example.id}
             if self.noiser:
@@ -277,7 +390,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     if isinstance(text, str):
         if len(text) > LONGEST:
             return None, f"{task.text_field} has {len(text):,} characters; the limit is {LONGEST:,}"
-        if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        if "\0" in text or _SURROGATE.search(text):
             return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
     try:
         example = preference.example(
@@ -285,7 +398,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
         )
         # What cannot be written as JSON in UTF-8 would fail later, in the tokenizer or when samples are stored.
         values = [example.id, example.prompt, example.completion, example.rejected, example.gold]
-        written = json.dumps(values, ensure_ascii=False, default=str)
+        written = _WRITER.encode(values)
         written.encode()
         if written.count("[") + written.count("{") > DEEPEST and _deeper(values, DEEPEST):
             return None, "nested too deeply"
@@ -321,19 +434,21 @@ def default_name(source: Source) -> str:
     return f"synthetic-{source.synthesize}"
 
 
-def read(source: Source, root: Path, *, texts: Iterable[str] = (), at: KeyPath = ()) -> list[tuple[int, Row]]:
+def read(source: Source, root: Path, *, texts: Iterable[str] = (), at: KeyPath = ()) -> Iterator[tuple[int, Row]]:
     """All rows of a source with their 1-based numbers, before any selection.
 
     `texts` are columns of the task that hold text, also where a table has JSON in them.
     """
     if isinstance(source, SynthesizedSource):
-        return list(enumerate(_synthesize(source, (*at, "synthesize")), 1))
+        return enumerate(_synthesize(source, (*at, "synthesize")), 1)
     texts = tuple(source.columns.get(name, name) for name in (*TEXT_COLUMNS, *texts))
     if isinstance(source, HubSource):
-        return list(enumerate(read_hub(source, root, at=(*at, "hub"), texts=texts), 1))
-    return list(read_file(root / Path(source.path).expanduser(), at=(*at, "path"), texts=texts))
+        return enumerate(read_hub(source, root, at=(*at, "hub"), texts=texts), 1)
+    return read_file(root / Path(source.path).expanduser(), at=(*at, "path"), texts=texts)
 
 
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 LONGEST = 500_000
 """Upper bound for the characters of a row's text: a longer one is a book, not a passage."""
 MOST = 50_000_000
@@ -358,30 +473,43 @@ def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:
     return rows
 
 
-def _select(source: Source, rows: list[tuple[int, Row]], seed: int, at: KeyPath) -> list[tuple[int, Row]]:
+def _select(source: Source, rows: Iterable[tuple[int, Row]], seed: int, at: KeyPath) -> Iterable[tuple[int, Row]]:
+    """The wanted rows; they are streamed where no selection must know all of them."""
+    if not (source.columns or source.split or source.where) and source.max_rows is None:
+        return rows
+    known = collect(rows)
     for wanted, column in source.columns.items():
-        _check_column(column, rows, (*at, "columns", wanted))
-    rows = [(n, _renamed(row, source.columns)) for n, row in rows]
+        _check_column(column, known, (*at, "columns", wanted))
+    if source.columns:
+        known = collect((n, _renamed(row, source.columns)) for n, row in known)
     if source.split is not None:
         column = source.split.key
-        _check_column(column, rows, (*at, "split", "key"))
-        keys = split_keys([str(row.get(column)) for _, row in rows if BAD_ROW not in row], source.split)
-        rows = [(n, row) for n, row in rows if BAD_ROW in row or str(row.get(column)) in keys]
+        _check_column(column, known, (*at, "split", "key"))
+        keys = split_keys((str(row.get(column)) for _, row in known if BAD_ROW not in row), source.split)
+        known = _where(known, lambda row: str(row.get(column)) in keys)
     for column, value in source.where.items():
-        _check_column(column, rows, (*at, "where", column))
+        _check_column(column, known, (*at, "where", column))
         allowed = value if isinstance(value, tuple) else (value,)
-        rows = [(n, row) for n, row in rows if BAD_ROW in row or row.get(column) in allowed]
-    if source.max_rows is not None and len(rows) > source.max_rows:
-        rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.max_rows))]
-    if not rows:
-        raise UserError("no row is left of this source after its filters.", at=at)
-    return rows
+        known = _where(known, partial(_has, column, allowed))
+    if source.max_rows is not None and len(known) > source.max_rows:
+        known = take(known, np.array(sorted(random.Random(seed).sample(range(len(known)), source.max_rows))))
+    return known
+
+
+def _has(column: str, allowed: tuple[Any, ...], row: Row) -> bool:
+    return row.get(column) in allowed
+
+
+def _where(rows: Sequence[tuple[int, Row]], wanted: Callable[[Row], bool]) -> Sequence[tuple[int, Row]]:
+    """The wanted rows, and those that cannot be read."""
+    return take(rows, np.array([n for n, (_, row) in enumerate(rows) if BAD_ROW in row or wanted(row)], dtype=int))
 
 
 def _check_column(column: str, rows: Sequence[tuple[int, Row]], at: KeyPath) -> None:
-    good = [row for _, row in rows if BAD_ROW not in row]
-    if good and not any(column in row for row in good):
-        raise UserError(f"no row has the column {column!r}.{hint(column, list(good[0]))}", at=at)
+    good = (row for _, row in rows if BAD_ROW not in row)
+    first = next(good, None)
+    if first is not None and column not in first and not any(column in row for row in good):
+        raise UserError(f"no row has the column {column!r}.{hint(column, list(first))}", at=at)
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters import console
 from adapters.backends.jobs import Evaluation
 from adapters.backends.repetition import CHARACTERS, loops
+from adapters.data.on_disk import HELD, Store, collect, take
 from adapters.evaluation import alignment, metrics
 from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
-from adapters.types import Counts, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, counts_of, total
+from adapters.types import Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, counts_of, total
 
 
 class SetFigures(TypedDict):
@@ -97,12 +101,11 @@ def evaluate(
     samples, cost = _answers(sampler, evaluation, progress)
     console.phase("scoring")
     graders = [Grader(reward) for reward in rewards]
-    texts = [s.text for s in samples]
-    graded = [stored.scores.get(g.named.name) or g.scores(texts, examples) for g in graders]
-    names = [reward.name for reward in rewards]
-    by_row = [dict(zip(names, of_row, strict=True)) for of_row in zip(*graded, strict=True)] or [{}] * len(examples)
-    scored = [_score(task, of_row, e, s) for of_row, e, s in zip(by_row, examples, samples, strict=True)]
-    figures = summary(evaluation, samples, scored, rewards)
+    scores, tally = Store[_Score](), _Tally()
+    for score in _scores(task, examples, samples, graders, stored.scores):
+        scores.append(score)
+        tally.add(score)
+    figures = summary(evaluation, samples, tally, rewards)
     if evaluation.annotator:
         figures["annotator"] = evaluation.annotator
     if evaluation.picking and cost:
@@ -119,9 +122,10 @@ def evaluate(
         figures["reward_errors"] = errors
     if write:
         folder.mkdir(parents=True, exist_ok=True)
-        records = [_record(task, *triple) for triple in zip(examples, samples, scored, strict=True)]
+        scored = take(scores, np.arange(len(scores)))
+        records = (_record(task, *triple) for triple in zip(examples, samples, scored, strict=True))
         if evaluation.variants > 1:
-            records = [{**record, "variant": i // figures["n"]} for i, record in enumerate(records)]
+            records = ({**record, "variant": i // figures["n"]} for i, record in enumerate(records))
         write_jsonl(folder / "samples.jsonl", records)
     return figures
 
@@ -133,7 +137,7 @@ def _answers(
     if isinstance(sampler, Stored):
         return sampler.samples, sampler.figures.get("cost")
     console.phase("sampling")
-    prompts, began = [e.prompt for e in evaluation.examples], time.monotonic()
+    prompts, began = collect(e.prompt for e in evaluation.examples), time.monotonic()
     samples = sampler(
         prompts, max_new_tokens=evaluation.max_new_tokens, batch_size=evaluation.batch_size, progress=progress
     )
@@ -167,75 +171,122 @@ def _score(task: Task, graded: Mapping[str, Scored], example: Example, sample: S
     )
 
 
+def _scores(
+    task: Task,
+    examples: Sequence[Example],
+    samples: Sequence[Sample],
+    graders: Sequence[Grader],
+    known: Mapping[str, Sequence[Scored]],
+) -> Iterator[_Score]:
+    """The scores of all answers, block by block; `known` are those of rewards that graded them before."""
+    for start in range(0, len(examples), HELD):
+        part = slice(start, start + HELD)
+        rows, answers = list(examples[part]), samples[part]
+        texts = [s.text for s in answers]
+        graded = [(known.get(g.named.name) or ())[part] or g.scores(texts, rows) for g in graders]
+        names = [g.named.name for g in graders]
+        by_row = [dict(zip(names, of_row, strict=True)) for of_row in zip(*graded, strict=True)] or [{}] * len(rows)
+        yield from (_score(task, of_row, e, s) for of_row, e, s in zip(by_row, rows, answers, strict=True))
+
+
+class _Tally:
+    """What the figures of a test set need of its scores, as numbers in arrays."""
+
+    def __init__(self) -> None:
+        self.counts = metrics.CountTable()
+        self.valid, self.no_gold, self.no_pred = bytearray(), bytearray(), bytearray()
+        self.rewards: dict[str, array[float]] = defaultdict(lambda: array("d"))
+        """Scores by reward; NaN where it does not apply."""
+        self.parts: dict[str, dict[str, array[float]]] = defaultdict(lambda: defaultdict(lambda: array("d")))
+
+    def add(self, score: _Score) -> None:
+        """Add the scores of an answer."""
+        self.counts.add(score.counts)
+        found = total(score.counts)
+        self.valid.append(bool(score.valid))
+        self.no_gold.append(not found.gold)
+        self.no_pred.append(not found.pred)
+        for name, parts in score.parts.items():
+            self.rewards[name].append(score.rewards.get(name, math.nan))
+            for part, value in parts.items():
+                self.parts[name][part].append(value)
+
+    def part_means(self, reward: str) -> dict[str, float]:
+        """The mean of each named part of a reward, over the answers that have it."""
+        return {name: sum(known) / len(known) for name, known in self.parts[reward].items()}
+
+
 def summary(
-    evaluation: Evaluation, samples: Sequence[Sample], scored: Sequence[_Score], rewards: Sequence[NamedReward] = ()
+    evaluation: Evaluation, samples: Sequence[Sample], tally: _Tally, rewards: Sequence[NamedReward] = ()
 ) -> SetFigures:
     """The figures of a test set; prompt variants of a row count with their mean."""
-    n = len(evaluation.examples) // evaluation.variants
-    asked = [s.counts for s in scored]
-    counts = [_mean_counts(asked[i::n]) for i in range(n)] if evaluation.variants > 1 else asked
-    graded = {r.name: means for r in rewards if (means := _reward_figures(r.name, scored, n))}
+    n, rows = len(evaluation.examples) // evaluation.variants, len(samples)
+    fields, asked = tally.counts.fields, tally.counts.rows()
+    by_variant = asked.reshape(evaluation.variants, n, asked.shape[1])
+    counts = by_variant.mean(axis=0) if evaluation.variants > 1 else asked
+    no_gold, no_pred = (np.frombuffer(flags, dtype=bool) for flags in (tally.no_gold, tally.no_pred))
+    graded = {r.name: means for r in rewards if (means := _reward_figures(tally.rewards[r.name], no_gold, n))}
     figures = SetFigures(
         n=n,
-        valid=sum(s.valid for s in scored) / len(scored),
-        parse_errors=sum(not s.valid for s in scored),
+        valid=sum(tally.valid) / rows,
+        parse_errors=rows - sum(tally.valid),
         truncated=sum(s.truncated for s in samples),
         looped=sum(s.truncated and loops(s.text, CHARACTERS) for s in samples),
         tokens=sum(s.tokens for s in samples),
-        empty_gold=float(np.mean([not total(c).gold for c in asked])),
-        empty_answers=float(np.mean([not total(c).pred for c in asked])),
+        empty_gold=float(np.mean(no_gold)),
+        empty_answers=float(np.mean(no_pred)),
         length={f"p{q}": float(np.percentile([s.tokens for s in samples], q)) for q in (10, 50, 90)},
-        metrics=metrics.corpus(counts),
+        metrics=metrics.of_table(fields, counts),
         rewards=graded,
-        parts={name: _part_means([s.parts[name] for s in scored if name in s.parts]) for name in graded},
+        parts={name: tally.part_means(name) for name in graded},
         max_new_tokens=evaluation.max_new_tokens,
     )
-    if len(sources := _by_source(evaluation.examples[:n], counts)) > 1:
+    if len(sources := _by_source(evaluation.examples[:n], fields, counts)) > 1:
         figures["by_source"] = sources
     if evaluation.variants > 1:
-        figures["variants"] = _spread([asked[start : start + n] for start in range(0, len(asked), n)])
+        figures["variants"] = _spread(fields, by_variant)
     return figures
 
 
-def _reward_figures(name: str, scored: Sequence[_Score], n: int) -> dict[str, Any] | None:
+def _reward_figures(scores: Sequence[float], no_gold: NDArray[np.bool_], n: int) -> dict[str, Any] | None:
     """A reward's mean, also by empty and other gold; None where it never applies."""
-    values = [s.rewards.get(name) for s in scored]
-    means = [mean for i in range(n) if (mean := _mean_of_known(values[i::n])) is not None]
-    if not means:
+    values = np.asarray(scores, dtype=float)
+    by_row = values if len(values) == n else np.array([_mean_of_known(values[i::n]) for i in range(n)], dtype=float)
+    means = by_row[~np.isnan(by_row)]
+    if not len(means):
         return None
     figures = metrics.mean_with_interval(means)
-    for key, empty in (("on_empty_gold", True), ("on_some_gold", False)):
-        of_key = [v for v, s in zip(values, scored, strict=True) if (not total(s.counts).gold) is empty]
-        if (mean := _mean_of_known(of_key)) is not None:
+    for key, of_key in (("on_empty_gold", no_gold), ("on_some_gold", ~no_gold)):
+        if (mean := _mean_of_known(values[of_key])) is not None:
             figures[key] = mean
     return figures
 
 
-def _mean_of_known(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
+def _mean_of_known(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else None
 
 
-def _by_source(examples: Sequence[Example], counts: Sequence[ModeCounts]) -> dict[str, dict[str, Any]]:
-    grouped: dict[str, list[ModeCounts]] = defaultdict(list)
-    for example, count in zip(examples, counts, strict=True):
-        grouped[example.source].append(count)
-    return {name: {"n": len(rows), "metrics": metrics.corpus(rows, intervals=False)} for name, rows in grouped.items()}
-
-
-def _mean_counts(variants: Sequence[ModeCounts]) -> ModeCounts:
+def _by_source(
+    examples: Sequence[Example], fields: Mapping[str, Sequence[str]], counts: NDArray[np.float64]
+) -> dict[str, dict[str, Any]]:
+    codes: dict[str, int] = {}
+    of_row = np.fromiter((codes.setdefault(e.source, len(codes)) for e in examples), dtype=np.int32)
+    if len(codes) < 2:
+        return {}
+    parts = {name: counts[of_row == code] for name, code in codes.items()}
     return {
-        mode: {field: Counts(*np.mean([c[mode][field] for c in variants], axis=0).tolist()) for field in fields}
-        for mode, fields in variants[0].items()
+        name: {"n": len(rows), "metrics": metrics.of_table(fields, rows, intervals=False)}
+        for name, rows in parts.items()
     }
 
 
-def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
+def _spread(fields: Mapping[str, Sequence[str]], variants: NDArray[np.float64]) -> dict[str, Any]:
     """F1 over variants: mode -> field -> {n, mean, sd (n - 1), min, max}."""
     out: dict[str, Any] = {}
-    by_variant = [metrics.corpus(counts, intervals=False) for counts in variants]
-    for mode, fields in by_variant[0].items():
-        for field in fields:
+    by_variant = [metrics.of_table(fields, counts, intervals=False) for counts in variants]
+    for mode, names in by_variant[0].items():
+        for field in names:
             f1 = [figures[mode][field]["f1"] or 0.0 for figures in by_variant]
             figures = {"mean": float(np.mean(f1)), "sd": float(np.std(f1, ddof=1)), "min": min(f1), "max": max(f1)}
             out.setdefault(mode, {})[field] = {"n": len(f1), **figures}
@@ -243,20 +294,15 @@ def _spread(variants: Sequence[Sequence[ModeCounts]]) -> dict[str, Any]:
 
 
 def _baseline(grader: Grader, empty_answer: Callable[[Example], str], examples: Sequence[Example]) -> float | None:
-    scores: list[float | None] = [None] * len(examples)
-    with closing(grader.attempts([empty_answer(e) for e in examples], examples)) as attempts:
-        for n, outcome, _ in attempts:
-            if isinstance(outcome, RewardError):
-                return None
-            scores[n] = outcome.score
+    scores = np.full(len(examples), math.nan)
+    for start in range(0, len(examples), HELD):
+        rows = list(examples[start : start + HELD])
+        with closing(grader.attempts([empty_answer(e) for e in rows], rows)) as attempts:
+            for n, outcome, _ in attempts:
+                if isinstance(outcome, RewardError):
+                    return None
+                scores[start + n] = math.nan if outcome.score is None else outcome.score
     return _mean_of_known(scores)
-
-
-def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for name, value in (item for named in parts for item in named.items()):
-        values[name].append(value)
-    return {name: sum(known) / len(known) for name, known in values.items()}
 
 
 def store_alignment(task: Task, folder: Path) -> None:

@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adapters import console
 from adapters.backends.jobs import Backend
 from adapters.backends.memory import GB, StagePlan
 from adapters.data.load import prompt_key
+from adapters.data.on_disk import Joined, collect, take
+from adapters.data.text_keys import text_hash
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import ledger, rl_rows, selecting
 from adapters.pipeline.plan import Plan, check_dropped_share, check_first, cost_notes, leakage, make_plan
@@ -124,7 +128,7 @@ def _labels(plan: Plan) -> list[tuple[str, KeyPath]]:
     find = getattr(plan.task, "findings", None)
     if find is None:
         return []
-    golds = [example.gold for job in plan.jobs for example in job.examples if example.gold is not None]
+    golds = collect(example.gold for job in plan.jobs for example in job.examples if example.gold is not None)
     return [(sentence, ("task", *at) if at else ()) for sentence, at in find(golds)]
 
 
@@ -134,7 +138,7 @@ def _prompts(out: Checked, backend: Backend, plan: Plan) -> None:
         out.notes.append(f"prompts and memory not audited: {plan.recipe.trainer} renders and trains elsewhere")
         return
     console.phase("comparing prompts")
-    examples = [e for job in plan.jobs for e in job.examples]
+    examples = Joined([job.examples for job in plan.jobs])
     out.prompts = prompts = audit(examples, [job.stage.method for job in plan.jobs])
     out.errors += prompts["errors"]
     out.warnings += prompts["warnings"]
@@ -190,8 +194,11 @@ def _rewards(out: Checked, plan: Plan) -> None:
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
-    unique = list({prompt_key(e): e for e in examples}.values())
-    return unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]
+    hashes = np.fromiter((text_hash(prompt_key(e)) for e in examples), dtype=np.uint64)
+    _, first = np.unique(hashes, return_index=True)
+    _, last = np.unique(hashes[::-1], return_index=True)
+    unique = (len(hashes) - 1 - last)[np.argsort(first)]  # the last of each, in the order of the first
+    return list(take(examples, unique[:: max(1, len(unique) // BENCH_ROWS)][:BENCH_ROWS]))
 
 
 def hardware_of(device: str | None, launch: Path | None) -> Hardware:

@@ -90,11 +90,12 @@ def _check_domains(stage: Distill, examples: Sequence[Example], at: KeyPath) -> 
 
 
 def _check_prompts(examples: Sequence[Example], at: KeyPath) -> None:
-    first: dict[bytes, Example] = {}
+    first: dict[bytes, tuple[str | None, str]] = {}
     for example in examples:
-        known = first.setdefault(_key(example.prompt), example)
-        if domain_of(known) != domain_of(example):
-            one, two = (f"row {e.id!r} of {e.source}" for e in (known, example))
+        here = domain_of(example), f"row {example.id!r} of {example.source}"
+        known = first.setdefault(_key(example.prompt), here)
+        if known[0] != here[0]:
+            one, two = known[1], here[1]
             raise UserError(f"{one} and {two} have one prompt and two domains.", at=at)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from adapters.backends import adapter_folder
 from adapters.plugins.registry import offered
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import NOT_IN_FINGERPRINT, Dpo, Grpo, Stage
+
+_ROWS: Final = "\0rows\0"
+"""Stands for the rows, where they go; no setting is such a text."""
 
 
 def stage_fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: str, previous: str) -> str:
@@ -63,4 +66,19 @@ def _lora_settings(recipe: Recipe) -> dict[str, Any]:
 
 def digest(value: Any) -> str:
     """Hash of a value as JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()
+    return hashlib.sha256(_json(value)).hexdigest()
+
+
+def digest_of_rows(value: Mapping[str, Any], rows: Iterable[Any]) -> str:
+    """The `digest` of a value with `rows` as a list under that key, of which one is held at a time."""
+    before, _, after = _json({**value, "rows": _ROWS}).partition(_json(_ROWS))
+    whole, separator = hashlib.sha256(before + b"["), b""
+    for row in rows:
+        whole.update(separator + _json(row))
+        separator = b", "
+    whole.update(b"]" + after)
+    return whole.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode("utf-8", "replace")

@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, groupby, islice
+from typing import Any, Final
 
 from adapters.backends.jobs import Evaluation, Job
 from adapters.data import duplicates
 from adapters.data.load import prompt_key
+from adapters.data.on_disk import collect
 from adapters.pipeline.plan import Plan
 
 PROMPT_COLUMNS = ("system", "tools", "tool_calls", "history", "messages", "images", "instruction", "input")
 """Columns in which data sets of conversations keep parts of the prompt."""
+SORTED: Final = 100_000
+"""Texts that are sorted at once."""
 
 
 def of_plan(plan: Plan) -> dict[str, Any]:
     """The ledger of a plan, as in `ledger.json`. 100,000 rows take some ten seconds."""
-    bare = _StripSharedWords(
-        text for part in plan.stages_and_tests for texts in part.by_source.values() for text in texts
-    )
-    trained = sorted({bare(text) for job in plan.jobs for text in job.texts})
+    bare = _StripSharedWords(*(texts for part in plan.stages_and_tests for texts in part.by_source.values()))
+    trained = _in_order(bare(text) for job in plan.jobs for texts in job.by_source.values() for text in texts)
     known = duplicates.sketch(trained) if plan.evaluations and trained else None
     stages = {}
     for job in plan.jobs:
+        sources, used = _sources(job, bare), Counter(e.source for e in job.examples)
         stages[job.name] = {
-            "sources": [
-                {**entry, "trained": sum(e.source == entry["source"] for e in job.examples)}
-                for entry in _sources(job, bare)
-            ],
+            "sources": [{**entry, "trained": used[entry["source"]]} for entry in sources],
             "rows": len(job.examples),
             "too_long": job.too_long,
             "tokens": job.tokens,
             "lengths": job.lengths,
-            "duplicates": duplicates.inside([bare(t) for rows in job.by_source.values() for t in rows]),
+            "duplicates": _duplicates(job, sources, bare),
         }
         if job.validation:
-            held_out, rest = ([bare(prompt_key(e)) for e in part] for part in (job.validation, job.examples))
+            held_out = [bare(prompt_key(e)) for e in job.validation]
             stages[job.name]["validation"] = {
                 "rows": len(held_out),
-                "also_in_training": duplicates.across(held_out, sorted(set(rest))),
+                "also_in_training": duplicates.across(held_out, _in_order(bare(prompt_key(e)) for e in job.examples)),
             }
     tests = {}
     for test in plan.evaluations:
-        texts = [bare(text) for text in test.texts]
+        texts, sources = collect(map(bare, test.texts)), _sources(test, bare)
         shared = duplicates.across(texts, trained, known)
         tests[test.name] = {
-            "sources": _sources(test, bare),
+            "sources": sources,
             "rows": len(texts),
             "lengths": test.lengths,
             "also_in_training": test.leaked,
             "nearly_in_training": shared["near"],
-            "duplicates": duplicates.inside(texts),
+            "duplicates": _duplicates(test, sources, bare),
         }
     return {"stages": stages, "tests": tests}
 
@@ -101,19 +103,34 @@ def _sources(part: Job | Evaluation, bare: _StripSharedWords) -> list[dict[str, 
             **entry,
             "share": entry["used"] / used,
             "empty_gold_share": entry["empty_gold"] / max(1, entry["rows"] * entry["repeat"]),
-            "duplicates": duplicates.inside([bare(t) for t in part.by_source.get(entry["source"], ())]),
+            "duplicates": duplicates.inside(collect(map(bare, part.by_source.get(entry["source"], ())))),
         }
         for entry in part.ledger
     ]
 
 
+def _duplicates(part: Job | Evaluation, sources: Sequence[dict[str, Any]], bare: _StripSharedWords) -> dict[str, Any]:
+    """Duplicates among the rows of all sources; those of the one source are known."""
+    if len(sources) == 1:
+        known: dict[str, Any] = sources[0]["duplicates"]
+        return known
+    return duplicates.inside(collect(map(bare, chain.from_iterable(part.by_source.values()))))
+
+
+def _in_order(texts: Iterable[str]) -> Sequence[str]:
+    """The different texts, sorted: in parts, which are merged."""
+    texts, parts = iter(texts), list[Sequence[str]]()
+    while part := set(islice(texts, SORTED)):
+        parts.append(collect(sorted(part)))
+    return parts[0] if len(parts) == 1 else collect(text for text, _ in groupby(heapq.merge(*parts)))
+
+
 class _StripSharedWords:
     """Strips what all prompts start and end with: the instructions around the text."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        unique = list(dict.fromkeys(texts))
-        start = _common(unique)
-        end = _common([text[len(start) :][::-1] for text in unique])
+    def __init__(self, *parts: Sequence[str]) -> None:
+        start = _common(lambda: chain(*parts))
+        end = _common(lambda: (text[len(start) :][::-1] for text in chain(*parts)))
         # Cut at a word, so that texts that happen to start alike keep their first word whole.
         self.start, self.end = start.rfind(" ") + 1, max(0, end.rfind(" "))
 
@@ -121,8 +138,9 @@ class _StripSharedWords:
         return text[self.start : len(text) - self.end]
 
 
-def _common(texts: Sequence[str]) -> str:
-    if len(texts) < 2:
+def _common(texts: Callable[[], Iterable[str]]) -> str:
+    """What all texts start with; nothing where there is but one."""
+    first, last = min(texts(), default=""), max(texts(), default="")
+    if first == last:
         return ""
-    first, last = min(texts), max(texts)
     return first[: next((n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]

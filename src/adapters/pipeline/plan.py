@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from adapters.backends.jobs import Backend, Evaluation, Job, Picking
 from adapters.data.lengths import answer_limit, by_source
 from adapters.data.load import Loaded, load_examples
 from adapters.data.noise import make_row_noiser
+from adapters.data.on_disk import collect, settled
+from adapters.data.text_keys import TextKeys, text_hash
 from adapters.errors import KeyPath, UserError
 from adapters.evaluation.constraining import of_test_set
 from adapters.evaluation.picking import can_vote
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
-from adapters.pipeline.fingerprint import digest, model_settings, stage_fingerprint
+from adapters.pipeline.fingerprint import digest_of_rows, model_settings, stage_fingerprint
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
 from adapters.plugins import environments, task_bench
 from adapters.plugins.registry import resolve
@@ -68,14 +71,14 @@ class Measure:
     needed: bool
     notes: list[str]
 
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths] | None:
+    def lengths(self, examples: Sequence[Example]) -> Sequence[Lengths] | None:
         """Tokens of each example. Raises UserError."""
-        found: list[Lengths] | None = self._tried(self.backend.lengths, examples)
+        found: Sequence[Lengths] | None = self._tried(self.backend.lengths, examples)
         return found
 
-    def sequences(self, examples: Sequence[Example], at: KeyPath) -> list[Example]:
+    def sequences(self, examples: Sequence[Example], at: KeyPath) -> Sequence[Example]:
         """The examples that SFT trains; see `Backend.sequences`. Raises UserError."""
-        sequences: list[Example] = self._tried(self.backend.sequences, examples) or list(examples)
+        sequences: Sequence[Example] = self._tried(self.backend.sequences, examples) or examples
         if len(sequences) > len(examples):
             self.notes.append(
                 f"stage {int(at[-1]) + 1}: {len(examples):,} conversations become {len(sequences):,} rows, one for "
@@ -126,7 +129,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
         jobs.append(_job(read, n, rewards, jobs[-1].fingerprint if jobs else before, measure, notes))
-    trained = set().union(*(job.texts for job in jobs))
+    trained = TextKeys.union(job.texts for job in jobs)
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed, read=read)
     notes += leakage(tests)
     notes += [
@@ -197,7 +200,7 @@ def _renamed(keys: Mapping[str, str]) -> Iterator[str]:
 def leakage(tests: Sequence[Evaluation]) -> list[str]:
     """A note for every test set with texts that also stand in the training data (folded)."""
     return [
-        f"test set {test.name}: {test.leaked} of {len(test.texts)} texts also stand in the training data"
+        f"test set {test.name}: {test.leaked} of {test.rows} texts also stand in the training data"
         for test in tests
         if test.leaked
     ]
@@ -227,12 +230,12 @@ def evaluations(
     file: RecipeFile,
     backend: Backend,
     task: Task,
-    trained: Set[str] = frozenset(),
+    trained: Set[int] = frozenset(),
     *,
     tokenizer_needed: bool = True,
     read: Reader | None = None,
 ) -> tuple[Evaluation, ...]:
-    """The recipe's test sets, resolved. `trained` are the texts that leakage is counted against."""
+    """The recipe's test sets, resolved. `trained` are hashes of the texts that leakage is counted against."""
     measure = Measure(backend, tokenizer_needed, [])
     read = read or Reader(file, task)
     for n, spec in enumerate(file.recipe.evaluate):
@@ -299,12 +302,12 @@ def _job(
         index=n,
         stage=stage,
         folder=run_folder(recipe) / f"{n + 1}-{stage.kind}",
-        examples=tuple(training),
+        examples=settled(training),
         validation=tuple(validation),
         rewards=rewards,
         environment=environment,
         fingerprint=stage_fingerprint(file, n, plugins, loaded.fingerprint, previous),
-        steps=steps(stage, sum(windows.get(e.id, 1) for e in training), epochs, at),
+        steps=steps(stage, sum(windows.get(e.id, 1) for e in training) if windows else len(training), epochs, at),
         texts=loaded.texts,
         by_source=loaded.by_source,
         lengths=audit,
@@ -349,7 +352,7 @@ def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
     return read(stage.data, at, task, noiser=noiser, vary=vary, epochs=laid_out, **kept), stage.epochs / laid_out
 
 
-def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure: Measure) -> Evaluation:
+def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[int], measure: Measure) -> Evaluation:
     file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
     environment = environments.configured(spec.environment, file.folder, (*at, "environment"))
@@ -357,27 +360,28 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[str], measure:
     if environment is not None:
         environments.try_environment(environment, loaded.examples, (*at, "environment"))
     measure.windows(loaded, recipe.stages[-1], recipe.max_bad_rows, at)
-    examples = list(loaded.examples)
+    examples = loaded.examples
     if spec.prompt_variants > 1:
         rephrase = getattr(task, "rephrase", None)
         if rephrase is None:
             fault = f"the task {recipe.task.use} asks in one form only (it has no rephrase method)."
             raise UserError(fault, at=(*at, "prompt_variants"))
-        for variant in range(1, spec.prompt_variants):
-            examples += read(spec.data, at, rephrase(variant)).examples
+        others = [read(spec.data, at, rephrase(variant)).examples for variant in range(1, spec.prompt_variants)]
+        examples = collect(chain(examples, *others))
     lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
     limit = spec.max_new_tokens or (environment and environment.max_turn_length) or answer_limit(answers)
-    rows = [[e.id, e.source, e.prompt, e.gold] for e in examples]
-    rows += [[environment.identity, environment.reward.score_hash, loaded.fingerprint]] if environment else []
+    rows: Iterable[list[Any]] = ([e.id, e.source, e.prompt, e.gold] for e in examples)
+    if environment:
+        rows = chain(rows, [[environment.identity, environment.reward.score_hash, loaded.fingerprint]])
     scorer = score_hash("tasks", recipe.task, task, file.folder)
     return Evaluation(
         name=spec.name,
-        examples=tuple(examples),
+        examples=settled(examples),
         max_new_tokens=limit,
         batch_size=spec.batch_size,
-        fingerprint=digest({"rows": rows, "task": scorer, "model": model_settings(recipe), "limit": limit}),
-        leaked=sum(text in trained for texts in loaded.by_source.values() for text in texts),
+        fingerprint=digest_of_rows({"task": scorer, "model": model_settings(recipe), "limit": limit}, rows),
+        leaked=sum(text_hash(text) in trained for texts in loaded.by_source.values() for text in texts),
         variants=spec.prompt_variants,
         picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
         constraint=of_test_set(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from adapters.backends.jobs import Reading
 from adapters.data.load import Loaded, Rejected, is_empty
+from adapters.data.on_disk import take
 from adapters.data_aug.mine.words import question_of
 from adapters.errors import KeyPath, UserError
 from adapters.recipe.recipe import Recipe
@@ -28,12 +31,14 @@ def check(stage: Stage, examples: Sequence[Example], recipe: Recipe, at: KeyPath
         raise UserError(fault, at=(*at, "data"))
 
 
-def readable(loaded: Loaded, readings: Sequence[Reading], most: float, at: KeyPath) -> tuple[list[Example], list[int]]:
+def readable(
+    loaded: Loaded, readings: Sequence[Reading], most: float, at: KeyPath
+) -> tuple[Sequence[Example], list[int]]:
     """The rows whose question leaves room for text, and each one's windows; notes the others as rejected.
 
     Raises UserError when their share is above `most`.
     """
-    kept = [(e, r.windows) for e, r in zip(loaded.examples, readings, strict=True) if r.fits]
+    kept = [n for n, reading in enumerate(readings) if reading.fits]
     bad = [(e, r) for e, r in zip(loaded.examples, readings, strict=True) if not r.fits]
     reasons = [
         f"the instruction takes {r.instruction} of {r.max_length} sub-words; raise max_length or shorten it"
@@ -48,7 +53,7 @@ def readable(loaded: Loaded, readings: Sequence[Reading], most: float, at: KeyPa
     loaded.rejected += [
         Rejected(e.source, 0, f"{e.id!r}: {reason}") for (e, _), reason in zip(bad, reasons, strict=True)
     ]
-    return [example for example, _ in kept], [windows for _, windows in kept]
+    return take(loaded.examples, np.array(kept, dtype=int)), [readings[n].windows for n in kept]
 
 
 def one_annotator(examples: Sequence[Example], name: str, at: KeyPath) -> str | None:

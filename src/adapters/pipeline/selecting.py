@@ -105,7 +105,7 @@ def findings(jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
     for job in jobs:
         held_out = {text_key(e) for e in job.select.judge.examples} if job.select else set()
         for other in jobs[: job.index]:
-            if learned := held_out & {text_key(e) for e in other.examples}:
+            if learned := held_out.intersection(map(text_key, other.examples)):
                 yield (
                     f"{len(learned)} of {len(held_out)} held-out texts are among those that {other.name} trains on, "
                     "which flatters the start; hold out the same share of the same rows in both stages",

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend
-from adapters.data.lengths import by_source
+from adapters.data.lengths import as_array, by_source
+from adapters.data.on_disk import take
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.recipe.recipe import Recipe
@@ -70,24 +74,25 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
 
 def within_limits(
     stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths] | None, at: KeyPath
-) -> tuple[list[Example], dict[str, float], list[dict[str, Any]]]:
+) -> tuple[Sequence[Example], dict[str, float], list[dict[str, Any]]]:
     """The rows within the length limits, their token figures, and the counts by source."""
     if lengths is None:
-        return list(examples), {}, []
+        return examples, {}, []
     within = [fits(stage, length) for length in lengths]
     if not any(within):
         raise UserError("every row is longer than the stage's length limits; raise them.", at=at)
-    figures = _token_figures([length for length, fit in zip(lengths, within, strict=True) if fit])
-    kept = [example for example, fit in zip(examples, within, strict=True) if fit]
+    fitting = np.flatnonzero(within)
+    figures = _token_figures(as_array(lengths)[fitting])
+    kept = examples if all(within) else take(examples, fitting)
     return kept, figures, by_source(examples, lengths, within)
 
 
-def beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> tuple[Example, ...]:
+def beyond(stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths]) -> Sequence[Example]:
     """The rows that a GRPO stage drops for their gold answer."""
     if not isinstance(stage, Grpo) or stage.environment:
         return ()
-    both = zip(examples, lengths, strict=bool(lengths))
-    return tuple(e for e, length in both if length.completion > stage.max_completion_length)
+    longer = [n for n, length in enumerate(lengths) if length.completion > stage.max_completion_length]
+    return take(examples, np.array(longer, dtype=int))
 
 
 def fits(stage: Stage, length: Lengths) -> bool:
@@ -102,24 +107,30 @@ def fits(stage: Stage, length: Lengths) -> bool:
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length
 
 
-def _token_figures(lengths: Sequence[Lengths]) -> dict[str, float]:
-    prompts, answers, rejected = (sorted(column) for column in zip(*lengths, strict=True))
-    middle, high, pairs = len(prompts) // 2, int(0.99 * (len(prompts) - 1)), any(rejected)
-    figures: dict[str, float] = {"total": (1 + pairs) * sum(prompts) + sum(answers) + sum(rejected)}
-    figures |= {"prompt_p50": prompts[middle], "prompt_p99": prompts[high]}
+def _token_figures(lengths: NDArray[Any]) -> dict[str, float]:
+    prompts, answers, rejected = np.sort(lengths.T)
+    middle, high, pairs = len(prompts) // 2, int(0.99 * (len(prompts) - 1)), bool(rejected.any())
+    asked, said, refused = lengths.sum(axis=0, dtype=np.int64).tolist()
+    figures: dict[str, float] = {"total": (1 + pairs) * asked + said + refused}
+    figures |= {"prompt_p50": int(prompts[middle]), "prompt_p99": int(prompts[high])}
     for name, side in {"completion": answers, **({"rejected": rejected} if pairs else {})}.items():
-        figures |= {f"{name}_p50": side[middle], f"{name}_p99": side[high], f"{name}_max": side[-1]}
+        middling, highest = int(side[middle]), int(side[-1])
+        figures |= {f"{name}_p50": middling, f"{name}_p99": int(side[high]), f"{name}_max": highest}
     return figures
 
 
 def hold_out(
-    examples: list[Example], share: float, seed: int, most: int = selecting.VALIDATION_ROWS
-) -> tuple[list[Example], list[Example]]:
+    examples: Sequence[Example], share: float, seed: int, most: int = selecting.VALIDATION_ROWS
+) -> tuple[Sequence[Example], list[Example]]:
     """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
-    ids = sorted({e.id for e in examples}, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-    chosen = set(ids[: min(most, int(share * len(ids)))])
-    first = {e.id: e for e in reversed(examples) if e.id in chosen}
-    return [e for e in examples if e.id not in chosen], list(first.values())
+    if not share:
+        return examples, []
+    digests = (hashlib.sha256(f"{seed}:{e.id}".encode()).digest() for e in examples)
+    places = np.fromiter((int.from_bytes(digest[:8]) for digest in digests), dtype=np.uint64)
+    ids = np.unique(places)
+    chosen = np.isin(places, ids[: min(most, int(share * len(ids)))])
+    first = {e.id: e for e in reversed(take(examples, np.flatnonzero(chosen)))}
+    return take(examples, np.flatnonzero(~chosen)), list(first.values())
 
 
 def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:

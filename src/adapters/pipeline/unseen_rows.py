@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from adapters.data import duplicates
@@ -43,7 +44,7 @@ def seen(examples: Sequence[Example], texts: frozenset[str]) -> list[bool]:
 
 
 def _texts(file: RecipeFile, sources: Iterable[Source]) -> frozenset[str]:
-    return frozenset(_loaded(file, list(sources)).texts)
+    return frozenset(chain.from_iterable(_loaded(file, list(sources)).by_source.values()))
 
 
 def _loaded(file: RecipeFile, sources: Sequence[Source]) -> Loaded:

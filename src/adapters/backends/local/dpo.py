@@ -12,7 +12,7 @@ from trl import DPOTrainer
 from adapters.backends.figures import DPO_FIGURES, dpo_figures
 from adapters.backends.local import sharding
 from adapters.backends.local.encoder import Encoder
-from adapters.backends.local.training import LocalStage, release, set_reference, verify_reference
+from adapters.backends.local.training import LocalStage, dataset, release, set_reference, verify_reference
 from adapters.console import phase
 from adapters.recipe.stages import Dpo
 from adapters.types import Example, Progress
@@ -49,11 +49,12 @@ def train_dpo(run: LocalStage, stage: Dpo) -> dict[str, Any]:
 
 def _pairs(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
     # The context of both sides is exactly inference's prompt, and both learn the end token.
-    return Dataset.from_list(
-        [
+    return dataset(
+        examples,
+        lambda block: (
             {"prompt_ids": p, "chosen_ids": c, "rejected_ids": r, "length": len(p) + max(len(c), len(r))}
-            for p, c, r in encoder.tokens(examples)
-        ]
+            for p, c, r in encoder.tokens(block)
+        ),
     )
 
 

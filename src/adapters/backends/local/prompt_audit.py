@@ -110,7 +110,7 @@ def audit(encoder: Encoder, examples: Sequence[Example], kinds: Sequence[str]) -
     errors, warnings = _problems(encoder, first, prompt)
     for found, more in zip((errors, warnings), _beside_the_answer(encoder, first), strict=True):
         found += more
-    shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair is first else [first, pair])]
+    shown = [_shown(encoder, e, kinds) for e in ([first] if pair is None or pair == first else [first, pair])]
     for view in shown:
         if view["different"]:
             names = ", ".join(view["different"])
@@ -185,8 +185,18 @@ def _problems(encoder: Encoder, example: Example, prompt: list[int]) -> tuple[li
 
 def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> dict[str, Any]:
     """Count targets without their end token or changed by the tokenizer, and texts with special tokens."""
-    singles = [e for e in examples if e.completion is not None][:sample]
-    pairs = [e for e in examples if e.rejected is not None][:sample]
+    specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
+    pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
+    singles, pairs = list[Example](), list[Example]()
+    targets = prompts = 0
+    for e in examples:
+        if e.completion is not None and len(singles) < sample:
+            singles.append(e)
+        if e.rejected is not None and len(pairs) < sample:
+            pairs.append(e)
+        if pattern:
+            targets += bool(pattern.search(f"{e.completion or ''}\n{e.rejected or ''}"))
+            prompts += bool(e.prompt and pattern.search(e.prompt[-1]["content"]))
     rows = list(training._tokens(encoder, singles)) if singles else []
     lost = {
         id(e) for e, row in zip(singles, rows, strict=True) if e.answer is None and row["labels"][-1] != encoder.end
@@ -198,16 +208,12 @@ def _masks(encoder: Encoder, examples: Sequence[Example], sample: int = 500) -> 
         if e.answer is None  # else the template writes it in another form
     )
     lost |= {id(e) for e in pairs if any(learned[-1:] != [encoder.end] for _, learned in _sides(encoder, e))}
-    specials = [encoder.tokenizer.convert_ids_to_tokens(i) for i in encoder.tokenizer.all_special_ids]
-    pattern = re.compile("|".join(re.escape(s) for s in specials if s)) if specials else None
-    targets = [f"{e.completion or ''}\n{e.rejected or ''}" for e in examples]
-    prompts = [e.prompt[-1]["content"] for e in examples if e.prompt]
     return {
         "looked_at": len({id(e) for e in (*singles, *pairs)}),
         "end_token_lost": len(lost),
         "changed_by_tokenizer": changed,
-        "special_in_target": sum(bool(pattern and pattern.search(text)) for text in targets),
-        "special_in_prompt": sum(bool(pattern and pattern.search(text)) for text in prompts),
+        "special_in_target": targets,
+        "special_in_prompt": prompts,
     }
 
 

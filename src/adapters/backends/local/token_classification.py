@@ -93,8 +93,12 @@ def _slice(rows: Dataset, start: int, size: int) -> list[dict[str, Any]]:
 
 
 def _rows(encoder: WordEncoder, examples: Sequence[Example]) -> Dataset:
-    windows = [window for example in examples for window in encoder.rows(example)]
-    return Dataset.from_list([{**window, "length": len(window["input_ids"])} for window in windows])
+    return training.dataset(
+        examples,
+        lambda block: (
+            {**window, "length": len(window["input_ids"])} for example in block for window in encoder.rows(example)
+        ),
+    )
 
 
 class EncoderBackend(LocalBackend):

@@ -9,6 +9,8 @@ from typing import Any
 from adapters.backends.local.base_model import Base, known_wheel, resolve
 from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.console import phase
+from adapters.data.lengths import measured
+from adapters.data.on_disk import collect
 from adapters.data.preference import turn_by_turn
 from adapters.recipe.recipe import Recipe
 from adapters.types import Example, Lengths
@@ -36,18 +38,18 @@ class TokenizingBackend:
         """The tokenizer with the recipe's prompt rules; the first use may download it."""
         return Encoder(load_tokenizer(self.base, self.recipe.model), self.recipe.model.thinking)
 
-    def lengths(self, examples: Sequence[Example]) -> list[Lengths]:
+    def lengths(self, examples: Sequence[Example]) -> Sequence[Lengths]:
         """Tokens of each example's prompt and target."""
         encoder = self.encoder
         phase(f"tokenising {len(examples):,} rows")
-        return encoder.lengths(examples)
+        return measured(examples, encoder.lengths)
 
-    def sequences(self, examples: Sequence[Example]) -> list[Example]:
+    def sequences(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples that SFT trains, a conversation perhaps as one for each turn; see `jobs.Backend`."""
         if not any(e.learned for e in examples):
-            return list(examples)
+            return examples
         encoder = self.encoder
-        return [s for e in examples for s in ([e] if encoder.one_sequence(e) else turn_by_turn(e))]
+        return collect(s for e in examples for s in ([e] if encoder.one_sequence(e) else turn_by_turn(e)))
 
     def audit(self, examples: Sequence[Example], kinds: Sequence[str]) -> dict[str, Any]:
         """The tokens of a prompt in training, evaluation and use; see `prompt_audit`."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 import trl.trainer.utils as trl_utils
 from accelerate import PartialState
@@ -43,6 +46,8 @@ from adapters.backends.local.tracking import Extras
 from adapters.backends.local.trainer_args import trainer_config
 from adapters.backends.local.trl_reward import TrlReward
 from adapters.console import phase
+from adapters.data.lengths import BLOCK
+from adapters.data.on_disk import Taken
 from adapters.errors import UserError
 from adapters.files import append_jsonl, write_json
 from adapters.recipe.recipe import Recipe
@@ -264,16 +269,38 @@ def verify_reference(model: PeftModel, reference: str) -> None:
         )
 
 
+def dataset(examples: Sequence[Example], make: Callable[[Sequence[Example]], Iterable[dict[str, Any]]]) -> Dataset:
+    """The rows that `make` makes of examples: those of many, block by block, in a file of this process."""
+    if not isinstance(examples, Taken):
+        return Dataset.from_list(list(make(examples)))
+    with tempfile.NamedTemporaryFile(suffix=".arrow") as file, ExitStack() as stack:
+        writer = features = None
+        for start in range(0, len(examples), BLOCK):
+            rows = list(make(list(examples[start : start + BLOCK])))
+            block = Dataset.from_list(rows, features=features)
+            if writer is None:
+                features = block.features
+                writer = stack.enter_context(pa.ipc.new_stream(file, block.data.schema))
+            writer.write_table(block.data.table)
+        stack.close()
+        file.flush()
+        return Dataset.from_file(file.name)  # mapped, so that it stays readable without its name
+
+
 def _tokens(encoder: Encoder, examples: Sequence[Example]) -> Dataset:
     # TRL's own preparation is skipped, so that prompt and mask are those of inference.
-    return Dataset.from_list(
-        [{"input_ids": ids, "labels": labels, "length": len(ids)} for ids, labels in encoder.labelled(examples)]
+    return dataset(
+        examples,
+        lambda block: (
+            {"input_ids": ids, "labels": labels, "length": len(ids)} for ids, labels in encoder.labelled(block)
+        ),
     )
 
 
 def _prompts(examples: Sequence[Example]) -> Dataset:
     # Gold goes by row number and messages as text: Arrow would rewrite nested values (missing keys come back as null).
-    return Dataset.from_list([{"prompt": json.dumps(e.prompt), "row": n} for n, e in enumerate(examples)])
+    number = count()
+    return dataset(examples, lambda block: ({"prompt": json.dumps(e.prompt), "row": next(number)} for e in block))
 
 
 class GroupPrompts:
