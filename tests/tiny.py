@@ -268,6 +268,24 @@ def save_tiny_wrapper(tiny: Path, folder: Path, kind: str = "Qwen3_5") -> Path:
     return folder
 
 
+def llama_for_any_tokenizer(llama: Path, folder: Path) -> Path:
+    """A copy of llama.cpp's converters that takes a tokenizer it does not know for Qwen3.5's.
+
+    transformers splits words as Qwen3.5 does for every tokenizer of such a model, and llama.cpp knows only real ones.
+    """
+    import shutil
+
+    for part in ("conversion", "gguf-py", "packages"):
+        shutil.copytree(llama / part, folder / part)
+    for script in llama.glob("convert_*.py"):
+        shutil.copy(script, folder)
+    source = folder / "conversion" / "base.py"
+    text = source.read_text(encoding="utf-8")
+    assert text.count("        res = None\n") == 1
+    source.write_text(text.replace("        res = None\n", '        res = "qwen35"\n'), encoding="utf-8")
+    return folder
+
+
 def save_tiny_encoder(folder: Path, kind: str = "Bert") -> Path:
     """A random two-layer encoder with a tokenizer of its family, saved as a local folder; `kind` as in class names."""
     import torch

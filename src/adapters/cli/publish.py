@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Exit, Option, Typer
 
@@ -93,6 +93,16 @@ def merge(
     run_folder: RunPath,
     out: Annotated[Path, Option("-o", "--out", help="The model's new folder; it must not exist.")],
     dtype: Annotated[str, Option(help="bfloat16, float16 or float32; auto: as the base is stored.")] = "auto",
+    gguf: Annotated[
+        Literal["bf16", "q8_0"] | None, Option(help="Write the merged model for llama.cpp, with Ollama's Modelfile.")
+    ] = None,
+    lora_gguf: Annotated[
+        bool, Option("--lora-gguf", help="Merge nothing: write the adapter for llama-server's --lora.")
+    ] = False,
+    llama_cpp: Annotated[
+        Path | None,
+        Option("--llama-cpp", metavar="FOLDER", envvar="LLAMA_CPP", help="llama.cpp; default: that of `make llama`."),
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -108,19 +118,34 @@ def merge(
             raise UserError(f"--dtype {dtype}: one of auto, bfloat16, float16 and float32.")
         if out.exists():
             raise UserError(f"{out} exists already; nothing was written.")
+        if gguf and lora_gguf:
+            raise UserError("--gguf writes the merged model, and --lora-gguf the adapter alone; give one of them.")
         run = finished_run.read(run_folder, consent=plugin_consent(trust))
         state.file, state.log = run.file, run.folder / "run.log"
         screen = console(stderr=as_json)
         with quiet(state.log), screen.status("merging"):
-            from adapters.publish import merge_adapter
-
-            result = merge_adapter.merge(run, out, dtype)
+            result = _merged(run, out, dtype, gguf, lora_gguf, llama_cpp)
         if not result["passed"]:
             complain(f"The merged model does not answer like the adapter: {result['detail']}\nNothing was written.")
             raise Exit(3)
-        screen.print(f"{out}: {result['detail']}")
+        screen.print(f"{out / result.get('file', '')}: {result['detail']}")
+        for text in result.get("notes", ()):
+            screen.print(f"note: {text}", markup=False)
         if as_json:
             print(json.dumps({"folder": str(out), **result}))
+
+
+def _merged(
+    run: Finished, out: Path, dtype: str, kind: str | None, lora: bool, llama_cpp: Path | None
+) -> dict[str, Any]:
+    if kind is None and not lora:
+        from adapters.publish import merge_adapter
+
+        return merge_adapter.merge(run, out, dtype)
+    from adapters.publish import gguf
+
+    tools = gguf.converters(llama_cpp)
+    return gguf.write_lora(run, out, tools) if kind is None else gguf.write_merged(run, out, dtype, kind, tools)
 
 
 def _own_vllm() -> Path | None:

@@ -38,7 +38,7 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
     base = base_model.resolve(finished.recipe.model.base, finished.base_revision)
     config = finished.recipe.model.model_copy(update={"dtype": "float32"})
     tags = finished.recipe.tags_words
-    model = load_base(base, config, labels=LABELS if tags else ())
+    model = load_base(base, config, whole=True, labels=LABELS if tags else ())  # merging into 4 bits would round
     # In memory the weights are float32; the config names the type that they are stored in.
     own = str(getattr(model.config, "dtype", None)).removeprefix("torch.")
     stored = DTYPES.get(own if dtype == "auto" else dtype, torch.float32)
