@@ -14,14 +14,13 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
+from command_checks import FailedError, adapters, running  # noqa: E402
 from tiny import CHATML, funding_rows, llama_for_any_tokenizer, save_tiny_model, save_tiny_wrapper, write_jsonl  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
@@ -66,10 +66,6 @@ evaluate: []
 """
 
 
-class FailedError(Exception):
-    """What a check found wrong."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """A greedy answer's tokens; of PEFT's, whether the two best tokens were nearly tied at each step."""
@@ -79,40 +75,10 @@ class Answer:
     ties: list[bool]
 
 
-def adapters(*arguments: str | Path) -> str:
-    """Run the command, return what it printed."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "adapters", *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=3600)
-    if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-        raise FailedError(f"adapters {arguments[0]}: exit code {done.returncode}: {last}")
-    return done.stdout + done.stderr
-
-
-@contextmanager
-def served(model: Path, log: Path, *options: str | Path) -> Iterator[str]:
+def served(model: Path, log: Path, *options: str | Path) -> AbstractContextManager[str]:
     """`llama-server` of a GGUF file; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(SERVER), "-m", str(model), "--port", str(port), "--jinja", "--ctx-size", "4096", "--parallel", "1",
-               "--threads", "1", "--offline", *map(str, options)]  # fmt: skip
-    with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-    try:
-        for _ in range(300):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            if server.poll() is not None:
-                raise FailedError(f"llama-server ended: {log.read_text()[-800:]}")
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
-        server.wait()
+    shape = ["--jinja", "--ctx-size", "4096", "--parallel", "1", "--threads", "1", "--offline", *map(str, options)]
+    return running(lambda port: [str(SERVER), "-m", str(model), "--port", port, *shape], log)
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
+import command_checks  # noqa: E402
+from command_checks import FailedError, running  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny import funding_rows, save_lively_model, save_tiny_model, save_tiny_wrapper, write_jsonl  # noqa: E402
 from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM  # noqa: E402
@@ -44,10 +43,7 @@ ODD = [
     {"id": "whole", "funding_statement": "Supported by the NSFC (GR-12345), not under GR-1234."},
     {"id": "none", "funding_statement": "The authors declare no competing interests."},
 ]
-ENV = {
-    **os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-}  # fmt: skip
+ENV = command_checks.ENV | {"VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1"}
 RECIPE = """name: {name}
 task: {{use: funding, target: compact, system: Extract., user: "{{statement}}"}}
 model: {{base: {base}, dtype: bfloat16, precision: bf16}}
@@ -63,47 +59,22 @@ publish: {{repo: someone/{name}, base_model: someone/base, minimum: {{}}}}
 """
 
 
-class FailedError(Exception):
-    """What a check found wrong."""
-
-
 def adapters(*arguments: str | Path, code: int = 0) -> str:
     """Run the command, expect its exit code, return what it printed."""
-    command = [sys.executable, "-m", "adapters", *map(str, arguments)]
-    done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False, timeout=900)
-    if done.returncode != code:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-        raise FailedError(f"adapters {arguments[0]}: exit code {done.returncode}, not {code}: {last}")
-    return done.stdout + done.stderr
+    return command_checks.adapters(*arguments, code=code, env=ENV, limit=900)
 
 
 @contextmanager
 def served(base: Path, modules: dict[str, Path], log: Path, *options: str) -> Iterator[str]:
     """`vllm serve` of a base with adapters; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     rank = max(json.loads((folder / CONFIG).read_text())["r"] for folder in modules.values())
-    command = [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(base), "--port", str(port), "--dtype", "bfloat16",
-        "--max-model-len", "1024", "--enforce-eager", "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules",
-        *(f"{name}={folder}" for name, folder in modules.items()), *options,
+    shape = [
+        "--dtype", "bfloat16", "--max-model-len", "1024", "--enforce-eager", "--enable-lora", "--max-lora-rank",
+        str(rank), "--lora-modules", *(f"{name}={folder}" for name, folder in modules.items()), *options,
     ]  # fmt: skip
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=ENV, stdout=out, stderr=out, start_new_session=True)
-    try:
-        for _ in range(300):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            if server.poll() is not None:
-                raise FailedError(f"vllm serve ended: {log.read_text()[-800:]}")
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
-        server.wait()
+    vllm = str(Path(sys.executable).with_name("vllm"))
+    with running(lambda port: [vllm, "serve", str(base), "--port", port, *shape], log, ENV) as url:
+        yield f"{url}/v1"
 
 
 def completions(out: Path) -> list[str]:

@@ -20,21 +20,23 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import benchmarks
 
 from adapters.evaluation.comparison import changes_over_seeds
 from adapters.files import read_jsonl, write_jsonl
+from adapters.mining.questions import Question
 from adapters.mining.sample import order
 from adapters.pipeline.run_folder import RunFolder
 from adapters.types import Row
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "mine_minilm.yaml"
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))
+from chat_server import ChatServer  # noqa: E402
+
+RECIPE = ROOT / "recipes" / "mine_minilm.yaml"
 MODE = "word"
 DROPPED = 0.3
 
@@ -84,8 +86,9 @@ class Experiment:
         """The random rows with the labels of an annotator that answers strings."""
         corpus, target = self.out / "pool.jsonl", self.out / f"{name}.answers.jsonl"
         write_jsonl(corpus, [{"id": row["id"], "text": text} for text, row in self.pool.items()])
-        with annotator(self.pool, dropped) as url:
-            about = ["--span", self.question, "-n", str(n), "--seed", str(seed), "--endpoint", url, "--model", name]
+        with ChatServer(answers(self.pool, self.question, dropped)) as server:
+            endpoint = ["--endpoint", server.url, "--model", name]
+            about = ["--span", self.question, "-n", str(n), "--seed", str(seed), *endpoint]
             self.adapters("annotate", str(corpus), "-o", str(target), *about, "--yes")
         return [row for row in read_jsonl(target) if not row["error"]]
 
@@ -97,33 +100,14 @@ class Experiment:
             raise SystemExit(f"adapters {words[0]} failed; its screen is in {self.out / 'log.txt'}")
 
 
-@contextmanager
-def annotator(pool: Mapping[str, Row], dropped: float) -> Iterator[str]:
-    """The address of a server that answers with the gold strings of a text, without a share of them."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
-            row = pool[asked.partition("\n\nText:\n")[2]]
-            strings = [row["text"][a:b] for a, b in row["gold"]]
-            kept = [text for n, text in enumerate(strings) if chance(row["text"], n) >= dropped]
-            answer = json.dumps({"spans": list(dict.fromkeys(kept))}, ensure_ascii=False)
-            reply = {"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]}
-            content = json.dumps(reply).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-    finally:
-        http.shutdown()
-        http.server_close()
+def answers(pool: Mapping[str, Row], question: str, dropped: float) -> dict[str, str]:
+    """What an annotator says that knows the gold strings of each text, without a share of them."""
+    out = {}
+    for text, row in pool.items():
+        kept = [text[a:b] for n, (a, b) in enumerate(row["gold"]) if chance(text, n) >= dropped]
+        asked = Question(0, "", text, "span", question).messages[-1]["content"]
+        out[str(asked)] = json.dumps({"spans": list(dict.fromkeys(kept))}, ensure_ascii=False)
+    return out
 
 
 def chance(text: str, n: int) -> float:
