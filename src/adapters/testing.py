@@ -16,7 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from adapters.data.load import GENERATORS, load_examples
+from adapters.data.load import load_examples
+from adapters.data.source_rows import GENERATORS
 from adapters.errors import UserError, hint
 from adapters.plugins import task_bench
 from adapters.plugins.registry import OWN, names, offered, resolve, take_old_names

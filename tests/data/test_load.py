@@ -12,7 +12,8 @@ from conftest import funding_rows, ie_rows, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data.load import _example, load_examples, split_keys, text_key
+from adapters.data.load import _example, load_examples, text_key
+from adapters.data.source_rows import split_keys
 from adapters.data_aug import receipts
 from adapters.data_aug.agent import synthesize
 from adapters.errors import UserError

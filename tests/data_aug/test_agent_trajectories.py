@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend
 from adapters.cli.main import app
-from adapters.data import load
+from adapters.data import source_rows
+from adapters.data.load import prompt_key
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, trajectory, turns
 from adapters.data_aug.agent.corruptions import KINDS
@@ -95,7 +96,7 @@ def test_unseen_tasks_share_no_table_and_no_room() -> None:
     assert len(domains()["seen"]) >= 10
     assert not {d.table for d in domains()["seen"]} & {d.table for d in domains()["unseen"]}
     seen, unseen = (
-        {load.prompt_key(AgentTask().example(row)) for row in data_rows(name)} for name in ("agent", "agent_unseen")
+        {prompt_key(AgentTask().example(row)) for row in data_rows(name)} for name in ("agent", "agent_unseen")
     )
     assert not seen & unseen
     text = json.dumps(data_rows("agent_unseen"))
@@ -104,7 +105,7 @@ def test_unseen_tasks_share_no_table_and_no_room() -> None:
 
 
 def data_rows(name: str, n: int = 200) -> list[dict]:
-    return [row for _, row in load.read(SynthesizedSource(synthesize=name, n=n, seed=3), Path())]
+    return [row for _, row in source_rows.read(SynthesizedSource(synthesize=name, n=n, seed=3), Path())]
 
 
 def test_only_the_last_turn_of_the_user_lists_actions() -> None:
@@ -509,4 +510,4 @@ def test_prompts_of_one_s_own_are_left_alone() -> None:
 
 def test_unknown_generators_are_named() -> None:
     with pytest.raises(UserError, match="Did you mean agent"):
-        load.read(SynthesizedSource(synthesize="agnt", n=1), Path())
+        source_rows.read(SynthesizedSource(synthesize="agnt", n=1), Path())

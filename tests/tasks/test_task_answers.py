@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
-from adapters.data.load import GENERATORS, load_examples
+from adapters.data.load import load_examples
+from adapters.data.source_rows import GENERATORS
 from adapters.errors import UserError
 from adapters.evaluation.alignment import align
 from adapters.plugins.reward_bench import try_reward

@@ -72,7 +72,7 @@ def synthesize(
     in it. Its completions are kept in OUT.samples.jsonl: started again, or with a larger -n, the same command asks only
     for those that are missing.
     """
-    from adapters.data.load import read
+    from adapters.data.source_rows import read
     from adapters.recipe.fields import SynthesizedSource
 
     server.refuse_without_endpoint()
