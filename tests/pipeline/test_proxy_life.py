@@ -95,13 +95,14 @@ def test_an_echo_run_has_all_files_of_a_proxy(tmp_path: Path) -> None:
 def test_a_proxy_is_trained_extracted_with_published_and_merged(tmp_path: Path) -> None:
     base = save_tiny_encoder(tmp_path / "bert")
     (tmp_path / "r.yaml").write_text(mine_recipe(tmp_path, base))
-    more = ["stages.0.max_steps=60", "evaluate_base=false"]
+    more = ["stages.0.max_steps=150", "stages.0.learning_rate=5e-3", "evaluate_base=false"]
     assert call("check", tmp_path / "r.yaml", *more).exit_code == 0
     done = call("run", tmp_path / "r.yaml", *more)
     assert done.exit_code == 0, done.output
     run = tmp_path / "runs" / "proxy"
     metrics = json.loads((run / "eval/1-token_classification/test/metrics.json").read_text())["metrics"]
-    # An untrained head finds next to nothing; on 12 rows, .76 to .95 were seen, by the number of threads.
+    # An untrained head finds next to nothing. On these 12 rows, seven seeds with one and two threads gave .76 to 1 and
+    # .91; with a rate of 1e-2 or 60 steps some ended at 0.
     assert metrics["word"]["span"]["f1"] > 0.5
     assert metrics["word"]["label"]["f1"] > 0.5
     assert "1-token_classification" in call("run", tmp_path / "r.yaml", *more).output  # nothing is left to do
