@@ -51,6 +51,15 @@ llama: install $(LLAMA)/.installed
 $(LLAMA)/.installed: scripts/build/install_llama.sh
 	scripts/build/install_llama.sh $(LLAMA) $(PYTHON)
 
+# Does `--engine ray` write what one process writes, when nodes die too? Ray in an environment of its own, two nodes here
+RAY = build/ray
+.PHONY: ray
+ray: $(RAY)/.installed
+	$(RAY)/bin/python scripts/ray_check.py $(ARGS)
+
+$(RAY)/.installed: scripts/build/install_ray.sh constraints.txt
+	scripts/build/install_ray.sh $(RAY) $(PYTHON)
+
 test: install
 	$(BIN)/python -m pytest $(ARGS)
 

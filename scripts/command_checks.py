@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
-ENV = {
-    **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join([str(SOURCES), os.environ.get("PYTHONPATH", "")])
-}  # fmt: skip
+_PATH = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(_PATH)}
 
 
 class FailedError(Exception):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import errors
-from adapters.cli.options import AsJson, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
+from adapters.cli.in_parts import ClusterOptions, Where
+from adapters.cli.options import AsJson, Fresh, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
 from adapters.files import write_jsonl, write_text
 
@@ -105,9 +106,11 @@ def synthesize(
 
 
 @data_app.command()
+@grouped
 @errors()
 def noise(
     file: Annotated[Path, Argument(help="A data file: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")],
+    cluster: ClusterOptions,
     use: Annotated[str, Option("--preset", help="ocr, latex, html, pdf, document, or a family.")] = "document",
     level: Annotated[str, Option(help="light, medium or heavy.")] = "medium",
     policy: Annotated[str, Option(help="protect, follow or clean.")] = "protect",
@@ -116,14 +119,21 @@ def noise(
     variants: Annotated[int, Option(min=1, help="Noisy variants of each row in OUT.")] = 1,
     seed: Seed = 0,
     task: TaskName = None,
+    engine: Where = "local",
+    fresh: Fresh = False,
 ) -> None:
     """Show what noise does to texts, or write a degraded test set."""
     from adapters.console import console
     from adapters.data import noise_files
     from adapters.data.task_of_file import task_of_file
 
+    given: dict[str, Any] = {"use": use, "level": level, "policy": policy, "seed": seed, "variants": variants}
+    cluster.refuse_without_ray(engine)
+    if engine == "ray":
+        _noised_in_parts(file, out, given, task, cluster, fresh=fresh)
+        return
     task = task_of_file(file, task)
-    rows = noise_files.noised(file, use=use, level=level, policy=policy, seed=seed, task=task, variants=variants)
+    rows = noise_files.noised(file, **given, task=task)
     if out is not None:
         if out.suffix != ".jsonl" or out.resolve() == file.resolve():
             raise UserError(f"-o {out}: the noisy rows go to another file, which ends in .jsonl.")
@@ -132,6 +142,19 @@ def noise(
         return
     for result, _ in zip(rows, range(n), strict=False):
         console().print(noise_files.before_and_after(result), end="\n\n")
+
+
+def _noised_in_parts(
+    file: Path, out: Path | None, given: dict[str, Any], task: str | None, cluster: ClusterOptions, *, fresh: bool
+) -> None:
+    from adapters.cluster.work import Noise
+    from adapters.console import console
+
+    if out is None or cluster.part_format == "parquet":
+        raise UserError("--engine ray: say with -o which folder the noisy rows go to; they are .jsonl.")
+
+    counts = cluster.run(file, out, lambda _: Noise(given, task), fresh=fresh)
+    console(stderr=True).print(f"{out}: {counts['rows']:,} rows in {counts['parts']:,} parts", soft_wrap=True)
 
 
 def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> int:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from typer import Argument, Option, Typer
 
 from adapters.cli.data import data_app
 from adapters.cli.errors import errors
+from adapters.cli.in_parts import ClusterOptions, refuse_shard
 from adapters.cli.options import (
     AsJson,
     Fresh,
@@ -70,10 +72,16 @@ class AdapterOptions:
     def find(self, source: str, consent: Consent, *, any_task: bool = False) -> Source:
         """The adapter, of a task that extracts unless `any_task`. Raises UserError, and Refused without consent."""
         from adapters.extraction import adapter_source
-        from adapters.recipe.load import parse_assignments
 
         find = adapter_source.find_any if any_task else adapter_source.find
-        return find(source, **{**vars(self), "params": parse_assignments(self.params or [])}, consent=consent)
+        return find(source, **self.as_found, consent=consent)
+
+    @property
+    def as_found(self) -> dict[str, Any]:
+        """The options as `adapter_source.find` takes them. Raises UserError."""
+        from adapters.recipe.load import parse_assignments
+
+        return {**vars(self), "params": parse_assignments(self.params or [])}
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ def extract(
     picks: PickOptions,
     long_texts: LongTextOptions,
     server: Server,
+    cluster: ClusterOptions,
     input: Annotated[
         Path | None,
         Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz; documents; - for standard input."),
@@ -114,7 +123,10 @@ def extract(
         Path | None, Option("-o", "--out", help="The records: .jsonl or .parquet; - for standard output.")
     ] = None,
     one: Annotated[str | None, Option("--input", metavar="TEXT", help="One text, in the place of INPUT.")] = None,
-    engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
+    engine: Annotated[
+        Literal["transformers", "vllm", "ray"],
+        Option(help="What runs the model locally; ray: on many machines, from and to folders or s3://, gs://, hf://."),
+    ] = "transformers",
     constrain: HowConstrained = None,
     batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
     max_tokens: MaxTokens = 2048,
@@ -125,6 +137,7 @@ def extract(
     """Run a finished adapter over a corpus. Started again, it continues where it stopped."""
     with errors() as state:
         server.refuse_without_endpoint()
+        cluster.refuse_without_ray(engine)
         from adapters.cli.resuming import filled
         from adapters.console import console, note, phase
         from adapters.extraction import documents
@@ -135,7 +148,22 @@ def extract(
         if (input is None) == (one is None):
             raise UserError("give a corpus (INPUT), - for standard input, or one text with --input.")
         model = adapter.find(source, plugin_consent(trust))
-        session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
+        options = Options(max_tokens, batch_size, constrain, **vars(server))
+        if engine == "ray":
+            from adapters.cluster.work import Extraction, shared
+
+            if input is None or out is None or "-" in (str(input), str(out)) or server.endpoint or corpus.documents:
+                what = "a corpus in files (INPUT) and a folder for the records (-o OUT), without --endpoint and --from"
+                raise UserError(f"--engine ray: give {what}.")
+            refuse_shard(corpus.shard)
+            columns = {name: getattr(corpus, name) for name in ("text", "normalise", "registry", "grounded")}
+            columns |= {"keep": tuple(corpus.keep or ()), "registry": corpus.registry and corpus.registry.resolve()}
+            found, told = (shared(source), adapter.as_found), (options, vars(picks), vars(long_texts))
+            make = partial(Extraction, *found, columns=columns, least=corpus.min_confidence)
+            counts = cluster.run(input, out, lambda fits: make(fits, *told), fresh=fresh)
+            print_counts(console(stderr=True), out, counts, as_json)
+            return
+        session = Session.open(model, engine, options, **vars(picks))
         cutter = session.cutter(**vars(long_texts))
         if input is None or out is None or "-" in (str(input), str(out)):
             _stream(session, cutter, corpus, one, input, out)

@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from adapters.cli.data import data_app, write_lines, write_whole
 from adapters.cli.errors import errors
+from adapters.cli.in_parts import ClusterOptions, Where
 from adapters.cli.options import AsJson, Params, Seed, grouped
 from adapters.errors import UserError
 
@@ -68,10 +69,13 @@ def convert(
     file: Annotated[Path, Argument(metavar="IN", help="A file, or a folder of files.")],
     out: Annotated[Path, Option("-o", "--out", help="The file to write, JSONL unless --to says otherwise.")],
     options: RowOptions,
+    cluster: ClusterOptions,
     to: Annotated[
         str | None, Option(help="ie, funding, chat, spans, conll or labelstudio; default: by format.")
     ] = None,
     kind: Annotated[str | None, Option("--from", help="The format, or ./file.py:read; default: found.")] = None,
+    engine: Where = "local",
+    fresh: Annotated[bool, Option("--fresh", help="With --engine ray: replace what OUT holds.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert annotations, articles or conversations to rows of a task, or to other programs' formats.
@@ -83,6 +87,10 @@ def convert(
     from adapters.data import formats
     from adapters.data.data_file import FAULTS
 
+    cluster.refuse_without_ray(engine)
+    if engine == "ray":
+        _convert_in_parts(file, out, options, kind, to, cluster, fresh=fresh, as_json=as_json)
+        return
     if out.resolve() == file.resolve():
         raise UserError(f"-o {out} is the file that is read; name another.")
     try:
@@ -102,12 +110,41 @@ def convert(
         labels = f"; schema: {', '.join(schemas[task])}" if task in schemas else ""
         what = UNITS.get(done.to, f"{task} rows")
         print(f"{out}: {n:,} {what}{f', {empty[task]:,} without labels' if done.to in LABELLED else ''}{labels}")
-    for reason, n in done.notes.items():
-        print(f"note: {n:,} {reason}")
-    for reason, n in done.left_out.items():
-        print(f"left out: {n:,} {reason}")
+    _print_reasons(done.notes, done.left_out)
     if done.config:
         print(f"labelling interface for Label Studio: {done.config}")
+
+
+def _print_reasons(notes: Mapping[str, int], left_out: Mapping[str, int]) -> None:
+    for reason, n in notes.items():
+        print(f"note: {n:,} {reason}")
+    for reason, n in left_out.items():
+        print(f"left out: {n:,} {reason}")
+
+
+def _convert_in_parts(
+    file: Path,
+    out: Path,
+    options: RowOptions,
+    kind: str | None,
+    to: str | None,
+    cluster: ClusterOptions,
+    *,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Convert the files of a folder by Ray, each for itself."""
+    from adapters.cluster.work import Conversion
+
+    if to in ("conll", "labelstudio") or cluster.part_format == "parquet" or cluster.part_rows:
+        raise UserError("--engine ray converts whole files to rows in .jsonl: no --part-rows, conll or labelstudio.")
+    work = Conversion(options.of(), kind, to)
+    counts = cluster.run(file, out, lambda _: work, whole_files=True, fresh=fresh)
+    if as_json:
+        print(json.dumps(counts))
+        return
+    print(f"{out}: {counts['rows']:,} rows of {counts['parts']:,} files")
+    _print_reasons(counts["notes"], counts["left_out"])
 
 
 UNITS = {"conll": "sentences", "labelstudio": "tasks", "spans": "texts"}

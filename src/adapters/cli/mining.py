@@ -15,6 +15,7 @@ from typer import Argument, Exit, Option, Typer, confirm
 
 from adapters.cli.errors import complain, errors
 from adapters.cli.extract import print_counts
+from adapters.cli.in_parts import ClusterOptions, Where, refuse_shard
 from adapters.cli.options import AsJson, Fresh, MaxTokens, Seed, Server, Trust, grouped, plugin_consent
 from adapters.errors import Refused, UserError
 
@@ -189,6 +190,7 @@ def mine(
     source: Annotated[str, Argument(metavar="ADAPTER", help="A run of kind token_classification, or its adapter.")],
     corpus: Annotated[Path, Argument(help="The corpus: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")],
     out: Annotated[Path, Option("-o", "--out", help="The records: .jsonl or .parquet.")],
+    cluster: ClusterOptions,
     text: TextColumn = "text",
     keep: Annotated[list[str] | None, Option(help="A column to carry over; may be repeated.")] = None,
     only_kept: Annotated[bool, Option("--only-kept", help="Leave out texts that the program drops.")] = False,
@@ -197,12 +199,14 @@ def mine(
     ] = None,
     shard: Annotated[str, Option(metavar="I/N", help="Only this share of the rows.")] = "1/1",
     batch_size: Annotated[int | None, Option(min=1, help="Texts at a time, at most.")] = None,
+    engine: Where = "local",
     fresh: Fresh = False,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a program over a corpus with a proxy. Started again, it continues where it stopped."""
     with errors() as state:
+        cluster.refuse_without_ray(engine)
         from adapters.cli.mining_tables import print_steps
         from adapters.cli.resuming import filled
         from adapters.console import console, phase
@@ -216,15 +220,24 @@ def mine(
         found = _proxy(source, "mine", trust)
         assert found is not None  # noqa: S101 - a source is given
         program = programs.load(file)
-        chosen: dict[str, Any] = {"keep": keep or (), "shard": shard, "only_kept": only_kept, "uncertain": uncertain}
-        work = mined.prepare(program, found, corpus, out, text=text, **chosen)
+        columns: dict[str, Any] = {"text": text, "keep": keep or (), "only_kept": only_kept}
+        if engine == "ray":
+            from adapters.cluster.work import Mining, shared
 
-        def start() -> Engine:
-            proxy = _loaded(found, batch_size)
-            phase("mining")
-            return ProgramEngine(program, proxy, mined.threshold(found), uncertain is not None)
+            refuse_shard(shard)
+            if uncertain:
+                raise UserError("--uncertain needs the whole corpus in one process; leave --engine out.")
+            mining = Mining(program, shared(source), batch_size, columns)
+            counts = cluster.run(corpus, out, lambda _: mining, fresh=fresh)
+        else:
+            work = mined.prepare(program, found, corpus, out, **columns, shard=shard, uncertain=uncertain)
 
-        counts = filled(work, state, lambda bar: run(work, start, bar), fresh=fresh, waiting="loading the proxy")
+            def start() -> Engine:
+                proxy = _loaded(found, batch_size)
+                phase("mining")
+                return ProgramEngine(program, proxy, mined.threshold(found), uncertain is not None)
+
+            counts = filled(work, state, lambda bar: run(work, start, bar), fresh=fresh, waiting="loading the proxy")
         print_counts(screen, out, counts, as_json)
         if not as_json:
             print_steps(program, counts)

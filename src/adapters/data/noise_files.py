@@ -11,7 +11,7 @@ from rich.text import Text
 
 from adapters.data.noise import make_row_noiser
 from adapters.data.row_forms import conversion_hint, with_structures
-from adapters.data.rows import place, read_file
+from adapters.data.rows import Wanted, place, read_file
 from adapters.data_aug.noise import NoisedRow, noise_row
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve
@@ -20,11 +20,20 @@ from adapters.types import Task
 
 
 def noised(
-    file: Path, *, use: str, level: str, policy: str, seed: int, task: str, variants: int = 1
+    file: Path,
+    *,
+    use: str,
+    level: str,
+    policy: str,
+    seed: int,
+    task: str,
+    variants: int = 1,
+    wanted: Wanted | None = None,
 ) -> Iterator[NoisedRow]:
-    """Every row of a file under noise, `variants` times (then with a column `variant`). Raises UserError.
+    """Rows of a file, all or the `wanted` ones, under noise, `variants` times. Raises UserError.
 
-    The noise depends on row and variant alone. Variants share their row's id, so that a split keeps them together.
+    Several variants have a column `variant`, and share their row's id, so that a split keeps them together. The noise
+    depends on row and variant alone.
     """
     try:
         spec = NoiseSpec.model_validate({"use": use, "level": level, "policy": policy, "share": 1.0})
@@ -33,7 +42,7 @@ def noised(
         raise UserError(f"--{first['loc'][0]}: {first['msg'].lower()}, not {first['input']!r}.") from None
     noise = make_row_noiser(spec, seed=seed, folder=Path(), at=()).noise
     reader: Task = resolve("tasks", PluginSpec(use=task))
-    for number, read in read_file(file, strict=True, texts=[reader.text_field]):
+    for number, read in read_file(file, strict=True, texts=[reader.text_field], wanted=wanted):
         row = with_structures(read, getattr(reader, "structures", ()))
         try:
             reader.example(row)

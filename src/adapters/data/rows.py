@@ -32,15 +32,16 @@ Wanted = Callable[[int], bool]
 
 
 def read_file(
-    path: Path, *, at: KeyPath = (), strict: bool = False, texts: Iterable[str] = ()
+    path: Path, *, at: KeyPath = (), strict: bool = False, texts: Iterable[str] = (), wanted: Wanted | None = None
 ) -> Iterator[tuple[int, Row]]:
     """Rows with their numbers (lines of a .jsonl file). Raises UserError, if `strict` also for the first bad row.
 
     A table's column is decoded from JSON if all its cells are lists or objects. `texts` are columns that hold text.
+    `wanted` chooses rows, counted from 1.
     """
     with _reading(path, at) as file:
         structured = _structured_columns(file, TEXT_COLUMNS | set(texts)) if file.kind == "table" else ()
-    for _, number, record in _stream(path, at=at):
+    for _, number, record in _stream(path, wanted, at=at):
         row = _decoded(record, structured) if structured else record
         if strict and BAD_ROW in row:
             raise UserError(f"{place(path, number)}: {row[BAD_ROW]}.", at=at)

@@ -71,7 +71,9 @@ class ExtractionJob:
     text: str
     keep: tuple[str, ...]
     rows: int
-    shard: tuple[int, int]
+    """Rows of the input."""
+    numbers: range
+    """The numbers of those that are asked about, from 1. Shards interleave, so that they take equally long."""
     normalise: Normaliser | None
     settings: dict[str, Any]
     kept: Mapping[str, Any]
@@ -79,11 +81,6 @@ class ExtractionJob:
     grounded: grounding.Grounded = "flag"
     sure: confidence.Confidence | None = None
     gather: Gather | None = None
-
-    @property
-    def row_numbers(self) -> range:
-        """Row numbers of this shard, from 1. Shards interleave, so that they take equally long."""
-        return range(self.shard[0], self.rows + 1, self.shard[1])
 
     @property
     def journal(self) -> Path:
@@ -120,11 +117,15 @@ def prepare(
     grounded: grounding.Grounded = "flag",
     sure: confidence.Confidence | None = None,
     engine: Mapping[str, Any],
+    surveyed: tuple[int, str] | None = None,
 ) -> ExtractionJob:
-    """Check everything that can be checked before a model is loaded. Raises UserError."""
+    """Check everything that can be checked before a model is loaded. Raises UserError.
+
+    `surveyed`: what `survey` says of the input, where it is known.
+    """
     files.check_output(out)
     number, count = _shard(shard)
-    rows, digest = survey(input)
+    rows, digest = surveyed or survey(input)
     if rows == 0:
         raise UserError(f"{input} holds no row.")
     if out.resolve() == input.resolve():
@@ -153,8 +154,8 @@ def prepare(
     types = arrow_schema(input)
     plain = {"type": "string"}
     kept = {name: plain if types is None else files.column_schema(types.field(name).type) for name in keep}
-    shards = number, count
-    return ExtractionJob(source, input, out, text, keep, rows, shards, normaliser, settings, kept, grounded, sure)
+    numbers = range(number, rows + 1, count)
+    return ExtractionJob(source, input, out, text, keep, rows, numbers, normaliser, settings, kept, grounded, sure)
 
 
 def check_text_column(input: Path, text: str) -> list[str]:
@@ -206,8 +207,8 @@ def run(
 
     Without `cutter` no text is asked about in parts.
     """
-    journal = Journal(job.journal, *job.shard)
-    began, resumed, total = time.monotonic(), journal.count, len(job.row_numbers)
+    journal = Journal(job.journal, job.numbers.start, job.numbers.step)
+    began, resumed, total = time.monotonic(), journal.count, len(job.numbers)
     tally: Counter[str] = Counter()
 
     def done(record: dict[str, Any]) -> None:
@@ -247,7 +248,7 @@ def _requests(
     done: Callable[[dict[str, Any]], None],
 ) -> Iterator[Request]:
     """Prompts of the rows that are not done. A row without a prompt is finished at once, with its error."""
-    mine, task = job.row_numbers, job.source.task
+    mine, task = job.numbers, job.source.task
     used = {job.text, *job.keep, "id", *getattr(task, "request_fields", ())}
     columns = [name for name in column_names(job.input) if name in used]
     for number, row in read_records(job.input, lambda n: n in mine and n not in journal, columns):

@@ -33,16 +33,23 @@ def merge(parts: Sequence[Path], out: Path, *, fresh: bool = False) -> dict[str,
     shards = [value["counts"] for value in manifests]
     whole = settings["rows"] if not settings.get("only_kept") else None
     written = files.write(out, _in_order(rows, whole), schema)
-    names = [name for name in SUMS if any(name in c for c in shards)]
-    counts: dict[str, Any] = {name: sum(c.get(name, 0) for c in shards) for name in names}
-    for name in ("errors", "matches"):
-        counts[name] = dict(sum((Counter(c.get(name, {})) for c in shards), Counter[str]()))
-    if "steps" in shards[0]:  # of `mine`: counts of each step
-        steps = {name: [c["steps"][name] for c in shards] for name in shards[0]["steps"]}
-        counts["steps"] = {name: dict(sum(map(Counter, each), Counter[str]())) for name, each in steps.items()}
+    counts = summed(shards)
     described = {"settings": {**settings, "shard": "1/1"}, "paths": manifests[0].get("paths"), "schema": schema}
     write_json(manifest_path(out), {"complete": True, **described, "counts": counts})
     return {**counts, "rows": written} if whole is not None else counts
+
+
+def summed(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of parts added up."""
+    there = {name for c in counts for name in c}
+    whole: dict[str, Any] = {name: sum(c.get(name, 0) for c in counts) for name in SUMS if name in there}
+    for name in ("errors", "matches", "left_out", "notes"):
+        if name in there:
+            whole[name] = dict(sum((Counter(c.get(name, {})) for c in counts), Counter[str]()))
+    if counts and "steps" in counts[0]:  # of `mine`: counts of each step
+        steps = {name: [c["steps"][name] for c in counts] for name in counts[0]["steps"]}
+        whole["steps"] = {name: dict(sum(map(Counter, each), Counter[str]())) for name, each in steps.items()}
+    return whole
 
 
 def complete(part: Path) -> dict[str, Any]:

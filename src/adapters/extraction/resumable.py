@@ -67,7 +67,9 @@ def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
                 path.unlink(missing_ok=True)
         earlier = manifest(job.out)
         if earlier is not None:
-            _check_settings(job, earlier["settings"])
+            check_settings(
+                job.settings, earlier["settings"], f"{job.out} was {'made' if job.out.exists() else 'begun'}"
+            )
         elif job.out.exists() or job.journal.exists():
             remedy = "Choose another name, or replace it with --fresh."
             raise UserError(f"{job.out} exists, but no extraction wrote it, and no sampling. {remedy}")
@@ -82,19 +84,19 @@ def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _check_settings(job: Resumable, earlier: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any], earlier: Mapping[str, Any], begun: str) -> None:
+    """Raise UserError, which starts with `begun`, for other settings than an output was begun with."""
     changes = []
     if isinstance(old := earlier.get("constrain"), bool):  # before it was one of three words
         earlier = {**earlier, "constrain": "schema" if old and earlier.get("engine") != "transformers" else "off"}
-    for name in {**earlier, **job.settings}:
-        value = job.settings.get(name)
+    for name in {**earlier, **settings}:
+        value = settings.get(name)
         if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value:
             size = 14 if name in ("input", "adapter", "registry") else 80
             changes.append(f"{name} was {json.dumps(earlier.get(name))[:size]}, is {json.dumps(value)[:size]}")
     if changes:
         raise UserError(
-            f"{job.out} was {'made' if job.out.exists() else 'begun'} with other settings: {'; '.join(changes)}. "
-            "Choose another name, or start over with --fresh."
+            f"{begun} with other settings: {'; '.join(changes)}. Choose another name, or start over with --fresh."
         )
 
 

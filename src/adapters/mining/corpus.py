@@ -77,8 +77,9 @@ def prepare(
     shard: str,
     only_kept: bool,
     uncertain: tuple[int, Path] | None,
+    surveyed: tuple[int, str] | None = None,
 ) -> ExtractionJob:
-    """Check everything that can be checked before the proxy is loaded. Raises UserError."""
+    """Check everything that can be checked before the proxy is loaded. Raises UserError. See `extract.prepare`."""
     number, file = uncertain or (0, Path())
     if uncertain:
         if number < 1:
@@ -95,7 +96,8 @@ def prepare(
     }
     task = ProgramTask(program)
     own = replace(source, task=task)
-    job = extract.prepare(own, corpus, out, text=text, keep=keep, shard=shard, grounded="off", engine=settings)
+    columns: dict[str, Any] = {"text": text, "keep": keep, "shard": shard, "grounded": "off", "surveyed": surveyed}
+    job = extract.prepare(own, corpus, out, **columns, engine=settings)
     return replace(job, gather=Gather(program, corpus, job.text, only_kept, number, file))
 
 

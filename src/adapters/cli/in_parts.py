@@ -1,0 +1,90 @@
+"""`--engine ray`: a verb's work on the parts of a corpus, on one machine or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Option
+
+from adapters.errors import UserError
+
+if TYPE_CHECKING:
+    from adapters.cluster.work import Work
+
+Where = Annotated[
+    Literal["local", "ray"],
+    Option("--engine", help="ray: in parts, by Ray, from and to folders or s3://, gs://, hf://."),
+]
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """The options of `--engine ray`."""
+
+    address: Annotated[str | None, Option(help="With --engine ray: its head; default: a cluster on this machine.")] = (
+        None
+    )
+    workers: Annotated[int | None, Option(min=1, help="With --engine ray; default: one a GPU, else by --cpus.")] = None
+    cpus: Annotated[int | None, Option(min=1, help="With --engine ray: of each worker.", show_default="4")] = None
+    part_rows: Annotated[
+        int | None, Option(min=1, help="With --engine ray: rows of a part of one file.", show_default="2048")
+    ] = None
+    part_format: Annotated[
+        Literal["jsonl", "parquet"] | None, Option(help="With --engine ray: of the outputs.", show_default="jsonl")
+    ] = None
+
+    def refuse_without_ray(self, engine: str) -> None:
+        """Raise UserError for an option that means nothing without --engine ray."""
+        if engine != "ray" and (given := next((name for name, value in vars(self).items() if value is not None), None)):
+            raise UserError(f"--{given.replace('_', '-')} needs --engine ray.")
+
+    def run(
+        self,
+        corpus: Path,
+        out: Path,
+        make: Callable[[str], Work],
+        *,
+        whole_files: bool = False,
+        fresh: bool,
+    ) -> dict[str, Any]:
+        """Do a work on the parts of a corpus. Returns the counts. Raises UserError.
+
+        `make` makes the work for the engine that fits the cluster. `whole_files`: a file is not cut.
+        """
+        from adapters.cluster.job import PartsJob
+        from adapters.cluster.parts import Store, split, url_of
+        from adapters.cluster.ray_data import connected
+        from adapters.console import note, progress
+
+        source, target = url_of(corpus), url_of(out)
+        if source == target:
+            raise UserError("the output would overwrite the input.")
+        if Path(target).is_file():
+            raise UserError(f"-o {out} is a file; --engine ray writes a folder of parts.")
+        suffix = f".{self.part_format or 'jsonl'}"
+        parts, digest = split(source, 2**62 if whole_files else self.part_rows or 2048)
+        with connected(self.address, self.workers, self.cpus) as cluster:
+            work = make(cluster.engine)
+            with Store(parts[0].file).local("") as file:
+                decided = dict(work.settings(parts[0], file))
+            for name in ("rows", "shard"):  # of the first part
+                decided.pop(name, None)
+            size = None if parts[0].rows is None else parts[0].rows[1] - 1
+            decided |= {"input": digest, "parts": len(parts), "part_rows": size, "format": suffix}
+            job = PartsJob(parts, Store(target), suffix, decided)
+            job.begin(fresh=fresh)
+            if (counts := job.finished()) is not None:
+                note(f"{out} is complete already; --fresh would do it again.")
+                return counts
+            note(f"{len(parts):,} parts; workers: {cluster.workers:,} ({cluster.engine})")
+            with progress(out.name, "parts") as bar:
+                return job.run(work, cluster, bar)
+
+
+def refuse_shard(shard: str) -> None:
+    """Raise UserError for --shard beside --engine ray."""
+    if shard != "1/1":
+        raise UserError("--shard is for machines that share no cluster; --engine ray divides the corpus itself.")

@@ -1,0 +1,214 @@
+"""A corpus in parts, without Ray: how it is split, stored, filled and continued."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import fsspec
+import pytest
+from conftest import funding_rows, write_jsonl
+from test_extract import echo_adapter
+from typer.testing import CliRunner
+
+from adapters.cli import main
+from adapters.cluster import job, ray_data
+from adapters.cluster.job import PartsJob
+from adapters.cluster.parts import MANIFEST, Part, Store, split, url_of
+from adapters.cluster.ray_data import Cluster
+from adapters.cluster.work import Extraction, Noise, Work
+from adapters.errors import UserError
+from adapters.extraction.engine import Options
+
+CLUSTER = Cluster(1, 1, 0)
+COLUMNS = {"text": None, "normalise": False, "registry": None, "grounded": "flag", "keep": ()}
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main.app, [*map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rows = funding_rows(10)
+    echo_adapter(tmp_path / "adapter", rows)
+    write_jsonl(tmp_path / "corpus.jsonl", [{k: r[k] for k in ("id", "funding_statement")} for r in rows])
+    return tmp_path / "corpus.jsonl"
+
+
+def extraction(folder: Path, **more: object) -> Extraction:
+    picks, cut = {"samples": 1, "pick": "vote", "temperature": 0.8}, {"window": None, "passes": 1}
+    return Extraction(str(folder / "adapter"), {}, "transformers", Options(), picks, cut, {**COLUMNS, **more})
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Parts are done here, one after the other, as a worker of Ray would; the names of those that were."""
+    done: list[str] = []
+
+    def run(work: Work, parts: list[Part], out: Store, suffix: str, cluster: Cluster) -> object:
+        worker = type("Worker", (ray_data._Worker,), {"work": work, "out": out, "suffix": suffix})()
+        for part in parts:
+            done.append(part.name)
+            result = json.loads(worker({"part": [json.dumps(astuple(part))]})["done"][0])
+            if "fault" in result:
+                raise UserError(result["fault"])
+            yield result
+
+    monkeypatch.setattr(job.ray_data, "run", run)
+    return done
+
+
+def test_one_file_is_cut_and_a_folder_is_not(corpus: Path, tmp_path: Path) -> None:
+    parts = split(str(corpus), 4).parts
+    assert [(p.name, p.rows, p.surveyed and p.surveyed[0]) for p in parts] == [
+        ("00000", (1, 5), 10),
+        ("00001", (5, 9), 10),
+        ("00002", (9, 11), 10),
+    ]
+    folder = tmp_path / "many"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.jsonl", "deep/a.csv", "_SUCCESS", "notes.txt", ".hidden.jsonl"):
+        (folder / name).write_text("{}")
+    found = split(str(folder), 4)
+    assert [(p.name, p.file, p.rows) for p in found.parts] == [
+        ("00000-b", f"{folder}/b.jsonl", None),
+        ("00001-a", f"{folder}/deep/a.csv", None),
+    ]
+    (folder / "b.jsonl").write_text('{"changed": 1}')
+    assert split(str(folder), 4).digest != found.digest
+
+
+@pytest.mark.parametrize(
+    ("given", "url"), [("s3://bucket/x", "s3://bucket/x"), ("hf://datasets/a/b", "hf://datasets/a/b")]
+)
+def test_an_address_survives_being_a_path(given: str, url: str) -> None:
+    assert url_of(Path(given)) == url
+    assert url_of(Path("x")) == str(Path("x").resolve())
+
+
+def test_what_cannot_be_reached_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no"):
+        split(str(tmp_path / "none"), 4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no data file"):
+        split(str(tmp_path / "empty"), 4)
+    with pytest.raises(UserError, match="nowhere://x cannot be opened: Protocol not known: nowhere"):
+        split("nowhere://x", 4)
+
+
+def test_the_parts_are_what_one_process_writes(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
+    assert call("extract", tmp_path / "adapter", corpus, "-o", tmp_path / "one.jsonl")[0] == 0
+    done = PartsJob(split(str(corpus), 4).parts, Store(str(tmp_path / "out")), ".jsonl", {})
+    done.begin(fresh=False)
+    counts = done.run(extraction(tmp_path), CLUSTER, lambda *_: None)
+    files = sorted((tmp_path / "out").glob("0*.jsonl"))
+    assert b"".join(f.read_bytes() for f in files) == (tmp_path / "one.jsonl").read_bytes()
+    assert (counts["rows"], counts["records"], counts["parts"], counts["resumed"]) == (10, 10, 3, 0)
+    own = json.loads((tmp_path / "out" / "00001.jsonl.manifest.json").read_text())
+    assert own["settings"]["shard"] == "5-8"
+    assert own["paths"]["input"] == str(corpus)
+    assert call("view", files[1], "-o", tmp_path / "page.html")[0] == 0  # a part is an output like any other
+
+
+def test_a_restart_does_what_is_missing(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
+    out = tmp_path / "out"
+    settings = {"input": split(str(corpus), 4).digest}
+    work = PartsJob(split(str(corpus), 4).parts, Store(str(out)), ".jsonl", settings)
+    work.begin(fresh=False)
+    work.run(extraction(tmp_path), CLUSTER, lambda *_: None)
+    whole = work.finished()
+    (out / "00001.jsonl").unlink()
+    assert work.finished() is None
+    in_process.clear()
+    work.begin(fresh=False)
+    counts = work.run(extraction(tmp_path), CLUSTER, lambda *_: None)
+    assert in_process == ["00001"]
+    assert (counts["rows"], counts["resumed"], counts["matches"]) == (10, 6, whole and whole["matches"])
+    other = PartsJob(work.parts, work.out, ".jsonl", {"input": "other"})
+    with pytest.raises(UserError, match=r"out was made with other settings: input was .*--fresh"):
+        other.begin(fresh=False)
+    other.begin(fresh=True)
+    assert sorted(f.name for f in out.iterdir()) == [MANIFEST]
+    (out / MANIFEST).unlink()
+    (out / "theirs.txt").write_text("x")
+    with pytest.raises(UserError, match="holds files that no command in parts wrote"):
+        other.begin(fresh=False)
+
+
+def test_a_part_that_is_there_is_not_done_again(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    store = Store(str(out))
+    worker = type("Worker", (ray_data._Worker,), {"work": extraction(tmp_path), "out": store, "suffix": ".jsonl"})()
+    asked = {"part": [json.dumps(astuple(split(str(corpus), 20).parts[0]))]}
+    worker(asked)
+    (out / "00000.jsonl").write_text("kept")
+    assert json.loads(worker(asked)["done"][0])["counts"]["rows"] == 10
+    assert (out / "00000.jsonl").read_text() == "kept"
+
+
+def test_from_and_to_a_store_that_is_no_disk(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/corpora/a.jsonl", corpus.read_bytes())
+    parts = split("memory://corpora/a.jsonl", 6).parts
+    work = PartsJob(parts, Store("memory://out"), ".parquet", {})
+    work.begin(fresh=True)
+    work.run(extraction(tmp_path), CLUSTER, lambda *_: None)
+    assert sorted(work.out.files()) == [
+        "00000.parquet",
+        "00000.parquet.manifest.json",
+        "00001.parquet",
+        "00001.parquet.manifest.json",
+        "manifest.json",
+    ]
+    assert json.loads(memory.cat_file("/out/00000.parquet.manifest.json"))["paths"]["input"] == parts[0].file
+    assert work.finished() is not None
+
+
+def test_a_fault_of_a_worker_is_the_users(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [*funding_rows(2), {"id": "x", "funding_statement": "x"}])
+    given = {"use": "document", "level": "medium", "policy": "protect", "seed": 0, "variants": 1}
+    work = PartsJob(split(str(tmp_path / "rows.jsonl"), 1).parts, Store(str(tmp_path / "out")), ".jsonl", {})
+    work.begin(fresh=False)
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3: "):
+        work.run(Noise(given, "funding"), CLUSTER, lambda *_: None)
+    assert len(list((tmp_path / "out").glob("0*.jsonl"))) == 2  # those before it are kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["corpus.jsonl", "-o", "x.jsonl", "--workers", 2], "--workers needs --engine ray."),
+        (["corpus.jsonl", "-o", "-", "--engine", "ray"], "--engine ray: give a corpus in files"),
+        (["corpus.jsonl", "-o", "x", "--engine", "ray", "--shard", "1/2"], "--engine ray divides the corpus itself."),
+        (["corpus.jsonl", "-o", "corpus.jsonl", "--engine", "ray"], "the output would overwrite the input."),
+        (["corpus.jsonl", "-o", "adapter/adapter_config.json", "--engine", "ray"], "is a file; --engine ray writes a"),
+        (["none.jsonl", "-o", "x", "--engine", "ray"], "there is no "),
+    ],
+)
+def test_wrong_options(corpus: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str) -> None:
+    monkeypatch.chdir(corpus.parent)
+    code, said = call("extract", "adapter", *arguments)
+    assert (code, message in said.replace("\n", " ")) == (2, True), said
+
+
+def test_what_fits_a_cluster() -> None:
+    assert ray_data._sized({"CPU": 17}, None, None) == Cluster(4, 4, 0)
+    assert ray_data._sized({"CPU": 2}, None, None) == Cluster(1, 1, 0)
+    assert ray_data._sized({"CPU": 16, "GPU": 8}, None, None) == Cluster(8, 1, 1)
+    assert ray_data._sized({"CPU": 16, "GPU": 8}, 2, 3).engine == "vllm"
+    with pytest.raises(UserError, match="--workers 9: the cluster has 8 GPUs"):
+        ray_data._sized({"CPU": 16, "GPU": 8}, 9, None)
+    with pytest.raises(UserError, match="--workers 1: the cluster has 1 CPUs, of which one is left to Ray"):
+        ray_data._sized({"CPU": 1}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("127.0.0.1:1", "nothing answers"), ("somewhere", "write HOST:PORT, as `ray start --head` prints it")],
+)
+def test_an_address_is_asked_before_ray_tries_for_minutes(address: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"--address {address}: {message}"):
+        ray_data._check_answers(address)
