@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from adapters.publish.finished_run import Finished
+    from adapters.publish.gguf import Converters
     from adapters.publish.release import Release
 
 app = Typer()
+LlamaCpp = Annotated[
+    Path | None,
+    Option("--llama-cpp", metavar="FOLDER", envvar="LLAMA_CPP", help="llama.cpp; default: that of `make llama`."),
+]
 
 
 @app.command()
@@ -42,6 +47,7 @@ def publish(
     vllm: Annotated[
         Path | None, Option(metavar="PYTHON", help="Check with the vLLM of this interpreter; default: of this one.")
     ] = None,
+    llama_cpp: LlamaCpp = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Make and verify the bundle, show it, push nothing.")] = False,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -60,6 +66,7 @@ def publish(
     with errors() as state:
         if vllm and not shutil.which(vllm):
             raise UserError(f"--vllm {vllm}: no such interpreter; name the python of an environment with vLLM.")
+        llama = _llama(llama_cpp)
         consent = plugin_consent(trust)
         run = finished_run.read(run_folder, [*(overrides or []), *flags], consent)
         state.file, state.log = run.file, run.folder / "run.log"
@@ -71,7 +78,7 @@ def publish(
             _check_rights(run.settings.repo, pull_request)  # before the slow part
         with lock(run.folder.absolute()), quiet(state.log), screen.status("…") as status:
             vllm = vllm or _own_vllm()
-            bundle = release.prepare(run, earlier, status.update, vllm, pull_request=pull_request)
+            bundle = release.prepare(run, earlier, status.update, vllm, llama, pull_request=pull_request)
         _show(bundle, screen)
         pushed = None
         if failed := next((check for check in bundle.checks if not check.passed), None):
@@ -99,10 +106,7 @@ def merge(
     lora_gguf: Annotated[
         bool, Option("--lora-gguf", help="Merge nothing: write the adapter for llama-server's --lora.")
     ] = False,
-    llama_cpp: Annotated[
-        Path | None,
-        Option("--llama-cpp", metavar="FOLDER", envvar="LLAMA_CPP", help="llama.cpp; default: that of `make llama`."),
-    ] = None,
+    llama_cpp: LlamaCpp = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -146,6 +150,20 @@ def _merged(
 
     tools = gguf.converters(llama_cpp)
     return gguf.write_lora(run, out, tools) if kind is None else gguf.write_merged(run, out, dtype, kind, tools)
+
+
+def _llama(folder: Path | None) -> Converters | None:
+    """A folder of llama.cpp with converters and a server; None where none was made. Raises UserError."""
+    from adapters.publish import gguf, llama_server
+
+    if folder is None and not (gguf.BUILT / ".installed").is_file():
+        return None
+    tools = gguf.converters(folder)
+    try:
+        llama_server.server(tools)
+    except RuntimeError as error:
+        raise UserError(f"--llama-cpp: {error}.") from None
+    return tools
 
 
 def _own_vllm() -> Path | None:

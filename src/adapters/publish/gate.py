@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -143,9 +144,9 @@ def loaded(finished: Finished, folder: Path) -> tuple[list[Check], dict[str, Any
         write_json(Path(work) / "spec.json", spec)
         module = "verify_tagger" if finished.recipe.tags_words else "verify_adapter"
         command = [sys.executable, "-m", f"adapters.backends.local.{module}", "spec.json", "facts.json"]
-        done = _run(command, work, {})
+        done = run_in(command, work, {})
         if done.returncode:
-            raise RuntimeError(f"the bundle could not be loaded: {_reason(done.stderr)}")
+            raise RuntimeError(f"the bundle could not be loaded: {reason(done.stderr)}")
         facts = json.loads((Path(work) / "facts.json").read_text(encoding="utf-8"))
     return [Check(*check) for check in facts.pop("checks")], facts
 
@@ -169,7 +170,7 @@ def served(finished: Finished, folder: Path, facts: Mapping[str, Any], python: P
             "max_tokens": PROBE_TOKENS,
         }
         write_json(Path(work) / "spec.json", spec)
-        done = _run([str(python), str(vllm_probe.__file__), "spec.json", "answers.json"], work, {})
+        done = run_in([str(python), str(vllm_probe.__file__), "spec.json", "answers.json"], work, {})
         if done.returncode:
             return Check("served", False, f"vLLM fails: {_first_error(done.stdout + done.stderr)}"), {}
         answers = read_json(Path(work) / "answers.json")
@@ -218,7 +219,7 @@ def rerun(finished: Finished, folder: Path) -> str | None:
         if Path(finished.recipe.model.base).expanduser().is_dir():  # the bundle names it by its Hub id
             env["HF_HUB_CACHE"] = cache
             _resolve_to(Path(cache), finished.base_id, finished.base_revision, base_files(finished))
-        done = _run([sys.executable, "-m", "adapters", "run", "recipe.yaml", "--dry-run"], work, env)
+        done = run_in([sys.executable, "-m", "adapters", "run", "recipe.yaml", "--dry-run"], work, env)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             reason = " ".join(lines[-1:]).replace(f"{work}/", "").removesuffix(".")
@@ -231,24 +232,29 @@ def used(finished: Finished, folder: Path, repo: str, tag: str | None = None) ->
     code = snippet((folder / "README.md").read_text(encoding="utf-8"))
     if not code:
         return Check("usage", False, "the card has no Python code")
-    with tempfile.TemporaryDirectory() as work:
-        cache = Path(work) / "hub"
-        _resolve_to(cache, repo, tag, folder)
-        _resolve_to(
-            cache,
-            finished.base_id,
-            finished.base_revision,
-            base_files(finished, checkpoint="AutoModelForImageTextToText" in code),
-        )
-        (Path(work) / "usage.py").write_text(code, encoding="utf-8")
-        done = _run([sys.executable, "usage.py"], work, {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)})
+    with as_on_the_hub(finished, folder, repo, tag, code) as (work, env):
+        (work / "usage.py").write_text(code, encoding="utf-8")
+        done = run_in([sys.executable, "usage.py"], str(work), env)
     if done.returncode:
-        return Check("usage", False, f"the card's code fails: {_reason(done.stderr)}")
+        return Check("usage", False, f"the card's code fails: {reason(done.stderr)}")
     if "missing adapter keys" in done.stderr:
         return Check("usage", False, "the card's code loads the base, but not the adapter's weights")
     answer = done.stdout.strip()
     form = "a well-formed" if finished.task.is_well_formed(answer) else "a malformed"
     return Check("usage", True, f"the card's code runs, and prints {form} answer: {answer[:60]!r}")
+
+
+@contextmanager
+def as_on_the_hub(
+    finished: Finished, folder: Path, repo: str, tag: str | None, code: str
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A new folder, and an environment in which `code` finds a bundle and its base under their Hub ids."""
+    with tempfile.TemporaryDirectory() as name:
+        work, cache = Path(name), Path(name, "hub")
+        base = base_files(finished, checkpoint="AutoModelForImageTextToText" in code)
+        _resolve_to(cache, repo, tag, folder)
+        _resolve_to(cache, finished.base_id, finished.base_revision, base)
+        yield work, {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
 
 
 def base_files(finished: Finished, *, checkpoint: bool = False) -> Path:
@@ -281,7 +287,8 @@ def _resolve_to(cache: Path, repo: str, revision: str | None, folder: Path) -> N
             (missing / name).touch()  # huggingface_hub's note of a 404; without it, "offline" is the answer
 
 
-def _run(command: Sequence[str], folder: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_in(command: Sequence[str], folder: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of one process in a folder, with more environment. RuntimeError when it takes an hour."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     env = {k: v for k, v in os.environ.items() if k not in ranks} | env
     try:
@@ -295,10 +302,10 @@ def _run(command: Sequence[str], folder: str, env: dict[str, str]) -> subprocess
 def _first_error(text: str) -> str:
     """The error that a process of vLLM met first; the last one only says that a process ended."""
     first = re.search(r"\b[A-Z]\w*Error: \S.*", text)
-    return first[0] if first else _reason(text)
+    return first[0] if first else reason(text)
 
 
-def _reason(text: str) -> str:
+def reason(text: str) -> str:
     """The exception that ended a process, else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
     exceptions = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]

@@ -53,10 +53,15 @@ class Converters:
 
     folder: Path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a converter's process needs: the packages that it imports, and no network."""
+        paths = [str(self.folder / "packages"), os.environ.get("PYTHONPATH", "")]
+        return {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
     def run(self, script: str, *arguments: str | Path) -> None:
         """Run a converter. Raises UserError with its reason."""
-        paths = [str(self.folder / "packages"), os.environ.get("PYTHONPATH", "")]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        env = {**os.environ, **self.environment}
         command = [sys.executable, str(self.folder / script), *map(str, arguments)]
         try:
             done = subprocess.run(  # noqa: S603 - a list of our own making, no shell reads it

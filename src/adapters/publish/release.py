@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +20,10 @@ from adapters.backends import adapter_folder
 from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.files import read_json, sha256, write_json
-from adapters.publish import base_license, bundle, card, gate, hub, plugin_code, requirements
+from adapters.publish import base_license, bundle, card, gate, hub, llama_server, plugin_code, requirements
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, GateError
+from adapters.publish.gguf import Converters
 
 Say = Callable[[str], None]
 NO_TAG: Final = "TAG-OF-THIS-BUNDLE"
@@ -54,11 +55,17 @@ class Release:
 
 
 def prepare(
-    finished: Finished, earlier: Finished | None, say: Say, vllm: Path | None = None, *, pull_request: bool = False
+    finished: Finished,
+    earlier: Finished | None,
+    say: Say,
+    vllm: Path | None = None,
+    llama: Converters | None = None,
+    *,
+    pull_request: bool = False,
 ) -> Release:
     """Make and verify the bundle, or reuse it. A failed check is no error.
 
-    `vllm` is the Python interpreter of an environment with vLLM, which is asked too.
+    `vllm` is the Python interpreter of an environment with vLLM, `llama` a folder of llama.cpp; both are asked too.
     """
     repo = finished.settings.repo
     if repo is None:
@@ -67,7 +74,7 @@ def prepare(
             at=("publish", "repo"),
         )
     folder, proof = finished.folder / "publish" / "bundle", finished.folder / "publish" / "proof.json"
-    key = _key(finished, earlier, vllm, pull_request)
+    key = _key(finished, earlier, (vllm, llama.folder if llama else None), pull_request)
     stored = read_json(proof)
     reused = stored.get("key") == key and stored.get("passed") and stored.get("files") == bundle.hashes(folder)
     if reused:
@@ -75,9 +82,10 @@ def prepare(
     else:
         finished.example()  # finds mistakes in the settings before the slow part
         proof.unlink(missing_ok=True)
-        maker = _Maker(finished, earlier, repo, say, vllm, None if pull_request else finished.settings.tag or NO_TAG)
+        tag = None if pull_request else finished.settings.tag or NO_TAG
+        maker = _Maker(finished, earlier, repo, say, vllm, llama, tag)
         checks = maker.make(folder)
-        found = {key: maker.facts.get(key) for key in ("rerun", "base_license")}
+        found = {key: maker.facts.get(key) for key in ("rerun", "base_license", "llama_fault")}
         stored = {"key": key, "passed": all(c.passed for c in checks), "checks": checks, "tag": maker.tag, **found}
         write_json(proof, stored | {"files": bundle.hashes(folder)})
     return Release(folder, tuple(checks), repo, stored["tag"], tuple(_notes(finished, stored)), bool(reused))
@@ -94,6 +102,8 @@ def _notes(finished: Finished, found: Mapping[str, Any]) -> list[str]:
             notes.append(
                 f"{stage.name}: the code of the reward {name} has changed since the training; the card says so"
             )
+    if fault := found.get("llama_fault"):
+        notes.append(f"llama.cpp: {fault}; the card has no commands for it")
     if rerun := found.get("rerun"):
         notes.append(f"the bundle's recipe cannot be run as it is, and the card says so: {rerun.replace('`', '')}")
     return notes
@@ -108,6 +118,7 @@ class _Maker:
     repo: str
     say: Say
     vllm: Path | None
+    llama: Converters | None
     tag: str | None
     """NO_TAG until the bundle's hash is known, from which its name is made."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +155,10 @@ class _Maker:
         missing = plugin_code.of_run(self.finished).missing
         self.facts["base_license"] = base_license.of_run(self.finished)
         self.facts["rerun"] = "; ".join(missing) or gate.rerun(self.finished, work)
-        text = card.render(self.finished, work, self.repo, self.facts, checks, self.earlier, tag=self.tag)
+        text = self._card(work, checks)
+        if self.llama is not None and not self.finished.recipe.tags_words:
+            self._try_llama(work, text)
+            text = self._card(work, checks)
         if self.tag == NO_TAG:
             content = _hash({**bundle.hashes(work), "README.md": text})
             self.tag = f"{self.finished.recipe.name}-{content[:8]}"
@@ -152,6 +166,18 @@ class _Maker:
         (work / "README.md").write_text(text, encoding="utf-8")
         bundle.seal(work)
         return gate.static(self.finished, work)
+
+    def _card(self, work: Path, checks: list[Check]) -> str:
+        return card.render(self.finished, work, self.repo, self.facts, checks, self.earlier, tag=self.tag)
+
+    def _try_llama(self, work: Path, text: str) -> None:
+        """Run the card's commands for llama.cpp; those that fail are not shown."""
+        self.say("running the card's commands for llama.cpp")
+        assert self.llama is not None  # noqa: S101 - the caller has one
+        try:
+            self.facts["llama"] = llama_server.tried(self.finished, work, self.repo, self.tag, text, self.llama)
+        except RuntimeError as error:
+            self.facts["llama_fault"] = str(error).removesuffix(".")
 
     def _use(self, work: Path, _: list[Check]) -> list[Check]:
         self.say("running the card's code")
@@ -190,7 +216,7 @@ def push(
     return pushed
 
 
-def _key(finished: Finished, earlier: Finished | None, vllm: Path | None, pull_request: bool) -> str:
+def _key(finished: Finished, earlier: Finished | None, asked: Sequence[Path | None], pull_request: bool) -> str:
     inputs: list[Any] = [
         [s.manifest for s in finished.stages],
         finished.figures,
@@ -202,7 +228,7 @@ def _key(finished: Finished, earlier: Finished | None, vllm: Path | None, pull_r
         [earlier.manifest, earlier.figures] if earlier else None,
         card.TEMPLATE.read_text(encoding="utf-8"),
         versions(),
-        str(vllm),
+        [str(program) for program in asked],
     ]
     return _hash(inputs)
 

@@ -1,0 +1,131 @@
+"""The card's commands for llama.cpp, run as they stand; its server is then asked as the card asks one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+
+from adapters.publish import gate, hub_files
+from adapters.publish.finished_run import Finished
+from adapters.publish.gguf import Converters
+
+START: Final = 600
+"""Seconds that a server may take to load a model."""
+TOKENS: Final = 512
+"""Most tokens of the answer that is asked for."""
+
+
+def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: str, tools: Converters) -> str:
+    """Run the commands of a bundle's card, and ask for the answer to its example. Returns llama.cpp's version.
+
+    Raises RuntimeError that says which one fails.
+    """
+    merge, convert, serve = commands(card)
+    with gate.as_on_the_hub(finished, folder, repo, tag, card) as (work, env):
+        _run("merging", [sys.executable, *merge[1:]], work, env)
+        script, *options = convert[1:]
+        path = script.replace("LLAMA_CPP", str(tools.folder))
+        _run("the converter", [sys.executable, path, *options], work, env | tools.environment)
+        program = server(tools)
+        with _running([str(program), *serve[1:]], work) as address:
+            answer = _asked(finished, folder, address)
+    if not finished.task.is_well_formed(answer):
+        raise RuntimeError(f"llama-server's answer is malformed: {answer[:60]!r}")
+    return version(program)
+
+
+def commands(card: str) -> tuple[list[str], list[str], list[str]]:
+    """The words of the card's commands that merge, convert and serve."""
+    blocks = re.findall(r"^```\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    [merge] = [block for block in blocks if "merge_and_unload" in block]
+    [convert, serve] = next(block for block in blocks if "llama-server" in block).splitlines()
+    return shlex.split(merge), shlex.split(convert), shlex.split(serve)
+
+
+def server(tools: Converters) -> Path:
+    """The server: beside the converters, or on the path. Raises RuntimeError."""
+    built = tools.folder / "build" / "bin" / "llama-server"
+    found = built if built.is_file() else shutil.which("llama-server")
+    if found is None:
+        raise RuntimeError(f"there is no llama-server in {tools.folder}/build/bin, and none on the path")
+    return Path(found)
+
+
+def version(program: Path) -> str:
+    """What a server calls its version."""
+    done = subprocess.run(  # noqa: S603 - a list of our own making, no shell reads it
+        [str(program), "--version"], env=_libraries(program), capture_output=True, text=True, timeout=60, check=False
+    )
+    said = re.search(r"version: (.+)", done.stderr + done.stdout)
+    return said[1].strip() if said else "of unknown version"
+
+
+def _run(what: str, command: list[str], work: Path, env: Mapping[str, str]) -> None:
+    done = gate.run_in(command, str(work), dict(env))
+    if done.returncode:
+        raise RuntimeError(f"{what} fails: {gate.reason(done.stderr)}")
+
+
+def _libraries(program: Path) -> dict[str, str]:
+    """The environment in which a server finds the libraries beside it, also after its folder was moved."""
+    paths = [str(program.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
+
+
+@contextmanager
+def _running(command: list[str], work: Path) -> Iterator[str]:
+    """A server on a free port of this machine; its address, once it answers. Raises RuntimeError."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = work / "server.log"
+    with log.open("wb") as out:
+        words = [*command, "--host", "127.0.0.1", "--port", str(port), "--offline"]
+        process = subprocess.Popen(  # noqa: S603 - the card's words, which no shell reads
+            words, cwd=work, env=_libraries(Path(command[0])), stdout=out, stderr=out
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(2 * START):
+            with suppress(urllib3.exceptions.HTTPError):
+                if urllib3.request("GET", f"{address}/health", retries=False, timeout=2).status == 200:
+                    break
+            if process.poll() is not None:
+                raise RuntimeError(f"llama-server ends: {gate.reason(log.read_text(errors='replace'))}")
+            time.sleep(0.5)
+        else:
+            raise RuntimeError(f"llama-server did not answer in {START // 60} minutes")
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _asked(finished: Finished, folder: Path, address: str) -> str:
+    """The server's answer to the card's example, constrained to the bundle's schema of answers."""
+    body: dict[str, Any] = {
+        "messages": list(finished.example().prompt),
+        "temperature": 0,
+        "max_tokens": TOKENS,
+        "chat_template_kwargs": {"enable_thinking": finished.recipe.model.thinking},
+    }
+    if (schema := folder / hub_files.SCHEMA).is_file():
+        content = json.loads(schema.read_text(encoding="utf-8"))
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": content}}
+    reply = urllib3.request("POST", f"{address}/v1/chat/completions", json=body, retries=False, timeout=gate.TIMEOUT)
+    if reply.status != 200:
+        raise RuntimeError(f"llama-server answers HTTP {reply.status}: {reply.data[:200].decode(errors='replace')}")
+    return str(reply.json()["choices"][0]["message"]["content"])
