@@ -22,7 +22,6 @@ from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local import (
     architectures,
-    distill,
     dpo,
     kernels,
     packing,
@@ -64,7 +63,15 @@ OTHER_HISTORY = (
     "were sampled: a deployed model is shown another history"
 )
 TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
-TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo, "distill": distill.train_distill}
+
+
+def _train_distill(run: training.LocalStage, stage: Distill) -> dict[str, Any]:
+    from adapters.backends.local.distill import train_distill
+
+    return train_distill(run, stage)
+
+
+TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo, "distill": _train_distill}
 
 
 class LocalBackend(TokenizingBackend):
@@ -104,6 +111,8 @@ class LocalBackend(TokenizingBackend):
             if getattr(stage, "vllm", "off") in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
                 raise UserError(missing, at=("stages", n, "vllm"))
             if isinstance(stage, Distill):
+                from adapters.backends.local import distill  # a second of imports
+
                 distill.check(stage, ("stages", n))
             if getattr(stage, "packing", False):
                 known = [] if self.recipe.model.base.startswith("pypi:") else kernels.layer_types(self.base)
@@ -157,6 +166,8 @@ class LocalBackend(TokenizingBackend):
         """Notes on how GRPO stages are sampled. Raises UserError for what would stop one after the stages before it."""
         for job in jobs:
             if isinstance(job.stage, Distill):
+                from adapters.backends.local import distill
+
                 distill.ready(job, len(self.encoder.tokenizer))
         grpo = [job for job in jobs if isinstance(job.stage, Grpo)]
         chosen = [vllm_sampling.choose(job, self.recipe, self.base, self.state.device.type) for job in grpo]
@@ -175,7 +186,9 @@ class LocalBackend(TokenizingBackend):
         else:
             adapter = load_adapter(model, start, self.base, trainable=True)
         name_base(adapter, None)
-        run = training.LocalStage(adapter, self.encoder, job, self.recipe, folder / "trainer", progress)
+        run = training.LocalStage(
+            adapter, self.encoder, job, self.recipe, folder / "trainer", progress, new=start is None
+        )
         packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing))
         with (
             tracking.one_run(self.recipe, job, folder, main=self.state.is_main_process),

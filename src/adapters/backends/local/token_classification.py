@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,7 +17,6 @@ from transformers import AutoTokenizer, DataCollatorForTokenClassification, Trai
 from adapters.backends.jobs import Evaluation, Job, Reading
 from adapters.backends.local import LocalBackend, architectures, tagger, training
 from adapters.backends.local.base_model import load_config
-from adapters.backends.local.checkpoints import last_good
 from adapters.backends.local.model import load_adapter, load_base, name_base, new_adapter
 from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.word_encoder import IGNORED, WordEncoder
@@ -26,7 +24,6 @@ from adapters.backends.memory import StagePlan
 from adapters.console import phase
 from adapters.data_aug.mine.words import LABELS, question_of
 from adapters.errors import UserError
-from adapters.files import write_json
 from adapters.recipe.stages import TokenClassification
 from adapters.types import Example, Lengths, Progress, Sampler
 
@@ -55,15 +52,7 @@ def train(run: training.LocalStage, encoder: WordEncoder) -> dict[str, Any]:
         compute_loss_func=loss,
     )
     held_out = _rows(encoder, run.job.validation) if run.job.validation else None
-    stored = run.folder.parent / "nll_before.json"
-    if held_out and not last_good(run.folder):
-        phase("measuring before training")
-        write_json(stored, nll(trainer, held_out))
-    figures: dict[str, Any] = {"steps": run.train(trainer).global_step}
-    if held_out:
-        figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
-        phase("measuring after training")
-        figures["nll_after"] = nll(trainer, held_out)
+    figures = run.train_measured(trainer, (lambda: nll(trainer, held_out)) if held_out else None)
     training.release(trainer)
     return figures
 

@@ -119,6 +119,8 @@ class LocalStage:
     progress: Progress
     sampling: dict[str, Any] = field(default_factory=dict)
     """TRL's options for sampling with vLLM; see `vllm_sampling`."""
+    new: bool = False
+    """Whether the stage starts from a new adapter, not from an earlier one."""
     chosen: dict[str, Any] = field(default_factory=dict)
     """Once the training has ended: which state was kept, for the stage's figures; see `selection`."""
 
@@ -178,6 +180,29 @@ class LocalStage:
             self.chosen["select"] = selecting.finish(state.global_step)
         return state
 
+    def train_measured(self, trainer: Any, measure: Callable[[], float] | None) -> dict[str, Any]:
+        """Train all steps; how many, and the loss of held-out rows before and after, as `measure` computes it.
+
+        A new adapter changes nothing before its first step, so its loss before is that of the model without it, and is
+        measured in the end: the first step comes sooner, and a training that fails has not waited for it.
+        """
+        stored = self.folder.parent / "nll_before.json"
+        if measure and not self.new and not last_good(self.folder):
+            phase("measuring before training")
+            with sharding.not_yet(trainer):
+                write_json(stored, measure())
+        figures: dict[str, Any] = {"steps": self.train(trainer).global_step}
+        if measure:
+            if self.new:
+                phase("measuring without the adapter")
+                with self.model.disable_adapter():
+                    figures["nll_before"] = measure()
+            else:
+                figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
+            phase("measuring after training")
+            figures["nll_after"] = measure()
+        return figures
+
 
 def train_sft(run: LocalStage, stage: Supervised) -> dict[str, Any]:
     """Train one SFT stage. Returns its steps, and NLL per token before and after."""
@@ -188,16 +213,8 @@ def train_sft(run: LocalStage, stage: Supervised) -> dict[str, Any]:
         two = [{k: rows[n % len(rows)][k] for k in ("input_ids", "labels")} for n in (0, 1)]
         packing.verify(trainer, two, ("stages", run.job.index, "packing"))
     held_out = _tokens(run.encoder, run.job.validation) if run.job.validation else None
-    stored = run.folder.parent / "nll_before.json"
-    if held_out and not last_good(run.folder):
-        phase("measuring before training")
-        with sharding.not_yet(trainer):
-            write_json(stored, nll(trainer, held_out, run.progress))
-    figures: dict[str, Any] = {"steps": run.train(trainer).global_step}
-    if held_out:
-        figures["nll_before"] = json.loads(stored.read_text()) if stored.is_file() else None
-        phase("measuring after training")
-        figures["nll_after"] = nll(trainer, held_out, run.progress)
+    measure = (lambda: nll(trainer, held_out, run.progress)) if held_out else None
+    figures = run.train_measured(trainer, measure)
     release(trainer)
     return figures
 
