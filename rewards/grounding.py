@@ -34,6 +34,8 @@ _REMEMBERED: Final = 1 << 16
 """Characters of a text, at most, that is remembered."""
 _SHORT: Final = 4
 """Letters of a value, at most, for which `US` is not the word `us`."""
+_NUMBER: Final = 6
+"""Digits from which a number may stand in groups: `20-19` is not 2019."""
 
 _CLUSTER: Final = regex.compile(r"\X")
 _JOINED: Final = regex.compile(r"[\p{M}\p{Emoji_Modifier}\p{Regional_Indicator}\u1100-\u11ff\ua960-\ud7ff\u200d\r]")
@@ -85,7 +87,7 @@ class Text:
         needle = fold(value)
         if places := self._standing(self._normalised(needle, value)):
             return Found("normalised", 1.0, places)
-        return self._fuzzy(needle) if _SHORT < len(needle) <= MAX_FUZZY else ABSENT
+        return self._fuzzy(needle, value) if _SHORT < len(needle) <= MAX_FUZZY else ABSENT
 
     def _exact(self, value: str) -> Iterator[Place]:
         starts = self._starts
@@ -98,8 +100,11 @@ class Text:
         acronym = len(needle) <= _SHORT and value.isupper() and needle.isalpha()
         for at in _occurrences(self._folded[0], needle) if needle else ():
             place = self._place(at, at + len(needle))
-            if place and not (acronym and self.text[slice(*place)].islower()):
-                yield place
+            if place is None or (acronym and self.text[slice(*place)].islower()):
+                continue
+            if len(needle) < _NUMBER and needle.isdigit() and not self.text[slice(*place)].isalnum():
+                continue  # `20-19` is two numbers, not 2019
+            yield place
 
     def _place(self, at: int, end: int) -> Place | None:
         """The place of a slice of the folded text; None where it cuts a cluster."""
@@ -117,8 +122,8 @@ class Text:
                 ranked[rank].append(place)
         return tuple(next(filter(None, ranked), ()))
 
-    def _fuzzy(self, needle: str) -> Found:
-        """The likest slice of whole tokens. Its digits are the value's: an id with another digit is another id."""
+    def _fuzzy(self, needle: str, value: str) -> Found:
+        """The likest slice of whole tokens. Its words with digits are the value's: another letter is another grant."""
         folded, best = self._folded[0], (0.0, "")
         for start in range(0, max(len(folded) - len(needle), 1), _WINDOW):
             window = folded[start : start + _WINDOW + 2 * len(needle)]
@@ -130,7 +135,8 @@ class Text:
         score, text = best
         if score < LEAST or _digits(text) != _digits(needle):
             return ABSENT
-        places = self._standing(self._normalised(text))
+        ids, standing = _ids(value), self._standing(self._normalised(text))
+        places = tuple(place for place in standing if _ids(self.text[slice(*place)]) == ids)
         return Found("fuzzy", round(score, 4), places) if places else ABSENT
 
     def _slices(self, at: int, end: int) -> Iterator[str]:
@@ -252,6 +258,11 @@ def _is_seam_after(text: str, end: int) -> bool:
     last, first = text[end - 1], text[end]
     changes = first.islower() if last.isdigit() else last.islower() and first.isupper()
     return changes and bool(_WORD_AFTER.match(text[end : end + _LONGEST_WORD]))
+
+
+def _ids(text: str) -> str:
+    """The letters and digits of the words that have a digit, folded."""
+    return "".join(c for word in text.split() if _digits(word) for c in fold(word) if c.isalnum())
 
 
 def _digits(text: str) -> str:

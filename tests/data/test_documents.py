@@ -221,6 +221,29 @@ def test_places_of_any_text(text: str) -> None:
         assert text[section.offset :].split()[0] == section.text.split()[0]
 
 
+@pytest.mark.parametrize(("end", "mark"), [("\r\n", ""), ("\r", ""), ("\n", "\ufeff"), ("\r\n", "\ufeff")])
+def test_line_ends_and_marks_of_other_systems(tmp_path: Path, end: str, mark: str) -> None:
+    (tmp_path / "one.txt").write_text(PAPER, newline="")
+    text = PAPER.replace("\n", end)
+    (tmp_path / "other.txt").write_text(mark + text, newline="", encoding="utf-8")
+    [one], [other] = read(tmp_path / "one.txt"), read(tmp_path / "other.txt")
+    assert (other["text"], other["section"]) == (one["text"], "acknowledgement")
+    assert text[other["offset"] :].startswith("We thank J. Doe")
+    head = f"Acknowledgements{end}Supported by the DFG under grant 1.{end}"
+    (tmp_path / "head.txt").write_text(mark + head, newline="", encoding="utf-8")
+    assert [row["text"] for row in read(tmp_path / "head.txt")] == ["Supported by the DFG under grant 1."]
+
+
+def test_funders_in_metadata_alone_are_said(tmp_path: Path) -> None:
+    group = "<award-group><funding-source>Sample Trust</funding-source><award-id>S-1</award-id></award-group>"
+    head = f"<front><article-meta><funding-group>{group}</funding-group></article-meta></front>"
+    (tmp_path / "a.xml").write_text(f"<article>{head}<body><p>Text.</p></body></article>")
+    [row] = read(tmp_path / "a.xml", "jats")
+    assert row[BAD_ROW] == (
+        "a.xml: it has no funding statement; its metadata name 1 funders, which `data convert` reads"
+    )
+
+
 def test_text_of_another_encoding_is_a_row_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("café au lait\n café noir\n".encode("cp1252"))
     [row] = read(tmp_path)

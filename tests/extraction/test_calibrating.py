@@ -187,7 +187,8 @@ def test_other_rows_are_only_measured(tmp_path: Path) -> None:
     assert measured["drop_tenth"]["ci"][0] > 0
     code, said = call("calibrate", adapter, given, "--test", test)
     assert code == 0
-    assert "test values: at 95 % precision: recall 1.000, 100.0% of the right ones, from confidence 0." in said
+    of_test = said[said.index("test values: ") :]
+    assert "  at 95 % precision            recall 1.000, 100.0% of the right ones, from confidence 0." in of_test
     assert "left out: 5 test rows among the rows" in said
     assert read_json(adapter / "calibration.json")["ways"]["tokens"]["test"] == "t.jsonl"
 
@@ -275,7 +276,7 @@ def test_rows_too_long_for_one_prompt_are_left_out(
     code, told = call("calibrate", adapter, few, "--endpoint", server.url, "--samples", "2")
     assert (code, told.splitlines()[-1]) == (
         2,
-        f"{few}: 0 rows, without 60 rows too long for one prompt are too few to calibrate on; give 50 or more.",
+        f"{few}: 0 rows (left out: 60 rows too long for one prompt) are too few to calibrate on; give 50 or more.",
     )
 
 
@@ -294,7 +295,7 @@ def test_an_encoder_has_no_constraint_and_no_confidence(adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--samples", "5", "--temperature", "0"], "Invalid value for '--temperature'"),
+        (["--samples", "5", "--temperature", "0"], "--temperature 0 gives the same answer each time"),
         (["--endpoint", "http://127.0.0.1:9/v1"], "answer by vote, with --samples 5"),
         (["--test", "elsewhere"], "--test elsewhere: neither a test set of the run nor a file"),
     ],
@@ -312,8 +313,8 @@ def test_too_few_rows_and_answers_of_one_kind_are_refused(tmp_path: Path, rows: 
     perfect, given = echo_adapter(tmp_path / "perfect", rows), write_jsonl(tmp_path / "rows.jsonl", rows)
     code, said = call("calibrate", perfect, given)
     assert code == 2
-    assert "of the values of" in said
-    assert "too few of one kind. Give more rows." in said
+    assert "the rows cannot be calibrated on:" in said
+    assert "5 wrong ones. Give more rows, or longer answers." in said
     assert not (perfect / "calibration.json").exists()
     code, said = call("extract", perfect, given, "-o", tmp_path / "o.jsonl", "--min-confidence", "0.9")
     assert (code, "no calibration for answers by tokens; make one with `adapters calibrate`" in said) == (2, True)
@@ -326,7 +327,7 @@ def test_rows_of_the_run_are_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert call("run", "r.yaml")[0] == 0
     code, said = call("calibrate", "runs/run", "funding.jsonl")
     assert code == 2
-    assert "funding.jsonl: 0 rows, without 60 rows in the training data are too few to calibrate on" in said
+    assert "funding.jsonl: 0 rows (left out: 60 rows in the training data) are too few to calibrate on" in said
     assert 'id="confidence"' not in render(RunFolder.open(Path("runs/run")))
     store_calibration(Path("runs/run/2-grpo"))
     page = render(RunFolder.open(Path("runs/run")))

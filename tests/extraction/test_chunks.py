@@ -74,6 +74,14 @@ def test_long_sentences_are_cut_at_lines_then_blanks_then_between_characters() -
     assert all(part.startswith("👩") and part.endswith("👦") for part in found)
 
 
+def test_a_word_that_half_a_window_holds_is_not_cut() -> None:
+    letters = lambda texts: [len(text) for text in texts]  # noqa: E731
+    text = "grants 201506010331 and also 201506010332 of the first kind " * 9
+    found = [text[start:end] for start, end in cut(text, 60, letters)]
+    assert len(found) > 9
+    assert {word for part in found for word in part.split() if word.isdigit()} == {"201506010331", "201506010332"}
+
+
 def test_any_text_is_covered_in_order_and_no_window_repeats_another() -> None:
     draw = random.Random(4)
     for _ in range(150):
@@ -232,6 +240,26 @@ def test_strict_refuses_a_single_part(tmp_path: Path, known: Path, monkeypatch: 
     assert [f["funder_name"] for f in strict["record"]] == ["Fund of Samples 0", "Fund of Samples 2"]
     assert "not grounded: 0.awards.0.award_ids.0: 'S-999' is not in the text" in strict["error"]
     assert strict["error"].startswith("incomplete: ")
+
+
+def test_strict_leaves_out_a_piece_of_a_word_at_an_edge(
+    tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(self: Quoting, prompts: Any, **_: Any) -> list[Sample]:
+        said = [[{"funder_name": prompt[-1]["content"].split("\n\n")[-1], "awards": []}] for prompt in prompts]
+        return [Sample(json.dumps(record), 1, False) for record in said]
+
+    monkeypatch.setattr(Quoting, "__call__", answer)
+    source = write_jsonl(tmp_path / "one.jsonl", [{"funding_statement": f"Trust {'Organisation' * 60}"}])
+    for out, mode in (("flag.jsonl", "flag"), ("strict.jsonl", "strict")):
+        assert invoke(known, source, "-o", tmp_path / out, "--window", 16, "--grounded", mode)[0] == 0
+    [flagged], [strict] = lines(tmp_path / "flag.jsonl"), lines(tmp_path / "strict.jsonl")
+    absent = [span["value"] for span in flagged["spans"] if span["match"] == "absent"]
+    assert absent, "pieces of a word stand nowhere"
+    assert [f["funder_name"] for f in strict["record"]] == [
+        f["funder_name"] for f in flagged["record"] if f["funder_name"] not in absent
+    ]
+    assert strict["error"] == "incomplete: a value at the edge of a part stands in no whole word"
 
 
 def test_a_later_pass_adds_only_what_stands_in_its_part(

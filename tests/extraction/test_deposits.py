@@ -93,7 +93,7 @@ def test_crossref_funding_data(tmp_path: Path, records: Path, registry: Path) ->
     assert code == 0, said
     assert "2 works, 4 funders" in said
     assert "rows without a record: 1" in said
-    assert "rows without a DOI: 2" in said
+    assert "rows without a valid DOI: 2" in said
     assert "funders without a name: 1" in said
     assert "works without a funder: 2" in said
     body = ElementTree.parse(out).getroot()[1]

@@ -15,7 +15,7 @@ from adapters.cli.extract import AdapterOptions, PickOptions
 from adapters.cli.options import AsJson, Fresh, HowConstrained, MaxTokens, Server, Trust, grouped, plugin_consent
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 app = Typer()
 
@@ -54,7 +54,9 @@ def calibrate(
             raise UserError(f"{source} is no folder; a calibration is kept in the adapter's folder, so download it.")
         consent = plugin_consent(trust)
         model = adapter.find(source, consent)
-        session = Session.open(model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **vars(picks))
+        session = Session.open(
+            model, engine, Options(max_tokens, batch_size, constrain, **vars(server)), **picks.checked()
+        )
         if session.silent is not None:
             raise UserError(session.silent)
         cutter = session.cutter(None, passes=1)
@@ -74,21 +76,18 @@ def calibrate(
             return
         screen = console()
         for part in _shown(counts):
-            screen.print(part, soft_wrap=isinstance(part, str))
+            screen.print(part, soft_wrap=True, markup=False)
 
 
-def _shown(counts: Mapping[str, Any]) -> Iterator[str | Table]:
-    from adapters.console import new_table
-    from adapters.evaluation.confidence import in_words
+def _shown(counts: Mapping[str, Any]) -> Iterator[str]:
+    from adapters.evaluation.confidence import doubts, in_words
 
-    told = {name: in_words(figures) for name, figures in counts["figures"].items()}
-    heads = list(next(iter(told.values())))
-    title = f"answers by {counts['way']}: {counts['rows']:,} rows calibrated on, {counts['measured']:,} tested on"
-    table = new_table(title, ["confidence of"], heads[:-1])
-    for name, texts in told.items():
-        table.add_row(name, *list(texts.values())[:-1])
-    yield table
-    yield from (f"{name}: {heads[-1]}: {texts[heads[-1]]}" for name, texts in told.items())
+    yield f"answers by {counts['way']}: {counts['rows']:,} rows calibrated on, {counts['measured']:,} tested on"
+    for name, figures in counts["figures"].items():
+        texts = in_words(figures)
+        yield f"{name}: {texts.pop('n')}, {texts.pop('right')} of them right"
+        yield from (f"  {head:28} {text}" for head, text in texts.items())
+        yield from (f"  note: {doubt}" for doubt in doubts(figures))
     left_out = [f"{n:,} {why}" for why, n in counts["left_out"].items() if n]
     left_out += [f"{n:,} answers with the error {why!r}" for why, n in counts["errors"].items()]
     left_out += [f"{n:,} values that the counts do not judge" for n in [counts["not_judged"]] if n]

@@ -92,7 +92,15 @@ class PickOptions:
     pick: Annotated[
         Literal["vote", "likelihood"], Option(help="The answer that agrees most with the others, or the likeliest.")
     ] = "vote"
-    temperature: Annotated[float, Option(metavar="X", min=0.01, help="Of all samples but the first.")] = 0.8
+    temperature: Annotated[float, Option(metavar="X", min=0, help="Of all samples but the first.")] = 0.8
+
+    def checked(self) -> dict[str, Any]:
+        """The options by name. Raises UserError for a temperature that draws nothing, or that nothing is drawn at."""
+        if self.samples > 1 and self.temperature < 0.01:
+            raise UserError("--temperature 0 gives the same answer each time; raise it, or leave --samples out.")
+        if self.samples == 1 and self.temperature != PickOptions.temperature:
+            raise UserError("--temperature is that of --samples; a single answer is the likeliest one.")
+        return vars(self)
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,7 @@ def extract(
         from adapters.cli.resuming import filled
         from adapters.console import console, note, phase
         from adapters.extraction import documents
+        from adapters.extraction.confidence import stored
         from adapters.extraction.engine import Engine, Options
         from adapters.extraction.extract import prepare, run
         from adapters.extraction.session import Session
@@ -158,12 +167,12 @@ def extract(
             refuse_shard(corpus.shard)
             columns = {name: getattr(corpus, name) for name in ("text", "normalise", "registry", "grounded")}
             columns |= {"keep": tuple(corpus.keep or ()), "registry": corpus.registry and corpus.registry.resolve()}
-            found, told = (shared(source), adapter.as_found), (options, vars(picks), vars(long_texts))
+            found, told = (shared(source), adapter.as_found), (options, picks.checked(), vars(long_texts))
             make = partial(Extraction, *found, columns=columns, least=corpus.min_confidence)
             counts = cluster.run(input, out, lambda fits: make(fits, *told), fresh=fresh)
             print_counts(console(stderr=True), out, counts, as_json)
             return
-        session = Session.open(model, engine, options, **vars(picks))
+        session = Session.open(model, engine, options, **picks.checked())
         cutter = session.cutter(**vars(long_texts))
         if input is None or out is None or "-" in (str(input), str(out)):
             _stream(session, cutter, corpus, one, input, out)
@@ -172,6 +181,10 @@ def extract(
         settings["passes"] = long_texts.passes if long_texts.passes > 1 else None
         given = {**vars(corpus), "keep": corpus.keep or ()}
         sure = session.confidence(given.pop("min_confidence"), grounded=corpus.grounded != "off")
+        if sure is None and (ways := stored(model.adapter, model.weights)):
+            note(
+                f"no confidence: the adapter was calibrated for {', '.join(ways)}, and these answers are {session.way}."
+            )
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
         work = prepare(model, made.path, out, **given, sure=sure, engine={**settings, **made.settings})
@@ -190,6 +203,7 @@ def _stream(
 ) -> None:
     """Extract from one text or standard input, or to standard output: nothing is kept to continue from."""
     from adapters.console import quiet
+    from adapters.data.formats import documents
     from adapters.extraction.extractor import Extractor, rows_of_lines
 
     given = vars(corpus)
@@ -201,6 +215,8 @@ def _stream(
     columns = {name: given[name] for name in ("text", "normalise", "registry", "grounded")}
     columns["sure"] = session.confidence(corpus.min_confidence, grounded=corpus.grounded != "off")
     extractor = Extractor(session, cutter, columns)
+    if one is None and str(input) != "-" and documents.is_documents(Path(str(input))):
+        raise UserError(f"{input} holds documents, whose sections are kept beside the records: give -o OUT.jsonl.")
     texts = [one] if one is not None else rows_of_lines(sys.stdin if str(input) == "-" else Path(str(input)))
     with quiet(None):
         extractor.write(texts, None if str(out) == "-" else out)

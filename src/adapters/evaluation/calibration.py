@@ -89,7 +89,10 @@ def fit(
     correct = np.asarray(right, dtype=bool)
     fewest = min(int(correct.sum()), int((~correct).sum()))
     if fewest < LEAST_OF_A_KIND:
-        raise ValueError(f"of {len(correct):,} {int(correct.sum()):,} are right: too few of one kind")
+        raise ValueError(
+            f"{int(correct.sum()):,} of {len(correct):,} values are right, and it takes {LEAST_OF_A_KIND} right and "
+            f"{LEAST_OF_A_KIND} wrong ones"
+        )
     sets = {name: _columns(signals, columns) for name, columns in choices.items()}
     fold = np.asarray(rows) % FOLDS
     crossed = {name: _crossed(_platt, signals, correct, fold, columns) for name, columns in sets.items()}

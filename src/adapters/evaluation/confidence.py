@@ -114,6 +114,19 @@ def in_words(figures: Mapping[str, Any]) -> dict[str, str]:
     return {"n": f"{figures['n']:,}", "right": f"{figures['precision']:.3f}", **cells, "at 95 % precision": share}
 
 
+def doubts(figures: Mapping[str, Any]) -> list[str]:
+    """Why a confidence should not be relied upon, in sentences; empty where nothing speaks against it."""
+    found = []
+    rank, before, after = figures["auroc"], figures["ece_before"], figures["ece"]
+    if rank is not None and rank["ci"][0] <= 0.5:
+        found.append(
+            "it is not shown that right values are surer than wrong ones (AUROC); --min-confidence may drop any"
+        )
+    if before is not None and after is not None and after["value"] > before["value"]:
+        found.append(f"calibrating made it worse: ECE {before['value']:.3f} before, {after['value']:.3f} after")
+    return [f"{doubt}. Give more rows." for doubt in found]
+
+
 def _in_words(figure: Mapping[str, Any] | None, *, signed: bool) -> str:
     if figure is None:
         return "-"

@@ -147,7 +147,7 @@ def _test_rows(source: Source, file: Any, test: str | None) -> list[Example]:
 def _check_number(count: int, left_out: Mapping[str, int], paths: Sequence[Path]) -> None:
     if count < LEAST_ROWS:
         without = ", ".join(f"{n:,} {why}" for why, n in left_out.items() if n)
-        more = f", without {without}" if without else ""
+        more = f" (left out: {without})" if without else ""
         name = ", ".join(map(str, paths))
         raise UserError(f"{name}: {count:,} rows{more} are too few to calibrate on; give {LEAST_ROWS} or more.")
 
@@ -202,7 +202,9 @@ def _line(job: CalibrationJob, answer: Answer) -> dict[str, Any]:
             raise ValueError(answer.error)
         record = task.record(getattr(task, "decode", first_value)(answer.text))
     except ValueError as error:
-        return {**start, "values": [], "whole": None, "error": redact(str(error))}
+        cut = answer.truncated and answer.error is None
+        why = f"truncated: no complete answer in {answer.tokens} tokens" if cut else str(error)
+        return {**start, "values": [], "whole": None, "error": redact(why)}
     text = example.meta["text"]
     spans = grounding.spans(record, task.record_schema(), text)
     if (signals := told(task, answer, spans, text)) is None:
@@ -228,7 +230,7 @@ def _calibration(job: CalibrationJob, lines: Sequence[Mapping[str, Any]]) -> dic
     try:
         of_values = _fit(values, choices["values"])
     except ValueError as error:
-        raise UserError(f"the rows cannot be calibrated on: of the values {error}. Give more rows.") from None
+        raise UserError(f"the rows cannot be calibrated on: {error}. Give more rows, or longer answers.") from None
     try:
         of_rows = _fit(rows, choices["rows"])
     except ValueError:

@@ -112,7 +112,7 @@ def cut(text: str, size: int, tokens: Callable[[Sequence[str]], list[int]]) -> I
     """Windows of at most `size` tokens without blank edges; the whole text where it has no more.
 
     A window is made of whole sentences; one of more than half a window is divided at line breaks, else at white space,
-    else between characters.
+    and between characters where half a window is a single word.
     """
     pieces = list(_pieces(text, size, tokens))
     totals = [0, *accumulate(count for _, count in pieces)]
@@ -149,17 +149,19 @@ def _pieces(text: str, size: int, tokens: Callable[[Sequence[str]], list[int]]) 
         if count is not None and count <= size // 2:
             yield place, count
         else:
-            yield from _divided(text, place, max(size // OVERLAP, 1), tokens)
+            yield from _divided(text, place, max(size // OVERLAP, 1), size // 2, tokens)
 
 
 def _divided(
-    text: str, place: Place, most: int, tokens: Callable[[Sequence[str]], list[int]]
+    text: str, place: Place, most: int, word: int, tokens: Callable[[Sequence[str]], list[int]]
 ) -> Iterator[tuple[Place, int]]:
-    """A long sentence in parts of at most `most` tokens, or of one character."""
+    """A long sentence in parts of at most `most` tokens, or of one word of at most `word`, or of one character."""
     waiting = [place]
     while waiting:
         [(place, count)] = _counted(text, [waiting.pop()], tokens, _LETTERS * most)
-        middle = _middle(text, *place) if count is None or count > most else place[1]
+        middle = place[1] if count is not None and count <= most else _middle(text, *place)
+        if middle is None:
+            middle = place[1] if count is not None and count <= word else _between(text, *place)
         if middle < place[1]:
             waiting += [(middle, place[1]), (place[0], middle)]
         else:
@@ -187,14 +189,20 @@ def _of_block(
     yield from ((place, next(counts) if place[1] - place[0] <= longest else None) for place in block)
 
 
-def _middle(text: str, start: int, end: int) -> int:
-    """A place to divide a sentence at, near its middle and behind a line break or white space where one is near."""
+def _middle(text: str, start: int, end: int) -> int | None:
+    """A place to divide a sentence at: behind a line break or white space, near the middle. None in a single word."""
     middle, near = (start + end) // 2, min((end - start) // 4, _NEAR)
-    for pattern in _BREAKS:
-        breaks = (found.end() for found in pattern.finditer(text, middle - near, middle + near))
-        nearest = min(breaks, key=lambda place: abs(place - middle), default=end)
-        if start < nearest < end:
+    for pattern, first, last in (*((p, middle - near, middle + near) for p in _BREAKS), (_BREAKS[-1], start, end)):
+        breaks = (found.end() for found in pattern.finditer(text, first, last) if start < found.end() < end)
+        nearest: int | None = min(breaks, key=lambda place: abs(place - middle), default=None)
+        if nearest is not None:
             return nearest
+    return None
+
+
+def _between(text: str, start: int, end: int) -> int:
+    """A place near the middle that cuts no character."""
+    middle = (start + end) // 2
     # Whole characters: a few before the middle begin a cluster.
     clusters = _CLUSTER.finditer(text, max(start, middle - 64), end)
     return next((found.end() for found in clusters if found.end() >= middle), end)

@@ -62,6 +62,8 @@ def _check(source: Path, out: Path, form: Form, doi: str, depositor: str | None,
         raise UserError(f"-o {out}: there is no folder {out.parent}.")
     if form == "crossref" and not (depositor and email and "@" in email):
         raise UserError("--as crossref needs --depositor NAME and --email ADDRESS, where Crossref sends its report.")
+    if form == "crossref" and not (len(depositor or "") <= 130 and 6 <= len(email or "") <= 200):
+        raise UserError("Crossref takes a depositor's name of at most 130 characters, and an address of 6 to 200.")
     task = complete(source)["settings"].get("task", {}).get("use")
     if task != "funding":
         raise UserError(f"{source} holds records of the task {task!r}; a deposit is made of those of funding.")
@@ -83,7 +85,7 @@ def _works(
             found = _DOI.fullmatch(str(row.get(column) or "").strip())
             counts["rows without a record"] += row["record"] is None
             counts["texts in part without a record"] += row["record"] is not None and row.get("error") is not None
-            counts["rows without a DOI"] += row["record"] is not None and found is None
+            counts["rows without a valid DOI"] += row["record"] is not None and found is None
             if found and row["record"] is not None:
                 usable.append((found[1].lower(), row))
         again = [row["record"] for _, row in usable if normalise is not None or row.get("normalized") is None]

@@ -60,6 +60,7 @@ def _counted(found: Sequence[Path], moved: Progress) -> Iterator[Path]:
     for number, file in enumerate(found):
         moved(number, len(found), {})
         yield file
+    moved(len(found), len(found), {})
 
 
 def _fingerprint(path: Path, found: Iterable[Path]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from adapters.console import note
-from adapters.data.rows import read_records
+from adapters.data.rows import BAD_ROW, read_records
 from adapters.extraction import engine, files
 from adapters.extraction.chunks import Cutter
 from adapters.extraction.extract import ExtractionJob, check_columns, prepare, run
@@ -75,7 +75,7 @@ class Extractor:
             {"id": str(n), **({name: text} if isinstance(text, str) else text)}
             for n, text in enumerate(texts, first + 1)
         ]
-        used = [name, "id", *getattr(self.session.source.task, "request_fields", ())]
+        used = [name, "id", BAD_ROW, *getattr(self.session.source.task, "request_fields", ())]
         with tempfile.TemporaryDirectory() as folder:
             corpus, out = Path(folder, "texts.jsonl"), Path(folder, "records.jsonl")
             write_jsonl(corpus, [{key: row[key] for key in used if key in row} for row in rows])
@@ -90,7 +90,7 @@ class Extractor:
             self.job = prepare(source, corpus, out, **self.columns, engine=self.session.settings)
         else:
             check_columns(source, corpus, self.job.text, ())
-        return replace(self.job, input=corpus, out=out, rows=rows)
+        return replace(self.job, input=corpus, out=out, rows=rows, numbers=range(1, rows + 1))
 
     def _engine(self) -> engine.Engine:
         if self.loaded is None:

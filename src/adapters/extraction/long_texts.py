@@ -88,7 +88,13 @@ def line(
         "chunks": len(lines),
         "completion": failed and failed["completion"],
     }
-    whole = grounded(whole, asked.text, whole["completion"])
+    placed = grounded(whole, asked.text, whole["completion"])
+    if placed["record"] is None and whole["record"] is not None:
+        # Strict: what stands in a part, at its edge, may be a piece of a longer word of the whole text.
+        whole["record"] = grounding.standing(whole["record"], schema, asked.text)
+        whole["error"] = whole["error"] or "incomplete: a value at the edge of a part stands in no whole word"
+        placed = grounded(whole, asked.text, whole["completion"])
+    whole = placed
     if sure is None:
         return whole
     parts = [(part, asked.answers[n], _text(asked, asked.parts[n][1])) for n, part in enumerate(lines)]

@@ -56,9 +56,14 @@ def complete(part: Path) -> dict[str, Any]:
     """The manifest of a finished output. Raises UserError for any other file."""
     value = manifest(part)
     if value is None:
+        if not part.is_file():
+            raise UserError(f"there is no file {part}." if not part.exists() else f"{part} is a folder, not an output.")
         raise UserError(f"{part} is no output of adapters extract: {manifest_path(part).name} is missing or damaged.")
     if not value.get("complete") or not part.is_file():
-        raise UserError(f"{part} is not finished (shard {value['settings']['shard']}); run its command again.")
+        raise UserError(
+            f"{part} is not finished (shard {value['settings']['shard']}): wait if its command still runs, else run it "
+            "again."
+        )
     return value
 
 

@@ -101,8 +101,8 @@ def check_settings(settings: Mapping[str, Any], earlier: Mapping[str, Any], begu
 
 
 def manifest(out: Path) -> dict[str, Any] | None:
-    """An output's manifest; None when it is missing or damaged."""
-    value = read_json(manifest_path(out))
+    """An output's manifest; None when it is missing or damaged, and of a folder."""
+    value = read_json(manifest_path(out)) if out.name else {}
     return value if isinstance(value.get("settings"), dict) else None
 
 

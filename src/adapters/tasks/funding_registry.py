@@ -191,6 +191,10 @@ def _key(name: str) -> str:
 
 def _read(path: Path) -> list[Entry]:
     """Every funder, once. Raises UserError."""
+    if path.suffix.lower() == ".zip":
+        raise UserError(
+            f"--registry {path}: unpack it, and name the JSON in it whose name ends in _schema_v2.json or .json."
+        )
     try:
         entries = _rdf(path) if path.suffix == ".rdf" else chain.from_iterable(map(_entries, _rows(path)))
         found = {entry.names[0]: entry for entry in entries}
@@ -199,7 +203,8 @@ def _read(path: Path) -> list[Entry]:
     except OSError as error:
         raise UserError(f"--registry {path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = error if isinstance(error, ValueError) else f"{_SHAPES} ({error!r})"
+        lacks = f" (a record lacks {error})" if isinstance(error, KeyError) else " (a record has another shape)"
+        why = error if isinstance(error, ValueError) else f"{_SHAPES}{lacks}"
         raise UserError(f"--registry {path}: {why}.") from None
     if not found:
         raise UserError(f"--registry {path} holds no funder.")
@@ -214,9 +219,9 @@ _SHAPES = (
 
 def _rows(path: Path) -> Iterator[Row]:
     path.stat()
-    for _, row in read_records(path):
+    for number, row in read_records(path):
         if BAD_ROW in row:
-            raise TypeError(row[BAD_ROW])
+            raise ValueError(f"record {number} cannot be read: {str(row[BAD_ROW]).rstrip('.')}")
         yield row
 
 
@@ -227,7 +232,10 @@ def _entries(row: Row) -> Iterator[Entry]:
         for item in items:
             yield from _entries(item)
     elif "funder_id" in row:
-        names = (str(row["funder_id"]), str(row["name"]), *map(str, row.get("aliases") or ()))
+        aliases = row.get("aliases") or ()
+        if not isinstance(aliases, list | tuple):
+            raise ValueError(f"the aliases of {row['funder_id']} are no list: {str(aliases)[:40]!r}")
+        names = (_funder_doi(str(row["funder_id"])), str(row["name"]), *map(str, aliases))
         yield Entry(names, _text(row.get("country")))
     elif "names" in row:
         if row.get("status", "active") == "active":
@@ -239,7 +247,8 @@ def _entries(row: Row) -> Iterator[Entry]:
             names = (_funder_doi(row["uri"]), str(name), *map(str, row.get("alt-names") or ()))
             yield Entry(names, _text(row.get("location")))
     elif "ror.org" in str(row.get("id")):
-        version = "it is a ROR dump of schema 1" if "acronyms" in row or "labels" in row else "it is a ROR dump as CSV"
+        old, csv = "acronyms" in row or "labels" in row, not any(isinstance(v, list | dict) for v in row.values())
+        version = "it is a ROR dump " + ("of schema 1" if old else "as CSV" if csv else "of a schema that is not known")
         raise ValueError(f"{version}; take the JSON of schema 2, whose name ends in _schema_v2.json or, later, .json")
     else:
         raise KeyError("funder_id")

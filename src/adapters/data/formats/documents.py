@@ -153,7 +153,9 @@ def rows(path: Path, kind: Kind, files: Iterable[Path], text_field: str) -> Iter
             values = asdict(section)
             yield {**empty, "id": f"{name}#{number}", text_field: values.pop("text"), **values}
         if not found:
-            yield empty
+            named = 0 if kind != "jats" else _named_funders(file)
+            why = f"{name}: it has no funding statement; its metadata name {named} funders, which `data convert` reads"
+            yield {**empty, BAD_ROW: why} if named else empty
 
 
 def _reason(error: Exception) -> str:
@@ -172,7 +174,9 @@ def _sections(file: Path, kind: Kind) -> Iterator[Section]:
     with examine(file, by_content=True).binary() as data:
         _check_size(len(data.read(LARGEST + 1)), LARGEST)
     if kind == "text":
-        return _of_pages([read_text(file)], paged=False)
+        # As many characters as in the file, so that an offset is the file's own.
+        text = read_text(file).removeprefix("\ufeff").replace("\r\n", " \n").replace("\r", "\n")
+        return _of_pages([text], paged=False)
     return _of_xml(parse(file), kind)
 
 
@@ -196,6 +200,10 @@ def _of_xml(root: Element, kind: Kind) -> Iterator[Section]:
         for part, section in _parts(article, kind):
             if text := marked(part, is_heading if kind == "jats" else is_aside).text:
                 yield Section(text, section, doi, _xpath(part, parents))
+
+
+def _named_funders(file: Path) -> int:
+    return sum(1 for group in children(parse(file), "funding-group") for _ in children(group, "funding-source"))
 
 
 def _parts(article: Element, kind: Kind) -> list[tuple[Element, Literal["funding", "acknowledgement", "phrase"]]]:

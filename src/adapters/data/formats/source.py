@@ -132,7 +132,8 @@ class Source:
         """The file itself, or the files of a folder with these ends of names."""
         if not self.path.is_dir():
             return [self.path]
-        return sorted(path for path in self.path.rglob("*") if suffix_of(path) in suffixes and path.is_file())
+        found = (path for path in self.path.rglob("*") if suffix_of(path) in suffixes)
+        return sorted(path for path in found if path.is_file() or (path.is_symlink() and not path.exists()))
 
     def read(self, path: Path, reader: Callable[[Path], T]) -> T:
         """What is read from one of the files. An error names it where there are several."""
