@@ -134,7 +134,13 @@ def test_a_restart_does_what_is_missing(corpus: Path, tmp_path: Path, in_process
     assert sorted(f.name for f in out.iterdir()) == [MANIFEST]
     (out / MANIFEST).unlink()
     (out / "theirs.txt").write_text("x")
-    with pytest.raises(UserError, match="holds files that no command in parts wrote"):
+    for fresh in (False, True):
+        with pytest.raises(UserError, match=r"holds theirs\.txt, which is no part of an output"):
+            other.begin(fresh=fresh)
+    assert (out / "theirs.txt").is_file()
+    (out / "theirs.txt").unlink()
+    (out / "00000.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"holds parts without a manifest\.json"):
         other.begin(fresh=False)
 
 
@@ -186,6 +192,7 @@ def test_a_fault_of_a_worker_is_the_users(corpus: Path, tmp_path: Path, in_proce
         (["corpus.jsonl", "-o", "corpus.jsonl", "--engine", "ray"], "the output would overwrite the input."),
         (["corpus.jsonl", "-o", "adapter/adapter_config.json", "--engine", "ray"], "is a file; --engine ray writes a"),
         (["none.jsonl", "-o", "x", "--engine", "ray"], "there is no "),
+        (["folder", "-o", "folder/out", "--engine", "ray"], "lies in the corpus, whose files it would become"),
     ],
 )
 def test_wrong_options(corpus: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Option
+from typer import Exit, Option
 
+from adapters.cli.errors import complain
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class ClusterOptions:
         """
         from adapters.cluster.job import PartsJob
         from adapters.cluster.parts import Store, split, url_of
-        from adapters.cluster.ray_data import connected
+        from adapters.cluster.ray_data import ClusterError, connected
         from adapters.console import note, progress
 
         source, target = url_of(corpus), url_of(out)
         if source == target:
             raise UserError("the output would overwrite the input.")
+        if target.startswith(f"{source.rstrip('/')}/"):
+            raise UserError(f"-o {out} lies in the corpus, whose files it would become; choose a folder beside it.")
         if Path(target).is_file():
             raise UserError(f"-o {out} is a file; --engine ray writes a folder of parts.")
         suffix = f".{self.part_format or 'jsonl'}"
@@ -80,8 +83,12 @@ class ClusterOptions:
                 note(f"{out} is complete already; --fresh would do it again.")
                 return counts
             note(f"{len(parts):,} parts; workers: {cluster.workers:,} ({cluster.engine})")
-            with progress(out.name, "parts") as bar:
-                return job.run(work, cluster, bar)
+            try:
+                with progress(out.name, "parts") as bar:
+                    return job.run(work, cluster, bar)
+            except ClusterError as error:
+                complain(f"the cluster failed: {error}\nParts that are done are kept; the same command continues.")
+                raise Exit(1) from None
 
 
 def refuse_shard(shard: str) -> None:

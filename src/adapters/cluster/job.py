@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from adapters.extraction.merge_shards import summed
 from adapters.extraction.resumable import check_settings
 from adapters.types import Progress
 
+_PART = re.compile(r"\d{5,}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json)?|\.\d{5,}[^/]*")
+"""Names of parts, their manifests, and what a killed worker leaves."""
+
 
 @dataclass(frozen=True)
 class PartsJob:
@@ -29,6 +33,10 @@ class PartsJob:
     def begin(self, *, fresh: bool) -> None:
         """Refuse a folder that holds something else, or was begun with other settings. Raises UserError."""
         there = self.out.files()
+        if foreign := [name for name in there if name != MANIFEST and not _PART.fullmatch(name)]:
+            raise UserError(
+                f"{self.out.url} holds {foreign[0]}, which is no part of an output; choose a folder of its own."
+            )
         earlier = self.out.read_json(MANIFEST) if MANIFEST in there else None
         if fresh:
             for name in there:
@@ -38,10 +46,7 @@ class PartsJob:
             check_settings(self.settings, earlier.get("settings", {}), begun)
             return
         elif there:
-            raise UserError(
-                f"{self.out.url} holds files that no command in parts wrote. Choose another name, or replace them with "
-                "--fresh."
-            )
+            raise UserError(f"{self.out.url} holds parts without a {MANIFEST}: choose another name, or give --fresh.")
         self.out.put_json({"complete": False, "settings": self.settings}, MANIFEST)
 
     def finished(self) -> dict[str, Any] | None:

@@ -62,12 +62,14 @@ def split(corpus: str, size: int) -> Split:
         if total == 0:
             raise UserError(f"{corpus} holds no row.")
         starts = range(1, total + 1, size)
-        parts = [Part(f"{n:05}", corpus, whole, (a, min(a + size, total + 1))) for n, a in enumerate(starts)]
+        width = len(str(max(len(starts), 10_000)))  # so that names sort as parts do
+        parts = [Part(f"{n:0{width}}", corpus, whole, (a, min(a + size, total + 1))) for n, a in enumerate(starts)]
         return Split(parts, digest)
     files = {name: mark for name, mark in store.files().items() if is_data_file(Path(name)) and name[0] not in "._"}
     if not files:
         raise UserError(f"{corpus} holds no data file: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")
-    names = [f"{n:05}-{PurePosixPath(file).name.partition('.')[0]}" for n, file in enumerate(files)]
+    width = len(str(max(len(files), 10_000)))
+    names = [f"{n:0{width}}-{PurePosixPath(file).name.partition('.')[0]}" for n, file in enumerate(files)]
     parts = [Part(name, f"{corpus.rstrip('/')}/{file}") for name, file in zip(names, files, strict=True)]
     return Split(parts, hashlib.sha256(json.dumps(files).encode()).hexdigest())
 

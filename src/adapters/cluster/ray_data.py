@@ -26,6 +26,10 @@ BLOCKS = 4096
 """Most blocks of a Ray dataset: with more, its planning takes longer than the parts."""
 
 
+class ClusterError(RuntimeError):
+    """The cluster, or the code of a worker, failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """What the cluster offers, and how much of it each of the workers gets."""
@@ -108,11 +112,14 @@ def run(work: Work, parts: Sequence[Part], out: Store, suffix: str, cluster: Clu
         num_cpus=cluster.cpus,
         num_gpus=cluster.gpus,
     )
-    for row in done.iter_rows():
-        result = json.loads(row["done"])
-        if "fault" in result:
-            raise UserError(result["fault"])
-        yield result
+    try:
+        for row in done.iter_rows():
+            result = json.loads(row["done"])
+            if "fault" in result:
+                raise UserError(result["fault"])
+            yield result
+    except ray.exceptions.RayError as error:
+        raise ClusterError(str(error).strip().splitlines()[-1]) from error
 
 
 class _Worker:
