@@ -246,7 +246,7 @@ def test_texts_are_the_same_up_to_case_and_spacing(tmp_path: Path) -> None:
         ('{"id": "x\\ud800", "funding_statement": "We thank A.", "funders": []}', "lone surrogate"),
         ('{"id": "x", "prompt": "a", "chosen": "b", "rejected": "c", "gold": ' + "[" * 500 + "]" * 500 + "}", "deeply"),
         ('{"id": "x", "funding_statement": "", "funders": []}', "funding_statement is missing or empty"),
-        ('{"id": "x", "funding_statement": 5, "funders": []}', "funding_statement is missing or empty"),
+        ('{"id": "x", "funding_statement": 5, "funders": []}', "is a value of type int, not a text"),
         ('{"id": ["x"], "funding_statement": "We thank A.", "funders": []}', "id must be text"),
         ('{"id": "x", "funding_statement": "a\\u0000b", "funders": []}', "holds NUL"),
         ('{"id": "x", "funding_statement": "a\\ud800b", "funders": []}', "lone surrogate"),

@@ -59,7 +59,7 @@ def test_compact_is_short() -> None:
     ("change", "text"),
     [
         ({"funding_statement": " "}, "missing or empty"),
-        ({"funding_statement": 3}, "missing or empty"),
+        ({"funding_statement": 3}, "funding_statement is a value of type int, not a text"),
         ({"funders": None}, "list of objects"),
         ({"funders": "{"}, "not JSON"),
         ({"funders": [3]}, "list of objects"),

@@ -14,6 +14,23 @@ _OTHER_FORMS: Final = ("tokens", "ner_tags", "tokenized_text", "ner", "spans", "
 _GOLD: Final = ("funders", "gold", "completion", "chosen")
 
 
+def row_text(row: Row, field: str) -> str:
+    """The text of a row. Raises ValueError for a row without one."""
+    text = row.get(field)
+    if isinstance(text, str) and text.strip():
+        return text
+    kind = "" if text is None or isinstance(text, str) else type(text).__name__
+    raise ValueError(f"{field} is a value of type {kind}, not a text" if kind else f"{field} is missing or empty")
+
+
+def asked_text(row: Row, field: str) -> str:
+    """The same for a row that is asked about, whose error is of the kind `no text`."""
+    try:
+        return row_text(row, field)
+    except ValueError as error:
+        raise ValueError(f"no text: {error}") from None
+
+
 def conversion_hint(row: Row) -> str:
     """What to do about a row in another tool's form, to follow what is wrong with it; else nothing."""
     found = [name for name in _OTHER_FORMS if isinstance(row.get(name), list | dict)]

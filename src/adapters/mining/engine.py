@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from adapters.data.row_forms import asked_text
 from adapters.data_aug.mine.words import Question, Span
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import Source
@@ -93,10 +94,7 @@ class ProgramTask:
 
     def request(self, row: Row) -> tuple[Message, ...]:
         """The text of a row. Raises ValueError for a row without one."""
-        text = row.get(self.text_field)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"no text: {self.text_field} is missing or empty")
-        return ({"role": "user", "content": text},)
+        return ({"role": "user", "content": asked_text(row, self.text_field)},)
 
     def record(self, answer: Any) -> Any:
         """The record, as the engine made it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from adapters.data.json_text import from_text
+from adapters.data.row_forms import asked_text, row_text
 from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
 from adapters.rewards.funding_grounded import marked
@@ -89,9 +90,7 @@ class FundingTask:
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """One row with its gold funders. Raises ValueError for a row without text or with unreadable labels."""
-        text = row.get(self.text_field)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{self.text_field} is missing or empty")
+        text = row_text(row, self.text_field)
         gold = self.gold(row)
         answer = self.answer(gold)
         uncertain = funding_uncertain.read(row, _labelled(row))
@@ -167,9 +166,7 @@ class FundingTask:
 
     def request(self, row: Row) -> tuple[Message, ...]:
         """The prompt for a row without labels. Raises ValueError for a row without text."""
-        text = row.get(self.text_field)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"no text: {self.text_field} is missing or empty")
+        text = asked_text(row, self.text_field)
         return self.prompt(text)
 
     def record(self, answer: Any) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from adapters.data.json_text import from_text
+from adapters.data.row_forms import asked_text, row_text
 from adapters.data_aug.ie.vary import VARIATIONS, Variation, vary
 from adapters.data_aug.noise import Label
 from adapters.rewards.ie_records import AnswerReader, Item, entities, overlap, relations, unlabelled
@@ -95,9 +96,7 @@ class IeTask(AnswerReader):
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """One row with its gold. Raises ValueError for a row without text, schema or readable labels."""
-        text = row.get(self.text_field)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{self.text_field} is missing or empty")
+        text = row_text(row, self.text_field)
         gold = self.gold(row)
         if self.label_order is not None:
             gold = _permuted(gold, self.label_order)
@@ -217,9 +216,7 @@ class IeTask(AnswerReader):
 
     def request(self, row: Row) -> tuple[Message, ...]:
         """The prompt for a row without labels. Raises ValueError for a bad row."""
-        text = row.get(self.text_field)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"no text: {self.text_field} is missing or empty")
+        text = asked_text(row, self.text_field)
         try:
             own = _from_json(row, "schema")
             labels: dict[str, list[Any]] = {label: [] for label in _schema(self.schema if own in (None, "") else own)}

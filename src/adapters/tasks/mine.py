@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
+from adapters.data.row_forms import row_text
 from adapters.data_aug.mine.words import (
     KINDS,
     LABELS,
@@ -164,9 +165,7 @@ class MineTask:
     def _question(self, row: Row) -> Question:
         if "ner" in row:
             return Question("words", "", _nte(row)[0])
-        text, instruction = row.get(self.text_field), row.get("instruction") or self.instruction
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{self.text_field} is missing or empty")
+        text, instruction = row_text(row, self.text_field), row.get("instruction") or self.instruction
         if not isinstance(instruction, str) or not words(instruction):
             raise ValueError("instruction is missing or empty")
         return Question(self._kind(row), " ".join(instruction.split()), text)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from adapters.data.row_forms import asked_text, row_text
 from adapters.data_aug.noise import Label
 from adapters.rewards import records_match
 from adapters.rewards.grounding import needed
@@ -79,7 +80,7 @@ class RecordsTask:
 
     def example(self, row: Row, *, source: str = "", id: str = "") -> Example:
         """One row with its object. Raises ValueError for a row without text, or whose object does not fit."""
-        gold, text = self.gold(row), self._text(row)
+        gold, text = self.gold(row), row_text(row, self.text_field)
         meta = {"text": text, "record_schema": self.schema, "normalise": self.normalise}
         return Example(id, source, self.prompt(text), self.answer(gold), gold=gold, meta=meta)
 
@@ -151,10 +152,7 @@ class RecordsTask:
 
     def request(self, row: Row) -> tuple[Message, ...]:
         """The prompt for a row without labels. Raises ValueError for a row without text."""
-        try:
-            return self.prompt(self._text(row))
-        except ValueError as error:
-            raise ValueError(f"no text: {error}") from None
+        return self.prompt(asked_text(row, self.text_field))
 
     def decode(self, completion: str) -> dict[str, Any]:
         """The object of a completion, as the scorer reads it. Raises ValueError."""
@@ -179,12 +177,6 @@ class RecordsTask:
     def record_schema(self) -> dict[str, Any]:
         """The same, but with `x-grounded`: a record is an answer."""
         return self.node.schema(marked=True)
-
-    def _text(self, row: Row) -> str:
-        text = row.get(self.text_field)
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{self.text_field} is missing or empty")
-        return text
 
     def _pairs(self, gold: Any, completion: str, text: str | None) -> Iterator[records_match.Pair]:
         pairs = records_match.compare(self.node, gold, records_match.read(completion).value)
