@@ -102,7 +102,7 @@ class Text:
             place = self._place(at, at + len(needle))
             if place is None or (acronym and self.text[slice(*place)].islower()):
                 continue
-            if len(needle) < _NUMBER and needle.isdigit() and not self.text[slice(*place)].isalnum():
+            if len(needle) < _NUMBER and needle.isdigit() and value.isalnum() and _is_grouped(self.text[slice(*place)]):
                 continue  # `20-19` is two numbers, not 2019
             yield place
 
@@ -135,7 +135,7 @@ class Text:
         score, text = best
         if score < LEAST or _digits(text) != _digits(needle):
             return ABSENT
-        ids, standing = _ids(value), self._standing(self._normalised(text))
+        ids, standing = _ids(value), self._standing(self._normalised(text, value))
         places = tuple(place for place in standing if _ids(self.text[slice(*place)]) == ids)
         return Found("fuzzy", round(score, 4), places) if places else ABSENT
 
@@ -258,6 +258,11 @@ def _is_seam_after(text: str, end: int) -> bool:
     last, first = text[end - 1], text[end]
     changes = first.islower() if last.isdigit() else last.islower() and first.isupper()
     return changes and bool(_WORD_AFTER.match(text[end : end + _LONGEST_WORD]))
+
+
+def _is_grouped(text: str) -> bool:
+    """Whether something that is seen stands between letters or digits."""
+    return not all(c.isalnum() or unicodedata.category(c) == "Cf" for c in text)
 
 
 def _ids(text: str) -> str:

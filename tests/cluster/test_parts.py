@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import fsspec
@@ -17,8 +17,10 @@ from adapters.cluster import job, ray_data
 from adapters.cluster.job import PartsJob
 from adapters.cluster.parts import MANIFEST, Part, Store, split, url_of
 from adapters.cluster.ray_data import Cluster
-from adapters.cluster.work import Extraction, Noise, Work
+from adapters.cluster.work import Conversion, Extraction, Noise
+from adapters.data_aug.ie import Options as ConvertOptions
 from adapters.errors import UserError
+from adapters.extraction import adapter_source
 from adapters.extraction.engine import Options
 
 CLUSTER = Cluster(1, 1, 0)
@@ -40,7 +42,9 @@ def corpus(tmp_path: Path) -> Path:
 
 def extraction(folder: Path, **more: object) -> Extraction:
     picks, cut = {"samples": 1, "pick": "vote", "temperature": 0.8}, {"window": None, "passes": 1}
-    return Extraction(str(folder / "adapter"), {}, "transformers", Options(), picks, cut, {**COLUMNS, **more})
+    weights = adapter_source.find(str(folder / "adapter")).weights
+    adapter = str(folder / "adapter"), weights, {}
+    return Extraction(*adapter, "transformers", Options(), picks, cut, {**COLUMNS, **more})
 
 
 @pytest.fixture
@@ -48,13 +52,14 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Parts are done here, one after the other, as a worker of Ray would; the names of those that were."""
     done: list[str] = []
 
-    def run(work: Work, parts: list[Part], out: Store, suffix: str, cluster: Cluster) -> object:
-        worker = type("Worker", (ray_data._Worker,), {"work": work, "out": out, "suffix": suffix})()
+    def run(task: ray_data.Task, parts: list[Part], cluster: Cluster) -> object:
+        worker = type("Worker", (ray_data._Worker,), {"task": task})()
         for part in parts:
             done.append(part.name)
             result = json.loads(worker({"part": [json.dumps(astuple(part))]})["done"][0])
             if "fault" in result:
                 raise UserError(result["fault"])
+            assert "failed" not in result, result
             yield result
 
     monkeypatch.setattr(job.ray_data, "run", run)
@@ -132,27 +137,31 @@ def test_a_restart_does_what_is_missing(corpus: Path, tmp_path: Path, in_process
         other.begin(fresh=False)
     other.begin(fresh=True)
     assert sorted(f.name for f in out.iterdir()) == [MANIFEST]
-    (out / MANIFEST).unlink()
     (out / "theirs.txt").write_text("x")
     for fresh in (False, True):
         with pytest.raises(UserError, match=r"holds theirs\.txt, which is no part of an output"):
             other.begin(fresh=fresh)
-    assert (out / "theirs.txt").is_file()
     (out / "theirs.txt").unlink()
-    (out / "00000.jsonl").write_text("{}")
-    with pytest.raises(UserError, match=r"holds parts without a manifest\.json"):
-        other.begin(fresh=False)
+    (out / MANIFEST).unlink()
+    (out / "20240101.jsonl").write_text("{}")  # the name of a part, and not ours
+    for fresh in (False, True):
+        with pytest.raises(UserError, match=r"holds 20240101\.jsonl, which is no part of an output"):
+            other.begin(fresh=fresh)
+    assert (out / "20240101.jsonl").is_file()
 
 
 def test_a_part_that_is_there_is_not_done_again(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    store = Store(str(out))
-    worker = type("Worker", (ray_data._Worker,), {"work": extraction(tmp_path), "out": store, "suffix": ".jsonl"})()
+    task = ray_data.Task(extraction(tmp_path), str(out), ".jsonl", "this")
+    worker = type("Worker", (ray_data._Worker,), {"task": task})()
     asked = {"part": [json.dumps(astuple(split(str(corpus), 20).parts[0]))]}
     worker(asked)
     (out / "00000.jsonl").write_text("kept")
     assert json.loads(worker(asked)["done"][0])["counts"]["rows"] == 10
     assert (out / "00000.jsonl").read_text() == "kept"
+    worker.__class__.task = task._replace(job="another")
+    worker(asked)
+    assert (out / "00000.jsonl").read_text() != "kept", "a part of another job is done again"
 
 
 def test_from_and_to_a_store_that_is_no_disk(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
@@ -171,6 +180,43 @@ def test_from_and_to_a_store_that_is_no_disk(corpus: Path, tmp_path: Path, in_pr
     ]
     assert json.loads(memory.cat_file("/out/00000.parquet.manifest.json"))["paths"]["input"] == parts[0].file
     assert work.finished() is not None
+
+
+def test_an_empty_file_is_an_empty_part(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    (folder / "a.jsonl").touch()
+    (folder / "b.jsonl").write_bytes(corpus.read_bytes())
+    (folder / "deep").mkdir()
+    (folder / "deep" / ".c.jsonl").write_text("broken")
+    work = PartsJob(split(str(folder), 4).parts, Store(str(tmp_path / "out")), ".jsonl", {})
+    work.begin(fresh=False)
+    assert work.run(extraction(tmp_path), CLUSTER, lambda *_: None)["rows"] == 10
+    again = split(str(tmp_path / "out"), 4).parts
+    assert [part.name for part in again] == ["00000-00000-a", "00001-00001-b"], "outputs are a corpus, manifests not"
+
+
+def test_files_of_any_kind_are_converted_and_continued(tmp_path: Path, in_process: list[str]) -> None:
+    (tmp_path / "a.conll").write_text("Bob B-PER\nsleeps O\n\n")
+    work = Conversion(ConvertOptions(source="x"), None, None)
+    parts = split(str(tmp_path), None).parts
+    told = json.loads(json.dumps(work.settings(parts[0], tmp_path / "a.conll"), default=str))
+    made = PartsJob(parts, Store(str(tmp_path / "out")), ".jsonl", told)
+    for _ in range(2):
+        made.begin(fresh=False)
+        assert made.run(work, CLUSTER, lambda *_: None)["rows"] == 1
+    assert in_process == ["00000-a"]
+    (tmp_path / "b.conll.gz").write_bytes(b"\x1f\x8b damaged")
+    broken = PartsJob(split(str(tmp_path / "b.conll.gz"), None).parts, Store(str(tmp_path / "o2")), ".jsonl", told)
+    broken.begin(fresh=False)
+    with pytest.raises(UserError, match=r"b\.conll\.gz: "):
+        broken.run(work, CLUSTER, lambda *_: None)
+
+
+def test_another_adapter_on_a_worker_is_refused(corpus: Path, tmp_path: Path) -> None:
+    other = replace(extraction(tmp_path), weights="0" * 64)
+    with pytest.raises(UserError, match="finds another adapter than the one that was checked"):
+        other.start()
 
 
 def test_a_fault_of_a_worker_is_the_users(corpus: Path, tmp_path: Path, in_process: list[str]) -> None:
@@ -192,6 +238,8 @@ def test_a_fault_of_a_worker_is_the_users(corpus: Path, tmp_path: Path, in_proce
         (["corpus.jsonl", "-o", "corpus.jsonl", "--engine", "ray"], "the output would overwrite the input."),
         (["corpus.jsonl", "-o", "adapter/adapter_config.json", "--engine", "ray"], "is a file; --engine ray writes a"),
         (["none.jsonl", "-o", "x", "--engine", "ray"], "there is no "),
+        (["folder/a.jsonl", "-o", "folder", "--engine", "ray"], "holds the corpus; choose a folder of its own"),
+        (["corpus.jsonl", "-o", "hf://datasets/me/x", "--engine", "ray"], "every part would be a commit there"),
         (["folder", "-o", "folder/out", "--engine", "ray"], "lies in the corpus, whose files it would become"),
     ],
 )
@@ -202,14 +250,22 @@ def test_wrong_options(corpus: Path, monkeypatch: pytest.MonkeyPatch, arguments:
 
 
 def test_what_fits_a_cluster() -> None:
-    assert ray_data._sized({"CPU": 17}, None, None) == Cluster(4, 4, 0)
-    assert ray_data._sized({"CPU": 2}, None, None) == Cluster(1, 1, 0)
-    assert ray_data._sized({"CPU": 16, "GPU": 8}, None, None) == Cluster(8, 1, 1)
-    assert ray_data._sized({"CPU": 16, "GPU": 8}, 2, 3).engine == "vllm"
-    with pytest.raises(UserError, match="--workers 9: the cluster has 8 GPUs"):
-        ray_data._sized({"CPU": 16, "GPU": 8}, 9, None)
-    with pytest.raises(UserError, match="--workers 1: the cluster has 1 CPUs, of which one is left to Ray"):
-        ray_data._sized({"CPU": 1}, None, None)
+    sized, gpu = ray_data.sized, {"CPU": 16, "GPU": 8}
+    assert sized([{"CPU": 17}], None, None, gpus=True) == Cluster(4, 4, 0)
+    assert sized([{"CPU": 2}], None, None, gpus=True) == Cluster(1, 1, 0)
+    assert sized([{"CPU": 2}] * 8, None, None, gpus=False) == Cluster(7, 2, 0)
+    assert sized([{"CPU": 2}] * 2, None, 1, gpus=False) == Cluster(3, 1, 0)
+    assert sized([gpu, {"CPU": 4}], None, None, gpus=True) == Cluster(8, 1, 1)
+    assert sized([gpu], None, None, gpus=False) == Cluster(3, 4, 0)
+    assert sized([gpu], 2, 3, gpus=True).engine == "vllm"
+    for nodes, workers, cpus in (
+        ([gpu], 9, None),
+        ([gpu], None, 17),
+        ([{"CPU": 1}], None, None),
+        ([{"CPU": 2}] * 8, 1, 4),
+    ):
+        with pytest.raises(UserError, match="the cluster has"):
+            sized(nodes, workers, cpus, gpus=True)
 
 
 @pytest.mark.parametrize(

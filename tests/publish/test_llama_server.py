@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_bundle import FACTS, make_run, same_plots
-from typer.testing import CliRunner
 
-from adapters.cli import main
 from adapters.publish import bundle, card, gate, llama_server, release
 from adapters.publish.finished_run import Finished, read
 from adapters.publish.gguf import Converters
@@ -131,14 +129,19 @@ def test_the_card_says_what_was_run_and_leaves_out_what_fails(finished: Finished
     assert "llama.cpp: it ends; the card has no commands for it" in release._notes(finished, told)
 
 
-def test_a_folder_without_a_server_is_refused(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_card_without_a_schema_has_the_commands_too() -> None:
+    merge = "```python\nx\n```\n```\npip install y\n```\n```\npython -c 'a.merge_and_unload()'\n```\n````\n```\n````\n"
+    served = "```\npython LLAMA_CPP/convert.py merged\nllama-server -m merged.gguf\n```\n"
+    words = llama_server.commands(merge + served)
+    assert words[0][2:] == ["a.merge_and_unload()"]
+    assert words[1:] == (["python", "LLAMA_CPP/convert.py", "merged"], ["llama-server", "-m", "merged.gguf"])
+
+
+def test_a_folder_without_a_server_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = llama(tmp_path)
+    assert publish._llama(tools.folder) == tools
     (tools.folder / "build/bin/llama-server").unlink()
     monkeypatch.setenv("PATH", "")
-    done = CliRunner().invoke(
-        main.app, ["publish", str(finished.folder), "--dry-run", "--llama-cpp", str(tools.folder)]
-    )
-    assert done.exit_code == 2
-    assert "--llama-cpp: there is no llama-server in" in done.output.replace("\n", " ")
+    assert publish._llama(tools.folder) is None
+    with pytest.raises(UserError, match=r"there is no convert_hf_to_gguf\.py"):
+        publish._llama(tmp_path)

@@ -103,6 +103,13 @@ def test_what_does_not_stand_there(text: str, value: str) -> None:
     assert found(text, value) == ("absent", [])
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("no. 12\u201334", "12-34"), ("no. 20\u00ad19", "2019"), ("7\u22123", "7-3")]
+)
+def test_a_short_number_in_the_values_own_groups_is_found(text: str, value: str) -> None:
+    assert found(text, value)[0] == "normalised"
+
+
 def test_whole_tokens_come_first() -> None:
     assert found("NSFC, NSF-funded, NSF", "NSF") == ("exact", ["NSF", "NSF"])
     assert Text("AB-77-1 and 77").find("77").mentions == ((12, 14),), "one that stands alone"

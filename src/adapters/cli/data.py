@@ -11,7 +11,7 @@ from typer import Argument, Exit, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.in_parts import ClusterOptions, Where
-from adapters.cli.options import AsJson, Fresh, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
+from adapters.cli.options import AsJson, MaxTokens, OutFile, Params, Seed, Server, TaskName, Temperature, grouped
 from adapters.errors import UserError
 from adapters.files import write_jsonl, write_text
 
@@ -120,7 +120,7 @@ def noise(
     seed: Seed = 0,
     task: TaskName = None,
     engine: Where = "local",
-    fresh: Fresh = False,
+    fresh: Annotated[bool, Option("--fresh", help="With --engine ray: replace what OUT holds.")] = False,
 ) -> None:
     """Show what noise does to texts, or write a degraded test set."""
     from adapters.console import console

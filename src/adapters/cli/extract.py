@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -133,7 +132,7 @@ def extract(
     one: Annotated[str | None, Option("--input", metavar="TEXT", help="One text, in the place of INPUT.")] = None,
     engine: Annotated[
         Literal["transformers", "vllm", "ray"],
-        Option(help="What runs the model locally; ray: on many machines, from and to folders or s3://, gs://, hf://."),
+        Option(help="What runs the model locally; ray: on many machines, from and to folders, s3://, gs:// …."),
     ] = "transformers",
     constrain: HowConstrained = None,
     batch_size: Annotated[int | None, Option(min=1, help="Default: 64 on a GPU, 32 without.")] = None,
@@ -167,9 +166,14 @@ def extract(
             refuse_shard(corpus.shard)
             columns = {name: getattr(corpus, name) for name in ("text", "normalise", "registry", "grounded")}
             columns |= {"keep": tuple(corpus.keep or ()), "registry": corpus.registry and corpus.registry.resolve()}
-            found, told = (shared(source), adapter.as_found), (options, picks.checked(), vars(long_texts))
-            make = partial(Extraction, *found, columns=columns, least=corpus.min_confidence)
-            counts = cluster.run(input, out, lambda fits: make(fits, *told), fresh=fresh)
+            places = {k: shared(v) if k in ("base", "task") and v else v for k, v in adapter.as_found.items()}
+            told = options, picks.checked(), vars(long_texts), columns, corpus.min_confidence
+
+            def make(fits: str) -> Extraction:
+                own = "transformers" if model.tags_words else fits
+                return Extraction(shared(source), model.weights, places, own, *told)
+
+            counts = cluster.run(input, out, make, gpus=True, fresh=fresh)
             print_counts(console(stderr=True), out, counts, as_json)
             return
         session = Session.open(model, engine, options, **picks.checked())

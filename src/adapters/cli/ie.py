@@ -134,11 +134,11 @@ def _convert_in_parts(
     as_json: bool,
 ) -> None:
     """Convert the files of a folder by Ray, each for itself."""
-    from adapters.cluster.work import Conversion
+    from adapters.cluster.work import Conversion, shared
 
     if to in ("conll", "labelstudio") or cluster.part_format == "parquet" or cluster.part_rows:
         raise UserError("--engine ray converts whole files to rows in .jsonl: no --part-rows, conll or labelstudio.")
-    work = Conversion(options.of(), kind, to)
+    work = Conversion(options.of(), kind and shared(kind), to)
     counts = cluster.run(file, out, lambda _: work, whole_files=True, fresh=fresh)
     if as_json:
         print(json.dumps(counts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from adapters.cli.errors import complain
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
+    from adapters.cluster.ray_data import Cluster
     from adapters.cluster.work import Work
 
 Where = Annotated[
     Literal["local", "ray"],
-    Option("--engine", help="ray: in parts, by Ray, from and to folders or s3://, gs://, hf://."),
+    Option("--engine", help="ray: in parts, by Ray, from and to folders, s3://, gs:// …."),
 ]
 
 
@@ -48,12 +50,14 @@ class ClusterOptions:
         out: Path,
         make: Callable[[str], Work],
         *,
+        gpus: bool = False,
         whole_files: bool = False,
         fresh: bool,
     ) -> dict[str, Any]:
         """Do a work on the parts of a corpus. Returns the counts. Raises UserError.
 
-        `make` makes the work for the engine that fits the cluster. `whole_files`: a file is not cut.
+        `make` makes the work for the engine that fits the cluster. `gpus`: whether it uses any. `whole_files`: none
+        is cut, and they may be of any kind.
         """
         from adapters.cluster.job import PartsJob
         from adapters.cluster.parts import Store, split, url_of
@@ -65,14 +69,19 @@ class ClusterOptions:
             raise UserError("the output would overwrite the input.")
         if target.startswith(f"{source.rstrip('/')}/"):
             raise UserError(f"-o {out} lies in the corpus, whose files it would become; choose a folder beside it.")
+        if source.startswith(f"{target.rstrip('/')}/"):
+            raise UserError(f"-o {out} holds the corpus; choose a folder of its own.")
+        if target.startswith("hf://"):
+            raise UserError("-o hf://…: every part would be a commit there. Write elsewhere, and upload the folder.")
         if Path(target).is_file():
             raise UserError(f"-o {out} is a file; --engine ray writes a folder of parts.")
         suffix = f".{self.part_format or 'jsonl'}"
-        parts, digest = split(source, 2**62 if whole_files else self.part_rows or 2048)
-        with connected(self.address, self.workers, self.cpus) as cluster:
+        parts, digest = split(source, None if whole_files else self.part_rows or 2048)
+        with connected(self.address, self.workers, self.cpus, gpus=gpus) as cluster:
             work = make(cluster.engine)
             with Store(parts[0].file).local("") as file:
-                decided = dict(work.settings(parts[0], file))
+                # As the manifest will hold them, with which a restart compares.
+                decided = json.loads(json.dumps(work.settings(parts[0], file), default=str))
             for name in ("rows", "shard"):  # of the first part
                 decided.pop(name, None)
             size = None if parts[0].rows is None else parts[0].rows[1] - 1
@@ -82,13 +91,17 @@ class ClusterOptions:
             if (counts := job.finished()) is not None:
                 note(f"{out} is complete already; --fresh would do it again.")
                 return counts
-            note(f"{len(parts):,} parts; workers: {cluster.workers:,} ({cluster.engine})")
+            note(f"{len(parts):,} parts; workers: {cluster.workers:,}, each with {_share(cluster)}")
             try:
                 with progress(out.name, "parts") as bar:
                     return job.run(work, cluster, bar)
             except ClusterError as error:
                 complain(f"the cluster failed: {error}\nParts that are done are kept; the same command continues.")
                 raise Exit(1) from None
+
+
+def _share(cluster: Cluster) -> str:
+    return f"{cluster.cpus:g} CPUs{' and a GPU' if cluster.gpus else ''}"
 
 
 def refuse_shard(shard: str) -> None:

@@ -227,8 +227,8 @@ def mine(
             refuse_shard(shard)
             if uncertain:
                 raise UserError("--uncertain needs the whole corpus in one process; leave --engine out.")
-            mining = Mining(program, shared(source), batch_size, columns)
-            counts = cluster.run(corpus, out, lambda _: mining, fresh=fresh)
+            mining = Mining(program, shared(source), found.weights, batch_size, columns)
+            counts = cluster.run(corpus, out, lambda _: mining, gpus=True, fresh=fresh)
         else:
             work = mined.prepare(program, found, corpus, out, **columns, shard=shard, uncertain=uncertain)
 

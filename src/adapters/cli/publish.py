@@ -153,7 +153,8 @@ def _merged(
 
 
 def _llama(folder: Path | None) -> Converters | None:
-    """A folder of llama.cpp with converters and a server; None where none was made. Raises UserError."""
+    """A folder of llama.cpp with converters and a server; None without one. Raises UserError for a wrong folder."""
+    from adapters.console import note
     from adapters.publish import gguf, llama_server
 
     if folder is None and not (gguf.BUILT / ".installed").is_file():
@@ -162,7 +163,8 @@ def _llama(folder: Path | None) -> Converters | None:
     try:
         llama_server.server(tools)
     except RuntimeError as error:
-        raise UserError(f"--llama-cpp: {error}.") from None
+        note(f"{error}: the card's commands for llama.cpp are not run")
+        return None
     return tools
 
 

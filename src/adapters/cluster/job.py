@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from adapters.extraction.merge_shards import summed
 from adapters.extraction.resumable import check_settings
 from adapters.types import Progress
 
-_PART = re.compile(r"\d{5,}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json)?|\.\d{5,}[^/]*")
+_PART = re.compile(r"\d{5,}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json)?|\.(\d{5,}[^/]*|manifest\.json)\.\d+")
 """Names of parts, their manifests, and what a killed worker leaves."""
 
 
@@ -30,53 +32,62 @@ class PartsJob:
     suffix: str
     settings: Mapping[str, Any]
 
+    @property
+    def digest(self) -> str:
+        """What tells this work's parts from those of another."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
     def begin(self, *, fresh: bool) -> None:
-        """Refuse a folder that holds something else, or was begun with other settings. Raises UserError."""
+        """Refuse a folder that holds something else, or was begun with other settings. Raises UserError.
+
+        Only a folder with a manifest of this program is emptied, and only of parts.
+        """
         there = self.out.files()
-        if foreign := [name for name in there if name != MANIFEST and not _PART.fullmatch(name)]:
+        earlier = self.out.read_json(MANIFEST) if MANIFEST in there else None
+        ours = earlier is not None and isinstance(earlier.get("settings"), dict)
+        if foreign := [name for name in there if not (ours and (name == MANIFEST or _PART.fullmatch(name)))]:
             raise UserError(
                 f"{self.out.url} holds {foreign[0]}, which is no part of an output; choose a folder of its own."
             )
-        earlier = self.out.read_json(MANIFEST) if MANIFEST in there else None
-        if fresh:
-            for name in there:
-                self.out.remove(name)
-        elif earlier is not None:
-            begun = f"{self.out.url} was {'made' if earlier.get('complete') else 'begun'}"
-            check_settings(self.settings, earlier.get("settings", {}), begun)
+        if ours and not fresh:
+            begun = f"{self.out.url} was {'made' if earlier and earlier.get('complete') else 'begun'}"
+            check_settings(self.settings, earlier["settings"] if earlier else {}, begun)
             return
-        elif there:
-            raise UserError(f"{self.out.url} holds parts without a {MANIFEST}: choose another name, or give --fresh.")
+        for name in there:
+            self.out.remove(name)
         self.out.put_json({"complete": False, "settings": self.settings}, MANIFEST)
 
     def finished(self) -> dict[str, Any] | None:
         """Counts of a complete folder; None for any other."""
         earlier = self.out.read_json(MANIFEST) or {}
-        return dict(earlier["counts"]) if earlier.get("complete") and not self._missing() else None
+        return dict(earlier["counts"]) if earlier.get("complete") and not self._missing()[0] else None
 
-    def _missing(self) -> list[Part]:
+    def _missing(self) -> tuple[list[Part], list[Mapping[str, Any]]]:
+        """The parts that are not done, and the counts of those that are."""
         there = self.out.files()
-        return [part for part in self.parts if f"{part.name}{self.suffix}" not in there]
+        names = {part: ray_data.manifest_name(part, self.suffix) for part in self.parts}
+        done = [part for part, name in names.items() if name in there and f"{part.name}{self.suffix}" in there]
+        manifests = self.out.read_jsons(names[part] for part in done)
+        counts = {m["part"]: m["counts"] for m in manifests if m.get("job") == self.digest}
+        return [part for part in self.parts if part.name not in counts], list(counts.values())
 
     def run(self, work: Work, cluster: Cluster, moved: Progress) -> dict[str, Any]:
-        """Do the missing parts. Returns the counts of all. Raises UserError."""
+        """Do the missing parts. Returns the counts of all. Raises UserError, and ClusterError where one failed."""
         began = time.monotonic()
-        missing = self._missing()
-        done = [ray_data.manifest_name(part, self.suffix) for part in self.parts if part not in set(missing)]
-        counts = [manifest["counts"] for manifest in self.out.read_jsons(done)]
-        there, resumed = len(counts), summed(counts).get("rows", 0)
-
-        def told() -> None:
-            errors = sum(sum(c.get("errors", {}).values()) for c in counts)
-            moved(len(counts), len(self.parts), {"resumed": there, "errors": errors})
-
-        told()
+        missing, counts = self._missing()
+        there, resumed = len(counts), sum(c["rows"] for c in counts)
+        errors = sum(sum(c.get("errors", {}).values()) for c in counts)
+        moved(there, len(self.parts), {"resumed": there, "errors": errors})
         if missing:
-            for manifest in ray_data.run(work, missing, self.out, self.suffix, cluster):
-                counts.append(manifest["counts"])
-                told()
+            task = ray_data.Task(work, self.out.url, self.suffix, self.digest)
+            for n, manifest in enumerate(ray_data.run(task, missing, cluster), there + 1):
+                errors += sum(manifest["counts"].get("errors", {}).values())
+                moved(n, len(self.parts), {"resumed": there, "errors": errors})
+            missing, counts = self._missing()
+            if missing:
+                raise ray_data.ClusterError(f"{len(missing)} parts are not there, such as {missing[0].name}")
         seconds = time.monotonic() - began
         whole = summed(counts) | {"parts": len(self.parts), "resumed": resumed, "seconds": round(seconds, 2)}
-        whole["rows_per_second"] = round((whole["rows"] - resumed) / seconds, 3) if missing else None
+        whole["rows_per_second"] = round((whole["rows"] - resumed) / seconds, 3) if len(counts) > there else None
         self.out.put_json({"complete": True, "settings": self.settings, "counts": whole}, MANIFEST)
         return whole

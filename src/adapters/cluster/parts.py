@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,13 +50,17 @@ class Split(NamedTuple):
 def url_of(path: Path) -> str:
     """The address that a path was made of, `s3:/bucket/x` of `s3://bucket/x`; of a local path the whole path."""
     scheme, _, rest = str(path).partition(":/")
+    if scheme == "file" and rest:
+        return str(Path("/", rest))
     return f"{scheme}://{rest}" if re.fullmatch(r"\w{2,}", scheme) and rest else str(path.resolve())
 
 
-def split(corpus: str, size: int) -> Split:
-    """A folder's files, or stretches of `size` rows of one file. Raises UserError."""
+def split(corpus: str, size: int | None) -> Split:
+    """A folder's files, or stretches of `size` rows of one file; None: whole files of any kind. Raises UserError."""
     store = Store(corpus)
-    if not store.is_folder():
+    if not store.is_folder() and size is None:
+        return Split([Part("00000", corpus)], store.mark())
+    if not store.is_folder() and size is not None:
         with store.local("") as path:
             whole = survey(path)
         total, digest = whole
@@ -65,13 +70,20 @@ def split(corpus: str, size: int) -> Split:
         width = len(str(max(len(starts), 10_000)))  # so that names sort as parts do
         parts = [Part(f"{n:0{width}}", corpus, whole, (a, min(a + size, total + 1))) for n, a in enumerate(starts)]
         return Split(parts, digest)
-    files = {name: mark for name, mark in store.files().items() if is_data_file(Path(name)) and name[0] not in "._"}
+    files = {name: mark for name, mark in store.files().items() if _is_of_corpus(name, size is None)}
     if not files:
-        raise UserError(f"{corpus} holds no data file: .jsonl, .json, .csv, .tsv, .parquet, also .gz.")
+        kinds = "" if size is None else ": .jsonl, .json, .csv, .tsv, .parquet, also .gz"
+        raise UserError(f"{corpus} holds no {'' if size is None else 'data '}file{kinds}.")
     width = len(str(max(len(files), 10_000)))
     names = [f"{n:0{width}}-{PurePosixPath(file).name.partition('.')[0]}" for n, file in enumerate(files)]
     parts = [Part(name, f"{corpus.rstrip('/')}/{file}") for name, file in zip(names, files, strict=True)]
     return Split(parts, hashlib.sha256(json.dumps(files).encode()).hexdigest())
+
+
+def _is_of_corpus(name: str, any_kind: bool) -> bool:
+    """Whether a file of a folder is read: no manifest, nothing hidden (`.x`, `_x`, also folders)."""
+    hidden = any(step[0] in "._" for step in PurePosixPath(name).parts)
+    return not hidden and not name.endswith(MANIFEST) and (any_kind or is_data_file(Path(name)))
 
 
 @dataclass(frozen=True)
@@ -98,18 +110,30 @@ class Store:
 
     def is_folder(self) -> bool:
         """Whether it is a folder that exists; a file is none. Raises UserError where there is neither."""
+        return bool(self._info("")["type"] == "directory")
+
+    def mark(self) -> str:
+        """What changes when a file's content does. Raises UserError."""
+        return _mark(self._info(""))
+
+    def _info(self, name: str) -> dict[str, Any]:
         files, root = self._opened
-        with self._reached():
-            if not files.exists(root):
-                raise UserError(f"there is no {self.url}.")
-            return bool(files.isdir(root))
+        try:
+            with self._reached():
+                return dict(files.info(f"{root}/{name}" if name else root))
+        except FileNotFoundError:
+            raise UserError(f"there is no {self.url}{f'/{name}' if name else ''}.") from None
 
     def files(self) -> dict[str, str]:
         """The files below, by their path in order, with what changes when their content does; none of no folder."""
         files, root = self._opened
-        with self._reached():
-            found = files.find(root, detail=True) if files.exists(root) else {}
+        try:
+            with self._reached():
+                found = files.find(root, detail=True)
+        except FileNotFoundError:
+            return {}
         within = {PurePosixPath(path).relative_to(PurePosixPath(root)).as_posix(): info for path, info in found.items()}
+        within.pop(".", None)  # what consoles of object stores make to show a folder
         return {name: _mark(within[name]) for name in sorted(within)}
 
     @contextmanager
@@ -151,17 +175,27 @@ class Store:
 
     def read_jsons(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Those JSON files of the folder that are there and whole; of a remote store many at a time."""
+        with ThreadPoolExecutor(32) as threads:
+            values = list(threads.map(self._json, names))
+        return [value for value in values if value is not None]
+
+    def _json(self, name: str) -> dict[str, Any] | None:
         files, root = self._opened
-        paths = [f"{root}/{name}" for name in names]
-        with self._reached():
-            found = files.cat(paths, on_error="omit") if paths else {}
-        values = [_json(found[path]) for path in paths if path in found]
-        return [value for value in values if isinstance(value, dict)]
+        try:
+            with self._reached():
+                value = json.loads(files.cat_file(f"{root}/{name}"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
 
     def has(self, name: str) -> bool:
         """Whether the folder has a file."""
         files, root = self._opened
-        return bool(files.exists(f"{root}/{name}"))
+        try:
+            with self._reached():
+                return bool(files.info(f"{root}/{name}"))
+        except FileNotFoundError:
+            return False
 
     def remove(self, name: str) -> None:
         """Remove a file of the folder."""
@@ -174,17 +208,10 @@ class Store:
         """A store's own errors, of which each has its kind, as the user's."""
         try:
             yield
-        except UserError:
+        except (UserError, FileNotFoundError, ValueError):
             raise
         except Exception as error:
             raise UserError(f"{self.url} cannot be reached: {type(error).__name__}: {error}") from None
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None
 
 
 def _mark(info: Mapping[str, Any]) -> str:

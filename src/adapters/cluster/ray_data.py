@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from adapters.cluster.parts import Part, Store
 from adapters.cluster.work import Fill, Work
@@ -24,6 +24,8 @@ from adapters.errors import UserError
 
 BLOCKS = 4096
 """Most blocks of a Ray dataset: with more, its planning takes longer than the parts."""
+RETRIES = 3
+"""How often a part is begun again whose worker died: one that kills its workers must end."""
 
 
 class ClusterError(RuntimeError):
@@ -32,7 +34,7 @@ class ClusterError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the cluster offers, and how much of it each of the workers gets."""
+    """How many workers there are, and what each of them gets."""
 
     workers: int
     cpus: float
@@ -40,31 +42,43 @@ class Cluster:
 
     @property
     def engine(self) -> str:
-        """The engine that fits: vLLM on GPUs."""
+        """The engine that fits a causal model: vLLM on GPUs."""
         return "vllm" if self.gpus else "transformers"
 
 
-@contextmanager
-def connected(address: str | None, workers: int | None, cpus: int | None) -> Iterator[Cluster]:
-    """Connect to a cluster; without an address to one on this machine, which ends with the block.
+class Task(NamedTuple):
+    """What workers do: the work, the folder of outputs and their suffix, and what tells this job's from others."""
 
-    Raises UserError when Ray is missing, nothing answers, or the workers do not fit.
+    work: Work
+    out: str
+    suffix: str
+    job: str
+
+
+@contextmanager
+def connected(address: str | None, workers: int | None, cpus: int | None, *, gpus: bool) -> Iterator[Cluster]:
+    """Connect to a cluster; without an address to one on this machine, which is started and ends with the block.
+
+    `gpus`: whether workers use GPUs. Raises UserError when Ray is missing, nothing answers, or the workers do not fit.
     """
     if find_spec("ray") is None:
         raise UserError("Ray is not installed: pip install -c constraints.txt -e '.[ray]' in the repository.")
     if address is not None:
         _check_answers(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to the screen
+    # A part may take hours, and Ray Data would end a run in which none is finished for half an hour.
+    os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "-1")
     import ray
 
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         said = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{f'--address {address}' if address else 'Ray did not start'}: {said}.") from None
     try:
-        yield _sized(ray.cluster_resources(), workers, cpus)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield sized(nodes, workers, cpus, gpus=gpus)
     finally:
         ray.shutdown()
 
@@ -82,19 +96,31 @@ def _check_answers(address: str) -> None:
         raise UserError(f"--address {address}: nothing answers ({error.strerror or error}).") from None
 
 
-def _sized(there: Mapping[str, float], workers: int | None, cpus: int | None) -> Cluster:
-    """By default a worker for each GPU; without one for each 4 CPUs, of which Ray itself keeps one free."""
-    cores, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    share = cpus or (1 if gpus else min(4, max(1, cores - 1)))
-    fit = gpus or max(0, cores - 1) // share
-    if (workers is not None and workers > fit) or fit < 1:
-        what = f"{gpus} GPUs" if gpus else f"{cores} CPUs, of which one is left to Ray, and {share} for each worker"
-        raise UserError(f"--workers {workers or 1}: the cluster has {what}.")
-    return Cluster(workers or fit, share, 1 if gpus else 0)
+def sized(nodes: Sequence[Mapping[str, float]], workers: int | None, cpus: int | None, *, gpus: bool) -> Cluster:
+    """The workers that fit machines of these resources: one a GPU, where any has one and `gpus`; else one a few CPUs.
+
+    A worker lies on one machine. Of all CPUs one is left to Ray. Raises UserError where `workers` do not fit.
+    """
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    cards = [int(node.get("GPU", 0)) for node in nodes] if gpus else []
+    largest = max(cores, default=0) - (len(cores) == 1)
+    share = cpus or (1 if any(cards) else min(4, max(1, largest)))
+    if any(cards):
+        fit = sum(min(gpu, core // share) for gpu, core in zip(cards, cores, strict=True))
+        what = f"{sum(cards)} GPUs on machines of {min(cores)} to {max(cores)} CPUs"
+    else:
+        fit = sum(core // share for core in cores)
+        fit -= fit * share == sum(cores)
+        what = (
+            f"{len(cores)} machines of {min(cores, default=0)} to {max(cores, default=0)} CPUs, of which one is Ray's"
+        )
+    if (workers or 1) > fit:
+        raise UserError(f"--workers {workers or 1}, each with {share} CPUs: the cluster has {what}.")
+    return Cluster(workers or fit, share, 1 if any(cards) else 0)
 
 
-def run(work: Work, parts: Sequence[Part], out: Store, suffix: str, cluster: Cluster) -> Iterator[Mapping[str, Any]]:
-    """Have all parts done; their manifests as they are finished. Raises UserError that a worker raised."""
+def run(task: Task, parts: Sequence[Part], cluster: Cluster) -> Iterator[Mapping[str, Any]]:
+    """Have parts done; their manifests as they are finished. Raises a worker's UserError, and ClusterError."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -102,32 +128,35 @@ def run(work: Work, parts: Sequence[Part], out: Store, suffix: str, cluster: Clu
     logger = logging.getLogger("ray.data")  # it also writes to the log files of Ray's session
     logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
     described = [{"part": json.dumps(astuple(part))} for part in parts]
-    data = ray.data.from_items(described, override_num_blocks=min(len(parts), BLOCKS))
-    # Arguments of a constructor would be an object of the cluster, and a worker could not start again once it is lost.
-    worker = type("Worker", (_Worker,), {"work": work, "out": Store(out.url), "suffix": suffix})
-    done = data.map_batches(
-        worker,
-        batch_size=1,
-        compute=ActorPoolStrategy(size=min(cluster.workers, len(parts))),
-        num_cpus=cluster.cpus,
-        num_gpus=cluster.gpus,
-    )
     try:
+        data = ray.data.from_items(described, override_num_blocks=min(len(parts), BLOCKS))
+        # Arguments of a constructor would be an object of the cluster, and no worker could start again once it is lost.
+        worker = type("Worker", (_Worker,), {"task": task})
+        done = data.map_batches(
+            worker,
+            batch_size=1,
+            compute=ActorPoolStrategy(size=min(cluster.workers, len(parts)), max_tasks_in_flight_per_actor=1),
+            num_cpus=cluster.cpus,
+            num_gpus=cluster.gpus,
+            max_task_retries=RETRIES,
+        )
         for row in done.iter_rows():
             result = json.loads(row["done"])
             if "fault" in result:
                 raise UserError(result["fault"])
+            if "failed" in result:
+                raise ClusterError(result["failed"])
             yield result
-    except ray.exceptions.RayError as error:
+    except (UserError, ClusterError):
+        raise
+    except Exception as error:  # Ray has several roots of exceptions
         raise ClusterError(str(error).strip().splitlines()[-1]) from error
 
 
 class _Worker:
     """An actor of Ray: its model is loaded at the first part."""
 
-    work: ClassVar[Work]
-    out: ClassVar[Store]
-    suffix: ClassVar[str]
+    task: ClassVar[Task]
 
     def __init__(self) -> None:
         self.fill: Fill | None = None
@@ -138,25 +167,37 @@ class _Worker:
     def _done(self, text: str) -> Mapping[str, Any]:
         name, file, surveyed, rows = json.loads(text)
         part = Part(name, file, surveyed and tuple(surveyed), rows and tuple(rows))
+        # An exception would be wrapped, and its worker started again.
         try:
-            there = self.out.has(f"{part.name}{self.suffix}")
-            return (there and self.out.read_json(manifest_name(part, self.suffix))) or self._filled(part)
-        except UserError as error:  # an exception would be wrapped, and its worker started again
+            return self._finished(part) or self._filled(part)
+        except UserError as error:
             return {"fault": str(error)}
+        except Exception as error:
+            return {"failed": f"{part.file}: {type(error).__name__}: {error}"}
+
+    def _finished(self, part: Part) -> Mapping[str, Any] | None:
+        """The manifest of a part that another worker finished before it died."""
+        out = Store(self.task.out)
+        known = out.read_json(manifest_name(part, self.task.suffix)) or {}
+        return known if known.get("job") == self.task.job and out.has(f"{part.name}{self.task.suffix}") else None
 
     def _filled(self, part: Part) -> Mapping[str, Any]:
         from adapters.console import quiet
 
-        with tempfile.TemporaryDirectory() as folder, quiet(None):
+        out = Store(self.task.out)
+        with tempfile.TemporaryDirectory() as folder, quiet(None), Store(part.file).local("") as corpus:
             if self.fill is None:
-                self.fill = self.work.start()
-            file = Path(folder, f"{part.name}{self.suffix}")
-            with Store(part.file).local("") as corpus:
-                described = {"complete": True, **self.fill(part, corpus, file)}
+                self.fill = self.task.work.start()
+            file = Path(folder, f"{part.name}{self.task.suffix}")
+            try:
+                filled = self.fill(part, corpus, file)
+            except UserError as error:  # of a copy
+                raise UserError(str(error).replace(str(corpus), part.file)) from None
+            described = {"complete": True, "job": self.task.job, "part": part.name, **filled}
             if "paths" in described:
                 described["paths"] = {**described["paths"], "input": part.file}
-            self.out.put_json(described, manifest_name(part, self.suffix))
-            self.out.put(file, f"{part.name}{self.suffix}")
+            out.put_json(described, manifest_name(part, self.task.suffix))
+            out.put(file, file.name)
         return described
 
 

@@ -5,24 +5,26 @@ A work is sent to the workers, where `start` makes what fills an output from a p
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from adapters.cluster.parts import Part
 from adapters.data import formats, noise_files
+from adapters.data.data_file import FAULTS
 from adapters.data.rows import survey
 from adapters.data.task_of_file import task_of_file
 from adapters.data_aug.ie import Options as ConvertOptions
 from adapters.environment import versions
 from adapters.errors import UserError
-from adapters.extraction import adapter_source, extract
+from adapters.extraction import adapter_source, extract, files
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.chunks import Cutter
-from adapters.extraction.engine import Engine, Options
+from adapters.extraction.engine import FIRST, Engine, Options
 from adapters.extraction.extract import ExtractionJob
+from adapters.extraction.merge_shards import SUMS
 from adapters.extraction.resumable import manifest, open_or_resume
 from adapters.extraction.session import Session
 from adapters.files import write_jsonl
@@ -38,6 +40,9 @@ Fill = Callable[[Part, Path, Path], Mapping[str, Any]]
 class Work(Protocol):
     """A work on parts. Can be pickled; a worker may run on another machine."""
 
+    gpus: ClassVar[bool]
+    """Whether a worker uses a GPU where there is one."""
+
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """Check what can be checked with one part, whose file is given: what decides the outputs. Raises UserError."""
         ...
@@ -47,9 +52,10 @@ class Work(Protocol):
         ...
 
 
-def shared(adapter: str) -> str:
-    """The adapter as workers with another working directory find it: the whole path of a folder, else its Hub id."""
-    return str(Path(adapter).resolve()) if Path(adapter).exists() else adapter
+def shared(given: str) -> str:
+    """A file, a folder or `file:name` as processes elsewhere find it, by its whole path; anything else as it is."""
+    path, colon, name = given.partition(":")
+    return f"{Path(path).resolve()}{colon}{name}" if Path(path).exists() else given
 
 
 ANY_OUT = Path("part.jsonl")
@@ -62,6 +68,8 @@ class Extraction:
     """`adapters extract` of parts."""
 
     adapter: str
+    weights: str
+    """The hash of the adapter that was checked; a worker that finds another one stops."""
     found: Mapping[str, Any]
     """How the adapter is found: `adapter_source.find`."""
     engine: str
@@ -71,10 +79,12 @@ class Extraction:
     columns: Mapping[str, Any]
     """What `extract.prepare` is told of the output's columns."""
     least: float | None = None
+    gpus: ClassVar[bool] = True
 
     def session(self) -> Session:
         """The adapter, and how it answers. Raises UserError."""
         source = adapter_source.find(self.adapter, **self.found, consent=TRUSTED)
+        _check_weights(source, self.weights)
         return Session.open(source, self.engine, self.options, **self.picks)
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
@@ -86,45 +96,28 @@ class Extraction:
         settings = {**session.settings, "window": self.cut["window"], **session.picks}
         settings["passes"] = self.cut["passes"] if self.cut["passes"] > 1 else None
         sure = session.confidence(self.least, grounded=self.columns["grounded"] != "off")
-        return _of_part(
-            extract.prepare(
-                session.source, file, out, **self.columns, sure=sure, engine=settings, surveyed=part.surveyed
-            ),
-            part,
-        )
+        given = {**self.columns, "sure": sure, "engine": settings, "surveyed": part.surveyed}
+        return _of_part(extract.prepare(session.source, file, out, **given), part)
 
     def start(self) -> Fill:
         """See `Work`."""
-        return _Extracting(self)
+        session = self.session()
+        cutter = session.cutter(**self.cut)
+        loaded: list[Engine] = []
 
+        def fill(part: Part, file: Path, out: Path) -> Mapping[str, Any]:
+            if (empty := _empty(part, file, out)) is not None:
+                return empty
+            job = self.prepared(session, part, file, out)
 
-@dataclass
-class _Extracting:
-    work: Extraction
-    job: ExtractionJob | None = None
-    """The first one; a registry is read once."""
+            def engine() -> Engine:
+                if not loaded:
+                    loaded.append(session.start(lambda _: None, scored=job.sure is not None))
+                return loaded[0]
 
-    @cached_property
-    def session(self) -> Session:
-        return self.work.session()
+            return _filled(job, engine, cutter, first=not loaded)
 
-    @cached_property
-    def cutter(self) -> Cutter:
-        return self.session.cutter(**self.work.cut)
-
-    @cached_property
-    def engine(self) -> Engine:
-        return self.session.start(lambda _: None, scored=self.job is not None and self.job.sure is not None)
-
-    def __call__(self, part: Part, file: Path, out: Path) -> Mapping[str, Any]:
-        if self.job is None:
-            job = self.job = self.work.prepared(self.session, part, file, out)
-        else:
-            extract.check_columns(self.session.source, file, self.job.text, self.job.keep)
-            rows, digest = part.surveyed or survey(file)
-            settings = {**self.job.settings, "input": digest}
-            job = _of_part(replace(self.job, input=file, out=out, rows=rows, settings=settings), part)
-        return _filled(job, lambda: self.engine, self.cutter)
+        return fill
 
 
 @dataclass(frozen=True)
@@ -133,14 +126,21 @@ class Mining:
 
     program: Program
     adapter: str
+    weights: str
     batch_size: int | None
     columns: Mapping[str, Any]
     """What `corpus.prepare` is told: text, keep, only_kept."""
+    gpus: ClassVar[bool] = True
+
+    def source(self) -> Source:
+        """The proxy's adapter. Raises UserError."""
+        source = adapter_source.find_any(self.adapter, consent=TRUSTED)
+        _check_weights(source, self.weights)
+        return source
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """See `Work`."""
-        source = adapter_source.find_any(self.adapter, consent=TRUSTED)
-        return self.prepared(source, part, file, ANY_OUT).settings
+        return self.prepared(self.source(), part, file, ANY_OUT).settings
 
     def prepared(self, source: Source, part: Part, file: Path, out: Path) -> ExtractionJob:
         """The extraction of a part. Raises UserError."""
@@ -149,10 +149,31 @@ class Mining:
 
     def start(self) -> Fill:
         """See `Work`."""
-        source = adapter_source.find_any(self.adapter, consent=TRUSTED)
-        proxy = load_proxy(source, self.batch_size)
-        engine = ProgramEngine(self.program, proxy, mined.threshold(source))
-        return lambda part, file, out: _filled(self.prepared(source, part, file, out), lambda: engine, None)
+        source = self.source()
+        engine = ProgramEngine(self.program, load_proxy(source, self.batch_size), mined.threshold(source))
+
+        def fill(part: Part, file: Path, out: Path) -> Mapping[str, Any]:
+            if (empty := _empty(part, file, out)) is not None:
+                return empty
+            return _filled(self.prepared(source, part, file, out), lambda: engine, None, first=False)
+
+        return fill
+
+
+def _check_weights(source: Source, weights: str) -> None:
+    if source.weights != weights:
+        raise UserError(
+            f"{socket.gethostname()} finds another adapter than the one that was checked: {source.adapter}. Name a "
+            "commit with --revision, or a folder that is the same on all machines."
+        )
+
+
+def _empty(part: Part, file: Path, out: Path) -> Mapping[str, Any] | None:
+    """An output without rows, of a file that has none; None for any other."""
+    if part.surveyed or survey(file)[0]:
+        return None
+    files.write(out, [], {"properties": {}})
+    return {"counts": dict.fromkeys(SUMS[:6], 0)}
 
 
 def _of_part(job: ExtractionJob, part: Part) -> ExtractionJob:
@@ -162,9 +183,12 @@ def _of_part(job: ExtractionJob, part: Part) -> ExtractionJob:
     return replace(job, numbers=numbers, settings=settings)
 
 
-def _filled(job: ExtractionJob, engine: Callable[[], Engine], cutter: Cutter | None) -> Mapping[str, Any]:
+def _filled(
+    job: ExtractionJob, engine: Callable[[], Engine], cutter: Cutter | None, *, first: bool
+) -> Mapping[str, Any]:
+    """Fill an output. Of a worker's `first` part, unless it is short, the answers must not all be empty."""
     with open_or_resume(job, fresh=True):
-        extract.run(job, engine, lambda *_: None, cutter)
+        extract.run(job, engine, lambda *_: None, cutter, doubted=first and len(job.numbers) >= FIRST)
     return manifest(job.out) or {}
 
 
@@ -175,6 +199,7 @@ class Noise:
     given: Mapping[str, Any]
     """What `noise_files.noised` is told."""
     task: str | None
+    gpus: ClassVar[bool] = False
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """See `Work`."""
@@ -199,10 +224,12 @@ class Conversion:
     options: ConvertOptions
     name: str | None
     to: str | None
+    gpus: ClassVar[bool] = False
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """See `Work`."""
-        return {**vars(self.options), "from": self.name, "to": self.to, "versions": versions()}
+        told = {name: value for name, value in vars(self.options).items() if not callable(value)}
+        return {**told, "from": self.name, "to": self.to, "versions": versions()}
 
     def start(self) -> Fill:
         """See `Work`."""
@@ -211,7 +238,7 @@ class Conversion:
             try:
                 done = formats.convert(file, self.options, name=self.name, to=self.to)
                 counts = {"rows": write_jsonl(out, done.rows)}
-            except ValueError as error:
+            except FAULTS as error:
                 raise UserError(f"{part.file}: {error}.") from None
             return {"counts": {**counts, "left_out": done.left_out, "notes": done.notes}}
 

@@ -201,11 +201,16 @@ def _normaliser(source: Source, normalise: bool, registry: Path | None) -> Norma
 
 
 def run(
-    job: ExtractionJob, engine: Callable[[], Engine], moved: Progress, cutter: Cutter | None = None
+    job: ExtractionJob,
+    engine: Callable[[], Engine],
+    moved: Progress,
+    cutter: Cutter | None = None,
+    *,
+    doubted: bool = True,
 ) -> dict[str, Any]:
     """Answer all rows, inside `open_or_resume`, and write the output. `engine` is called if needed. Returns counts.
 
-    Without `cutter` no text is asked about in parts.
+    Without `cutter` no text is asked about in parts. `doubted`: the first answers must not all be empty.
     """
     journal = Journal(job.journal, job.numbers.start, job.numbers.step)
     began, resumed, total = time.monotonic(), journal.count, len(job.numbers)
@@ -222,7 +227,7 @@ def run(
             requests = _requests(job, journal, rows, done)
             if first := next(requests, None):
                 answers = engine()(chain([first], requests))
-                for answer in answers if resumed else not_all_empty(answers):
+                for answer in not_all_empty(answers) if doubted and not resumed else answers:
                     if asked := rows.add(answer):
                         parts = partial(_record, job), partial(_grounded, job)
                         line = long_texts.line(asked, job.source.task, *parts, job.sure)
@@ -251,7 +256,8 @@ def _requests(
     mine, task = job.numbers, job.source.task
     used = {job.text, *job.keep, "id", *getattr(task, "request_fields", ())}
     columns = [name for name in column_names(job.input) if name in used]
-    for number, row in read_records(job.input, lambda n: n in mine and n not in journal, columns):
+    rows_read = read_records(job.input, lambda n: n in mine and n not in journal, columns)
+    for number, row in _up_to(mine[-1], rows_read):
         start = {"row": number, "id": str(number), **{name: row.get(name) for name in job.keep}}
         try:
             start["id"] = _id(row) or start["id"]
@@ -264,6 +270,14 @@ def _requests(
             done(job.sure.added(line, Answer(number), None) if job.sure else line)
             continue
         yield from rows.requests(start, row.get(job.text), prompt, ask)
+
+
+def _up_to(last: int, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """The rows up to a number, without reading on."""
+    for number, row in rows:
+        yield number, row
+        if number >= last:
+            return
 
 
 def _prompt(task: Any, row: Row, text: Any) -> tuple[Message, ...]:

@@ -73,6 +73,8 @@ def _check_settings(parts: Sequence[Path], settings: Sequence[Mapping[str, Any]]
     for part, own in zip(parts, settings, strict=True):
         if other := [name for name, value in own.items() if name not in free and settings[0].get(name) != value]:
             raise UserError(f"{part} was made with other settings than {parts[0]}: {', '.join(other)}.")
+    if any("/" not in own["shard"] for own in settings):
+        raise UserError("these are parts of --engine ray, in order: `cat` joins those in .jsonl.")
     shards = [own["shard"].partition("/") for own in settings]
     totals = sorted({total for _, _, total in shards})
     if len(totals) > 1:

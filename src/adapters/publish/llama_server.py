@@ -24,8 +24,6 @@ from adapters.publish.gguf import Converters
 
 START: Final = 600
 """Seconds that a server may take to load a model."""
-TOKENS: Final = 512
-"""Most tokens of the answer that is asked for."""
 
 
 def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: str, tools: Converters) -> str:
@@ -33,6 +31,13 @@ def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: st
 
     Raises RuntimeError that says which one fails.
     """
+    try:
+        return _tried(finished, folder, repo, tag, card, tools)
+    except (OSError, ValueError, KeyError, urllib3.exceptions.HTTPError) as error:
+        raise RuntimeError(f"llama-server: {type(error).__name__}: {error}") from None
+
+
+def _tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: str, tools: Converters) -> str:
     merge, convert, serve = commands(card)
     with gate.as_on_the_hub(finished, folder, repo, tag, card) as (work, env):
         _run("merging", [sys.executable, *merge[1:]], work, env)
@@ -41,7 +46,7 @@ def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: st
         _run("the converter", [sys.executable, path, *options], work, env | tools.environment)
         program = server(tools)
         with _running([str(program), *serve[1:]], work) as address:
-            answer = _asked(finished, folder, address)
+            answer = _asked(finished, folder, address, int(serve[serve.index("--n-predict") + 1]))
     if not finished.task.is_well_formed(answer):
         raise RuntimeError(f"llama-server's answer is malformed: {answer[:60]!r}")
     return version(program)
@@ -49,10 +54,25 @@ def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: st
 
 def commands(card: str) -> tuple[list[str], list[str], list[str]]:
     """The words of the card's commands that merge, convert and serve."""
-    blocks = re.findall(r"^```\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    blocks = list(_blocks(card))
     [merge] = [block for block in blocks if "merge_and_unload" in block]
     [convert, serve] = next(block for block in blocks if "llama-server" in block).splitlines()
     return shlex.split(merge), shlex.split(convert), shlex.split(serve)
+
+
+def _blocks(card: str) -> Iterator[str]:
+    """The fenced blocks without a language."""
+    fence, lines = "", list[str]()
+    for line in card.splitlines(keepends=True):
+        mark = re.match(r"(`{3,})(.*)$", line)
+        if not fence and mark:
+            fence, language, lines = mark[1], mark[2].strip(), []
+        elif fence and line.rstrip() == fence:
+            if not language:
+                yield "".join(lines)
+            fence = ""
+        else:
+            lines.append(line)
 
 
 def server(tools: Converters) -> Path:
@@ -111,15 +131,19 @@ def _running(command: list[str], work: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _asked(finished: Finished, folder: Path, address: str) -> str:
+def _asked(finished: Finished, folder: Path, address: str, tokens: int) -> str:
     """The server's answer to the card's example, constrained to the bundle's schema of answers."""
     body: dict[str, Any] = {
         "messages": list(finished.example().prompt),
         "temperature": 0,
-        "max_tokens": TOKENS,
+        "max_tokens": tokens,
         "chat_template_kwargs": {"enable_thinking": finished.recipe.model.thinking},
     }
     if (schema := folder / hub_files.SCHEMA).is_file():
