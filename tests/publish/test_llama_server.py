@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from test_bundle import FACTS, make_run, same_plots
 
+from adapters.cli import publish
+from adapters.errors import UserError
 from adapters.publish import bundle, card, gate, llama_server, release
 from adapters.publish.finished_run import Finished, read
 from adapters.publish.gguf import Converters
