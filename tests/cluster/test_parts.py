@@ -213,6 +213,25 @@ def test_files_of_any_kind_are_converted_and_continued(tmp_path: Path, in_proces
         broken.run(work, CLUSTER, lambda *_: None)
 
 
+def test_a_part_that_ends_its_workers_is_given_up(corpus: Path, tmp_path: Path) -> None:
+    class Deadly:
+        def start(self) -> None:
+            raise SystemExit  # as a worker that is killed: nothing after it runs
+
+    parts, out = split(str(corpus), 20).parts, tmp_path / "out"
+    task = ray_data.Task(Deadly(), str(out), ".jsonl", "this")
+    asked = {"part": [json.dumps(astuple(parts[0]))]}
+    for _ in range(ray_data.TRIES):
+        with pytest.raises(SystemExit):
+            type("Worker", (ray_data._Worker,), {"task": task})()(asked)
+    [said] = type("Worker", (ray_data._Worker,), {"task": task})()(asked)["done"]
+    assert "part 00000 ended its worker 3 times" in json.loads(said)["failed"]
+    work = PartsJob(parts, Store(str(out)), ".jsonl", {})
+    Store(str(out)).put_json({"settings": {}}, MANIFEST)
+    work.begin(fresh=False)
+    assert sorted(f.name for f in out.iterdir()) == [MANIFEST], "the same command tries anew"
+
+
 def test_another_adapter_on_a_worker_is_refused(corpus: Path, tmp_path: Path) -> None:
     other = replace(extraction(tmp_path), weights="0" * 64)
     with pytest.raises(UserError, match="finds another adapter than the one that was checked"):

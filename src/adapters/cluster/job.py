@@ -19,8 +19,11 @@ from adapters.extraction.merge_shards import summed
 from adapters.extraction.resumable import check_settings
 from adapters.types import Progress
 
-_PART = re.compile(r"\d{5,}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json)?|\.(\d{5,}[^/]*|manifest\.json)\.\d+")
-"""Names of parts, their manifests, and what a killed worker leaves."""
+_BEGUN = r"\d{5,}(-[^/]*)?\.begun\.json"
+_PART = re.compile(
+    rf"\d{{5,}}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json)?|\.(\d{{5,}}[^/]*|manifest\.json)\.\d+|{_BEGUN}"
+)
+"""Names of parts, their manifests, how often they were begun, and what a killed worker leaves."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class PartsJob:
         if ours and not fresh:
             begun = f"{self.out.url} was {'made' if earlier and earlier.get('complete') else 'begun'}"
             check_settings(self.settings, earlier["settings"] if earlier else {}, begun)
+            for name in filter(re.compile(_BEGUN).fullmatch, there):  # a command of the user's tries anew
+                self.out.remove(name)
             return
         for name in there:
             self.out.remove(name)

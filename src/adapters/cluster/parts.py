@@ -83,7 +83,7 @@ def split(corpus: str, size: int | None) -> Split:
 def _is_of_corpus(name: str, any_kind: bool) -> bool:
     """Whether a file of a folder is read: no manifest, nothing hidden (`.x`, `_x`, also folders)."""
     hidden = any(step[0] in "._" for step in PurePosixPath(name).parts)
-    return not hidden and not name.endswith(MANIFEST) and (any_kind or is_data_file(Path(name)))
+    return not hidden and not name.endswith((MANIFEST, ".begun.json")) and (any_kind or is_data_file(Path(name)))
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Store:
         files, root = self._opened
         try:
             with self._reached():
+                files.invalidate_cache()  # others write here
                 found = files.find(root, detail=True)
         except FileNotFoundError:
             return {}

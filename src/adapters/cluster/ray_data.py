@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -24,8 +26,10 @@ from adapters.errors import UserError
 
 BLOCKS = 4096
 """Most blocks of a Ray dataset: with more, its planning takes longer than the parts."""
-RETRIES = 3
-"""How often a part is begun again whose worker died: one that kills its workers must end."""
+TRIES = 3
+"""How often a part is begun: one that ends its workers, as too little memory does, must not be begun for ever."""
+PULSE = 5.0
+"""Seconds between two looks at the head of a cluster."""
 
 
 class ClusterError(RuntimeError):
@@ -72,15 +76,51 @@ def connected(address: str | None, workers: int | None, cpus: int | None, *, gpu
 
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
+        with _silent():  # it says that it was told to be
+            ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         said = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{f'--address {address}' if address else 'Ray did not start'}: {said}.") from None
+    ended = threading.Event()
     try:
+        if address is not None:
+            threading.Thread(target=_watch, args=(ray.get_runtime_context().gcs_address, ended), daemon=True).start()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield sized(nodes, workers, cpus, gpus=gpus)
     finally:
+        ended.set()
         ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing reaches the screen, also not from compiled code."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _watch(head: str, ended: threading.Event) -> None:
+    """End this process, with a sentence, when the head of the cluster is gone: Ray would end it without one."""
+    host, _, port = head.rpartition(":")
+    failures = 0
+    while failures < 3:
+        if ended.wait(PULSE):
+            return
+        try:
+            socket.create_connection((host, int(port)), timeout=PULSE).close()
+            failures = 0
+        except OSError:
+            failures += 1
+    said = f"the cluster failed: its head at {head} is gone.\nParts that are done are kept; on a new cluster the same "
+    print(f"{said}command continues.", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _check_answers(address: str) -> None:
@@ -138,7 +178,6 @@ def run(task: Task, parts: Sequence[Part], cluster: Cluster) -> Iterator[Mapping
             compute=ActorPoolStrategy(size=min(cluster.workers, len(parts)), max_tasks_in_flight_per_actor=1),
             num_cpus=cluster.cpus,
             num_gpus=cluster.gpus,
-            max_task_retries=RETRIES,
         )
         for row in done.iter_rows():
             result = json.loads(row["done"])
@@ -184,7 +223,11 @@ class _Worker:
     def _filled(self, part: Part) -> Mapping[str, Any]:
         from adapters.console import quiet
 
-        out = Store(self.task.out)
+        out, mark = Store(self.task.out), f"{part.name}.begun.json"
+        begun = (out.read_json(mark) or {}).get("times", 0)
+        if begun >= TRIES:
+            return {"failed": f"{part.file}: part {part.name} ended its worker {begun} times; is its memory too small?"}
+        out.put_json({"times": begun + 1}, mark)
         with tempfile.TemporaryDirectory() as folder, quiet(None), Store(part.file).local("") as corpus:
             if self.fill is None:
                 self.fill = self.task.work.start()
@@ -198,6 +241,7 @@ class _Worker:
                 described["paths"] = {**described["paths"], "input": part.file}
             out.put_json(described, manifest_name(part, self.task.suffix))
             out.put(file, file.name)
+        out.remove(mark)
         return described
 
 
