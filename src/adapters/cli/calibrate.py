@@ -6,16 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option, Typer
 
 from adapters.cli.errors import errors
 from adapters.cli.extract import AdapterOptions, PickOptions
 from adapters.cli.options import AsJson, Fresh, HowConstrained, MaxTokens, Server, Trust, grouped, plugin_consent
-
-if TYPE_CHECKING:
-    pass
 
 app = Typer()
 

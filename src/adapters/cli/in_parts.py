@@ -79,7 +79,7 @@ class ClusterOptions:
         parts, digest = split(source, None if whole_files else self.part_rows or 2048)
         with connected(self.address, self.workers, self.cpus, gpus=gpus) as cluster:
             work = make(cluster.engine)
-            with Store(parts[0].file).local("") as file:
+            with Store(parts[0].file).local() as file:
                 # As the manifest will hold them, with which a restart compares.
                 decided = json.loads(json.dumps(work.settings(parts[0], file), default=str))
             for name in ("rows", "shard"):  # of the first part

@@ -61,7 +61,7 @@ def split(corpus: str, size: int | None) -> Split:
     if not store.is_folder() and size is None:
         return Split([Part("00000", corpus)], store.mark())
     if not store.is_folder() and size is not None:
-        with store.local("") as path:
+        with store.local() as path:
             whole = survey(path)
         total, digest = whole
         if total == 0:
@@ -110,19 +110,19 @@ class Store:
 
     def is_folder(self) -> bool:
         """Whether it is a folder that exists; a file is none. Raises UserError where there is neither."""
-        return bool(self._info("")["type"] == "directory")
+        return bool(self._info()["type"] == "directory")
 
     def mark(self) -> str:
         """What changes when a file's content does. Raises UserError."""
-        return _mark(self._info(""))
+        return _mark(self._info())
 
-    def _info(self, name: str) -> dict[str, Any]:
+    def _info(self) -> dict[str, Any]:
         files, root = self._opened
         try:
             with self._reached():
-                return dict(files.info(f"{root}/{name}" if name else root))
+                return dict(files.info(root))
         except FileNotFoundError:
-            raise UserError(f"there is no {self.url}{f'/{name}' if name else ''}.") from None
+            raise UserError(f"there is no {self.url}.") from None
 
     def files(self) -> dict[str, str]:
         """The files below, by their path in order, with what changes when their content does; none of no folder."""
@@ -138,10 +138,9 @@ class Store:
         return {name: _mark(within[name]) for name in sorted(within)}
 
     @contextmanager
-    def local(self, name: str) -> Iterator[Path]:
-        """A file of the folder, or with an empty name the file itself, on this machine; a copy if it is elsewhere."""
-        files, root = self._opened
-        path = f"{root}/{name}" if name else root
+    def local(self) -> Iterator[Path]:
+        """The file on this machine; a copy if it is elsewhere."""
+        files, path = self._opened
         if self.is_local:
             yield Path(path)
             return

@@ -228,7 +228,7 @@ class _Worker:
         if begun >= TRIES:
             return {"failed": f"{part.file}: part {part.name} ended its worker {begun} times; is its memory too small?"}
         out.put_json({"times": begun + 1}, mark)
-        with tempfile.TemporaryDirectory() as folder, quiet(None), Store(part.file).local("") as corpus:
+        with tempfile.TemporaryDirectory() as folder, quiet(None), Store(part.file).local() as corpus:
             if self.fill is None:
                 self.fill = self.task.work.start()
             file = Path(folder, f"{part.name}{self.task.suffix}")

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from adapters.cluster.parts import Part
 from adapters.data import formats, noise_files
@@ -39,9 +39,6 @@ Fill = Callable[[Part, Path, Path], Mapping[str, Any]]
 
 class Work(Protocol):
     """A work on parts. Can be pickled; a worker may run on another machine."""
-
-    gpus: ClassVar[bool]
-    """Whether a worker uses a GPU where there is one."""
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """Check what can be checked with one part, whose file is given: what decides the outputs. Raises UserError."""
@@ -79,7 +76,6 @@ class Extraction:
     columns: Mapping[str, Any]
     """What `extract.prepare` is told of the output's columns."""
     least: float | None = None
-    gpus: ClassVar[bool] = True
 
     def session(self) -> Session:
         """The adapter, and how it answers. Raises UserError."""
@@ -130,7 +126,6 @@ class Mining:
     batch_size: int | None
     columns: Mapping[str, Any]
     """What `corpus.prepare` is told: text, keep, only_kept."""
-    gpus: ClassVar[bool] = True
 
     def source(self) -> Source:
         """The proxy's adapter. Raises UserError."""
@@ -199,7 +194,6 @@ class Noise:
     given: Mapping[str, Any]
     """What `noise_files.noised` is told."""
     task: str | None
-    gpus: ClassVar[bool] = False
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """See `Work`."""
@@ -224,7 +218,6 @@ class Conversion:
     options: ConvertOptions
     name: str | None
     to: str | None
-    gpus: ClassVar[bool] = False
 
     def settings(self, part: Part, file: Path) -> Mapping[str, Any]:
         """See `Work`."""

@@ -176,9 +176,7 @@ class _Maker:
         assert self.llama is not None  # noqa: S101 - the caller has one
         try:
             self.facts["llama"] = llama_server.tried(self.finished, work, self.repo, self.tag, text, self.llama)
-        except (
-            RuntimeError
-        ) as error:  # with a server that fails, merging may have worked: both are said not to be tried
+        except RuntimeError as error:
             self.facts["llama_fault"] = str(error).removesuffix(".")
 
     def _use(self, work: Path, _: list[Check]) -> list[Check]:

@@ -62,7 +62,6 @@ OTHER_HISTORY = (
     "the chat template writes earlier turns in another way than it asks for them, and an episode keeps them as they "
     "were sampled: a deployed model is shown another history"
 )
-TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
 
 
 def _train_distill(run: training.LocalStage, stage: Distill) -> dict[str, Any]:
@@ -71,6 +70,7 @@ def _train_distill(run: training.LocalStage, stage: Distill) -> dict[str, Any]:
     return train_distill(run, stage)
 
 
+TRAIN: dict[str, Callable[[training.LocalStage, Any], dict[str, Any]]]
 TRAIN = {"sft": training.train_sft, "grpo": training.train_grpo, "dpo": dpo.train_dpo, "distill": _train_distill}
 
 
