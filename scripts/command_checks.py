@@ -1,15 +1,12 @@
-"""What the check scripts share: commands of this project, and servers that run as long as they are asked."""
+"""What the check scripts share: commands of this project, and a server that runs as long as it is asked."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
@@ -33,23 +30,11 @@ def adapters(*arguments: str | Path, code: int = 0, env: Mapping[str, str] = ENV
 
 @contextmanager
 def running(command: Callable[[str], Sequence[str]], log: Path, env: Mapping[str, str] = ENV) -> Iterator[str]:
-    """A server on a free port, given to `command`, that answers at /health; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = command(str(port))
-    with log.open("w") as out:
-        server = subprocess.Popen(words, env=env, stdout=out, stderr=out, start_new_session=True)
+    """The address of a server, given its port, once it answers at /health. Raises FailedError."""
+    from adapters.publish import model_server
+
     try:
-        for _ in range(300):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            if server.poll() is not None:
-                raise FailedError(f"{Path(words[0]).name} ended: {log.read_text()[-800:]}")
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
-        server.wait()
+        with model_server.running(command, log, env) as address:
+            yield address
+    except RuntimeError as error:
+        raise FailedError(str(error)) from error

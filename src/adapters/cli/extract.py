@@ -181,8 +181,6 @@ def extract(
         if input is None or out is None or "-" in (str(input), str(out)):
             _stream(session, cutter, corpus, one, input, out)
             return
-        settings = {**session.settings, "window": long_texts.window, **session.picks}
-        settings["passes"] = long_texts.passes if long_texts.passes > 1 else None
         given = {**vars(corpus), "keep": corpus.keep or ()}
         sure = session.confidence(given.pop("min_confidence"), grounded=corpus.grounded != "off")
         if sure is None and (ways := stored(model.adapter, model.weights)):
@@ -191,7 +189,7 @@ def extract(
             )
         made = documents.corpus(input, out, corpus.text or model.task.text_field, given.pop("documents"), fresh=fresh)
         given["keep"] = (*made.keep, *given["keep"])
-        work = prepare(model, made.path, out, **given, sure=sure, engine={**settings, **made.settings})
+        work = prepare(model, made.path, out, **given, sure=sure, engine={**session.of_corpus(cutter), **made.settings})
 
         def start() -> Engine:
             loaded = session.start(note, scored=sure is not None)

@@ -89,9 +89,8 @@ class Extraction:
 
     def prepared(self, session: Session, part: Part, file: Path, out: Path) -> ExtractionJob:
         """The extraction of a part. Raises UserError."""
-        settings = {**session.settings, "window": self.cut["window"], **session.picks}
-        settings["passes"] = self.cut["passes"] if self.cut["passes"] > 1 else None
         sure = session.confidence(self.least, grounded=self.columns["grounded"] != "off")
+        settings = session.of_corpus(session.cutter(**self.cut))
         given = {**self.columns, "sure": sure, "engine": settings, "surveyed": part.surveyed}
         return _of_part(extract.prepare(session.source, file, out, **given), part)
 

@@ -59,6 +59,11 @@ class Session:
         answers = {"max_new_tokens": options.max_new_tokens, "constrain": options.constrain}
         return {"engine": self.engine, "endpoint": options.endpoint, **answers}
 
+    def of_corpus(self, cutter: Cutter) -> dict[str, Any]:
+        """What decides the answers to a corpus: `settings`, how long texts are cut, and how an answer is picked."""
+        passes = cutter.passes if cutter.passes > 1 else None
+        return {**self.settings, "window": cutter.window, **self.picks, "passes": passes}
+
     @cached_property
     def way(self) -> str:
         """The name of the way of answering, of which each has a calibration of its own.

@@ -7,23 +7,18 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import urllib3
 
 from adapters.publish import gate, hub_files
 from adapters.publish.finished_run import Finished
 from adapters.publish.gguf import Converters
-
-START: Final = 600
-"""Seconds that a server may take to load a model."""
+from adapters.publish.model_server import running
 
 
 def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: str, tools: Converters) -> str:
@@ -45,7 +40,8 @@ def _tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: s
         path = script.replace("LLAMA_CPP", str(tools.folder))
         _run("the converter", [sys.executable, path, *options], work, env | tools.environment)
         program = server(tools)
-        with _running([str(program), *serve[1:]], work) as address:
+        words = [str(program), *serve[1:], "--host", "127.0.0.1", "--offline", "--port"]
+        with running(lambda port: [*words, port], work / "server.log", _libraries(program), cwd=work) as address:
             answer = _asked(finished, folder, address, int(serve[serve.index("--n-predict") + 1]))
     if not finished.task.is_well_formed(answer):
         raise RuntimeError(f"llama-server's answer is malformed: {answer[:60]!r}")
@@ -103,39 +99,6 @@ def _libraries(program: Path) -> dict[str, str]:
     """The environment in which a server finds the libraries beside it, also after its folder was moved."""
     paths = [str(program.parent), os.environ.get("LD_LIBRARY_PATH", "")]
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
-
-
-@contextmanager
-def _running(command: list[str], work: Path) -> Iterator[str]:
-    """A server on a free port of this machine; its address, once it answers. Raises RuntimeError."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = work / "server.log"
-    with log.open("wb") as out:
-        words = [*command, "--host", "127.0.0.1", "--port", str(port), "--offline"]
-        process = subprocess.Popen(  # noqa: S603 - the card's words, which no shell reads
-            words, cwd=work, env=_libraries(Path(command[0])), stdout=out, stderr=out
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(2 * START):
-            with suppress(urllib3.exceptions.HTTPError):
-                if urllib3.request("GET", f"{address}/health", retries=False, timeout=2).status == 200:
-                    break
-            if process.poll() is not None:
-                raise RuntimeError(f"llama-server ends: {gate.reason(log.read_text(errors='replace'))}")
-            time.sleep(0.5)
-        else:
-            raise RuntimeError(f"llama-server did not answer in {START // 60} minutes")
-        yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _asked(finished: Finished, folder: Path, address: str, tokens: int) -> str:

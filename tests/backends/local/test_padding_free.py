@@ -86,14 +86,14 @@ def test_the_same_training_without_padding(
             torch.testing.assert_close(tensor, plain_weights[name], rtol=1e-3, atol=1e-4)
 
 
-def adapted(config: Any) -> Any:
+def adapted(config: Any, **lora: Any) -> Any:
     """A random model of that shape with an adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     made = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    return get_peft_model(made, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    return get_peft_model(made, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **lora))
 
 
 SHAPE: dict[str, Any] = {
@@ -121,6 +121,49 @@ def test_a_pass_that_scores_text_is_computed_without_padding(config: type) -> No
     assert "forward" not in vars(backbone)
     assert padding_free.NAME not in padding_free.ALL_ATTENTION_FUNCTIONS
     assert backbone.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_common_prefix_is_computed_once_with_the_same_states_and_gradients(shown: list[int], precision: str) -> None:
+    model = adapted(LlamaConfig(**SHAPE))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.1)
+    ids = torch.randint(64, (5, 24))
+    ids[1, :20] = ids[3, :20] = ids[0, :20]  # three answers to a prompt
+    ids[3, 20:22] = ids[1, 20:22]  # two of which begin alike
+    ids[4, 4:24] = ids[0, :20]  # the prompt again, padded on the left
+    mask = torch.ones_like(ids)
+    mask[1, 23:] = mask[4, :4] = 0
+    given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+
+    def learned() -> tuple[Any, dict[str, Any]]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            states = model.get_base_model().model(**given).last_hidden_state
+        (states.float().square() * mask[..., None] * torch.arange(1, 25)[:, None]).sum().backward()
+        return states, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, gradients = learned()
+    shown.clear()
+    with padding_free.without_padding(model, checkpointing=False):
+        shown.clear()
+        found, ours = learned()
+    # 24 of the first row, 24 of the third; 3 and 2 behind the prompt, of which the fifth has nothing else
+    assert sum(shown) == 24 + 24 + 3 + 2
+    rough = {"rtol": 5e-2, "atol": 2e-2} if precision == "bf16" else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(found[mask.bool()], plain[mask.bool()], **rough)
+    for name, gradient in gradients.items():
+        assert (ours[name] - gradient).norm() < (5e-2 if precision == "bf16" else 1e-4) * gradient.norm(), name
+
+
+def test_dropout_is_drawn_for_every_row(shown: list[int]) -> None:
+    model = adapted(LlamaConfig(**SHAPE), lora_dropout=0.5)
+    ids = torch.arange(40).remainder(20).reshape(2, 20)
+    with padding_free.without_padding(model, checkpointing=False):
+        shown.clear()
+        model.get_base_model().model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    assert sum(shown) == 40
 
 
 def test_models_that_it_does_not_fit_keep_their_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,18 @@ from inspect import signature
 from typing import Any, Final
 
 import torch
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from packaging.version import Version
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    __version__,
+)
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+from adapters.backends.local.speedups.shared_prefixes import common_prefix
 
 Ended = Callable[[int], bool]
 """Called with each token of one row; True if the row's answer is complete."""
@@ -23,6 +33,8 @@ Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 Restrict = Callable[[torch.Tensor, Sequence[int], Choose], torch.Tensor]
 """Takes what `Choose` takes, and a way to choose, which it uses among the tokens that are allowed."""
 
+CACHE: Final = "cache" if Version(__version__) >= Version("5.24") else "past_key_values"
+"""What transformers' models call the argument that is extended."""
 GREEDY: Final = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
 """Arguments of transformers' `generate` for greedy answers, whatever a model's own config says."""
 _HARMLESS = {
@@ -58,7 +70,7 @@ def can_decode(model: Any) -> bool:
 
 def _continues(model: Any, layers: Set[type]) -> bool:
     # A recurrent model may know no positions, whatever cache its config suggests.
-    known = {"position_ids", "past_key_values", "logits_to_keep"} <= signature(model.forward).parameters.keys()
+    known = {"position_ids", CACHE, "logits_to_keep"} <= signature(model.forward).parameters.keys()
     cached = all(type(layer) in layers for layer in new_cache(model).layers)
     return known and cached and model.config._attn_implementation in ("sdpa", "eager")
 
@@ -71,15 +83,13 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
     """Length of the prompts' common prefix; at least one token is left to each row."""
     if len(prompts) < 2:
         return 0
-    low, high = min(prompts), max(prompts)
-    same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return min(same, min(map(len, prompts)) - 1)
+    return min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
 
 
 def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
     """The last logits of a forward pass over new `tokens`, which extends `cache`."""
     inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-    return model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return model(**inputs, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
 
 
 @torch.inference_mode()

@@ -50,8 +50,8 @@ def grpo_speedups(
     trim = TrimPadding()
     hooks = [model.register_forward_pre_hook(trim.cut, with_kwargs=True), model.register_forward_hook(trim.fill)]
     shuffle = trl_grpo.shuffle_sequence_dict
-    if not _order_matters(args) and not in_use(model):
-        trl_grpo.shuffle_sequence_dict = _by_length
+    if not _order_matters(args):
+        trl_grpo.shuffle_sequence_dict = _as_sampled if in_use(model) else _by_length
     try:
         with fast_sampling(model, args, metrics, done, again):
             yield
@@ -113,9 +113,15 @@ def _order_matters(args: GRPOConfig) -> bool:
     )
 
 
+def _as_sampled(batch: dict[str, Any]) -> dict[str, Any]:
+    """Leave the answers to a prompt beside one another, for passes that read a prompt once."""
+    torch.randperm(len(batch["prompt_mask"]))  # what TRL's shuffle draws: all later draws stay the same
+    return batch
+
+
 def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
     """Order a step's rows by prompt and completion length, instead of TRL's shuffle."""
-    torch.randperm(len(batch["prompt_mask"]))  # what the shuffle draws: all later draws stay the same
+    torch.randperm(len(batch["prompt_mask"]))  # as above
     lengths = zip(batch["prompt_mask"].sum(1).tolist(), batch["completion_mask"].sum(1).tolist(), strict=True)
     order = [n for n, _ in sorted(enumerate(lengths), key=lambda row: row[1], reverse=True)]
 

@@ -1,12 +1,14 @@
-"""Padding-free scoring passes on a CPU, with the same output.
+"""Scoring passes on a CPU without padding, and with common prefixes read once, with the same output.
 
 TRL pads the rows of a pass to the longest of them, and on a CPU a token of padding costs as much as any other. Here the
-rows are concatenated, positions restart in every row, and attention stays within its row. Attention runs in 32 bits,
-because the CPU kernels for 16 are slower. Savings: docs/benchmarks.md.
+rows are concatenated, positions restart in every row, and attention stays within its row. What rows have in common at
+their beginning is computed once (`shared_prefixes.py`). Attention runs in 32 bits, because the CPU kernels for 16 are
+slower. Savings: docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.speedups.decoding import plain_attention
+from adapters.backends.local.speedups.shared_prefixes import LEAST, Shared, shared_prefixes
 
 NAME = "padding_free"
 """Name of the attention function. transformers builds no mask for a name that it does not know."""
@@ -65,7 +68,10 @@ class PackedRows:
     def __init__(self, model: PeftModel) -> None:
         self.model, self.backbone = model, model.get_base_model().base_model
         self.plain = self.backbone.forward
-        self.lengths: list[int] = []
+        self.shared: Shared
+        # Dropout draws for every row; a prefix would be dropped alike in all.
+        drops = any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
+        self.least = sys.maxsize if drops else LEAST
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward pass, changed only for scoring padded text."""
@@ -74,38 +80,46 @@ class PackedRows:
         if args or given.keys() != {"input_ids", "attention_mask", "use_cache"} or given["use_cache"]:
             return self.plain(*args, **kwargs)
         real = given["attention_mask"].bool()
-        self.lengths = [n for n in real.sum(1).tolist() if n]
         config, ids = self.backbone.config, given["input_ids"]
+        self.shared = shared_prefixes([row[used] for row, used in zip(ids, real, strict=True)], least=self.least)
+        computed = self.shared.computed.to(ids.device)
         # Under autocast a linear layer casts its input itself, whatever PEFT has cast it to before.
         casts = disable_input_dtype_casting if torch.is_autocast_enabled(ids.device.type) else nullcontext
         usual, config._attn_implementation = config._attn_implementation, NAME
         try:
             with casts(self.model):
                 positions = real.cumsum(1) - 1
-                output = self.plain(input_ids=ids[real][None], position_ids=positions[real][None], use_cache=False)
+                packed = {"input_ids": ids[real][computed][None], "position_ids": positions[real][computed][None]}
+                output = self.plain(**packed, use_cache=False)
         finally:
             config._attn_implementation = usual
-        hidden = output.last_hidden_state
+        hidden = output.last_hidden_state[0]
         padded = hidden.new_zeros(*real.shape, hidden.shape[-1])
-        output.last_hidden_state = padded.masked_scatter(real[..., None], hidden)
+        states = hidden.index_select(0, self.shared.source.to(ids.device))
+        output.last_hidden_state = padded.masked_scatter(real[..., None], states)
         return output
 
     def attention(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
     ) -> tuple[torch.Tensor, None]:
-        """As `sdpa_attention_forward`, on (1, heads, tokens of all rows, head width)."""
+        """As `sdpa_attention_forward`, on (1, heads, computed tokens of all rows, head width)."""
+        rest["is_causal"], outputs = True, []
         with torch.autocast(query.device.type, enabled=False):
-            rows = zip(*(t.float().split_with_sizes(self.lengths, dim=2) for t in (query, key, value)), strict=True)
-            rest["is_causal"] = True
-            outputs = [sdpa_attention_forward(module, *row, None, **rest)[0] for row in rows]
+            cut = [tensor.float().split_with_sizes(self.shared.pieces, dim=2) for tensor in (query, key, value)]
+            for pieces, new in self.shared.rows:
+                row = (torch.cat([parts[n] for n in pieces], dim=2) for parts in cut)
+                # The queries of a shared prefix run again: attention is cheap beside the layers, and stays square.
+                output = sdpa_attention_forward(module, *row, None, **rest)[0]
+                outputs.append(output[:, output.shape[1] - new :])
         return torch.cat(outputs, dim=1).to(query.dtype), None
 
     def verified(self) -> bool:
-        """Whether two rows give the same output as with padding."""
+        """Whether two rows with a common prefix give the same output as with padding."""
         # A model may make masks or positions of its own.
         mask = torch.ones(2, 16, dtype=torch.long)
-        mask[1, 8:] = 0
+        mask[1, 12:] = 0
         ids = torch.arange(32).reshape(2, 16) % self.backbone.get_input_embeddings().num_embeddings
+        ids[1, :8] = ids[0, :8]
         given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         exact = all(p.dtype == torch.float32 for p in self.backbone.parameters())
         training = self.backbone.training

@@ -1,0 +1,66 @@
+"""A model server of another program, run on a free port of this machine for as long as it is asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import urllib3
+
+from adapters.publish import gate
+
+START: Final = 600
+"""Seconds that a server may take to load a model."""
+STOP: Final = 30
+
+
+@contextmanager
+def running(
+    command: Callable[[str], Sequence[str]], log: Path, env: Mapping[str, str], *, cwd: Path | None = None
+) -> Iterator[str]:
+    """The address of a server, once it answers at /health; `command` is given its port.
+
+    The server and the processes that it started are ended when the block is left. Raises RuntimeError, with the reason
+    from its log, when it ends before it answers, and when it takes too long.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = list(command(str(port)))
+    with log.open("wb") as out:
+        process = subprocess.Popen(  # noqa: S603 - a list of words, which no shell reads
+            words, cwd=cwd, env=env, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/health", log, Path(words[0]).name)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        _end(process)
+
+
+def _wait(process: subprocess.Popen[bytes], health: str, log: Path, name: str) -> None:
+    end = time.monotonic() + START
+    while time.monotonic() < end:
+        with suppress(urllib3.exceptions.HTTPError):
+            if urllib3.request("GET", health, retries=False, timeout=2).status == 200:
+                return
+        if process.poll() is not None:
+            raise RuntimeError(f"{name} ends: {gate.reason(log.read_text(errors='replace'))}")
+        time.sleep(0.5)
+    raise RuntimeError(f"{name} did not answer in {START // 60} minutes")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for stop in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, stop)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP)
+            return
