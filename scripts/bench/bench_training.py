@@ -1,11 +1,18 @@
 """A training stage of a recipe beside a bare TRL script with the same model, rows, batch and LoRA.
 
     python scripts/bench/bench_training.py sft recipes/funding_smollm2.yaml --steps 8 data_root=FOLDER
+    python scripts/bench/bench_training.py dpo recipes/agent_smollm2.yaml --steps 8 [--adapter A]
     python scripts/bench/bench_training.py grpo recipes/funding_smollm2.yaml --steps 2 data_root=FOLDER [--adapter A]
 
 Each contender has a process of its own. The stage runs as it is, and once without each thing that makes it fast, which
 tells what that thing is worth; `bare` is a script as TRL's documentation has it. Parts of a GRPO step are timed in both
 by the same clocks around TRL's methods. The recipe's first stage of that kind is taken, with `key=value` overrides.
+DPO gets as many pairs as its steps use, because ours scores all pairs of a stage with the reference before the first.
+
+The *matrix rate* is that of a product of two large matrices in bfloat16, in the same run. A step's share of it counts
+the operations that the rows need at the least: two passes through the frozen layers (forward, and backward to their
+inputs), three through the adapter, attention to what came before, and the vocabulary for targets alone. Padding counts
+for nothing, and a prefix that rows of a pass share counts once.
 
 The last line is what the wrapper costs over all steps of the recipe: the plan, callbacks, and what stands around the
 trainer beyond what stands around it in the bare script. The NLL on held-out rows is left out: it is an evaluation.
@@ -42,10 +49,10 @@ def clocked(owner, name, label):
 from accelerate import Accelerator
 from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
-from trl import GRPOTrainer, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 import trl.trainer.utils
 original_triton = trl.trainer.utils._use_triton
-for owner in (GRPOTrainer, SFTTrainer):
+for owner in (DPOTrainer, GRPOTrainer, SFTTrainer):
     clocked(owner, "training_step", "other")
     clocked(owner, "compute_loss", "forward and loss")
 clocked(Accelerator, "backward", "backward")
@@ -68,6 +75,8 @@ backend = make_backend(file.recipe)
 started = time.perf_counter()
 job = next(j for j in make_plan(file, backend).jobs if j.stage.kind == o["kind"])
 spent["plan"] = time.perf_counter() - started
+if o["kind"] == "dpo":
+    job = dataclasses.replace(job, examples=job.examples[: o["steps"] * job.stage.batch_size], validation=())
 started = time.perf_counter()
 """
 AFTER = """
@@ -75,26 +84,68 @@ inside = sum(seconds for name, seconds in spent.items() if name != "plan")
 spent["around"] = time.perf_counter() - started - inside
 result = {"spent": spent, "recipe_steps": job.steps, **logged}
 """
+COUNTED = """
+import torch
+import adapters.backends.local as local
+from adapters.backends.local.speedups import padding_free
+counted = {"computed": 0, "attended": 0, "targets": 0}
+shared_prefixes, without_padding = padding_free.shared_prefixes, local.without_padding
+def shared(rows, **options):
+    made = shared_prefixes(rows, **options)
+    if torch.is_grad_enabled():
+        counted["computed"] += len(made.computed)
+        for pieces, own in made.rows:
+            counted["attended"] += own * (2 * sum(made.pieces[n] for n in pieces) - own + 1) / 2
+    return made
+def packed(model, **options):
+    layers = [m for m in model.modules() if hasattr(m, "lora_A")]
+    counted["frozen"] = sum(m.get_base_layer().weight.numel() for m in layers)
+    counted["adapter"] = sum(p.numel() for m in layers for p in (*m.lora_A.parameters(), *m.lora_B.parameters()))
+    counted["config"] = model.config
+    return without_padding(model, **options)
+padding_free.shared_prefixes, local.without_padding = shared, packed
+for owner in (DPOTrainer, SFTTrainer):
+    def compute_loss(self, model, inputs, *args, plain=owner.compute_loss, **kwargs):
+        learned = inputs["labels"] != -100 if "labels" in inputs else inputs["completion_mask"] != 0
+        counted["targets"] += int(learned.sum())
+        return plain(self, model, inputs, *args, **kwargs)
+    owner.compute_loss = compute_loss
+def operations():
+    config = counted["config"]
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head
+    attention = 12 * config.num_hidden_layers * width * counted["attended"]  # two products, forward and twice backward
+    vocabulary = 4 * config.vocab_size * config.hidden_size * counted["targets"]
+    return counted["computed"] * (4 * counted["frozen"] + 6 * counted["adapter"]) + attention + vocabulary
+"""
 OURS = (
     CLOCKS
+    + COUNTED
     + """
 import contextlib
-import adapters.backends.local as local
+from adapters.backends.local import dpo
 from adapters.backends.local import training
 from pathlib import Path
 if o["without"] == "loss on the targets only":
     trl.trainer.utils._use_triton = original_triton
 if o["without"] == "leaving padding out":
     local.without_padding = lambda *_, **__: contextlib.nullcontext()
+if o["without"] == "reading prefixes once":
+    padding_free.LEAST = sys.maxsize
 local._verify_weights = lambda adapter, **_: None  # a few steps may teach nothing
 if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
+clocked(dpo, "_with_reference", "reference")
 start = Path(o["adapter"]) if o["adapter"] else None
 folder = Path(o["folder"]); folder.mkdir(parents=True)
 stage = job.stage.model_copy(update={"save_every": job.stage.save_every or max(1, job.steps // 10)})  # as in all steps
 backend.train(dataclasses.replace(job, stage=stage, steps=o["steps"]), start, folder, lambda *_: None)
 """
     + AFTER
+    + """
+if counted["computed"]:
+    result["operations"] = operations()
+"""
 )
 BARE = (
     CLOCKS
@@ -103,7 +154,7 @@ import torch, trl.trainer.utils
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 from adapters.backends.local.model import precision
 from adapters.backends.local.trainer_args import micro_batch
 trl.trainer.utils._use_triton = original_triton
@@ -125,6 +176,12 @@ if o["kind"] == "sft":
     rows = [{"prompt": list(e.prompt), "completion": a} for e, a in zip(job.examples, answers)]
     trainer = SFTTrainer(model=model, args=SFTConfig(**shared, max_length=stage.max_length), peft_config=lora,
                          train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+elif o["kind"] == "dpo":
+    said = lambda text: [{"role": "assistant", "content": text}]
+    rows = [{"prompt": list(e.prompt), "chosen": said(e.completion), "rejected": said(e.rejected)}
+            for e in job.examples]
+    trainer = DPOTrainer(model=model, args=DPOConfig(**shared, max_length=stage.max_length, beta=stage.beta),
+                         train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora)
 else:
     examples, reward = job.examples, job.rewards[0].reward
     def funding(completions, row, **_):
@@ -141,12 +198,22 @@ trainer.save_model(o["folder"])
 """
     + AFTER
 )
-PARTS = ("generation", "log-probs", "forward and loss", "reward", "backward", "other")
+RATE = """
+import time, torch
+left, right = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
+best = 0.0
+for _ in range(20):
+    start = time.perf_counter()
+    left @ right
+    best = max(best, 2 * 2048**3 / (time.perf_counter() - start))
+result = {"rate": best}
+"""
+PARTS = ("generation", "log-probs", "reference", "forward and loss", "reward", "backward", "other")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("kind", choices=("sft", "grpo"))
+    arguments.add_argument("kind", choices=("sft", "dpo", "grpo"))
     arguments.add_argument("recipe", type=Path)
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments.add_argument("--steps", type=int, default=8)
@@ -156,6 +223,7 @@ def main() -> None:
         "bare TRL script": (BARE, "", []),
         "ours": (OURS, "", []),
     }
+    contenders["ours without: reading prefixes once"] = (OURS, "reading prefixes once", [])
     if options.kind == "sft":
         contenders |= {
             "ours without: leaving padding out (rows are sorted then)": (OURS, "leaving padding out", []),
@@ -163,15 +231,16 @@ def main() -> None:
             "ours without: bf16": (OURS, "", ["model.precision=fp32"]),
         }
     found = {}
+    rate = benchmarks.in_process(RATE, [])["rate"]
     for name, (script, without, extra) in contenders.items():
         with tempfile.TemporaryDirectory() as folder:
             given = {"recipe": str(options.recipe), "overrides": [*options.overrides, *extra], "kind": options.kind}
             given |= {"steps": options.steps, "adapter": options.adapter, "without": without}
             found[name] = benchmarks.in_process(script, [json.dumps({**given, "folder": f"{folder}/x"})])
-    _print(options.kind, options.steps, found)
+    _print(options.kind, options.steps, found, rate)
 
 
-def _print(kind: str, steps: int, found: dict[str, dict]) -> None:
+def _print(kind: str, steps: int, found: dict[str, dict], peak: float) -> None:
     def step(figures: dict) -> float:
         return sum(figures["spent"].get(part, 0.0) for part in PARTS) / steps
 
@@ -182,9 +251,11 @@ def _print(kind: str, steps: int, found: dict[str, dict]) -> None:
         parts = [f"{f['spent'].get(part, 0.0) / step(f) / steps:.1%}" for part in PARTS]
         tokens = f"{rate[name]:,.0f}" if name in rate else "?"
         against = rate[name] / rate["bare TRL script"] if rate else bare / step(f)
-        rows.append((name, f"{step(f):.2f}", tokens, f"{against:.2f}x", f"{f['peak_gb']:.2f}", *parts))
-    columns = ("contender", "s/step", "tokens/s", "ratio", "peak GB", *PARTS)
+        share = f"{f['operations'] / steps / step(f) / peak:.0%}" if kind == "sft" and f.get("operations") else ""
+        rows.append((name, f"{step(f):.2f}", tokens, f"{against:.2f}x", f"{f['peak_gb']:.2f}", share, *parts))
+    columns = ("contender", "s/step", "tokens/s", "ratio", "peak GB", "of the matrix rate", *PARTS)
     benchmarks.markdown(f"{kind.upper()}, {steps} steps (the ratio is of tokens/s)", columns, rows)
+    print(f"\nThe matrix rate: {peak / 1e9:,.0f} GFLOP/s in bfloat16")
     _print_wrapper(steps, found)
     print(f"\n{benchmarks.machine()}")
 

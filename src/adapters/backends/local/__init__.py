@@ -47,6 +47,7 @@ from adapters.backends.local.model import (
     training_failure,
     trusts,
 )
+from adapters.backends.local.speedups.log_probs import fast_log_probs
 from adapters.backends.local.speedups.padding_free import without_padding
 from adapters.backends.local.tokenizing import TokenizingBackend
 from adapters.backends.memory import StagePlan
@@ -189,10 +190,12 @@ class LocalBackend(TokenizingBackend):
         run = training.LocalStage(
             adapter, self.encoder, job, self.recipe, folder / "trainer", progress, new=start is None
         )
+        fast = self.recipe.model.speedups
         packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing))
         with (
             tracking.one_run(self.recipe, job, folder, main=self.state.is_main_process),
-            packed if self.recipe.model.speedups else nullcontext(),
+            packed if fast else nullcontext(),
+            fast_log_probs() if fast else nullcontext(),
             vllm_sampling.beside_training(run, self.base, self.state.device.type) as sampled,
         ):
             figures = TRAIN[job.stage.method](run, job.stage) | sampled | run.chosen

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
+from peft.tuners.lora import LoraLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.sharding import shards_weights
+from adapters.backends.local.speedups.casts import Casts
 from adapters.backends.local.speedups.decoding import plain_attention
 from adapters.backends.local.speedups.shared_prefixes import LEAST, Shared, shared_prefixes
 
@@ -72,6 +74,9 @@ class PackedRows:
         # Dropout draws for every row; a prefix would be dropped alike in all.
         drops = any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
         self.least = sys.maxsize if drops else LEAST
+        adapted = (module.get_base_layer() for module in model.modules() if isinstance(module, LoraLayer))
+        self.frozen = [layer for layer in adapted if type(layer) is torch.nn.Linear]
+        self.casts = Casts()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward pass, changed only for scoring padded text."""
@@ -83,11 +88,9 @@ class PackedRows:
         config, ids = self.backbone.config, given["input_ids"]
         self.shared = shared_prefixes([row[used] for row, used in zip(ids, real, strict=True)], least=self.least)
         computed = self.shared.computed.to(ids.device)
-        # Under autocast a linear layer casts its input itself, whatever PEFT has cast it to before.
-        casts = disable_input_dtype_casting if torch.is_autocast_enabled(ids.device.type) else nullcontext
         usual, config._attn_implementation = config._attn_implementation, NAME
         try:
-            with casts(self.model):
+            with self._under_autocast(ids.device.type):
                 positions = real.cumsum(1) - 1
                 packed = {"input_ids": ids[real][computed][None], "position_ids": positions[real][computed][None]}
                 output = self.plain(**packed, use_cache=False)
@@ -98,6 +101,19 @@ class PackedRows:
         states = hidden.index_select(0, self.shared.source.to(ids.device))
         output.last_hidden_state = padded.masked_scatter(real[..., None], states)
         return output
+
+    @contextmanager
+    def _under_autocast(self, device: str) -> Iterator[None]:
+        """Autocast without the casts that are for nothing."""
+        if not torch.is_autocast_enabled(device):
+            yield
+            return
+        # A linear layer casts its input itself, whatever PEFT has cast it to before.
+        with (
+            disable_input_dtype_casting(self.model),
+            self.casts.in_place_of(self.frozen, torch.get_autocast_dtype(device)),
+        ):
+            yield
 
     def attention(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any

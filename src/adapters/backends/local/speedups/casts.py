@@ -1,0 +1,41 @@
+"""Frozen weights in the type of autocast, made once. Autocast itself casts a frozen weight anew in every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class Casts:
+    """Copies of frozen weights in another type, as long as these are unchanged."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, tuple[torch.nn.Parameter, int, torch.nn.Parameter]] = {}
+
+    def of(self, weight: torch.nn.Parameter, kind: torch.dtype) -> torch.nn.Parameter:
+        """The weight in this type; itself where it has it."""
+        if weight.dtype == kind:
+            return weight
+        known = self.made.get(id(weight))
+        if known is None or known[0] is not weight or known[1] != weight._version or known[2].dtype != kind:
+            copy = torch.nn.Parameter(weight.detach().to(kind), requires_grad=False)
+            known = self.made[id(weight)] = weight, weight._version, copy
+        return known[2]
+
+    @contextmanager
+    def in_place_of(self, layers: Iterable[torch.nn.Module], kind: torch.dtype) -> Iterator[None]:
+        """Let layers with a frozen weight compute with its copy while the context is open."""
+        usual: list[tuple[dict[str, Any], torch.nn.Parameter]] = []
+        try:
+            for layer in layers:
+                weight = layer.weight
+                if isinstance(weight, torch.nn.Parameter) and not weight.requires_grad:
+                    usual.append((layer._parameters, weight))
+                    layer._parameters["weight"] = self.of(weight, kind)
+            yield
+        finally:
+            for parameters, weight in usual:
+                parameters["weight"] = weight
