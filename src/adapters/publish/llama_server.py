@@ -41,7 +41,7 @@ def _tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: s
         _run("the converter", [sys.executable, path, *options], work, env | tools.environment)
         program = server(tools)
         words = [str(program), *serve[1:], "--host", "127.0.0.1", "--offline", "--port"]
-        with running(lambda port: [*words, port], work / "server.log", _libraries(program), cwd=work) as address:
+        with running(lambda port: [*words, port], work / "server.log", libraries(program), cwd=work) as address:
             answer = _asked(finished, folder, address, int(serve[serve.index("--n-predict") + 1]))
     if not finished.task.is_well_formed(answer):
         raise RuntimeError(f"llama-server's answer is malformed: {answer[:60]!r}")
@@ -83,7 +83,7 @@ def server(tools: Converters) -> Path:
 def version(program: Path) -> str:
     """What a server calls its version."""
     done = subprocess.run(  # noqa: S603 - a list of our own making, no shell reads it
-        [str(program), "--version"], env=_libraries(program), capture_output=True, text=True, timeout=60, check=False
+        [str(program), "--version"], env=libraries(program), capture_output=True, text=True, timeout=60, check=False
     )
     said = re.search(r"version: (.+)", done.stderr + done.stdout)
     return said[1].strip() if said else "of unknown version"
@@ -95,7 +95,7 @@ def _run(what: str, command: list[str], work: Path, env: Mapping[str, str]) -> N
         raise RuntimeError(f"{what} fails: {gate.reason(done.stderr)}")
 
 
-def _libraries(program: Path) -> dict[str, str]:
+def libraries(program: Path) -> dict[str, str]:
     """The environment in which a server finds the libraries beside it, also after its folder was moved."""
     paths = [str(program.parent), os.environ.get("LD_LIBRARY_PATH", "")]
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}

@@ -21,7 +21,8 @@ class Casts:
             return weight
         known = self.made.get(id(weight))
         if known is None or known[0] is not weight or known[1] != weight._version or known[2].dtype != kind:
-            copy = torch.nn.Parameter(weight.detach().to(kind), requires_grad=False)
+            with torch.inference_mode(False):  # a later pass may need it for gradients
+                copy = torch.nn.Parameter(weight.detach().to(kind), requires_grad=False)
             known = self.made[id(weight)] = weight, weight._version, copy
         return known[2]
 
