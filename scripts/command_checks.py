@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
@@ -33,8 +33,9 @@ def running(command: Callable[[str], Sequence[str]], log: Path, env: Mapping[str
     """The address of a server, given its port, once it answers at /health. Raises FailedError."""
     from adapters.publish import model_server
 
-    try:
-        with model_server.running(command, log, env) as address:
-            yield address
-    except RuntimeError as error:
-        raise FailedError(str(error)) from error
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(model_server.running(command, log, env))
+        except (RuntimeError, OSError) as error:
+            raise FailedError(str(error)) from error
+        yield address

@@ -153,7 +153,7 @@ class VllmUse:
     """Bytes that vLLM is given; None: what `vllm_bytes` says."""
 
 
-GENERATION = ("generation cache", "reading prompts", "merged copy", "vLLM (asleep in training)")
+GENERATION = ("generation cache", "reading prompts", "merged copy", "cast weights", "vLLM (asleep in training)")
 TRAINING = ("activations", "workspace", "logits")
 EXACT = ("process", "vLLM", "vLLM (asleep in training)")
 """Parts that are what a process or its allocator holds, not what is in use inside it."""
@@ -191,6 +191,8 @@ def components(shape: Shape, use: Use) -> dict[str, float]:
         sizes["reading prompts"] = reading
         if use.merged_copy:
             sizes["merged copy"] = merged_copy_bytes(shape, use)
+        if use.trains and _casts(use):
+            sizes["cast weights"] = use.compute_bytes * shape.linear  # in training a part of the activations
     return sizes
 
 
@@ -251,7 +253,15 @@ def _logits(shape: Shape, use: Use) -> float:
     # alive at once. It keeps its input and adds up that input's gradient in fp32.
     tokens = min(use.tokens, use.target or use.tokens) * use.micro_batch * use.sides
     tiles = 3 * 4.0 * min(4096, tokens) * min(shape.vocabulary, 8192)
+    if not use.gpu:  # speedups/log_probs.py: 512 tokens, 16 of them in fp32; and the head's weights in their type
+        head = use.compute_bytes * shape.hidden if _casts(use) else 0
+        tiles = shape.vocabulary * (use.compute_bytes * min(512, tokens) + 3 * 4.0 * min(16, tokens) + head)
     return tiles + tokens * shape.hidden * (4.0 + use.compute_bytes)
+
+
+def _casts(use: Use) -> bool:
+    """Whether frozen weights are kept in the type of the arithmetic too (speedups/casts.py)."""
+    return not use.gpu and 8 * use.compute_bytes < use.weight_bits
 
 
 def smaller_settings(use: Use, at: str, batch_rows: int) -> Iterator[tuple[str, Any, Use]]:

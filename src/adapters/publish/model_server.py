@@ -58,9 +58,9 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path, name: str) -
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for stop in (signal.SIGTERM, signal.SIGKILL):
+    """Ask the server to end; then end whatever of its group is left."""
+    for stop, seconds in ((signal.SIGTERM, STOP), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, stop)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=STOP)
-            return
+            process.wait(timeout=seconds)

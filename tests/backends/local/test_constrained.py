@@ -116,7 +116,7 @@ def test_held_draws_have_the_models_distribution_among_what_is_taken() -> None:
     n, taken = 4000, {1, 3}
     logits = torch.tensor([[2.0, 1.0, 1.5, 0.0]]).repeat(n, 1)
     free = decoding.Draws([f"{i}" for i in range(n)], 0.7)
-    held = decoding.Draws([f"{i}" for i in range(n)], 0.7, Held([Letters(taken)] * n, set()))
+    held = decoding.Draws([f"{i}" for i in range(n)], 0.7, Held(lambda row: Letters(taken), set()))
     rows = list(range(n))
     before, after = free(logits, rows).tolist(), held(logits, rows).tolist()
     counts, wanted = Counter(after), (logits[0, [1, 3]] / 0.7).softmax(-1)[0].item()
@@ -139,7 +139,7 @@ def test_greedy_answers_take_the_likeliest_allowed_token(sampler: LocalSampler, 
     for n, text in enumerate(TEXTS):
         steps = decoding.generate(
             sampler.model, [ids[n]], limits=[24], stops=sampler.stops, pad=0,
-            choose=partial(masked, sampler._grammars.matchers([grammars[n]])[0], sampler.stops),
+            choose=partial(masked, sampler._grammars.matcher(grammars[n]), sampler.stops),
         )  # fmt: skip
         assert answers[n] == plain._sample(steps[0], len(steps[0]) >= 24)
         if not answers[n].truncated:
@@ -148,7 +148,7 @@ def test_greedy_answers_take_the_likeliest_allowed_token(sampler: LocalSampler, 
 
 def masked(matcher: Any, stops: set[int], logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
     """A choice among the masked logits of every step, as libraries do it."""
-    chosen = Held([matcher], stops)
+    chosen = Held(lambda row: matcher, stops)
     allowed = torch.from_numpy(chosen._taken(0, logits.shape[-1]))
     best = logits.masked_fill(~allowed, float("-inf")).argmax(-1)
     assert chosen._takes(0, int(best[0]))

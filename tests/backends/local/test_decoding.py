@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,6 +64,12 @@ def plain(sampler: LocalSampler, prompts: list[list[int]], tokens: int, stops: s
     return decoding.generate(sampler.model, prompts, limits=[tokens] * len(prompts), stops=stops, pad=0)
 
 
+def answered(model, prompts: list[list[int]], **options) -> list[list[int]]:
+    """The answers of `greedy`, in the order of the prompts."""
+    found = dict(decoding.greedy(model, prompts, **options))
+    return [found[n] for n in range(len(prompts))]
+
+
 def test_shared_prefix_leaves_every_row_a_token(prompts: list[list[int]]) -> None:
     shared = decoding.shared_prefix(prompts)
     assert shared > 100, "system prompt and instructions are shared"
@@ -79,7 +88,7 @@ def test_decoding_with_a_shared_prefix_is_generate(
     prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)]) if share else None
     expected = plain(sampler, prompts, 40, {2})
     assert len({tuple(row) for row in expected}) > 1, "rows that differ"
-    assert decoding.greedy(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, prefix=prefix) == expected
+    assert answered(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, prefix=prefix) == expected
 
 
 def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: list[list[int]]) -> None:
@@ -89,7 +98,9 @@ def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: lis
     expected = plain(sampler, prompts, 40, stops)
     assert len({len(row) for row in expected}) > 1
     prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)])
-    assert decoding.greedy(sampler.model, prompts, limits=[40] * 5, stops=stops, pad=0, prefix=prefix) == expected
+    for most in (5, 3, 2, 1):
+        way = {"prefix": prefix, "order": [2, 0, 4, 1, 3], "most": most}
+        assert answered(sampler.model, prompts, limits=[40] * 5, stops=stops, pad=0, **way) == expected, most
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -105,12 +116,12 @@ def test_both_ways_end_a_row_where_it_is_told_to(sampler: LocalSampler, prompts:
 
         return [lambda token, row=row: one(row, token) for row in range(len(prompts))]
 
-    way = decoding.greedy if shares else decoding.generate
+    way = answered if shares else decoding.generate
     rows = way(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, ended=ended())
     assert rows == [row[: 4 + 7 * n] for n, row in enumerate(free)]
 
 
-@pytest.mark.parametrize("way", [decoding.greedy, decoding.generate])
+@pytest.mark.parametrize("way", [answered, decoding.generate])
 def test_every_row_has_a_limit_of_its_own(sampler: LocalSampler, prompts: list[list[int]], way) -> None:
     limits = [3, 9, 1, 20, 9]
     rows = way(sampler.model, prompts, limits=limits, stops={2}, pad=0)
@@ -165,17 +176,29 @@ def test_memory_that_runs_out_halves_the_batch(
     expected = dict(sampler.answers(prompts, max_new_tokens=8, batch_size=8))
     real, sizes = decoding.greedy, []
 
-    def scarce(model: object, rows: list, **options: object) -> list[list[int]]:
-        sizes.append(len(rows))
-        if len(rows) > 2:
-            raise torch.OutOfMemoryError
-        return real(model, rows, **options)
+    def scarce(model: object, rows: list, **options: Any) -> Iterator[Any]:
+        sizes.append((options["most"], len(options["order"])))
+        for n, answer in enumerate(real(model, rows, **options)):
+            if n and options["most"] > 2:
+                raise torch.OutOfMemoryError
+            yield answer
 
     monkeypatch.setattr(decoding, "greedy", scarce)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
     assert dict(sampler.answers(prompts, max_new_tokens=8, batch_size=8)) == expected
-    assert max(sizes) == 5
-    assert sizes[-1] <= 2
+    assert sizes == [(8, 5), (4, 4), (2, 3)], "what is answered is not answered again"
+
+
+def test_memory_that_holds_no_row_ends_the_run(
+    sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(*_: object, **__: object) -> Iterator[Any]:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(decoding, "greedy", scarce)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        dict(sampler.answers(prompts, max_new_tokens=8, batch_size=8))
 
 
 JSON = st.recursive(
@@ -322,16 +345,23 @@ def test_memory_that_runs_out_halves_the_prompts(
     ]
 
 
-def test_batches_hold_rows_or_padded_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters.backends.local import generate
+def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:
+    prompts = [[1] * n for n in (120, 90, 40, 30, 20, 10, 10)]
 
-    monkeypatch.setattr(generate, "CPU_BATCH", (4, 100))
-    monkeypatch.setattr(generate, "on_gpu", lambda: False)
-    lengths = [90, 40, 30, 20, 10, 10, 10, 10, 10, 120]
-    order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
-    made = list(generate._batches(order, lengths, None))
-    assert [[lengths[n] for n in batch] for batch in made] == [[120], [90], [40, 30], [20, 10, 10, 10], [10, 10]]
-    assert [len(batch) for batch in generate._batches(order, lengths, 8)] == [8, 2]
+    def joined(first: int, busy: int, width: int, most: int = 4, room: int = 100) -> list[int]:
+        mask = torch.ones(busy, width, dtype=torch.long)
+        batch = decoding.Batch(list(range(busy)), mask, mask, mask, decoding.new_cache(sampler.model))
+        return decoding._joining(prompts, deque(range(first, 7)), batch if busy else None, most, room)
+
+    assert joined(0, 0, 0) == [0], "a row that is longer than the room stands alone"
+    assert joined(1, 0, 0) == [1]
+    assert joined(2, 0, 0) == [2, 3]
+    assert joined(3, 0, 0) == [3, 4, 5]
+    assert joined(5, 1, 20) == [5, 6]
+    assert joined(4, 2, 40) == [], "all would be as wide as the widest"
+    assert joined(5, 7, 20, most=8, room=10**6) == [], "an eighth of the places is free"
+    assert joined(5, 6, 20, most=8, room=10**6) == [5, 6]
+    assert joined(7, 1, 20) == []
 
 
 def test_a_greedy_answer_that_loops_is_cut(tiny_model: Path) -> None:

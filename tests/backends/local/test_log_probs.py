@@ -14,7 +14,7 @@ from adapters.backends.local.speedups import log_probs  # noqa: E402
 from adapters.backends.local.speedups.casts import Casts  # noqa: E402
 
 USUAL = trl_utils._ChunkedLogProbFunction
-ALL = ("log_probs", "entropy", "is_top1")
+ALL = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
 def head(tokens: int = 70, width: int = 48, words: int = 600, **other: Any) -> list[Any]:
@@ -51,9 +51,9 @@ def test_figures_and_gradients_are_those_of_trl(
         plain, gradient = learned(USUAL, given, weights)
         monkeypatch.setattr(USUAL, "apply", lambda *_: pytest.fail("not used here"))
         found, ours = learned(log_probs._Either(USUAL), given, weights)
-    for one, other in zip(found[:2], plain[:2], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert found[2:4] == [None, None]
+    for n in (0, 1, 3):
+        torch.testing.assert_close(found[n], plain[n], rtol=1e-5, atol=1e-5)
+    assert found[2] is None
     assert found[4].equal(plain[4])
     assert ours.dtype == gradient.dtype
     assert (ours - gradient).norm() < (1e-2 if precision == "bf16" else 1e-5) * gradient.norm()
@@ -68,13 +68,25 @@ def test_the_first_of_equal_words_is_the_likeliest() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"bias": torch.zeros(600)}, {"softcap": 5.0}, {"outputs": ("log_probs", "mean_logits")}, {"learns": True}],
+    [{"bias": torch.zeros(600)}, {"softcap": 5.0}, {"outputs": ("log_probs", "log_sum_sq_probs")}, {"learns": True}],
 )
 def test_other_heads_keep_the_function_of_trl(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     given = head(**changes)
     given[1].requires_grad_("learns" in changes)
     monkeypatch.setattr(USUAL, "apply", lambda *_: "usual")
     assert log_probs._Either(USUAL).apply(*given) == "usual"
+
+
+def test_what_is_not_asked_for_is_not_given() -> None:
+    outputs = log_probs._Either(USUAL).apply(*head(outputs=("log_probs", "is_top1")))
+    assert [value is None for value in outputs] == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("where", ["on_gpu", "shards_weights"])
+def test_elsewhere_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr(log_probs, where, lambda: True)
+    with log_probs.fast_log_probs():
+        assert trl_utils._ChunkedLogProbFunction is USUAL
 
 
 def test_no_token_and_the_context() -> None:

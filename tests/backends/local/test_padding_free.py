@@ -157,13 +157,24 @@ def test_a_common_prefix_is_computed_once_with_the_same_states_and_gradients(sho
         assert (ours[name] - gradient).norm() < (5e-2 if precision == "bf16" else 1e-4) * gradient.norm(), name
 
 
-def test_dropout_is_drawn_for_every_row(shown: list[int]) -> None:
-    model = adapted(LlamaConfig(**SHAPE), lora_dropout=0.5)
+@pytest.mark.parametrize(
+    ("config", "lora", "training", "tokens"),
+    [
+        ({}, {"lora_dropout": 0.5}, True, 40),
+        ({}, {"lora_dropout": 0.5}, False, 20),
+        ({"attention_dropout": 0.1}, {}, True, 40),
+        ({}, {}, True, 20),
+    ],
+)
+def test_dropout_is_drawn_for_every_row(
+    shown: list[int], config: dict[str, Any], lora: dict[str, Any], training: bool, tokens: int
+) -> None:
+    model = adapted(LlamaConfig(**SHAPE, **config), **lora).train(training)
     ids = torch.arange(40).remainder(20).reshape(2, 20)
     with padding_free.without_padding(model, checkpointing=False):
         shown.clear()
         model.get_base_model().model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    assert sum(shown) == 40
+    assert sum(shown) == tokens
 
 
 def test_models_that_it_does_not_fit_keep_their_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from adapters.backends import local
 from adapters.backends.local import training
-from adapters.backends.local.speedups import decoding, padding_free
+from adapters.backends.local.speedups import decoding, grpo, log_probs, padding_free
 from adapters.pipeline.plan import make_plan
 from adapters.pipeline.run import run_plan
 from adapters.recipe.load import load_recipe
@@ -35,8 +35,9 @@ def test_the_switch(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
     for module, name in (
         (padding_free, "PackedRows"),
         (training, "grpo_speedups"),
+        (log_probs, "_Either"),
         (decoding, "greedy"),
-        (decoding, "decode"),
+        (grpo, "decode_groups"),
     ):
         watch(module, name)
     path = tmp_path / "chain.yaml"
@@ -44,7 +45,7 @@ def test_the_switch(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
     file = load_recipe(path, [f"model.speedups={str(speedups).lower()}"])
     backend = local.LocalBackend(file.recipe)
     run_plan(make_plan(file, backend), backend)
-    assert used == ({"PackedRows", "grpo_speedups", "greedy", "decode"} if speedups else set())
+    assert used == ({"PackedRows", "grpo_speedups", "_Either", "greedy", "decode_groups"} if speedups else set())
 
 
 def test_the_switch_is_not_in_the_fingerprints(tmp_path: Path, tiny_model: Path) -> None:

@@ -82,11 +82,39 @@ class LocalSampler:
     ) -> Iterator[tuple[int, Sample]]:
         """Answers of this process's share as (index, sample), longest prompts first, held to `grammar`."""
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # longest first: memory fails at once or never
-        prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)]) if self.shares and ids else None
-        for batch in list(_batches(order, [len(row) for row in ids], batch_size))[self.rank :: self.world]:
-            prompts = [(ids[i], grammar(i) if grammar else None) for i in batch]
-            samples = _within_memory(lambda part: self._batch(part, max_new_tokens, prefix), prompts)
-            yield from zip(batch, samples, strict=True)
+        left, limits = dict.fromkeys(order[self.rank :: self.world]), self._limits(ids, max_new_tokens)
+        most, room = GPU_BATCH if on_gpu() else CPU_BATCH
+        most, room = (batch_size, sys.maxsize) if batch_size else (most, room)
+        while left:
+            try:
+                for n, sample in self._attempt(ids, limits, grammar, order=list(left), most=most, room=room):
+                    del left[n]
+                    yield n, sample
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+            if left:  # outside the handler, whose traceback would keep the failed batch's memory
+                torch.accelerator.empty_cache()
+                most = max(1, most // 2)
+
+    def _attempt(
+        self, ids: Sequence[list[int]], limits: Sequence[int], grammar: GrammarOf | None, **batches: Any
+    ) -> Iterator[tuple[int, Sample]]:
+        """Answers as (index, sample), as rows end. `batches` are the options of `decoding.greedy` about these."""
+        loops = [LoopEnd() for _ in ids]
+        held = self._held(grammar)
+        choose = partial(held, pick=decoding.best) if held else None
+        scores = decoding.Scored(len(ids), choose or decoding.best) if self.scored else None
+        options: dict[str, Any] = {"limits": limits, "stops": self.stops, "pad": self.encoder.tokenizer.pad_token_id}
+        options |= {"ended": [self._ended(loop) for loop in loops], "choose": scores or choose, **batches}
+        if self.shares:
+            prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)])
+            rows = decoding.greedy(self.model, ids, prefix=prefix, **options)
+        else:
+            rows = decoding.in_batches(self.model, ids, **options)
+        for n, row in rows:
+            sample = self._sample(row, loops[n].looped or len(row) >= limits[n])
+            yield n, self._with_scores(sample, row, scores.logprobs[n]) if scores else sample
 
     def several(
         self,
@@ -140,10 +168,10 @@ class LocalSampler:
     def _draw(
         self, prompts: Sequence[tuple[list[int], Sequence[str | None], str | None]], temperature: float, most: int
     ) -> list[list[Drawn]]:
-        ids, seeds, grammars = zip(*prompts, strict=True)
+        ids, seeds, grammars = zip(*prompts, strict=True)  # all have a grammar, or none
         limits = [limit for limit, of_prompt in zip(self._limits(ids, most), seeds, strict=True) for _ in of_prompt]
         pad, several = self.encoder.tokenizer.pad_token_id, len(seeds[0])
-        held = self._held([grammar for grammar in grammars for _ in range(several)])
+        held = self._held(None if grammars[0] is None else lambda row: grammars[row // several])
         draws = decoding.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature, held)
         rows = decoding.draw(
             self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
@@ -151,26 +179,6 @@ class LocalSampler:
         samples = map(self._sample, rows, [len(row) >= limit for row, limit in zip(rows, limits, strict=True)])
         drawn = [Drawn(*s[:3], logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
         return [drawn[i : i + several] for i in range(0, len(drawn), several)]
-
-    def _batch(self, prompts: Sequence[tuple[list[int], str | None]], max_new_tokens: int, prefix: Any) -> list[Sample]:
-        ids, grammars = zip(*prompts, strict=True)
-        limits = self._limits(ids, max_new_tokens)
-        shared: dict[str, Any] = {"prefix": prefix} if self.shares else {}
-        held = self._held(grammars)
-        choose = partial(held, pick=decoding.best) if held else decoding.best
-        decode = decoding.greedy if self.shares else decoding.generate
-        loops = [LoopEnd() for _ in ids]
-        ended = [self._ended(loop) for loop in loops]
-        pad = self.encoder.tokenizer.pad_token_id
-        scores = decoding.Scored(len(ids), choose) if self.scored else None
-        if scores or held:
-            shared["choose"] = scores or choose
-        rows = decode(self.model, ids, limits=limits, stops=self.stops, pad=pad, ended=ended, **shared)
-        cut = [loop.looped or len(row) >= limit for row, limit, loop in zip(rows, limits, loops, strict=True)]
-        samples = list(map(self._sample, rows, cut))
-        if scores is None:
-            return samples
-        return [self._with_scores(*of_row) for of_row in zip(samples, rows, scores.logprobs, strict=True)]
 
     def _with_scores(self, sample: Sample, row: list[int], logprobs: Sequence[float]) -> Sample:
         # `generate` goes on with rows that have ended; what it asked of them afterwards is no part of the answer.
@@ -182,10 +190,9 @@ class LocalSampler:
     def _grammars(self) -> Grammars:
         return Grammars(self.encoder.tokenizer, self.model.config.get_text_config(decoder=True).vocab_size)
 
-    def _held(self, grammars: Sequence[str | None]) -> Held | None:
-        """What holds the rows of a batch to their grammars; all have one, or none."""
-        given = [grammar for grammar in grammars if grammar is not None]
-        return Held(self._grammars.matchers(given), self.stops) if given else None
+    def _held(self, grammar: GrammarOf | None) -> Held | None:
+        """What holds rows to their grammars."""
+        return Held(lambda row: self._grammars.matcher(grammar(row)), self.stops) if grammar else None
 
     def _limits(self, ids: Sequence[list[int]], most: int) -> list[int]:
         """Most tokens of each answer."""
@@ -206,20 +213,6 @@ class LocalSampler:
 
 GPU_BATCH, CPU_BATCH = (64, 32_768), (32, 8_192)
 """Rows of a batch, and tokens of its padded prompts, at most."""
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], rows: int | None) -> Iterator[list[int]]:
-    """Rows in batches of equal size, or of equal memory: a long prompt pads all that share its batch."""
-    most, padded = GPU_BATCH if on_gpu() else CPU_BATCH
-    batch: list[int] = []
-    for n in order:
-        longest = max(lengths[batch[0]] if batch else 0, lengths[n])
-        if batch and (len(batch) == (rows or most) or (rows is None and longest * (len(batch) + 1) > padded)):
-            yield batch
-            batch = []
-        batch.append(n)
-    if batch:
-        yield batch
 
 
 def _within_memory(answer: Callable[[Sequence[Prompt]], list[Answered]], prompts: Sequence[Prompt]) -> list[Answered]:

@@ -38,5 +38,5 @@ class Casts:
                     layer._parameters["weight"] = self.of(weight, kind)
             yield
         finally:
-            for parameters, weight in usual:
+            for parameters, weight in reversed(usual):
                 parameters["weight"] = weight

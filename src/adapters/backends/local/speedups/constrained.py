@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from functools import lru_cache
+from collections.abc import Callable, Sequence, Set
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +24,9 @@ class Grammars:
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=max(width, len(tokenizer)))
         self._compiled = lru_cache(maxsize=256)(self._compile)
 
-    def matchers(self, grammars: Sequence[str]) -> list[Any]:
-        """A matcher at its start for each grammar. Raises RuntimeError for one that llguidance cannot compile."""
-        return [self._compiled(grammar).deep_copy() for grammar in grammars]
+    def matcher(self, grammar: str) -> Any:
+        """A matcher at the grammar's start. Raises RuntimeError for one that llguidance cannot compile."""
+        return self._compiled(grammar).deep_copy()
 
     def _compile(self, grammar: str) -> Any:
         from llguidance import LLMatcher, LLParserLimits
@@ -38,15 +38,15 @@ class Grammars:
 
 
 class Held:
-    """Holds the rows of a batch to their grammars.
+    """Holds rows to their grammars. `start` makes a row's matcher, when the row begins.
 
     A chosen token that the grammar takes stays, so that a mask is only computed where it changes something. Where it
     does not, the choice is repeated among the tokens that it takes. For greedy choices that is the likeliest token
     that is taken. For drawn ones it is rejection sampling, whose distribution is the model's own, restricted to them.
     """
 
-    def __init__(self, matchers: Sequence[Any], stops: Set[int]) -> None:
-        self.matchers, self.stops = matchers, stops
+    def __init__(self, start: Callable[[int], Any], stops: Set[int]) -> None:
+        self.matcher, self.stops = cache(start), stops
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int], pick: Choose) -> torch.Tensor:
         """What `pick` chooses; see `Choose`."""
@@ -65,13 +65,13 @@ class Held:
 
     def _takes(self, row: int, token: int) -> bool:
         """Whether a row may go on with a token; if so, it does."""
-        matcher = self.matchers[row]
+        matcher = self.matcher(row)
         if token in self.stops:
             return bool(matcher.is_accepting())
         return bool(matcher.try_consume_tokens([token]) == 1)
 
     def _taken(self, row: int, width: int) -> Any:
-        matcher = self.matchers[row]
+        matcher = self.matcher(row)
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         _raise_errors(matcher)
         taken = np.unpackbits(bits, bitorder="little")[:width].astype(bool)

@@ -1,19 +1,23 @@
 """Batch decoding, faster than `generate`; greedy answers are the same tokens. Also several random answers a prompt.
 
 Keys and values of the prefix that all prompts share (system prompt, instructions) are computed once and copied to every
-row. A row that has ended leaves the batch.
+row. A row that has ended leaves the batch, and another one takes its place.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence, Set
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Final
 
 import torch
 from packaging.version import Version
+from torch.nn.functional import pad as pad_with_zeros
 from transformers import (
     DynamicCache,
     LogitsProcessor,
@@ -33,7 +37,7 @@ Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 Restrict = Callable[[torch.Tensor, Sequence[int], Choose], torch.Tensor]
 """Takes what `Choose` takes, and a way to choose, which it uses among the tokens that are allowed."""
 
-CACHE: Final = "cache" if Version(__version__) >= Version("5.24") else "past_key_values"
+CACHE: Final = "cache" if Version(__version__).release >= (5, 24) else "past_key_values"
 """What transformers' models call the argument that is extended."""
 GREEDY: Final = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": None}
 """Arguments of transformers' `generate` for greedy answers, whatever a model's own config says."""
@@ -45,16 +49,51 @@ _HARMLESS = {
 """Options of a generation config that do not change which token is chosen greedily."""
 
 
+ROOM: Final = 64
+"""Tokens for which a cache has room beside those that it holds."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for tokens to come: concatenation copies all keys and values for every token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _rooms: tuple[torch.Tensor, ...] = ()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As transformers' own."""
+        length, grown = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        held: list[torch.Tensor] = [self.keys, self.values] if length else []
+        # Rows that have left, or come, stand in other tensors.
+        mine = [t.data_ptr() == r.data_ptr() and len(t) == len(r) for t, r in zip(held, self._rooms, strict=False)]
+        if not (mine and all(mine) and grown <= self._rooms[0].shape[-2]):
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            self._rooms = tuple(
+                t.new_empty(*t.shape[:2], grown + ROOM, t.shape[-1]) for t in (key_states, value_states)
+            )
+            for room, tensor in zip(self._rooms, held, strict=False):
+                room[:, :, :length] = tensor
+        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, length:grown] = new
+        self.keys, self.values = (room[:, :, :grown] for room in self._rooms)
+        return self.keys, self.values
+
+
 def new_cache(model: Any) -> DynamicCache:
-    """An empty cache for a model's layers."""
-    return DynamicCache(config=model.config.get_text_config(decoder=True))
+    """An empty cache for a model's layers, for passes without gradients."""
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def plain_attention(model: Any) -> bool:
     """Whether every layer has a plain cache, and positions count the tokens."""
     rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
     # Sliding windows and recurrent states are not plain.
-    return _continues(model, {DynamicLayer}) and not rope.get("mrope_section")
+    return _continues(model, {GrowingLayer}) and not rope.get("mrope_section")
 
 
 def can_share(model: Any) -> bool:
@@ -65,7 +104,7 @@ def can_share(model: Any) -> bool:
 def can_decode(model: Any) -> bool:
     """Whether `decode` works after prompts that are padded on the left and share no prefix."""
     # Padding behind a prefix would run through recurrent states; before it, transformers masks it out.
-    return _continues(model, {DynamicLayer, LinearAttentionLayer}) and _free(model)
+    return _continues(model, {GrowingLayer, LinearAttentionLayer}) and _free(model)
 
 
 def _continues(model: Any, layers: Set[type]) -> bool:
@@ -88,8 +127,10 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
 
 def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
     """The last logits of a forward pass over new `tokens`, which extends `cache`."""
-    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-    return model(**inputs, **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
+    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, CACHE: cache}
+    # As an index, the last states are copied. A slice of them would make the head copy its weights for every row.
+    last = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+    return model(**inputs, use_cache=True, logits_to_keep=last).logits
 
 
 @torch.inference_mode()
@@ -107,30 +148,60 @@ def greedy(
     model: Any,
     prompts: Sequence[list[int]],
     *,
-    limits: Sequence[int],
-    stops: Set[int],
-    pad: int,
+    order: Sequence[int] | None = None,
+    most: int = sys.maxsize,
+    room: int = sys.maxsize,
     prefix: DynamicCache | None = None,
-    ended: Sequence[Ended] | None = None,
     choose: Choose | None = None,
-) -> list[list[int]]:
-    """The tokens of each row's greedy answer, its end token included.
+    pad: int,
+    **options: Any,
+) -> Iterator[tuple[int, list[int]]]:
+    """Each row's number and the tokens of its greedy answer, its end token included, as rows end.
 
-    `limits`: most tokens of each row. `prefix`: keys and values of the tokens that all prompts begin with. `ended` can
-    end a row before its end token. `choose` takes the place of the likeliest token.
+    At most `most` rows are answered at a time, and as many as `room` tokens hold when all are as long as the longest;
+    when a quarter of the rows has ended, others take their places, in `order`. `prefix`: keys and values of the tokens
+    that all prompts begin with. `choose` takes the place of the likeliest token. `options` are those of `Decoder`.
     """
+    decoder = Decoder(model, len(prompts), choose=choose or best, **options)
+    waiting = deque(range(len(prompts)) if order is None else order)
+    batch: Batch | None = None
+    while waiting or batch:
+        if rows := _joining(prompts, waiting, batch, most, room):
+            fresh = _begun(model, prompts, rows, prefix, pad)
+            ended = decoder.advance(fresh)
+            if fresh.rows:
+                batch = batch.joined(fresh) if batch else fresh
+        elif batch:
+            ended = decoder.advance(batch)
+            batch = batch if batch.rows else None
+        yield from ((row, decoder.answers[row]) for row in ended)
+
+
+def _joining(prompts: Sequence[list[int]], waiting: deque[int], batch: Batch | None, most: int, room: int) -> list[int]:
+    """Take the rows that are begun now."""
+    busy = len(batch.rows) if batch else 0
+    if not waiting or (busy and 4 * (most - busy) < most):
+        return []
+    longest = max(len(prompts[waiting[0]]), batch.mask.shape[1] if batch else 0)
+    free = min(most, room // longest) - busy
+    return [waiting.popleft() for _ in range(min(free if busy else max(1, free), len(waiting)))]
+
+
+def _begun(
+    model: Any, prompts: Sequence[list[int]], rows: Sequence[int], prefix: DynamicCache | None, pad: int
+) -> Batch:
+    """A batch that has read nothing but the prefix."""
     shared = prefix.get_seq_length() if prefix is not None else 0
-    suffixes = [list(p[shared:]) for p in prompts]
+    suffixes = [list(prompts[row][shared:]) for row in rows]
     width = max(map(len, suffixes))
-    device = model.device
-    tokens = torch.tensor([[pad] * (width - len(r)) + r for r in suffixes], device=device)
+    tokens = torch.tensor([[pad] * (width - len(r)) + r for r in suffixes], device=model.device)
     # Padding stands between the shared prefix and the rest of a row; positions count what is not padding.
-    mask = torch.tensor([[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in suffixes], device=device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    ones = [[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in suffixes]
+    mask = torch.tensor(ones, device=model.device)
     cache = copy.deepcopy(prefix) or new_cache(model)
     if shared:
         cache.batch_repeat_interleave(len(suffixes))
-    return decode(model, tokens, mask, positions, cache, limits=limits, stops=stops, ended=ended, choose=choose or best)
+    return Batch(list(rows), tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:], cache)
 
 
 def best(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
@@ -185,48 +256,94 @@ class Draws:
         return torch.where(greedy, logits.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
 
 
-def decode(
-    model: Any,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
-    positions: torch.Tensor,
-    cache: DynamicCache,
-    *,
-    limits: Sequence[int],
-    stops: Set[int],
-    choose: Choose,
-    ended: Sequence[Ended] | None = None,
-) -> list[list[int]]:
-    """The tokens of each row's answer after the prompt's last `tokens` (rows, new).
+@dataclass
+class Batch:
+    """Rows that are being answered, by number, and what the next pass reads.
 
-    `mask` (rows, cached and new) and `positions` (rows, new) are those of the tokens. `cache` is modified.
+    Shapes: `tokens` and `positions` (rows, new), `mask` (rows, cached and new).
     """
-    answers: list[list[int]] = [[] for _ in limits]
-    alive = list(range(len(limits)))
-    while True:
-        chosen = choose(step(model, tokens, cache, mask, positions)[:, -1].float(), alive)
-        keep = []
-        for place, token in enumerate(chosen.tolist()):
-            row = alive[place]
-            answers[row].append(token)
-            if token not in stops and not (ended and ended[row](token)) and len(answers[row]) < limits[row]:
+
+    rows: list[int]
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    cache: DynamicCache
+
+    def go_on(self, chosen: torch.Tensor, keep: Sequence[int]) -> None:
+        """Read the `chosen` tokens next; only of the rows at the places `keep`."""
+        if len(keep) < len(self.rows):
+            index = torch.tensor(keep, dtype=torch.long, device=chosen.device)
+            self.cache.reorder_cache(index)  # unlike batch_select_indices, for recurrent states too
+            self.mask, self.positions, chosen = self.mask[index], self.positions[index], chosen[index]
+            self.rows = [self.rows[place] for place in keep]
+        self.tokens, self.positions = chosen[:, None], self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=-1)
+
+    def joined(self, other: Batch) -> Batch:
+        """Both batches, of which each row reads one token next. Only for plain caches; this one is used up."""
+        used = self.mask.any(0)  # the longest rows may have ended
+        self.mask = self.mask[:, used]
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            for name in ("keys", "values"):
+                ours, added = getattr(mine, name)[:, :, used[:-1]], getattr(theirs, name)
+                setattr(mine, name, torch.cat([_widened(ours, width - 1, 2), _widened(added, width - 1, 2)]))
+        return Batch(
+            self.rows + other.rows,
+            torch.cat([self.tokens, other.tokens]),
+            torch.cat([_widened(self.mask, width, 1), _widened(other.mask, width, 1)]),
+            torch.cat([self.positions, other.positions]),
+            self.cache,
+        )
+
+
+def _widened(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
+    """A tensor with zeros in front of a dimension, up to a width."""
+    return pad_with_zeros(tensor, [0, 0] * (tensor.dim() - 1 - dim) + [width - tensor.shape[dim], 0])
+
+
+class Decoder:
+    """Answers rows, a token of each row with every pass. `answers` are the tokens so far, by row.
+
+    `limits`: most tokens of each row. `ended` can end a row before its end token, one of `stops`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rows: int,
+        *,
+        limits: Sequence[int],
+        stops: Set[int],
+        choose: Choose,
+        ended: Sequence[Ended] | None = None,
+    ) -> None:
+        self.model, self.limits, self.stops, self.choose, self.ended = model, limits, stops, choose, ended
+        self.answers: list[list[int]] = [[] for _ in range(rows)]
+
+    def advance(self, batch: Batch) -> list[int]:
+        """Read what the batch has to read, and choose a token for each row. The rows that have ended leave it."""
+        logits = step(self.model, batch.tokens, batch.cache, batch.mask, batch.positions)
+        chosen = self.choose(logits[:, -1].float(), batch.rows)
+        keep, ended = [], []
+        for place, (row, token) in enumerate(zip(batch.rows, chosen.tolist(), strict=True)):
+            self.answers[row].append(token)
+            ends = token in self.stops or (self.ended and self.ended[row](token))
+            if ends or len(self.answers[row]) >= self.limits[row]:
+                ended.append(row)
+            else:
                 keep.append(place)
-        if not keep:
-            return answers
-        if len(keep) < len(alive):
-            index = torch.tensor(keep, device=tokens.device)
-            cache.reorder_cache(index)  # unlike batch_select_indices, for recurrent states too
-            mask, positions, chosen = mask[index], positions[index], chosen[index]
-        alive = [alive[place] for place in keep]
-        tokens = chosen[:, None]
-        positions = positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
+        if keep:
+            batch.go_on(chosen, keep)
+        else:
+            batch.rows = []
+        return ended
 
 
 def decode_groups(
     model: Any, cache: DynamicCache, tokens: torch.Tensor, mask: torch.Tensor, group: torch.Tensor, **options: Any
 ) -> list[list[int]]:
-    """The tokens of several answers to each prompt, which is read once; `options` are those of `decode`.
+    """The tokens of several answers to each prompt, which is read once; `options` are those of `Decoder`.
 
     `tokens` and `mask` (prompts, width) are padded on the left; `group` (answers) is the prompt of each answer. `cache`
     is empty, and modified.
@@ -234,7 +351,11 @@ def decode_groups(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     step(model, tokens[:, :-1], cache, mask[:, :-1], positions[:, :-1])
     cache.reorder_cache(group)
-    return decode(model, tokens[group, -1:], mask[group], positions[group, -1:], cache, **options)
+    decoder, rows = Decoder(model, len(group), **options), list(range(len(group)))
+    batch = Batch(rows, tokens[group, -1:], mask[group], positions[group, -1:], cache)
+    while batch.rows:
+        decoder.advance(batch)
+    return decoder.answers
 
 
 @torch.inference_mode()
@@ -300,6 +421,38 @@ def generate(
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
         answers.append(row[: min(end, lengths.get(n, end), limits[n])])
     return answers
+
+
+def in_batches(
+    model: Any,
+    prompts: Sequence[list[int]],
+    *,
+    order: Sequence[int],
+    most: int,
+    room: int,
+    limits: Sequence[int],
+    ended: Sequence[Ended],
+    choose: Choose | None,
+    **options: Any,
+) -> Iterator[tuple[int, list[int]]]:
+    """As `greedy`, for any model: whole batches through `generate`."""
+    waiting = deque(order)
+    while waiting:
+        size = min(most, max(1, room // len(prompts[waiting[0]])), len(waiting))
+        rows = [waiting.popleft() for _ in range(size)]
+
+        def chosen(logits: torch.Tensor, places: Sequence[int], rows: Sequence[int] = rows) -> torch.Tensor:
+            return choose(logits, [rows[place] for place in places])  # type: ignore[misc]
+
+        answers = generate(
+            model,
+            [prompts[n] for n in rows],
+            limits=[limits[n] for n in rows],
+            ended=[ended[n] for n in rows],
+            choose=choose and chosen,
+            **options,
+        )
+        yield from zip(rows, answers, strict=True)
 
 
 class _Chosen(LogitsProcessor):  # type: ignore[misc]

@@ -71,9 +71,7 @@ class PackedRows:
         self.model, self.backbone = model, model.get_base_model().base_model
         self.plain = self.backbone.forward
         self.shared: Shared
-        # Dropout draws for every row; a prefix would be dropped alike in all.
-        drops = any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
-        self.least = sys.maxsize if drops else LEAST
+        self.dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
         adapted = (module.get_base_layer() for module in model.modules() if isinstance(module, LoraLayer))
         self.frozen = [layer for layer in adapted if type(layer) is torch.nn.Linear]
         self.casts = Casts()
@@ -86,7 +84,8 @@ class PackedRows:
             return self.plain(*args, **kwargs)
         real = given["attention_mask"].bool()
         config, ids = self.backbone.config, given["input_ids"]
-        self.shared = shared_prefixes([row[used] for row, used in zip(ids, real, strict=True)], least=self.least)
+        rows = [row[used] for row, used in zip(ids, real, strict=True)]
+        self.shared = shared_prefixes(rows, least=sys.maxsize if self._drops() else LEAST)
         computed = self.shared.computed.to(ids.device)
         usual, config._attn_implementation = config._attn_implementation, NAME
         try:
@@ -101,6 +100,14 @@ class PackedRows:
         states = hidden.index_select(0, self.shared.source.to(ids.device))
         output.last_hidden_state = padded.masked_scatter(real[..., None], states)
         return output
+
+    def _drops(self) -> bool:
+        """Whether a pass draws at random for every row, which a common prefix could not."""
+        config = vars(self.backbone.config)
+        written = any(value for name, value in config.items() if "drop" in name and isinstance(value, float))
+        noise = getattr(self.backbone.get_input_embeddings(), "neftune_noise_alpha", None)
+        modules = any(module.p and module.training for module in self.dropouts)
+        return modules or bool(self.backbone.training and (written or noise))
 
     @contextmanager
     def _under_autocast(self, device: str) -> Iterator[None]:
@@ -123,7 +130,9 @@ class PackedRows:
         with torch.autocast(query.device.type, enabled=False):
             cut = [tensor.float().split_with_sizes(self.shared.pieces, dim=2) for tensor in (query, key, value)]
             for pieces, new in self.shared.rows:
-                row = (torch.cat([parts[n] for n in pieces], dim=2) for parts in cut)
+                row = [
+                    torch.cat([parts[n] for n in pieces], dim=2) if pieces[1:] else parts[pieces[0]] for parts in cut
+                ]
                 # The queries of a shared prefix run again: attention is cheap beside the layers, and stays square.
                 output = sdpa_attention_forward(module, *row, None, **rest)[0]
                 outputs.append(output[:, output.shape[1] - new :])
