@@ -26,6 +26,8 @@ import benchmarks
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from command_checks import ENV, FailedError, adapters, running
 
+from adapters.errors import UserError
+
 AT_A_TIME = (8, 16, 32)
 LENGTH = 1536
 """Tokens that a server keeps for a request."""
@@ -57,24 +59,29 @@ result = {"work": time.perf_counter() - start, "tokens": tokens, "records": reco
 BATCHING = """
 import json, time
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 from adapters.backends.json_stop import first_value
 from adapters.extraction import adapter_source
 o = json.loads(sys.argv[1])
 rows = [json.loads(line) for line in open(o["file"])][: o["n"]]
 source = adapter_source.find(o["run"])
 tokenizer = AutoTokenizer.from_pretrained(o["merged"])
-model = AutoModelForCausalLM.from_pretrained(o["merged"], dtype=torch.bfloat16, attn_implementation="sdpa_paged").eval()
+model = AutoModelForCausalLM.from_pretrained(o["merged"], dtype=torch.bfloat16, attn_implementation="sdpa").eval()
 prompts = [tokenizer.apply_chat_template([dict(m) for m in source.task.request(row)], add_generation_prompt=True)
            for row in rows]
 prompts = [p["input_ids"] if hasattr(p, "keys") else p for p in prompts]
 config = GenerationConfig(max_new_tokens=o["limit"], do_sample=False, eos_token_id=tokenizer.eos_token_id,
-                          pad_token_id=tokenizer.pad_token_id, num_blocks=o["at_a_time"] * 16, max_batch_tokens=512)
-model.generate_batch(inputs=prompts[:16], generation_config=config)
+                          pad_token_id=tokenizer.pad_token_id)
+shape = ContinuousBatchingConfig(num_blocks=o["at_a_time"] * 8, max_batch_tokens=512,
+                                 max_requests_per_batch=o["at_a_time"])
+model.generate_batch(inputs=prompts[:16], generation_config=config, continuous_batching_config=shape)
 start, tokens, records = time.perf_counter(), 0, [None] * len(rows)
-done = model.generate_batch(inputs=prompts, generation_config=config)
+done = model.generate_batch(inputs=prompts, generation_config=config, continuous_batching_config=shape)
 spent = time.perf_counter() - start
-for n, answer in enumerate(sorted(done.values(), key=lambda a: int(a.request_id.rpartition("_")[2]))):
+answers = sorted(done.values(), key=lambda a: int(a.request_id.rpartition("_")[2]))
+if len(answers) < len(prompts) or any(a.error for a in answers):
+    raise SystemExit(f"{len(answers)} of {len(prompts)} answers, errors: {[a.error for a in answers if a.error][:1]}")
+for n, answer in enumerate(answers):
     tokens += len(answer.generated_tokens)
     try:
         text = tokenizer.decode(answer.generated_tokens, skip_special_tokens=True)
@@ -134,13 +141,16 @@ def main() -> None:
     given |= {"precision": None, "options": {}, "engine": "transformers"}
     before = benchmarks.in_process(LIMITS, [json.dumps(given)])
     reference = benchmarks.in_process(ASK, [json.dumps({**given, "precision": "fp32"})])["records"]
+    left_out: list[str] = []
     found: dict[str, Mapping[str, Any]] = {"ours": swept(given, options.at_a_time, ours)}
     for name, contender in servers(options, given).items():
         try:
             found[name] = contender()
-        except (FailedError, SystemExit) as error:
-            print(f"{name}: left out: {str(error).strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+        except (FailedError, SystemExit, UserError, RuntimeError, OSError) as error:
+            left_out.append(f"{name}: left out: {str(error).strip().splitlines()[-1]}")
+            print(left_out[-1], file=sys.stderr, flush=True)
     show(options, found, reference)
+    print("\n".join(["", *left_out]))
     after = benchmarks.in_process(LIMITS, [json.dumps(given)])
     for can in (before, after):
         print(
@@ -160,7 +170,7 @@ def show(options: argparse.Namespace, found: Mapping[str, Mapping[str, Any]], re
         (
             *(name, f["at_a_time"], f"{len(reference) / f['work']:.2f}", f"{f['tokens'] / f['work']:,.0f}"),
             *(f"{f['work'] / mine:.2f}x", sum(r is not None for r in f["records"])),
-            sum(a == b for a, b in zip(f["records"], reference, strict=True)),
+            sum(a is not None and a == b for a, b in zip(f["records"], reference, strict=True)),
         )
         for name, f in found.items()
     ]

@@ -132,6 +132,11 @@ if o["without"] == "leaving padding out":
     local.without_padding = lambda *_, **__: contextlib.nullcontext()
 if o["without"] == "reading prefixes once":
     padding_free.LEAST = sys.maxsize
+if o["without"] == "the head's fast log-probabilities":
+    local.fast_log_probs = contextlib.nullcontext
+if o["without"] == "weights cast once":
+    from adapters.backends.local.speedups.casts import Casts
+    Casts.in_place_of = lambda *_: contextlib.nullcontext()
 local._verify_weights = lambda adapter, **_: None  # a few steps may teach nothing
 if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
@@ -217,16 +222,21 @@ def main() -> None:
     arguments.add_argument("recipe", type=Path)
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments.add_argument("--steps", type=int, default=8)
-    arguments.add_argument("--adapter", help="what a GRPO stage starts from; default: a fresh adapter")
+    arguments.add_argument("--adapter", help="what a GRPO or DPO stage starts from; default: a fresh adapter")
     options = arguments.parse_intermixed_args()
     contenders: dict[str, tuple[str, str, list[str]]] = {
         "bare TRL script": (BARE, "", []),
         "ours": (OURS, "", []),
     }
-    contenders["ours without: reading prefixes once"] = (OURS, "reading prefixes once", [])
+    for without in ("reading prefixes once", "the head's fast log-probabilities", "weights cast once"):
+        contenders[f"ours without: {without}"] = (OURS, without, [])
     if options.kind == "sft":
         contenders |= {
-            "ours without: leaving padding out (rows are sorted then)": (OURS, "leaving padding out", []),
+            "ours without: leaving padding out (nor prefixes once, nor casts; rows are sorted then)": (
+                OURS,
+                "leaving padding out",
+                [],
+            ),
             "ours without: loss on the targets only": (OURS, "loss on the targets only", []),
             "ours without: bf16": (OURS, "", ["model.precision=fp32"]),
         }

@@ -3,15 +3,16 @@
     python scripts/bench/peers.py sft --out FOLDER recipes/funding_smollm2.yaml data_root=FOLDER
     python scripts/bench/peers.py grpo --out FOLDER recipes/funding_smollm2.yaml data_root=FOLDER
 
-The rows are those that the recipe's first stage begins with: 16 for every step, each read once. All train the same
-model with the same LoRA, learning rate, rows a step and bf16, on all cores, and no contender saves, evaluates or packs.
-A peer is installed into an environment of its own under --out, with this torch; one that cannot be is named with the
-last line of its error. Each is run with 2, 4 and 8 rows a pass, and the fastest counts. A first run of each fills the
-caches of files and is thrown away.
+The rows are those that the recipe's first stage begins with: 16 for every step of SFT, each read once; in GRPO two
+prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
+step and bf16, on all cores, and no contender saves before the end, evaluates or packs. A peer is installed into an
+environment of its own under --out, with this torch; one that cannot be is named with the last line of its error. Each
+is run with 2, 4 and 8 rows a pass, and the fastest counts. A first run of each fills the caches of files and is thrown
+away.
 
 s/step is the mean over all steps but the first; the first step's end is timed from the command's start. Tokens are the
-rows', prompts too, counted by the model's own template. In GRPO all answer the same prompts with at most 64 tokens,
-which the untrained model nearly always uses up, and the reward is the share of letters.
+rows', prompts too, counted by the model's own template. In GRPO an answer has at most 64 tokens, which the untrained
+model nearly always uses up, and the reward is the share of letters.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Ours:
             "micro_batch_size": rows_a_pass,
             "learning_rate": shape.rate,
             "schedule": "constant",
+            "save_every": shape.steps,
         }
         if shape.kind == "sft":
             stage |= {"max_length": shape.length, "validation": 0}
@@ -101,7 +103,7 @@ class Ours:
             "stages": [stage],
         }
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
-        return ["-m", "adapters", "run", "recipe.yaml", "--yes"]
+        return ["-m", "adapters", "run", "recipe.yaml"]
 
     log = "runs/peer/1-*/log.jsonl"
 
@@ -263,32 +265,19 @@ def main() -> None:
 
 
 def show(shape: Shape, table: Sequence[tuple[str, str, int, Mapping[str, float]]]) -> None:
-    """The table, in ratios of ours."""
-    if not table:
-        return
-    ours = table[0][3]["step"]
+    """The table, in ratios of ours where it ran."""
+    ours = next((found["step"] for name, _, _, found in table if name == Ours.name), None)
     lines = [
         (
-            *(f"{name} {version}".strip(), rows, f"{found['step']:.2f}", f"{shape.tokens / found['step']:,.0f}"),
-            *(
-                f"{found['step'] / ours:.2f}x",
-                f"{found['peak_gb']:.1f}",
-                f"{found['first']:.0f}",
-                f"{found['loss']:.3f}",
-            ),
+            *(f"{name} {version}", rows, f"{found['step']:.2f}"),
+            *([f"{shape.tokens / found['step']:,.0f}"] if shape.kind == "sft" else []),
+            f"{found['step'] / ours:.2f}x" if ours else "",
+            *(f"{found['peak_gb']:.1f}", f"{found['first']:.0f}", f"{found['loss']:.3f}"),
         )
         for name, version, rows, found in table
     ]
-    columns = (
-        "contender",
-        "rows a pass",
-        "s/step",
-        "tokens/s",
-        "times ours",
-        "peak GB",
-        "s to the first step",
-        "last loss",
-    )
+    speed = ("s/step", *(["tokens/s"] if shape.kind == "sft" else []), "times ours")
+    columns = ("contender", "rows a pass", *speed, "peak GB", "s to the first step", "last loss")
     benchmarks.markdown(f"{shape.kind.upper()}, {shape.steps} steps of {BATCH}", columns, lines)
 
 
@@ -324,7 +313,7 @@ def installed(contender: Any, out: Path) -> Path:
         return python
     shutil.rmtree(place, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    torch = f"torch=={version('torch').partition('+')[0]}"
+    torch = f"torch=={version('torch')}"
     for packages in ([torch], [torch, *contender.packages]):
         done = subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
         if done.returncode:
@@ -337,7 +326,7 @@ def version_of(contender: Any, python: Path) -> str:
     """The installed version of a peer."""
     name = contender.packages[0] if contender.packages else {"ours": "extraction-adapters"}.get(contender.name, "trl")
     code = f"from importlib.metadata import version; print(version({name!r}))"
-    return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.strip()
 
 
 def run(contender: Any, python: Path, shape: Shape, rows: Path, out: Path, rows_a_pass: int) -> dict[str, float]:
