@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 from adapters.backends import adapter_folder
 from adapters.backends.echo import EchoBackend
 from adapters.cli import main
+from adapters.data import on_disk
 from adapters.errors import UserError
 from adapters.pipeline.plan import make_plan
 from adapters.pipeline.run import run_plan
+from adapters.pipeline.run_folder import RunFolder
 from adapters.recipe.load import load_recipe
 from adapters.report import page, write_report
 from adapters.report.text import seen
@@ -281,6 +283,14 @@ def test_weights_that_changed_are_named(run: Path) -> None:
     text = " ".join(elements(write_report(run)).text)
     assert "starts from weights that 1-sft no longer holds" in text
     assert "1-sft was measured on other weights" in text
+
+
+def test_many_answers_are_read_from_disk_and_the_page_is_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = write_report(run).read_text()
+    monkeypatch.setattr(on_disk, "HELD", 1)
+    [model, *_] = next(iter(RunFolder.open(run).sets.values()))
+    assert isinstance(model.samples, on_disk.Taken)
+    assert write_report(run).read_text() == page
 
 
 def without_alignment(run: Path) -> None:

@@ -47,7 +47,7 @@ def changes(
         if number(figures.get("gold")) and f1[0] is not None and f1[1] is not None:
             fields.append((field, f1[0], f1[1]))
     tables = [_counts(rows, mode, [field for field, *_ in fields]) for rows in samples or ()]
-    if not fields or samples is None or _rows(samples[0]) != _rows(samples[1]) or any(t is None for t in tables):
+    if not fields or samples is None or not _same_rows(*samples) or any(t is None for t in tables):
         return [Change(*field) for field in fields]
     intervals = metrics.f1_change_intervals(*(t for t in tables if t is not None))
     return [Change(*field, interval) for field, interval in zip(fields, intervals, strict=True)]
@@ -59,7 +59,7 @@ def changes_over_seeds(before: Sequence[Samples], after: Sequence[Samples], mode
     `before` and `after`: a model's samples of each seed. Empty unless all answered the same rows.
     """
     first = before[0]
-    if not first or any(_rows(samples) != _rows(first) for samples in (*before, *after)):
+    if not first or not all(_same_rows(first, samples) for samples in (*before, *after)):
         return []
     fields = first[0].get("counts", {}).get(mode, {})
     counted = [
@@ -91,14 +91,18 @@ def _only(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return sums[..., 0]
 
 
-def _rows(samples: Samples) -> list[tuple[Any, Any]]:
-    return [(sample.get("id"), sample.get("gold")) for sample in samples]
+def _same_rows(one: Samples, other: Samples) -> bool:
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(
+        a.get("id") == b.get("id") and a.get("gold") == b.get("gold") for a, b in pairs
+    )
 
 
 def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[Any, Any] | None:
     """Counts (rows, fields, 3), means over prompt variants; None where any is missing."""
     try:
-        table = np.array([[s["counts"][mode][field] for field in fields] for s in samples], dtype=float)
+        each = (count for s in samples for field in fields for count in s["counts"][mode][field])
+        table = np.fromiter(each, dtype=float)
         # All rows of one prompt variant come before those of the next.
         variants = 1 + max(s.get("variant", 0) for s in samples)
         return np.asarray(table.reshape(variants, len(samples) // variants, len(fields), 3).mean(axis=0))

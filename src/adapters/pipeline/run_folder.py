@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from adapters.backends import adapter_folder
+from adapters.data.on_disk import collect
 from adapters.errors import UserError
 from adapters.evaluation.evaluate import SetFigures, read_figures
 from adapters.evaluation.metrics import number
@@ -86,11 +87,11 @@ class EvaluatedModel:
     """No model of the run's own: a teacher, or an adapter given with `adapters eval --compare`."""
 
     @cached_property
-    def samples(self) -> tuple[Mapping[str, Any], ...]:
-        """Every row of the test set with the model's answer and its counts."""
-        return tuple(read_jsonl(self.folder / "samples.jsonl"))
+    def samples(self) -> Sequence[Mapping[str, Any]]:
+        """Every row of the test set with the model's answer and its counts; many are on disk, read when asked for."""
+        return collect(read_jsonl(self.folder / "samples.jsonl"))
 
-    def checked_samples(self) -> tuple[Mapping[str, Any], ...]:
+    def checked_samples(self) -> Sequence[Mapping[str, Any]]:
         """The samples, if stored. Raises UserError when not all of them can be read."""
         path = self.folder / "samples.jsonl"
         variants = 1 + max((s.get("variant", 0) for s in self.samples), default=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapters.evaluation.alignment import of_sample
@@ -55,9 +56,8 @@ def score(sample: Mapping[str, Any], weights: Mapping[str, float]) -> float | No
 
 def worst(models: Sequence[EvaluatedModel], task: Any, weights: Mapping[str, float]) -> list[Card]:
     """The last model's samples of lowest score, those with more errors first."""
-    ranked = [(score(s, weights) or 0.0, -_errors(s), n) for n, s in enumerate(models[-1].samples)]
-    chosen = [models[-1].samples[n] for value, _, n in sorted(ranked) if value < 1]
-    return _cards(models, chosen[:WORST], task, weights)
+    ranked = ((score(s, weights) or 0.0, -_errors(s), n) for n, s in enumerate(models[-1].samples))
+    return _cards(models, [n for value, _, n in heapq.nsmallest(WORST, ranked) if value < 1], task, weights)
 
 
 def most_changed(
@@ -65,8 +65,8 @@ def most_changed(
 ) -> tuple[list[Card], list[Card]]:
     """The samples whose score fell most and rose most between the last two models."""
     known = sorted(_changes(models, weights), key=lambda c: c[0])
-    lost = [s for change, s in known if change < -SAME][:CHANGED]
-    gained = [s for change, s in reversed(known) if change > SAME][:CHANGED]
+    lost = [n for change, n in known[:CHANGED] if change < -SAME]
+    gained = [n for change, n in known[: -CHANGED - 1 : -1] if change > SAME]
     return _cards(models, lost, task, weights), _cards(models, gained, task, weights)
 
 
@@ -79,18 +79,22 @@ def moved(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> tup
     return worse, len(known) - worse - better, better
 
 
-def _changes(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> list[tuple[float, Mapping[str, Any]]]:
+def _changes(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> list[tuple[float, int]]:
+    """By how much the last model's samples are scored higher than those of the one before, and their numbers."""
     if len(models) < 2:
         return []
     before = {s.get("id"): score(s, weights) for s in models[-2].samples}
-    pairs = [(before.get(s.get("id")), score(s, weights), s) for s in models[-1].samples]
-    return [(now - then, s) for then, now, s in pairs if then is not None and now is not None]
+    pairs = ((before.get(s.get("id")), score(s, weights), n) for n, s in enumerate(models[-1].samples))
+    return [(now - then, n) for then, now, n in pairs if then is not None and now is not None]
 
 
 def _cards(
-    models: Sequence[EvaluatedModel], chosen: Iterable[Mapping[str, Any]], task: Any, weights: Mapping[str, float]
+    models: Sequence[EvaluatedModel], numbers: Sequence[int], task: Any, weights: Mapping[str, float]
 ) -> list[Card]:
-    by_id = [{s.get("id"): s for s in m.samples} for m in models]
+    """Cards of the last model's samples of these numbers."""
+    chosen = [models[-1].samples[n] for n in numbers]
+    ids = {sample.get("id") for sample in chosen}
+    by_id = [{s.get("id"): s for s in m.samples if s.get("id") in ids} for m in models] if ids else []
     out = []
     for sample in chosen:
         answers = tuple(side.get(sample.get("id"), {}) for side in by_id)
