@@ -6,7 +6,7 @@
 The rows are those that the recipe's first stage begins with: 16 for every step of SFT, each read once; in GRPO two
 prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
 step and bf16, on all cores, and no contender saves before the end, evaluates or packs. A peer is installed into an
-environment of its own under --out, with this torch; one that cannot be is named with the last line of its error. Each
+environment of its own under --out, with torch of this version; one that cannot be is named with the last line of its error. Each
 is run with 2, 4 and 8 rows a pass, and the fastest counts. A first run of each fills the caches of files and is thrown
 away.
 
@@ -313,7 +313,7 @@ def installed(contender: Any, out: Path) -> Path:
         return python
     shutil.rmtree(place, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    torch = f"torch=={version('torch')}"
+    torch = f"torch=={version('torch').partition('+')[0]}"
     for packages in ([torch], [torch, *contender.packages]):
         done = subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
         if done.returncode:
