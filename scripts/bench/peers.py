@@ -6,9 +6,9 @@
 The rows are those that the recipe's first stage begins with: 16 for every step of SFT, each read once; in GRPO two
 prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
 step and bf16, on all cores, and no contender saves before the end, evaluates or packs. A peer is installed into an
-environment of its own under --out, with torch of this version; one that cannot be is named with the last line of its error. Each
-is run with 2, 4 and 8 rows a pass, and the fastest counts. A first run of each fills the caches of files and is thrown
-away.
+environment of its own under --out, with this version of torch; one that cannot be is named with the last line of its
+error. Each is run with 2, 4 and 8 rows a pass, and the fastest counts. A first run of each fills the caches of files
+and is thrown away.
 
 s/step is the mean over all steps but the first; the first step's end is timed from the command's start. Tokens are the
 rows', prompts too, counted by the model's own template. In GRPO an answer has at most 64 tokens, which the untrained
