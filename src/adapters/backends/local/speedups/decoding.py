@@ -47,8 +47,6 @@ _HARMLESS = {
     *("output_attentions", "output_hidden_states", "return_dict", "cache_implementation"),
 }
 """Options of a generation config that do not change which token is chosen greedily."""
-
-
 ROOM: Final = 64
 """Tokens for which a cache has room beside those that it holds."""
 
@@ -102,7 +100,7 @@ def can_share(model: Any) -> bool:
 
 
 def can_decode(model: Any) -> bool:
-    """Whether `decode` works after prompts that are padded on the left and share no prefix."""
+    """Whether `decode_groups` works after prompts that are padded on the left and share no prefix."""
     # Padding behind a prefix would run through recurrent states; before it, transformers masks it out.
     return _continues(model, {GrowingLayer, LinearAttentionLayer}) and _free(model)
 
@@ -128,8 +126,9 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
 def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
     """The last logits of a forward pass over new `tokens`, which extends `cache`."""
     inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, CACHE: cache}
-    # As an index, the last states are copied. A slice of them would make the head copy its weights for every row.
-    last = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+    # An index copies the last states. A slice of several tokens would make the head copy its weights for every row.
+    new = tokens.shape[1]
+    last = torch.tensor([new - 1], device=tokens.device) if new > 1 else 1
     return model(**inputs, use_cache=True, logits_to_keep=last).logits
 
 
