@@ -18,6 +18,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from adapters.backends import backend as make_backend  # noqa: E402
 from adapters.backends.local import select  # noqa: E402
+from adapters.backends.local.speedups import merged  # noqa: E402
 from adapters.backends.selection import FILE  # noqa: E402
 from adapters.errors import UserError  # noqa: E402
 from adapters.pipeline.plan import Plan, make_plan  # noqa: E402
@@ -152,7 +153,7 @@ def test_weights_are_rounded_for_the_answers_only() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     model[0].requires_grad_(False)
     before = [p.data for p in model.parameters()]
-    with select._in_16_bits(model):
+    with merged.in_16_bits(model):
         assert [p.dtype for p in model.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2, "trained ones stay"
     assert all(p.data is data or p.data.equal(data) for p, data in zip(model.parameters(), before, strict=True))
     assert {p.dtype for p in model.parameters()} == {torch.float32}

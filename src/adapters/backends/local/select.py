@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -18,7 +17,7 @@ from adapters.backends import selection
 from adapters.backends.local import sharding
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import on_gpu, precision
-from adapters.backends.local.speedups.merged import merged, obstacle
+from adapters.backends.local.speedups.merged import in_16_bits, merged, obstacle
 from adapters.backends.local.tagger import Tagger, TaggerSampler
 from adapters.backends.local.word_encoder import WordEncoder
 from adapters.backends.selection import Course, Measured, Selection
@@ -123,7 +122,7 @@ def _answers(run: LocalStage, selected: Selection, progress: Progress) -> Sequen
         if not tags_words and obstacle(model) is None:
             stack.enter_context(merged(model))
             if precision(run.recipe.model) == "bf16" and not on_gpu():
-                stack.enter_context(_in_16_bits(model))
+                stack.enter_context(in_16_bits(model))
         speedups = run.recipe.model.speedups
         if tags_words:
             threshold = float(run.recipe.task.params.get("threshold", 0.5))
@@ -139,16 +138,3 @@ def _answers(run: LocalStage, selected: Selection, progress: Progress) -> Sequen
         )
     model.train(training)
     return [sample.text for sample in samples]
-
-
-@contextmanager
-def _in_16_bits(model: torch.nn.Module) -> Iterator[None]:
-    """Frozen weights rounded to bfloat16 while the context is open: half the memory traffic of decoding on a CPU."""
-    kept = [(p, p.data) for p in model.parameters() if not p.requires_grad and p.dtype == torch.float32]
-    try:
-        for parameter, data in kept:
-            parameter.data = data.to(torch.bfloat16)
-        yield
-    finally:
-        for parameter, data in kept:
-            parameter.data = data

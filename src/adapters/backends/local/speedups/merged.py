@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, MutableMapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -19,6 +19,7 @@ from peft import PeftModel
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from adapters.backends.local.model import on_gpu
 from adapters.backends.local.sharding import shards_weights
 
 METRIC: Final = "sampling/merge_kl"
@@ -57,6 +58,19 @@ def merged(model: PeftModel) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
+@contextmanager
+def in_16_bits(model: torch.nn.Module) -> Iterator[None]:
+    """Frozen weights rounded to bfloat16 while the context is open: decoding on a CPU takes half the time."""
+    kept = [(p, p.data) for p in model.parameters() if not p.requires_grad and p.dtype == torch.float32]
+    try:
+        for parameter, data in kept:
+            parameter.data = data.to(torch.bfloat16)
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
 class MergedSampling:
     """Samples with the adapter merged, as long as that is possible and exact enough.
 
@@ -75,6 +89,8 @@ class MergedSampling:
         self.model, self.metrics, self.again = model, metrics, again
         self.first = self.generations = done
         self.stopped: str | None = None
+        # On a CPU the weights have 32 bits also where the arithmetic has 16.
+        self.context = in_16_bits if args.bf16 and not on_gpu() else nullcontext
         if args.use_vllm or getattr(args, "use_transformers_continuous_batching", False):
             self._stop(f"{'vLLM' if args.use_vllm else 'continuous batching'} samples")
 
@@ -88,7 +104,7 @@ class MergedSampling:
             return sample()
         sequences = None
         try:
-            with merged(self.model):
+            with merged(self.model), self.context(self.model):
                 sequences = sample()
                 due = self.generations % EVERY == 1 and not again
                 score = self._scoring(sequences, prompt_mask, stops) if due else None
