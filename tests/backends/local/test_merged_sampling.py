@@ -248,6 +248,33 @@ def test_a_divergence_that_is_no_number_stops(
     assert sampling_.stopped
 
 
+def test_a_cpu_samples_in_16_bits_as_long_as_that_is_exact_enough(
+    llama: Callable[[], Any], args: GRPOConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, seen, divergences = adapted(llama()), [], [1e-4, 0.5, 1e-4, 0.5]
+    monkeypatch.setattr(merged, "kl", lambda *_: divergences.pop(0))
+    monkeypatch.setattr(args, "bf16", True)
+    phase = merged.MergedSampling(model, args, metrics := defaultdict(list))
+    monkeypatch.setattr(phase, "_scoring", lambda *_: lambda: torch.zeros(1))
+
+    def sample() -> Any:
+        layer = merged._layers(model)[0]
+        seen.append(
+            (bool(layer.merged), layer.get_base_layer().weight.dtype, model.get_input_embeddings().weight.dtype)
+        )
+        return torch.tensor([[5, 6, 7]])
+
+    for _ in range(5):
+        phase.generations = 0  # every generation is measured
+        phase(sample, torch.ones(1, 2), {2})
+    half, whole = torch.bfloat16, torch.float32
+    rounded, exact, plain = (True, half, half), (True, whole, whole), (False, whole, whole)
+    assert seen == [rounded, rounded, exact, exact, plain]
+    assert "sampling goes on with weights of 32 bits" in caplog.text
+    assert len(metrics[merged.METRIC]) == 4
+    assert {p.dtype for p in model.parameters()} == {whole}
+
+
 def test_memory_that_runs_out_samples_without(
     llama: Callable[[], Any], args: GRPOConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

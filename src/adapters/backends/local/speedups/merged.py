@@ -4,7 +4,8 @@ A LoRA layer that is not merged launches several small kernels a token, which is
 docs/benchmarks.md. The base's own tensors are put back afterwards, so that nothing is ever rounded into the base.
 
 In 16 bits the merged copy is rounded, and the answers come from a slightly different policy than the one that is
-trained. How different is measured, logged, and limited.
+trained. How different is measured, logged, and limited. On a CPU whose arithmetic has 16 bits all weights are rounded
+for the time of the sampling.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ EVERY: Final = 10
 """Generations from one measurement to the next; the first one of a stage is measured."""
 ROWS: Final = 4
 """Completions of a measurement."""
+_LOG: Final = logging.getLogger(__name__)
 MARGIN: Final = 2 * 2**30
 """Bytes of a GPU that stay free beside the copy, for keys, values and activations."""
 
@@ -90,7 +92,7 @@ class MergedSampling:
         self.first = self.generations = done
         self.stopped: str | None = None
         # On a CPU the weights have 32 bits also where the arithmetic has 16.
-        self.context = in_16_bits if args.bf16 and not on_gpu() else nullcontext
+        self.rounds = bool(args.bf16) and not on_gpu()
         if args.use_vllm or getattr(args, "use_transformers_continuous_batching", False):
             self._stop(f"{'vLLM' if args.use_vllm else 'continuous batching'} samples")
 
@@ -104,7 +106,7 @@ class MergedSampling:
             return sample()
         sequences = None
         try:
-            with merged(self.model), self.context(self.model):
+            with merged(self.model), in_16_bits(self.model) if self.rounds else nullcontext():
                 sequences = sample()
                 due = self.generations % EVERY == 1 and not again
                 score = self._scoring(sequences, prompt_mask, stops) if due else None
@@ -143,12 +145,18 @@ class MergedSampling:
 
     def _judge(self, divergence: float) -> None:
         self.metrics[METRIC].append(divergence)
-        if not divergence <= MOST_KL:
-            self._stop(f"the rounded weights are {divergence:.2g} nats a token from the trained ones (most: {MOST_KL})")
+        if divergence <= MOST_KL:
+            return
+        reason = f"the rounded weights are {divergence:.2g} nats a token from the trained ones (most: {MOST_KL})"
+        if self.rounds:
+            self.rounds = False
+            _LOG.warning("sampling goes on with weights of 32 bits: %s", reason)
+        else:
+            self._stop(reason)
 
     def _stop(self, reason: str) -> None:
         self.stopped = reason
-        logging.getLogger(__name__).warning("the adapter is not merged for sampling: %s", reason)
+        _LOG.warning("the adapter is not merged for sampling: %s", reason)
 
 
 def kl(trained: torch.Tensor, sampled: torch.Tensor) -> float:
