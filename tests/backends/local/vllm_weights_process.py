@@ -65,3 +65,4 @@ def _part(parameter: Any) -> torch.Tensor:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    torch.distributed.destroy_process_group()  # its threads may abort a process that ends before them
