@@ -48,13 +48,13 @@ for n, row in enumerate(rows):
         pass
 result = {"work": time.perf_counter() - start, "tokens": tokens, "records": records}
 """
-OURS = """
-import json, time
+OURS = (
+    """
+import json
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.engine import Options, Request
 from adapters.backends.local import generate
 from adapters.backends.local.speedups import decoding
-from adapters.backends.json_stop import first_value
 o = json.loads(sys.argv[1])
 if o["without"] == "shared prefix":
     decoding.shared_prefix = lambda prompts: 0
@@ -69,15 +69,9 @@ batch = 1 if o["without"] == "batches" else None
 options = Options(max_new_tokens=o["limit"], batch_size=batch)
 engine = engines.make("transformers", source, options, lambda note: print(note, file=sys.stderr))
 requests = [Request(n, source.task.request(row)) for n, row in enumerate(rows)]
-start, tokens, records = time.perf_counter(), 0, [None] * len(rows)
-for answer in engine(requests):
-    tokens += answer.tokens
-    try:
-        records[answer.row] = source.task.record(first_value(answer.text))
-    except ValueError:
-        pass
-result = {"work": time.perf_counter() - start, "tokens": tokens, "records": records}
 """
+    + benchmarks.ANSWERS
+)
 WITHOUT = ("", "stop at the end of the JSON", "shared prefix", "rows leaving the batch, shared prefix", "batches")
 
 

@@ -32,9 +32,9 @@ AT_A_TIME = (8, 16, 32)
 LENGTH = 1536
 """Tokens that a server keeps for a request."""
 
-ASK = """
-import json, time
-from adapters.backends.json_stop import first_value
+ASK = (
+    """
+import json
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.engine import Options, Request
 o = json.loads(sys.argv[1])
@@ -47,15 +47,9 @@ options = Options(max_new_tokens=o["limit"], constrain="off", **o["options"])
 engine = engines.make(o["engine"], source, options, lambda note: None)
 requests = [Request(n, source.task.request(row)) for n, row in enumerate(rows)]
 list(engine(requests[:16]))
-start, tokens, records = time.perf_counter(), 0, [None] * len(rows)
-for answer in engine(requests):
-    tokens += answer.tokens
-    try:
-        records[answer.row] = source.task.record(first_value(answer.text))
-    except ValueError:
-        pass
-result = {"work": time.perf_counter() - start, "tokens": tokens, "records": records}
 """
+    + benchmarks.ANSWERS
+)
 BATCHING = """
 import json, time
 import torch

@@ -44,6 +44,19 @@ def in_process(script: str, arguments: Sequence[str], environment: Mapping[str, 
     return {"seconds": time.perf_counter() - start, **json.loads(done.stdout.strip().splitlines()[-1])}
 
 
+ANSWERS = """
+import time
+from adapters.backends.json_stop import first_value
+start, tokens, records = time.perf_counter(), 0, [None] * len(rows)
+for answer in engine(requests):
+    tokens += answer.tokens
+    try:
+        records[answer.row] = source.task.record(first_value(answer.text))
+    except ValueError:
+        pass
+result = {"work": time.perf_counter() - start, "tokens": tokens, "records": records}
+"""
+"""Asks an `engine` for the `requests` of `rows`; the `source` says what a record is."""
 REPORT = """
 import json, resource, sys
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
