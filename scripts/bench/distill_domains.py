@@ -9,7 +9,8 @@ teachers' rank; their weight and density are chosen on dev rows. bc5cdr and scie
 dev ids is used to choose, the other half to test. A stopped script goes on where it was. The table is NAME.md.
 
 To try other settings of the student, give them with --student, and a new --name: the teachers, the student's SFT stage
-and all stored answers are taken over, and only the distillation is trained.
+and all stored answers are taken over, and only the distillation is trained. Other numbers of steps need a new --name
+too; joint SFT is then trained again, for as many.
 
 With --noise a second student learns from damaged prompts whose teachers read the clean text, and it, the first student
 and the teachers answer damaged test rows.
@@ -120,10 +121,16 @@ def distilled(options: argparse.Namespace, name: str, teachers: Mapping[str, Pat
     shape += [f"stages.{n}.batch_size={options.batch}" for n in (0, 1)] + [f"stages.{n}.data={data}" for n in (0, 1)]
     shape += [f"stages.1.teachers={json.dumps(known)}", *options.every, *options.student, *more]
     start, own = Path("runs/student/1-sft"), Path("runs") / name
-    if start.is_dir() and not own.exists() and all(key.startswith("stages.1.") for key in options.student):
+    same = all(key.startswith("stages.1.") for key in options.student)
+    if start.is_dir() and not own.exists() and same and steps_of(start.parent) == options.start_steps:
         shutil.copytree(start, own / start.name)  # of the same fingerprint: not trained again
     adapters("run", str(STUDENT), f"name={name}", f"data_root={options.data}", "run_dir=runs", "evaluate=[]", *shape)
     return Path("runs") / name / "2-distill"
+
+
+def steps_of(run: Path) -> int:
+    """The optimizer steps of a run's first stage."""
+    return int(json.loads((run / "recipe.json").read_text())["stages"][0]["max_steps"])
 
 
 def sets(options: argparse.Namespace, part: str, folder: Path | None = None) -> list[dict[str, Any]]:
