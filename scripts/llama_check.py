@@ -37,7 +37,7 @@ from transformers import AutoTokenizer  # noqa: E402
 from adapters.backends.local import base_model  # noqa: E402
 from adapters.backends.local.encoder import Encoder  # noqa: E402
 from adapters.backends.local.model import load_adapter, load_base  # noqa: E402
-from adapters.backends.local.speedups.decoding import GREEDY  # noqa: E402
+from adapters.backends.local.speedups.by_generate import GREEDY  # noqa: E402
 from adapters.backends.local.verify_adapter import TIES  # noqa: E402
 from adapters.publish import finished_run, gguf  # noqa: E402
 from adapters.types import Counts, counts_of, total  # noqa: E402

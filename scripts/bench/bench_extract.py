@@ -54,12 +54,12 @@ import json
 from adapters.extraction import adapter_source, engines
 from adapters.extraction.engine import Options, Request
 from adapters.backends.local import generate
-from adapters.backends.local.speedups import decoding
+from adapters.backends.local.speedups import caches
 o = json.loads(sys.argv[1])
 if o["without"] == "shared prefix":
-    decoding.shared_prefix = lambda prompts: 0
+    caches.shared_prefix = lambda prompts: 0
 if o["without"] == "rows leaving the batch, shared prefix":
-    decoding.can_share = lambda model: False
+    caches.can_share = lambda model: False
 if o["without"] == "stop at the end of the JSON":
     init = generate.LocalSampler.__init__
     generate.LocalSampler.__init__ = lambda self, *a, **k: init(self, *a, **{**k, "stop_at_json": False})

@@ -88,7 +88,7 @@ LIMITS = """
 import json, time
 import torch
 from adapters.backends.local import base_model, model as loading
-from adapters.backends.local.speedups import decoding
+from adapters.backends.local.speedups import caches
 from adapters.extraction import adapter_source
 o = json.loads(sys.argv[1])
 def best(work, times):
@@ -109,10 +109,10 @@ merged = loading.load_merged(base, source.model, source.adapter).eval()
 layers = [m.weight for m in merged.modules() if isinstance(m, torch.nn.Linear)]
 size, weights = sum(w.numel() * w.element_size() for w in layers), sum(w.numel() for w in layers)
 def step(rows):
-    cache = decoding.new_cache(merged)
+    cache = caches.new_cache(merged)
     with torch.inference_mode():
-        decoding.step(merged, torch.full((rows, 128), 7), cache)
-        return best(lambda: decoding.step(merged, torch.full((rows, 1), 7), cache), 24)
+        caches.step(merged, torch.full((rows, 128), 7), cache)
+        return best(lambda: caches.step(merged, torch.full((rows, 1), 7), cache), 24)
 one, many = step(1), step(32)
 result = {"copied": copied, "rate": rate, "one": one, "many": many, "read": size / one, "done": 64 * weights / many}
 result["type"] = str(layers[0].dtype)

@@ -17,7 +17,7 @@ from adapters.backends.local import base_model
 from adapters.backends.local.encoder import Encoder, load_tokenizer
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import load_base
-from adapters.backends.local.speedups import decoding
+from adapters.backends.local.speedups import by_generate, choosing
 from adapters.backends.local.speedups.constrained import Held
 from adapters.data.quoted import quoted_strings
 from adapters.recipe.recipe import Model
@@ -115,8 +115,8 @@ class Letters:
 def test_held_draws_have_the_models_distribution_among_what_is_taken() -> None:
     n, taken = 4000, {1, 3}
     logits = torch.tensor([[2.0, 1.0, 1.5, 0.0]]).repeat(n, 1)
-    free = decoding.Draws([f"{i}" for i in range(n)], 0.7)
-    held = decoding.Draws([f"{i}" for i in range(n)], 0.7, Held(lambda row: Letters(taken), set()))
+    free = choosing.Draws([f"{i}" for i in range(n)], 0.7)
+    held = choosing.Draws([f"{i}" for i in range(n)], 0.7, Held(lambda row: Letters(taken), set()))
     rows = list(range(n))
     before, after = free(logits, rows).tolist(), held(logits, rows).tolist()
     counts, wanted = Counter(after), (logits[0, [1, 3]] / 0.7).softmax(-1)[0].item()
@@ -137,7 +137,7 @@ def test_greedy_answers_take_the_likeliest_allowed_token(sampler: LocalSampler, 
     grammars = [made.grammar(text) for text in TEXTS]
     answers = dict(plain.answers(ids, **options, grammar=lambda n: grammars[n]))
     for n, text in enumerate(TEXTS):
-        steps = decoding.generate(
+        steps = by_generate.generate(
             sampler.model, [ids[n]], limits=[24], stops=sampler.stops, pad=0,
             choose=partial(masked, sampler._grammars.matcher(grammars[n]), sampler.stops),
         )  # fmt: skip

@@ -23,7 +23,7 @@ from adapters.backends.local import (  # noqa: E402
 from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
 from adapters.backends.local.generate import LocalSampler  # noqa: E402
 from adapters.backends.local.model import load_base  # noqa: E402
-from adapters.backends.local.speedups import decoding  # noqa: E402
+from adapters.backends.local.speedups import by_generate, caches, choosing, decoding  # noqa: E402
 from adapters.backends.local.token_ends import token_ends  # noqa: E402
 from adapters.recipe.recipe import Model  # noqa: E402
 from adapters.tasks.funding import FundingTask  # noqa: E402
@@ -61,7 +61,7 @@ def prompts(sampler: LocalSampler) -> list[list[int]]:
 
 
 def plain(sampler: LocalSampler, prompts: list[list[int]], tokens: int, stops: set[int]) -> list[list[int]]:
-    return decoding.generate(sampler.model, prompts, limits=[tokens] * len(prompts), stops=stops, pad=0)
+    return by_generate.generate(sampler.model, prompts, limits=[tokens] * len(prompts), stops=stops, pad=0)
 
 
 def answered(model, prompts: list[list[int]], **options) -> list[list[int]]:
@@ -71,13 +71,13 @@ def answered(model, prompts: list[list[int]], **options) -> list[list[int]]:
 
 
 def test_shared_prefix_leaves_every_row_a_token(prompts: list[list[int]]) -> None:
-    shared = decoding.shared_prefix(prompts)
+    shared = caches.shared_prefix(prompts)
     assert shared > 100, "system prompt and instructions are shared"
     assert len({tuple(p[:shared]) for p in prompts}) == 1
-    assert decoding.shared_prefix([[1, 2], [1, 2, 3]]) == 1
-    assert decoding.shared_prefix([[1, 2], [1, 2]]) == 1
-    assert decoding.shared_prefix([[1], [2]]) == 0
-    assert decoding.shared_prefix([[1, 2]]) == 0
+    assert caches.shared_prefix([[1, 2], [1, 2, 3]]) == 1
+    assert caches.shared_prefix([[1, 2], [1, 2]]) == 1
+    assert caches.shared_prefix([[1], [2]]) == 0
+    assert caches.shared_prefix([[1, 2]]) == 0
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -85,7 +85,7 @@ def test_decoding_with_a_shared_prefix_is_generate(
     sampler: LocalSampler, prompts: list[list[int]], share: bool
 ) -> None:
     assert sampler.shares
-    prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)]) if share else None
+    prefix = caches.prefill(sampler.model, prompts[0][: caches.shared_prefix(prompts)]) if share else None
     expected = plain(sampler, prompts, 40, {2})
     assert len({tuple(row) for row in expected}) > 1, "rows that differ"
     assert answered(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, prefix=prefix) == expected
@@ -97,7 +97,7 @@ def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: lis
     stops = {2, *(row[5 * n + 3] for n, row in enumerate(free[:3]))}
     expected = plain(sampler, prompts, 40, stops)
     assert len({len(row) for row in expected}) > 1
-    prefix = decoding.prefill(sampler.model, prompts[0][: decoding.shared_prefix(prompts)])
+    prefix = caches.prefill(sampler.model, prompts[0][: caches.shared_prefix(prompts)])
     for most in (5, 3, 2, 1):
         way = {"prefix": prefix, "order": [2, 0, 4, 1, 3], "most": most}
         assert answered(sampler.model, prompts, limits=[40] * 5, stops=stops, pad=0, **way) == expected, most
@@ -107,7 +107,7 @@ def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: lis
 def test_both_ways_end_a_row_where_it_is_told_to(sampler: LocalSampler, prompts: list[list[int]], shares: bool) -> None:
     free = plain(sampler, prompts, 40, {2})
 
-    def ended() -> list[decoding.Ended]:
+    def ended() -> list[by_generate.Ended]:
         counts = [0] * len(prompts)
 
         def one(row: int, token: int) -> bool:
@@ -116,12 +116,12 @@ def test_both_ways_end_a_row_where_it_is_told_to(sampler: LocalSampler, prompts:
 
         return [lambda token, row=row: one(row, token) for row in range(len(prompts))]
 
-    way = answered if shares else decoding.generate
+    way = answered if shares else by_generate.generate
     rows = way(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, ended=ended())
     assert rows == [row[: 4 + 7 * n] for n, row in enumerate(free)]
 
 
-@pytest.mark.parametrize("way", [answered, decoding.generate])
+@pytest.mark.parametrize("way", [answered, by_generate.generate])
 def test_every_row_has_a_limit_of_its_own(sampler: LocalSampler, prompts: list[list[int]], way) -> None:
     limits = [3, 9, 1, 20, 9]
     rows = way(sampler.model, prompts, limits=limits, stops={2}, pad=0)
@@ -163,11 +163,11 @@ def test_models_with_other_caches_use_generate(sampler: LocalSampler, monkeypatc
     sliding = MistralForCausalLM(
         MistralConfig(vocab_size=32, num_key_value_heads=1, sliding_window=4, max_position_embeddings=64, **shape)
     )
-    assert not decoding.can_share(sliding)
+    assert not caches.can_share(sliding)
     recurrent = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=8, num_hidden_layers=1, state_size=2))
-    assert not decoding.can_share(recurrent)
+    assert not caches.can_share(recurrent)
     monkeypatch.setattr(sampler.model.generation_config, "no_repeat_ngram_size", 3)
-    assert not decoding.can_share(sampler.model)
+    assert not caches.can_share(sampler.model)
 
 
 def test_memory_that_runs_out_halves_the_batch(
@@ -273,7 +273,7 @@ def test_greedy_answers_come_with_the_log_probabilities_of_their_tokens(
         assert list(scores.ends) == sorted(scores.ends)
         assert scores.ends[-1] == len(sample.text)
     [(_, alone)] = scored.answers(prompts[3:4], max_new_tokens=16, batch_size=1)
-    [ids] = decoding.generate(sampler.model, prompts[3:4], limits=[16], stops=sampler.stops, pad=0)
+    [ids] = by_generate.generate(sampler.model, prompts[3:4], limits=[16], stops=sampler.stops, pad=0)
     with torch.inference_mode():
         logits = sampler.model(torch.tensor([prompts[3] + ids])).logits[0, len(prompts[3]) - 1 : -1].float()
     wanted = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0].tolist()
@@ -307,7 +307,7 @@ def test_generate_draws_the_same(sampler: LocalSampler, prompts: list[list[int]]
 
 
 def test_the_log_probability_is_that_of_the_answer(sampler: LocalSampler, prompts: list[list[int]]) -> None:
-    draws = decoding.Draws(["a", None], temperature=0.5)
+    draws = choosing.Draws(["a", None], temperature=0.5)
     rows = decoding.draw(sampler.model, prompts[:1], 2, draws, limits=[12, 12], stops={2}, pad=0, shared=True)
     for row, logprob in zip(rows, draws.logprobs, strict=True):
         ids = torch.tensor([prompts[0] + row])
@@ -319,7 +319,7 @@ def test_the_log_probability_is_that_of_the_answer(sampler: LocalSampler, prompt
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_draws_follow_the_distribution(temperature: float) -> None:
     logits = torch.tensor([[2.0, 1.0, float("-inf"), 0.0]])
-    draws = decoding.Draws(["seed"], temperature)
+    draws = choosing.Draws(["seed"], temperature)
     counts = torch.zeros(4)
     for _ in range(4000):
         counts[draws(logits, [0])] += 1
@@ -350,7 +350,7 @@ def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:
 
     def joined(first: int, busy: int, width: int, most: int = 4, room: int = 100) -> list[int]:
         mask = torch.ones(busy, width, dtype=torch.long)
-        batch = decoding.Batch(list(range(busy)), mask, mask, mask, decoding.new_cache(sampler.model))
+        batch = decoding.Batch(list(range(busy)), mask, mask, mask, caches.new_cache(sampler.model))
         return decoding._joining(prompts, deque(range(first, 7)), batch if busy else None, most, room)
 
     assert joined(0, 0, 0) == [0], "a row that is longer than the room stands alone"

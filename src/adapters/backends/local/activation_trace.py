@@ -25,7 +25,7 @@ from transformers import Cache, masking_utils
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adapters.backends.local.speedups.decoding import plain_attention
+from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.memory import Pass
 
 FLASH = "memory_plan_flash"

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from adapters.backends.json_stop import JsonEnd
 from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
-from adapters.backends.local.speedups import decoding
+from adapters.backends.local.speedups import by_generate, caches, choosing, decoding
 from adapters.backends.local.speedups.constrained import Grammars, Held
 from adapters.backends.local.token_ends import token_ends
 from adapters.backends.repetition import LoopEnd
@@ -49,8 +49,8 @@ class LocalSampler:
         self.model, self.encoder, self.rank, self.world = model, encoder, rank, world
         self.stops = set(encoder.stops(model.generation_config))
         self.stop_at_json, self.context, self.scored = stop_at_json, context, scored
-        self.shares = speedups and decoding.can_share(model)
-        self.groups = speedups and decoding.can_decode(model)
+        self.shares = speedups and caches.can_share(model)
+        self.groups = speedups and caches.can_decode(model)
         # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
         self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
@@ -103,15 +103,15 @@ class LocalSampler:
         """Answers as (index, sample), as rows end. `batches` are the options of `decoding.greedy` about these."""
         loops = [LoopEnd() for _ in ids]
         held = self._held(grammar)
-        choose = partial(held, pick=decoding.best) if held else None
-        scores = decoding.Scored(len(ids), choose or decoding.best) if self.scored else None
+        choose = partial(held, pick=choosing.best) if held else None
+        scores = choosing.Scored(len(ids), choose or choosing.best) if self.scored else None
         options: dict[str, Any] = {"limits": limits, "stops": self.stops, "pad": self.encoder.tokenizer.pad_token_id}
         options |= {"ended": [self._ended(loop) for loop in loops], "choose": scores or choose, **batches}
         if self.shares:
-            prefix = decoding.prefill(self.model, ids[0][: decoding.shared_prefix(ids)])
+            prefix = caches.prefill(self.model, ids[0][: caches.shared_prefix(ids)])
             rows = decoding.greedy(self.model, ids, prefix=prefix, **options)
         else:
-            rows = decoding.in_batches(self.model, ids, **options)
+            rows = by_generate.in_batches(self.model, ids, **options)
         for n, row in rows:
             sample = self._sample(row, loops[n].looped or len(row) >= limits[n])
             yield n, self._with_scores(sample, row, scores.logprobs[n]) if scores else sample
@@ -172,7 +172,7 @@ class LocalSampler:
         limits = [limit for limit, of_prompt in zip(self._limits(ids, most), seeds, strict=True) for _ in of_prompt]
         pad, several = self.encoder.tokenizer.pad_token_id, len(seeds[0])
         held = self._held(None if grammars[0] is None else lambda row: grammars[row // several])
-        draws = decoding.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature, held)
+        draws = choosing.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature, held)
         rows = decoding.draw(
             self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
         )
@@ -204,7 +204,7 @@ class LocalSampler:
         text = self.encoder.tokenizer.decode(answer, skip_special_tokens=True)
         return Sample(text, len(answer), not ended and cut)
 
-    def _ended(self, loop: LoopEnd) -> decoding.Ended:
+    def _ended(self, loop: LoopEnd) -> by_generate.Ended:
         if not self.stop_at_json:
             return loop.closed_by
         end = JsonEnd()

@@ -18,7 +18,7 @@ from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local.activation_trace import CHUNK, Trace
 from adapters.backends.local.base_model import Base, load_config, unusable_config
 from adapters.backends.local.model import DTYPES, new_adapter, on_gpu, precision
-from adapters.backends.local.speedups.decoding import can_decode
+from adapters.backends.local.speedups.caches import can_decode
 from adapters.backends.local.trainer_args import micro_batch
 from adapters.backends.memory import (
     CPU_PROCESS,

@@ -25,7 +25,7 @@ from adapters.backends.local import text_only
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.encoder import Encoder, end_tokens
 from adapters.backends.local.model import load_base, mismatch, on_gpu, precision, prepare_cpu
-from adapters.backends.local.speedups.decoding import GREEDY
+from adapters.backends.local.speedups.by_generate import GREEDY
 from adapters.backends.local.text_only import Wrapper, checkpoint_wrapper
 from adapters.files import write_json
 from adapters.recipe.recipe import Model

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from adapters.backends.local.speedups.decoding import Choose
+from adapters.backends.local.speedups.choosing import Choose
 
 _FUEL: Final = 200_000_000
 """llguidance's limit on the size of a grammar, above that of any text that a context holds."""

@@ -21,7 +21,8 @@ from trl import GRPOConfig
 
 from adapters.backends.local.encoder import end_tokens
 from adapters.backends.local.sharding import shards_weights
-from adapters.backends.local.speedups.decoding import can_decode, decode_groups, new_cache
+from adapters.backends.local.speedups.caches import can_decode, new_cache
+from adapters.backends.local.speedups.decoding import decode_groups
 from adapters.backends.local.speedups.merged import MergedSampling
 from adapters.backends.local.speedups.padding_free import in_use
 

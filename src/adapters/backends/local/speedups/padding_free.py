@@ -22,8 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.sharding import shards_weights
+from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.local.speedups.casts import Casts
-from adapters.backends.local.speedups.decoding import plain_attention
 from adapters.backends.local.speedups.shared_prefixes import LEAST, Shared, shared_prefixes
 
 NAME = "padding_free"

@@ -1,0 +1,124 @@
+"""Keys and values of the tokens that rows have read, and the models whose passes can go on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from inspect import signature
+from typing import Any, Final
+
+import torch
+from packaging.version import Version
+from transformers import DynamicCache, __version__
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+from adapters.backends.local.speedups.shared_prefixes import common_prefix
+
+CACHE: Final = "cache" if Version(__version__).release >= (5, 24) else "past_key_values"
+"""What transformers' models call the argument that is extended."""
+_HARMLESS = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
+    *("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length", "max_new_tokens"),
+    *("output_attentions", "output_hidden_states", "return_dict", "cache_implementation"),
+}
+"""Options of a generation config that do not change which token is chosen greedily."""
+ROOM: Final = 64
+"""Tokens for which a cache has room beside those that it holds."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for tokens to come: concatenation copies all keys and values for every token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _rooms: tuple[torch.Tensor, ...] = ()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As transformers' own."""
+        length, grown = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        held: list[torch.Tensor] = [self.keys, self.values] if length else []
+        # Rows that have left, or come, stand in other tensors.
+        mine = [t.data_ptr() == r.data_ptr() and len(t) == len(r) for t, r in zip(held, self._rooms, strict=False)]
+        if not (mine and all(mine) and grown <= self._rooms[0].shape[-2]):
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            self._rooms = tuple(
+                t.new_empty(*t.shape[:2], grown + ROOM, t.shape[-1]) for t in (key_states, value_states)
+            )
+            for room, tensor in zip(self._rooms, held, strict=False):
+                room[:, :, :length] = tensor
+        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, length:grown] = new
+        self.keys, self.values = (room[:, :, :grown] for room in self._rooms)
+        return self.keys, self.values
+
+
+def new_cache(model: Any) -> DynamicCache:
+    """An empty cache for a model's layers, for passes without gradients."""
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def plain_attention(model: Any) -> bool:
+    """Whether every layer has a plain cache, and positions count the tokens."""
+    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    # Sliding windows and recurrent states are not plain.
+    return _continues(model, {GrowingLayer}) and not rope.get("mrope_section")
+
+
+def can_share(model: Any) -> bool:
+    """Whether `greedy` works for a model, which shares a prefix; others use `generate`."""
+    return plain_attention(model) and _free(model)
+
+
+def can_decode(model: Any) -> bool:
+    """Whether `decode_groups` works after prompts that are padded on the left and share no prefix."""
+    # Padding behind a prefix would run through recurrent states; before it, transformers masks it out.
+    return _continues(model, {GrowingLayer, LinearAttentionLayer}) and _free(model)
+
+
+def _continues(model: Any, layers: Set[type]) -> bool:
+    # A recurrent model may know no positions, whatever cache its config suggests.
+    known = {"position_ids", CACHE, "logits_to_keep"} <= signature(model.forward).parameters.keys()
+    cached = all(type(layer) in layers for layer in new_cache(model).layers)
+    return known and cached and model.config._attn_implementation in ("sdpa", "eager")
+
+
+def _free(model: Any) -> bool:
+    return not set(model.generation_config.to_diff_dict()) - _HARMLESS
+
+
+def shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """Length of the prompts' common prefix; at least one token is left to each row."""
+    if len(prompts) < 2:
+        return 0
+    return min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+
+
+def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
+    """The last logits of a forward pass over new `tokens`, which extends `cache`."""
+    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, CACHE: cache}
+    # An index copies the last states. A slice of several tokens would make the head copy its weights for every row.
+    new = tokens.shape[1]
+    last = torch.tensor([new - 1], device=tokens.device) if new > 1 else 1
+    return model(**inputs, use_cache=True, logits_to_keep=last).logits
+
+
+@torch.inference_mode()
+def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
+    """Keys and values of a prefix, for one row; None for an empty prefix."""
+    if not prefix:
+        return None
+    cache = new_cache(model)
+    step(model, torch.tensor([list(prefix)], device=model.device), cache)
+    return cache
+
+
+def padded(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask (prompts, width), padded on the left."""
+    width = max(map(len, prompts))
+    tokens = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    return tokens, mask
