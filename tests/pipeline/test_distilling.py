@@ -19,7 +19,7 @@ from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
 from adapters.pipeline.plan import Plan, make_plan
 from adapters.pipeline.run_folder import RunFolder, pairs
-from adapters.publish import card
+from adapters.publish import provenance
 from adapters.publish.finished_run import Finished
 from adapters.recipe.load import load_recipe
 from adapters.tasks.ie import IeTask
@@ -211,10 +211,10 @@ def test_the_student_stands_beside_all_teachers(recipe: Path) -> None:
     }
     assert taught["bio"]["data"] == [{"source": "bio", "license": "cc-by-nc-4.0", "generated": False}]
     opened = RunFolder.open(run)
-    sources = card.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
+    sources = provenance.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
     used = {s["source"]: (s["license"], s["stages"]) for s in sources}
     assert used["bio"] == ("cc-by-nc-4.0", ["1-distill", "1-distill (teacher bio)"]), "the card names the duty"
-    assert any("allows no commercial use" in note for note in card.license_notes(sources))
+    assert any("allows no commercial use" in note for note in provenance.license_notes(sources))
     page = (run / "report.html").read_text()
     assert "teacher-bio" in page
     write_jsonl(recipe.parent / "new.jsonl", ie_rows(5, "x"))

@@ -24,7 +24,7 @@ from adapters.extraction.confidence import stored
 from adapters.files import sha256, write_json
 from adapters.pipeline import seeds
 from adapters.plugins.rewards import NamedReward
-from adapters.publish import base_license, bundle, card, comparison, gate, plots, release
+from adapters.publish import base_license, bundle, card, comparison, gate, plots, provenance, release, stages
 from adapters.publish.finished_run import Finished, probes, read
 from adapters.recipe.load import load_recipe
 from adapters.recipe.publish import Publish
@@ -294,7 +294,7 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     assert "margin 0.0000 → 1.2500, the chosen side preferred in 50.0 % → 90.0 % of the pairs (75.0 % of held" in text
     assert "/home/someone" not in text
     reward = NamedReward("funding", Funding(funder=0.5, hierarchical=0.5, flat=0, soft_ids=False))
-    about = card._reward(reward)["about"]
+    about = stages._reward(reward)["about"]
     assert "0.5 F0.5(funder) + 0.5 F0.5(award id, under the right funder); names" in about
     assert "0.1" not in about
 
@@ -388,10 +388,10 @@ def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path
 
 def test_licences_and_what_they_ask() -> None:
     def notes(licence: str | None) -> str:
-        return " ".join(card.license_notes([{"source": "s", "license": licence}]))
+        return " ".join(provenance.license_notes([{"source": "s", "license": licence}]))
 
     assert "not stated" in notes(None)
-    assert notes("cc0-1.0") == notes("mit") == notes(card.GENERATED) == ""
+    assert notes("cc0-1.0") == notes("mit") == notes(provenance.GENERATED) == ""
     assert "asks for credit" in notes("cc-by-4.0")
     assert "same licence" in notes("cc-by-sa-4.0")
     assert "no commercial use" in notes("CC-BY-NC-4.0")

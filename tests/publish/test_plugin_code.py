@@ -11,7 +11,7 @@ from test_bundle import FACTS, as_trained
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
-from adapters.publish import bundle, card, gate, plots, plugin_code, release
+from adapters.publish import bundle, card, gate, plots, plugin_code, release, stages
 from adapters.publish.finished_run import Finished, read
 from adapters.recipe.load import load_recipe
 
@@ -134,7 +134,7 @@ def test_code_that_changed_after_the_training_is_said(run: Path, tmp_path: Path)
     try:
         judge.write_text(text + "# more\n")
         finished = read(run)
-        assert card.changed_rewards(finished, finished.stages[1]) == ["Judge"]
+        assert stages.changed_rewards(finished, finished.stages[1]) == ["Judge"]
         assert (
             "2-grpo: the code of the reward Judge has changed since the training; the card says so"
             in release._notes(finished, {"passed": False})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +13,6 @@ from typing import Any
 from adapters import environment
 from adapters.backends.adapter_folder import content_hash
 from adapters.data_aug.mine.words import WORD, around, question_of
-from adapters.environment import peak_memory_text
 from adapters.errors import UserError
 from adapters.evaluation.comparison import changes
 from adapters.evaluation.confidence import in_words
@@ -23,32 +20,19 @@ from adapters.evaluation.episodes import EpisodeTask
 from adapters.evaluation.metrics import main_mode
 from adapters.extraction.confidence import stored
 from adapters.pipeline import seeds
-from adapters.pipeline.run_folder import Stage
-from adapters.plugins.rewards import NamedReward, stage_rewards
-from adapters.publish import bundle, comparison, hub_files, plots, plugin_code, quality
+from adapters.publish import bundle, comparison, hub_files, plots, plugin_code, provenance, quality, stages
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.publish.license_demands import demands
-from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
+from adapters.recipe.fields import HubSource
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import NOT_IN_FINGERPRINT
 from adapters.types import Task
 
 Facts = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-KINDS = {
-    "sft": "Supervised fine-tuning",
-    "grpo": "Group relative policy optimisation (GRPO)",
-    "dpo": "Direct preference optimisation (DPO)",
-    "token_classification": "Tagging of words by an encoder (token classification)",
-    "distill": "On-policy distillation of several teachers, routed by domain",
-    "best_of": "Supervised fine-tuning on the best of its own answers (rejection sampling)",
-}
 INSTALL = ("torch", "transformers", "peft", "accelerate")
 """What the usage needs, at the versions with which it was tried."""
 MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
-STARTS = {"start": "start (the weights this stage began with)", "base": "base (the base model)"}
-GENERATED = "generated (Apache-2.0)"
 LONGEST_VALUE = 200
 """Characters of a task's parameter in the card; a longer one, such as a JSON Schema, stands in the recipe."""
 
@@ -77,16 +61,16 @@ def render(
 
 
 def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: str | None) -> dict[str, Any]:
-    recipe, settings, sources = finished.recipe, finished.settings, training_sources(finished)
+    recipe, settings, sources = finished.recipe, finished.settings, provenance.training_sources(finished)
     versions, published = finished.manifest.get("versions", {}), finished.stages[-1].name
     limits = [models[published]["max_new_tokens"] for models in finished.figures.values()]
     return {
         "title": settings.title or repo.partition("/")[2],
         "repo": repo,
         "run": finished,
-        "stages": [_stage(finished, stage) for stage in finished.stages],
+        "stages": [stages.facts(finished, stage) for stage in finished.stages],
         "labels": finished.labels,
-        "start": _start(finished),
+        "start": stages.start(finished),
         "published": published,
         "mode": mode,
         "plots": plots.draw(finished, folder / "plots", mode),
@@ -100,7 +84,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "max_new_tokens": max(limits, default=1024),
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
-        "license_notes": license_notes(sources),
+        "license_notes": provenance.license_notes(sources),
         "base_license": facts.get("base_license"),
         "base_demands": demands(facts.get("base_license")),
         "limitations": [*settings.limitations, *_limitations(finished, facts)],
@@ -182,18 +166,6 @@ def _earlier(finished: Finished, earlier: Finished | None, mode: str | None) -> 
     return {"earlier": name, "earlier_base": base, "comparison": tables, "incomparable": incomparable}
 
 
-def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Duties from the licences of the training data, and sources without a licence."""
-    notes = []
-    for source in sources:
-        name, licence = source["source"], source["license"]
-        if licence is None:
-            notes.append(f"The licence of `{name}` is not stated: find out before you publish the adapter.")
-        elif asked := demands(licence):
-            notes.append(f"`{name}` is under {licence}, which {asked}.")
-    return list(dict.fromkeys(notes))
-
-
 def _metadata(finished: Finished, repo: str, mode: str | None) -> Any:
     from huggingface_hub import ModelCardData
 
@@ -246,123 +218,6 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
     ]
 
 
-PARTS = ("select", "samples", "environment")
-"""Sections of a stage whose keys stand among its constants."""
-
-
-def _stage(finished: Finished, stage: Stage) -> dict[str, Any]:
-    settings = stage.manifest["stage"]
-    kind, apart = (
-        settings["kind"],
-        (*("kind", "trl", "training_args", "rewards", "noise", "teachers", *PARTS), *NOT_IN_FINGERPRINT),
-    )
-    constants = {
-        **{k: v for k, v in settings.items() if k not in apart},
-        **settings.get("trl", {}),
-        **settings.get("training_args", {}),
-    }
-    if constants.pop("max_steps", None):
-        constants.pop("epochs", None)  # max_steps overrides it
-    for part in PARTS:
-        constants |= {f"{part} {key}": value for key, value in (settings.get(part) or {}).items()}
-    if constants.get("beta") == 0 and kind == "grpo":
-        del constants["reference"]  # without the KL term there is none
-    if "reference" in constants:
-        constants["reference"] = STARTS.get(constants["reference"], constants["reference"])
-    return {
-        "kind": kind,
-        "title": KINDS.get(kind, kind),
-        "constants": bundle.without_paths({k: v for k, v in constants.items() if v is not None}),
-        "noise": bundle.without_paths(settings.get("noise")),
-        "rewards": _rewards(finished, stage),
-        **_data(finished, stage, settings),
-        "figures": stage.manifest.get("figures", {}),
-        "teachers": _teachers(stage.manifest.get("teachers") or {}),
-        **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
-        "peak_memory": peak_memory_text(stage.manifest),
-    }
-
-
-def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line for each teacher of a distilled stage: what it is, what was trained on, and under which licences."""
-    lines = []
-    for domain, teacher in teachers.items():
-        sources = {str(d["source"]): d.get("license") or "licence not given" for d in teacher.get("data", ())}
-        data = ", ".join(f"{source} ({license})" for source, license in sources.items()) or "unknown"
-        lines.append(f"**{domain}:** `{teacher['name']}`, {teacher['rows']:,} prompts; trained on {data}")
-    return lines
-
-
-def _start(finished: Finished) -> str | None:
-    """In a sentence, the adapter that the first stage starts from; None for a new one."""
-    manifest = finished.stages[0].manifest
-    if not manifest.get("start"):
-        return None
-    sentence = f"an adapter of weights `{str(manifest.get('start_hash'))[:16]}` (SHA-256)"
-    if history := finished.history:
-        last = history[-1]
-        names = {s["source"]: None for stage in history for s in stage["data"]}
-        kinds = ", then ".join(KINDS.get(stage["kind"], stage["kind"]) for stage in history)
-        sentence += f", stage `{last['stage']}` of the run `{last['run']}`, trained by {kinds[0].lower()}{kinds[1:]}"
-        sentence += f" on {', '.join(names)}"
-    return sentence
-
-
-def _data(finished: Finished, stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a stage, and in a sentence what of it the trainer saw."""
-    ledger = finished.ledger.get("stages", {}).get(stage.name, {})
-    trained = {entry["source"]: entry.get("trained") for entry in ledger.get("sources", ())}
-    data = [
-        {**entry, "trained": trained[entry["source"]]} if trained.get(entry["source"]) is not None else entry
-        for entry in stage.manifest.get("data", [])
-    ]
-    if not (rows := ledger.get("rows")):
-        return {"data": data, "seen": ""}
-    held_out, too_long = ledger.get("validation", {}).get("rows", 0), stage.manifest.get("too_long", 0)
-    kept_apart = {"held out": held_out, "left out as too long": too_long}
-    apart = [f"{n:,} {'row was' if n == 1 else 'rows were'} {why}" for why, n in kept_apart.items() if n]
-    drawn = int(stage.manifest.get("steps") or 0) * settings.get("batch_size", 0)
-    seen = f"Trained on: {rows:,} examples" + (f" ({', and '.join(apart)})" if apart else "")
-    if drawn:
-        seen += f"; the steps saw {min(drawn, rows):,} of them, {drawn / rows:.2g} times each" * (drawn >= rows)
-        seen += f"; the steps saw no more than {drawn:,} of them" * (drawn < rows)
-    return {"data": data, "seen": f"{seen}."}
-
-
-def _rewards(finished: Finished, stage: Stage) -> list[dict[str, Any]]:
-    uses = plugin_code.of_run(finished).uses
-    places = (uses.get(("stages", stage.index, "rewards", n), "") for n in itertools.count())
-    changed = changed_rewards(finished, stage)
-    return [
-        {**_reward(reward), "code": place.rpartition(":")[0].removeprefix("./"), "changed": reward.name in changed}
-        for reward, place in zip(stage_rewards(finished.file)[stage.index], places, strict=False)
-    ]
-
-
-def changed_rewards(finished: Finished, stage: Stage) -> list[str]:
-    """The rewards of a stage whose code is no longer that of the training."""
-    then = {record["name"]: record["score_hash"] for record in stage.manifest.get("scoring", ())}
-    return [r.name for r in stage_rewards(finished.file)[stage.index] if then.get(r.name, r.score_hash) != r.score_hash]
-
-
-def _reward(named: NamedReward) -> dict[str, Any]:
-    reward: Any = named.reward
-    kind = reward if inspect.isfunction(reward) else type(reward)
-    if formula := getattr(reward, "formula", None):
-        about = f"R = {formula()}"  # a description is of the defaults, which this recipe may have changed
-    else:
-        generated = (kind.__doc__ or "").startswith(f"{kind.__name__}(")  # by dataclasses, from the fields
-        own = None if generated else kind.__doc__
-        about = (
-            inspect.cleandoc(own or kind.__call__.__doc__ or "")
-            if inspect.isclass(kind)
-            else inspect.cleandoc(own or "")
-        )
-    fields = dataclasses.fields(reward) if dataclasses.is_dataclass(kind) else ()
-    parameters = bundle.without_paths({field.name: getattr(reward, field.name) for field in fields})
-    return {"name": named.name, "weight": named.weight, "parameters": parameters, "about": about}
-
-
 def _has_values(figures: Mapping[str, Any]) -> bool:
     return bool(figures["gold"] or figures["pred"])
 
@@ -377,45 +232,6 @@ def _task(finished: Finished) -> str:
         if not (isinstance(value, str) and ("{" in value or value in prompt))
     ]
     return f"`{spec.use.rpartition(':')[2]}`" + (f" ({', '.join(short)})" if short else "")
-
-
-def training_sources(finished: Finished) -> list[dict[str, Any]]:
-    """The sources of the training data, those of teachers included, each once, with its licence if known."""
-    sources: dict[str, dict[str, Any]] = {}
-    for before in finished.history:
-        for entry in before["data"]:
-            licence = entry.get("license") or (GENERATED if entry.get("generated") else None)
-            new = {
-                "source": entry["source"],
-                "origin": f"of the run `{before['run']}`",
-                "license": licence,
-                "stages": [],
-            }
-            sources.setdefault(entry["source"], new)["stages"].append(f"{before['run']}/{before['stage']}")
-    for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):
-        for entry, source in zip(stage.manifest.get("data", []), spec.data, strict=False):
-            licence = entry.get("license") or source.license
-            if licence is None and isinstance(source, SynthesizedSource):
-                licence = GENERATED
-            new = {"source": entry["source"], "origin": _origin(source), "license": licence, "stages": []}
-            sources.setdefault(entry["source"], new)["stages"].append(stage.name)
-        for domain, teacher in (stage.manifest.get("teachers") or {}).items():
-            for entry in teacher.get("data", ()):
-                licence = entry.get("license") or (GENERATED if entry.get("generated") else None)
-                new = {"source": entry["source"], "origin": f"of `{teacher['name']}`", "license": licence, "stages": []}
-                known = sources.setdefault(entry["source"], new)
-                known["license"] = known["license"] or licence
-                known["stages"].append(f"{stage.name} (teacher {domain})")
-    return list(sources.values())
-
-
-def _origin(source: Source) -> str:
-    if isinstance(source, HubSource):
-        config, at = f"{source.config}, " * bool(source.config), f" at {source.revision}" * bool(source.revision)
-        return f"Hub dataset `{source.hub}`, {config}split {source.hub_split}{at}"
-    if isinstance(source, PathSource):
-        return f"file `{Path(source.path).name}`"
-    return f"made by the `{source.synthesize}` generator: {source.n:,} rows, seed {source.seed}"
 
 
 def _limitations(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
@@ -485,7 +301,7 @@ def _template() -> Any:
         "share": lambda v: f"{v:.1%}".replace("%", " %"),
         "words": lambda v: str(v).replace("_", " "),
         "json": lambda v: json.dumps(v, ensure_ascii=False),
-        "origin": _origin,
+        "origin": provenance.origin,
         "value": _value,
         "fence": _fence,
     }

@@ -20,7 +20,18 @@ from adapters.backends import adapter_folder
 from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.files import read_json, sha256, write_json
-from adapters.publish import base_license, bundle, card, gate, hub, llama_server, plugin_code, requirements
+from adapters.publish import (
+    base_license,
+    bundle,
+    card,
+    gate,
+    hub,
+    llama_server,
+    plugin_code,
+    provenance,
+    requirements,
+    stages,
+)
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, GateError
 from adapters.publish.gguf import Converters
@@ -93,12 +104,12 @@ def prepare(
 
 def _notes(finished: Finished, found: Mapping[str, Any]) -> list[str]:
     """Gaps of the card that the user can still fill before the push; `found` when the bundle was made."""
-    sources = card.training_sources(finished)
+    sources = provenance.training_sources(finished)
     notes = requirements.notes(finished.settings, sources, tests=bool(finished.figures))
     if found["passed"] and not found["base_license"]:
         notes.append(f"the licence of {finished.base_id} was not found: set publish.base_license")
     for stage in finished.stages:
-        for name in card.changed_rewards(finished, stage):
+        for name in stages.changed_rewards(finished, stage):
             notes.append(
                 f"{stage.name}: the code of the reward {name} has changed since the training; the card says so"
             )

@@ -12,7 +12,7 @@ from adapters.backends.local import base_model
 from adapters.errors import UserError
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.plan import Plan
-from adapters.publish import card, gate, quality
+from adapters.publish import gate, provenance, quality
 from adapters.publish.finished_run import example
 from adapters.recipe.publish import REPO, Publish
 from adapters.types import counts_of
@@ -76,7 +76,7 @@ def notes(settings: Publish, sources: Iterable[Mapping[str, Any]], *, tests: boo
     if not settings.contact:
         out.append("the card names nobody to ask but the repository's discussions: set publish.contact")
     sources = list(sources)
-    out += [note.replace("`", "") for note in card.license_notes(sources)]
+    out += [note.replace("`", "") for note in provenance.license_notes(sources)]
     own = (settings.license or "").lower()
     non_commercial = [s["source"] for s in sources if "-nc" in (s["license"] or "").lower()]
     if non_commercial and own and "-nc" not in own:

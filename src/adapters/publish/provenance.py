@@ -1,0 +1,59 @@
+"""Where an adapter's training data come from, and what their licences ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.publish.finished_run import Finished
+from adapters.publish.license_demands import demands
+from adapters.recipe.fields import HubSource, PathSource, Source, SynthesizedSource
+
+GENERATED = "generated (Apache-2.0)"
+
+
+def training_sources(finished: Finished) -> list[dict[str, Any]]:
+    """The sources of the training data, those of teachers included, each once, with its licence if known."""
+    sources: dict[str, dict[str, Any]] = {}
+
+    def add(entry: Mapping[str, Any], origin: str, stage: str, licence: str | None = None) -> None:
+        licence = entry.get("license") or licence or (GENERATED if entry.get("generated") else None)
+        new = {"source": entry["source"], "origin": origin, "license": licence, "stages": []}
+        known = sources.setdefault(entry["source"], new)
+        known["license"] = known["license"] or licence
+        known["stages"].append(stage)
+
+    for before in finished.history:
+        for entry in before["data"]:
+            add(entry, f"of the run `{before['run']}`", f"{before['run']}/{before['stage']}")
+    for stage, spec in zip(finished.stages, finished.recipe.stages, strict=False):
+        for entry, source in zip(stage.manifest.get("data", []), spec.data, strict=False):
+            made = GENERATED if isinstance(source, SynthesizedSource) else None
+            add(entry, origin(source), stage.name, source.license or made)
+        for domain, teacher in (stage.manifest.get("teachers") or {}).items():
+            for entry in teacher.get("data", ()):
+                add(entry, f"of `{teacher['name']}`", f"{stage.name} (teacher {domain})")
+    return list(sources.values())
+
+
+def origin(source: Source) -> str:
+    """A source in a few words."""
+    if isinstance(source, HubSource):
+        config, at = f"{source.config}, " * bool(source.config), f" at {source.revision}" * bool(source.revision)
+        return f"Hub dataset `{source.hub}`, {config}split {source.hub_split}{at}"
+    if isinstance(source, PathSource):
+        return f"file `{Path(source.path).name}`"
+    return f"made by the `{source.synthesize}` generator: {source.n:,} rows, seed {source.seed}"
+
+
+def license_notes(sources: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Duties from the licences of the training data, and sources without a licence."""
+    notes = []
+    for source in sources:
+        name, licence = source["source"], source["license"]
+        if licence is None:
+            notes.append(f"The licence of `{name}` is not stated: find out before you publish the adapter.")
+        elif asked := demands(licence):
+            notes.append(f"`{name}` is under {licence}, which {asked}.")
+    return list(dict.fromkeys(notes))
