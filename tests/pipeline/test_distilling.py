@@ -61,6 +61,23 @@ def plan(path: Path, *overrides: str) -> Plan:
     return make_plan(file, EchoBackend(file.recipe))
 
 
+def test_a_number_names_a_domain_too(recipe: Path) -> None:
+    rows = [{**row, "domain": 7} for row in ie_rows(12, "n")]
+    write_jsonl(recipe.parent / "news.jsonl", rows)
+    job = plan(recipe, "stages.0.data.1={path: news.jsonl}", "stages.0.teachers={bio: teachers/bio, 7: teachers/news}")
+    assert Counter(domain_of(e) for e in job.jobs[0].examples) == {"bio": 20, "7": 12}
+    assert plan(recipe, "stages.0.data.0.domain=7", "stages.0.data.1.domain=7", "stages.0.teachers={7: teachers/bio}")
+
+
+def test_a_domain_has_one_teacher_in_all_stages(recipe: Path) -> None:
+    text = recipe.read_text()
+    stage = text[text.index("  - kind: distill") :].replace("bio: teachers/bio", "bio: teachers/news")
+    recipe.write_text(text + stage)
+    with pytest.raises(UserError, match="stages.0 has another teacher for the domain 'bio'") as raised:
+        plan(recipe)
+    assert raised.value.at == ("stages", 1, "teachers")
+
+
 def test_rows_get_the_domain_of_their_source_or_column(recipe: Path) -> None:
     job = plan(recipe).jobs[0]
     assert {e.source: domain_of(e) for e in job.examples} == {"bio": "bio", "news": "news"}
@@ -95,12 +112,20 @@ def test_rows_get_the_domain_of_their_source_or_column(recipe: Path) -> None:
         ),
         (["stages.0.teachers.bio=whole"], r"'bio' is no plain LoRA adapter \(modules_to_save\)", "teachers"),
         (["stages.0.teachers.bio=nowhere"], "is neither a run folder nor an adapter", "teachers"),
+        (["stages.0.teachers.bio=tagger"], r"'bio' is no plain LoRA adapter \(TOKEN_CLS\)", "teachers"),
+        (
+            ["stages.0.teachers.bio=older", "model.revision=b"],
+            "'bio' was trained on revision a of the base, and model.revision is b",
+            "teachers",
+        ),
         (["stages.0.max_prompt_length=1"], "every row is longer", ""),
     ],
 )
 def test_what_cannot_be_distilled_is_said_first(recipe: Path, overrides: list[str], text: str, at: str) -> None:
     teacher(recipe.parent / "other", base="Qwen/Qwen3-4B")
     teacher(recipe.parent / "whole", modules_to_save=["lm_head"])
+    teacher(recipe.parent / "tagger", task_type="TOKEN_CLS")
+    (teacher(recipe.parent / "older") / "manifest.json").write_text('{"model": {"base": "SOME/base", "revision": "a"}}')
     same = ie_rows(20, "b")[1]
     write_jsonl(
         recipe.parent / "same.jsonl", [{**row, "id": f"c{n}"} for n, row in enumerate([*ie_rows(1, "z"), same])]
@@ -212,8 +237,9 @@ def test_the_student_stands_beside_all_teachers(recipe: Path) -> None:
     assert taught["bio"]["data"] == [{"source": "bio", "license": "cc-by-nc-4.0", "generated": False}]
     opened = RunFolder.open(run)
     sources = provenance.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
-    used = {s["source"]: (s["license"], s["stages"]) for s in sources}
-    assert used["bio"] == ("cc-by-nc-4.0", ["1-distill", "1-distill (teacher bio)"]), "the card names the duty"
+    used = [(s["license"], s["origin"], s["stages"]) for s in sources if s["source"] == "bio"]
+    taught_by = ("cc-by-nc-4.0", "of `bio/1-sft`", ["1-distill (teacher bio)"])
+    assert used == [(None, "file `bio.jsonl`", ["1-distill"]), taught_by], "one name may be of two files"
     assert any("allows no commercial use" in note for note in provenance.license_notes(sources))
     page = (run / "report.html").read_text()
     assert "teacher-bio" in page
@@ -225,6 +251,66 @@ def test_the_student_stands_beside_all_teachers(recipe: Path) -> None:
     assert list(models) == ["base", "teacher-bio", "teacher-news", "news.1-sft", "1-distill"]
     [models] = RunFolder.open(run).other_sets.values()
     assert [(one.model, other.model) for one, other in pairs(models)] == [*COMPARED, ("news.1-sft", "1-distill")]
+
+
+def measured(run: Path, test: str, model: str) -> str:
+    return str(read_json(run / "eval" / model / test / "metrics.json")["key"])
+
+
+def test_a_compared_adapter_takes_no_other_models_place(recipe: Path) -> None:
+    run = run_all(recipe)
+    others = [recipe.parent / "cmp" / name for name in ("base", "teacher-bio", "1-distill")]
+    for other in others:
+        shutil.copytree(recipe.parent / "runs" / "news" / "1-sft", other)
+    names = ("base", "teacher-bio", "1-distill")
+    before = [measured(run, "bio", model) for model in names]
+    compare = [word for other in others for word in ("--compare", str(other))]
+    done = CliRunner().invoke(app, ["eval", str(run), *compare, "--json"])
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["sets"]["bio"])[-4:] == [f"cmp.{name}" for name in names] + ["1-distill"]
+    assert [measured(run, "bio", model) for model in names] == before
+    shown = CliRunner().invoke(app, ["eval", str(run), *compare], env={"COLUMNS": "200"}).output
+    assert "best teacher" in shown
+    assert all(f"cmp.{name}" in shown for name in names), "what was asked for is shown"
+
+
+def test_teachers_are_measured_where_and_as_they_were(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_all(recipe)
+    write_jsonl(recipe.parent / "new.jsonl", ie_rows(5, "x"))
+    (recipe.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(recipe.parent / "elsewhere")
+    asked = ["eval", str(run), "--data", "../new.jsonl", "--json"]
+    [models] = json.loads(CliRunner().invoke(app, asked).stdout)["sets"].values()
+    assert list(models) == ["base", "teacher-bio", "teacher-news", "1-distill"]
+    before = measured(run, "bio", "teacher-bio")
+    again = ["stages=[{kind: sft, data: [news.jsonl], learning_rate: 1e-3, validation: 0}]", "name=bio", "--fresh"]
+    monkeypatch.chdir(recipe.parent)
+    assert CliRunner().invoke(app, ["run", str(recipe), *ECHO[:2], *again]).exit_code == 0
+    shutil.rmtree(recipe.parent / "runs" / "news")
+    done = CliRunner().invoke(app, ["eval", str(run)])
+    assert done.exit_code == 0, done.output
+    assert "the teacher 'bio' is not measured" in done.output
+    assert "holds other weights now" in done.output
+    assert "1-sft is gone" in done.output.replace("\n", "")
+    assert measured(run, "bio", "teacher-bio") == before
+
+
+def test_a_student_of_a_student_names_all_data(recipe: Path) -> None:
+    run_all(recipe)
+    sft = "stages=[{kind: sft, data: [{path: news.jsonl, license: mit}], learning_rate: 1e-4, validation: 0}]"
+    done = CliRunner().invoke(app, ["run", str(recipe), "name=more", "start=runs/student", sft, *ECHO[:2]])
+    assert done.exit_code == 0, done.output
+    opened = RunFolder.open(recipe.parent / "runs" / "more")
+    sources = provenance.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
+    assert {(s["source"], s["license"]) for s in sources} >= {("bio", "cc-by-nc-4.0"), ("news", "mit")}
+    [manifest] = [stage.manifest for stage in opened.stages]
+    unknown = {**manifest, "history": [], "teachers": {"bio": {"name": "copied", "rows": 2, "data": []}}}
+    (opened.stages[0].path / "manifest.json").write_text(json.dumps(unknown))
+    opened = RunFolder.open(recipe.parent / "runs" / "more")
+    sources = provenance.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
+    notes = " ".join(provenance.license_notes(sources))
+    assert "`what its start was trained on` is not stated" in notes
+    assert "`what the teacher bio was trained on` is not stated" in notes
 
 
 def test_over_seeds_the_student_is_compared_with_each_teacher(recipe: Path) -> None:

@@ -121,6 +121,8 @@ class Use:
     """Longest completion whose tokens are scored; 0: all tokens are."""
     reference: bool = False
     """A second, frozen copy of the adapter for the KL."""
+    teachers: int = 0
+    """Values of the frozen adapters that judge the completions."""
     generated: int = 0
     """Sequences generated at once."""
     prompt: int = 0
@@ -175,6 +177,11 @@ def components(shape: Shape, use: Use) -> dict[str, float]:
         sizes["optimizer"] = use.optimizer_bytes * shape.lora / (use.world if use.zero >= 1 else 1)
         if use.reference:
             sizes["reference"] = 4.0 * shape.lora / shared
+        if use.teachers:
+            # Loaded in fp32. One judges at a time, a layer after another, while the student's activations are kept.
+            _, pass_of_layer = shape.layers.sampling(use.micro_batch, use.tokens)
+            judged = use.compute_bytes * shape.hidden * use.micro_batch * use.target
+            sizes["teachers"] = 4.0 * use.teachers + pass_of_layer + judged
         layers = shape.layers.training(use.micro_batch * use.sides, use.tokens)
         sizes["activations"], workspace = layers.kept(checkpointing=use.checkpointing)
         sizes["logits"] = _logits(shape, use)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from adapters.backends.jobs import Backend
     from adapters.evaluation.evaluate import SetFigures
     from adapters.pipeline.plan import Plan
-    from adapters.pipeline.run_folder import Stage
+    from adapters.pipeline.run_folder import RunFolder, Stage
     from adapters.recipe.load import RecipeFile
 
 app = Typer()
@@ -276,34 +276,37 @@ def evaluate(
         with lock(run.path.absolute()) if is_main() else nullcontext():
             state.log = run.path / "run.log"
             with quiet(state.log):
-                figures = _measure(run.path, stage, file, files, compare or [])
+                figures, asked = _measure(run, stage, file, files, compare or [])
             for path in files if not as_json else ():
                 console().print(f"{given_name(path)}: {path}", markup=False, soft_wrap=True)
             report = {"name": file.recipe.name, "sets": figures}
-            _show_figures(report, run.path, all_tables=all_tables, as_json=as_json)
+            _show_figures(report, run.path, all_tables=all_tables, as_json=as_json, asked=asked)
             if not as_json:
                 console().print(tables.next_commands(run.path, file.recipe.trainer), soft_wrap=True, markup=False)
 
 
-def _show_figures(report: dict[str, Any], folder: Path, *, all_tables: bool, as_json: bool) -> None:
+def _show_figures(
+    report: dict[str, Any], folder: Path, *, all_tables: bool, as_json: bool, asked: Sequence[str] = ()
+) -> None:
     from adapters.cli import tables
     from adapters.console import console, is_main
 
     if not as_json:
-        tables.print_results(console(), report, folder, everything=all_tables)
+        tables.print_results(console(), report, folder, everything=all_tables, asked=asked)
     elif is_main():
         print(json.dumps(report))
 
 
 def _measure(
-    folder: Path, stage: Stage, file: RecipeFile, data: Sequence[Path], others: Sequence[Path]
-) -> dict[str, dict[str, SetFigures]]:
+    run: RunFolder, stage: Stage, file: RecipeFile, data: Sequence[Path], others: Sequence[Path]
+) -> tuple[dict[str, dict[str, SetFigures]], list[str]]:
     """Test set -> model -> figures, of the recipe's test sets or of `data`, which then stands in their place.
 
-    `others` are measured beside the stage, as are its teachers. Raises UserError for one on another base.
+    `others` are measured beside the stage, as are its teachers; their labels are returned too. Raises UserError for one
+    on another base.
     """
     from adapters.backends import backend as make_backend
-    from adapters.console import progress
+    from adapters.console import console, is_main, progress
     from adapters.pipeline import distilling
     from adapters.pipeline.plan import evaluations
     from adapters.pipeline.run import evaluate_all, evaluated
@@ -319,10 +322,16 @@ def _measure(
         tests = tuple(replace(test, name=given_name(path)) for test, path in zip(tests, data, strict=True))
     rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
     models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
-    beside = distilling.recorded(stage.manifest) | distilling.others(others, file.recipe, backend, folder)
+    teachers, notes = distilling.recorded(stage.manifest)
+    if is_main():
+        for note in notes:
+            console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)
+    compared = distilling.others(others, file.recipe, backend, run)
+    beside = teachers | compared
     models += [*beside.items(), (stage.name, stage.path)]
     earlier = {label: evaluated(path) for label, path in beside.items()}
-    return evaluate_all(models, tests, task, list(rewards.values()), folder, backend, earlier)
+    figures = evaluate_all(models, tests, task, list(rewards.values()), run.path, backend, earlier)
+    return figures, list(compared)
 
 
 @app.command()

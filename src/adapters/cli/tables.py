@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from adapters.evaluation import comparison, constraining, metrics
 from adapters.evaluation.metrics import main_mode
 from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
-from adapters.pipeline.run_folder import START
+from adapters.pipeline.run_folder import START, TEACHER
 from adapters.pipeline.seeds import Summary
 from adapters.recipe.stages import Distill, Grpo, Supervised, TokenClassification, samples_of
 
@@ -82,11 +82,21 @@ def _settings(job: Job, first: str | None) -> str:
     return f"{steps} x {stage.group_size}, lr {stage.learning_rate:g}, {kl}"
 
 
-def print_results(screen: Console, report: Mapping[str, Any], folder: Path, *, everything: bool = False) -> None:
-    """Print the stages, one table of results (with `everything` all), and what changed in one sentence."""
+def print_results(
+    screen: Console,
+    report: Mapping[str, Any],
+    folder: Path,
+    *,
+    everything: bool = False,
+    asked: Collection[str] = (),
+) -> None:
+    """Print the stages, one table of results (with `everything` all), and what changed in one sentence.
+
+    `asked` are labels of models that the table must show.
+    """
     sets = report["sets"]
     stages = "\n".join(_stage_line(name, stage) for name, stage in report.get("stages", {}).items())
-    tables = list(result_tables(report)) if everything else [main_table(sets)] if sets else []
+    tables = list(result_tables(report)) if everything else [main_table(sets, asked)] if sets else []
     for item in filter(None, [stages, *tables, headline(sets, folder), "\n".join(_costs(sets))]):
         screen.print()
         screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
@@ -139,22 +149,32 @@ def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[
     return next((change.interval for change in changes if change.field == line["field"]), None)
 
 
-def main_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
-    """F1 with its interval in the main matching mode, by test set, field and model."""
-    models = list(dict.fromkeys(label for results in sets.values() for label in results))
-    shown = models if len(models) <= MODELS_SHOWN else [models[0], *models[1 - MODELS_SHOWN :]]
+def main_table(sets: Mapping[str, Mapping[str, Any]], asked: Collection[str] = ()) -> Table:
+    """F1 with its interval in the main matching mode, by test set, field and model; teachers share a column."""
+    labels = list(dict.fromkeys(label for results in sets.values() for label in results))
+    teachers = [label for label in labels if label.startswith(TEACHER)]
+    teachers = teachers if len(teachers) > 1 else []
+    models = [label for label in labels if label not in teachers]
+    ends = models if len(models) <= MODELS_SHOWN else [models[0], *models[1 - MODELS_SHOWN :]]
+    shown = [label for label in models if label in ends or label in asked]
     first = {name: next(iter(results.values())) for name, results in sets.items()}
     mode = main_mode(next(iter(first.values()))["metrics"])
     figure = "share of the examples" if all(_are_shares(r, mode) for r in sets.values()) else f"F1, {mode} matching"
-    table = new_table(f"{figure} (95 % interval)", ["test set (rows)", "field"], shown)
+    columns = [shown[0], *(["best teacher"] if teachers else []), *shown[1:]]
+    table = new_table(f"{figure} (95 % interval)", ["test set (rows)", "field"], columns)
     table.columns[1].no_wrap = True
-    notes = [f"{len(models) - len(shown)} more models: --all"] if shown != models else []
+    more = len(labels) - len(shown) - bool(teachers)
+    notes = [f"{more} more models: --all"] if more else []
     makers = {name: results["annotator"] for name, results in first.items() if "annotator" in results}
     notes += [f"gold of {name}: {maker}" for name, maker in makers.items()]
     table.caption = "\n".join(notes) or None
     for name, results in sets.items():
         for field in _fields(results, mode):
             cells = [_f1(results[m]["metrics"][mode][field]) if m in results else "" for m in shown]
+            if teachers:
+                known = {m: results[m]["metrics"][mode][field] for m in teachers if m in results}
+                best = max(known, key=lambda m: known[m]["f1"] or 0.0, default=None)
+                cells.insert(1, f"{_f1(known[best])} {best.removeprefix(TEACHER)}" if best else "")
             table.add_row(f"{name} ({first[name]['n']:,})", field, *cells)
     return table
 

@@ -267,9 +267,8 @@ def _content(example: Example) -> tuple[Any, ...]:
 
 
 def _in_domain(example: Example, domain: Any) -> Example:
-    if not isinstance(domain, str) or not domain:
-        return example
-    return replace(example, meta={**example.meta, DOMAIN: domain})
+    """The example with its domain: a text, or what stands for one, such as a number."""
+    return example if domain in (None, "") else replace(example, meta={**example.meta, DOMAIN: str(domain)})
 
 
 def _with_row(example: Example, row: Row) -> Example:

@@ -14,7 +14,7 @@ from adapters.backends.jobs import Backend, Job
 from adapters.data.load import clean_prompt, domain_of
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import starting
-from adapters.pipeline.run_folder import TEACHER, RunFolder, adapter_in
+from adapters.pipeline.run_folder import START, TEACHER, RunFolder, adapter_in, as_dict
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Stage
 from adapters.types import Example, Extracting, Row, Task
@@ -49,9 +49,15 @@ def folders(stage: Distill) -> dict[str, Path]:
     return {domain: adapter_in(Path(path).expanduser()) for domain, path in sorted(stage.teachers.items())}
 
 
+def with_folders(stage: Distill) -> Distill:
+    """The stage with the adapters' own folders as teachers."""
+    return stage.model_copy(update={"teachers": {domain: str(folder) for domain, folder in folders(stage).items()}})
+
+
 def check(stage: Distill, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
     """Raise UserError for teachers and rows that do not go together."""
     _check_teachers(stage, recipe, backend, (*at, "teachers"))
+    _check_names(stage, recipe, at)
     _check_domains(stage, examples, at)
     _check_prompts(examples, (*at, "data"))
 
@@ -69,6 +75,25 @@ def _check_teachers(stage: Distill, recipe: Recipe, backend: Backend, at: KeyPat
         if theirs := starting.other_base(folder, recipe, backend):
             fault = f"{domain!r} was trained on {theirs}, the recipe's base is {recipe.model.base}."
             raise UserError(fault, at=at)
+        if theirs := starting.other_revision(folder, recipe):
+            here = recipe.model.revision
+            fault = f"{domain!r} was trained on revision {theirs} of the base, and model.revision is {here}."
+            raise UserError(fault, at=at)
+        if (check_teacher := getattr(backend, "check_teacher", None)) is not None:
+            try:
+                check_teacher(folder)
+            except UserError as error:
+                raise UserError(f"{domain!r} ({folder}) {error}", at=at) from None
+
+
+def _check_names(stage: Distill, recipe: Recipe, at: KeyPath) -> None:
+    """A domain names its teacher's figures, so two stages must mean one adapter by it."""
+    for n, earlier in enumerate(recipe.stages[: int(at[-1])]):
+        if isinstance(earlier, Distill):
+            for domain in sorted(stage.teachers.keys() & earlier.teachers.keys()):
+                if Path(stage.teachers[domain]).expanduser() != Path(earlier.teachers[domain]).expanduser():
+                    fault = f"stages.{n} has another teacher for the domain {domain!r}; give one of them another name."
+                    raise UserError(fault, at=(*at, "teachers"))
 
 
 def _check_domains(stage: Distill, examples: Sequence[Example], at: KeyPath) -> None:
@@ -143,7 +168,7 @@ def _record(folder: Path, rows: int) -> dict[str, Any]:
     ]
     return {
         "name": f"{run.name}/{folder.name}" if run else folder.name,
-        "path": str(folder),
+        "path": str(folder.resolve()),
         "weights": adapter_folder.content_hash(folder),
         "rows": rows,
         "data": data,
@@ -159,28 +184,39 @@ def models(jobs: Sequence[Job]) -> dict[str, Path]:
     return found
 
 
-def recorded(manifest: Mapping[str, Any]) -> dict[str, Path]:
-    """The teachers of a finished stage that are still where they were: label -> adapter."""
-    teachers = manifest.get("teachers")
-    stage = manifest.get("stage")
-    if not isinstance(teachers, dict) or not (isinstance(stage, dict) and stage.get("evaluate_teachers")):
-        return {}
-    paths = {f"{TEACHER}{domain}": Path(str(entry["path"])) for domain, entry in teachers.items()}
-    return {label: path for label, path in paths.items() if (path / adapter_folder.WEIGHTS).is_file()}
+def recorded(manifest: Mapping[str, Any]) -> tuple[dict[str, Path], list[str]]:
+    """The teachers of a finished stage that are where and as they were: label -> adapter; notes on the others."""
+    if not as_dict(manifest.get("stage")).get("evaluate_teachers"):
+        return {}, []
+    found, notes = dict[str, Path](), []
+    for domain, entry in as_dict(manifest.get("teachers")).items():
+        path = Path(str(entry["path"]))
+        if adapter_folder.content_hash(path) == entry["weights"]:
+            found[f"{TEACHER}{domain}"] = path
+        else:
+            why = "holds other weights now" if (path / adapter_folder.WEIGHTS).is_file() else "is gone"
+            notes.append(f"the teacher {domain!r} is not measured: {path} {why}. The report has its stored figures.")
+    return found, notes
 
 
-def others(given: Sequence[Path], recipe: Recipe, backend: Backend, own: Path) -> dict[str, Path]:
+def others(given: Sequence[Path], recipe: Recipe, backend: Backend, own: RunFolder) -> dict[str, Path]:
     """Adapters given on the command line to be measured beside a stage: label -> adapter. Raises UserError."""
     found: dict[str, Path] = {}
+    stages = {stage.name for stage in own.stages}
     for path in given:
         folder = adapter_in(path)
         if problems := adapter_folder.problems(folder):
             raise UserError(f"--compare: {problems[0]}.")
         if theirs := starting.other_base(folder, recipe, backend):
             raise UserError(f"--compare: {folder} was trained on {theirs}, this run's base is {recipe.model.base}.")
+        if theirs := starting.other_revision(folder, recipe):
+            here = recipe.model.revision
+            raise UserError(f"--compare: {folder} was trained on revision {theirs} of the base, this run on {here}.")
         run = RunFolder.of_stage(folder)
-        inside = run is not None and run.path.resolve() == own.resolve()
+        inside = run is not None and run.path.resolve() == own.path.resolve()
         label = folder.name if inside or run is None else f"{run.name}.{folder.name}"
+        if not inside and (label in stages or label in ("base", START) or label.startswith(TEACHER)):
+            label = f"{folder.resolve().parent.name}.{label}"  # the label alone means a model of this run
         if found.setdefault(label, folder) != folder:
             raise UserError(f"--compare: two adapters are called {label}.")
     return found

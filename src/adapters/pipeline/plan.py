@@ -283,6 +283,8 @@ def _job(
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
     check_stage(stage, loaded.examples, recipe, measure.backend, at)
+    if isinstance(stage, Distill):
+        stage = distilling.with_folders(stage)
     if environment is not None:
         console.phase(f"trying the environment {environment.name}")
         environments.try_environment(environment, loaded.examples, (*at, "environment"))

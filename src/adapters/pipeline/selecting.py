@@ -67,16 +67,17 @@ def selection(
         raise UserError(fault, at=(*at, "select", "every"))
     judge = HeldOut(task, tuple(rows), select.metric, rewards)
     if select.metric != REWARD:
-        _check_counts(judge, (*at, "select", "metric"))
+        pairs = job.stage.kind == "dpo"
+        _check_counts(judge, "the pairs a gold column" if pairs else "these rows labels", (*at, "select", "metric"))
     return Selection(select, judge, every, max_new_tokens)
 
 
-def _check_counts(judge: HeldOut, at: KeyPath) -> None:
+def _check_counts(judge: HeldOut, wanted: str, at: KeyPath) -> None:
     bare = [e.id for e in judge.examples if e.gold is None]
     if bare:
         raise UserError(
             f"{len(bare)} of {len(judge.examples)} held-out rows have no gold answer to count, the row {bare[0]!r} "
-            "among them; give the pairs a gold column, or use metric: reward.",
+            f"among them; give {wanted}, or measure by metric: reward, where a stage has rewards.",
             at=at,
         )
     known = list(fields(judge.task, judge.examples[0]))

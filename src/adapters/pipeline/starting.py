@@ -55,15 +55,29 @@ def fingerprint(folder: Path | None) -> str:
 
 
 def history(folder: Path | None) -> list[dict[str, Any]]:
-    """The stages that trained an adapter, the first one first, as far as its run tells: run, stage, kind, data."""
-    run = RunFolder.of_stage(folder) if folder is not None else None
-    if run is None:
+    """The stages that trained an adapter, the first one first, as far as its run tells: run, stage, kind, data.
+
+    What its teachers were trained on belongs to the data. Without its run, the adapter's manifest tells of one stage.
+    """
+    if folder is None:
         return []
-    stages = run.stages_up_to_named()
-    earlier: list[dict[str, Any]] = list(stages[0].manifest.get("history") or ())
+    run = RunFolder.of_stage(folder)
+    if run:
+        stages = [(s.name, s.manifest) for s in run.stages_up_to_named()]
+    else:
+        stages = [(folder.name, known)] if (known := adapter_folder.manifest(folder)) else []
+    earlier: list[dict[str, Any]] = list(stages[0][1].get("history") or ()) if stages else []
+    name = run.name if run else folder.name
     return earlier + [
-        {"run": run.name, "stage": s.name, "kind": s.kind, "data": s.manifest.get("data", [])} for s in stages
+        {"run": name, "stage": stage, "kind": manifest["stage"]["kind"], "data": _data(manifest)}
+        for stage, manifest in stages
     ]
+
+
+def _data(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The data of a stage, and of its teachers."""
+    teachers = (manifest.get("teachers") or {}).values()
+    return [*manifest.get("data", []), *(entry for teacher in teachers for entry in teacher["data"])]
 
 
 def other_lora(folder: Path, lora: Lora, *more: str) -> list[str]:
@@ -105,6 +119,8 @@ def not_plain(folder: Path, recipe: Recipe) -> str | None:
     config = read_json(folder / adapter_folder.CONFIG)
     if config.get("peft_type") != _kind(recipe):
         return str(config.get("peft_type"))
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
+        return str(config["task_type"])
     biased = "bias" if config.get("bias", "none") != "none" else None
     return next((key for key in _NOT_PLAIN if config.get(key)), biased)
 
@@ -118,19 +134,23 @@ def other_base(folder: Path, recipe: Recipe, backend: Backend) -> str | None:
     return " or ".join(sorted(theirs)) if theirs and not theirs & ours else None
 
 
+def other_revision(folder: Path, recipe: Recipe) -> str | None:
+    """The revision of the base that an adapter was trained on, where it is known to be another than the recipe's."""
+    theirs, ours = _model(adapter_folder.manifest(folder) or {}).get("revision"), recipe.model.revision
+    return str(theirs) if theirs and ours and theirs != ours else None
+
+
 def _check_base(folder: Path, recipe: Recipe, backend: Backend) -> None:
-    model = _model(adapter_folder.manifest(folder) or {})
     if theirs := other_base(folder, recipe, backend):
         raise UserError(
             f"the adapter in {folder} was trained on {theirs}, and this recipe's base is {recipe.model.base}; the "
             "base must be the same.",
             at=AT,
         )
-    revisions = model.get("revision"), recipe.model.revision
-    if all(revisions) and revisions[0] != revisions[1]:
+    if theirs := other_revision(folder, recipe):
         raise UserError(
-            f"the adapter in {folder} was trained on revision {revisions[0]} of the base, and model.revision is "
-            f"{revisions[1]}; the base must be the same.",
+            f"the adapter in {folder} was trained on revision {theirs} of the base, and model.revision is "
+            f"{recipe.model.revision}; the base must be the same.",
             at=AT,
         )
 

@@ -202,7 +202,9 @@ def _name_only(text: str) -> str:
     if not local or "\n" in text or " " in text.strip():
         return text
     path, colon, attribute = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "")
-    name = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+    pure = PureWindowsPath(path) if "\\" in path else PurePosixPath(path)
+    # Stages of several runs have one name.
+    name = "/".join(pure.parts[-2:]) if re.fullmatch(r"\d+-[a-z_]+", pure.name) else pure.name
     return f"./{name}:{attribute}" if colon else name
 
 

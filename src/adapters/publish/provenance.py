@@ -15,15 +15,18 @@ GENERATED = "generated (Apache-2.0)"
 
 def training_sources(finished: Finished) -> list[dict[str, Any]]:
     """The sources of the training data, those of teachers included, each once, with its licence if known."""
-    sources: dict[str, dict[str, Any]] = {}
+    sources: dict[tuple[str, str], dict[str, Any]] = {}  # two sources of one name may be under different licences
 
     def add(entry: Mapping[str, Any], origin: str, stage: str, licence: str | None = None) -> None:
         licence = entry.get("license") or licence or (GENERATED if entry.get("generated") else None)
         new = {"source": entry["source"], "origin": origin, "license": licence, "stages": []}
-        known = sources.setdefault(entry["source"], new)
+        known = sources.setdefault((entry["source"], origin), new)
         known["license"] = known["license"] or licence
         known["stages"].append(stage)
 
+    first = finished.stages[0]
+    if first.manifest.get("start") and not finished.history:
+        add({"source": "what its start was trained on"}, "of an adapter without its run", first.name)
     for before in finished.history:
         for entry in before["data"]:
             add(entry, f"of the run `{before['run']}`", f"{before['run']}/{before['stage']}")
@@ -32,7 +35,7 @@ def training_sources(finished: Finished) -> list[dict[str, Any]]:
             made = GENERATED if isinstance(source, SynthesizedSource) else None
             add(entry, origin(source), stage.name, source.license or made)
         for domain, teacher in (stage.manifest.get("teachers") or {}).items():
-            for entry in teacher.get("data", ()):
+            for entry in teacher["data"] or [{"source": f"what the teacher {domain} was trained on"}]:
                 add(entry, f"of `{teacher['name']}`", f"{stage.name} (teacher {domain})")
     return list(sources.values())
 

@@ -80,7 +80,9 @@ def start(finished: Finished) -> str | None:
         last = history[-1]
         names = {s["source"]: None for stage in history for s in stage["data"]}
         kinds = ", then ".join(KINDS.get(stage["kind"], stage["kind"]) for stage in history)
-        sentence += f", stage `{last['stage']}` of the run `{last['run']}`, trained by {kinds[0].lower()}{kinds[1:]}"
+        if last["run"] != last["stage"]:  # those of an adapter without its run are its folder
+            sentence += f", stage `{last['stage']}` of the run `{last['run']}`"
+        sentence += f", trained by {kinds[0].lower()}{kinds[1:]}"
         sentence += f" on {', '.join(names)}"
     return sentence
 

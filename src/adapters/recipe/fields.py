@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 T = TypeVar("T")
 # YAML has lists only; the tuple keeps the model immutable while its items stay strictly typed.
@@ -12,6 +22,12 @@ Seq = Annotated[tuple[T, ...], Field(strict=False)]
 NonEmpty = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# A number is a name too, as it is in a row's column.
+Domain = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
 
 LARGEST = 2**32
 """Upper bound for integers: larger values are typos and overflow int32 in the libraries."""
@@ -140,7 +156,7 @@ class _Source(Strict):
     columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
     keep_empty: Share = Field(default=1.0, description="Share of the rows with nothing to find that are used; seeded.")
-    domain: str | None = Field(
+    domain: Domain | None = Field(
         default=None, description="Domain of the rows, for distill; default: their own column `domain`, if any."
     )
     license: str | None = Field(default=None, description="Licence of the rows, such as cc-by-4.0.")

@@ -75,8 +75,8 @@ _WORDED: Mapping[str, Callable[[str, ErrorDetails], str]] = {
     "too_short": lambda key, item: "needs at least one entry.",
     "value_error": lambda key, item: item["msg"].removeprefix("Value error, ") + ".",
     "string_pattern_mismatch": lambda key, item: (
-        f"a {key} is made of letters, digits, '-', '_' and '.', and begins with a letter or a digit; "
-        f"{item['input'][:80]!r} does not fit."
+        f"{item['input'][:80]!r} is no name: those are made of letters, digits, '-', '_' and '.', and begin with a "
+        "letter or a digit."
     ),
 }
 """What is said of an error of pydantic, by its type; `_sentence` words all others by pydantic's own message."""

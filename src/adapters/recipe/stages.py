@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, field_validator, model_validator
+from pydantic import Discriminator, Field, field_validator, model_validator
 
-from adapters.recipe.fields import Count, EnvironmentSpec, NoiseSpec, NonEmpty, RewardSpec, Share, Sources, Strict
-
-Domain = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+from adapters.recipe.fields import (
+    Count,
+    Domain,
+    EnvironmentSpec,
+    NoiseSpec,
+    NonEmpty,
+    RewardSpec,
+    Share,
+    Sources,
+    Strict,
+)
 
 
 class Health(Strict):

@@ -193,10 +193,10 @@ def test_batches_hold_equally_many_rows_of_each_domain() -> None:
 
 
 def test_a_prompt_of_two_domains_is_refused_by_its_tokens() -> None:
-    table = routes([([1, 2], "bio", [1, 2]), ([1, 3], "bio", [1, 9]), ([1, 3], "bio", [1, 8])])
+    table = routes([("a", [1, 2], "bio", [1, 2]), ("b", [1, 3], "bio", [1, 9]), ("c", [1, 3], "bio", [1, 8])])
     assert table == {(1, 2): Route("bio", (1, 2)), (1, 3): Route("bio", (1, 9))}
-    with pytest.raises(UserError, match="a prompt of the domain 'chem' has the same tokens as one of 'bio'"):
-        routes([([1], "bio", [1]), ([1], "chem", [1])])
+    with pytest.raises(UserError, match="row 'a' and row 'b' have one prompt, to the token, and two domains"):
+        routes([("row 'a'", [1], "bio", [1]), ("row 'b'", [1], "chem", [1])])
 
 
 RECIPE = """name: student
@@ -242,6 +242,56 @@ def mine(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     path = tmp_path / "student.yaml"
     path.write_text(RECIPE.replace("BASE", str(lively)).replace("RUNS", str(tmp_path / "runs")))
     return path
+
+
+def planned(path: Path, *overrides: str) -> None:
+    """What `check` does with a distilled stage."""
+    from adapters.backends import backend as make_backend
+    from adapters.pipeline.plan import make_plan
+    from adapters.recipe.load import load_recipe
+
+    file = load_recipe(path, overrides)
+    backend = make_backend(file.recipe)
+    backend.ready(make_plan(file, backend).jobs)
+
+
+def test_a_teacher_that_cannot_judge_is_refused_before_anything_trains(mine: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file, config = (mine.parent / "teachers" / "bio" / name for name in (WEIGHTS, "adapter_config.json"))
+    whole, said = load_file(file), json.loads(config.read_text())
+    planned(mine)
+
+    def refused(text: str) -> None:
+        with pytest.raises(UserError, match=text) as raised:
+            planned(mine)
+        assert raised.value.at == ("stages", 0, "teachers")
+        assert "\n" not in str(raised.value)
+
+    first = next(key for key in whole if "lora_A" in key)
+    save_file({**whole, first: torch.cat([whole[first]] * 2, dim=1)}, file)
+    refused("'bio' .* does not fit: 1 of its tensors")
+    save_file({**whole, first: whole[first] * float("nan")}, file)
+    refused("'bio' .* 1 tensors are not finite")
+    save_file(whole, file)
+    file.write_bytes(file.read_bytes()[:1000])
+    refused("'bio' .* is damaged")
+    save_file(whole, file)
+    config.write_text(json.dumps({**said, "target_modules": [*said["target_modules"], "lm_head"]}))
+    refused("'bio' .* changes the embeddings or the head")
+    config.write_text(json.dumps({**said, "target_modules": ["nothing"]}))
+    refused("'bio' .* does not fit: Target modules")
+
+
+def test_prompts_of_two_domains_are_refused_by_their_tokens_before_anything_trains(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        distill, "routes", lambda rows: routes([(name, [1], domain, [1]) for name, _, domain, _ in rows])
+    )
+    with pytest.raises(UserError, match="row 'bio0' of bio and row 'news0' of news have one prompt") as raised:
+        planned(mine)
+    assert raised.value.at == ("stages", 0, "data")
 
 
 def trained(path: Path, folder: Path, *overrides: str) -> tuple[dict, list[dict]]:

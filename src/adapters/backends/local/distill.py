@@ -177,11 +177,12 @@ def check(stage: Distill, at: tuple[str | int, ...]) -> None:
         raise UserError(fault, at=at)
 
 
-def ready(job: Job, vocabulary: int) -> None:
-    """Raise UserError for a support that is larger than the vocabulary."""
-    if isinstance(job.stage, Distill) and job.stage.top_k > vocabulary:
+def ready(job: Job, stage: Distill, encoder: Encoder) -> None:
+    """Raise UserError for a support that is larger than the vocabulary, and for prompts that have no one teacher."""
+    if stage.top_k > (vocabulary := len(encoder.tokenizer)):
         fault = f"the base's vocabulary has {vocabulary:,} tokens; choose at most as many."
         raise UserError(fault, at=("stages", job.index, "top_k"))
+    _prompts(encoder, job.examples, ("stages", job.index, "data"))
 
 
 def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
@@ -216,16 +217,19 @@ def _prompts(
 ) -> tuple[list[dict[str, Any]], Mapping[tuple[int, ...], Route]]:
     """The prompts as the trainer gets them, and the table that finds their domains.
 
-    Raises UserError for a prompt that the trainer would write in another way than inference does.
+    Raises UserError for a prompt that the trainer would write in another way than inference does, or of two domains.
     """
     ids = encoder.prompts([e.prompt for e in examples])
     read = encoder.prompts([clean_prompt(e) for e in examples])
     prompts = [[dict(message) for message in e.prompt] for e in examples]
-    for example, prompt, own in zip(examples, prompts, ids, strict=True):
+    names = [f"row {e.id!r} of {e.source}" for e in examples]
+    for name, prompt, own in zip(names, prompts, ids, strict=True):
         if trainer_prompt(encoder, prompt) != own:
-            fault = f"the prompt of row {example.id!r} of {example.source} has tools or parts that TRL's trainer drops."
-            raise UserError(fault, at=at)
-    table = routes(zip(ids, (domain_of(e) or "" for e in examples), read, strict=True))
+            raise UserError(f"the prompt of {name} has tools or parts that TRL's trainer drops.", at=at)
+    try:
+        table = routes(zip(names, ids, (domain_of(e) or "" for e in examples), read, strict=True))
+    except UserError as error:
+        raise UserError(str(error), at=at) from None
     return [{"prompt": prompt} for prompt in prompts], table
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState, init_empty_weights
 from peft.tuners.lora import Linear, LoraLayer
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
 from adapters.backends import memory
+from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local.activation_trace import CHUNK, Trace
 from adapters.backends.local.base_model import Base, load_config, unusable_config
@@ -227,12 +231,22 @@ def _training_use(job: Job, recipe: Recipe, shape: Shape, common: Use, available
         target=stage.max_completion_length if isinstance(stage, Grpo | Distill) else 0,
         checkpointing=common.checkpointing if checkpointing is None else checkpointing,
         reference=stage.kind == "dpo" or getattr(stage, "beta", 0) > 0,
+        teachers=sum(map(_values, stage.teachers.values())) if isinstance(stage, Distill) else 0,
         optimizer_bytes=_optimizer_bytes(str(stage.trl.get("optim", "adamw_torch"))),
     )
     if isinstance(stage, Grpo | Distill):
         updates = getattr(stage, "updates_per_generation", 1)
         use = _sampling_use(job, recipe, shape, replace(use, generated=share * updates), available)
     return use, share
+
+
+def _values(teacher: str) -> int:
+    """Values of an adapter; 0 where its file cannot be read, which the plan has said."""
+    try:
+        with safe_open(Path(teacher) / WEIGHTS, framework="pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError):
+        return 0
 
 
 def _sampling_use(job: Job, recipe: Recipe, shape: Shape, use: Use, available: float | None) -> Use:

@@ -205,31 +205,43 @@ def check_modules(base: Base, model: Model, lora: Lora, labels: Sequence[str] = 
 
 def check_start(folder: Path, base: Base, model: Model, lora: Lora, labels: Sequence[str] = ()) -> None:
     """Raise UserError for an adapter whose tensors are not those of a new one by `lora`; loads no weights."""
-    if (empty := _empty_adapter(base, model, lora, labels)) is None:
-        return
-    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(empty).items()}
+    if (empty := _empty_adapter(base, model, lora, labels)) is not None and (odd := other_shapes(folder, empty)):
+        raise UserError(
+            f"the adapter in {folder} does not fit: {odd[0]} of its tensors are not those that this recipe's base "
+            f"and `lora` (rank, target_modules, exclude_modules) give; {odd[1]}."
+        )
+
+
+def other_shapes(folder: Path, peft: PeftModel) -> tuple[int, str] | None:
+    """How many tensors of a stored adapter and of one on a model differ in name or shape, and the first; or None."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(peft).items()}
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     stored = own_names(shapes)
-    if odd := sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)):
-        raise UserError(
-            f"the adapter in {folder} does not fit: {len(odd)} of its tensors are not those that this recipe's base "
-            f"and `lora` (rank, target_modules, exclude_modules) give; {odd[0]} is {stored.get(odd[0], 'missing')} "
-            f"in its file and {wanted.get(odd[0], 'missing')} here."
-        )
+    odd = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+    if not odd:
+        return None
+    there, here = (shapes.get(odd[0], "missing") for shapes in (stored, wanted))
+    return len(odd), f"{odd[0]} is {there} in its file and {here} here"
 
 
 def _empty_adapter(base: Base, model: Model, lora: Lora, labels: Sequence[str]) -> PeftModel | None:
     """A new adapter on the base, both without values; None where the base cannot be had."""
+    if (empty := empty_base(base, model, labels)) is None:
+        return None
+    with init_empty_weights():
+        return new_adapter(empty, lora, base)
+
+
+def empty_base(base: Base, model: Model, labels: Sequence[str] = ()) -> Any:
+    """The base without values; None where it cannot be had."""
     auto, names = (AutoModelForTokenClassification, _label_names(labels)) if labels else (AutoModelForCausalLM, {})
     try:
         config = AutoConfig.from_pretrained(base.load, revision=base.revision, trust_remote_code=trusts(model), **names)
         with init_empty_weights():
-            empty = auto.from_config(config, trust_remote_code=trusts(model))
+            return auto.from_config(config, trust_remote_code=trusts(model))
     except (OSError, ValueError, ImportError):  # what loads the base says it better
         return None
-    with init_empty_weights():
-        return new_adapter(empty, lora, base)
 
 
 def _linear_modules(model: Any) -> list[str]:

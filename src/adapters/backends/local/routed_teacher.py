@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from accelerate import init_empty_weights
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from adapters.backends.adapter_folder import WEIGHTS, own_names
-from adapters.backends.local.model import mismatch
+from adapters.backends.local.base_model import Base
+from adapters.backends.local.model import empty_base, first_line, mismatch, other_shapes
+from adapters.backends.local.verify_adapter import check_tensors
 from adapters.errors import UserError
+from adapters.recipe.recipe import Model
 
 STUDENT = "default"
 
@@ -30,17 +36,19 @@ class Route(NamedTuple):
     prompt: tuple[int, ...]
 
 
-def routes(rows: Iterable[tuple[Sequence[int], str, Sequence[int]]]) -> dict[tuple[int, ...], Route]:
-    """The table of routes by the student's prompt: of (prompt, domain, the teacher's prompt).
+def routes(rows: Iterable[tuple[str, Sequence[int], str, Sequence[int]]]) -> dict[tuple[int, ...], Route]:
+    """The table of routes by the student's prompt: of (row in words, prompt, domain, the teacher's prompt).
 
     Of rows with one prompt and several prompts for the teacher, the first one counts. Raises UserError for a prompt of
     two domains.
     """
     table: dict[tuple[int, ...], Route] = {}
-    for prompt, domain, read in rows:
+    first: dict[tuple[int, ...], str] = {}
+    for row, prompt, domain, read in rows:
         known = table.setdefault(tuple(prompt), Route(domain, tuple(read)))
+        one = first.setdefault(tuple(prompt), row)
         if known.domain != domain:
-            raise UserError(f"a prompt of the domain {domain!r} has the same tokens as one of {known.domain!r}.")
+            raise UserError(f"{one} and {row} have one prompt, to the token, and two domains.")
     return table
 
 
@@ -118,6 +126,29 @@ class RoutedTeacher(nn.Module):
             # Checkpointed passes are computed again in the backward pass, by whatever is active then.
             self.model.set_adapter(STUDENT)
             self.model.train(training)
+
+
+def check_teacher(folder: Path, base: Base, model: Model) -> None:
+    """Raise UserError for an adapter that cannot judge on the base; loads no weights of the base."""
+    try:
+        stored = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise UserError(f"cannot be read: its {WEIGHTS} is damaged ({first_line(error)}).") from None
+    _, sound, detail = check_tensors(stored)
+    if not sound:
+        raise UserError(f"cannot judge: {detail}.")
+    if (empty := empty_base(base, model)) is None:
+        return
+    try:
+        with init_empty_weights():
+            peft = get_peft_model(empty, PeftConfig.from_pretrained(folder))
+    except (ValueError, TypeError, RuntimeError) as error:  # no such modules, unknown keys
+        raise UserError(f"does not fit: {first_line(error)}") from None
+    ends = (empty.get_input_embeddings(), empty.get_output_embeddings())
+    if any(isinstance(end, BaseTunerLayer) for end in ends):
+        raise UserError("changes the embeddings or the head, which student and teachers share.")
+    if odd := other_shapes(folder, peft):
+        raise UserError(f"does not fit: {odd[0]} of its tensors are not those of its configuration; {odd[1]}.")
 
 
 @contextmanager

@@ -125,8 +125,10 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         key = (*at, section, name)
         if isinstance(stage, Distill) and name in OF_DISTILL:
             raise UserError(f"this is decided by {OF_DISTILL[name]}.", at=key)
-        if name in OWNED:
-            raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{OWNED[name]} instead.", at=key)
+        if (own := OWNED.get(name)) and own.partition("[")[0] in type(stage).model_fields:
+            raise UserError(f"the recipe decides this: set {'.'.join(map(str, at))}.{own} instead.", at=key)
+        if own and name in fields:
+            raise UserError(f"the recipe decides this, by {own}, which a {stage.kind} stage does not have.", at=key)
         if name in ELSEWHERE:
             raise UserError(f"this is decided by {ELSEWHERE[name]}.", at=key)
         _refuse_remote_code(value, key)
