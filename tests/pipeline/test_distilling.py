@@ -73,7 +73,7 @@ def test_a_domain_has_one_teacher_in_all_stages(recipe: Path) -> None:
     text = recipe.read_text()
     stage = text[text.index("  - kind: distill") :].replace("bio: teachers/bio", "bio: teachers/news")
     recipe.write_text(text + stage)
-    with pytest.raises(UserError, match="stages.0 has another teacher for the domain 'bio'") as raised:
+    with pytest.raises(UserError, match=r"stages\.0 has another teacher for the domain 'bio'") as raised:
         plan(recipe)
     assert raised.value.at == ("stages", 1, "teachers")
 
