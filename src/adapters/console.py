@@ -25,7 +25,10 @@ from adapters.types import Progress
 
 LIVE_FIGURES = ("reward", "rewards/margins", "kl", "loss", "nll")
 """Figures of a training that the display shows: the first two that there are."""
-COUNTED_FIGURES = {"ktok": "thousand tokens", "usd": "dollars", "refused": "refused", "errors": "without a record"}
+COUNTED_FIGURES = {
+    **{"ktok": "thousand tokens", "usd": "dollars", "spent": "spent"},
+    **{"refused": "refused", "errors": "without a record"},
+}
 """Running totals that the display always shows, and their names there."""
 BRIEF = 1.0
 """Seconds. A shorter phase is not announced."""

@@ -70,6 +70,8 @@ class Example:
         return type(self), tuple(getattr(self, name) for name in self.__match_args__)
 
 
+QUESTION: Final = "question"
+"""Key of `Example.meta`: what is asked about a text, where the rows of several questions share the text's id."""
 ROW: Final = "row"
 """Key of `Example.meta`: the row itself, where an environment reads it."""
 

@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 from adapters.cli import tables
 from adapters.cli.main import app
 from adapters.evaluation.metrics import f1_change_intervals
+from adapters.recipe.load import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
@@ -93,4 +96,7 @@ def test_many_models_and_sets_fit_the_screen(folder: Path) -> None:
 
 
 def test_a_run_folder_with_a_space_is_quoted() -> None:
-    assert "adapters report 'my runs/small' --open" in tables.next_commands(Path("my runs") / "small", "local")
+    recipe = load_recipe(RECIPES / "quickstart.yaml").recipe
+    assert "adapters report 'my runs/small' --open" in tables.next_commands(Path("my runs") / "small", recipe)
+    proxy = load_recipe(RECIPES / "mine_minilm.yaml").recipe
+    assert "adapters mine PROGRAM.yaml x CORPUS.jsonl" in tables.next_commands(Path("x"), proxy)

@@ -135,6 +135,18 @@ def test_a_bad_answer_is_an_error_row(place: Path, server: Server, error: str) -
     assert len(server.requests) == 2, "bad answers are answers"
 
 
+def test_a_model_that_never_answers_in_the_form_is_not_asked_on(place: Path, server: Server) -> None:
+    write(place / "corpus.jsonl", [f"Swift {n}" for n in range(100)])
+    server.answer = lambda body: WRONG["not JSON"]
+    done = annotate(server, "--span", "laptop", "--share", 1, "--concurrency", 1)
+    assert done.exit_code == 1
+    assert "none of the first 32 answers can be read; the last one is not JSON: 'The laptop is" in done.stderr
+    assert len(lines(place / "out.jsonl.answers.jsonl")) == 32
+    assert not (place / "out.jsonl").exists()
+    server.answer = lambda body: reply('{"spans": []}')
+    assert annotate(server, "--span", "laptop", "--share", 1).exit_code == 0, "the same command goes on"
+
+
 def test_an_answer_behind_other_words_is_read() -> None:
     assert read("span", 'Certainly! ```json\n{"spans": ["a"]}\n``` Bye!') == ["a"]
     assert read("label", '<think>{"label": true}</think>{"label": false}') is False
@@ -212,7 +224,11 @@ def test_the_estimate_comes_first(place: Path, server: Server) -> None:
     assert done.stderr.endswith("nothing was sent: nobody is there to ask; say --yes.\n")
     done = annotate(server, *options, "--dry-run", "--json", yes=False)
     assert done.exit_code == 0
-    assert "3 texts, about 12 requests" in done.stderr
+    assert "3 texts, about 12 requests, if a text has 2 spans; more spans cost more" in done.stderr
+    assert "about 0.0" in done.stderr
+    done_flat = annotate(server, "--span", "laptop", "--share", 1, "--dry-run", "--price-in", 1, "--price-out", 2)
+    assert "about 3 requests\n" in done_flat.stderr
+    assert "at most 0.0" in done_flat.stderr
     expected = json.loads(done.stdout)
     assert (expected["texts"], expected["requests"], expected["completion_tokens"]) == (3, 12, 12 * 512)
     assert expected["cost"] == pytest.approx((expected["prompt_tokens"] + 2 * 12 * 512) / 1e6)
@@ -254,6 +270,8 @@ def test_what_cannot_be_annotated(place: Path, server: Server) -> None:
             "corpus.jsonl has no column 'txt'. Did you mean text? Name the column of the texts with --text."
         ),
         (*label, "-o", "corpus.jsonl"): "the output would overwrite the corpus.",
+        (*label, "--cache", "corpus.jsonl"): "--cache corpus.jsonl: answers would be written into the corpus.",
+        (*label, "--cache", "out.jsonl"): "--cache out.jsonl: answers would be written into the output.",
         (*label, "-o", "out.csv"): "-o out.csv: annotations are written as .jsonl.",
     }.items():
         done = annotate(server, *arguments)

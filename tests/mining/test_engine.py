@@ -130,6 +130,25 @@ def test_only_kept_rows_uncertain_texts_and_parquet(place: Path) -> None:
     assert unsure[0]["margin"] < unsure[1]["margin"]
 
 
+def test_uncertain_texts_of_a_finished_output_are_not_promised(place: Path) -> None:
+    asked = ("program.yaml", "proxy", "corpus.jsonl", "-o", "out.jsonl", "--uncertain", 2)
+    (place / "corpus.jsonl").write_text("".join(json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(TEXTS)))
+    assert mine(*asked, "u.jsonl").exit_code == 0
+    assert {row["id"] for row in lines(place / "u.jsonl")} <= {"0", "1", "2"}, "0 is an id"
+    assert mine(*asked, "u.jsonl").exit_code == 0
+    done = mine(*asked, "other.jsonl")
+    assert (done.exit_code, "other.jsonl is not there" in done.stderr) == (2, True)
+
+
+def test_half_a_character_is_an_error_row(place: Path) -> None:
+    write(place / "corpus.jsonl", ["Great \ud83d", TEXTS[0]])
+    assert mine("program.yaml", "proxy", "corpus.jsonl", "-o", "out.jsonl").exit_code == 0
+    assert [row["error"] for row in lines(place / "out.jsonl")] == [
+        "no text: text holds a lone surrogate: it was decoded wrongly",
+        None,
+    ]
+
+
 def test_shards_merge(place: Path) -> None:
     write(place / "corpus.jsonl", [*TEXTS] * 4)
     options = ("program.yaml", "proxy", "corpus.jsonl", "--only-kept", "-o")

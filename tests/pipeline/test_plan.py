@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adapters.pipeline.check import _spread
 from adapters.pipeline.fingerprint import _lora_settings
 from adapters.pipeline.stage_rows import hold_out
 from adapters.recipe.recipe import Recipe
-from adapters.types import Example
+from adapters.types import QUESTION, Example
 
 
 def examples(n: int, copies: int = 1) -> list[Example]:
@@ -33,6 +35,16 @@ def test_repeats_of_a_row_are_on_one_side() -> None:
     assert not {e.id for e in training} & {e.id for e in validation}
     assert {e.completion for e in validation} == {"0"}, "the first copy of each"
     assert [e.id for e in validation] != [e.id for e in hold_out(examples(40), 0.25, seed=2)[1]]
+
+
+def test_all_questions_about_a_text_are_held_out_together() -> None:
+    asked = [replace(e, meta={QUESTION: q}) for q in ("a", "b", "c") for e in examples(40, copies=2)]
+    training, validation = hold_out(asked, 0.25, seed=1)
+    assert (len(training), len(validation)) == (180, 30)
+    assert {e.meta[QUESTION] for e in validation} == {"a", "b", "c"}
+    assert not {e.id for e in training} & {e.id for e in validation}
+    training, validation = hold_out(asked, 0.25, seed=1, most=20)
+    assert (len(training), len(validation)) == (240 - 6 * 6, 18), "at most 20 rows, whole ids"
 
 
 @pytest.mark.parametrize(("rows", "tried"), [(3, 3), (60, 60), (61, 60), (1000, 60)])

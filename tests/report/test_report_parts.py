@@ -230,6 +230,16 @@ def test_the_worst_and_the_most_changed() -> None:
     assert samples.score({"id": "a"}, {}) is None
 
 
+def test_the_questions_about_a_text_are_samples_of_their_own() -> None:
+    asked = [{**sample("t", 1, 1, n), "question": f"span: {n}", "gold": n} for n in (0, 1)]
+    again = evaluated("2", [asked[1], asked[0]])
+    assert samples.moved([evaluated("1", asked), again], {}) == (0, 2, 0)
+    [card] = samples.worst([evaluated("1", asked), again], None, {})
+    assert (card.question, card.gold, [a["gold"] for a in card.answers]) == ("span: 0", 0, [0, 0])
+    variants = [sample("v", 1, 1, 1), sample("v", 1, 1, 0)]
+    assert samples.moved([evaluated("1", variants), evaluated("2", variants)], {}) == (0, 2, 0)
+
+
 def test_equal_additions_of_two_models_share_a_line() -> None:
     one = [Aligned("f", "g", "g", True), Aligned("f", None, "new")]
     two = [Aligned("f", "g", None), Aligned("f", None, "new"), Aligned("f", None, "other")]

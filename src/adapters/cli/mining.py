@@ -96,7 +96,7 @@ def annotate(
             raise UserError("--share and -n: give one of them.")
         share = 0.05 if asks.share is None and asks.n is None else asks.share
         weights = proxy.weights if proxy else None
-        wanted = work.Wanted(corpus, out, program, text, share, asks.n, seed, weights)
+        wanted = work.Wanted(corpus, out, program, text, share, asks.n, seed, weights, cache)
         wanted.check()
         connection = _endpoint(server, "annotate").connect()
         store = cache or out.with_name(f"{out.name}.answers.jsonl")
@@ -238,6 +238,9 @@ def mine(
                 return ProgramEngine(program, proxy, mined.threshold(found), uncertain is not None)
 
             counts = filled(work, state, lambda bar: run(work, start, bar), fresh=fresh, waiting="loading the proxy")
+        if uncertain and not uncertain[1].is_file():
+            fault = "which texts the proxy is least sure of is known only while it works. --fresh does it again."
+            raise UserError(f"{out} is complete already, and {uncertain[1]} is not there: {fault}")
         print_counts(screen, out, counts, as_json)
         if not as_json:
             print_steps(program, counts)

@@ -203,7 +203,7 @@ def train(
                 tracking.send_report(plan.recipe, plan.jobs[-1].folder, plan.folder / "report.html")
     tables.print_results(screen, report, plan.folder, everything=all_tables)
     screen.print(f"\nAdapter: {plan.jobs[-1].folder}\nReport: {page}", soft_wrap=True, markup=False)
-    screen.print(tables.next_commands(plan.folder, plan.recipe.trainer), soft_wrap=True, markup=False)
+    screen.print(tables.next_commands(plan.folder, plan.recipe), soft_wrap=True, markup=False)
     return report
 
 
@@ -282,7 +282,7 @@ def evaluate(
             report = {"name": file.recipe.name, "sets": figures}
             _show_figures(report, run.path, all_tables=all_tables, as_json=as_json, asked=asked)
             if not as_json:
-                console().print(tables.next_commands(run.path, file.recipe.trainer), soft_wrap=True, markup=False)
+                console().print(tables.next_commands(run.path, file.recipe), soft_wrap=True, markup=False)
 
 
 def _show_figures(

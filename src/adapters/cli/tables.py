@@ -19,6 +19,7 @@ from adapters.files import read_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START, TEACHER
 from adapters.pipeline.seeds import Summary
+from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Grpo, Supervised, TokenClassification, samples_of
 
 MODELS_SHOWN = 3
@@ -44,7 +45,8 @@ def plan_table(plan: Plan) -> Table:
     ]
     for e in plan.evaluations:
         variants = f" x {e.variants} variants" if e.variants > 1 else ""
-        size = f"{len(e.examples) // e.variants:,} rows{variants}, up to {e.max_new_tokens} new tokens"
+        size = f"{len(e.examples) // e.variants:,} rows{variants}"
+        size += "" if recipe.tags_words else f", up to {e.max_new_tokens} new tokens"
         table.add_row(f"evaluate {e.name}", size, ", ".join(models))
     table.caption = "\n".join(plan.notes) or None
     return table
@@ -118,11 +120,12 @@ def _cost(figures: Mapping[str, Any]) -> str:
     return f"{seconds}{cost['tokens']:,} tokens"
 
 
-def next_commands(folder: Path, trainer: str) -> str:
+def next_commands(folder: Path, recipe: Recipe) -> str:
     """What to do with a finished run; an echo run cannot be published."""
     run = shlex.quote(str(folder))
-    commands = [f"report {run} --open", f"extract {run} CORPUS.jsonl -o records.jsonl"]
-    commands += [f"publish {run}"] if trainer != "echo" else []
+    use = f"mine PROGRAM.yaml {run}" if recipe.tags_words else f"extract {run}"
+    commands = [f"report {run} --open", f"{use} CORPUS.jsonl -o records.jsonl"]
+    commands += [f"publish {run}"] if recipe.trainer != "echo" else []
     return "\nNext:" + "".join(f"\n  adapters {command}" for command in commands)
 
 

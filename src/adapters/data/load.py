@@ -25,7 +25,7 @@ from adapters.data.json_text import label_text
 from adapters.data.keys_read import KeysRead
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.on_disk import Store, take
-from adapters.data.row_forms import conversion_hint
+from adapters.data.row_forms import LONE_SURROGATE, conversion_hint
 from adapters.data.rows import BAD_ROW
 from adapters.data.source_rows import default_name, rows_of
 from adapters.data.text_keys import TextKeys, text_hash
@@ -357,7 +357,7 @@ def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | 
     if isinstance(text, str):
         if len(text) > LONGEST:
             return None, f"{task.text_field} has {len(text):,} characters; the limit is {LONGEST:,}"
-        if "\0" in text or _SURROGATE.search(text):
+        if "\0" in text or LONE_SURROGATE.search(text):
             return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
     try:
         example = preference.example(
@@ -393,7 +393,6 @@ def _deeper(value: Any, levels: int) -> bool:
 
 
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 LONGEST = 500_000
 """Upper bound for the characters of a row's text: a longer one is a book, not a passage."""
 MOST = 50_000_000

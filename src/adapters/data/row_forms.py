@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
@@ -11,6 +12,8 @@ from adapters.types import Row
 
 _OTHER_FORMS: Final = ("tokens", "ner_tags", "tokenized_text", "ner", "spans", "entities", "label", "labels", "data")
 """Columns of annotation tools and datasets, where they hold lists or objects."""
+LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+"""Half a character, which no tokenizer takes and no file in UTF-8 holds."""
 _GOLD: Final = ("funders", "gold", "completion", "chosen")
 
 
@@ -26,9 +29,12 @@ def row_text(row: Row, field: str) -> str:
 def asked_text(row: Row, field: str) -> str:
     """The same for a row that is asked about, whose error is of the kind `no text`."""
     try:
-        return row_text(row, field)
+        text = row_text(row, field)
     except ValueError as error:
         raise ValueError(f"no text: {error}") from None
+    if not text.isascii() and LONE_SURROGATE.search(text):
+        raise ValueError(f"no text: {field} holds a lone surrogate: it was decoded wrongly")
+    return text
 
 
 def conversion_hint(row: Row) -> str:

@@ -21,7 +21,7 @@ from adapters.data.on_disk import HELD, Store, collect, take
 from adapters.evaluation import alignment, metrics
 from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
 from adapters.plugins.rewards import Grader, NamedReward, RewardError
-from adapters.types import Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, counts_of, total
+from adapters.types import QUESTION, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, counts_of, total
 
 
 class SetFigures(TypedDict):
@@ -328,6 +328,7 @@ def _record(task: Task, example: Example, sample: Sample, score: _Score) -> dict
         "source": example.source,
         "prompt": list(example.prompt),
         "text": example.meta.get("text"),
+        **({QUESTION: example.meta[QUESTION]} if QUESTION in example.meta else {}),
         "gold": example.gold,
         "completion": sample.text,
         "tokens": sample.tokens,

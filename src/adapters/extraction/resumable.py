@@ -92,8 +92,10 @@ def check_settings(settings: Mapping[str, Any], earlier: Mapping[str, Any], begu
     for name in {**earlier, **settings}:
         value = settings.get(name)
         if name not in CHANGEABLE_EXTRACTION_KEYS and earlier.get(name) != value:
-            size = 14 if name in ("input", "adapter", "registry") else 80
-            changes.append(f"{name} was {json.dumps(earlier.get(name))[:size]}, is {json.dumps(value)[:size]}")
+            size = 12 if name in ("input", "adapter", "registry", "program", "balance") else 80
+            old, new = earlier.get(name), value
+            was, now = (json.dumps(v[:size] if isinstance(v, str) else v)[:82] for v in (old, new))
+            changes.append(f"{name} was {was}, is {now}")
     if changes:
         raise UserError(
             f"{begun} with other settings: {'; '.join(changes)}. Choose another name, or start over with --fresh."

@@ -41,6 +41,8 @@ class Wanted:
     seed: int = 0
     balance: str | None = None
     """Hash of the proxy whose answers balance the sample."""
+    cache: Path | None = None
+    """The file of answers, where it is not beside the output."""
 
     def check(self) -> None:
         """Raise UserError for what cannot be sampled or written."""
@@ -51,6 +53,9 @@ class Wanted:
             raise UserError(f"-o {self.out}: there is no folder {self.out.parent}.")
         if self.out.resolve() == self.corpus.resolve():
             raise UserError("the output would overwrite the corpus.")
+        for what, other in (("corpus", self.corpus), ("output", self.out)):
+            if self.cache is not None and self.cache.resolve() == other.resolve():
+                raise UserError(f"--cache {self.cache}: answers would be written into the {what}.")
         check_text_column(self.corpus, self.text)
         if self.balance is None:
             return
@@ -90,7 +95,7 @@ def drawn(wanted: Wanted, label: Labeller | None) -> tuple[Sample, Balanced[Text
 
 
 class Estimate(NamedTuple):
-    """What annotation takes, at most: each `each` is assumed to have `SPANS_A_TEXT` spans."""
+    """What annotation takes. Where the program has an `each`, a text is assumed to have `SPANS_A_TEXT` spans."""
 
     texts: int
     requests: int
@@ -98,15 +103,18 @@ class Estimate(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     cost: Decimal | None
+    assumed: bool
 
     def lines(self) -> list[str]:
         """In words."""
-        tokens = f"{self.prompt_tokens:,} tokens of prompts, at most {self.completion_tokens:,} of answers"
+        most = "about" if self.assumed else "at most"
+        tokens = f"{self.prompt_tokens:,} tokens of prompts, {most} {self.completion_tokens:,} of answers"
         cost = "the cost is not known without --price-in and --price-out"
         if self.cost is not None:
-            cost = f"at most {self.cost:.4f} by the prices given"
+            cost = f"{most} {self.cost:.4f} by the prices given"
+        assumed = f", if a text has {SPANS_A_TEXT} spans; more spans cost more" if self.assumed else ""
         known = f" ({self.known:,} more are answered already)" if self.known else ""
-        return [f"{self.texts:,} texts, about {self.requests:,} requests{known}", f"{tokens}; {cost}"]
+        return [f"{self.texts:,} texts, about {self.requests:,} requests{assumed}{known}", f"{tokens}; {cost}"]
 
 
 def calls(program: Program, texts: int) -> int:
@@ -127,7 +135,8 @@ def estimate(sample: Sample, program: Program, annotator: Annotator, prices: Pri
             tokens += prompt_tokens(question.messages) * SPANS_A_TEXT**depth
     longest = requests * annotator.max_tokens
     cost = prices.cost(tokens, longest) if prices.known else None
-    return Estimate(len(sample.texts), requests, known, tokens, longest, cost)
+    assumed = any(depth for _, depth, _ in program.asks)
+    return Estimate(len(sample.texts), requests, known, tokens, longest, cost, assumed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from adapters import parallel
 from adapters.chat_client import Connection, PromptRefused, ServerError, after_a_completion
 from adapters.errors import Refused, UserError
 from adapters.files import append_jsonl, read_jsonl
-from adapters.mining.questions import Question, estimated_tokens, prompt_tokens
+from adapters.mining.questions import Question, estimated_tokens, prompt_tokens, read
 from adapters.secrets import redact
 from adapters.types import Progress, Row
 
 MILLION = 1_000_000
+FIRST_ANSWERS = 32
+"""Answers after which a model that has given none in the form asked for is not asked on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ class Annotator:
     budget: Budget
     max_tokens: int
     requests: int = 0
+    _unread: int | None = 0
+    """Answers in a row, from the first one, that cannot be read; None after one that can."""
     used: set[str] = field(default_factory=set)
     """Keys of the answers that this work uses."""
 
@@ -158,11 +162,30 @@ class Annotator:
             for row in rows:
                 self.answers.add(row)
                 self.requests += 1
-            moved(before + done, total, {"resumed": before, "usd": float(self.budget.cost)})
+                self._watch(missing[row["key"]], row)
+            moved(before + done, total, {"resumed": before, "spent": float(self.budget.cost)})
         there = sum(key in self.answers.known for key in set(keys))
         if there < total:
             raise self.budget.refusal(there, total)
         return [self.answers.known[key] for key in keys]
+
+    def _watch(self, question: Question, row: Row) -> None:
+        """Raise ServerError when the first answers are all of another form: the others would be paid in vain."""
+        unread = self._unread
+        if unread is None or row["refused"]:
+            return
+        try:
+            read(question.kind, row["answer"])
+            self._unread = None
+        except ValueError as error:
+            self._unread = unread + 1
+            if self._unread == FIRST_ANSWERS:
+                said = row["answer"][:80]
+                raise ServerError(
+                    f"none of the first {FIRST_ANSWERS} answers can be read; the last one is {error}: {said!r}. They "
+                    f"are kept in {self.answers.path}. {self.connection.model} may be too small, or --max-tokens too "
+                    "low."
+                ) from None
 
     def _replies(self, missing: Mapping[str, Question]) -> Iterator[tuple[int, list[Row]]]:
         """Numbered lines for the file of answers, as they come."""

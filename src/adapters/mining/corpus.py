@@ -58,8 +58,9 @@ class Gather:
         if self.uncertain:
             margins = {row: margin for _, (margin, row) in self._least()}
             rows = dict(read_records(self.corpus, lambda n: n in margins))
+            ids = {n: n if row.get("id") is None else row["id"] for n, row in rows.items()}
             lines = [
-                {"id": str(rows[n].get("id") or n), "text": rows[n][self.column], "row": n, "margin": margin}
+                {"id": str(ids[n]), "text": rows[n][self.column], "row": n, "margin": margin}
                 for n, margin in margins.items()
             ]
             counts["uncertain"] = write_jsonl(self.file, lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +23,7 @@ from adapters.types import Message
 REPAIRS: Final = 2
 SAMPLED: Final = 64
 """Texts on which a program is measured."""
+WARMING: Final = 8
 SUPPOSED: Final = 1000
 """Texts of an estimate without a corpus."""
 MAX_TOKENS: Final = 2048
@@ -178,22 +179,35 @@ def cost(
     found = Cost(texts, calls(program, texts), annotated, requests, round(requests * each), price)
     if sample and sample.texts and proxy is not None:
         engine = ProgramEngine(program, proxy(), threshold)
+        engine.read([drawn.text for drawn in sample.texts[:WARMING]])  # a first call plans its kernels
         began = time.monotonic()
         outcomes = engine.read([drawn.text for drawn in sample.texts])
         seconds = max(time.monotonic() - began, 1e-9)
         n = len(outcomes)
         asked = sum(sum(outcome.asked) for outcome in outcomes)
         found.calls = round(texts * asked / n)
+        found.requests = round(annotated * asked / n)
+        found.tokens = round(found.requests * each)
+        found.price = prices.cost(found.tokens, 0) if prices.known else None
         found.measured = {
             "texts": n,
             "texts_per_second": n / seconds,
             "kept": sum(outcome.record["kept"] for outcome in outcomes) / n,
             "found": {
-                path: sum(outcome.found[number] for outcome in outcomes) / n
-                for number, (path, _, _) in enumerate(program.asks)
+                path: sum(_count(outcome.record, path.split(".")) for outcome in outcomes) / n
+                for path, _, _ in program.asks
             },
         }
     return found
+
+
+def _count(holder: Any, path: Sequence[str]) -> int:
+    """How many spans a record holds at a path, or labels that are true."""
+    if isinstance(holder, list):
+        return sum(_count(span, path) for span in holder)
+    if path:
+        return _count(holder.get(path[0]), path[1:]) if isinstance(holder, dict) else 0
+    return int(bool(holder))
 
 
 def _tokens(program: Program, texts: list[Text]) -> float:

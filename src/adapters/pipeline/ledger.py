@@ -13,6 +13,7 @@ from adapters.data import duplicates
 from adapters.data.load import prompt_key
 from adapters.data.on_disk import collect
 from adapters.pipeline.plan import Plan
+from adapters.types import QUESTION
 
 PROMPT_COLUMNS = ("system", "tools", "tool_calls", "history", "messages", "images", "instruction", "input")
 """Columns in which data sets of conversations keep parts of the prompt."""
@@ -103,7 +104,7 @@ def _sources(part: Job | Evaluation, bare: _StripSharedWords) -> list[dict[str, 
             **entry,
             "share": entry["used"] / used,
             "empty_gold_share": entry["empty_gold"] / max(1, entry["rows"] * entry["repeat"]),
-            "duplicates": duplicates.inside(collect(map(bare, part.by_source.get(entry["source"], ())))),
+            "duplicates": duplicates.inside(collect(map(bare, _texts(part, part.by_source.get(entry["source"], ()))))),
         }
         for entry in part.ledger
     ]
@@ -114,7 +115,13 @@ def _duplicates(part: Job | Evaluation, sources: Sequence[dict[str, Any]], bare:
     if len(sources) == 1:
         known: dict[str, Any] = sources[0]["duplicates"]
         return known
-    return duplicates.inside(collect(map(bare, chain.from_iterable(part.by_source.values()))))
+    return duplicates.inside(collect(map(bare, _texts(part, chain.from_iterable(part.by_source.values())))))
+
+
+def _texts(part: Job | Evaluation, texts: Iterable[str]) -> Iterable[str]:
+    """The texts among which duplicates are looked for: each once, where several questions are asked about it."""
+    asked = any(QUESTION in example.meta for example in islice(part.examples, 1))
+    return _in_order(texts) if asked else texts
 
 
 def _in_order(texts: Iterable[str]) -> Sequence[str]:

@@ -23,7 +23,7 @@ from adapters.evaluation.constraining import of_test_set
 from adapters.evaluation.picking import can_vote
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.pipeline.fingerprint import digest_of_rows, model_settings, stage_fingerprint
-from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, replacing_note, steps, within_limits
+from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, once, replacing_note, steps, within_limits
 from adapters.plugins import environments, task_bench
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward, probe, stage_rewards
@@ -328,7 +328,7 @@ def _with_selection(
 ) -> Job:
     """The job with what its held-out rows are measured by."""
     ids = {e.id for e in job.validation}
-    held_out = list({e.id: e for e in reversed(loaded.examples) if e.id in ids}.values())  # conversations are whole
+    held_out = once([e for e in loaded.examples if e.id in ids])  # conversations are whole
     lengths = measure.lengths(held_out) if held_out else None
     limit = answer_limit([length.completion for length in lengths or ()])
     job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))

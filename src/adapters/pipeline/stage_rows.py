@@ -18,7 +18,7 @@ from adapters.errors import KeyPath, UserError
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, Supervised, TokenClassification, samples_of
-from adapters.types import Example, Lengths
+from adapters.types import QUESTION, Example, Lengths
 
 
 def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
@@ -122,15 +122,23 @@ def _token_figures(lengths: NDArray[Any]) -> dict[str, float]:
 def hold_out(
     examples: Sequence[Example], share: float, seed: int, most: int = selecting.VALIDATION_ROWS
 ) -> tuple[Sequence[Example], list[Example]]:
-    """Hold out whole ids, so that repeats and variants of a row never stand on both sides."""
+    """Hold out whole ids, so that repeats and variants of a row never stand on both sides; each row of them once."""
     if not share:
         return examples, []
     digests = (hashlib.sha256(f"{seed}:{e.id}".encode()).digest() for e in examples)
     places = np.fromiter((int.from_bytes(digest[:8]) for digest in digests), dtype=np.uint64)
     ids = np.unique(places)
-    chosen = np.isin(places, ids[: min(most, int(share * len(ids)))])
-    first = {e.id: e for e in reversed(take(examples, np.flatnonzero(chosen)))}
-    return take(examples, np.flatnonzero(~chosen)), list(first.values())
+    few = ids[: min(most, int(share * len(ids)))]
+    held_out = once(take(examples, np.flatnonzero(np.isin(places, few))))
+    if len(held_out) > most:  # an id has several questions
+        few = few[: max(1, most * len(few) // len(held_out))]
+        held_out = once(take(examples, np.flatnonzero(np.isin(places, few))))
+    return take(examples, np.flatnonzero(~np.isin(places, few))), held_out
+
+
+def once(examples: Sequence[Example]) -> list[Example]:
+    """The first copy of each row: the rows of an id are told apart by their questions."""
+    return list({(e.id, e.meta.get(QUESTION)): e for e in reversed(examples)}.values())
 
 
 def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapters.evaluation.alignment import of_sample
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.run_folder import EvaluatedModel
 from adapters.report.reward_weights import weighted
-from adapters.types import Aligned, Counts
+from adapters.types import QUESTION, Aligned, Counts
 
 WORST, CHANGED = 12, 8
 SAME = 1e-9
@@ -32,6 +33,7 @@ class Card(NamedTuple):
 
     id: str
     source: str
+    question: str
     text: str
     scores: tuple[float | None, ...]
     answers: tuple[Mapping[str, Any], ...]
@@ -83,26 +85,37 @@ def _changes(models: Sequence[EvaluatedModel], weights: Mapping[str, float]) -> 
     """By how much the last model's samples are scored higher than those of the one before, and their numbers."""
     if len(models) < 2:
         return []
-    before = {s.get("id"): score(s, weights) for s in models[-2].samples}
-    pairs = ((before.get(s.get("id")), score(s, weights), n) for n, s in enumerate(models[-1].samples))
+    before = {key: score(s, weights) for key, s in _keyed(models[-2].samples)}
+    pairs = ((before.get(key), score(s, weights), n) for n, (key, s) in enumerate(_keyed(models[-1].samples)))
     return [(now - then, n) for then, now, n in pairs if then is not None and now is not None]
+
+
+def _keyed(samples: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+    """Samples with what tells them apart: the questions and variants of a text share its id."""
+    seen = Counter[tuple[Any, ...]]()
+    for sample in samples:
+        key = (sample.get("id"), sample.get(QUESTION))
+        seen[key] += 1
+        yield (*key, seen[key]), sample
 
 
 def _cards(
     models: Sequence[EvaluatedModel], numbers: Sequence[int], task: Any, weights: Mapping[str, float]
 ) -> list[Card]:
     """Cards of the last model's samples of these numbers."""
-    chosen = [models[-1].samples[n] for n in numbers]
-    ids = {sample.get("id") for sample in chosen}
-    by_id = [{s.get("id"): s for s in m.samples if s.get("id") in ids} for m in models] if ids else []
+    wanted = set(numbers)
+    chosen = {n: pair for n, pair in enumerate(_keyed(models[-1].samples)) if n in wanted} if wanted else {}
+    keys = {key for key, _ in chosen.values()}
+    by_key = [{key: s for key, s in _keyed(m.samples) if key in keys} for m in models] if keys else []
     out = []
-    for sample in chosen:
-        answers = tuple(side.get(sample.get("id"), {}) for side in by_id)
+    for key, sample in (chosen[n] for n in numbers):
+        answers = tuple(side.get(key, {}) for side in by_key)
         compared = [of_sample({**a, "gold": sample["gold"]}, task) if a and "gold" in sample else None for a in answers]
         lines, text = merge(compared), sample.get("text")
         card = Card(
             id=str(sample.get("id")),
             source=str(sample.get("source") or ""),
+            question=str(sample.get(QUESTION) or ""),
             text=text if isinstance(text, str) else "",
             scores=tuple(score(a, weights) if a else None for a in answers),
             answers=answers,

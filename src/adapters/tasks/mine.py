@@ -22,7 +22,7 @@ from adapters.data_aug.mine.words import (
 )
 from adapters.data_aug.noise import Label
 from adapters.tasks import mine_answers
-from adapters.types import Aligned, Attribute, Counts, Entity, Example, Fact, Message, Row
+from adapters.types import QUESTION, Aligned, Attribute, Counts, Entity, Example, Fact, Message, Row
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class MineTask:
         """One question with its gold. Raises ValueError for a row without one, or whose gold is no part of its text."""
         question = self._question(row)
         gold = self.gold(row)
-        meta = {"text": question.text, "annotator": _annotator(row)}
-        return Example(id, source, prompt_of(question), self._answer(gold, question.text), gold=gold, meta=meta)
+        prompt = prompt_of(question)
+        meta = {"text": question.text, QUESTION: prompt[0]["content"], "annotator": _annotator(row)}
+        return Example(id, source, prompt, self._answer(gold, question.text), gold=gold, meta=meta)
 
     def gold(self, row: Row) -> dict[str, Any]:
         """{"spans": [[start, end], …]} or {"label": true}. Raises ValueError."""

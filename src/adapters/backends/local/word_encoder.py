@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from adapters.backends.jobs import Reading
 from adapters.backends.local.base_model import AT
+from adapters.data.row_forms import LONE_SURROGATE
 from adapters.data_aug.mine.windows import read_in, windows
 from adapters.data_aug.mine.words import (
     BEGIN,
@@ -136,7 +137,7 @@ class WordEncoder:
             self._known.clear()
         if new := list({text for text in given if text not in self._known}):
             nothing = [self.tokenizer.unk_token_id if self.tokenizer.unk_token_id is not None else self._end[0]]
-            ids = self._tokens([self.blank + text for text in new])
+            ids = self._tokens([self.blank + LONE_SURROGATE.sub("\ufffd", text) for text in new])
             self._known.update((text, found or nothing) for text, found in zip(new, ids, strict=True))
         return [self._known[text] for text in given]
 

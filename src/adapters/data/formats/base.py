@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from adapters.data.formats.source import Source
+from adapters.data.row_forms import LONE_SURROGATE
 from adapters.data_aug.ie.sentences import Entity, Options, Relation, Sentence
 from adapters.types import Row
 
@@ -73,7 +73,7 @@ def document(
     """
     if not isinstance(text, str):
         raise ValueError(f"{place}: the text is {type(text).__name__}, not a text")
-    if not text.isascii() and _SURROGATE.search(text):
+    if not text.isascii() and LONE_SURROGATE.search(text):
         left_out["texts with a lone surrogate, which were decoded wrongly"] += 1
         return
     if not text.strip("\ufeff \t\r\n"):
@@ -111,7 +111,6 @@ def _entities(
     return entities
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 CUT = "mentions that begin or end inside a word"
 """Counted, not left out: their offsets may count something else."""
 BLANKS = "blanks at the ends of mentions"
