@@ -55,6 +55,12 @@ def test_labels_are_scores_above_the_threshold_and_empty_texts_have_none(tagger:
     assert tagger.get_label(TEXTS, "This text mentions a person") == [score > 0.5 for score in scores]
 
 
+def test_half_a_character_is_read(tagger: Tagger) -> None:
+    text = "Ada \ud83d came to Bern."
+    assert all(text[s.start : s.end] == s.text for s in tagger.get_span([text], "person")[0])
+    assert 0 < tagger.label_scores([text], "travel")[0] < 1
+
+
 def test_answers_do_not_depend_on_what_is_asked_at_once(tagger: Tagger) -> None:
     together = tagger.label_scores(TEXTS, "health")
     alone = [tagger.label_scores([text], "health")[0] for text in reversed(TEXTS)][::-1]
