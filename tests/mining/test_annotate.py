@@ -205,6 +205,17 @@ def test_the_budget_of_the_specification(place: Path, server: Server) -> None:
     assert json.loads(done.stdout)["cached"] == 5
 
 
+def test_a_budget_is_exceeded_by_the_requests_under_way_at_most(place: Path, server: Server) -> None:
+    """Answers that cost more than was put aside for each: 0.004 instead of about 0.0018."""
+    write(place / "corpus.jsonl", [f"{n:04}".ljust(2000, "x") for n in range(60)])
+    server.answer = lambda body: (time.sleep(0.01), reply('{"label": true}', 2000, 1000))[1]
+    options = ("--label", "health", "--share", 1, "--price-in", 1, "--price-out", 2, "--max-tokens", 500)
+    done = annotate(server, *options, "--concurrency", 8, "--max-cost", 0.02)
+    assert done.exit_code == 3, done.output
+    assert 0.02 - 0.004 < 0.004 * len(server.requests) <= 0.02 + 8 * 0.004
+    assert len(server.requests) < 60
+
+
 def test_tokens_are_bounded_without_prices_and_estimated_without_usage(place: Path, server: Server) -> None:
     write(place / "corpus.jsonl", [f"text {n}" for n in range(30)])
     server.answer = lambda body: reply('{"label": true}', 0)
@@ -333,7 +344,7 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(place: Path, ser
     while not (place / "out.jsonl").exists():
         sent = len(server.requests)
         child = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
-        wanted = rng.randint(5, 40)
+        wanted = rng.randint(5, 20)
         while child.poll() is None and len(server.requests) < sent + wanted:
             time.sleep(0.005)
         kills += child.poll() is None
@@ -343,7 +354,7 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(place: Path, ser
         assert not asked & kept, "what is kept is not sent again"
         known = {row["key"] for row in lines_of(store)}
         kept = {text for text in map(json.dumps, (b["messages"] for b in server.requests)) if key_of(text) in known}
-    assert kills >= 3
+    assert kills >= 10
     assert (place / "out.jsonl").read_bytes() == whole
     twice = sum(Counter(json.dumps(body["messages"]) for body in server.requests).values()) - total
     assert twice <= 4 * kills, "only requests under way at a kill are sent again"
