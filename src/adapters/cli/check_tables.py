@@ -50,14 +50,15 @@ def lengths_table(checked: Checked) -> Table:
 
     Of a test set, "dropped" counts the gold answers that are longer than max_new_tokens.
     """
-    columns = ("rows", "kept", "dropped", "prompt", "target")
+    written = any(any(s["target"].values()) for sources in checked.lengths.values() for s in sources)
+    columns = ("rows", "kept", "dropped", "prompt", *(["target"] if written else []))  # an encoder writes none
     table = new_table("lengths in tokens (p50/p95/p99/max)", ["source"], columns)
     for name, sources in checked.lengths.items():
         table.add_row(f"[bold]{name}[/]")
         for s in sources:
             spread = {k: "/".join(map(str, s[k].values())) for k in ("prompt", "target", "rejected") if k in s}
             counts = (f"{s[key]:,}" for key in columns[:3])
-            table.add_row(f" {s['source']}", *counts, spread["prompt"], spread["target"])
+            table.add_row(f" {s['source']}", *counts, spread["prompt"], *([spread["target"]] if written else []))
             if "rejected" in spread:
                 table.add_row("  rejected side", "", "", "", "", spread["rejected"])
     return table
@@ -97,8 +98,9 @@ def prompts_shown(prompts: dict[str, Any]) -> Iterator[RenderableType]:
             yield Text("\n".join(difflib.unified_diff(reference, other, "the prompt", name, lineterm="", n=1)))
         if not example["different"]:
             yield f"{', '.join(example['views'])}: the same prompt"
-    lost, rows = prompts["end_token_lost"], prompts["looked_at"]
-    yield Text(f"{lost} of {rows} rows lose their end token, {prompts['end_token']!r}\n")
+    if rows := prompts["looked_at"]:
+        yield Text(f"{prompts['end_token_lost']} of {rows} rows lose their end token, {prompts['end_token']!r}")
+    yield ""
 
 
 def parity_table(checked: Checked) -> Table:

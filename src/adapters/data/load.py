@@ -182,7 +182,8 @@ class _Clean:
         self.keep_rows = keep_rows
         self.name = source.name or default_name(source)
         self.start, self.first_text = len(loading.examples), len(loading.texts)
-        self.keys = KeysRead({"id", DOMAIN, *source.where, *([source.split.key] if source.split else [])})
+        split = [source.split.key] if source.split else []
+        self.keys = KeysRead({"id", DOMAIN, *source.where, *split, *getattr(task, "notes", ())})
         self.first: list[tuple[Row, Example]] = []
         """The first rows that are used."""
         self.bad: list[Rejected] = []

@@ -72,7 +72,7 @@ def findings(ledger: dict[str, Any]) -> list[str]:
         if validation and (twins := validation["also_in_training"]["near"]):
             out.append(
                 f"{name}: {twins} of {validation['rows']} held-out rows have a near duplicate in the training rows; "
-                "the held-out NLL is too low"
+                "the held-out figures are too good"
             )
         if stage["duplicates"]["near"] > 0.1:
             out.append(f"{name}: {stage['duplicates']['near']:.0%} of its rows nearly repeat another")

@@ -56,6 +56,7 @@ class MineTask:
     }
     request_fields: ClassVar[tuple[str, ...]] = ("kind", "instruction")
     structures: ClassVar[tuple[str, ...]] = ("gold", "words", "ner")
+    notes: ClassVar[tuple[str, ...]] = ("row", "source", "error")  # columns of `annotate` that are for people
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:

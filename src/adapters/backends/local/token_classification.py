@@ -158,7 +158,7 @@ class EncoderBackend(LocalBackend):
         errors = [f"the saved tokenizer reads another row than {name}" for name in different]
         counts = dict.fromkeys(("end_token_lost", "changed_by_tokenizer", "special_in_target", "special_in_prompt"), 0)
         end = tokenizer.convert_ids_to_tokens(ids[-1])
-        return {"shown": [shown], "end_token": end, "errors": errors, "warnings": [], "looked_at": 1, **counts}
+        return {"shown": [shown], "end_token": end, "errors": errors, "warnings": [], "looked_at": 0, **counts}
 
     def train(self, job: Job, start: Path | None, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Train one stage; rank 0 writes the adapter, with the head, and its tokenizer into `folder`."""
