@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
+from typer.testing import CliRunner
 
+from adapters.cli import main
 from adapters.errors import UserError
 from adapters.evaluation import answer_values
 from adapters.extraction import adapter_source, chunk_sizes, engines
@@ -673,9 +675,28 @@ def test_a_real_server_answers_like_the_local_engine(tmp_path: Path, bundle: Pat
         assert code == 0, told + (tmp_path / "server.log").read_text()[-3000:]
         code, told = invoke(bundle, *common, "-o", tmp_path / "local.jsonl")
         assert code == 0, told
+        texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"Text {n}"} for n in range(6)])
+        words = [
+            "annotate",
+            texts,
+            "-o",
+            tmp_path / "labels.jsonl",
+            "--span",
+            "funder",
+            "--share",
+            1,
+            "--max-tokens",
+            8,
+        ]
+        annotated = CliRunner().invoke(main.app, [*map(str, [*words, *asked]), "--yes"])
     finally:
         process.terminate()
         process.wait(30)
+    assert annotated.exit_code == 0, annotated.output
+    labels = lines(tmp_path / "labels.jsonl")
+    assert all(row["error"] in ("not JSON", "wrong shape", "truncated") for row in labels), "it has learned none"
+    assert len(labels) == 6
+    assert all(a["prompt_tokens"] > 20 and a["answer"] for a in lines(tmp_path / "labels.jsonl.answers.jsonl"))
     served, local = lines(tmp_path / "server.jsonl"), lines(tmp_path / "local.jsonl")
     assert [r["completion"] for r in served] == [r["completion"] for r in local]
     assert len({r["completion"] for r in local}) > 4
