@@ -12,7 +12,9 @@ from conftest import funding_rows, ie_rows, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.data.load import _example, load_examples, text_key
+from adapters.data.examples import text_key
+from adapters.data.load import load_examples
+from adapters.data.row_to_example import example_of
 from adapters.data.source_rows import split_keys
 from adapters.data_aug import receipts
 from adapters.data_aug.agent import synthesize
@@ -318,7 +320,7 @@ def test_a_row_of_any_shape_is_an_example_or_a_reason(task: str, pair: bool, dra
         where += [(inner, k) for k, _ in pairs]
     for node, key in draw.draw(st.lists(st.sampled_from(where), min_size=1, max_size=3)):
         node[key] = draw.draw(JUNK)
-    example, reason = _example(TASKS[task], row, "made", 1)
+    example, reason = example_of(TASKS[task], row, "made", 1)
     assert (example is None) == bool(reason)
 
 

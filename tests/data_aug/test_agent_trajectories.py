@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from adapters.backends.echo import EchoBackend
 from adapters.cli.main import app
 from adapters.data import source_rows
-from adapters.data.load import prompt_key
+from adapters.data.examples import prompt_key
 from adapters.data_aug.agent import pairs as building
 from adapters.data_aug.agent import synthesize, trajectory, turns
 from adapters.data_aug.agent.corruptions import KINDS

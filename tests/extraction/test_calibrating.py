@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from adapters.backends import adapter_folder
 from adapters.backends.constraint import Constraint
 from adapters.cli.main import app
-from adapters.data.load import prompt_key
+from adapters.data.examples import prompt_key
 from adapters.errors import UserError
 from adapters.evaluation import calibration
 from adapters.extraction import adapter_source, calibrating, engines, session

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder
 from adapters.cli import main
-from adapters.data.load import prompt_key
+from adapters.data.examples import prompt_key
 from adapters.data.rows import survey
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines, extract, resumable

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder
 from adapters.cli import main
-from adapters.data.load import prompt_key
+from adapters.data.examples import prompt_key
 from adapters.files import sha256, write_json
 from adapters.tasks.ie import IeTask
 

@@ -19,7 +19,7 @@ from adapters.backends.echo import EchoBackend
 from adapters.backends.memory import GB, Shape, StandardLayers, Use, advise, components, parse_size, peak
 from adapters.cli.main import app
 from adapters.data import duplicates
-from adapters.data.load import fold
+from adapters.data.examples import fold
 from adapters.errors import UserError
 from adapters.pipeline import ledger
 from adapters.pipeline.plan import Plan, make_plan

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend
 from adapters.cli.main import app
-from adapters.data.load import clean_prompt, domain_of
+from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
 from adapters.pipeline.plan import Plan, make_plan

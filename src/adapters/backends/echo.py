@@ -15,8 +15,8 @@ from adapters.backends.adapter_folder import CONFIG, WEIGHTS
 from adapters.backends.jobs import Job
 from adapters.backends.selection import Course, Selection
 from adapters.console import phase
+from adapters.data.examples import prompt_key
 from adapters.data.lengths import measured
-from adapters.data.load import prompt_key
 from adapters.recipe.recipe import Recipe
 from adapters.types import Drawn, Example, Lengths, Message, Progress, Sample, Sampler
 

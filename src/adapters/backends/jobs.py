@@ -51,7 +51,7 @@ class Job:
     ledger: list[dict[str, Any]]
     rejected: list[Rejected]
     texts: Set[int]
-    """Hashes of the texts of the clean rows (`data.text_key`)."""
+    """Hashes of the texts of the clean rows (`data.examples.text_key`)."""
     by_source: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The text of every row, by source."""
     lengths: list[dict[str, Any]] = field(default_factory=list)

@@ -58,7 +58,7 @@ def build_nte(
 
     A label's own places in `spans` are kept; without them, every free-standing place of a gold string is one.
     """
-    from adapters.data.load import fold
+    from adapters.data.examples import fold
     from adapters.data.rows import read_file
     from adapters.data_aug.mine import nte
 

@@ -1,6 +1,6 @@
 """Exact and near duplicates of texts by MinHash (Broder 1997) with banding.
 
-Near duplicates are folded texts (see `data.load.fold`) whose sets of 5-grams (of UTF-8 bytes) have an estimated Jaccard
+Near duplicates are folded texts (see `examples.fold`) whose sets of 5-grams (of UTF-8 bytes) have an estimated Jaccard
 similarity of at least 0.8. The estimate is the share of equal values among 100 minima (standard error 0.04 at 0.8).
 Candidates share one of 20 bands of 5 values; a pair at 0.8 is missed with probability 0.0004. Within a band each text
 is compared with eight neighbours only, so that a thousand variants of one text do not cost a million comparisons. The

@@ -9,36 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters.data import preference
-from adapters.data.json_text import label_text
+from adapters.data.examples import CLEAN, DOMAIN, content_of, domain_of, in_domain, is_empty, text_key, with_row
 from adapters.data.keys_read import KeysRead
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.on_disk import Store, take
-from adapters.data.row_forms import LONE_SURROGATE, conversion_hint
+from adapters.data.row_to_example import example_of
 from adapters.data.rows import BAD_ROW
 from adapters.data.source_rows import default_name, rows_of
 from adapters.data.text_keys import TextKeys, text_hash
 from adapters.errors import KeyPath, UserError
-from adapters.plugins.task_bench import ROWS, TaskError, guarded
+from adapters.plugins.task_bench import ROWS
 from adapters.recipe.fields import Source, SynthesizedSource
-from adapters.secrets import redact
-from adapters.types import ROW, Example, Message, Row, Task
+from adapters.types import ROW, Example, Row, Task
 
-DOMAIN = "domain"
-"""Key of `Example.meta`: the domain of a row, by its source's `domain` or its own column."""
-CLEAN = "clean_prompt"
-"""Key of `Example.meta`: the prompt without noise, where noise has `teacher: clean`."""
 Look = Callable[[Sequence[tuple[Row, Example]]], None]
 Numbers = NDArray[np.int64]
 
@@ -198,12 +192,12 @@ class _Clean:
         shown = set[int]()
         for number, row in rows:
             self.rows += 1
-            example, reason = _example(self.task, row if BAD_ROW in row else self.keys.of(row), self.name, number)
+            example, reason = example_of(self.task, row if BAD_ROW in row else self.keys.of(row), self.name, number)
             if example is None:
                 self.bad.append(Rejected(self.name, number, reason))
                 continue
-            example = _in_domain(example, self.source.domain or row.get(DOMAIN))
-            self._add(number, row, _with_row(example, row) if self.keep_rows else example, shown)
+            example = in_domain(example, self.source.domain or row.get(DOMAIN))
+            self._add(number, row, with_row(example, row) if self.keep_rows else example, shown)
         if not self.rows:
             raise UserError("no row is left of this source after its filters.", at=at)
         if self.rows * copies > MOST:
@@ -223,7 +217,7 @@ class _Clean:
 
     def _add(self, number: int, row: Row, example: Example, shown: set[int]) -> None:
         # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
-        content = text_hash(repr(_content(example)))
+        content = text_hash(repr(content_of(example)))
         empty, text = is_empty(example), text_key(example)
         wanted = not empty or _drawn(self.seed, example.id) < self.source.keep_empty
         self.numbers.append(number)
@@ -260,39 +254,6 @@ class _Clean:
         return entry | ({"left_out_empty": self.left_out} if self.left_out else {})
 
 
-def _content(example: Example) -> tuple[Any, ...]:
-    """All of an example but `meta`."""
-    e = example
-    answers = (e.completion, e.rejected, e.gold, e.answer, e.rejected_answer, e.learned, e.masked)
-    return (e.id, e.source, e.prompt, *answers)
-
-
-def _in_domain(example: Example, domain: Any) -> Example:
-    """The example with its domain: a text, or what stands for one, such as a number."""
-    return example if domain in (None, "") else replace(example, meta={**example.meta, DOMAIN: str(domain)})
-
-
-def _with_row(example: Example, row: Row) -> Example:
-    return replace(example, meta={**example.meta, ROW: row})
-
-
-def domain_of(example: Example) -> str | None:
-    """The domain of an example, which says whose teacher judges it; None without one."""
-    return example.meta.get(DOMAIN)
-
-
-def clean_prompt(example: Example) -> tuple[Message, ...]:
-    """The prompt that a teacher reads: without noise where noise has `teacher: clean`, else the student's."""
-    prompt: tuple[Message, ...] = example.meta.get(CLEAN, example.prompt)
-    return prompt
-
-
-def is_empty(example: Example) -> bool:
-    """Whether there is nothing to find."""
-    gold = example.gold
-    return not (any(gold.values()) if isinstance(gold, Mapping) else gold)
-
-
 def _drawn(seed: int, id: str) -> float:
     """A number in [0, 1) for a row, the same in every run."""
     return int.from_bytes(hashlib.sha256(f"empty:{seed}:{id}".encode()).digest()[:8]) / 2**64
@@ -326,8 +287,8 @@ class _Change:
             changed, origin = varied, {"source": example.source, "id": example.id}
             if self.noiser:
                 changed = self.noiser.apply(varied, self.task, epoch=epoch, variant=variant, stats=self.stats)
-            made = _in_domain(preference.example(self.task, changed, **origin), domain_of(example))
-            made = _with_row(made, changed) if self.keep_rows else made
+            made = in_domain(preference.example(self.task, changed, **origin), domain_of(example))
+            made = with_row(made, changed) if self.keep_rows else made
             if self.noiser and self.noiser.keeps_clean:
                 clean_one = preference.example(self.task, varied, **origin).prompt
                 made = replace(made, meta={**made.meta, CLEAN: clean_one})
@@ -347,72 +308,5 @@ class _Change:
         return changed
 
 
-def _example(task: Task, row: Row, source: str, number: int) -> tuple[Example | None, str]:
-    if BAD_ROW in row:
-        return None, row[BAD_ROW]
-    try:
-        row_id = label_text(row.get("id"))
-    except ValueError:
-        return None, f"id must be text or a whole number, not {type(row['id']).__name__}"
-    text = row.get(task.text_field)
-    if isinstance(text, str):
-        if len(text) > LONGEST:
-            return None, f"{task.text_field} has {len(text):,} characters; the limit is {LONGEST:,}"
-        if "\0" in text or LONE_SURROGATE.search(text):
-            return None, f"{task.text_field} holds NUL or a lone surrogate: it was decoded wrongly"
-    try:
-        example = preference.example(
-            guarded(task), row, source=source, id=f"{source}:{number}" if row_id is None else row_id
-        )
-        # What cannot be written as JSON in UTF-8 would fail later, in the tokenizer or when samples are stored.
-        values = [example.id, example.prompt, example.completion, example.rejected, example.gold]
-        written = _WRITER.encode(values)
-        written.encode()
-        if written.count("[") + written.count("{") > DEEPEST and _deeper(values, DEEPEST):
-            return None, "nested too deeply"
-    except TaskError:
-        raise
-    except UnicodeEncodeError:
-        return None, "a text holds a lone surrogate: it was decoded wrongly"
-    except RecursionError:
-        return None, "nested too deeply"
-    except ValueError as error:
-        return None, redact(str(error)) + conversion_hint(row)
-    except Exception as error:  # a task is anybody's code
-        raise UserError(
-            f"the task {type(task).__name__}: example fails on row {row_id!r}: {type(error).__name__}: {error}. "
-            "For a row that cannot be used it must raise ValueError.",
-            at=("task",),
-        ) from error
-    return example, ""
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return isinstance(value, list | tuple) and (not levels or any(_deeper(inner, levels - 1) for inner in value))
-
-
-_WRITER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
-LONGEST = 500_000
-"""Upper bound for the characters of a row's text: a longer one is a book, not a passage."""
 MOST = 50_000_000
 """Upper bound for the examples of a source, its repeats and noisy epochs included."""
-DEEPEST = 100
-"""Upper bound for the levels of brackets in a row; Python's recursion limit is a thousand calls."""
-
-
-def prompt_key(example: Example) -> str:
-    """Key of an example's prompt, without case, spacing and punctuation."""
-    return fold(" ".join(m["content"] or "" for m in example.prompt))
-
-
-def text_key(example: Example) -> str:
-    """Key of an example's text, whatever the prompt asks about it."""
-    text = example.meta.get("text")
-    return fold(text) if isinstance(text, str) else prompt_key(example)
-
-
-def fold(text: str) -> str:
-    """A text without case, spacing and punctuation."""
-    return re.sub(r"\W+", " ", text.casefold()).strip()

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.backends.json_stop import first_value
-from adapters.data.load import load_examples, text_key
+from adapters.data.examples import text_key
+from adapters.data.load import load_examples
 from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.evaluation import answer_values, calibration, confidence

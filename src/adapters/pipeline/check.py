@@ -12,7 +12,7 @@ import numpy as np
 from adapters import console
 from adapters.backends.jobs import Backend
 from adapters.backends.memory import GB, StagePlan
-from adapters.data.load import prompt_key
+from adapters.data.examples import prompt_key
 from adapters.data.on_disk import Joined, collect, take
 from adapters.data.text_keys import text_hash
 from adapters.errors import KeyPath, UserError

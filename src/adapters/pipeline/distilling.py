@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend, Job
-from adapters.data.load import clean_prompt, domain_of
+from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import starting
 from adapters.pipeline.run_folder import START, TEACHER, RunFolder, adapter_in, as_dict

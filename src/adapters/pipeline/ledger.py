@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from adapters.backends.jobs import Evaluation, Job
 from adapters.data import duplicates
-from adapters.data.load import prompt_key
+from adapters.data.examples import prompt_key
 from adapters.data.on_disk import collect
 from adapters.pipeline.plan import Plan
 from adapters.types import QUESTION

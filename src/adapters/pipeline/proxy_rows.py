@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from adapters.backends.jobs import Reading
-from adapters.data.load import Loaded, Rejected, is_empty
+from adapters.data.examples import is_empty
+from adapters.data.load import Loaded, Rejected
 from adapters.data.on_disk import take
 from adapters.data_aug.mine.words import question_of
 from adapters.errors import KeyPath, UserError

@@ -11,7 +11,7 @@ from typing import Any, Final
 from adapters import console
 from adapters.backends.batches import stratified
 from adapters.backends.jobs import Backend, Job
-from adapters.data.load import clean_prompt, domain_of
+from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import UserError
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
 from adapters.pipeline import distilling, stage_rows

@@ -7,7 +7,7 @@ from typing import Final
 
 from adapters.backends.jobs import Job
 from adapters.backends.selection import Selection
-from adapters.data.load import text_key
+from adapters.data.examples import text_key
 from adapters.errors import KeyPath, UserError, hint
 from adapters.evaluation.held_out import F1, REWARD, HeldOut, fields
 from adapters.plugins.rewards import NamedReward

@@ -7,7 +7,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from adapters.data import duplicates
-from adapters.data.load import Loaded, load_examples, text_key
+from adapters.data.examples import text_key
+from adapters.data.load import Loaded, load_examples
 from adapters.pipeline.plan import task_of
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile
@@ -15,7 +16,7 @@ from adapters.types import Example
 
 
 class Texts(NamedTuple):
-    """The texts (`data.load.text_key`) of a run's training rows, those held out from training too, and test rows."""
+    """The texts (`examples.text_key`) of a run's training rows, those held out from training too, and test rows."""
 
     training: frozenset[str]
     test: frozenset[str]

@@ -31,7 +31,7 @@ from adapters.backends.local.speedups.grpo import fast_sampling
 from adapters.backends.local.top_k_kl import Head, token_figures
 from adapters.backends.local.training import LocalStage, release
 from adapters.console import console, is_main, phase
-from adapters.data.load import clean_prompt, domain_of
+from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import UserError
 from adapters.recipe.stages import Distill
 from adapters.types import Example
