@@ -6,8 +6,8 @@
 FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is one SFT adapter, stopped at its
 best state. All levers go on from it on the same fresh statements with funders, which SFT has not seen. `more` is the
 control: SFT on the gold of these statements, for as many seconds as --like took. A run that is finished is not made
-again, a stopped one goes on. The tables show each lever against the start, with 95 % paired intervals over statements
-and seeds, and with --without also without a statement, by its id.
+again; a stopped one goes on, and is timed from there. The tables show each lever against the start, with 95 % paired
+intervals over statements and seeds, and with --without also without a statement, by its id.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--made", type=int, nargs=2, default=[250, 150], help="fresh ones: written, synthetic")
     parser.add_argument("--without", help="id of a statement; the figures without it are shown too")
     options = parser.parse_args(arguments)
+    if "more" in options.levers and options.like not in options.levers[: options.levers.index("more")]:
+        parser.error(f"--like {options.like}: the control is as long as a lever that stands before `more`")
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "fresh.jsonl").is_file():

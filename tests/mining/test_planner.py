@@ -73,7 +73,8 @@ def test_a_program_is_measured_with_a_proxy(place: Path, server: Server, monkeyp
     assert said["measured"]["found"]["positive"] == said["measured"]["kept"]
     assert (said["texts"], said["annotated"]) == (300, 30)
     assert 300 * 1.4 < said["calls"] < 300 * 4
-    assert said["requests"] == pytest.approx(said["calls"] / 10, abs=1), "as many questions a text as were measured"
+    prices = said["requests"] / 30 - 2
+    assert 0.5 < prices < 2.5, "both outer questions of every text, whatever `keep` drops, and one for each laptop"
     kept = said["measured"]["kept"]
     assert said["measured"]["found"]["laptop"] == said["measured"]["found"]["laptop.price"] > kept / 2, (
         "spans, not texts"

@@ -17,6 +17,7 @@ from adapters.cli.main import app
 from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
+from adapters.pipeline import starting
 from adapters.pipeline.plan import Plan, make_plan
 from adapters.pipeline.run_folder import RunFolder, pairs
 from adapters.publish import provenance
@@ -50,8 +51,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "bio.jsonl", ie_rows(20, "b"))
     write_jsonl(tmp_path / "news.jsonl", ie_rows(12, "n"))
-    for name in ("bio", "news"):
-        teacher(tmp_path / "teachers" / name)
+    for value, name in enumerate(("bio", "news"), 1):
+        teacher(tmp_path / "teachers" / name, value=float(value))
     (tmp_path / "student.yaml").write_text(RECIPE.replace("RUNS", str(tmp_path / "runs")))
     return tmp_path / "student.yaml"
 
@@ -67,6 +68,9 @@ def test_a_number_names_a_domain_too(recipe: Path) -> None:
     job = plan(recipe, "stages.0.data.1={path: news.jsonl}", "stages.0.teachers={bio: teachers/bio, 7: teachers/news}")
     assert Counter(domain_of(e) for e in job.jobs[0].examples) == {"bio": 20, "7": 12}
     assert plan(recipe, "stages.0.data.0.domain=7", "stages.0.data.1.domain=7", "stages.0.teachers={7: teachers/bio}")
+    write_jsonl(recipe.parent / "news.jsonl", [{**row, "domain": ["news"]} for row in rows])
+    with pytest.raises(UserError, match="domain must be text or a whole number, not list"):
+        plan(recipe, "stages.0.data.1={path: news.jsonl}")
 
 
 def test_a_domain_has_one_teacher_in_all_stages(recipe: Path) -> None:
@@ -76,6 +80,7 @@ def test_a_domain_has_one_teacher_in_all_stages(recipe: Path) -> None:
     with pytest.raises(UserError, match=r"stages\.0 has another teacher for the domain 'bio'") as raised:
         plan(recipe)
     assert raised.value.at == ("stages", 1, "teachers")
+    assert plan(recipe, f"stages.1.teachers.bio={recipe.parent}/teachers/bio").jobs, "one adapter by two paths"
 
 
 def test_rows_get_the_domain_of_their_source_or_column(recipe: Path) -> None:
@@ -267,11 +272,11 @@ def test_a_compared_adapter_takes_no_other_models_place(recipe: Path) -> None:
     compare = [word for other in others for word in ("--compare", str(other))]
     done = CliRunner().invoke(app, ["eval", str(run), *compare, "--json"])
     assert done.exit_code == 0, done.output
-    assert list(json.loads(done.stdout)["sets"]["bio"])[-4:] == [f"cmp.{name}" for name in names] + ["1-distill"]
+    assert list(json.loads(done.stdout)["sets"]["bio"])[-4:] == [f"compared-{name}" for name in names] + ["1-distill"]
     assert [measured(run, "bio", model) for model in names] == before
     shown = CliRunner().invoke(app, ["eval", str(run), *compare], env={"COLUMNS": "200"}).output
     assert "best teacher" in shown
-    assert all(f"cmp.{name}" in shown for name in names), "what was asked for is shown"
+    assert all(f"compared-{name}" in shown for name in names), "what was asked for is shown"
 
 
 def test_teachers_are_measured_where_and_as_they_were(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,14 +308,28 @@ def test_a_student_of_a_student_names_all_data(recipe: Path) -> None:
     opened = RunFolder.open(recipe.parent / "runs" / "more")
     sources = provenance.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
     assert {(s["source"], s["license"]) for s in sources} >= {("bio", "cc-by-nc-4.0"), ("news", "mit")}
-    [manifest] = [stage.manifest for stage in opened.stages]
-    unknown = {**manifest, "history": [], "teachers": {"bio": {"name": "copied", "rows": 2, "data": []}}}
-    (opened.stages[0].path / "manifest.json").write_text(json.dumps(unknown))
+    assert starting.history(recipe.parent / "runs" / "more" / "1-sft")[-1]["stage"] == "1-sft"
+
+
+def test_what_an_adapter_without_its_run_was_trained_on_is_said_to_be_unknown(recipe: Path) -> None:
+    run_all(recipe)
+    student = shutil.copytree(recipe.parent / "runs" / "student" / "1-distill", recipe.parent / "copied")
+    [told] = starting.history(student)
+    assert (told["run"], told["kind"]) == (None, "distill")
+    assert {entry["source"] for entry in told["data"]} == {"bio", "news"}, "its own rows and its teachers'"
+    manifest = read_json(student / "manifest.json")
+    (student / "manifest.json").write_text(json.dumps({**manifest, "start": "1-sft"}))
+    assert [entry["source"] for entry in starting.history(student)[0]["data"]] == ["unknown data"]
+    (student / "manifest.json").unlink()
+    assert [stage["data"] for stage in starting.history(student)] == [[{"source": "unknown data"}]]
+    sft = "stages=[{kind: sft, data: [{path: news.jsonl, license: mit}], learning_rate: 1e-4, validation: 0}]"
+    done = CliRunner().invoke(app, ["run", str(recipe), "name=more", "start=copied", sft, *ECHO[:2]])
+    assert done.exit_code == 0, done.output
     opened = RunFolder.open(recipe.parent / "runs" / "more")
     sources = provenance.training_sources(Finished(opened, opened.recipe_file(), IeTask(), opened.stages, {}))
-    notes = " ".join(provenance.license_notes(sources))
-    assert "`what its start was trained on` is not stated" in notes
-    assert "`what the teacher bio was trained on` is not stated" in notes
+    assert provenance.license_notes(sources) == [
+        "The licence of `unknown data` is not stated: find out before you publish the adapter."
+    ]
 
 
 def test_over_seeds_the_student_is_compared_with_each_teacher(recipe: Path) -> None:

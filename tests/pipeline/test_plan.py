@@ -45,6 +45,10 @@ def test_all_questions_about_a_text_are_held_out_together() -> None:
     assert not {e.id for e in training} & {e.id for e in validation}
     training, validation = hold_out(asked, 0.25, seed=1, most=20)
     assert (len(training), len(validation)) == (240 - 6 * 6, 18), "at most 20 rows, whole ids"
+    many = examples(20) + [replace(examples(1)[0], meta={QUESTION: f"{n}"}) for n in range(100)]
+    for seed in range(12):
+        _, validation = hold_out(many, 0.5, seed=seed, most=20)
+        assert len(validation) <= 20 or {e.id for e in validation} == {"r0"}, "one id at least"
 
 
 @pytest.mark.parametrize(("rows", "tried"), [(3, 3), (60, 60), (61, 60), (1000, 60)])

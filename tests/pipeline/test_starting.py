@@ -82,7 +82,7 @@ def test_the_first_stage_goes_on_from_an_adapter(recipe: Path, given: str) -> No
     assert f"starts from {given}" in page
     assert "the start (the base)" not in page
     stages = [(stage["run"], stage["stage"], stage["kind"]) for stage in manifest["history"]]
-    assert stages == [("adapter", "adapter", "sft") if given == "adapter" else ("base", "1-sft", "sft")]
+    assert stages == [(None, "adapter", "sft") if given == "adapter" else ("base", "1-sft", "sft")]
     assert plan(recipe, GRPO, "name=next", f"start={given}").jobs[0].is_complete(made.start)
 
 

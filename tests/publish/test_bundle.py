@@ -290,7 +290,7 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     }
     changed = dataclasses.replace(finished, stages=(finished.stages[0], dataclasses.replace(stage, manifest=manifest)))
     text = card.render(changed, folder, "me/funding-echo", FACTS, [])
-    assert "| reference | old/1-sft |" in text
+    assert "| reference | 1-sft |" in text
     assert "margin 0.0000 → 1.2500, the chosen side preferred in 50.0 % → 90.0 % of the pairs (75.0 % of held" in text
     assert "/home/someone" not in text
     reward = NamedReward("funding", Funding(funder=0.5, hierarchical=0.5, flat=0, soft_ids=False))

@@ -191,7 +191,7 @@ def complaint(path: Path, *overrides: str) -> str:
         ("rewards: [funding]", "rewards: [{use: funding, weight: .nan}]", ["rewards.0.weight", "finite number"]),
         ("name: mine", "name: mine\nseed: -1", ["mine.yaml:2", "seed"]),
         ("name: mine", "name: ../up", ["mine.yaml:1", "name", "letters, digits, '-', '_' and '.'", "'../up'"]),
-        ("{name: test,", "{name: $,", ["mine.yaml:14", "evaluate.0.name", "begin with a letter or a digit"]),
+        ("{name: test,", "{name: $,", ["mine.yaml:14", "evaluate.0.name", "begins with a letter or a digit"]),
         ("name: mine", "name: mine\nlora: {target_modules: 3}", ["target_modules", "be 'all-linear' or a valid list"]),
         ("name: mine", "name: mine\nlora: {use_dora: true}", ["mine.yaml:2: lora.use_dora", "vLLM cannot serve DoRA"]),
         ("name: mine", "name: mine\nlora: {init_lora_weights: pissa}", ["lora.init_lora_weights", "equals the base"]),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from adapters.data.json_text import label_text
 from adapters.types import ROW, Example, Message, Row
 
 DOMAIN = "domain"
@@ -16,8 +17,12 @@ CLEAN = "clean_prompt"
 
 
 def in_domain(example: Example, domain: Any) -> Example:
-    """The example with its domain: a text, or what stands for one, such as a number."""
-    return example if domain in (None, "") else replace(example, meta={**example.meta, DOMAIN: str(domain)})
+    """The example with its domain, a text or a whole number. Raises ValueError for anything else."""
+    try:
+        name = label_text(domain)
+    except ValueError:
+        raise ValueError(f"domain must be text or a whole number, not {type(domain).__name__}") from None
+    return replace(example, meta={**example.meta, DOMAIN: name}) if name else example
 
 
 def with_row(example: Example, row: Row) -> Example:

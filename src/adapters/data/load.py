@@ -193,10 +193,14 @@ class _Clean:
         for number, row in rows:
             self.rows += 1
             example, reason = example_of(self.task, row if BAD_ROW in row else self.keys.of(row), self.name, number)
+            if example is not None:
+                try:
+                    example = in_domain(example, self.source.domain or row.get(DOMAIN))
+                except ValueError as error:
+                    example, reason = None, str(error)
             if example is None:
                 self.bad.append(Rejected(self.name, number, reason))
                 continue
-            example = in_domain(example, self.source.domain or row.get(DOMAIN))
             self._add(number, row, with_row(example, row) if self.keep_rows else example, shown)
         if not self.rows:
             raise UserError("no row is left of this source after its filters.", at=at)

@@ -135,8 +135,8 @@ class Annotator:
     budget: Budget
     max_tokens: int
     requests: int = 0
-    _unread: int | None = 0
-    """Answers in a row, from the first one, that cannot be read; None after one that can."""
+    _unread: int | None = field(default=0, init=False)
+    """Answers so far, those of earlier runs too, of which none can be read; None after one that can."""
     used: set[str] = field(default_factory=set)
     """Keys of the answers that this work uses."""
 
@@ -155,37 +155,38 @@ class Annotator:
         """The answers to questions, asked for where they are not known. Raises Refused, ServerError."""
         keys = [self.key(question) for question in questions]
         missing = {key: q for key, q in zip(keys, questions, strict=True) if key not in self.answers.known}
-        for key in keys:
+        for key, question in zip(keys, questions, strict=True):
             self.count(key)
+            if key not in missing:
+                self._watch(question, self.answers.known[key])
         total, before = len(set(keys)), len(set(keys)) - len(missing)
         for done, rows in self._replies(missing):
             for row in rows:
                 self.answers.add(row)
                 self.requests += 1
-                self._watch(missing[row["key"]], row)
+                if self._watch(missing[row["key"]], row):
+                    raise ServerError(
+                        f"none of {self._unread} answers can be read, the last one is {row['answer'][:80]!r}. They are "
+                        f"kept in {self.answers.path}. {self.connection.model} may be too small, or --max-tokens too "
+                        "low."
+                    )
             moved(before + done, total, {"resumed": before, "spent": float(self.budget.cost)})
         there = sum(key in self.answers.known for key in set(keys))
         if there < total:
             raise self.budget.refusal(there, total)
         return [self.answers.known[key] for key in keys]
 
-    def _watch(self, question: Question, row: Row) -> None:
-        """Raise ServerError when the first answers are all of another form: the others would be paid in vain."""
+    def _watch(self, question: Question, row: Row) -> bool:
+        """Whether answers are of another form, so many and without exception that the others would be paid in vain."""
         unread = self._unread
         if unread is None or row["refused"]:
-            return
+            return False
         try:
             read(question.kind, row["answer"])
             self._unread = None
-        except ValueError as error:
+        except ValueError:
             self._unread = unread + 1
-            if self._unread == FIRST_ANSWERS:
-                said = row["answer"][:80]
-                raise ServerError(
-                    f"none of the first {FIRST_ANSWERS} answers can be read; the last one is {error}: {said!r}. They "
-                    f"are kept in {self.answers.path}. {self.connection.model} may be too small, or --max-tokens too "
-                    "low."
-                ) from None
+        return self._unread is not None and self._unread >= FIRST_ANSWERS
 
     def _replies(self, missing: Mapping[str, Question]) -> Iterator[tuple[int, list[Row]]]:
         """Numbered lines for the file of answers, as they come."""

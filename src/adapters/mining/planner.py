@@ -186,7 +186,7 @@ def cost(
         n = len(outcomes)
         asked = sum(sum(outcome.asked) for outcome in outcomes)
         found.calls = round(texts * asked / n)
-        found.requests = round(annotated * asked / n)
+        found.requests = round(annotated * _questions(program, outcomes))
         found.tokens = round(found.requests * each)
         found.price = prices.cost(found.tokens, 0) if prices.known else None
         found.measured = {
@@ -199,6 +199,18 @@ def cost(
             },
         }
     return found
+
+
+def _questions(program: Program, outcomes: Sequence[Any]) -> float:
+    """Questions of `annotate` about a text. It asks all of them; those of an `each` for every span that is found."""
+    paths = [path for path, _, _ in program.asks]
+    asked = dict(zip(paths, (sum(o.asked[n] for o in outcomes) for n in range(len(paths))), strict=True))
+    rates: dict[str, float] = {}
+    for path in paths:  # outer ones first
+        outer = path.rpartition(".")[0]
+        spans = asked[path] / asked[outer] if outer and asked[outer] else SPANS_A_TEXT
+        rates[path] = rates[outer] * spans if outer else 1.0
+    return sum(rates.values())
 
 
 def _count(holder: Any, path: Sequence[str]) -> int:

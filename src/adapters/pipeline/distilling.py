@@ -91,7 +91,8 @@ def _check_names(stage: Distill, recipe: Recipe, at: KeyPath) -> None:
     for n, earlier in enumerate(recipe.stages[: int(at[-1])]):
         if isinstance(earlier, Distill):
             for domain in sorted(stage.teachers.keys() & earlier.teachers.keys()):
-                if Path(stage.teachers[domain]).expanduser() != Path(earlier.teachers[domain]).expanduser():
+                one, two = (adapter_in(Path(s.teachers[domain]).expanduser()) for s in (stage, earlier))
+                if adapter_folder.content_hash(one) != adapter_folder.content_hash(two):
                     fault = f"stages.{n} has another teacher for the domain {domain!r}; give one of them another name."
                     raise UserError(fault, at=(*at, "teachers"))
 
@@ -195,7 +196,7 @@ def recorded(manifest: Mapping[str, Any]) -> tuple[dict[str, Path], list[str]]:
             found[f"{TEACHER}{domain}"] = path
         else:
             why = "holds other weights now" if (path / adapter_folder.WEIGHTS).is_file() else "is gone"
-            notes.append(f"the teacher {domain!r} is not measured: {path} {why}. The report has its stored figures.")
+            notes.append(f"the teacher {domain!r} is not measured: {path} {why}.")
     return found, notes
 
 
@@ -216,7 +217,7 @@ def others(given: Sequence[Path], recipe: Recipe, backend: Backend, own: RunFold
         inside = run is not None and run.path.resolve() == own.path.resolve()
         label = folder.name if inside or run is None else f"{run.name}.{folder.name}"
         if not inside and (label in stages or label in ("base", START) or label.startswith(TEACHER)):
-            label = f"{folder.resolve().parent.name}.{label}"  # the label alone means a model of this run
+            label = f"compared-{label}"  # the label alone means a model of this run
         if found.setdefault(label, folder) != folder:
             raise UserError(f"--compare: two adapters are called {label}.")
     return found

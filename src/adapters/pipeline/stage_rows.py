@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,15 +126,20 @@ def hold_out(
     """Hold out whole ids, so that repeats and variants of a row never stand on both sides; each row of them once."""
     if not share:
         return examples, []
-    digests = (hashlib.sha256(f"{seed}:{e.id}".encode()).digest() for e in examples)
-    places = np.fromiter((int.from_bytes(digest[:8]) for digest in digests), dtype=np.uint64)
+    places = np.fromiter((_place(e.id, seed) for e in examples), dtype=np.uint64)
     ids = np.unique(places)
     few = ids[: min(most, int(share * len(ids)))]
     held_out = once(take(examples, np.flatnonzero(np.isin(places, few))))
-    if len(held_out) > most:  # an id has several questions
-        few = few[: max(1, most * len(few) // len(held_out))]
+    if len(held_out) > most:  # ids have several questions: as many ids as have so many rows, one at least
+        rows = Counter(_place(e.id, seed) for e in held_out)
+        few = few[: max(1, int((np.cumsum([rows[int(place)] for place in few]) <= most).sum()))]
         held_out = once(take(examples, np.flatnonzero(np.isin(places, few))))
     return take(examples, np.flatnonzero(~np.isin(places, few))), held_out
+
+
+def _place(id: str, seed: int) -> int:
+    """The place of an id in a seeded order."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{id}".encode()).digest()[:8])
 
 
 def once(examples: Sequence[Example]) -> list[Example]:

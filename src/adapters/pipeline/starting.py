@@ -11,11 +11,13 @@ from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Backend
 from adapters.errors import UserError
 from adapters.files import read_json
-from adapters.pipeline.run_folder import RunFolder, adapter_in
+from adapters.pipeline.run_folder import RunFolder, adapter_in, as_dict
 from adapters.recipe.load import run_folder
 from adapters.recipe.recipe import NOT_OFFERED, Lora, Recipe
 
 AT: Final = ("start",)
+UNKNOWN: Final[Mapping[str, Any]] = {"source": "unknown data"}
+"""The data of a stage of which nothing is known."""
 _NOT_PLAIN: Final = ("use_dora", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices")
 """Keys of PEFT's config, where they are set, that recipes do not offer."""
 
@@ -55,29 +57,33 @@ def fingerprint(folder: Path | None) -> str:
 
 
 def history(folder: Path | None) -> list[dict[str, Any]]:
-    """The stages that trained an adapter, the first one first, as far as its run tells: run, stage, kind, data.
+    """The stages that trained an adapter, the first one first: run, stage, kind, data.
 
-    What its teachers were trained on belongs to the data. Without its run, the adapter's manifest tells of one stage.
+    What a stage's teachers were trained on belongs to its data. `run` is None for an adapter without its run, whose own
+    manifest is all there is; where that says nothing, the data are `UNKNOWN`.
     """
     if folder is None:
         return []
-    run = RunFolder.of_stage(folder)
-    if run:
-        stages = [(s.name, s.manifest) for s in run.stages_up_to_named()]
+    if run := RunFolder.of_stage(folder):
+        stages = [(s.name, s.kind, s.manifest) for s in run.stages_up_to_named()]
     else:
-        stages = [(folder.name, known)] if (known := adapter_folder.manifest(folder)) else []
-    earlier: list[dict[str, Any]] = list(stages[0][1].get("history") or ()) if stages else []
-    name = run.name if run else folder.name
+        manifest = adapter_folder.manifest(folder) or {}
+        stages = [(folder.name, str(as_dict(manifest.get("stage")).get("kind", "")), manifest)]
+    first = stages[0][2]
+    earlier: list[dict[str, Any]] = list(first.get("history") or ())
+    if first.get("start") and not earlier:
+        earlier = [{"run": None, "stage": str(first["start"]), "kind": "", "data": [dict(UNKNOWN)]}]
+    name = run.name if run else None
     return earlier + [
-        {"run": name, "stage": stage, "kind": manifest["stage"]["kind"], "data": _data(manifest)}
-        for stage, manifest in stages
+        {"run": name, "stage": stage, "kind": kind, "data": _data(manifest) if manifest else [dict(UNKNOWN)]}
+        for stage, kind, manifest in stages
     ]
 
 
 def _data(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The data of a stage, and of its teachers."""
-    teachers = (manifest.get("teachers") or {}).values()
-    return [*manifest.get("data", []), *(entry for teacher in teachers for entry in teacher["data"])]
+    teachers = as_dict(manifest.get("teachers")).values()
+    return [*manifest.get("data", []), *(entry for teacher in teachers for entry in teacher.get("data", ()))]
 
 
 def other_lora(folder: Path, lora: Lora, *more: str) -> list[str]:
@@ -121,6 +127,8 @@ def not_plain(folder: Path, recipe: Recipe) -> str | None:
         return str(config.get("peft_type"))
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         return str(config["task_type"])
+    if str(config.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq")):
+        return "init_lora_weights"  # these change the base's own weights, which the student shares
     biased = "bias" if config.get("bias", "none") != "none" else None
     return next((key for key in _NOT_PLAIN if config.get(key)), biased)
 

@@ -203,8 +203,9 @@ def _name_only(text: str) -> str:
         return text
     path, colon, attribute = text.rpartition(":") if re.search(r"\.py:\w+$", text) else (text, "", "")
     pure = PureWindowsPath(path) if "\\" in path else PurePosixPath(path)
-    # Stages of several runs have one name.
-    name = "/".join(pure.parts[-2:]) if re.fullmatch(r"\d+-[a-z_]+", pure.name) else pure.name
+    # Stages of several runs have one name; another folder around may be named after a person.
+    of_run = Path(path).expanduser().with_name("recipe.json").is_file()
+    name = f"{pure.parent.name}/{pure.name}" if of_run and pure.parent.name not in ("", "~", "..") else pure.name
     return f"./{name}:{attribute}" if colon else name
 
 

@@ -64,8 +64,8 @@ def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line for each teacher of a distilled stage: what it is, what was trained on, and under which licences."""
     lines = []
     for domain, teacher in teachers.items():
-        sources = {str(d["source"]): d.get("license") or "licence not given" for d in teacher.get("data", ())}
-        data = ", ".join(f"{source} ({license})" for source, license in sources.items()) or "unknown"
+        sources = (f"{d['source']} ({d.get('license') or 'licence not given'})" for d in teacher.get("data", ()))
+        data = ", ".join(dict.fromkeys(sources)) or "unknown data"
         lines.append(f"**{domain}:** `{teacher['name']}`, {teacher['rows']:,} prompts; trained on {data}")
     return lines
 
@@ -79,10 +79,9 @@ def start(finished: Finished) -> str | None:
     if history := finished.history:
         last = history[-1]
         names = {s["source"]: None for stage in history for s in stage["data"]}
-        kinds = ", then ".join(KINDS.get(stage["kind"], stage["kind"]) for stage in history)
-        if last["run"] != last["stage"]:  # those of an adapter without its run are its folder
-            sentence += f", stage `{last['stage']}` of the run `{last['run']}`"
-        sentence += f", trained by {kinds[0].lower()}{kinds[1:]}"
+        kinds = ", then ".join(KINDS.get(stage["kind"], stage["kind"]) for stage in history if stage["kind"])
+        sentence += f", stage `{last['stage']}` of the run `{last['run']}`" if last["run"] else ""
+        sentence += f", trained by {kinds[0].lower()}{kinds[1:]}" if kinds else ", trained"
         sentence += f" on {', '.join(names)}"
     return sentence
 

