@@ -270,8 +270,9 @@ def hardened(
     named |= {"student": models["student"], "hardened": student}
     tests = sets(options, "test", folder)
     table = measure(named, tests)
-    against = {d: paired(f"teacher {d}", "hardened", f"damaged-{d}") for d in TRAIN}
-    return {"f1": table, "against_teacher": against}
+    against = {f"teacher, {d}": paired(f"teacher {d}", "hardened", f"damaged-{d}") for d in TRAIN}
+    against |= {f"student, {d}": paired("student", "hardened", f"damaged-{d}") for d in TRAIN}
+    return {"f1": table, "against": against}
 
 
 def paired(before: str, after: str, test: str) -> dict[str, Any]:
@@ -306,8 +307,8 @@ def markdown(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"| above the best merge, {reached['best_merge']} (0.05) | {reached['above_best_merge']:+.3f} |"
     yield f"| domains above joint SFT (2 of 4) | {reached['domains_above_joint']} |"
     changes = {f"student less {name}": change for name, change in result["against"].items()}
-    noise = (result.get("noise") or {}).get("against_teacher") or {}
-    changes |= {f"hardened less teacher, damaged {name}": change for name, change in noise.items()}
+    noise = (result.get("noise") or {}).get("against") or {}
+    changes |= {f"damaged: hardened less {name}": change for name, change in noise.items()}
     yield from ["", "| F1, the same rows | change | 95 % |", "|---|---:|---|"]
     for name, change in changes.items():
         low, high = change["interval"]
