@@ -13,12 +13,7 @@ from typing import Any
 import pytest
 import typer.testing
 from hypothesis import settings
-from tiny import VOWELS as VOWELS
 from tiny import chain_recipe, save_tiny_model
-from tiny import funding_rows as funding_rows
-from tiny import ie_rows as ie_rows
-from tiny import save_adapter as save_adapter
-from tiny import write_jsonl as write_jsonl
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

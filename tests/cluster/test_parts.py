@@ -8,8 +8,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli import main

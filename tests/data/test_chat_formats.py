@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from test_formats import converted, run
+from tiny import write_jsonl
 
 from adapters.data import preference
 from adapters.data.formats import convert

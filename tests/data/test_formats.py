@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
 from docs_blocks import ROOT, named_files
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

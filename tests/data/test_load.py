@@ -8,9 +8,9 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import funding_rows, ie_rows, write_jsonl
 
 from adapters.data.examples import text_key
 from adapters.data.load import load_examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import funding_rows
+from tiny import funding_rows
 
 from adapters.data import preference
 from adapters.data_aug.agent import turns

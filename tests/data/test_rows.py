@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import write_jsonl
 
 from adapters.data import csv_text
 from adapters.data.rows import BAD_ROW, column_names, read_file, read_records, survey

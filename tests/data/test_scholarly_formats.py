@@ -9,10 +9,10 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from test_formats import converted, read, run
+from tiny import write_jsonl
 
 from adapters.data.formats import FORMATS, Source, detect
 from adapters.data.formats.xml_files import marked, parse

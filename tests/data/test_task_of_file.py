@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
+from tiny import funding_rows, ie_rows, write_jsonl
 
 from adapters.data.task_of_file import task_of_file
 from adapters.data_aug import desk, receipts

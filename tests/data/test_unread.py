@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import write_jsonl
+from tiny import write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.pipeline import ledger

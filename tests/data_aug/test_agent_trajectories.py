@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import ChatServer
-from conftest import write_jsonl
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import funding_rows
+from tiny import funding_rows
 
 from adapters.evaluation import answer_values, calibration, confidence
 from adapters.evaluation.calibration import Calibration

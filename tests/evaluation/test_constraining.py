@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, write_jsonl
-from tiny import chain_recipe, echo_recipe, save_lively_model, save_tiny_model
+from tiny import chain_recipe, echo_recipe, funding_rows, save_lively_model, save_tiny_model, write_jsonl
 
 from adapters.backends import backend
 from adapters.cli import tables

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.evaluation import comparison, metrics

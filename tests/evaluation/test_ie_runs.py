@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VOWELS, ie_rows, write_jsonl
+from tiny import VOWELS, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import backend as make_backend

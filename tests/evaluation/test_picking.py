@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
 from test_extract import echo_adapter
-from tiny import chain_recipe, echo_recipe, save_lively_model, save_tiny_model
+from tiny import chain_recipe, echo_recipe, funding_rows, ie_rows, save_lively_model, save_tiny_model, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import backend

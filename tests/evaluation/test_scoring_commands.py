@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

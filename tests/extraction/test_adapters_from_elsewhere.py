@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import invoke
+from tiny import funding_rows, write_jsonl
 
 torch = pytest.importorskip("torch")
 

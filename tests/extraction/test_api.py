@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter
-from tiny import SMALL_RECIPE, small_run
+from tiny import SMALL_RECIPE, funding_rows, small_run, write_jsonl
 from typer.testing import CliRunner
 
 import adapters

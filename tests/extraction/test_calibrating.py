@@ -11,10 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import test_engines
-from conftest import funding_rows, write_jsonl
 from test_engines import Server, said
 from test_extract import TASK, echo_adapter, lines
-from tiny import echo_recipe, store_calibration
+from tiny import echo_recipe, funding_rows, store_calibration, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder

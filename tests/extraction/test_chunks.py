@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, finish, invoke, lines, work_on
-from tiny import store_calibration
+from tiny import funding_rows, store_calibration, write_jsonl
 
 from adapters.backends.echo import EchoSampler
 from adapters.extraction import chunk_sizes, extract, long_texts

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
-from conftest import write_jsonl
 from test_extract import echo_adapter, invoke, lines
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli import main

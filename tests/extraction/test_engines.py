@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli import main

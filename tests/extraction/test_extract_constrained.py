@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import test_engines
-from conftest import write_jsonl
 from test_engines import Reply, Server, connect, said
 from test_extract import invoke, lines
+from tiny import write_jsonl
 
 from adapters.errors import UserError
 from adapters.extraction import adapter_source, engines

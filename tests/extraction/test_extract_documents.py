@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import write_jsonl
 from test_extract import echo_adapter, invoke, lines
+from tiny import write_jsonl
 
 from adapters.extraction.documents import sections_path
 

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter
-from tiny import chain_recipe, echo_recipe, save_lively_model, train_stage
+from tiny import chain_recipe, echo_recipe, funding_rows, save_lively_model, train_stage, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli import main

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_jsonl
 from test_extract import TASK, echo_adapter, invoke, lines
+from tiny import write_jsonl
 
 from adapters.extraction import grounding
 from adapters.rewards.records_schema import compiled

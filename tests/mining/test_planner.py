@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from laptops import PROGRAM, TEXTS, Rules, proxy_folder
-from test_annotate import reply, write
+from scripted import reply, write
 from test_engines import Server
 from twenty_programs import PAIRS, renamed
 from typer.testing import CliRunner

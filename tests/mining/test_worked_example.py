@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from laptops import PROGRAM, Rules, answer, proxy_folder
-from test_annotate import reply, write
+from scripted import reply, write
 from test_engines import Server
 from tiny import mine_recipe, save_tiny_encoder
 from typer.testing import CliRunner

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import typer
 from click.testing import Result
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder

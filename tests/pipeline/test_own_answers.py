@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, write_jsonl
-from tiny import chain_recipe, save_lively_model
+from tiny import chain_recipe, funding_rows, save_lively_model, write_jsonl
 
 from adapters.backends import backend as make_backend
 from adapters.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.pipeline import rl_rows, selecting

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 
 from adapters.backends import adapter_folder
 from adapters.backends.echo import EchoBackend

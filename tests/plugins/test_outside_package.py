@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 
 from adapters.errors import UserError
 from adapters.plugins.registry import resolve

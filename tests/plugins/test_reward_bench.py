@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
 from docs_blocks import ROOT, blocks
+from tiny import funding_rows, ie_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
-from tiny import FAULTY
+from tiny import FAULTY, funding_rows, write_jsonl
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score

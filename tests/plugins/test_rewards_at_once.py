@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows
+from tiny import funding_rows
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows
 from docs_blocks import ROOT, blocks
+from tiny import funding_rows
 
 from adapters.errors import UserError
 from adapters.integrations import verl_score

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import funding_rows, write_jsonl
 from safetensors.numpy import save_file
-from tiny import store_calibration
+from tiny import funding_rows, store_calibration, write_jsonl
 from typer.testing import CliRunner
 
 from adapters import environment

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends.echo import EchoBackend

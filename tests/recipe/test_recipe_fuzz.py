@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import funding_rows, ie_rows, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from tiny import funding_rows, ie_rows, write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.errors import UserError

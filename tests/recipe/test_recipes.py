@@ -12,8 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import funding_rows, ie_rows, save_adapter, write_jsonl
-from tiny import mine_rows
+from tiny import funding_rows, ie_rows, mine_rows, save_adapter, write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.errors import UserError

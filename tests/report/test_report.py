@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from browser import browser_path
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import adapter_folder

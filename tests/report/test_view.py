@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
 from filelock import FileLock
 from test_report import HOSTILE, elements
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli import main

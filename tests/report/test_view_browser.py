@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Page, chromium
-from conftest import write_jsonl
 from PIL import Image
 from test_report import HOSTILE
 from test_view import extraction, funder
+from tiny import write_jsonl
 
 from adapters.data.load import load_examples
 from adapters.data.rows import survey

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli import main

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import funding_rows, ie_rows
+from tiny import funding_rows, ie_rows
 
 from adapters.backends.json_stop import JsonEnd, first_value
 from adapters.data_aug.agent import synthesize

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows, write_jsonl
 from test_extract import echo_adapter, invoke, lines
+from tiny import funding_rows, write_jsonl
 
 from adapters.errors import UserError
 from adapters.tasks.funding_registry import FundingNormaliser, tidy_id, tidy_name

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import funding_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import funding_rows
 
 from adapters.tasks.funding import FundingTask
 from adapters.types import Counts, Task

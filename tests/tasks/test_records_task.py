@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import write_jsonl
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import write_jsonl
+from tiny import write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app

@@ -11,8 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import trl  # noqa: E402
-from conftest import write_jsonl  # noqa: E402
-from tiny import save_lively_model  # noqa: E402
+from tiny import save_lively_model, write_jsonl  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import GenerationConfig, PreTrainedTokenizerFast  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import VOWELS, funding_rows, write_jsonl
+from tiny import VOWELS, funding_rows, write_jsonl
 
 from adapters.backends import adapter_folder
 from adapters.backends.echo import EchoBackend
@@ -147,7 +147,7 @@ def test_the_echo_backend_runs_the_chain(mine: Path) -> None:
         ({"max_length": 5}, "set stages.0.max_length instead"),
         ({"precompute_ref_log_probs": False}, "decided by the run itself"),
         ({"sync_ref_model": True}, "decided by reference"),
-        ({"num_generations": 4}, "instead"),
+        ({"num_generations": 4}, "DPOConfig has no such option"),
         ({"loss_typ": "ipo"}, "Did you mean loss_type"),
         ({"loss_type": "sigmod"}, "Did you mean sigmoid"),
         ({"loss_type": ["sigmoid", "stf"]}, "Did you mean sft"),

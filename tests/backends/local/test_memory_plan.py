@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import init_empty_weights
-from conftest import funding_rows, write_jsonl
+from tiny import funding_rows, write_jsonl
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import VOWELS, funding_rows, write_jsonl
 from hosted_process import KEY, Server
-from tiny import LETTERS, save_lively_model
+from tiny import LETTERS, VOWELS, funding_rows, save_lively_model, write_jsonl
 from typer.testing import CliRunner, Result
 
 from adapters.cli.main import app
