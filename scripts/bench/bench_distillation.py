@@ -56,7 +56,8 @@ def main() -> None:
         for name, (teachers, ours, speedups) in contenders.items():
             with tempfile.TemporaryDirectory() as folder:
                 os.chdir(folder)
-                spent[name] += seconds(options, teachers, ours=ours, speedups=speedups)
+                spent[name] += (times := seconds(options, teachers, ours=ours, speedups=speedups))
+                print(f"{name}: {', '.join(f'{t:.2f}' for t in times)} s", flush=True)
     rows = [(name, f"{statistics.median(times):.2f}", len(times)) for name, times in spent.items()]
     benchmarks.markdown("Seconds of a distillation step", ("contender", "seconds", "n"), rows)
 
