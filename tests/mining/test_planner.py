@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,9 @@ YAML = f"Here you are:\n```yaml\n{PROGRAM}```\nAnything else?"
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server()
+def server(server: Server) -> Server:
     server.answer = lambda body: reply(YAML)
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+    return server
 
 
 @pytest.fixture

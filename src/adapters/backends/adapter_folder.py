@@ -66,19 +66,26 @@ def problems(folder: Path) -> list[str]:
     return messages
 
 
+def shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors, of which none is read. Raises SafetensorError for a file that holds none."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
 def _without_values(weights: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(weights, framework="numpy") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no mapping
+        found = shapes(weights).values()
     except SafetensorError:  # what loads it says it better, and the echo backend's file is none
         return None
-    empty = sum(0 in shape for shape in shapes)
+    empty = sum(0 in shape for shape in found)
     if not empty:
         return None
     return (
-        f"{weights} has no values in {empty} of its {len(shapes)} tensors: it was saved under ZeRO-3 (or FSDP) without "
+        f"{weights} has no values in {empty} of its {len(found)} tensors: it was saved under ZeRO-3 (or FSDP) without "
         "gathering the weights, so train again, or save it again from its checkpoint, with "
         "stage3_gather_16bit_weights_on_model_save: true"
     )

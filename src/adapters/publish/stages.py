@@ -10,6 +10,7 @@ from typing import Any
 
 from adapters.environment import peak_memory_text
 from adapters.pipeline.run_folder import Stage
+from adapters.pipeline.starting import UNKNOWN
 from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.publish import bundle, plugin_code
 from adapters.publish.finished_run import Finished
@@ -65,7 +66,7 @@ def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for domain, teacher in teachers.items():
         sources = (f"{d['source']} ({d.get('license') or 'licence not given'})" for d in teacher.get("data", ()))
-        data = ", ".join(dict.fromkeys(sources)) or "unknown data"
+        data = ", ".join(dict.fromkeys(sources)) or UNKNOWN["source"]
         lines.append(f"**{domain}:** `{teacher['name']}`, {teacher['rows']:,} prompts; trained on {data}")
     return lines
 

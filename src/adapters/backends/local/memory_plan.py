@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from accelerate import PartialState, init_empty_weights
 from peft.tuners.lora import Linear, LoraLayer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from adapters.backends import memory
-from adapters.backends.adapter_folder import WEIGHTS
+from adapters.backends.adapter_folder import WEIGHTS, shapes
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local.activation_trace import CHUNK, Trace
 from adapters.backends.local.base_model import Base, load_config, unusable_config
@@ -243,8 +243,7 @@ def _training_use(job: Job, recipe: Recipe, shape: Shape, common: Use, available
 def _values(teacher: str) -> int:
     """Values of an adapter; 0 where its file cannot be read, which the plan has said."""
     try:
-        with safe_open(Path(teacher) / WEIGHTS, framework="pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+        return sum(map(math.prod, shapes(Path(teacher) / WEIGHTS).values()))
     except (OSError, SafetensorError):
         return 0
 

@@ -14,7 +14,6 @@ import torch
 from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.other import get_pattern_key
-from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,7 +24,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from adapters.backends.adapter_folder import WEIGHTS, own_names
+from adapters.backends.adapter_folder import WEIGHTS, own_names, shapes
 from adapters.backends.local.base_model import AT, Base
 from adapters.console import phase
 from adapters.errors import UserError
@@ -215,13 +214,11 @@ def check_start(folder: Path, base: Base, model: Model, lora: Lora, labels: Sequ
 def other_shapes(folder: Path, peft: PeftModel) -> tuple[int, str] | None:
     """How many tensors of a stored adapter and of one on a model differ in name or shape, and the first; or None."""
     wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(peft).items()}
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-    stored = own_names(shapes)
+    stored = own_names(shapes(folder / WEIGHTS))
     odd = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
     if not odd:
         return None
-    there, here = (shapes.get(odd[0], "missing") for shapes in (stored, wanted))
+    there, here = (side.get(odd[0], "missing") for side in (stored, wanted))
     return len(odd), f"{odd[0]} is {there} in its file and {here} here"
 
 
