@@ -18,8 +18,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapters.errors import UserError
+from adapters.plugins.grader import Grader
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import Grader, NamedReward, resolve_all, task_of
+from adapters.plugins.rewards import NamedReward, resolve_all, task_of
 from adapters.plugins.rollouts import RewardCaller
 from adapters.recipe.fields import PluginSpec, RewardSpec
 from adapters.recipe.sentences import sentence

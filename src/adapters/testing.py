@@ -19,7 +19,7 @@ from typing import Any
 from adapters.data.load import load_examples
 from adapters.data.source_rows import GENERATORS
 from adapters.errors import UserError, hint
-from adapters.plugins import task_bench
+from adapters.plugins import task_bench, task_calls
 from adapters.plugins.registry import OWN, names, offered, resolve, take_old_names
 from adapters.plugins.reward_bench import SECONDS, RewardTest, try_reward
 from adapters.plugins.rewards import NamedReward, task_of
@@ -70,8 +70,8 @@ def task_rows(
         source = PathSource(path=str(Path(file).resolve()))
     elif offer is not None and offer.package == OWN and offer.name in GENERATORS:
         source = SynthesizedSource(synthesize=offer.name, n=n, seed=0)
-    elif own := list(task_bench.own_rows(task)):
-        return [(row, task_bench.own_example(task, row, name)) for row in own[:n]]
+    elif own := list(task_calls.own_rows(task)):
+        return [(row, task_calls.own_example(task, row, name)) for row in own[:n]]
     else:
         raise UserError("the task has no example_rows. Give rows of your own: --data FILE.")
     rows: list[tuple[Row, Example]] = []

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import UserError
-from adapters.plugins import rewards
-from adapters.plugins.rewards import NamedReward, RewardError, check_signature, checked, probe, resolve_all
+from adapters.plugins import reward_probe
+from adapters.plugins.attempts import RewardError, checked
+from adapters.plugins.reward_probe import probe
+from adapters.plugins.rewards import NamedReward, check_signature, resolve_all
 from adapters.recipe.fields import RewardSpec
 from adapters.testing import check_reward
 from adapters.types import Example, Scored
@@ -166,7 +168,7 @@ def slow(completion: str, example: Example) -> float:
 
 
 def test_a_slow_reward_is_tried_on_fewer_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "PROBE_SECONDS", 0.28)
+    monkeypatch.setattr(reward_probe, "PROBE_SECONDS", 0.28)
     rows = [Example(str(n), "", (), completion="gold", gold="gold") for n in range(30)]
     began = time.monotonic()
     [note] = probe(NamedReward("slow", slow, use="./slow.py:slow"), rows, ())
@@ -175,12 +177,12 @@ def test_a_slow_reward_is_tried_on_fewer_rows_and_says_so(monkeypatch: pytest.Mo
     assert note.endswith("for more: adapters rewards test ./slow.py:slow")
     at_once = probe(NamedReward("slow", slow, parallel=20, use="./slow.py:slow"), rows, ())
     assert at_once == [], "20 at a time: all rows in time"
-    monkeypatch.setattr(rewards, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(reward_probe, "PROBE_SECONDS", 0.0)
     assert "on 1 of 20 rows" in probe(NamedReward("slow", slow), rows, ())[0], "one row at least"
 
 
 def test_a_slow_reward_that_prefers_broken_text_is_refused_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(reward_probe, "PROBE_SECONDS", 0.0)
     reward = NamedReward("mine", lambda completion, example: 0.5 if completion == "gold" else 0.51)
     with pytest.raises(UserError, match="higher than the gold answer"):
         probe(reward, [EXAMPLE] * 5, ())

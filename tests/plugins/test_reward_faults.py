@@ -17,7 +17,10 @@ from tiny import FAULTY, funding_rows, write_jsonl
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score
 from adapters.pipeline.fingerprint import fingerprinted_settings
-from adapters.plugins.rewards import Grader, NamedReward, RewardError, probe, resolve_all
+from adapters.plugins.attempts import RewardError
+from adapters.plugins.grader import Grader
+from adapters.plugins.reward_probe import probe
+from adapters.plugins.rewards import NamedReward, resolve_all
 from adapters.recipe.fields import RewardSpec
 from adapters.recipe.load import load_recipe
 from adapters.tasks.funding import FundingTask

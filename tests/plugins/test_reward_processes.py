@@ -18,9 +18,10 @@ import pytest
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score
+from adapters.plugins.grader import Grader
 from adapters.plugins.reward_bench import try_reward
 from adapters.plugins.reward_worker import Workers
-from adapters.plugins.rewards import Grader, NamedReward
+from adapters.plugins.rewards import NamedReward
 from adapters.testing import check_reward
 from adapters.types import Example
 

@@ -12,9 +12,12 @@ from tiny import funding_rows
 
 from adapters.errors import UserError
 from adapters.integrations import named_reward, trl_reward, verl_score
-from adapters.plugins import async_calls, rewards
+from adapters.plugins import async_calls
+from adapters.plugins.attempts import RewardError, RewardStuckError
+from adapters.plugins.grader import Grader
 from adapters.plugins.reward_bench import try_reward
-from adapters.plugins.rewards import Grader, NamedReward, RewardError, RewardStuckError, probe, resolve_all
+from adapters.plugins.reward_probe import probe
+from adapters.plugins.rewards import ASYNC_CALLS, FaultPolicy, NamedReward, resolve_all
 from adapters.plugins.rollouts import RewardCaller
 from adapters.recipe.fields import RewardSpec
 from adapters.tasks.funding import FundingTask
@@ -107,7 +110,7 @@ def test_as_one_at_a_time_but_sooner(judge, tmp_path: Path, name: str) -> None: 
 def test_the_number_of_calls_is_kept(judge, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     assert judge("Sync").calls_at_once == 1
     assert judge("Sync", parallel=5).calls_at_once == 5
-    assert judge("Async").calls_at_once == rewards.ASYNC_CALLS == 16
+    assert judge("Async").calls_at_once == ASYNC_CALLS == 16
     assert judge("Async", parallel=2).calls_at_once == 2
     most, now = [0], [0]
 
@@ -151,7 +154,7 @@ def test_counts_of_eight_threads() -> None:
     def odd(completion: str, example: Example) -> float:
         return 1 / 0 if completion == "crash" else 1.0
 
-    grader = Grader(NamedReward("odd", odd, faults=rewards.FaultPolicy("zero", max_errors=1.0)))
+    grader = Grader(NamedReward("odd", odd, faults=FaultPolicy("zero", max_errors=1.0)))
 
     def work() -> None:
         for n in range(400):
@@ -209,7 +212,7 @@ def test_an_async_call_that_blocks_ends_the_run(judge, monkeypatch: pytest.Monke
 def test_a_call_that_hangs_is_shown(
     judge, name: str, parallel: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(rewards, "SLOW", 0.2)
+    monkeypatch.setattr("adapters.plugins.grader.SLOW", 0.2)
     Grader(judge(name, parallel=parallel, wait=0.3)).scores(["fine 1"] * 3, ROWS[:3])
     said = capsys.readouterr().err
     assert f"warning: the reward {name} has given no answer for 0 s on row '2'" in said

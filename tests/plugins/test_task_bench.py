@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from adapters.cli.main import app
 from adapters.data.noise import NoiseStats, make_row_noiser
-from adapters.plugins import task_bench
+from adapters.plugins import task_bench, task_calls
 from adapters.plugins.registry import resolve
 from adapters.plugins.task_bench import METHODS, check_is_task, try_task
 from adapters.recipe.fields import NoiseSpec, PluginSpec
@@ -491,7 +491,7 @@ def test_rows_without_labels_need_no_target_and_a_tool_call_no_content(folder: P
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
 @pytest.mark.parametrize("method", HANGS)
 def test_a_method_that_does_not_end_is_named(method: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_bench, "LIMIT", 0.2)
+    monkeypatch.setattr(task_calls, "LIMIT", 0.2)
     handler = signal.getsignal(signal.SIGALRM)
     body, text = HANGS[method]
     write_task(folder, body)

@@ -12,7 +12,8 @@ from tiny import funding_rows, ie_rows
 
 from adapters.backends.json_stop import JsonEnd, first_value
 from adapters.data_aug.agent import synthesize
-from adapters.plugins.rewards import GARBAGE, Grader, NamedReward
+from adapters.plugins.grader import Grader
+from adapters.plugins.rewards import GARBAGE, NamedReward
 from adapters.rewards.agent import Agent
 from adapters.rewards.chat import Chat
 from adapters.rewards.funding import Funding

@@ -18,7 +18,8 @@ from adapters.data_aug.noise import PRESETS, noise_row, preset
 from adapters.errors import UserError
 from adapters.evaluation import metrics
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward, probe
+from adapters.plugins.reward_probe import probe
+from adapters.plugins.rewards import NamedReward
 from adapters.recipe.fields import PluginSpec
 from adapters.rewards.ie import InformationExtraction
 from adapters.rewards.ie_records import MAX_TEXT, AnswerReader

@@ -9,7 +9,8 @@ import pytest
 
 from adapters.data_aug.noise import Noise, noise_row
 from adapters.evaluation.metrics import corpus
-from adapters.plugins.task_bench import own_example, try_task
+from adapters.plugins.task_bench import try_task
+from adapters.plugins.task_calls import own_example
 from adapters.tasks.mine import MineTask
 from adapters.types import Counts
 

@@ -11,7 +11,7 @@ from adapters.data.json_text import label_text
 from adapters.data.row_forms import LONE_SURROGATE, conversion_hint
 from adapters.data.rows import BAD_ROW
 from adapters.errors import UserError
-from adapters.plugins.task_bench import TaskError, guarded
+from adapters.plugins.task_calls import TaskError, guarded
 from adapters.secrets import redact
 from adapters.types import Example, Row, Task
 

@@ -20,7 +20,9 @@ from adapters.backends.repetition import CHARACTERS, loops
 from adapters.data.on_disk import HELD, Store, collect, take
 from adapters.evaluation import alignment, metrics
 from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
-from adapters.plugins.rewards import Grader, NamedReward, RewardError
+from adapters.plugins.attempts import RewardError
+from adapters.plugins.grader import Grader
+from adapters.plugins.rewards import NamedReward
 from adapters.types import QUESTION, Example, ModeCounts, Progress, Sample, Sampler, Scored, Task, counts_of, total
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from adapters.evaluation.best_of import Scores
 from adapters.evaluation.metrics import number
-from adapters.plugins.rewards import Grader, NamedReward
+from adapters.plugins.grader import Grader
+from adapters.plugins.rewards import NamedReward
 from adapters.types import Drawn, Example, Scored
 
 Line = Mapping[str, Any]

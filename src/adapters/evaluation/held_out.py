@@ -11,7 +11,8 @@ import numpy as np
 
 from adapters.backends.selection import Figure, Rows
 from adapters.evaluation.metrics import main_mode, percentiles, ratio, resampled_sums
-from adapters.plugins.rewards import Grader, NamedReward
+from adapters.plugins.grader import Grader
+from adapters.plugins.rewards import NamedReward
 from adapters.types import Counts, Example, Task, counts_of
 
 F1, REWARD = "f1", "reward"

@@ -13,8 +13,9 @@ from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
+from adapters.plugins.grader import Grader
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import Grader, NamedReward
+from adapters.plugins.rewards import NamedReward
 from adapters.recipe.fields import PluginSpec
 from adapters.types import Counts, Example, Row, Task, counts_of, total
 

@@ -26,7 +26,8 @@ from adapters.extraction.engine import DrawEngine, Drawing, Group
 from adapters.extraction.journal import Journal
 from adapters.extraction.resumable import journal_path, manifest_path
 from adapters.files import write_json, write_jsonl
-from adapters.plugins.rewards import Grader, NamedReward, resolve_all, stage_rewards
+from adapters.plugins.grader import Grader
+from adapters.plugins.rewards import NamedReward, resolve_all, stage_rewards
 from adapters.plugins.source_files import score_hash
 from adapters.plugins.trust import Consent
 from adapters.recipe.fields import PathSource, RewardSpec

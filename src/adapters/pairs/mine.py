@@ -12,8 +12,9 @@ from adapters.data.noise import make_row_noiser
 from adapters.errors import UserError
 from adapters.evaluation.metrics import number
 from adapters.pipeline.run_folder import RunFolder, Stage, read_rollouts
+from adapters.plugins.grader import Grader
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import Grader, NamedReward, resolve_all
+from adapters.plugins.rewards import NamedReward, resolve_all
 from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Grpo

@@ -18,7 +18,7 @@ from adapters.evaluation import best_of, graded
 from adapters.evaluation.graded import Line
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
 from adapters.pipeline import stage_rows
-from adapters.plugins.rewards import Grader
+from adapters.plugins.grader import Grader
 from adapters.recipe.stages import Dpo, Samples, Stage, samples_of
 from adapters.types import Drawn, Example, Progress, Task
 

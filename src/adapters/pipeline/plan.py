@@ -26,7 +26,8 @@ from adapters.pipeline.fingerprint import digest_of_rows, model_settings, stage_
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, once, replacing_note, steps, within_limits
 from adapters.plugins import environments, task_bench
 from adapters.plugins.registry import resolve
-from adapters.plugins.rewards import NamedReward, probe, stage_rewards
+from adapters.plugins.reward_probe import probe
+from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.plugins.source_files import identity, score_hash
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile, run_folder

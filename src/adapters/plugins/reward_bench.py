@@ -25,7 +25,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters import console
-from adapters.plugins.rewards import GARBAGE, Grader, NamedReward, RewardError, check_signature
+from adapters.plugins.attempts import RewardError
+from adapters.plugins.grader import Grader
+from adapters.plugins.rewards import GARBAGE, NamedReward, check_signature
 from adapters.types import Example, Progress, Scored, Task
 
 AT_MOST_GOLD = ("fenced", "shuffled", "duplicated")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.files import append_jsonl
-from adapters.plugins.rewards import Graded, Grader, NamedReward
+from adapters.plugins.grader import Graded, Grader
+from adapters.plugins.rewards import NamedReward
 from adapters.types import Example
 
 

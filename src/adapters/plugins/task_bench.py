@@ -13,27 +13,21 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from random import Random
-from types import FrameType, SimpleNamespace
 from typing import Any
 
 from adapters.errors import KeyPath, UserError, hint
 from adapters.plugins.rewards import GARBAGE
-from adapters.types import ROLES, Aligned, Counts, Example, Extracting, Row, Task, counts_of, grounding_text
+from adapters.plugins.task_calls import own_rows, say, time_limit
+from adapters.types import Aligned, Counts, Example, Extracting, Row, Task, counts_of, grounding_text
 
 ROWS = 20
 LATER_ROWS = 5
 """Rows of each further source of a recipe."""
-LIMIT = 10.0
-"""Seconds that one call may take; the built-in tasks take milliseconds."""
 SECONDS = 20.0
 """After this time no further row of `ROWS` is begun; more rows have more time."""
 KINDS = ("exact", "fixed", "id", "name", "scheme", "title")
@@ -65,10 +59,6 @@ HUGE = {
 }
 TOLERANCE = 1e-9
 _FAILED = object()
-
-
-class TaskError(UserError):
-    """A fault of a task, which the message names with the method and the row."""
 
 
 @dataclass
@@ -110,84 +100,6 @@ def try_task(task: Task, name: str, rows: Sequence[tuple[Row, Example]]) -> Task
             break
         trial.row(row, example, first=n == 0)
     return trial.result
-
-
-def guarded(task: Task) -> Any:
-    """The task's `example` alone, as `checked_example` calls it."""
-    return SimpleNamespace(example=partial(checked_example, task, type(task).__name__))
-
-
-def checked_example(task: Task, name: str, row: Row, *, source: str = "", id: str = "") -> Example:
-    """The example of a row. Raises TaskError for one that no trainer could read, and after `LIMIT` seconds."""
-    with _limit(f"the task {name}: example", f"row {id!r}"):
-        example: Any = task.example(row, source=source, id=id)
-    if fault := _example_fault(example):
-        raise TaskError(f"the task {name}: example {fault} for row {id!r}.", at=("task",))
-    checked: Example = example
-    return checked
-
-
-def _example_fault(example: Any) -> str:
-    """What is wrong with the parts of an example; "" if nothing is."""
-    if not isinstance(example, Example):
-        return f"returns {_type(example)}, and must return adapters.types.Example(…),"
-    texts = {"id": str, "source": str, "completion": str | None, "rejected": str | None}
-    for part, kind in texts.items():
-        if not isinstance(value := getattr(example, part), kind):
-            return f"gives {_type(value)} as {part}, not a text,"
-    if not isinstance(example.meta, Mapping):
-        return f"gives {_type(example.meta)} as meta, not a mapping such as {{}},"
-    prompt: Any = example.prompt
-    if not isinstance(prompt, tuple | list):
-        return f'gives {_type(prompt)} as prompt, not a tuple of messages ({{"role": "user", "content": …}},),'
-    if not prompt:
-        return "gives a prompt without messages"
-    return next((fault for n, message in enumerate(prompt, 1) if (fault := _message_fault(message, n))), "")
-
-
-def _message_fault(message: Any, n: int) -> str:
-    if not isinstance(message, Mapping):
-        return f"gives {_type(message)} as message {n} of the prompt, not an object with role and content,"
-    if (role := message.get("role")) not in ROLES:
-        return f"gives the role {role!r} to message {n} of the prompt (known: {', '.join(ROLES)})"
-    if "content" not in message:
-        return f"gives message {n} of the prompt no content"
-    content = message["content"]
-    if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
-        only = ", which only a message with tool_calls may have," if content is None else ", not a text,"
-        return f"gives {_type(content)} as content of message {n} of the prompt{only}"
-    return ""
-
-
-def _type(value: Any) -> str:
-    return "None" if value is None else type(value).__name__
-
-
-class _Overrun(BaseException):
-    """Where a call was that took too long. No `except Exception` of a plug-in catches it."""
-
-
-@contextmanager
-def _limit(method: str, what: str) -> Iterator[None]:
-    """Interrupt a call after `LIMIT` seconds with a TaskError, where the system has timers, in the main thread."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        raise _Overrun(f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}" if frame else "C code")
-
-    handler = signal.signal(signal.SIGALRM, interrupt)
-    # Again every second: the call may be in an `except:` that catches everything.
-    timer = signal.setitimer(signal.ITIMER_REAL, LIMIT, 1.0)
-    try:
-        yield
-    except _Overrun as overrun:
-        told = f"{method} does not end on {what}: a timer (SIGALRM) stopped it after {LIMIT:g} s in {overrun}."
-        raise TaskError(told, at=("task",)) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
 
 
 class _Trial:
@@ -233,12 +145,12 @@ class _Trial:
 
     def _call(self, method: str, what: str, call: Callable[[], Any], *, may: bool = False, mild: bool = False) -> Any:
         """The result, or _FAILED. With `may`, ValueError is an answer."""
-        with _limit(f"the task {self.result.name}: {method}", f"{what} of row {self.id!r}"):
+        with time_limit(f"the task {self.result.name}: {method}", f"{what} of row {self.id!r}"):
             try:
                 return call()
             except (Exception, SystemExit) as error:
                 if not (may and isinstance(error, ValueError)):
-                    self.fault(method, "fails", f"fails on {what} of row {self.id!r}: {_say(error)}", mild=mild)
+                    self.fault(method, "fails", f"fails on {what} of row {self.id!r}: {say(error)}", mild=mild)
         return _FAILED
 
     def _gold(self, row: Row, example: Example) -> None:
@@ -425,25 +337,6 @@ def _with_leaves(value: Any, leaf: Any) -> Any:
     return [_with_leaves(item, leaf) for item in value] if isinstance(value, list) else leaf
 
 
-def own_rows(task: Any) -> Iterator[Row]:
-    """The made-up rows that a task has itself."""
-    yield from getattr(task, "example_rows", ())
-    if (row := getattr(task, "example_row", None)) is not None:
-        yield row
-
-
-def own_example(task: Task, row: Row, name: str) -> Example:
-    """The example of one of them. Raises UserError for a task that cannot read its own rows."""
-    try:
-        return checked_example(task, name, row, id=str(row.get("id", "")))
-    except TaskError:
-        raise
-    except Exception as error:  # a task is anybody's code
-        raise UserError(
-            f"the task {name}: example fails on row {row.get('id')!r} of its own: {_say(error)}."
-        ) from error
-
-
 def _request_fields(task: Any) -> Sequence[str]:
     return tuple(getattr(task, "request_fields", ()))
 
@@ -457,8 +350,3 @@ def _same(a: Any, b: Any) -> bool:
 
 def _list(fields: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{mode}: {' '.join(map(str, names))}" for mode, names in fields.items())
-
-
-def _say(error: BaseException) -> str:
-    first = next(iter(str(error).strip().splitlines()), "")[:200]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

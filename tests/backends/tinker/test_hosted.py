@@ -44,7 +44,8 @@ from adapters.backends.tinker import stage as stage_run
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.idle_time import IdleTimer
 from adapters.integrations import named_reward
-from adapters.plugins.rewards import NamedReward, RewardError
+from adapters.plugins.attempts import RewardError
+from adapters.plugins.rewards import NamedReward
 from adapters.plugins.rollouts import RewardCaller
 from adapters.tasks.funding import FundingTask
 from adapters.types import Example, Scored

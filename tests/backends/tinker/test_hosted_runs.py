@@ -23,7 +23,7 @@ from tiny import LETTERS, VOWELS, funding_rows, save_lively_model, write_jsonl
 from typer.testing import CliRunner, Result
 
 from adapters.cli.main import app
-from adapters.plugins.rewards import RewardError
+from adapters.plugins.attempts import RewardError
 
 pytestmark = pytest.mark.slow
 
