@@ -173,7 +173,8 @@ class Measure:
     def figures(self, named: Sequence[tuple[str, Path | None]], tests: Sequence[Mapping[str, Any]]) -> Any:
         """The figures of `adapters eval`: test set -> label -> figures."""
         from adapters.backends import backend as make_backend
-        from adapters.pipeline.plan import evaluations, task_of
+        from adapters.pipeline.evaluations import evaluations
+        from adapters.pipeline.reading import task_of
         from adapters.pipeline.run import evaluate_all
         from adapters.recipe.load import load_recipe
 

@@ -406,7 +406,7 @@ def bundle(lively_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from adapters.backends.local import base_model, model
-    from adapters.backends.local.encoder import load_tokenizer
+    from adapters.backends.local.tokenizer import load_tokenizer
     from adapters.recipe.recipe import Lora, Model
 
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
@@ -464,9 +464,10 @@ def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bo
     """A model that writes JSON and goes on: ended early, its answers lack only what no record comes from."""
     from adapters.backends.json_stop import first_value
     from adapters.backends.local import base_model
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
     from adapters.backends.local.generate import LocalSampler
     from adapters.backends.local.model import load_merged
+    from adapters.backends.local.tokenizer import load_tokenizer
 
     source = adapter_source.find(str(bundle))
     base = base_model.resolve(source.model.base)

@@ -287,7 +287,8 @@ def test_the_limit_is_by_the_gold_answers(tmp_path: Path, trained: Path) -> None
     file = write_jsonl(tmp_path / "rows.jsonl", funding_rows(4))
     assert invoke(trained, file, "-k", 1, "-o", tmp_path / "s.jsonl", "--temperature", 2)[0] == 0
     from adapters.backends.local import base_model
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.tokenizer import load_tokenizer
 
     encoder = Encoder(load_tokenizer(base_model.resolve(str(trained.parent / "lively"))), thinking=False)
     golds = [TASK.example(row, id="x").completion or "" for row in funding_rows(4)]

@@ -420,7 +420,8 @@ def audited(
 ) -> dict:
     pytest.importorskip("torch")
     from adapters.backends.local import base_model, prompt_audit
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base_model.resolve(str(tiny_model)))
     if template is not None:
@@ -492,7 +493,8 @@ def test_a_view_that_differs_is_an_error_with_its_difference(tiny_model: Path, m
 def test_special_tokens_written_in_the_data_are_counted(tiny_model: Path) -> None:
     pytest.importorskip("torch")
     from adapters.backends.local import base_model, prompt_audit
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.tokenizer import load_tokenizer
 
     rows = funding_rows(3)
     rows[1]["funding_statement"] += " <|im_end|>"
@@ -508,7 +510,8 @@ def test_targets_that_the_tokenizer_changes_are_counted(tiny_model: Path) -> Non
     from tokenizers import normalizers
 
     from adapters.backends.local import base_model, prompt_audit
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.tokenizer import load_tokenizer
 
     rows = funding_rows(3)
     for row, name in zip(rows, ("Zu\u0308rich Trust", "Z\u00fcrich Trust", "Plain  Trust"), strict=True):
@@ -527,7 +530,8 @@ def test_targets_that_the_tokenizer_changes_are_counted(tiny_model: Path) -> Non
 def test_pairs_are_audited_on_both_sides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from adapters.backends.local import base_model, prompt_audit
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.tokenizer import load_tokenizer
     from adapters.cli.check_tables import prompts_shown
 
     encoder = Encoder(load_tokenizer(base_model.resolve(str(tiny_model))), thinking=False)

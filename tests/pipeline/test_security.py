@@ -100,7 +100,7 @@ def test_no_library_asks_on_its_own_whether_code_may_run(
 
 def test_a_chat_template_runs_in_a_sandbox(tiny_model: Path) -> None:
     from adapters.backends.local import base_model
-    from adapters.backends.local.encoder import load_tokenizer
+    from adapters.backends.local.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(base_model.resolve(str(tiny_model)))
     tokenizer.chat_template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"

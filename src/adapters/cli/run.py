@@ -308,7 +308,7 @@ def _measure(
     from adapters.backends import backend as make_backend
     from adapters.console import console, is_main, progress
     from adapters.pipeline import distilling
-    from adapters.pipeline.plan import evaluations
+    from adapters.pipeline.evaluations import evaluations
     from adapters.pipeline.run import evaluate_all, evaluated
     from adapters.pipeline.run_folder import given_name
     from adapters.plugins.registry import resolve

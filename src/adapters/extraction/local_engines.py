@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from adapters.backends.adapter_folder import CONFIG, WEIGHTS, own_names
 from adapters.backends.constraint import Constraint
 from adapters.backends.local import base_model, text_only
-from adapters.backends.local.encoder import Encoder, load_tokenizer
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu
 from adapters.backends.local.token_ends import token_ends
+from adapters.backends.local.tokenizer import load_tokenizer
 from adapters.console import quiet_libraries
 from adapters.data.lengths import answer_limit
 from adapters.errors import UserError

@@ -17,7 +17,8 @@ from adapters.data.on_disk import Joined, collect, take
 from adapters.data.text_keys import text_hash
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import ledger, rl_rows, selecting
-from adapters.pipeline.plan import Plan, check_dropped_share, check_first, cost_notes, leakage, make_plan
+from adapters.pipeline.evaluations import leakage
+from adapters.pipeline.plan import Plan, check_dropped_share, check_first, cost_notes, make_plan
 from adapters.pipeline.run import ready
 from adapters.plugins import source_files
 from adapters.plugins.reward_bench import RewardTest, try_reward

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from adapters import console
 from adapters.backends.base_files import check_base
-from adapters.backends.jobs import Backend, Evaluation, Job, Picking
-from adapters.data.lengths import answer_limit, by_source
-from adapters.data.load import Loaded, load_examples
-from adapters.data.noise import make_row_noiser
-from adapters.data.on_disk import collect, settled
-from adapters.data.text_keys import TextKeys, text_hash
-from adapters.errors import KeyPath, UserError
-from adapters.evaluation.constraining import of_test_set
-from adapters.evaluation.picking import can_vote
-from adapters.pipeline import distilling, proxy_rows, selecting, starting
-from adapters.pipeline.fingerprint import digest_of_rows, model_settings, stage_fingerprint
+from adapters.backends.jobs import Backend, Evaluation, Job
+from adapters.data.lengths import answer_limit
+from adapters.data.load import Loaded
+from adapters.data.on_disk import settled
+from adapters.data.text_keys import TextKeys
+from adapters.errors import UserError
+from adapters.pipeline import distilling, selecting, starting
+from adapters.pipeline.evaluations import evaluations, leakage
+from adapters.pipeline.fingerprint import stage_fingerprint
+from adapters.pipeline.reading import Measure, Reader, rows_of_stage, task_of
 from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, once, replacing_note, steps, within_limits
-from adapters.plugins import environments, task_bench
-from adapters.plugins.registry import resolve
+from adapters.plugins import environments
 from adapters.plugins.reward_probe import probe
 from adapters.plugins.rewards import NamedReward, stage_rewards
-from adapters.plugins.source_files import identity, score_hash
-from adapters.recipe.fields import Source
+from adapters.plugins.source_files import identity
 from adapters.recipe.load import RecipeFile, run_folder
-from adapters.recipe.recipe import EvalSet, Recipe
-from adapters.recipe.stages import Distill, Grpo, Sft, TokenClassification
-from adapters.types import Example, Lengths, Row, Task
+from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Distill, Grpo, Sft
+from adapters.types import Task
 
 
 @dataclass(frozen=True)
@@ -62,52 +55,6 @@ class Plan:
     def stages_and_tests(self) -> tuple[Job | Evaluation, ...]:
         """The stages and the test sets."""
         return (*self.jobs, *self.evaluations)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a backend's tokenizer makes of examples; without it, unless it is `needed`, a note says why not."""
-
-    backend: Backend
-    needed: bool
-    notes: list[str]
-
-    def lengths(self, examples: Sequence[Example]) -> Sequence[Lengths] | None:
-        """Tokens of each example. Raises UserError."""
-        found: Sequence[Lengths] | None = self._tried(self.backend.lengths, examples)
-        return found
-
-    def sequences(self, examples: Sequence[Example], at: KeyPath) -> Sequence[Example]:
-        """The examples that SFT trains; see `Backend.sequences`. Raises UserError."""
-        sequences: Sequence[Example] = self._tried(self.backend.sequences, examples) or examples
-        if len(sequences) > len(examples):
-            self.notes.append(
-                f"stage {int(at[-1]) + 1}: {len(examples):,} conversations become {len(sequences):,} rows, one for "
-                "each answer, as the chat template writes earlier turns in another way than it asks for them"
-            )
-        return sequences
-
-    def windows(self, loaded: Loaded, stage: Any, most: float, at: KeyPath) -> dict[str, int]:
-        """Windows by id of the rows of a stage that tags words; takes the rows out whose question fills a window."""
-        if not isinstance(stage, TokenClassification) or not hasattr(self.backend, "readings"):
-            return {}
-        readings = self._tried(partial(self.backend.readings, stage), loaded.examples)
-        if readings is None:
-            return {}
-        loaded.examples, windows = proxy_rows.readable(loaded, readings, most, at)
-        most_windows: dict[str, int] = {}
-        for example, n in zip(loaded.examples, windows, strict=True):
-            most_windows[example.id] = max(n, most_windows.get(example.id, 0))
-        return most_windows
-
-    def _tried(self, ask: Callable[[Sequence[Example]], Any], examples: Sequence[Example]) -> Any:
-        try:
-            return ask(examples)
-        except UserError as error:
-            if self.needed:
-                raise
-            self.notes.append(f"lengths not audited: {error}")
-            return None
 
 
 def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = True, estimate: bool = True) -> Plan:
@@ -153,58 +100,12 @@ def check_first(file: RecipeFile) -> None:
         check_base(file.recipe.model.base, file.recipe.model.revision)
 
 
-def task_of(file: RecipeFile) -> Task:
-    """The recipe's task. Raises UserError for what has not the parts of one."""
-    task: Task = resolve("tasks", file.recipe.task, folder=file.folder, at=("task",))
-    task_bench.check_is_task(task, file.recipe.task.use, ("task",))
-    return task
-
-
-@dataclass
-class Reader:
-    """Reads the rows of a recipe, and tries the task on the first of each source."""
-
-    file: RecipeFile
-    task: Task
-    notes: list[str] = field(default_factory=list)
-    tried: set[str] = field(default_factory=set)
-
-    def __call__(self, sources: Sequence[Source], at: KeyPath, task: Task | None = None, **noise: Any) -> Loaded:
-        """The examples of a `data:` list; `task` reads them where it is another form of the recipe's."""
-        seed, bad, root = self.file.recipe.seed, self.file.recipe.max_bad_rows, self.file.data_root
-        at, look = (*at, "data"), None if task else self._try
-        return load_examples(
-            sources, task or self.task, root=root, seed=seed, max_bad_rows=bad, at=at, look=look, **noise
-        )
-
-    def _try(self, rows: Sequence[tuple[Row, Example]]) -> None:
-        console.phase("trying the task")
-        several = task_bench.LATER_ROWS if self.tried else task_bench.ROWS
-        first = [(row, example) for row, example in rows[:several] if repr(example) not in self.tried]
-        self.tried.update(repr(example) for _, example in first)
-        result = task_bench.try_task(self.task, self.file.recipe.task.use, first)
-        if result.errors:
-            others = len(result.errors) - 1
-            more = f" ({others} more: adapters tasks test shows them)" if others else ""
-            raise UserError(f"{result.errors[0]}{more}.", at=("task",))
-        self.notes += result.warnings
-
-
 def _renamed(keys: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each old key, with the first place where it stands."""
     places = [(path.rpartition(".")[2], path, new) for path, new in keys.items()]
     for key in dict.fromkeys(key for key, *_ in places):
         first, *more = [(path, new) for old, path, new in places if old == key]
         yield f"{first[0]}{f' (and in {len(more)} more places)' if more else ''} is now {first[1]}"
-
-
-def leakage(tests: Sequence[Evaluation]) -> list[str]:
-    """A note for every test set with texts that also stand in the training data (folded)."""
-    return [
-        f"test set {test.name}: {test.leaked} of {test.rows} texts also stand in the training data"
-        for test in tests
-        if test.leaked
-    ]
 
 
 def cost_notes(backend: Backend, jobs: Sequence[Job], tests: Sequence[Evaluation], *, certain: bool) -> list[str]:
@@ -227,45 +128,6 @@ def check_dropped_share(plan: Plan) -> None:
             )
 
 
-def evaluations(
-    file: RecipeFile,
-    backend: Backend,
-    task: Task,
-    trained: Set[int] = frozenset(),
-    *,
-    tokenizer_needed: bool = True,
-    read: Reader | None = None,
-) -> tuple[Evaluation, ...]:
-    """The recipe's test sets, resolved. `trained` are hashes of the texts that leakage is counted against."""
-    measure = Measure(backend, tokenizer_needed, [])
-    read = read or Reader(file, task)
-    for n, spec in enumerate(file.recipe.evaluate):
-        _check_picking(spec, file, task, getattr(backend, "draws", False), ("evaluate", n))
-        _check_played(spec, file.recipe, ("evaluate", n))
-    return tuple(_evaluation(read, n, spec, trained, measure) for n, spec in enumerate(file.recipe.evaluate))
-
-
-def _check_picking(spec: EvalSet, file: RecipeFile, task: Task, draws: bool, at: KeyPath) -> None:
-    if spec.samples is None:
-        if extra := {"pick", "temperature"} & spec.model_fields_set:
-            raise UserError("it says how one of several answers is picked; set samples too.", at=(*at, min(extra)))
-        return
-    if not draws:
-        raise UserError("the hosted trainer gives one answer to a row; leave samples out.", at=(*at, "samples"))
-    if spec.pick == "vote" and not can_vote(task):
-        fault = f"the task {file.recipe.task.use} cannot compare two answers (it has neither as_gold nor record)."
-        raise UserError(f"{fault} Use pick: likelihood.", at=(*at, "pick"))
-
-
-def _check_played(spec: EvalSet, recipe: Recipe, at: KeyPath) -> None:
-    if spec.environment is None:
-        return
-    odd = [key for key in ("samples", "prompt_variants", "constrain", "benchmark") if key in spec.model_fields_set]
-    if odd or recipe.tags_words:
-        what = f"{odd[0]} is for rows that are answered, and these are played" if odd else "an encoder plays nothing"
-        raise UserError(f"{what}; leave it out.", at=(*at, odd[0] if odd else "environment"))
-
-
 def _job(
     read: Reader,
     n: int,
@@ -279,7 +141,7 @@ def _job(
     measured = selecting.measured_rewards(recipe.stages, all_rewards, n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
     environment = environments.configured(getattr(stage, "environment", None), file.folder, (*at, "environment"))
-    loaded, epochs = _stage_rows(read, n)
+    loaded, epochs = rows_of_stage(read, n)
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")
         notes += probe(reward, loaded.examples, (*at, "rewards", i))
@@ -335,71 +197,3 @@ def _with_selection(
     job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))
     notes += selecting.note(job)
     return job
-
-
-def _stage_rows(read: Reader, n: int) -> tuple[Loaded, float]:
-    """A stage's rows (with noise or variations, SFT's of all epochs), and the epochs over them to train."""
-    recipe, at = read.file.recipe, ("stages", n)
-    stage = recipe.stages[n]
-    kept: dict[str, Any] = {"keep_rows": True} if getattr(stage, "environment", None) else {}
-    vary: float = getattr(stage, "vary", 0.0)
-    if vary and not hasattr(read.task, "vary"):
-        fault = f"the task {recipe.task.use} asks for its rows in one way only (it has no vary method)."
-        raise UserError(fault, at=(*at, "vary"))
-    # Labels are not learned from where teachers judge.
-    task: Any = distilling.PromptTask(read.task) if isinstance(stage, Distill) else None
-    if stage.noise is None and not vary:
-        return read(stage.data, at, task, **kept), stage.epochs
-    noiser = stage.noise and make_row_noiser(stage.noise, seed=recipe.seed, folder=read.file.folder, at=(*at, "noise"))
-    laid_out = math.ceil(stage.epochs) if isinstance(stage, Sft | TokenClassification) else 1
-    return read(stage.data, at, task, noiser=noiser, vary=vary, epochs=laid_out, **kept), stage.epochs / laid_out
-
-
-def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[int], measure: Measure) -> Evaluation:
-    file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
-    console.phase(f"reading the data of test set {spec.name}")
-    environment = environments.configured(spec.environment, file.folder, (*at, "environment"))
-    loaded = read(spec.data, at, keep_rows=environment is not None)
-    if environment is not None:
-        environments.try_environment(environment, loaded.examples, (*at, "environment"))
-    measure.windows(loaded, recipe.stages[-1], recipe.max_bad_rows, at)
-    examples = loaded.examples
-    if spec.prompt_variants > 1:
-        rephrase = getattr(task, "rephrase", None)
-        if rephrase is None:
-            fault = f"the task {recipe.task.use} asks in one form only (it has no rephrase method)."
-            raise UserError(fault, at=(*at, "prompt_variants"))
-        others = [read(spec.data, at, rephrase(variant)).examples for variant in range(1, spec.prompt_variants)]
-        examples = collect(chain(examples, *others))
-    lengths = measure.lengths(examples)
-    answers = [length.completion for length in lengths or ()]
-    limit = spec.max_new_tokens or (environment and environment.max_turn_length) or answer_limit(answers)
-    rows: Iterable[list[Any]] = ([e.id, e.source, e.prompt, e.gold] for e in examples)
-    if environment:
-        rows = chain(rows, [[environment.identity, environment.reward.score_hash, loaded.fingerprint]])
-    scorer = score_hash("tasks", recipe.task, task, file.folder)
-    return Evaluation(
-        name=spec.name,
-        examples=settled(examples),
-        max_new_tokens=limit,
-        batch_size=spec.batch_size,
-        fingerprint=digest_of_rows({"task": scorer, "model": model_settings(recipe), "limit": limit}, rows),
-        leaked=sum(text_hash(text) in trained for texts in loaded.by_source.values() for text in texts),
-        variants=spec.prompt_variants,
-        picking=Picking(spec.samples, spec.pick, spec.temperature) if spec.samples else None,
-        constraint=of_test_set(
-            spec.constrain,
-            task,
-            examples,
-            measure.backend,
-            thinking=recipe.model.thinking,
-            at=(*at, "constrain"),
-        ),
-        ledger=loaded.ledger,
-        rejected=loaded.rejected,
-        by_source=loaded.by_source,
-        annotator=proxy_rows.one_annotator(examples, spec.name, at),
-        lengths=by_source(examples, lengths, [a <= limit for a in answers]) if lengths else [],
-        beyond=0 if environment else sum(a > limit for a in answers),
-        environment=environment,
-    )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from adapters.data import duplicates
 from adapters.data.examples import text_key
 from adapters.data.load import Loaded, load_examples
-from adapters.pipeline.plan import task_of
+from adapters.pipeline.reading import task_of
 from adapters.recipe.fields import Source
 from adapters.recipe.load import RecipeFile
 from adapters.types import Example

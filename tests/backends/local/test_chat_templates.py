@@ -18,7 +18,8 @@ from typer.testing import CliRunner  # noqa: E402
 
 from adapters.backends.local import prompt_audit, training  # noqa: E402
 from adapters.backends.local.base_model import Base  # noqa: E402
-from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
+from adapters.backends.local.encoder import Encoder  # noqa: E402
+from adapters.backends.local.tokenizer import load_tokenizer  # noqa: E402
 from adapters.cli.main import app  # noqa: E402
 from adapters.data import preference  # noqa: E402
 from adapters.errors import UserError  # noqa: E402

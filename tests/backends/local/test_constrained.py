@@ -14,11 +14,12 @@ from test_decoding import liven
 
 from adapters.backends.constraint import Constraint, constraint
 from adapters.backends.local import base_model
-from adapters.backends.local.encoder import Encoder, load_tokenizer
+from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import load_base
 from adapters.backends.local.speedups import by_generate, choosing
 from adapters.backends.local.speedups.constrained import Held
+from adapters.backends.local.tokenizer import load_tokenizer
 from adapters.data.quoted import quoted_strings
 from adapters.recipe.recipe import Model
 from adapters.tasks.funding import FundingTask

@@ -20,11 +20,12 @@ torch = pytest.importorskip("torch")
 from adapters.backends.local import (  # noqa: E402
     base_model,
 )
-from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
+from adapters.backends.local.encoder import Encoder  # noqa: E402
 from adapters.backends.local.generate import LocalSampler  # noqa: E402
 from adapters.backends.local.model import load_base  # noqa: E402
 from adapters.backends.local.speedups import by_generate, caches, choosing, decoding  # noqa: E402
 from adapters.backends.local.token_ends import token_ends  # noqa: E402
+from adapters.backends.local.tokenizer import load_tokenizer  # noqa: E402
 from adapters.recipe.recipe import Model  # noqa: E402
 from adapters.tasks.funding import FundingTask  # noqa: E402
 

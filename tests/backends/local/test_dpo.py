@@ -195,7 +195,8 @@ def test_the_losses_are_those_of_trl(tiny_model: Path) -> None:
 def test_context_and_end_of_both_sides_are_inference_s(tiny_model: Path) -> None:
     from adapters.backends.local import base_model
     from adapters.backends.local.dpo import _pairs
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.tokenizer import load_tokenizer
     from adapters.data.preference import example
     from adapters.tasks.funding import FundingTask
 

@@ -25,7 +25,8 @@ from adapters.backends.local import (  # noqa: E402
     trainer_args,
     training,
 )
-from adapters.backends.local.encoder import Encoder, load_tokenizer  # noqa: E402
+from adapters.backends.local.encoder import Encoder  # noqa: E402
+from adapters.backends.local.tokenizer import load_tokenizer  # noqa: E402
 from adapters.tasks.funding import FundingTask  # noqa: E402
 
 

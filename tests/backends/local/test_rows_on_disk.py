@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from adapters.backends import backend
 from adapters.backends.local import base_model, dpo, training
-from adapters.backends.local.encoder import Encoder, load_tokenizer
+from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.tokenizer import load_tokenizer
 from adapters.data import lengths, on_disk
 from adapters.data.on_disk import Taken, collect
 from adapters.pipeline.plan import make_plan

@@ -58,9 +58,10 @@ def spec(bundle: Path, base: Path, probes: list[dict] = ()) -> dict:
 def answers(bundle: Path, base: Path) -> list[dict]:
     """What the sampler of a training process says with this adapter, merged and in one batch."""
     from adapters.backends.local.base_model import resolve
-    from adapters.backends.local.encoder import Encoder, load_tokenizer
+    from adapters.backends.local.encoder import Encoder
     from adapters.backends.local.generate import LocalSampler
     from adapters.backends.local.model import load_adapter, load_base
+    from adapters.backends.local.tokenizer import load_tokenizer
     from adapters.recipe.recipe import Model
 
     held = resolve(str(base))

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from adapters.backends.local.base_model import Base, known_wheel, resolve
-from adapters.backends.local.encoder import Encoder, load_tokenizer
+from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.tokenizer import load_tokenizer
 from adapters.console import phase
 from adapters.data.lengths import measured
 from adapters.data.on_disk import collect
