@@ -6,16 +6,44 @@ Importing this imports no torch. Mistakes raise `adapters.errors.UserError`, who
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
+from pydantic import ConfigDict, Field, ValidationError, validate_call
+
+from adapters.errors import UserError, visible
 from adapters.extraction.extractor import Extractor
 from adapters.pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from adapters.pipeline.check import Checked
+    from adapters.recipe.load import RecipeFile
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Refuse arguments of other types and ranges than a function names, with a UserError."""
+    call = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+
+    @wraps(function)
+    def told(*args: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            result: Result = call(*args, **options)
+        except ValidationError as error:
+            if error.title != function.__name__:
+                raise
+            first = error.errors(include_url=False)[0]
+            name, said = ".".join(map(str, first["loc"])), first["msg"][:1].lower() + first["msg"][1:]
+            raise UserError(f"{function.__name__}: {name}: {said}, not {visible(repr(first['input']))[:80]}.") from None
+        return result
+
+    return told
 
 
 @dataclass(frozen=True)
@@ -30,7 +58,8 @@ class Run(RunFolder):
     def samples(self, test_set: str, model: str | None = None) -> list[dict[str, Any]]:
         """Every row of a test set with a model's answer; of the last stage unless `model` is named."""
         models = {m.model: m for m in self.sets[test_set]}
-        return [dict(row) for row in models[model or list(models)[-1]].samples]
+        own = [m.model for m in self.sets[test_set] if not m.beside]
+        return [dict(row) for row in models[model or own[-1]].samples]
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the run's HTML page, and return its path."""
@@ -44,22 +73,28 @@ class Run(RunFolder):
 
 
 def run(
-    recipe: str | Path, settings: Mapping[str, Any] | None = None, *, fresh: bool = False, fork: bool = False
+    recipe: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    fresh: bool = False,
+    fork: bool = False,
+    trust_remote_code: bool = False,
 ) -> Run:
     """Run a recipe, as `adapters run` does, and return its run. Run again, it continues where it stopped.
 
     `settings` are overrides: `{"stages.0.max_steps": 40}`. Raises UserError and Refused.
     """
     from adapters.cli.errors import State
+    from adapters.cli.options import consent
     from adapters.cli.run import plan_recipe, train
     from adapters.console import console
     from adapters.recipe.load import load_recipe
 
+    consent(trust_remote_code)
     file, screen = load_recipe(Path(recipe), _overrides(settings)), console(stderr=True)
-    plan, backend = plan_recipe(file, screen, False)
-    state = State()
-    state.file = file
-    train(plan, backend, screen, state, fresh=fresh, fork=fork, all_tables=False)
+    with _located(file):
+        plan, backend = plan_recipe(file, screen, False)
+        train(plan, backend, screen, State(), fresh=fresh, fork=fork, all_tables=False)
     opened = RunFolder.open(plan.folder)
     return Run(opened.path, opened.recipe)
 
@@ -86,55 +121,73 @@ def check(recipe: str | Path, settings: Mapping[str, Any] | None = None, *, trus
         return faults or check_recipe(file, backend(file.recipe), plugins, hardware_of(None, None), ask_hub, of_plan)
 
 
+@checked
 def load(
     adapter: str | Path,
     *,
+    text: str | None = None,
     engine: Literal["transformers", "vllm"] = "transformers",
     task: str | None = None,
     params: Mapping[str, Any] | None = None,
     base: str | None = None,
     revision: str | None = None,
     trust: bool = False,
-    batch_size: int | None = None,
-    max_tokens: int = 2048,
+    trust_remote_code: bool = False,
+    batch_size: Annotated[int, Field(ge=1)] | None = None,
+    max_tokens: Annotated[int, Field(ge=1)] = 2048,
     constrain: Literal["schema", "source", "off"] | None = None,
-    samples: int = 1,
+    samples: Annotated[int, Field(ge=1)] = 1,
     pick: Literal["vote", "likelihood"] = "vote",
-    temperature: float = 0.8,
-    window: int | None = None,
-    passes: int = 1,
+    temperature: Annotated[float, Field(ge=0)] = 0.8,
+    window: Annotated[int, Field(ge=16)] | None = None,
+    passes: Annotated[int, Field(ge=1, le=4)] = 1,
     grounded: Literal["strict", "flag", "off"] = "flag",
-    min_confidence: float | None = None,
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None,
     normalise: bool = False,
     registry: str | Path | None = None,
     endpoint: str | None = None,
     model: str | None = None,
     api_key_env: str | None = None,
-    concurrency: int | None = None,
+    concurrency: Annotated[int, Field(ge=1)] | None = None,
 ) -> Extractor:
     """An adapter that extracts: a run, a stage, a bundle, or a Hub id. Options mean what those of `extract` mean.
 
-    The model is loaded when the first text is answered, and kept. Raises UserError; Refused for a task's code of
-    elsewhere without `trust`.
+    `text` is the column of the texts in rows. The model is loaded when the first text is answered, and kept. Raises
+    UserError; Refused for a task's code of elsewhere without `trust`.
     """
+    from adapters.cli.extract import PickOptions
+    from adapters.cli.options import Server, consent
     from adapters.extraction import adapter_source
     from adapters.extraction.engine import Options
     from adapters.extraction.session import Session
     from adapters.plugins.trust import Consent
 
+    server, picks = Server(endpoint, model, api_key_env, concurrency), PickOptions(samples, pick, temperature)
+    server.refuse_without_endpoint()
+    consent(trust_remote_code)
     source = adapter_source.find(
         str(adapter), task=task, base=base, revision=revision, params=params, consent=Consent(trust)
     )
-    options = Options(max_tokens, batch_size, constrain, endpoint, model, api_key_env, concurrency)
-    session = Session.open(source, engine, options, samples=samples, pick=pick, temperature=temperature)
+    options = Options(max_tokens, batch_size, constrain, **vars(server))
+    session = Session.open(source, engine, options, **picks.checked())
     cutter = session.cutter(window, passes)
     columns = {
+        "text": text,
         "normalise": normalise,
         "registry": Path(registry) if registry else None,
         "grounded": grounded,
         "sure": session.confidence(min_confidence, grounded=grounded != "off"),
     }
     return Extractor(session, cutter, columns)
+
+
+@contextmanager
+def _located(file: RecipeFile) -> Iterator[None]:
+    """Name file, line and key in what is wrong with a recipe, as the commands do."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(file.locate(error)) from None
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:

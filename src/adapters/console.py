@@ -78,12 +78,13 @@ def quiet(log: Path | None) -> Iterator[None]:
         handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
-    logging.captureWarnings(True)
     logging.getLogger("DeepSpeed").addFilter(_to_root)
-    warnings.simplefilter("default")
-    warnings.simplefilter("ignore", ResourceWarning)  # connections that end with the process
     try:
-        yield
+        with warnings.catch_warnings():  # a notebook goes on with its own filters
+            logging.captureWarnings(True)
+            warnings.simplefilter("default")
+            warnings.simplefilter("ignore", ResourceWarning)  # connections that end with the process
+            yield
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)

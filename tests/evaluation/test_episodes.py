@@ -10,10 +10,14 @@ import pytest
 from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
+from adapters.backends import backend
 from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.evaluation.episodes import EpisodeTask
 from adapters.pairs import mine
+from adapters.pipeline.plan import make_plan
+from adapters.publish import finished_run
+from adapters.recipe.load import load_recipe
 from adapters.types import Counts
 
 GAME = '''
@@ -142,3 +146,35 @@ def test_any_text_is_no_success() -> None:
     for text in ("", "[]", "{}", '{"success": true}', "[" * 100_000):
         assert EpisodeTask("x").counts(None, text) == {"x": {"success": Counts(1, 1, 0)}}
         assert not EpisodeTask("x").is_well_formed(text)
+
+
+def test_a_turn_of_a_test_set_is_as_long_as_one_of_the_stage(folder: Path) -> None:
+    for overrides, limit in (
+        ([], 1024),
+        (["stages.0.max_completion_length=300"], 300),
+        (["stages.0.environment={use: ./game.py:Game, max_turn_length: 7}"], 7),
+        (["evaluate.0.environment={use: ./game.py:Game, max_turn_length: 9}"], 9),
+        (["evaluate.0.max_new_tokens=11"], 11),
+    ):
+        file = load_recipe("r.yaml", overrides)
+        assert make_plan(file, backend(file.recipe)).evaluations[0].max_new_tokens == limit
+    other = "stages.0={kind: sft, data: [{path: rows.jsonl}], batch_size: 4, learning_rate: 1e-5}"
+    result = run("check", "r.yaml", other)
+    assert result.exit_code == 2
+    assert "no stage plays, so the length of a turn is unknown" in " ".join(result.output.split())
+
+
+def test_publishing_compares_no_episode_and_knows_the_field_success(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("run", "r.yaml").exit_code == 0
+    monkeypatch.setattr(finished_run, "read_json", lambda _: {})  # this run trained no model
+    opened = finished_run.read(folder / "runs/played")
+    told = {sample["prompt"][-1]["content"] for sample in opened.evaluated["plain"].samples}
+    found = finished_run.probes(opened, 100)
+    assert len(found) == 10
+    assert {probe.prompt[-1]["content"] for probe in found} == told
+    known = run("check", "r.yaml", "publish={base_model: me/base, minimum: {test/success_f1: 0.1}}")
+    assert "is no figure" not in known.output
+    unknown = run("check", "r.yaml", "publish={base_model: me/base, minimum: {test/funder_f1: 0.1}}")
+    assert "is no figure" in unknown.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -119,6 +120,12 @@ def test_one_text_and_standard_input(folder: Path) -> None:
     assert len((folder / "out.jsonl").read_text().splitlines()) == 3
     assert extracted("-", "-o", "out.parquet", stdin=given)[0] == 0
     assert [row["id"] for row in pq.read_table(folder / "out.parquet").to_pylist()] == [rows[1]["id"], "2", "3"]
+    code, _, told = extracted("-", "-o", "out.jsonl", stdin=given)
+    assert (code, told) == (2, "out.jsonl exists. Choose another name, or replace it with --fresh.")
+    Path("out.jsonl.manifest.json").write_text("{}")  # of another corpus
+    assert extracted("-", "-o", "out.jsonl", "--fresh", stdin=given)[0] == 0
+    assert len(Path("out.jsonl").read_text().splitlines()) == 3
+    assert not Path("out.jsonl.manifest.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -137,3 +144,49 @@ def test_places_that_do_not_fit_are_one_sentence(folder: Path, words: list[str],
     code, _, stderr = extracted(*words)
     assert code == 2
     assert text in stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"engine": "vlm"}, "load: engine: input should be 'transformers' or 'vllm', not 'vlm'"),
+        ({"grounded": "stict"}, "grounded: input should be"),
+        ({"samples": 0}, "samples: input should be greater than or equal to 1, not 0"),
+        ({"samples": 5, "temperature": 0}, "temperature 0 gives the same answer each time"),
+        ({"min_confidence": 80}, "min_confidence: input should be less than or equal to 1"),
+        ({"model": "x"}, "--model needs an --endpoint"),
+        ({"windw": 3}, "windw: unexpected keyword argument"),
+    ],
+)
+def test_wrong_options_are_told(folder: Path, options: dict, sentence: str) -> None:
+    adapter = echo_adapter(folder / "adapter", funding_rows(2))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        adapters.load(adapter, **options)
+
+
+def test_mistakes_in_a_recipe_are_told_with_their_place(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"small\.yaml:\d+: stages\.0\.data"):
+        adapters.run("small.yaml", {"stages.0.data.0.path": "absent.jsonl"})
+
+
+def test_a_used_extractor_maps_another_column_and_is_hashed_without_its_model(folder: Path) -> None:
+    from datasets import Dataset
+
+    adapter = echo_adapter(folder / "adapter", funding_rows(20))
+    rows = [{"id": row["id"], "abstract": row["funding_statement"]} for row in funding_rows(3)]
+    extractor = adapters.load(adapter, text="abstract")
+    [first, *_] = extractor.extract(rows)
+    assert first["record"]
+    assert extractor.loaded is not None
+    assert pickle.loads(pickle.dumps(extractor)).loaded is None
+    assert json.loads(Dataset.from_list(rows).map(extractor, batched=True)[0]["record"]) == first["record"]
+
+
+def test_samples_of_a_run_are_its_own_beside_a_compared_adapter(folder: Path) -> None:
+    done = adapters.run("small.yaml")
+    other = adapters.run("small.yaml", {"name": "other", "seed": 7})
+    compared = CliRunner().invoke(app, ["eval", "runs/small", "--compare", str(other.path)])
+    assert compared.exit_code == 0, compared.output
+    again = adapters.api.Run.open(done.path)
+    assert len(again.sets["seen"]) == 3
+    assert again.samples("seen") == done.samples("seen", "1-sft")

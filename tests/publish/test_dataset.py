@@ -113,3 +113,12 @@ def test_a_failed_push_can_be_repeated(server: HubServer) -> None:
     code, _, stderr = call("made.jsonl")
     assert (code, "The same command repeats the push" in stderr) == (1, True)
     assert call("made.jsonl")[0] == 0
+
+
+def test_a_row_that_cannot_be_read_is_named(folder: Path) -> None:
+    with (folder / "made.jsonl").open("a") as file:
+        file.write('{"id": \n')
+    code, _, stderr = call("made.jsonl", "--license", "made.jsonl=mit", "--dry-run")
+    assert code == 2
+    assert "made.jsonl, line 5:" in stderr
+    assert not (folder / "statements").exists()

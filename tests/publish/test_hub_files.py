@@ -76,7 +76,7 @@ def test_the_card_shows_the_schema_and_marks_what_was_not_run(finished: Finished
     assert "vllm serve Qwen/Qwen3-0.6B --enable-lora --max-lora-rank 8" in text
     assert "With llama.cpp (**not run**)" in text
     checked = card.render(finished, folder, "me/funding-echo", FACTS | {"vllm": "0.30.0", "vllm_base": False}, [])
-    assert "With vLLM 0.30.0, with which the adapter was checked:" in checked
+    assert "With vLLM 0.30.0, whose engine has answered with the adapter" in checked
     agent = dataclasses.replace(finished, task=AgentTask())
     if hub_files.answer_schema(agent) is None:
         assert "response_format" not in card.render(agent, folder, "me/agent", FACTS, [])

@@ -179,7 +179,7 @@ def extract(
         session = Session.open(model, engine, options, **picks.checked())
         cutter = session.cutter(**vars(long_texts))
         if input is None or out is None or "-" in (str(input), str(out)):
-            _stream(session, cutter, corpus, one, input, out)
+            _stream(session, cutter, corpus, one, input, out, fresh=fresh)
             return
         given = {**vars(corpus), "keep": corpus.keep or ()}
         sure = session.confidence(given.pop("min_confidence"), grounded=corpus.grounded != "off")
@@ -201,7 +201,14 @@ def extract(
 
 
 def _stream(
-    session: Session, cutter: Cutter, corpus: CorpusOptions, one: str | None, input: Path | None, out: Path | None
+    session: Session,
+    cutter: Cutter,
+    corpus: CorpusOptions,
+    one: str | None,
+    input: Path | None,
+    out: Path | None,
+    *,
+    fresh: bool,
 ) -> None:
     """Extract from one text or standard input, or to standard output: nothing is kept to continue from."""
     from adapters.console import quiet
@@ -221,7 +228,7 @@ def _stream(
         raise UserError(f"{input} holds documents, whose sections are kept beside the records: give -o OUT.jsonl.")
     texts = [one] if one is not None else rows_of_lines(sys.stdin if str(input) == "-" else Path(str(input)))
     with quiet(None):
-        extractor.write(texts, None if str(out) == "-" else out)
+        extractor.write(texts, None if str(out) == "-" else out, fresh=fresh)
 
 
 @app.command()

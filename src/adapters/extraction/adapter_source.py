@@ -114,11 +114,19 @@ def _local(given: str, revision: str | None) -> Path:
         return folder
     if given.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
         raise UserError(f"{given} is neither a folder nor the Hub id of an adapter, such as me/funding-extraction.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+    )
 
     try:
+        hf_hub_download(given, adapter_folder.CONFIG, revision=revision)  # what is no adapter may have gigabytes
         return Path(snapshot_download(given, revision=revision))
+    except RemoteEntryNotFoundError:
+        raise UserError(f"{given} is no adapter: its repository has no {adapter_folder.CONFIG}.") from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"there is no folder {given}, and the Hub does not give it either: {first}") from None

@@ -12,10 +12,11 @@ from typing import Any, TextIO
 
 from adapters.console import note
 from adapters.data.rows import BAD_ROW, read_records
+from adapters.errors import UserError
 from adapters.extraction import engine, files
 from adapters.extraction.chunks import Cutter
 from adapters.extraction.extract import ExtractionJob, check_columns, prepare, run
-from adapters.extraction.resumable import open_or_resume
+from adapters.extraction.resumable import journal_path, manifest_path, open_or_resume
 from adapters.extraction.session import Session
 from adapters.files import read_jsonl, write_jsonl
 
@@ -47,15 +48,23 @@ class Extractor:
                 yield {**line, "row": line["row"] + first}
             first += len(block)
 
-    def write(self, texts: Iterable[Text], out: Path | None) -> None:
-        """Write the lines to a file, which appears when it is complete, or as JSON to standard output as they come."""
+    def write(self, texts: Iterable[Text], out: Path | None, *, fresh: bool = False) -> None:
+        """Write the lines to a file, which appears when it is complete, or as JSON to standard output as they come.
+
+        Raises UserError for a file that is there, or begun, unless `fresh`.
+        """
         lines = self.stream(texts)
         if out is None:
             for line in lines:
                 print(json.dumps(line, ensure_ascii=False), flush=True)
             return
         files.check_output(out)
+        earlier = [path for path in (out, manifest_path(out), journal_path(out)) if path.exists()]
+        if earlier and not fresh:
+            raise UserError(f"{earlier[0]} exists. Choose another name, or replace it with --fresh.")
         first = list(islice(lines, 1))  # then the columns are known
+        for path in earlier[1:] if out.exists() else earlier:  # what another command would take the new lines for
+            path.unlink()
         schema = self.job.described["schema"] if self.job else {"properties": {}}
         files.write(out, chain(first, lines), schema)
 
@@ -68,6 +77,10 @@ class Extractor:
         lines = self.extract(rows)
         texts = {name: [_json(line.get(name)) for line in lines] for name in ("record", "spans")}
         return {**texts, "error": [line["error"] for line in lines]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded model: `dataset.map` hashes what it is given."""
+        return {**vars(self), "cutter": replace(self.cutter), "loaded": None, "job": None}
 
     def _block(self, texts: Sequence[Text], first: int) -> Iterator[dict[str, Any]]:
         name = self.columns.get("text") or self.session.source.task.text_field

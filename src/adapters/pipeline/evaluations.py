@@ -21,6 +21,7 @@ from adapters.plugins import environments
 from adapters.plugins.source_files import score_hash
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.recipe import EvalSet, Recipe
+from adapters.recipe.stages import Grpo
 from adapters.types import Task
 
 
@@ -72,6 +73,19 @@ def _check_played(spec: EvalSet, recipe: Recipe, at: KeyPath) -> None:
         raise UserError(f"{what}; leave it out.", at=(*at, odd[0] if odd else "environment"))
 
 
+def _turn_limit(spec: EvalSet, recipe: Recipe, at: KeyPath) -> int:
+    """Most tokens of a turn of a played test set: its own, or that of the last stage that plays."""
+    own = spec.environment.max_turn_length if spec.environment else None
+    for stage in reversed(recipe.stages):
+        if own is None and isinstance(stage, Grpo) and stage.environment is not None:
+            own = stage.environment.max_turn_length or stage.max_completion_length
+    if own is None:
+        raise UserError(
+            "no stage plays, so the length of a turn is unknown.", at=(*at, "environment", "max_turn_length")
+        )
+    return own
+
+
 def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[int], measure: Measure) -> Evaluation:
     file, task, recipe, at = read.file, read.task, read.file.recipe, ("evaluate", n)
     console.phase(f"reading the data of test set {spec.name}")
@@ -90,7 +104,7 @@ def _evaluation(read: Reader, n: int, spec: EvalSet, trained: Set[int], measure:
         examples = collect(chain(examples, *others))
     lengths = measure.lengths(examples)
     answers = [length.completion for length in lengths or ()]
-    limit = spec.max_new_tokens or (environment and environment.max_turn_length) or answer_limit(answers)
+    limit = spec.max_new_tokens or (_turn_limit(spec, recipe, at) if environment else answer_limit(answers))
     rows: Iterable[list[Any]] = ([e.id, e.source, e.prompt, e.gold] for e in examples)
     if environment:
         rows = chain(rows, [[environment.identity, environment.reward.score_hash, loaded.fingerprint]])

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def render(
 def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: str | None) -> dict[str, Any]:
     recipe, settings, sources = finished.recipe, finished.settings, provenance.training_sources(finished)
     versions, published = finished.manifest.get("versions", {}), finished.stages[-1].name
-    limits = [models[published]["max_new_tokens"] for models in finished.figures.values()]
+    last = [models[published] for models in finished.figures.values()]
     return {
         "title": settings.title or repo.partition("/")[2],
         "repo": repo,
@@ -73,6 +74,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "start": stages.start(finished),
         "published": published,
         "mode": mode,
+        "shown_fields": list(dict.fromkeys(chain.from_iterable(f["metrics"].get(mode or "", ()) for f in last))),
         "plots": plots.draw(finished, folder / "plots", mode),
         "facts": facts,
         "tags": recipe.tags_words,
@@ -81,7 +83,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "example": finished.example(),
         "answer_schema": hub_files.answer_schema(finished) is not None and hub_files.SCHEMA,
         "benchmarks": hub_files.results(finished),
-        "max_new_tokens": max(limits, default=1024),
+        "max_new_tokens": max((f["max_new_tokens"] for f in last), default=1024),
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
         "license_notes": provenance.license_notes(sources),

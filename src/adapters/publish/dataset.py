@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from adapters import secrets
 from adapters.backends import adapter_folder
-from adapters.data.rows import place, read_records
+from adapters.data.rows import BAD_ROW, place, read_records
 from adapters.environment import versions
 from adapters.errors import UserError, hint, visible
 from adapters.files import write_jsonl, write_text
@@ -106,6 +106,8 @@ def _kept(wanted: Wanted, path: Path, left_out: Counter[str] | None = None) -> I
     """The rows of a file that are published, without the columns that are not."""
     left_out = Counter() if left_out is None else left_out
     for number, row in read_records(path):
+        if BAD_ROW in row:
+            raise UserError(f"{place(path, number)}: {row[BAD_ROW]}. Nothing was written.")
         if (source := _source(row, path)) in wanted.without:
             left_out[source] += 1
             continue

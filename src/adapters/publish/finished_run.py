@@ -158,10 +158,12 @@ def read(path: Path, overrides: Sequence[str] = (), consent: Consent | None = No
 
 
 def probes(finished: Finished, k: int) -> list[Probe]:
-    """Up to k answers of the run's evaluations, empty ones only where all are."""
+    """Up to k answers of the run's evaluations, empty ones only where all are; episodes are no single answers."""
+    played = {test.name for test in finished.recipe.evaluate if test.environment}
     answers = [
         Probe(tuple(row["prompt"]), row["completion"], bool(row["truncated"]))
-        for model in finished.evaluated.values()
+        for name, model in finished.evaluated.items()
+        if name not in played
         for row in model.checked_samples()
         if row.get("prompt")
     ]

@@ -79,8 +79,8 @@ def converters(folder: Path | None) -> Converters:
     if missing := [name for name in (MODEL_CONVERTER, LORA_CONVERTER) if not (found / name).is_file()]:
         if folder is None:
             raise UserError(
-                "llama.cpp's converters are not here: run `make llama` in a checkout of this project, or name a "
-                "folder of llama.cpp with --llama-cpp FOLDER."
+                f"llama.cpp's converters are not in {BUILT}: run `make llama` in a checkout of this project, and name "
+                "CHECKOUT/build/llama, or another folder of llama.cpp, with --llama-cpp FOLDER."
             )
         raise UserError(f"--llama-cpp {folder}: there is no {missing[0]}; name a checkout of llama.cpp.")
     return Converters(found)

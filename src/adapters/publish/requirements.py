@@ -8,8 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from adapters.backends.jobs import Evaluation
 from adapters.backends.local import base_model
 from adapters.errors import UserError
+from adapters.evaluation.episodes import scoring
 from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.plan import Plan
 from adapters.publish import gate, provenance, quality
@@ -48,7 +50,7 @@ def _faults(plan: Plan, settings: Publish) -> Iterator[UserError]:
     except UserError as error:
         yield error
     try:
-        quality.bounds(settings.minimum or {}, {test.name: _fields(plan, test.examples) for test in plan.evaluations})
+        quality.bounds(settings.minimum or {}, {test.name: _fields(plan, test) for test in plan.evaluations})
     except UserError as error:
         yield error
 
@@ -61,10 +63,10 @@ def _has_hub_id(base: str) -> bool:
     return True
 
 
-def _fields(plan: Plan, examples: Iterable[Any]) -> list[str]:
+def _fields(plan: Plan, test: Evaluation) -> list[str]:
     """The fields of the main mode, of the first row's gold answer."""
-    first = next(iter(examples))
-    counts = counts_of(plan.task, first, first.completion or "")
+    first = next(iter(test.examples))
+    counts = counts_of(scoring(test, plan.task, ())[0], first, first.completion or "")
     return list(counts[main_mode(counts)])
 
 

@@ -107,7 +107,8 @@ class EnvironmentSpec(PluginSpec):
     weight: float = Field(default=1.0, description="Factor of its reward in the weighted sum of rewards.")
     max_turns: Count = Field(default=8, description="Turns of the model after which an episode is cut, and counted.")
     max_turn_length: Count | None = Field(
-        default=None, description="Tokens of one turn; default: what is left of max_completion_length."
+        default=None,
+        description="Tokens of one turn; default: what is left of max_completion_length; of a test set: the stage's.",
     )
 
 

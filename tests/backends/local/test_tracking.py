@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from adapters.backends.local import check_trackers, tracking
 from adapters.cli.main import app
 from adapters.errors import UserError
+from adapters.recipe.load import load_recipe
 
 KEYS = (
     "WANDB_API_KEY",
@@ -156,3 +157,27 @@ def test_a_tracker_without_a_login_stops_the_command_before_training(
     assert result.exit_code == 2
     assert "report_to.0: wandb has no login on this machine" in " ".join(result.stderr.split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_that_a_tracker_did_not_take_is_sent_again(
+    tmp_path: Path, recipe_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chain.yaml").write_text(recipe_text)
+    recipe = load_recipe(tmp_path / "chain.yaml", ["report_to=[wandb]"]).recipe
+    (tmp_path / tracking.FILE).write_text('{"id": "ab"}')
+    (tmp_path / "report.html").write_text("page")
+    calls: list[str] = []
+
+    class Run:
+        def log_artifact(self, *_: object, **__: object) -> None:
+            calls.append("sent")
+            if len(calls) == 2:
+                raise OSError("no network")
+
+        def finish(self) -> None:
+            calls.append("finished")
+
+    monkeypatch.setattr(tracking, "_open_wandb", lambda _: calls.append("opened") or Run())
+    for _ in range(3):
+        tracking.send_report(recipe, tmp_path, tmp_path / "report.html")
+    assert calls == ["opened", "sent", "finished"] * 2

@@ -133,15 +133,21 @@ class Extras(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 
 @contextmanager
-def _logged(tracker: str, what: str) -> Iterator[None]:
+def _logged(tracker: str, what: str) -> Iterator[list[bool]]:
+    """Log a failure of a tracker; the list that is yielded is not empty after one."""
+    failed: list[bool] = []
     try:
-        yield
+        yield failed
     except Exception:
+        failed.append(True)
         logging.getLogger(__name__).exception("%s did not take the %s", tracker, what)
 
 
 def send_report(recipe: Recipe, folder: Path, page: Path) -> None:
-    """Add the page of a run to the run of its last stage, in `folder`, where the tracker takes files; once."""
+    """Add the page of a run to the run of its last stage, in `folder`, where the tracker takes files.
+
+    Once; again by the next call where a tracker failed.
+    """
     known = read_json(folder / FILE)
     if not (recipe.report_to and known.get("id") and page.is_file()) or known.get("report") == (
         content := sha256(page)
@@ -149,22 +155,30 @@ def send_report(recipe: Recipe, folder: Path, page: Path) -> None:
         return
     stage = recipe.stages[-1]
     name, title = run_name(recipe, stage, folder), f"{recipe.name}-report"
+    failures: list[list[bool]] = []
     if "wandb" in recipe.report_to:
-        with _logged("wandb", "report"):
+        with _logged("wandb", "report") as failed:
+            failures.append(failed)
             run = _open_wandb(name)
-            run.log_artifact(str(page), name=title, type="report")
-            run.finish()
+            try:
+                run.log_artifact(str(page), name=title, type="report")
+            finally:
+                run.finish()
     if "trackio" in recipe.report_to:
-        with _logged("trackio", "report"):
+        with _logged("trackio", "report") as failed:
+            failures.append(failed)
             import trackio  # type: ignore[import-not-found, unused-ignore]
 
             _, options = own_options(stage)
             place = {key: options.get(f"trackio_{key}") for key in ("space_id", "bucket_id")}
             name = options.get("run_name", name)
             trackio.init(project=options.get("project", PROJECT), name=name, resume="allow", embed=False, **place)
-            trackio.log_artifact(page, name=title, type="report")
-            trackio.finish()
-    write_json(folder / FILE, known | {"report": content})
+            try:
+                trackio.log_artifact(page, name=title, type="report")
+            finally:
+                trackio.finish()
+    if not any(failures):
+        write_json(folder / FILE, known | {"report": content})
 
 
 def _table(folder: Path) -> list[list[Any]]:
