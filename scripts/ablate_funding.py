@@ -5,8 +5,8 @@
 
 FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. `all` is trained on real statements with
 mended links and synthetic ones of all kinds, half of them noised; every other arm differs from it in one thing. An arm
-and seed that is finished is not trained again. The table shows the change against `all`: of counts and rewards that
-are averaged over the seeds, with 95 % intervals over the statements (a paired bootstrap).
+and seed that is finished is not trained again. The table shows the change against `all`: means over the seeds, and 95 %
+intervals over statements and seeds (a paired bootstrap).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 
 from adapters.data_aug.funding_links import mend
 from adapters.data_aug.funding_statements import library, synthesize
-from adapters.evaluation import metrics
+from adapters.evaluation.comparison import changes_over_seeds
 from adapters.files import read_jsonl, write_jsonl, write_text
 
 BATCH, REAL = 8, 0.35
@@ -95,26 +95,22 @@ def train(arm: str, seed: int, steps: int, folder: Path, out: Path) -> Path:
     return run
 
 
-def table_of(run: Path, name: str) -> np.ndarray[Any, Any]:
-    """Counts of the fields (gold, predicted, matched) of every statement of a test set."""
-    samples = read_jsonl(run / "eval" / "1-sft" / name / "samples.jsonl")
-    return np.array([[s["counts"]["balanced"][field] for field in FIELDS] for s in samples], dtype=float)
-
-
 def show(results: dict[str, list[Path]]) -> None:
-    """Print the table."""
-    columns = [f"{name}: {field}" for name in SETS for field in FIELDS]
-    table = Table("arm", "seeds", *columns)
-    means = {arm: [np.mean([table_of(run, name) for run in runs], axis=0) for name in SETS]
-             for arm, runs in results.items()}  # fmt: skip
-    for arm, tables in means.items():
+    """Print the table, of the seeds that an arm has."""
+    table = Table("arm", "seeds", *(f"{name}: {field}" for name in SETS for field in FIELDS))
+    for arm, runs in results.items():
         cells = []
-        for counts, whole in zip(tables, means["all"], strict=True):
-            changes = metrics.f1_change_intervals(whole, counts)
-            for n, (low, high) in enumerate(changes):
-                f1, before = (2 * t[:, n, 2].sum() / (t[:, n, 0] + t[:, n, 1]).sum() for t in (counts, whole))
-                cells.append(f"{f1:.3f}" if arm == "all" else f"{f1 - before:+.3f} ({low:+.3f} to {high:+.3f})")
-        table.add_row(arm, str(len(results[arm])), *cells)
+        for name in SETS:
+            before, after = (
+                [read_jsonl(run / "eval" / "1-sft" / name / "samples.jsonl") for run in of_arm]
+                for of_arm in (results["all"][: len(runs)], runs)
+            )
+            for change in changes_over_seeds(before, after, "balanced"):
+                low, high = change.interval or (float("nan"), float("nan"))
+                moved = f"{change.delta:+.3f} ({low:+.3f} to {high:+.3f})"
+                if change.field in FIELDS:
+                    cells.append(f"{change.before:.3f}" if arm == "all" else moved)
+        table.add_row(arm, str(len(runs)), *cells)
     Console(width=200).print(table)
 
 

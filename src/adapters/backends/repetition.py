@@ -1,4 +1,4 @@
-"""Answers that have begun to repeat themselves: a greedy decoder never leaves such a loop."""
+"""Answers that have begun to repeat themselves: a greedy decoder never leaves such a loop, a sampling one seldom."""
 
 from __future__ import annotations
 

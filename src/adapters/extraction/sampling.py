@@ -31,7 +31,6 @@ from adapters.plugins.rewards import NamedReward, resolve_all, stage_rewards
 from adapters.plugins.source_files import score_hash
 from adapters.plugins.trust import Consent
 from adapters.recipe.fields import PathSource, RewardSpec
-from adapters.recipe.stages import Grpo
 from adapters.secrets import redact
 from adapters.types import Example, Progress
 
@@ -61,7 +60,7 @@ class SamplingJob:
 
 
 def rewards_of(source: Source, given: RewardSpec | None, consent: Consent) -> tuple[NamedReward, ...]:
-    """The given reward; else those of the adapter's GRPO stage, or of the run's last one; else F1 by the task's counts.
+    """The given reward; else those of the adapter's stage, or of the run's last one with any; else F1 by the counts.
 
     Raises UserError, and Refused for the run's own code without consent.
     """
@@ -69,7 +68,7 @@ def rewards_of(source: Source, given: RewardSpec | None, consent: Consent) -> tu
         return resolve_all([given], folder=Path(), at=())
     if source.run is not None:
         file = source.run.recipe_file(consent=consent)
-        stages = [n for n, stage in enumerate(file.recipe.stages) if isinstance(stage, Grpo)]
+        stages = [n for n, stage in enumerate(file.recipe.stages) if getattr(stage, "rewards", ())]
         own = [n for n in stages if source.run.stages[n].name == source.run.named]
         if stages:
             return stage_rewards(file)[[*stages, *own][-1]]

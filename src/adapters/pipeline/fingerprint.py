@@ -45,6 +45,8 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
         del settings["noise"]["teacher"]  # as it was before there were teachers
     if stage.noise is not None and (offer := offered("noise", stage.noise.use)) is not None:
         settings["noise"]["use"] = offer.name  # as it was before another package used the name
+    if samples := settings.get("samples"):
+        del samples["path"]  # what the samples are counts (`stored_samples.identity`)
     # What stages did that are older than these keys.
     older = {"updates_per_generation": 1, "flat_groups": "keep", "flat_below": 0.0, "replace_rounds": 2}
     older |= {"select": None, "validation": None, "samples": None, "vary": 0.0}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +19,7 @@ from adapters.errors import UserError
 from adapters.evaluation import best_of, graded
 from adapters.evaluation.graded import Line
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
-from adapters.pipeline import stage_rows
+from adapters.pipeline import selecting, stage_rows, stored_samples
 from adapters.plugins.grader import Grader
 from adapters.recipe.stages import Dpo, Samples, Stage, samples_of
 from adapters.types import Drawn, Example, Progress, Task
@@ -62,7 +64,7 @@ class Answering:
             raise UserError(fault, at=("stages", self.job.index, "samples"))
         validation = () if isinstance(stage, Dpo) else self.job.validation  # they are no pairs; select has its own
         steps = stage_rows.steps(stage, len(examples), stage.epochs, ("stages", self.job.index))
-        job = replace(self.job, examples=tuple(examples), validation=validation, steps=steps)
+        job = selecting.with_steps(replace(self.job, examples=tuple(examples), validation=validation), steps)
         means = {name.replace(" ", "_"): figure["mean"] for name, figure in figures.items()}
         return job, {"samples": {**means, "rows": rows, "learned": len(examples), **left_out, "text": text}}
 
@@ -78,12 +80,12 @@ class Answering:
         again = {row + 1 for block in missing for row in block}
         if console.is_main():
             truncate_jsonl(path, lambda line: line["row"] not in again)
-        sampler = self.backend.sampler(self.start)
-        console.phase("sampling")
+        sampler = None if self.samples.path else self.backend.sampler(self.start)
+        console.phase("grading" if self.samples.path else "sampling")
         with ExitStack() as stack:
             graders = [stack.enter_context(closing(Grader(reward))) for reward in self.job.rewards]
             for block in missing:
-                groups = self._sample(sampler, block, total, progress)
+                groups = self._sample(sampler, block, total, progress) if sampler else self._taken(block)
                 if console.is_main():
                     new = [
                         line
@@ -92,6 +94,13 @@ class Answering:
                     ]
                     append_jsonl(path, new, sync=True)
         self.backend.barrier()
+
+    @cached_property
+    def _stored(self) -> dict[str, list[Drawn]]:
+        return stored_samples.read(self.samples)
+
+    def _taken(self, block: range) -> list[list[Drawn]]:
+        return [self._stored[self.job.examples[row].id] for row in block]
 
     def _sample(self, sampler: Any, block: range, total: int, progress: Progress) -> list[list[Drawn]]:
         def moved(done: int, _: int, figures: Mapping[str, float]) -> None:
@@ -131,7 +140,7 @@ def _best(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tup
     drawn = [line for line in whole if not line["greedy"]]
     if greedy is None or not drawn:
         return None
-    best = max(drawn, key=lambda line: line["reward"])
+    best = max(drawn, key=_worth)
     enough = best["reward"] - greedy >= samples.margin and best["reward"] >= samples.floor
     return (best["completion"], None) if enough else None
 
@@ -140,10 +149,19 @@ def _pair(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tup
     """The best and the worst answer of a row, if they differ by the margin."""
     if not whole:
         return None
-    best, worst = (choose(whole, key=lambda line: line["reward"]) for choose in (max, min))
+    best, worst = max(whole, key=_worth), min(whole, key=lambda line: (line["reward"], -_likelihood(line)))
     difference = best["reward"] - worst["reward"]
     enough = difference >= max(samples.margin, ROUNDING) and best["reward"] >= samples.floor
     return (best["completion"], worst["completion"]) if enough else None
+
+
+def _worth(line: Line) -> tuple[float, float]:
+    """Of equal rewards the likelier answer: what a reward does not judge is not learned from a rare one."""
+    return line["reward"], _likelihood(line)
+
+
+def _likelihood(line: Line) -> float:
+    return -math.inf if line.get("logprob") is None else line["logprob"]
 
 
 def _text(

@@ -14,7 +14,7 @@ from adapters.data.load import Loaded
 from adapters.data.on_disk import settled
 from adapters.data.text_keys import TextKeys
 from adapters.errors import UserError
-from adapters.pipeline import distilling, selecting, starting
+from adapters.pipeline import distilling, selecting, starting, stored_samples
 from adapters.pipeline.evaluations import evaluations, leakage
 from adapters.pipeline.fingerprint import stage_fingerprint
 from adapters.pipeline.reading import Measure, Reader, rows_of_stage, task_of
@@ -25,7 +25,7 @@ from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.plugins.source_files import identity
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Distill, Grpo, Sft
+from adapters.recipe.stages import Distill, Grpo, Sft, samples_of
 from adapters.types import Task
 
 
@@ -71,12 +71,15 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     measure = Measure(backend, tokenizer_needed, notes)
     start = starting.adapter(recipe, backend)
     if start is not None:
-        notes.append(f"stage 1 starts from {recipe.start}; its training rows are not looked for in the test sets")
+        notes.append(
+            f"stage 1 starts from {recipe.start}; its training rows are looked for neither in the test sets nor in the "
+            "stages' rows"
+        )
     before = starting.fingerprint(start)
     read = Reader(file, task, notes)
     jobs: list[Job] = []
     for n in range(len(recipe.stages)):
-        jobs.append(_job(read, n, rewards, jobs[-1].fingerprint if jobs else before, measure, notes))
+        jobs.append(_job(read, n, rewards, jobs[-1].fingerprint if jobs else before, measure, notes, start))
     trained = TextKeys.union(job.texts for job in jobs)
     tests = evaluations(file, backend, task, trained, tokenizer_needed=tokenizer_needed, read=read)
     notes += leakage(tests)
@@ -135,6 +138,7 @@ def _job(
     previous: str,
     measure: Measure,
     notes: list[str],
+    start: Path | None,
 ) -> Job:
     file, task, recipe = read.file, read.task, read.file.recipe
     stage, at, rewards = recipe.stages[n], ("stages", n), all_rewards[n]
@@ -148,6 +152,7 @@ def _job(
     check_stage(stage, loaded.examples, recipe, measure.backend, at)
     if isinstance(stage, Distill):
         stage = distilling.with_folders(stage)
+    stage = stored_samples.with_path(file, n, start, loaded.examples) if samples_of(stage) else stage
     if environment is not None:
         console.phase(f"trying the environment {environment.name}")
         environments.try_environment(environment, loaded.examples, (*at, "environment"))
@@ -162,7 +167,7 @@ def _job(
     notes += distilling.left(stage, training, at)
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     plugins += [[r.identity, r.weight] for r in measured if r not in rewards] + distilling.identity(stage, training)
-    plugins += [environment.identity] if environment else []
+    plugins += [*([environment.identity] if environment else []), *stored_samples.identity(stage)]
     job = Job(
         index=n,
         stage=stage,

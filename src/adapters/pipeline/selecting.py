@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from adapters.backends.jobs import Job
@@ -70,6 +71,14 @@ def selection(
         pairs = job.stage.kind == "dpo"
         _check_counts(judge, "the pairs a gold column" if pairs else "these rows labels", (*at, "select", "metric"))
     return Selection(select, judge, every, max_new_tokens)
+
+
+def with_steps(job: Job, steps: int) -> Job:
+    """The job with other steps than its plan, and its states measured as often."""
+    if job.select is None or job.stage.select is None:
+        return replace(job, steps=steps)
+    every = job.stage.select.every or max(1, steps // 10)
+    return replace(job, steps=steps, select=replace(job.select, every=min(every, steps)))
 
 
 def _check_counts(judge: HeldOut, wanted: str, at: KeyPath) -> None:

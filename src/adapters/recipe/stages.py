@@ -59,6 +59,15 @@ class Samples(Strict):
         description="Least difference: best_of, of the best sample and the greedy answer; dpo, of best and worst.",
     )
     floor: float = Field(default=0.0, description="Least reward of an answer that is learned.")
+    path: str | None = Field(
+        default=None, description="Answers that `adapters sample` has drawn from `start`, instead of new ones."
+    )
+
+    @model_validator(mode="after")
+    def _drawn_or_stored(self) -> Self:
+        if self.path is not None and (odd := {"k", "temperature"} & self.model_fields_set):
+            raise ValueError(f"{min(odd)} is that of the stored samples; leave it out")
+        return self
 
 
 class _AnyStage(Strict):

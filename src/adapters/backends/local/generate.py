@@ -29,9 +29,9 @@ class LocalSampler:
     """A loaded model and its tokenizer as an `adapters.types.Sampler`.
 
     `stop_at_json` ends an answer where its JSON is complete. Evaluation leaves it off: what a model writes behind its
-    JSON must count. A greedy answer that repeats itself ends, as if it were cut. `context` limits prompt and answer
-    together. Without `speedups`, and for models that they do not
-    fit, transformers' `generate` decodes. `scored`: greedy answers come with the log-probabilities of their tokens.
+    JSON must count. An answer that repeats itself ends, as if it were cut. `context` limits prompt and answer together.
+    Without `speedups`, and for models that they do not fit, transformers' `generate` decodes. `scored`: greedy answers
+    come with the log-probabilities of their tokens.
     """
 
     def __init__(
@@ -173,10 +173,11 @@ class LocalSampler:
         pad, several = self.encoder.tokenizer.pad_token_id, len(seeds[0])
         held = self._held(None if grammars[0] is None else lambda row: grammars[row // several])
         draws = choosing.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature, held)
-        rows = decoding.draw(
-            self.model, ids, several, draws, limits=limits, stops=self.stops, pad=pad, shared=self.groups
-        )
-        samples = map(self._sample, rows, [len(row) >= limit for row, limit in zip(rows, limits, strict=True)])
+        loops = [LoopEnd() for _ in limits]
+        options: dict[str, Any] = {"limits": limits, "stops": self.stops, "ended": [loop.closed_by for loop in loops]}
+        rows = decoding.draw(self.model, ids, several, draws, pad=pad, shared=self.groups, **options)
+        cut = [loop.looped or len(row) >= limit for loop, row, limit in zip(loops, rows, limits, strict=True)]
+        samples = map(self._sample, rows, cut)
         drawn = [Drawn(*s[:3], logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
         return [drawn[i : i + several] for i in range(0, len(drawn), several)]
 

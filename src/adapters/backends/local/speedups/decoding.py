@@ -192,18 +192,18 @@ def draw(
     answers: int,
     draws: Draws,
     *,
-    limits: Sequence[int],
-    stops: Set[int],
     pad: int,
     shared: bool,
+    **options: Any,
 ) -> list[list[int]]:
     """The tokens of several answers to each prompt, one prompt's after another's.
 
-    `limits` and `draws` are of all answers; `shared` reads each prompt once, where `can_decode`.
+    `draws` and the options of `Decoder` (limits, stops, ended) are of all answers; `shared` reads each prompt once,
+    where `can_decode`.
     """
     group = torch.arange(len(prompts), device=model.device).repeat_interleave(answers)
     if not shared:
         rows = [prompts[n] for n in group.tolist()]
-        return generate(model, rows, limits=limits, stops=stops, pad=pad, choose=draws)
+        return generate(model, rows, pad=pad, choose=draws, **options)
     tokens, mask = padded(model, prompts, pad)
-    return decode_groups(model, new_cache(model), tokens, mask, group, limits=limits, stops=stops, choose=draws)
+    return decode_groups(model, new_cache(model), tokens, mask, group, choose=draws, **options)
