@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -133,18 +134,22 @@ def main() -> None:
     options = arguments.parse_args()
     given = {"run": str(options.run), "file": str(options.file), "n": options.n, "limit": options.max_new_tokens}
     given |= {"precision": None, "options": {}, "engine": "transformers"}
+    commands: list[str] = []
+    contenders = servers(options, given, commands)
     before = benchmarks.in_process(LIMITS, [json.dumps(given)])
     reference = benchmarks.in_process(ASK, [json.dumps({**given, "precision": "fp32"})])["records"]
     left_out: list[str] = []
     found: dict[str, Mapping[str, Any]] = {"ours": swept(given, options.at_a_time, ours)}
-    for name, contender in servers(options, given).items():
+    for name, contender in contenders.items():
         try:
             found[name] = contender()
-        except (FailedError, SystemExit, UserError, RuntimeError, OSError) as error:
+            told = {key: value for key, value in found[name].items() if key != "records"}
+            print(name, told, file=sys.stderr, flush=True)
+        except (FailedError, SystemExit, UserError, RuntimeError, OSError, subprocess.SubprocessError) as error:
             left_out.append(f"{name}: left out: {str(error).strip().splitlines()[-1]}")
             print(left_out[-1], file=sys.stderr, flush=True)
     show(options, found, reference)
-    print("\n".join(["", *left_out]))
+    print("\n".join(["", *commands, *left_out]))
     after = benchmarks.in_process(LIMITS, [json.dumps(given)])
     for can in (before, after):
         print(
@@ -182,8 +187,13 @@ def ours(given: Mapping[str, Any], at_a_time: int) -> Mapping[str, Any]:
     return benchmarks.in_process(ASK, [json.dumps({**given, "options": {"batch_size": at_a_time}})])
 
 
-def servers(options: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Callable[[], Mapping[str, Any]]]:
-    """Name -> what asks that server, of the merged model, which is made where it is missing."""
+def servers(
+    options: argparse.Namespace, given: Mapping[str, Any], commands: list[str]
+) -> dict[str, Callable[[], Mapping[str, Any]]]:
+    """Name -> what asks that server, of the merged model, which is made where it is missing.
+
+    `commands` gets the version and the command of each server that is started.
+    """
     options.out.mkdir(parents=True, exist_ok=True)
     merged, files = options.out / "merged", {kind: options.out / f"gguf-{kind}" for kind in ("bf16", "q8_0")}
     if not merged.is_dir():
@@ -208,6 +218,10 @@ def servers(options: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, 
     def asked(command: Callable[[int], tuple[list[str], dict[str, str]]]) -> Mapping[str, Any]:
         def ask(given: Mapping[str, Any], at_a_time: int) -> Mapping[str, Any]:
             words, env = command(at_a_time)
+            told = benchmarks.version_line(words[0], env)
+            commands.append(
+                f"{told}: `{' '.join([Path(words[0]).name, *words[1:]])} PORT`".replace(str(options.out), "OUT")
+            )
             with running(lambda port: [*words, port], options.out / "server.log", env) as address:
                 known = {"endpoint": f"{address}/v1", "concurrency": at_a_time}
                 return benchmarks.in_process(ASK, [json.dumps({**given, "engine": "endpoint", "options": known})])

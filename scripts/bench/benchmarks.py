@@ -78,6 +78,13 @@ def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]
         print(f"| {' | '.join(map(str, row))} |")
 
 
+def version_line(program: str, environment: Mapping[str, str]) -> str:
+    """What a program answers to --version: the first line with a figure."""
+    asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, env={**environment})
+    lines = f"{asked.stdout}\n{asked.stderr}".splitlines()
+    return next((line.strip() for line in lines if any(map(str.isdigit, line))), Path(program).name)
+
+
 def machine() -> str:
     """Processor, cores, load, versions and date, for the line under a table."""
     info = Path("/proc/cpuinfo")
@@ -88,7 +95,7 @@ def machine() -> str:
     ]
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
     known = []
-    for name in ("torch", "transformers", "trl", "peft", "rapidfuzz", "numpy"):
+    for name in ("torch", "transformers", "trl", "peft", "datasets", "pyarrow", "rapidfuzz", "numpy"):
         try:
             known.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -3,12 +3,12 @@
     python scripts/bench/peers.py sft --out FOLDER recipes/funding_smollm2.yaml data_root=FOLDER
     python scripts/bench/peers.py grpo --out FOLDER recipes/funding_smollm2.yaml data_root=FOLDER
 
-The rows are those that the recipe's first stage begins with: 16 for every step of SFT, each read once; in GRPO two
+The rows are the first of the recipe's first stage, each id once: 16 for every step of SFT, each read once; in GRPO two
 prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
 step and bf16, on all cores, and no contender saves before the end, evaluates or packs. A peer is installed into an
 environment of its own under --out, with this version of torch; one that cannot be is named with the last line of its
-error. Each is run with 2, 4 and 8 rows a pass, and the fastest counts. A first run of each fills the caches of files
-and is thrown away.
+error. Each is run with 2, 4 and 8 rows a pass, and the fastest counts; the commands and settings of these runs are
+printed. A first run of each fills the caches of files and is thrown away. A run is ended after --limit seconds.
 
 s/step is the mean over all steps but the first; the first step's end is timed from the command's start. Tokens are the
 rows', prompts too, counted by the model's own template. In GRPO an answer has at most 64 tokens, which the untrained
@@ -22,11 +22,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ import benchmarks
 
 BATCH, GROUP = 16, 8
 PASSES = (2, 4, 8)
+ANSWER = 64
+"""Tokens of an answer in GRPO, at most."""
 LETTERS = "sum(c.isalpha() for c in text) / max(1, len(text))"
 
 
@@ -93,7 +98,7 @@ class Ours:
             (folder / "letters.py").write_text(
                 "class Letters:\n    def __call__(self, text, example):\n        return " + LETTERS + "\n"
             )
-            stage |= {"group_size": GROUP, "max_completion_length": 64, "temperature": 1.0, "beta": 0}
+            stage |= {"group_size": GROUP, "max_completion_length": ANSWER, "temperature": 1.0, "beta": 0}
             stage |= {"rewards": [{"use": "./letters.py:Letters"}]}
         recipe = {
             "name": "peer",
@@ -128,7 +133,7 @@ else:
     data = Dataset.from_list([{"prompt": row[:-1]} for row in rows])
     def letters(completions, **_):
         return [LETTERS for text in (c[-1]["content"] for c in completions)]
-    args = GRPOConfig(**shared, num_generations=o["group"], max_completion_length=64, beta=0.0)
+    args = GRPOConfig(**shared, num_generations=o["group"], max_completion_length=o["answer"], beta=0.0)
     trainer = GRPOTrainer(model=model, args=args, reward_funcs=letters, train_dataset=data, peft_config=lora)
 trainer.train()
 """.replace("LETTERS", LETTERS)
@@ -142,7 +147,13 @@ class BareTrl:
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
         """See `Ours`."""
-        options = {**vars(shape), "rows": str(rows), "settings": shape.settings(rows_a_pass), "group": GROUP}
+        options = {
+            **vars(shape),
+            "rows": str(rows),
+            "settings": shape.settings(rows_a_pass),
+            "group": GROUP,
+            "answer": ANSWER,
+        }
         (folder / "options.json").write_text(json.dumps(options))
         (folder / "script.py").write_text(TRL)
         return ["script.py"]
@@ -184,7 +195,7 @@ class Swift:
             **{"model": shape.model, "model_type": "llama", "template": "chatml", "dataset": str(rows)},
             **{"tuner_type": "lora", "lora_rank": shape.rank, "lora_alpha": shape.alpha, "lora_dropout": 0},
             **{"target_modules": "all-linear", "torch_dtype": "float32", "output_dir": "out", "save_steps": 10**6},
-            **{"gradient_checkpointing": False, "split_dataset_ratio": 0, "max_length": shape.length},
+            **{"fp16": False, "gradient_checkpointing": False, "split_dataset_ratio": 0, "max_length": shape.length},
             **shape.settings(rows_a_pass),
         }
         if shape.kind == "sft":
@@ -194,7 +205,7 @@ class Swift:
             f"        return [{LETTERS} for text in completions]\n\norms['letters'] = Letters\n"
         )
         known |= {"rlhf_type": "grpo", "external_plugins": "letters.py", "reward_funcs": "letters", "beta": 0}
-        known |= {"num_generations": GROUP, "max_completion_length": 64}
+        known |= {"num_generations": GROUP, "max_completion_length": ANSWER, "temperature": 1.0}
         return ["-m", "swift.cli.rlhf", *_options(known)]
 
 
@@ -212,7 +223,7 @@ class Axolotl:
             **{"lora_target_linear": True, "sequence_len": shape.length, "output_dir": "out", "train_on_inputs": False},
             "datasets": [{"path": str(rows), "ds_type": "json", "type": "chat_template"}],
             **{"micro_batch_size": rows_a_pass, "gradient_accumulation_steps": BATCH // rows_a_pass},
-            **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant", "bf16": True},
+            **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant", "bf16": "auto"},
             **{"logging_steps": 1, "save_strategy": "no", "seed": settings["seed"], "optimizer": "adamw_torch"},
         }
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
@@ -241,18 +252,20 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=8)
     arguments.add_argument("--only", nargs="+", choices=[c.name for c in CONTENDERS])
     arguments.add_argument("--passes", nargs="+", type=int, default=PASSES, help="rows a pass")
+    arguments.add_argument("--limit", type=int, default=1200, help="seconds of a run, at most")
     options = arguments.parse_intermixed_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows = options.out / "rows.jsonl"
     shape = write_rows(options.kind, options.recipe, options.overrides, options.steps, rows)
-    table, missing = [], []
+    table, missing, said = [], [], list[str]()
     for contender in CONTENDERS:
         if options.only and contender.name not in options.only:
             continue
         try:
             python = installed(contender, options.out)
-            run(contender, python, Shape(**{**vars(shape), "steps": 2}), rows, options.out, options.passes[-1])
-            tried = {n: run(contender, python, shape, rows, options.out, n) for n in options.passes}
+            short = Shape(**{**vars(shape), "steps": 2})
+            run(contender, python, short, rows, options.out, options.passes[-1], options.limit)
+            tried = {n: run(contender, python, shape, rows, options.out, n, options.limit) for n in options.passes}
         except RuntimeError as error:
             missing.append(f"{contender.name}: {error}")
             print(missing[-1], file=sys.stderr, flush=True)
@@ -260,8 +273,19 @@ def main() -> None:
         best = min(tried, key=lambda n: tried[n]["step"])
         table.append((contender.name, version_of(contender, python), best, tried[best]))
         print(contender.name, tried, file=sys.stderr, flush=True)
+        said.append(as_run(contender, shape, rows, options.out, best))
     show(shape, table)
+    print("\n".join(["", *said]))
     print("\n".join(["", *missing, "", benchmarks.machine()]))
+
+
+def as_run(contender: Any, shape: Shape, rows: Path, out: Path, rows_a_pass: int) -> str:
+    """The command of a contender's counted run, and the settings that it reads."""
+    folder = out / "work" / contender.name.replace(" ", "-")
+    command = contender.prepare(shape, rows, folder, rows_a_pass)
+    files = [folder / name for name in ("recipe.yaml", "options.json")]
+    settings = [file.read_text() for file in files if file.is_file()]
+    return f"{contender.name}: `python {' '.join(command)}` {' '.join(settings)}".replace(str(out), "OUT")
 
 
 def show(shape: Shape, table: Sequence[tuple[str, str, int, Mapping[str, float]]]) -> None:
@@ -291,10 +315,14 @@ def write_rows(kind: str, recipe: Path, overrides: Sequence[str], steps: int, ou
     file = load_recipe(recipe, overrides)
     backend = make_backend(file.recipe)
     job = make_plan(file, backend).jobs[0]
-    picked = job.examples[: steps * BATCH]
+    # `repeat` has copies side by side, which a pass of ours would compute once; nor would ours train GRPO on rows whose
+    # gold answer is longer than a completion may be.
+    encoder: Encoder = backend.encoder
+    once = {e.id: e for e in job.examples}.values()
+    fitting = (e for e in once if kind == "sft" or encoder.lengths([e])[0].completion <= ANSWER)
+    picked = list(islice(fitting, steps * BATCH))
     messages = [[*e.prompt, {"role": "assistant", "content": e.completion}] for e in picked]
     out.write_text("".join(json.dumps({"messages": row}) + "\n" for row in messages))
-    encoder: Encoder = backend.encoder
     tokens = sum(len(p) + len(c) for p, c, *_ in encoder.tokens(picked))
     lora = file.recipe.lora
     known = (kind, str(backend.base.load), len(picked), steps, lora.rank, lora.alpha, job.stage.learning_rate)
@@ -329,7 +357,9 @@ def version_of(contender: Any, python: Path) -> str:
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def run(contender: Any, python: Path, shape: Shape, rows: Path, out: Path, rows_a_pass: int) -> dict[str, float]:
+def run(
+    contender: Any, python: Path, shape: Shape, rows: Path, out: Path, rows_a_pass: int, limit: int
+) -> dict[str, float]:
     """One training: seconds a step and to the first one, last loss, peak memory. Raises RuntimeError when it fails."""
     folder = out / "work" / contender.name.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
@@ -338,14 +368,20 @@ def run(contender: Any, python: Path, shape: Shape, rows: Path, out: Path, rows_
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count()), "PYTHONUNBUFFERED": "1"}
     ends, losses, start = [], list[float](), time.perf_counter()
     with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            losses = losses_of(folder, contender.log)
-            ends += [time.perf_counter() - start] * (len(losses) - len(ends))
-            if pid:
-                break
-            time.sleep(0.1)
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                losses = losses_of(folder, contender.log)
+                ends += [time.perf_counter() - start] * (len(losses) - len(ends))
+                if pid:
+                    break
+                if time.perf_counter() - start > limit:
+                    raise RuntimeError(f"not done after {limit} s, {len(losses)} of {shape.steps} steps")
+                time.sleep(0.1)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if os.waitstatus_to_exitcode(status) or len(losses) < shape.steps:
         said = (folder / "log.txt").read_text(errors="replace").strip().splitlines() or ["nothing was said"]
         errors = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from adapters.backends.jobs import PICKED, Job
 from adapters.console import clock, new_table
+from adapters.data.on_disk import collect
 from adapters.environment import peak_memory_text
 from adapters.evaluation import comparison, constraining, metrics
 from adapters.evaluation.metrics import main_mode
-from adapters.files import read_jsonl
+from adapters.files import numbered_jsonl
 from adapters.pipeline.plan import Plan
 from adapters.pipeline.run_folder import START, TEACHER
 from adapters.pipeline.seeds import Summary
@@ -146,7 +147,8 @@ def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[
     if line["set"] not in sets:
         return None  # an average has no samples
     models = line["from"], line["to"]
-    samples = tuple(read_jsonl(folder / "eval" / model / line["set"] / "samples.jsonl") for model in models)
+    paths = [folder / "eval" / model / line["set"] / "samples.jsonl" for model in models]
+    samples = [collect(row for _, row in numbered_jsonl(path)) for path in paths]
     before, after = (sets[line["set"]][model] for model in models)
     changes = comparison.changes(before, after, line["mode"], (samples[0], samples[1]) if all(samples) else None)
     return next((change.interval for change in changes if change.field == line["field"]), None)

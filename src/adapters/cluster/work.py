@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -203,8 +204,11 @@ class Noise:
         """See `Work`."""
 
         def fill(part: Part, file: Path, out: Path) -> Mapping[str, Any]:
-            wanted = None if part.rows is None else range(*part.rows).__contains__
+            numbers = None if part.rows is None else range(*part.rows)
+            wanted = None if numbers is None else numbers.__contains__
             rows = noise_files.noised(file, task=task_of_file(file, self.task), wanted=wanted, **self.given)
+            # Without reading on behind the part's last row.
+            rows = islice(rows, None if numbers is None else len(numbers) * self.given.get("variants", 1))
             return {"counts": {"rows": write_jsonl(out, (result.row for result in rows))}}
 
         return fill

@@ -19,7 +19,7 @@ from adapters.backends.jobs import Evaluation
 from adapters.backends.repetition import CHARACTERS, loops
 from adapters.data.on_disk import HELD, Store, collect, take
 from adapters.evaluation import alignment, metrics
-from adapters.files import numbered_jsonl, read_json, read_jsonl, write_jsonl
+from adapters.files import numbered_jsonl, read_json, write_jsonl
 from adapters.plugins.attempts import RewardError
 from adapters.plugins.grader import Grader
 from adapters.plugins.rewards import NamedReward
@@ -78,13 +78,15 @@ def stored_answers(folder: Path, evaluation: Evaluation, key: str) -> Stored | N
     if of_answers != same:
         return None
     needed = {"completion", "tokens", "truncated", "rewards", "parts"}
-    rows = [record for record in read_jsonl(folder / "samples.jsonl") if record.keys() >= needed]
-    if [row.get("id") for row in rows] != [example.id for example in evaluation.examples]:
-        return None
-    samples = [Sample(row["completion"], row["tokens"], row["truncated"]) for row in rows]
     names = [entry.rpartition("=")[0] for entry in set(of_rewards.split(",")) & set(rewards.split(",")) if entry]
-    scores = {n: [Scored(row["rewards"].get(n), row["parts"].get(n, {})) for row in rows] for n in names}
-    return Stored(samples, scores, figures)
+    samples, ids, scores = list[Sample](), list[str](), {name: list[Scored]() for name in names}
+    for _, row in numbered_jsonl(folder / "samples.jsonl"):
+        if row.keys() >= needed:
+            ids.append(row.get("id"))
+            samples.append(Sample(row["completion"], row["tokens"], row["truncated"]))
+            for name, of_name in scores.items():
+                of_name.append(Scored(row["rewards"].get(name), row["parts"].get(name, {})))
+    return Stored(samples, scores, figures) if ids == [example.id for example in evaluation.examples] else None
 
 
 def evaluate(

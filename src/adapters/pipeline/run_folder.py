@@ -89,7 +89,7 @@ class EvaluatedModel:
     @cached_property
     def samples(self) -> Sequence[Mapping[str, Any]]:
         """Every row of the test set with the model's answer and its counts; many are on disk, read when asked for."""
-        return collect(read_jsonl(self.folder / "samples.jsonl"))
+        return collect(row for _, row in numbered_jsonl(self.folder / "samples.jsonl"))
 
     def checked_samples(self) -> Sequence[Mapping[str, Any]]:
         """The samples, if stored. Raises UserError when not all of them can be read."""
