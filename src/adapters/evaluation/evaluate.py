@@ -77,12 +77,12 @@ def stored_answers(folder: Path, evaluation: Evaluation, key: str) -> Stored | N
     (*of_answers, of_rewards), (*same, rewards) = (k.split(":", 2) for k in (figures.get("key") or "", key))
     if of_answers != same:
         return None
-    needed = {"completion", "tokens", "truncated", "rewards", "parts"}
+    needed = {"id", "completion", "tokens", "truncated", "rewards", "parts"}
     names = [entry.rpartition("=")[0] for entry in set(of_rewards.split(",")) & set(rewards.split(",")) if entry]
     samples, ids, scores = list[Sample](), list[str](), {name: list[Scored]() for name in names}
     for _, row in numbered_jsonl(folder / "samples.jsonl"):
         if row.keys() >= needed:
-            ids.append(row.get("id"))
+            ids.append(row["id"])
             samples.append(Sample(row["completion"], row["tokens"], row["truncated"]))
             for name, of_name in scores.items():
                 of_name.append(Scored(row["rewards"].get(name), row["parts"].get(name, {})))
