@@ -309,7 +309,7 @@ def test_generate_draws_the_same(sampler: LocalSampler, prompts: list[list[int]]
 
 def test_the_log_probability_is_that_of_the_answer(sampler: LocalSampler, prompts: list[list[int]]) -> None:
     draws = choosing.Draws(["a", None], temperature=0.5)
-    rows = decoding.draw(sampler.model, prompts[:1], 2, draws, limits=[12, 12], stops={2}, pad=0, shared=True)
+    [(_, rows)] = decoding.draw(sampler.model, prompts[:1], 2, draws, limits=[12, 12], stops={2}, pad=0, most=64)
     for row, logprob in zip(rows, draws.logprobs, strict=True):
         ids = torch.tensor([prompts[0] + row])
         with torch.no_grad():
@@ -329,21 +329,76 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
     assert ((counts - expected)[[0, 1, 3]].abs() < 4 * expected[[0, 1, 3]].sqrt()).all()
 
 
-def test_memory_that_runs_out_halves_the_prompts(
+def test_memory_that_runs_out_halves_the_answers(
     sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, real = drawn(sampler, prompts), decoding.draw
+    expected, real, sizes = drawn(sampler, prompts), decoding.draw, []
 
-    def scarce(model: object, rows: list, *rest: object, **options: object) -> list[list[int]]:
-        if len(rows) > 1:
-            raise torch.OutOfMemoryError
-        return real(model, rows, *rest, **options)
+    def scarce(model: object, rows: list, *rest: object, **options: Any) -> Iterator[Any]:
+        sizes.append((options["most"], len(rows)))
+        for n, answers in enumerate(real(model, rows, *rest, **options)):
+            if n and options["most"] > 4:
+                raise torch.OutOfMemoryError
+            yield answers
 
     monkeypatch.setattr(decoding, "draw", scarce)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
-    assert [[d.text for d in v] for _, v in sorted(drawn(sampler, prompts).items())] == [
+    assert [[d.text for d in v] for _, v in sorted(drawn(sampler, prompts, 16).items())] == [
         [d.text for d in v] for _, v in sorted(expected.items())
     ]
+    assert sizes == [(16, 5), (8, 4), (4, 3)], "what is answered is not answered again"
+
+
+def test_the_last_rows_of_batches_go_on_together(
+    sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths, real = [], decoding.Decoder.advance
+
+    def advance(self: decoding.Decoder, batch: decoding.Batch) -> list[int]:
+        widths.append(len(batch.rows))
+        return real(self, batch)
+
+    monkeypatch.setattr(decoding.Decoder, "advance", advance)
+    monkeypatch.setattr(decoding, "FEW", 4)
+    limits = [3, 3, 3, 12, 3, 3, 9, 3, 3, 3]
+
+    def draw() -> dict[int, list[list[int]]]:
+        draws = choosing.Draws([f"{n} {i}" for n in range(5) for i in range(2)], temperature=1.0)
+        return dict(decoding.draw(sampler.model, prompts, 2, draws, pad=0, most=4, limits=limits, stops=set()))
+
+    together = draw()
+    assert {n: [len(row) for row in rows] for n, rows in together.items()} == {
+        n: limits[2 * n : 2 * n + 2] for n in range(5)
+    }
+    assert widths == [4] * 3 + [4] * 3 + [2] * 3 + [2] * 6 + [1] * 3, "the two long answers end side by side"
+    monkeypatch.setattr(decoding, "plain_attention", lambda _: False)
+    widths.clear()
+    assert draw() == together, "an answer does not depend on the rows beside it"
+    assert widths == [4] * 3 + [1] * 9 + [4] * 3 + [1] * 6 + [2] * 3
+
+
+def test_one_token_is_read_with_its_heads_packed(sampler: LocalSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sampler.model
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    read, real = [], torch.nn.functional.scaled_dot_product_attention
+
+    def attention(query: torch.Tensor, key: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        read.append((query.shape[1], key.shape[1], query.shape[2], options.get("enable_gqa", False)))
+        return real(query, key, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    cache = caches.new_cache(model)
+    with torch.inference_mode():
+        caches.step(model, torch.tensor([[5, 6, 7]]), cache)
+        read.clear()
+        last = caches.step(model, torch.tensor([[8]]), cache)
+        whole = model(torch.tensor([[5, 6, 7, 8]])).logits[:, -1:]
+    heads, groups = (
+        model.config.num_key_value_heads,
+        model.config.num_attention_heads // model.config.num_key_value_heads,
+    )
+    assert set(read[: model.config.num_hidden_layers]) == {(heads, heads, groups, False)}
+    assert torch.allclose(last, whole, atol=1e-5)
 
 
 def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:

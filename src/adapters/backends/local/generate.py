@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -19,8 +19,6 @@ from adapters.backends.local.token_ends import token_ends
 from adapters.backends.repetition import LoopEnd
 from adapters.types import Drawn, Message, Progress, Sample, TokenScores
 
-Prompt = TypeVar("Prompt")
-Answered = TypeVar("Answered")
 GrammarOf = Callable[[int], str]
 """Takes the index of a prompt; the grammar that its answers are held to."""
 
@@ -152,34 +150,50 @@ class LocalSampler:
         wanted: Callable[[int], bool],
         grammar: GrammarOf | None = None,
     ) -> Iterator[tuple[int, list[Drawn]]]:
-        """Several answers to each prompt as (index, answers), longest prompts first; each prompt is read once.
+        """Several answers to each prompt as (index, answers), longer prompts first; each prompt is read once.
 
-        `seeds` are of the answers of each prompt, equally many; None answers greedily. A batch of which no prompt is
-        `wanted` is left out. The others are computed whole: batches, and so the rounding, are the same after a restart.
+        `seeds` are of the answers of each prompt, equally many; None answers greedily. `batch_size` answers (64) are
+        drawn at once, at most. Prompts are answered in blocks of `BLOCK`. One of which no prompt is `wanted` is left
+        out, and the others are computed whole: batches, and so the rounding, are the same after a restart.
         """
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        size = max(1, (batch_size or 64) // len(seeds[0])) if seeds else 1
-        for batch in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
-            if any(map(wanted, batch)):
-                prompts = [(ids[i], seeds[i], grammar(i) if grammar else None) for i in batch]
-                answers = _within_memory(lambda part: self._draw(part, temperature, max_new_tokens), prompts)
-                yield from ((i, of_prompt) for i, of_prompt in zip(batch, answers, strict=True) if wanted(i))
+        order, most = sorted(range(len(ids)), key=lambda i: -len(ids[i])), batch_size or 64
+        for block in [order[i : i + BLOCK] for i in range(0, len(order), BLOCK)][self.rank :: self.world]:
+            left = dict.fromkeys(block) if any(map(wanted, block)) else {}
+            while left:
+                try:
+                    prompts = [(ids[i], seeds[i], grammar(i) if grammar else None) for i in left]
+                    for n, answers in self._draw(prompts, temperature, max_new_tokens, most):
+                        del left[block[n]]
+                        if wanted(block[n]):
+                            yield block[n], answers
+                except torch.OutOfMemoryError:
+                    if most <= len(seeds[0]):
+                        raise
+                if left:  # outside the handler, whose traceback would keep the failed batch's memory
+                    torch.accelerator.empty_cache()
+                    block, most = list(left), max(len(seeds[0]), most // 2)
 
     def _draw(
-        self, prompts: Sequence[tuple[list[int], Sequence[str | None], str | None]], temperature: float, most: int
-    ) -> list[list[Drawn]]:
+        self,
+        prompts: Sequence[tuple[list[int], Sequence[str | None], str | None]],
+        temperature: float,
+        longest: int,
+        most: int,
+    ) -> Iterator[tuple[int, list[Drawn]]]:
         ids, seeds, grammars = zip(*prompts, strict=True)  # all have a grammar, or none
-        limits = [limit for limit, of_prompt in zip(self._limits(ids, most), seeds, strict=True) for _ in of_prompt]
-        pad, several = self.encoder.tokenizer.pad_token_id, len(seeds[0])
+        limits = [limit for limit, of_prompt in zip(self._limits(ids, longest), seeds, strict=True) for _ in of_prompt]
+        several, loops = len(seeds[0]), [LoopEnd() for _ in limits]
         held = self._held(None if grammars[0] is None else lambda row: grammars[row // several])
         draws = choosing.Draws([seed for of_prompt in seeds for seed in of_prompt], temperature, held)
-        loops = [LoopEnd() for _ in limits]
-        options: dict[str, Any] = {"limits": limits, "stops": self.stops, "ended": [loop.closed_by for loop in loops]}
-        rows = decoding.draw(self.model, ids, several, draws, pad=pad, shared=self.groups, **options)
-        cut = [loop.looped or len(row) >= limit for loop, row, limit in zip(loops, rows, limits, strict=True)]
-        samples = map(self._sample, rows, cut)
-        drawn = [Drawn(*s[:3], logprob=p / len(r)) for s, p, r in zip(samples, draws.logprobs, rows, strict=True)]
-        return [drawn[i : i + several] for i in range(0, len(drawn), several)]
+        draw = decoding.draw if self.groups else by_generate.draw
+        options: dict[str, Any] = {"pad": self.encoder.tokenizer.pad_token_id, "stops": self.stops, "limits": limits}
+        options |= {"ended": [loop.closed_by for loop in loops], "most": most}
+        for n, rows in draw(self.model, ids, several, draws, **options):
+            drawn = []
+            for place, row in enumerate(rows, n * several):
+                sample = self._sample(row, loops[place].looped or len(row) >= limits[place])
+                drawn.append(Drawn(*sample[:3], logprob=draws.logprobs[place] / len(row)))
+            yield n, drawn
 
     def _with_scores(self, sample: Sample, row: list[int], logprobs: Sequence[float]) -> Sample:
         # `generate` goes on with rows that have ended; what it asked of them afterwards is no part of the answer.
@@ -215,15 +229,5 @@ class LocalSampler:
 GPU_BATCH, CPU_BATCH = (64, 32_768), (32, 8_192)
 """Rows of a batch, and tokens of its padded prompts, at most."""
 
-
-def _within_memory(answer: Callable[[Sequence[Prompt]], list[Answered]], prompts: Sequence[Prompt]) -> list[Answered]:
-    """The answers to a batch, computed in halves where the device's memory does not hold it."""
-    try:
-        return answer(prompts)
-    except torch.OutOfMemoryError:
-        if len(prompts) == 1:
-            raise
-    # Outside the handler, whose traceback would keep the failed batch's memory.
-    torch.accelerator.empty_cache()
-    half = len(prompts) // 2
-    return [row for part in (prompts[:half], prompts[half:]) for row in _within_memory(answer, part)]
+BLOCK = 64
+"""Prompts whose several answers are computed together, also where only some of them are missing."""

@@ -51,6 +51,34 @@ def generate(
     return answers
 
 
+def draw(
+    model: Any,
+    prompts: Sequence[list[int]],
+    answers: int,
+    choose: Choose,
+    *,
+    most: int,
+    limits: Sequence[int],
+    ended: Sequence[Ended],
+    **options: Any,
+) -> Iterator[tuple[int, list[list[int]]]]:
+    """As `decoding.draw`, for any model: whole batches through `generate`."""
+    size = max(1, most // answers)
+    for first in range(0, len(prompts), size):
+        some, begin = prompts[first : first + size], first * answers
+        own = slice(begin, begin + len(some) * answers)
+        found = generate(
+            model,
+            [prompt for prompt in some for _ in range(answers)],
+            limits=limits[own],
+            ended=ended[own],
+            choose=lambda logits, rows, begin=begin: choose(logits, [begin + row for row in rows]),  # type: ignore[misc]
+            **options,
+        )
+        for n in range(len(some)):
+            yield first + n, found[n * answers : (n + 1) * answers]
+
+
 def in_batches(
     model: Any,
     prompts: Sequence[list[int]],

@@ -10,6 +10,8 @@ import torch
 from packaging.version import Version
 from transformers import DynamicCache, __version__
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.speedups.shared_prefixes import common_prefix
 
@@ -95,6 +97,18 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
     if len(prompts) < 2:
         return 0
     return min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+
+
+def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
+    """As transformers' own. A CPU's kernel reads one token several times faster where heads that share keys are packed
+    as positions, which transformers does where there is a mask.
+    """
+    if attention_mask is None and query.shape[2] == 1 and query.device.type == "cpu":
+        attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
 
 
 def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:

@@ -11,15 +11,15 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn.functional import pad as pad_with_zeros
 from transformers import DynamicCache
 
-from adapters.backends.local.speedups.by_generate import Ended, generate
-from adapters.backends.local.speedups.caches import new_cache, padded, step
-from adapters.backends.local.speedups.choosing import Choose, Draws, best
+from adapters.backends.local.speedups.by_generate import Ended
+from adapters.backends.local.speedups.caches import new_cache, padded, plain_attention, step
+from adapters.backends.local.speedups.choosing import Choose, best
 
 
 @torch.inference_mode()
@@ -167,6 +167,10 @@ class Decoder:
         return ended
 
 
+FEW: Final = 8
+"""Share of a batch, one of so many rows, that waits for those of others."""
+
+
 def decode_groups(
     model: Any, cache: DynamicCache, tokens: torch.Tensor, mask: torch.Tensor, group: torch.Tensor, **options: Any
 ) -> list[list[int]]:
@@ -175,35 +179,50 @@ def decode_groups(
     `tokens` and `mask` (prompts, width) are padded on the left; `group` (answers) is the prompt of each answer. `cache`
     is empty, and modified.
     """
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    step(model, tokens[:, :-1], cache, mask[:, :-1], positions[:, :-1])
-    cache.reorder_cache(group)
-    decoder, rows = Decoder(model, len(group), **options), list(range(len(group)))
-    batch = Batch(rows, tokens[group, -1:], mask[group], positions[group, -1:], cache)
+    decoder = Decoder(model, len(group), **options)
+    batch = _groups(model, cache, tokens, mask, group, list(range(len(group))))
     while batch.rows:
         decoder.advance(batch)
     return decoder.answers
 
 
+def _groups(
+    model: Any, cache: DynamicCache, tokens: torch.Tensor, mask: torch.Tensor, group: torch.Tensor, rows: list[int]
+) -> Batch:
+    """A batch of `rows` that has read all of its prompts but their last tokens; see `decode_groups`."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    step(model, tokens[:, :-1], cache, mask[:, :-1], positions[:, :-1])
+    cache.reorder_cache(group)
+    return Batch(rows, tokens[group, -1:], mask[group], positions[group, -1:], cache)
+
+
 @torch.inference_mode()
 def draw(
-    model: Any,
-    prompts: Sequence[list[int]],
-    answers: int,
-    draws: Draws,
-    *,
-    pad: int,
-    shared: bool,
-    **options: Any,
-) -> list[list[int]]:
-    """The tokens of several answers to each prompt, one prompt's after another's.
+    model: Any, prompts: Sequence[list[int]], answers: int, choose: Choose, *, pad: int, most: int, **options: Any
+) -> Iterator[tuple[int, list[list[int]]]]:
+    """The number of each prompt and the tokens of its answers, as the last of them ends; for `can_decode`.
 
-    `draws` and the options of `Decoder` (limits, stops, ended) are of all answers; `shared` reads each prompt once,
-    where `can_decode`.
+    `choose` and the options of `Decoder` (limits, stops, ended) are of all answers, one prompt's after another's. At
+    most `most` answers are drawn at a time, or those to one prompt. If every layer has a plain cache, the last few of a
+    batch wait for those of the others: a pass over few rows takes nearly as long as one over many.
     """
-    group = torch.arange(len(prompts), device=model.device).repeat_interleave(answers)
-    if not shared:
-        rows = [prompts[n] for n in group.tolist()]
-        return generate(model, rows, pad=pad, choose=draws, **options)
-    tokens, mask = padded(model, prompts, pad)
-    return decode_groups(model, new_cache(model), tokens, mask, group, choose=draws, **options)
+    decoder = Decoder(model, len(prompts) * answers, choose=choose, **options)
+    waiting, joins, left = deque(range(len(prompts))), plain_attention(model), [answers] * len(prompts)
+    late: list[Batch] = []
+    while waiting or late:
+        if waiting:
+            taken = [waiting.popleft() for _ in range(min(max(1, most // answers), len(waiting)))]
+            tokens, mask = padded(model, [prompts[n] for n in taken], pad)
+            group = torch.arange(len(taken), device=model.device).repeat_interleave(answers)
+            rows = [n * answers + i for n in taken for i in range(answers)]
+            batch, few = _groups(model, new_cache(model), tokens, mask, group, rows), most // FEW if joins else 0
+        else:
+            batch, few = late.pop(), 0
+            while late and len(batch.rows) + len(late[-1].rows) <= most:
+                batch = batch.joined(late.pop())
+        while len(batch.rows) > few:
+            for row in decoder.advance(batch):
+                left[n := row // answers] -= 1
+                if not left[n]:
+                    yield n, decoder.answers[n * answers : (n + 1) * answers]
+        late += [batch] if batch.rows else []
