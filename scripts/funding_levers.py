@@ -5,11 +5,13 @@
 
 FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is one SFT adapter, stopped at its
 best state. All levers go on from it on the same fresh statements with funders, which SFT has not seen; those that learn
-from stored samples share one file of them, whose seconds are in their time. `more` is the control: SFT on the gold of
-these statements, for as many seconds as --like took. A run that is finished is not made again; a stopped one goes on,
-and is timed from there. The tables show each lever against the start, with 95 % paired intervals over statements and
-seeds: F1, and the reward with the corrected scorer, whatever the lever was paid for. grobid_dev is also counted with
-mended links, as the training rows have them. With --without all is shown without a statement, by its id, too.
+from stored samples share one file of them, whose seconds are in their time. Two are controls: `more` is SFT on the gold
+of these statements, for as many seconds as --like took, and `unselected` is SFT on a sample of each, whatever it earns.
+A run that is finished is not made again; a stopped one goes on, and is timed from there.
+
+The tables show each lever against the start, with 95 % paired intervals over statements and seeds: F1, and the reward
+with the corrected scorer, whatever the lever was paid for. grobid_dev is also counted with mended links, as the training
+rows have them. With --without all is shown without a statement, by its id, too.
 """
 
 from __future__ import annotations
@@ -100,6 +102,7 @@ GROUPS: Final = """    batch_size: 8
 """
 LEVERS: Final[Mapping[str, tuple[str, str]]] = {
     "best_of": ("best_of", REWARDS + OWN.replace("MARGIN", "0.02") + TRAINED),
+    "unselected": ("best_of", REWARDS + OWN.replace("margin: MARGIN", "pick: first") + TRAINED),
     "best_of all": ("best_of", REWARDS + OWN.replace("MARGIN", "0") + TRAINED),
     "dpo": ("dpo", REWARDS + OWN.replace("MARGIN", "0.1") + PAIRS),
     "grpo": ("grpo", REWARDS + GROUPS),

@@ -66,6 +66,7 @@ def test_best_of_takes_a_sample_that_beats_the_greedy_answer() -> None:
     assert own_answers._best(whole, group, Samples(margin=0.26)) is None
     assert own_answers._best(whole, group, Samples(margin=0, floor=0.8)) is None
     assert own_answers._best(whole[:1], group, Samples(margin=0)) is None, "no sample is whole"
+    assert own_answers._best(whole, group, Samples(pick="first")) == ("worse", None), "a control"
     cut = lines(("greedy", 0.5, True), ("better", 0.6, False))
     assert own_answers._best(cut[1:], cut, Samples(margin=0.05)) == ("better", None)
 
@@ -106,6 +107,7 @@ def test_nothing_to_learn_is_said_with_the_figures(echo: Path) -> None:
         (["stages.1.kind=dpo", "stages.1.samples=null"], "samples and rewards go together"),
         (["stages.1.rewards=[]"], "rewards"),
         (["stages.1.samples={k: 1}"], "k"),
+        (["stages.1.kind=dpo", "stages.1.samples={pick: first}"], "samples.pick is for best_of"),
         (["stages.1.samples.marginn=1"], "margin"),
     ],
 )

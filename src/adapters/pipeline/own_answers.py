@@ -135,11 +135,13 @@ class Answering:
 
 
 def _best(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, None] | None:
-    """The best sample of a row, if it is better than the greedy answer by the margin."""
+    """The best sample of a row, if it is better than the greedy answer by the margin; or the first, as a control."""
     greedy = next((line["reward"] for line in group if line["greedy"]), None)
     drawn = [line for line in whole if not line["greedy"]]
     if greedy is None or not drawn:
         return None
+    if samples.pick == "first":
+        return drawn[0]["completion"], None
     best = max(drawn, key=_worth)
     enough = best["reward"] - greedy >= samples.margin and best["reward"] >= samples.floor
     return (best["completion"], None) if enough else None

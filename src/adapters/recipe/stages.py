@@ -59,6 +59,9 @@ class Samples(Strict):
         description="Least difference: best_of, of the best sample and the greedy answer; dpo, of best and worst.",
     )
     floor: float = Field(default=0.0, description="Least reward of an answer that is learned.")
+    pick: Literal["best", "first"] = Field(
+        default="best", description="best_of: the best sample, or as a control the first one, whatever it earns."
+    )
     path: str | None = Field(
         default=None, description="Answers that `adapters sample` has drawn from `start`, instead of new ones."
     )
@@ -240,6 +243,8 @@ class Dpo(_PromptWithAnswer):
 
     @model_validator(mode="after")
     def _samples_and_rewards(self) -> Dpo:
+        if self.samples and self.samples.pick != "best":
+            raise ValueError("samples.pick is for best_of; a pair is the best and the worst answer")
         if bool(self.samples) != bool(self.rewards):
             raise ValueError("samples and rewards go together: the rewards say which of the samples is better")
         return self
