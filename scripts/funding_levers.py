@@ -10,7 +10,7 @@ of these statements, for as many seconds as --like took, and `unselected` is SFT
 A run that is finished is not made again; a stopped one goes on, and is timed from there.
 
 The tables show each lever against the start, with 95 % paired intervals over statements and seeds: F1, and the reward
-with the corrected scorer, whatever the lever was paid for. grobid_dev is also counted with mended links, as the training
+with the corrected scorer, whatever the lever was paid for. grobid_dev is also counted with mended links, as training
 rows have them. With --without all is shown without a statement, by its id, too.
 """
 
