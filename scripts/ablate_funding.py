@@ -103,7 +103,7 @@ def show(results: dict[str, list[Path]]) -> None:
         for name in SETS:
             before, after = (
                 [read_jsonl(run / "eval" / "1-sft" / name / "samples.jsonl") for run in of_arm]
-                for of_arm in (results["all"][: len(runs)], runs)
+                for of_arm in (results["all"], runs)
             )
             for change in changes_over_seeds(before, after, "balanced"):
                 low, high = change.interval or (float("nan"), float("nan"))

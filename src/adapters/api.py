@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -29,7 +30,8 @@ Result = TypeVar("Result")
 
 def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Refuse arguments of other types and ranges than a function names, with a UserError."""
-    call = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    call = validate_call(config=ConfigDict(arbitrary_types_allowed=True, strict=True))(function)
+    names = list(signature(function).parameters)
 
     @wraps(function)
     def told(*args: Given.args, **options: Given.kwargs) -> Result:
@@ -39,8 +41,10 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
             if error.title != function.__name__:
                 raise
             first = error.errors(include_url=False)[0]
-            name, said = ".".join(map(str, first["loc"])), first["msg"][:1].lower() + first["msg"][1:]
-            raise UserError(f"{function.__name__}: {name}: {said}, not {visible(repr(first['input']))[:80]}.") from None
+            at, said = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
+            name = names[at] if isinstance(at, int) and at < len(names) else at
+            given = "" if "argument" in first["type"] else f", not {visible(repr(first['input']))[:80]}"
+            raise UserError(f"{function.__name__}: {name}: {said}{given}.") from None
         return result
 
     return told

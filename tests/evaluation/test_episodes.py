@@ -161,7 +161,7 @@ def test_a_turn_of_a_test_set_is_as_long_as_one_of_the_stage(folder: Path) -> No
     other = "stages.0={kind: sft, data: [{path: rows.jsonl}], batch_size: 4, learning_rate: 1e-5}"
     result = run("check", "r.yaml", other)
     assert result.exit_code == 2
-    assert "no stage plays, so the length of a turn is unknown" in " ".join(result.output.split())
+    assert "no stage plays, so a turn has no length to take over" in " ".join(result.output.split())
 
 
 def test_publishing_compares_no_episode_and_knows_the_field_success(

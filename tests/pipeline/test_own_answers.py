@@ -18,7 +18,8 @@ from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
 from adapters.pipeline import own_answers, selecting
 from adapters.pipeline.plan import Plan, make_plan
-from adapters.pipeline.run import _all_rewards, run_plan
+from adapters.pipeline.run import run_plan
+from adapters.plugins.rewards import once_each
 from adapters.recipe.load import load_recipe
 from adapters.recipe.stages import Samples
 from adapters.tasks.funding import FundingTask
@@ -109,6 +110,10 @@ def test_nothing_to_learn_is_said_with_the_figures(echo: Path) -> None:
         (["stages.1.samples={k: 1}"], "k"),
         (["stages.1.kind=dpo", "stages.1.samples={pick: first}"], "samples.pick is for best_of"),
         (["stages.1.samples.marginn=1"], "margin"),
+        (
+            ["stages.1.samples={pick: first, floor: 0.5}"],
+            "floor chooses among samples, and pick: first",
+        ),
     ],
 )
 def test_what_a_stage_needs(echo: Path, overrides: list[str], message: str | None) -> None:
@@ -172,8 +177,9 @@ def test_a_stage_learns_from_stored_samples(stored: Path, monkeypatch: pytest.Mo
         (["stages.0.samples.k=4"], "k is that of the stored samples"),
         (["stages.0.samples.path=rows.jsonl"], "no finished output of `adapters sample`"),
         (["start=null"], "only a first stage, with `start`"),
-        (["task.target=nested"], "answers other prompts"),
-        (["stages.0.noise=pdf"], "answers other prompts"),
+        (["task.user=Funders? {statement}"], "answers another prompt than the stage has for row 'r"),
+        (["stages.0.noise={use: pdf, share: 1.0}"], "answers another prompt than the stage has for row 'r"),
+        (["model.thinking=true"], "all rows: model.thinking was another"),
         (["stages.0.data=[{path: more.jsonl}]"], "has no answer to row 'r20' and 9 more"),
         (["lora.rank=4", "start=runs/other"], "answers of other weights"),
     ],
@@ -194,7 +200,8 @@ def test_two_rewards_of_one_name_are_both_shown(echo: Path) -> None:
     same = {**more, "rewards": [{"use": "funding", "scorer": "corrected"}]}
     stages = [{"data": [{"path": "rows.jsonl"}], **stage} for stage in (more, same)]
     plan, _ = planned(echo, *(f"stages.{n}={json.dumps(stage)}" for n, stage in enumerate(stages, 2)))
-    assert [r.name for r in _all_rewards(plan.jobs)] == ["funding", "funding (3-grpo)"]
+    every = [(job.name, job.rewards) for job in plan.jobs]
+    assert [r.name for r in once_each(every)] == ["funding", "funding (3-grpo)"]
 
 
 @pytest.mark.slow

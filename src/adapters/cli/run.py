@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -312,7 +311,7 @@ def _measure(
     from adapters.pipeline.run import evaluate_all, evaluated
     from adapters.pipeline.run_folder import given_name
     from adapters.plugins.registry import resolve
-    from adapters.plugins.rewards import stage_rewards
+    from adapters.plugins.rewards import once_each, stage_rewards
 
     with progress("plan", "reading the test sets"):
         backend = make_backend(file.recipe)
@@ -320,7 +319,8 @@ def _measure(
         tests = evaluations(file, backend, task)
     if data:
         tests = tuple(replace(test, name=given_name(path)) for test, path in zip(tests, data, strict=True))
-    rewards = {r.name: r for r in chain.from_iterable(stage_rewards(file))}
+    names = (f"{n}-{one.kind}" for n, one in enumerate(file.recipe.stages, 1))
+    rewards = once_each(zip(names, stage_rewards(file), strict=True))
     models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
     teachers, notes = distilling.recorded(stage.manifest)
     if is_main():
@@ -330,7 +330,7 @@ def _measure(
     beside = teachers | compared
     models += [*beside.items(), (stage.name, stage.path)]
     earlier = {label: evaluated(path) for label, path in beside.items()}
-    figures = evaluate_all(models, tests, task, list(rewards.values()), run.path, backend, earlier)
+    figures = evaluate_all(models, tests, task, rewards, run.path, backend, earlier)
     return figures, list(compared)
 
 

@@ -40,7 +40,7 @@ def sample(
     k: Annotated[int, Option("-k", min=1, help="Samples of each row.")] = 8,
     temperature: Annotated[float, Option(metavar="X", min=0.01, help="Sampling temperature.")] = 0.8,
     greedy: Annotated[bool, Option(help="The greedy answer too, which evaluations show.")] = True,
-    reward: Annotated[str | None, Option(help="Default: the rewards of the run's GRPO stage, else F1.")] = None,
+    reward: Annotated[str | None, Option(help="Default: those of the run's last stage with rewards, else F1.")] = None,
     reward_params: RewardParams = None,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
     batch_size: Annotated[int | None, Option(min=1, help="Completions at a time; default: 64.")] = None,

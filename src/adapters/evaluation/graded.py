@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +26,18 @@ def lines(
     out = []
     for n, (answer, of_answer) in enumerate(zip(answers, zip(*graded, strict=True), strict=True), 0 if greedy else 1):
         named = dict(zip([r.name for r in rewards], of_answer, strict=True))
-        line = {"row": row, "id": example.id, "sample": n, "greedy": n == 0, "completion": answer.text}
+        line = {"row": row, "id": example.id, "asked": asked(example), "sample": n, "greedy": n == 0}
+        line |= {"completion": answer.text}
         line |= {"tokens": answer.tokens, "truncated": answer.truncated}
         line |= {"logprob": None if answer.logprob is None else round(answer.logprob, 6)}
         line |= {"reward": _mean(rewards, named), "rewards": {name: s.score for name, s in named.items()}}
         out.append({**line, "parts": {name: dict(s.parts) for name, s in named.items()}})
     return out
+
+
+def asked(example: Example) -> str:
+    """A hash of the prompt."""
+    return hashlib.sha256(json.dumps(example.prompt, sort_keys=True).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _mean(rewards: Sequence[NamedReward], named: Mapping[str, Scored]) -> float | None:

@@ -80,9 +80,8 @@ def _turn_limit(spec: EvalSet, recipe: Recipe, at: KeyPath) -> int:
         if own is None and isinstance(stage, Grpo) and stage.environment is not None:
             own = stage.environment.max_turn_length or stage.max_completion_length
     if own is None:
-        raise UserError(
-            "no stage plays, so the length of a turn is unknown.", at=(*at, "environment", "max_turn_length")
-        )
+        fault = "no stage plays, so a turn has no length to take over: set max_turn_length, or max_new_tokens."
+        raise UserError(fault, at=(*at, "environment"))
     return own
 
 

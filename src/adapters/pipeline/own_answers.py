@@ -60,7 +60,9 @@ class Answering:
         figures = best_of.figures(graded.scores(lines))
         text = _text(figures, self.samples.k, rows, len(examples), left_out, stage)
         if not examples:
-            fault = f"there is nothing to learn: {text}. Lower margin or floor, or give it rows that are harder."
+            advice = "Lower margin or floor, or give it rows that are harder"
+            advice = "No sample is whole and well-formed" if self.samples.pick == "first" else advice
+            fault = f"there is nothing to learn: {text}. {advice}."
             raise UserError(fault, at=("stages", self.job.index, "samples"))
         validation = () if isinstance(stage, Dpo) else self.job.validation  # they are no pairs; select has its own
         steps = stage_rows.steps(stage, len(examples), stage.epochs, ("stages", self.job.index))

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -30,7 +30,7 @@ from adapters.pipeline.readable_prompts import keep_readable
 from adapters.pipeline.run_folder import START, refuse_links
 from adapters.plugins import source_files, trust
 from adapters.plugins.registry import self_contained
-from adapters.plugins.rewards import NamedReward
+from adapters.plugins.rewards import NamedReward, once_each
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
 from adapters.recipe.stages import Distill, TokenClassification, samples_of
@@ -67,7 +67,7 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         begin = [(START, plan.start)] if plan.start else []
         teachers = distilling.models(plan.jobs)
         models = [*base, *begin, *teachers.items(), *((job.name, job.folder) for job in plan.jobs)]
-        rewards = _all_rewards(plan.jobs)
+        rewards = once_each([(job.name, job.rewards) for job in plan.jobs])
         earlier = {"base": plan.start.parent / "eval" / "base", START: evaluated(plan.start)} if plan.start else {}
         earlier |= {label: evaluated(folder) for label, folder in teachers.items()}
         report["sets"] = evaluate_all(models, plan.evaluations, plan.task, rewards, folder, backend, earlier)
@@ -76,17 +76,6 @@ def run_plan(plan: Plan, backend: Backend) -> dict[str, Any]:
         write_json(folder / "report.json", report)
     backend.barrier()
     return report
-
-
-def _all_rewards(jobs: Sequence[Job]) -> list[NamedReward]:
-    """The rewards of all stages, each scoring once; one of a taken name that scores otherwise gets its stage's name."""
-    out: dict[tuple[str, str], NamedReward] = {}
-    for job in jobs:
-        for reward in job.rewards:
-            taken = any(name == reward.name for name, _ in out)
-            named = replace(reward, name=f"{reward.name} ({job.name})") if taken else reward
-            out.setdefault((reward.name, reward.score_hash), named)
-    return list(out.values())
 
 
 def ready(plan: Plan, backend: Backend) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
+from adapters.evaluation.graded import asked
 from adapters.extraction.resumable import manifest
 from adapters.files import numbered_jsonl, sha256
 from adapters.recipe.load import RecipeFile
@@ -34,12 +35,14 @@ def with_path(file: RecipeFile, n: int, start: Path | None, examples: Sequence[E
         raise UserError(f"{path} holds answers of other weights than the recipe starts from.", at=at)
     if not settings.get("greedy"):
         raise UserError(f"{path} has no greedy answers, which samples are compared with.", at=at)
-    if settings.get("task") != file.recipe.task.model_dump() or stage.noise is not None:
-        raise UserError(f"{path} answers other prompts than the stage's: task and texts must be the same.", at=at)
-    known = {line["id"] for _, line in numbered_jsonl(path)}
+    known = {line["id"]: line["asked"] for _, line in numbered_jsonl(path) if line["completion"] is not None}
     if missing := [e.id for e in examples if e.id not in known]:
         others = f" and {len(missing) - 1:,} more" if missing[1:] else ""
         raise UserError(f"{path} has no answer to row {missing[0]!r}{others}.", at=at)
+    odd = next((e.id for e in examples if known[e.id] != asked(e)), None)
+    if odd is not None or settings.get("thinking") != file.recipe.model.thinking:
+        which = f"row {odd!r}" if odd is not None else "all rows: model.thinking was another"
+        raise UserError(f"{path} answers another prompt than the stage has for {which}.", at=at)
     stored = samples.model_copy(update={"path": str(path.resolve()), "k": settings["k"]})
     return stage.model_copy(update={"samples": stored})
 

@@ -1,10 +1,10 @@
-"""Rewards of a recipe: resolved, named, called under their fault policy, probed."""
+"""Rewards of a recipe: resolved and named."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,20 @@ def _takes_two(signature: inspect.Signature) -> bool:
 def task_of(reward: Reward | None, name: str, given: str | None = None) -> str | None:
     """The task of a reward's rows: the given, its `task` attribute, or the one of its name."""
     return given or getattr(reward, "task", None) or (name if offered("tasks", name) else None)
+
+
+def once_each(stages: Iterable[tuple[str, Sequence[NamedReward]]]) -> list[NamedReward]:
+    """The rewards of all stages (name, rewards), each scoring once.
+
+    One that has the name of another, and scores otherwise, gets the name of its stage too.
+    """
+    out: dict[tuple[str, str], NamedReward] = {}
+    for stage, rewards in stages:
+        for reward in rewards:
+            taken = any(name == reward.name for name, _ in out)
+            named = replace(reward, name=f"{reward.name} ({stage})") if taken else reward
+            out.setdefault((reward.name, reward.score_hash), named)
+    return list(out.values())
 
 
 def stage_rewards(file: RecipeFile) -> list[tuple[NamedReward, ...]]:

@@ -5,8 +5,8 @@ Every method is called on the gold answer, the empty one, and text that no task 
 answer that finds nothing 0, and must not count anything where there is nothing. Fields that a task names in
 `form_fields` are checks of an answer's form instead of labelled values: gold may fail them.
 
-No call may take more than `LIMIT` seconds: a timer (SIGALRM) interrupts what runs in Python. There is no timer on
-Windows and outside the main thread, and none that ends a call inside a C extension.
+No call may take more than `task_calls.LIMIT` seconds: a timer (SIGALRM) interrupts what runs in Python. There is no
+timer on Windows and outside the main thread, and none that ends a call inside a C extension.
 """
 
 from __future__ import annotations

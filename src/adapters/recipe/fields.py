@@ -108,7 +108,7 @@ class EnvironmentSpec(PluginSpec):
     max_turns: Count = Field(default=8, description="Turns of the model after which an episode is cut, and counted.")
     max_turn_length: Count | None = Field(
         default=None,
-        description="Tokens of one turn; default: what is left of max_completion_length; of a test set: the stage's.",
+        description="Tokens of one turn; default: what is left of max_completion_length; of a test set, the stage's.",
     )
 
 

@@ -70,6 +70,8 @@ class Samples(Strict):
     def _drawn_or_stored(self) -> Self:
         if self.path is not None and (odd := {"k", "temperature"} & self.model_fields_set):
             raise ValueError(f"{min(odd)} is that of the stored samples; leave it out")
+        if self.pick == "first" and (odd := {"margin", "floor"} & self.model_fields_set):
+            raise ValueError(f"{min(odd)} chooses among samples, and pick: first takes the first; leave it out")
         return self
 
 

@@ -314,7 +314,7 @@ def test_the_log_probability_is_that_of_the_answer(sampler: LocalSampler, prompt
         ids = torch.tensor([prompts[0] + row])
         with torch.no_grad():
             scores = sampler.model(input_ids=ids).logits[0, len(prompts[0]) - 1 : -1].log_softmax(-1)
-        assert logprob == pytest.approx(float(scores.gather(-1, torch.tensor(row)[:, None]).sum()), abs=1e-3)
+        assert sum(logprob) == pytest.approx(float(scores.gather(-1, torch.tensor(row)[:, None]).sum()), abs=1e-3)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])

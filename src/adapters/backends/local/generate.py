@@ -153,11 +153,12 @@ class LocalSampler:
         """Several answers to each prompt as (index, answers), longer prompts first; each prompt is read once.
 
         `seeds` are of the answers of each prompt, equally many; None answers greedily. `batch_size` answers (64) are
-        drawn at once, at most. Prompts are answered in blocks of `BLOCK`. One of which no prompt is `wanted` is left
-        out, and the others are computed whole: batches, and so the rounding, are the same after a restart.
+        drawn at once, at most. Prompts are answered in blocks. A block is left out where no prompt of it is `wanted`,
+        else computed whole: batches, and so the rounding, are the same after a restart.
         """
         order, most = sorted(range(len(ids)), key=lambda i: -len(ids[i])), batch_size or 64
-        for block in [order[i : i + BLOCK] for i in range(0, len(order), BLOCK)][self.rank :: self.world]:
+        size = max(1, min(BLOCK, -(-len(ids) // self.world)))
+        for block in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
             left = dict.fromkeys(block) if any(map(wanted, block)) else {}
             while left:
                 try:
@@ -192,7 +193,7 @@ class LocalSampler:
             drawn = []
             for place, row in enumerate(rows, n * several):
                 sample = self._sample(row, loops[place].looped or len(row) >= limits[place])
-                drawn.append(Drawn(*sample[:3], logprob=draws.logprobs[place] / len(row)))
+                drawn.append(Drawn(*sample[:3], logprob=sum(draws.logprobs[place][: len(row)]) / len(row)))
             yield n, drawn
 
     def _with_scores(self, sample: Sample, row: list[int], logprobs: Sequence[float]) -> Sample:
@@ -229,5 +230,5 @@ class LocalSampler:
 GPU_BATCH, CPU_BATCH = (64, 32_768), (32, 8_192)
 """Rows of a batch, and tokens of its padded prompts, at most."""
 
-BLOCK = 64
-"""Prompts whose several answers are computed together, also where only some of them are missing."""
+BLOCK = 32
+"""Prompts whose several answers are computed together, at most, also where only some of them are missing."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Final
 
@@ -10,7 +11,6 @@ import torch
 from packaging.version import Version
 from transformers import DynamicCache, __version__
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.speedups.shared_prefixes import common_prefix
@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     keys: torch.Tensor
     values: torch.Tensor
-    _rooms: tuple[torch.Tensor, ...] = ()
+    rooms: tuple[torch.Tensor, ...] = ()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -41,18 +41,16 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         length, grown = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         held: list[torch.Tensor] = [self.keys, self.values] if length else []
         # Rows that have left, or come, stand in other tensors.
-        mine = [t.data_ptr() == r.data_ptr() and len(t) == len(r) for t, r in zip(held, self._rooms, strict=False)]
-        if not (mine and all(mine) and grown <= self._rooms[0].shape[-2]):
+        mine = [t.data_ptr() == r.data_ptr() and len(t) == len(r) for t, r in zip(held, self.rooms, strict=False)]
+        if not (mine and all(mine) and grown <= self.rooms[0].shape[-2]):
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-            self._rooms = tuple(
-                t.new_empty(*t.shape[:2], grown + ROOM, t.shape[-1]) for t in (key_states, value_states)
-            )
-            for room, tensor in zip(self._rooms, held, strict=False):
+            self.rooms = tuple(t.new_empty(*t.shape[:2], grown + ROOM, t.shape[-1]) for t in (key_states, value_states))
+            for room, tensor in zip(self.rooms, held, strict=False):
                 room[:, :, :length] = tensor
-        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
             room[:, :, length:grown] = new
-        self.keys, self.values = (room[:, :, :grown] for room in self._rooms)
+        self.keys, self.values = (room[:, :, :grown] for room in self.rooms)
         return self.keys, self.values
 
 
@@ -61,6 +59,13 @@ def new_cache(model: Any) -> DynamicCache:
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def release(cache: DynamicCache) -> None:
+    """Free the room beside what a cache holds."""
+    for layer in cache.layers:
+        if isinstance(layer, GrowingLayer):
+            layer.rooms = ()
 
 
 def plain_attention(model: Any) -> bool:
@@ -99,16 +104,24 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
     return min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
 
 
-def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-    """As transformers' own. A CPU's kernel reads one token several times faster where heads that share keys are packed
-    as positions, which transformers does where there is a mask.
+@contextmanager
+def _packed_heads() -> Iterator[None]:
+    """Give attention a mask where it has none: transformers then packs heads that share keys, as positions.
+
+    A CPU's kernel reads one token several times faster so.
     """
-    if attention_mask is None and query.shape[2] == 1 and query.device.type == "cpu":
-        attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    whole: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
+    def packed(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
+        if attention_mask is None and getattr(module, "num_key_value_groups", 1) > 1:
+            attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=query.device)
+        return whole(module, query, key, value, attention_mask, **options)
 
-ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = packed
+    try:
+        yield
+    finally:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = whole
 
 
 def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None, positions: Any = None) -> Any:
@@ -117,7 +130,8 @@ def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None
     # An index copies the last states. A slice of several tokens would make the head copy its weights for every row.
     new = tokens.shape[1]
     last = torch.tensor([new - 1], device=tokens.device) if new > 1 else 1
-    return model(**inputs, use_cache=True, logits_to_keep=last).logits
+    with _packed_heads() if new == 1 and tokens.device.type == "cpu" else nullcontext():
+        return model(**inputs, use_cache=True, logits_to_keep=last).logits
 
 
 @torch.inference_mode()

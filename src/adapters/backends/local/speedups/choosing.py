@@ -37,21 +37,21 @@ class Scored:
 class Draws:
     """Draws tokens at random: each row has random numbers of its own, whatever rows stand beside it.
 
-    `seeds` are of the rows; None draws greedily. `logprobs` are the sums of the log-probabilities of each row's tokens,
+    `seeds` are of the rows; None draws greedily. `logprobs` are the log-probabilities of each row's tokens,
     in nats, at temperature 1. `held` restricts the choice; the log-probabilities are the model's own with it too.
     """
 
     def __init__(self, seeds: Sequence[str | None], temperature: float, held: Restrict | None = None) -> None:
         self.streams = [None if seed is None else random.Random(seed) for seed in seeds]
         self.temperature, self.held = temperature, held
-        self.logprobs = [0.0] * len(seeds)
+        self.logprobs: list[list[float]] = [[] for _ in seeds]
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         """See `Choose`."""
         chosen = self.held(logits, rows, self._drawn) if self.held else self._drawn(logits, rows)
         scores = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
         for row, score in zip(rows, scores.tolist(), strict=True):
-            self.logprobs[row] += score
+            self.logprobs[row].append(score)
         return chosen
 
     def _drawn(self, logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch.nn.functional import pad as pad_with_zeros
 from transformers import DynamicCache
 
 from adapters.backends.local.speedups.by_generate import Ended
-from adapters.backends.local.speedups.caches import new_cache, padded, plain_attention, step
+from adapters.backends.local.speedups.caches import new_cache, padded, plain_attention, release, step
 from adapters.backends.local.speedups.choosing import Choose, best
 
 
@@ -168,7 +168,7 @@ class Decoder:
 
 
 FEW: Final = 8
-"""Share of a batch, one of so many rows, that waits for those of others."""
+"""A batch that has shrunk to an eighth of its rows waits for others."""
 
 
 def decode_groups(
@@ -210,7 +210,7 @@ def draw(
     waiting, joins, left = deque(range(len(prompts))), plain_attention(model), [answers] * len(prompts)
     late: list[Batch] = []
     while waiting or late:
-        if waiting:
+        if waiting and sum(len(parked.rows) for parked in late) < most:
             taken = [waiting.popleft() for _ in range(min(max(1, most // answers), len(waiting)))]
             tokens, mask = padded(model, [prompts[n] for n in taken], pad)
             group = torch.arange(len(taken), device=model.device).repeat_interleave(answers)
@@ -225,4 +225,6 @@ def draw(
                 left[n := row // answers] -= 1
                 if not left[n]:
                     yield n, decoder.answers[n * answers : (n + 1) * answers]
-        late += [batch] if batch.rows else []
+        if batch.rows:
+            release(batch.cache)
+            late.append(batch)
