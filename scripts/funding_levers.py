@@ -49,15 +49,15 @@ START: Final = """stages:
   - kind: sft
     data: [{path: real.jsonl, repeat: 2}, {path: made.jsonl}]
     noise: {use: document, level: medium, share: 0.5}
-    epochs: 2
-    batch_size: 8
+    epochs: 1
+    batch_size: 16
     micro_batch_size: 4
-    learning_rate: 6e-4
+    learning_rate: 8e-4
     schedule: cosine
     warmup: 0.05
     max_length: 2048
     validation: 0.03
-    select: {metric: f1, every: 150, rows: 120}
+    select: {metric: f1, every: 50, rows: 120}
 """
 RL: Final = """start: START
 stages:
