@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from adapters.data_aug.noise.edits import Edit, Family, Noised, Span, apply, forward
+from adapters.data_aug.noise.edits import Edit, Family, Noised, Span, apply, carried
 from adapters.data_aug.noise.policy import POLICIES, admit
 
 
@@ -22,6 +23,11 @@ class Noise:
     families: tuple[Family, ...]
     attempts: int = 1
     name: str = "custom"
+
+    @cached_property
+    def chances(self) -> tuple[tuple[Family, float], ...]:
+        """The families with their chances."""
+        return tuple((family, getattr(family, "chance", 1.0)) for family in self.families)
 
 
 def noise_text(
@@ -41,20 +47,20 @@ def noise_text(
         noised = _attempt(text, rng, protected, noise, policy)
         if noised.passes:
             return noised
-    return Noised(text, text)
+    return Noised(text, text, spans=tuple(protected))
 
 
 def _attempt(text: str, rng: random.Random, protected: Sequence[Span], noise: Noise, policy: str) -> Noised:
     source, spans = text, list(protected)
     passes: list[tuple[Edit, ...]] = []
-    for family in noise.families:
-        chance: float = getattr(family, "chance", 1.0)
-        if chance < 1 and rng.random() >= chance:
+    draw = rng.random
+    for family, chance in noise.chances:
+        if chance < 1 and draw() >= chance:
             continue
         proposed = family(text, rng, spans)
         edits = admit(text, proposed, spans, policy) if proposed else []
         if edits:
             text = apply(text, edits)
-            spans = [Span(*forward(start, end, edits), kind, path) for start, end, kind, path in spans]
+            spans = carried(spans, edits)
             passes.append(tuple(edits))
-    return Noised(source, text, tuple(passes))
+    return Noised(source, text, tuple(passes), tuple(spans))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Path = tuple[str | int, ...]
@@ -45,6 +45,8 @@ class Noised:
     source: str
     text: str
     passes: tuple[tuple[Edit, ...], ...] = ()
+    spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
+    """The labelled spans as they lie in `text`, in the order in which they were given."""
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -121,6 +123,22 @@ def forward(start: int, end: int, edits: Sequence[Edit]) -> tuple[int, int]:
             new_end = edit.end
         shift_end += grown
     return new_start + shift_start, max(new_start + shift_start, new_end + shift_end)
+
+
+def carried(spans: Sequence[Span], edits: Sequence[Edit]) -> list[Span]:
+    """Spans as they lie after a pass of at least one edit."""
+    first, last = edits[0].start, edits[-1].end
+    grown = sum([len(after) - (end - start) for start, end, after, _, _ in edits])
+    out = []
+    for span in spans:
+        start, end, kind, path = span
+        if end <= first:
+            out.append(span)
+        elif start >= last:
+            out.append(Span(start + grown, end + grown, kind, path))
+        else:
+            out.append(Span(*forward(start, end, edits), kind, path))
+    return out
 
 
 def hits(rng: random.Random, sites: int, rate: float) -> list[int]:

@@ -188,10 +188,9 @@ def _moved(span: Any, noised: Noised, old: set[str], new: set[str]) -> Any:
 def _surfaces(noised: Noised, spans: Sequence[Span]) -> dict[Path, tuple[str, bool]]:
     """Each label's first occurrence in the noisy text, and whether any was edited."""
     surfaces: dict[Path, tuple[str, bool]] = {}
-    for span in spans:
+    for span, (start, end, _, _) in zip(spans, noised.spans, strict=True):
         if not span.path:
             continue
-        start, end = noised.to_noisy(span.start, span.end)
         surface = noised.text[start:end]
         edited = surface != noised.source[span.start : span.end]
         first, already = surfaces.get(span.path, (surface, False))
