@@ -58,6 +58,7 @@ START: Final = """stages:
     max_length: 2048
     validation: 0.03
     select: {metric: f1, every: 50, rows: 120}
+evaluate_base: false
 """
 RL: Final = """start: START
 stages:
