@@ -31,8 +31,7 @@ from rich.table import Table
 from adapters.data_aug.funding_links import mend
 from adapters.data_aug.funding_statements import library, synthesize
 from adapters.evaluation.comparison import changes_over_seeds
-from adapters.extraction.resumable import manifest_path
-from adapters.files import read_json, read_jsonl, write_jsonl, write_text
+from adapters.files import manifest_path, read_json, read_jsonl, write_jsonl, write_text
 from adapters.rewards.funding import Funding
 from adapters.tasks.funding import FundingTask
 from adapters.types import Example, Row, counts_of

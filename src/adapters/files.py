@@ -117,6 +117,11 @@ def truncate_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         write_jsonl(path, (record for _, record in numbered_jsonl(path) if keep(record)))
 
 
+def manifest_path(out: Path) -> Path:
+    """Path of an output's manifest, which describes how it was made."""
+    return out.with_name(f"{out.name}.manifest.json")
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a file, without torn lines; none when there is no file."""
     return [record for _, record in numbered_jsonl(path)]

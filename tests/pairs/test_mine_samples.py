@@ -11,8 +11,7 @@ from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.cli.main import app
-from adapters.extraction.resumable import manifest_path
-from adapters.files import read_json, read_jsonl, write_json
+from adapters.files import manifest_path, read_json, read_jsonl, write_json
 from adapters.tasks.funding import FundingTask
 
 TASK = FundingTask(target="compact")

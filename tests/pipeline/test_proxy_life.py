@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from adapters.backends.echo import EchoBackend
 from adapters.backends.local.tagger import Tagger
 from adapters.cli.main import app
+from adapters.data_aug.mine.words import question_of
 from adapters.errors import UserError
 from adapters.pipeline.plan import make_plan
+from adapters.publish import finished_run
 from adapters.recipe.load import load_recipe
 
 
@@ -131,7 +133,10 @@ def test_a_proxy_is_trained_extracted_with_published_and_merged(tmp_path: Path) 
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert all(check["passed"] for check in checks.values()), checks
     assert checks["vLLM"]["detail"].startswith("an encoder: not served by vLLM")
-    assert '{"spans": [{"text":' in checks["usage"]["detail"]
+    question = question_of(finished_run.read(run).example().prompt)
+    [found] = tagger.get_span([question.text], question.instruction)
+    shown = json.dumps({"spans": [dict(zip(("text", "start", "end"), span, strict=True)) for span in found]})
+    assert shown[:60] in checks["usage"]["detail"], "the card's code answers as the package does"
     card = (run / "publish/bundle/README.md").read_text()
     assert "pipeline_tag: token-classification" in card
     bundle = tmp_path / "elsewhere"

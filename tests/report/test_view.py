@@ -20,8 +20,8 @@ from adapters.cli import main
 from adapters.data.rows import survey
 from adapters.errors import UserError
 from adapters.extraction import files
-from adapters.extraction.resumable import journal_path, manifest_path
-from adapters.files import read_json, write_json
+from adapters.extraction.resumable import journal_path
+from adapters.files import manifest_path, read_json, write_json
 from adapters.report import write_view
 from adapters.tasks import funding_answer, ie_answers
 

@@ -18,8 +18,7 @@ from tiny import write_jsonl
 
 from adapters.data.load import load_examples
 from adapters.data.rows import survey
-from adapters.extraction.resumable import manifest_path
-from adapters.files import read_json, read_jsonl, write_json
+from adapters.files import manifest_path, read_json, read_jsonl, write_json
 from adapters.recipe.fields import PathSource
 from adapters.report import write_view
 from adapters.tasks.funding import FundingTask

@@ -28,8 +28,8 @@ from adapters.extraction.chunks import Cutter
 from adapters.extraction.confidence import CHOICES, TOKENS, stored, told
 from adapters.extraction.engine import Answer, Engine, Request
 from adapters.extraction.journal import Journal
-from adapters.extraction.resumable import finished, journal_path, manifest_path
-from adapters.files import read_jsonl, write_json, write_jsonl
+from adapters.extraction.resumable import finished, journal_path
+from adapters.files import manifest_path, read_jsonl, write_json, write_jsonl
 from adapters.pipeline import unseen_rows
 from adapters.pipeline.fingerprint import digest
 from adapters.plugins.trust import Consent

@@ -28,8 +28,8 @@ from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.extraction.long_texts import OpenRows
-from adapters.extraction.resumable import journal_path, manifest_path
-from adapters.files import sha256, write_json
+from adapters.extraction.resumable import journal_path
+from adapters.files import manifest_path, sha256, write_json
 from adapters.secrets import redact
 from adapters.types import Message, Normaliser, Progress, Row
 

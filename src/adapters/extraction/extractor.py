@@ -16,9 +16,9 @@ from adapters.errors import UserError
 from adapters.extraction import engine, files
 from adapters.extraction.chunks import Cutter
 from adapters.extraction.extract import ExtractionJob, check_columns, prepare, run
-from adapters.extraction.resumable import journal_path, manifest_path, open_or_resume
+from adapters.extraction.resumable import journal_path, open_or_resume
 from adapters.extraction.session import Session
-from adapters.files import read_jsonl, write_jsonl
+from adapters.files import manifest_path, read_jsonl, write_jsonl
 
 Text = str | Mapping[str, Any]
 """A text, or a row with the text and what else the task's prompt needs, such as `schema` of the task ie."""

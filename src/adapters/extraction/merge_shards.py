@@ -12,8 +12,8 @@ from typing import Any, Final
 from adapters.data.rows import read_records
 from adapters.errors import UserError
 from adapters.extraction import files
-from adapters.extraction.resumable import CHANGEABLE_EXTRACTION_KEYS, manifest, manifest_path
-from adapters.files import write_json
+from adapters.extraction.resumable import CHANGEABLE_EXTRACTION_KEYS, manifest
+from adapters.files import manifest_path, write_json
 
 SUMS: Final = ("rows", "records", "empty", "tokens", "chunks", "cut", "kept", "clipped", "unsure")
 """Counts of parts that add up."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from adapters.errors import UserError
-from adapters.files import read_json, write_json
+from adapters.files import manifest_path, read_json, write_json
 
 CHANGEABLE_EXTRACTION_KEYS = ("versions", "endpoint", "engine")
 """Settings that may change when an extraction is resumed."""
@@ -43,11 +43,6 @@ class Resumable(Protocol):
 def journal_path(out: Path) -> Path:
     """Path of an output's journal."""
     return out.with_name(f"{out.name}.partial")
-
-
-def manifest_path(out: Path) -> Path:
-    """Path of an output's manifest."""
-    return out.with_name(f"{out.name}.manifest.json")
 
 
 @contextmanager

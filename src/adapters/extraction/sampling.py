@@ -24,8 +24,8 @@ from adapters.extraction import files
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import DrawEngine, Drawing, Group
 from adapters.extraction.journal import Journal
-from adapters.extraction.resumable import journal_path, manifest_path
-from adapters.files import write_json, write_jsonl
+from adapters.extraction.resumable import journal_path
+from adapters.files import manifest_path, write_json, write_jsonl
 from adapters.plugins.grader import Grader
 from adapters.plugins.rewards import NamedReward, resolve_all, stage_rewards
 from adapters.plugins.source_files import score_hash

@@ -13,8 +13,8 @@ from adapters.data.rows import survey
 from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.extraction.extract import check_text_column
-from adapters.extraction.resumable import journal_path, manifest_path
-from adapters.files import write_json, write_jsonl
+from adapters.extraction.resumable import journal_path
+from adapters.files import manifest_path, write_json, write_jsonl
 from adapters.mining.answers import Annotator, Prices
 from adapters.mining.program import MOST_ITEMS, Ask, Each, Program, Step, rendered
 from adapters.mining.questions import Question, marked, prompt_tokens, read

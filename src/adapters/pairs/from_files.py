@@ -21,8 +21,7 @@ from adapters.data_aug.agent import synthesize, turns
 from adapters.data_aug.agent.corruptions import KINDS
 from adapters.errors import UserError
 from adapters.extraction.adapter_source import find_any
-from adapters.extraction.resumable import manifest_path
-from adapters.files import read_json
+from adapters.files import manifest_path, read_json
 from adapters.pairs import mine
 from adapters.plugins import source_files, trust
 from adapters.plugins.registry import resolve

@@ -9,8 +9,7 @@ from typing import Any
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
 from adapters.evaluation.graded import asked
-from adapters.extraction.resumable import manifest
-from adapters.files import numbered_jsonl, sha256
+from adapters.files import manifest_path, numbered_jsonl, read_json, sha256
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Samples, Stage, samples_of
 from adapters.types import Drawn, Example
@@ -26,7 +25,7 @@ def with_path(file: RecipeFile, n: int, start: Path | None, examples: Sequence[E
     if samples is None or samples.path is None:
         return stage
     path = file.data_root / Path(samples.path).expanduser()
-    settings = (manifest(path) or {}).get("settings", {})
+    settings: dict[str, Any] = read_json(manifest_path(path)).get("settings") or {}
     if not path.is_file() or "k" not in settings:
         raise UserError(f"{path} is no finished output of `adapters sample`, with its manifest beside it.", at=at)
     if n or start is None:

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from adapters.data.row_forms import with_structures
 from adapters.data.rows import BAD_ROW, read_records, survey
 from adapters.errors import UserError
-from adapters.extraction.resumable import journal_path, manifest, manifest_path
+from adapters.extraction.resumable import journal_path, manifest
+from adapters.files import manifest_path
 from adapters.report.page import own_task
 from adapters.types import Row
 
