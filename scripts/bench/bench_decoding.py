@@ -11,7 +11,6 @@ last column how much faster a step would be with them, were nothing else to chan
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 
@@ -25,16 +24,7 @@ from adapters.extraction import adapter_source
 
 MATRICES = ("aten::mm", "aten::addmm", "aten::bmm")
 ATTENTION = "aten::_scaled_dot_product"
-
-
-def best(work: Callable[[], object], times: int = 12) -> float:
-    """Seconds of the fastest call."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+TIMES = 12
 
 
 def stepper(model: torch.nn.Module, rows: int, width: int) -> Callable[[], object]:
@@ -42,12 +32,12 @@ def stepper(model: torch.nn.Module, rows: int, width: int) -> Callable[[], objec
     cache, mask = caches.new_cache(model), torch.ones(rows, width, dtype=torch.long)
     mask[0, : width // 8 if rows > 1 else 0] = 0
     caches.step(model, torch.full((rows, width), 7), cache, mask, (mask.cumsum(-1) - 1).clamp(min=0))
-    held = [mask]
+    masks = [mask]
 
     def one() -> None:
-        held[0] = torch.cat([held[0], held[0].new_ones(rows, 1)], dim=-1)
-        positions = held[0].sum(-1, keepdim=True) - 1
-        caches.step(model, torch.full((rows, 1), 7), cache, held[0], positions)
+        masks[0] = torch.cat([masks[0], masks[0].new_ones(rows, 1)], dim=-1)
+        positions = masks[0].sum(-1, keepdim=True) - 1
+        caches.step(model, torch.full((rows, 1), 7), cache, masks[0], positions)
 
     return one
 
@@ -72,8 +62,8 @@ def eight_bits(layers: list[torch.nn.Linear], rows: int) -> float:
         small = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(plain), {torch.nn.Linear}, torch.qint8)
         weights, given = plain.weight.bfloat16(), torch.randn(rows, width)
         halves = given.bfloat16()
-        times[0] += count * best(lambda: torch.nn.functional.linear(halves, weights))  # noqa: B023 - called at once
-        times[1] += count * best(lambda: small(given))  # noqa: B023 - called at once
+        times[0] += count * benchmarks.fastest(lambda: torch.nn.functional.linear(halves, weights), TIMES)  # noqa: B023 - called at once
+        times[1] += count * benchmarks.fastest(lambda: small(given), TIMES)  # noqa: B023 - called at once
     return times[0] / times[1]
 
 
@@ -91,13 +81,11 @@ def main() -> None:
     model = loading.load_merged(base, source.model, source.adapter).bfloat16().eval()
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     read = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
-    big = torch.zeros(2**27)
-    other = torch.empty_like(big)
-    copied = 2 * big.numel() * 4 / best(lambda: other.copy_(big))
+    copied = benchmarks.copied(2**27)
     lines = []
     for rows in options.rows:
         one = stepper(model, rows, options.width)
-        seconds = best(one)
+        seconds = benchmarks.fastest(one, TIMES)
         matrices, attention = shares(one)
         faster = eight_bits(layers, rows)
         whole = 1 / (1 - matrices + matrices / faster)

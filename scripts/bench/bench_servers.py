@@ -86,24 +86,16 @@ for n, answer in enumerate(answers):
 result = {"work": spent, "tokens": tokens, "records": records}
 """
 LIMITS = """
-import json, time
+import json
 import torch
 from adapters.backends.local import base_model, model as loading
 from adapters.backends.local.speedups import caches
 from adapters.extraction import adapter_source
 o = json.loads(sys.argv[1])
-def best(work, times):
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-big = torch.zeros(2**28)
-other = torch.empty_like(big)
-copied = 2 * big.numel() * 4 / best(lambda: other.copy_(big), 8)
+sys.path.insert(0, o["bench"])
+from benchmarks import copied, fastest
 left, right = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
-rate = 2 * 2048**3 / best(lambda: left @ right, 20)
+rate = 2 * 2048**3 / fastest(lambda: left @ right, 20)
 source = adapter_source.find(o["run"])
 base = base_model.resolve(source.model.base, source.model.revision)
 merged = loading.load_merged(base, source.model, source.adapter).eval()
@@ -113,9 +105,10 @@ def step(rows):
     cache = caches.new_cache(merged)
     with torch.inference_mode():
         caches.step(merged, torch.full((rows, 128), 7), cache)
-        return best(lambda: caches.step(merged, torch.full((rows, 1), 7), cache), 24)
+        return fastest(lambda: caches.step(merged, torch.full((rows, 1), 7), cache), 24)
 one, many = step(1), step(32)
-result = {"copied": copied, "rate": rate, "one": one, "many": many, "read": size / one, "done": 64 * weights / many}
+result = {"copied": copied(2**28), "rate": rate, "one": one, "many": many}
+result |= {"read": size / one, "done": 64 * weights / many}
 result["type"] = str(layers[0].dtype)
 """
 
@@ -133,7 +126,7 @@ def main() -> None:
     arguments.add_argument("--at-a-time", type=int, nargs="+", default=AT_A_TIME)
     options = arguments.parse_args()
     given = {"run": str(options.run), "file": str(options.file), "n": options.n, "limit": options.max_new_tokens}
-    given |= {"precision": None, "options": {}, "engine": "transformers"}
+    given |= {"precision": None, "options": {}, "engine": "transformers", "bench": str(Path(__file__).parent)}
     commands: list[str] = []
     contenders = servers(options, given, commands)
     before = benchmarks.in_process(LIMITS, [json.dumps(given)])

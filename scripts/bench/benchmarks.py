@@ -28,6 +28,25 @@ def turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     return {name: statistics.median(times) for name, times in spent.items()}
 
 
+def fastest(work: Callable[[], object], times: int) -> float:
+    """Seconds of the fastest of several calls."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def copied(floats: int, times: int = 8) -> float:
+    """Bytes a second that a copy in memory of so many 32-bit floats reads and writes."""
+    import torch
+
+    given = torch.zeros(floats)
+    out = torch.empty_like(given)
+    return 2 * 4 * floats / fastest(lambda: out.copy_(given), times)
+
+
 def in_process(script: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run `script` in a Python of its own: the JSON of its last line, with `seconds` and `peak_gb` of the process."""
     code = f"import sys; sys.argv = ['bench', *{list(arguments)!r}]\n{script}\n" + REPORT

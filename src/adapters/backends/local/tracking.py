@@ -133,13 +133,10 @@ class Extras(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 
 @contextmanager
-def _logged(tracker: str, what: str) -> Iterator[list[bool]]:
-    """Log a failure of a tracker; the list that is yielded is not empty after one."""
-    failed: list[bool] = []
+def _logged(tracker: str, what: str) -> Iterator[None]:
     try:
-        yield failed
+        yield
     except Exception:
-        failed.append(True)
         logging.getLogger(__name__).exception("%s did not take the %s", tracker, what)
 
 
@@ -155,18 +152,17 @@ def send_report(recipe: Recipe, folder: Path, page: Path) -> None:
         return
     stage = recipe.stages[-1]
     name, title = run_name(recipe, stage, folder), f"{recipe.name}-report"
-    failures: list[list[bool]] = []
+    missing = {"wandb", "trackio"}.intersection(recipe.report_to)
     if "wandb" in recipe.report_to:
-        with _logged("wandb", "report") as failed:
-            failures.append(failed)
+        with _logged("wandb", "report"):
             run = _open_wandb(name)
             try:
                 run.log_artifact(str(page), name=title, type="report")
+                missing.remove("wandb")
             finally:
                 run.finish()
     if "trackio" in recipe.report_to:
-        with _logged("trackio", "report") as failed:
-            failures.append(failed)
+        with _logged("trackio", "report"):
             import trackio  # type: ignore[import-not-found, unused-ignore]
 
             _, options = own_options(stage)
@@ -175,9 +171,10 @@ def send_report(recipe: Recipe, folder: Path, page: Path) -> None:
             trackio.init(project=options.get("project", PROJECT), name=name, resume="allow", embed=False, **place)
             try:
                 trackio.log_artifact(page, name=title, type="report")
+                missing.remove("trackio")
             finally:
                 trackio.finish()
-    if not any(failures):
+    if not missing:
         write_json(folder / FILE, known | {"report": content})
 
 
