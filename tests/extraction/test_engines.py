@@ -363,7 +363,7 @@ def test_the_key_comes_from_the_variable_that_is_named(
 def test_a_server_that_dies_leaves_what_is_done(
     tmp_path: Path, source: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.chat_client.RETRIED", ())
+    monkeypatch.setattr("adapters.chat_client.TRIES", 1)
     corpus, out = write_jsonl(tmp_path / "in.jsonl", funding_rows(30)), tmp_path / "out.jsonl"
     arguments = [source.adapter, corpus, "-o", out, "--endpoint", server.url, "--concurrency", "2"]
     server.answer = lambda body: said("[]") if len(server.requests) < 12 else (500, {}, {"error": "gone"})
