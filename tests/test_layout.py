@@ -54,6 +54,7 @@ def test_an_old_import_gives_the_same_objects_and_says_so_once(tmp_path: Path, o
     assert done.stderr.count("please import it from there") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [True, False])
 def test_a_folder_of_the_users_with_the_name_of_ours(tmp_path: Path, package: bool) -> None:
     """It is theirs, whether it is a package or a folder of files; a module that is missing in it stays missing."""

@@ -40,6 +40,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize(
     ("base", "text"),
@@ -123,6 +124,7 @@ def test_a_good_folder_is_found(tiny_model: Path) -> None:
     check_base(str(tiny_model))
 
 
+@pytest.mark.slow
 def test_no_library_that_trains_is_needed(mine: Path) -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom adapters.cli.main import app\n"

@@ -9,6 +9,7 @@ import pytest
 from adapters.backends.repetition import CHARACTERS, TOKENS, LoopEnd, loops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [[1], [1, 2, 3], list(range(40)), list(range(128))])
 def test_equal_blocks_at_the_end_are_a_loop(block: list[int]) -> None:
     end = LoopEnd()

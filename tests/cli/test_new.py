@@ -41,6 +41,7 @@ def test_the_list_says_what_each_recipe_does_and_needs() -> None:
     assert stdout in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_copy_is_the_recipe_and_names_no_file_of_the_repository(folder: Path, name: str) -> None:
     code, stdout, stderr = new("mine", "--from", name)

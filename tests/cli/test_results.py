@@ -36,6 +36,7 @@ def f1(result: dict[str, Any], field: str) -> str:
     return "{:.3f} ({:.2f}-{:.2f})".format(figures["f1"], *figures["f1_ci"])
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_one_table_one_sentence_and_the_next_commands(folder: Path) -> None:
     shown = invoke("run", "small.yaml").stdout
     lines = shown.splitlines()
@@ -60,6 +61,7 @@ def test_a_run_ends_with_one_table_one_sentence_and_the_next_commands(folder: Pa
     ]
 
 
+@pytest.mark.slow
 def test_all_prints_the_other_tables_and_json_is_as_before(folder: Path) -> None:
     everything = invoke("run", "small.yaml", "--all").stdout
     for words in ("permissive", "balanced", "strict", "F0.5", "seen, outputs"):

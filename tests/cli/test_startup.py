@@ -13,6 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyarrow", "scipy", "vllm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [

@@ -118,6 +118,7 @@ def seen(plan: Plan) -> list[Any]:
     return [*out, [(test.leaked, test.rows, test.max_new_tokens) for test in plan.evaluations]]
 
 
+@pytest.mark.slow
 def test_a_plan_of_rows_on_disk_is_that_of_rows_in_memory(tmp_path: Path, on_disk_from: Callable[[int], None]) -> None:
     recipe = write_all(tmp_path)
     held = plan_of(recipe)
@@ -130,6 +131,7 @@ def test_a_plan_of_rows_on_disk_is_that_of_rows_in_memory(tmp_path: Path, on_dis
     assert held.jobs[0].too_long > 3, "so that selections of selections are tried"
 
 
+@pytest.mark.slow
 def test_a_run_of_rows_on_disk_has_the_same_results(tmp_path: Path, on_disk_from: Callable[[int], None]) -> None:
     answers, reports = [], []
     for held, name in ((10_000, "held"), (10, "stored")):
@@ -148,6 +150,7 @@ def test_a_run_of_rows_on_disk_has_the_same_results(tmp_path: Path, on_disk_from
     assert len(answers[0][0]) == 70
 
 
+@pytest.mark.slow
 def test_few_examples_are_in_memory_at_once(
     tmp_path: Path, on_disk_from: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

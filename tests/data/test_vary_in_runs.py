@@ -50,6 +50,7 @@ def make(path: Path, *overrides: str) -> Plan:
     return make_plan(file, EchoBackend(file.recipe))
 
 
+@pytest.mark.slow
 def test_every_epoch_and_repeat_asks_in_its_own_way(path: Path) -> None:
     plan = make(path)
     sft, grpo = plan.jobs

@@ -149,6 +149,7 @@ LAPSE = {
 KEEPS = {"filler", "delayed", "recursive", "two_actions", "observation"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_breaks_what_it_says_and_keeps_what_it_should(kind: str) -> None:
     made = 0
@@ -225,6 +226,7 @@ def test_an_undisciplined_turn_is_no_chosen_side() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_corrupt_writes_pairs_that_dpo_reads(tmp_path: Path) -> None:
     code, shown, _ = cli("pairs", "corrupt", "-o", tmp_path / "p.jsonl", "--json")
     assert code == 0

@@ -124,6 +124,7 @@ def test_long_lists():
     assert max(with_ids) >= 20
 
 
+@pytest.mark.slow
 def test_dense_rows_have_long_answers():
     rows = list(synthesize(3000, seed=2))
     some = [row for row in rows if row["funders"]]

@@ -91,6 +91,7 @@ def test_a_name_that_is_an_id_or_a_letter_decides_nothing():
         assert mend(given) == given
 
 
+@pytest.mark.slow
 def test_links_that_are_exact_stay():
     """The generator knows which id it wrote for whom: the patterns may contradict it in few rows only."""
     rows = list(synthesize(2000, seed=5))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+import pytest
+
 from adapters.data_aug.funding_statements import library, written
 from adapters.tasks.funding import FundingTask
 
@@ -12,6 +14,7 @@ def ids(row: library.Row) -> list[str]:
     return [i for f in row["funders"] for a in f["awards"] for i in a["award_ids"]]
 
 
+@pytest.mark.slow
 def test_every_statement_comes_once_with_exact_labels() -> None:
     size = len(library._library())
     rows = list(library.synthesize(size + 20, seed=3))
@@ -30,6 +33,7 @@ def test_the_funders_stand_in_the_order_of_the_text() -> None:
         assert written.labelled(row, row["funding_statement"])["funders"] == row["funders"]
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_seed_and_index_only_and_ids_change() -> None:
     first, again = list(library.synthesize(60, seed=1)), list(islice(library.synthesize(600, seed=1), 60))
     assert first == again

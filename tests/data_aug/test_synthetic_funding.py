@@ -177,6 +177,7 @@ def test_rates_of_published_records(rows):
             assert wanted - slack <= made <= wanted + more, (name, made, wanted)
 
 
+@pytest.mark.slow
 def test_rates_of_the_wording(rows):
     rates = text_rates(rows)
     preceding, following, neither = rates["nearest preceding name is the funder / following / neither"]

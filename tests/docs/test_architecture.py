@@ -44,6 +44,7 @@ def calls(verb: str, folder: Path) -> Iterator[tuple[str, str]]:
     yield from dict.fromkeys((str(p.relative_to(PACKAGE)), name) for p, name in files if p.is_relative_to(PACKAGE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["run", "check"])
 def test_the_steps_exist_and_stand_in_the_order_of_the_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str

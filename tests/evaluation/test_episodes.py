@@ -81,6 +81,7 @@ def test_a_run_plays_its_test_set_and_reports_success(folder: Path) -> None:
         mine.rollouts(folder / "runs/played")
 
 
+@pytest.mark.slow
 def test_another_environment_is_another_run_and_plays_again(folder: Path) -> None:
     assert run("run", "r.yaml").exit_code == 0
     (folder / "game.py").write_text(GAME.replace("== 0", "== 1"))
@@ -148,6 +149,7 @@ def test_any_text_is_no_success() -> None:
         assert not EpisodeTask("x").is_well_formed(text)
 
 
+@pytest.mark.slow
 def test_a_turn_of_a_test_set_is_as_long_as_one_of_the_stage(folder: Path) -> None:
     for overrides, limit in (
         ([], 1024),
@@ -164,6 +166,7 @@ def test_a_turn_of_a_test_set_is_as_long_as_one_of_the_stage(folder: Path) -> No
     assert "no stage plays, so a turn has no length to take over" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_publishing_compares_no_episode_and_knows_the_field_success(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def run(path: Path, *overrides: str) -> dict:
     return run_plan(make_plan(file, trainer), trainer)
 
 
+@pytest.mark.slow
 def test_picked_answers_stand_beside_the_single_ones(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def several(self: EchoSampler, prompts: list, k: int, *, temperature: float, **options: object) -> list:
         return [

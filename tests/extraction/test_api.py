@@ -182,6 +182,7 @@ def test_a_used_extractor_maps_another_column_and_is_hashed_without_its_model(fo
     assert json.loads(Dataset.from_list(rows).map(extractor, batched=True)[0]["record"]) == first["record"]
 
 
+@pytest.mark.slow
 def test_samples_of_a_run_are_its_own_beside_a_compared_adapter(folder: Path) -> None:
     done = adapters.run("small.yaml")
     other = adapters.run("small.yaml", {"name": "other", "seed": 7})

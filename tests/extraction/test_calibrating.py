@@ -113,6 +113,7 @@ def test_an_adapter_is_calibrated_and_says_how_sure_it_is(tmp_path: Path, adapte
     assert '"sure": "confidence"' in page or '"sure":"confidence"' in page
 
 
+@pytest.mark.slow
 def test_values_that_are_not_sure_enough_are_left_out(
     tmp_path: Path, adapter: Path, given: Path, rows: list[dict]
 ) -> None:
@@ -145,6 +146,7 @@ def test_values_that_are_not_sure_enough_are_left_out(
     assert (code, "confidence was" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_vote_has_a_calibration_of_its_own(
     tmp_path: Path, adapter: Path, given: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_constraint_to_the_text_knows_the_text(
     assert list(read_json(adapter / "calibration.json")["ways"]) == ["tokens, words of the text"]
 
 
+@pytest.mark.slow
 def test_a_server_without_grammars_is_calibrated_as_it_answers(
     tmp_path: Path, adapter: Path, given: Path, server: Server, rows: list[dict]
 ) -> None:
@@ -319,6 +322,7 @@ def test_too_few_rows_and_answers_of_one_kind_are_refused(tmp_path: Path, rows: 
     assert (code, "no calibration for answers by tokens; make one with `adapters calibrate`" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_rows_of_the_run_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "funding.jsonl", funding_rows(60))

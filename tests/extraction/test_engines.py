@@ -459,6 +459,7 @@ def test_a_bundle_alone_answers_like_its_usage_snippet(tmp_path: Path, bundle: P
     assert {r["error"].partition(":")[0] for r in out} <= {"truncated", "not JSON", "wrong shape"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [True, False])
 def test_stopping_where_the_json_ends_changes_no_record(bundle: Path, shares: bool) -> None:
     """A model that writes JSON and goes on: ended early, its answers lack only what no record comes from."""

@@ -76,6 +76,7 @@ def test_labels_choices_and_dates_are_not_looked_for() -> None:
     assert [span["path"] for span in grounding.spans({"a": ["b", {"c": "d"}]}, {}, "b d")] == ["a.0", "a.1.c"]
 
 
+@pytest.mark.slow
 def test_many_mentions_of_many_values_take_no_time() -> None:
     text = "x y z " * 20_000
     record = [funder("x", *["y", "z"] * 200)]

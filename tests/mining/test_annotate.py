@@ -96,6 +96,7 @@ def test_a_bad_answer_is_an_error_row(place: Path, server: Server, error: str) -
     assert len(server.requests) == 2, "bad answers are answers"
 
 
+@pytest.mark.slow
 def test_a_model_that_never_answers_in_the_form_is_not_asked_on(place: Path, server: Server) -> None:
     write(place / "corpus.jsonl", [f"Swift {n}" for n in range(100)])
     server.answer = lambda body: WRONG["not JSON"]
@@ -150,6 +151,7 @@ def test_a_corpus_of_odd_texts(place: Path, server: Server) -> None:
 # ------------------------------------------------------------------------------------------------------- the sentences
 
 
+@pytest.mark.slow
 def test_a_sample_is_balanced_by_a_proxy(place: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "load_proxy", lambda source, batch_size: Rules())
     proxy_folder(place / "proxy")

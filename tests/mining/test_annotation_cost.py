@@ -44,6 +44,7 @@ def test_a_budget_is_exceeded_by_the_requests_under_way_at_most(place: Path, ser
     assert len(server.requests) < 60
 
 
+@pytest.mark.slow
 def test_tokens_are_bounded_without_prices_and_estimated_without_usage(place: Path, server: Server) -> None:
     write(place / "corpus.jsonl", [f"text {n}" for n in range(30)])
     server.answer = lambda body: reply('{"label": true}', 0)

@@ -148,6 +148,7 @@ def test_expressions_mean_what_python_says() -> None:
         parse("not " * 200 + "a")
 
 
+@pytest.mark.slow
 def test_mutated_programs_give_sentences_only() -> None:
     rng = random.Random(0)
     pieces = [*LAPTOPS.split(), *string.punctuation, "\n", "\t", "  ", "&a", "*a", "!!python/object:os.system", "<<:"]

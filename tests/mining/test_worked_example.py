@@ -76,6 +76,7 @@ def assert_prices_stand_in_their_texts(graph: Path, texts: list[str]) -> None:
             assert (nodes[edge[":START_ID"]]["name"], nodes[edge[":END_ID"]]["name"]) == (head, tail)
 
 
+@pytest.mark.slow
 def test_from_an_instruction_to_a_graph(
     tmp_path: Path, server: Large, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,6 +190,7 @@ def test_looking_runs_nothing(received: Path, verb: str) -> None:
     assert not imported(received)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ASKING)
 def test_what_needs_the_code_asks_first(received: Path, verb: str) -> None:
     before = {p for p in received.rglob("*") if not p.name.startswith(".")}
@@ -227,6 +228,7 @@ def test_running_a_recipe_lists_its_code_and_asks_nothing(tmp_path: Path) -> Non
     assert listed[:-16] in call("run", project(tmp_path / "other"), "task=../mine/task.py:Own", "--dry-run").output
 
 
+@pytest.mark.slow
 def test_a_recipe_of_registered_plugins_lists_and_asks_nothing(tmp_path: Path) -> None:
     recipe = project(tmp_path)
     plain = ["task=funding", "stages.1.rewards=[adapters.rewards.funding:Funding]"]
@@ -358,6 +360,7 @@ def test_only_one_process_at_a_terminal_asks(
     assert (options.plugin_consent(given=False).ask is not None) is asks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["damaged", "a file", "read-only"])
 def test_a_state_folder_that_cannot_be_used_makes_a_run_foreign_and_fails_no_run(
     tmp_path: Path, state: Path, fault: str

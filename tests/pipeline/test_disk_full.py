@@ -165,6 +165,7 @@ evaluate:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -216,6 +217,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_fork_that_finds_no_room_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(tmp_path / "train.jsonl", funding_rows(20))
     (tmp_path / "echo.yaml").write_text(RECIPE)

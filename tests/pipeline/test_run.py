@@ -145,6 +145,7 @@ def test_what_follows_a_retrained_stage_is_retrained(mine: Path) -> None:
     assert kept(replan(mine)) == [True, True]
 
 
+@pytest.mark.slow
 def test_an_edited_plugin_file_is_another_recipe(mine: Path) -> None:
     plugin = mine.parent / "mine.py"
     plugin.write_text("def same(completion, example):\n    return float(completion == example.completion)\n")
@@ -154,6 +155,7 @@ def test_an_edited_plugin_file_is_another_recipe(mine: Path) -> None:
         start(mine, "stages.1.rewards=[./mine.py:same]")
 
 
+@pytest.mark.slow
 def test_a_damaged_adapter_is_named(mine: Path) -> None:
     made, _ = start(mine)
     weights = made.jobs[1].folder / "adapter_model.safetensors"
@@ -252,6 +254,7 @@ def test_a_run_can_be_started_from_its_own_copy(mine: Path) -> None:
     assert done.stdout.count("done, skipped") == 2
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(mine: Path) -> None:
     before = sorted(mine.parent.rglob("*"))
     assert command("run", str(mine), "--dry-run", cwd=mine.parent).returncode == 0

@@ -27,6 +27,7 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100"})
 
 
+@pytest.mark.slow
 def test_each_seed_has_a_run_and_all_have_the_figures(folder: Path) -> None:
     done = invoke("run", "small.yaml", "--seeds", "1", "2", "stages.0.batch_size=4")
     assert done.exit_code == 0, done.output

@@ -56,6 +56,7 @@ def test_a_recipe_without_select_has_the_fingerprints_that_it_had(recipe: Path) 
     assert not without.jobs[1].validation
 
 
+@pytest.mark.slow
 def test_grpo_holds_out_whole_ids_when_it_selects(recipe: Path) -> None:
     job = plan(recipe, "stages.1.select={}", "stages.1.data=[{path: train.jsonl, repeat: 2}]").jobs[1]
     held_out = {e.id for e in job.validation}

@@ -67,6 +67,7 @@ FROM_SFT = ["name=next", "start=runs/base/1-sft"]
 # ----------------------------------------------------------------------------------------------------------- starting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["runs/base/1-sft", "runs/base", "adapter"])
 def test_the_first_stage_goes_on_from_an_adapter(recipe: Path, given: str) -> None:
     first, _ = start(recipe, SFT)
@@ -94,6 +95,7 @@ def test_the_history_goes_back_to_the_first_run(recipe: Path) -> None:
     assert history[0]["data"][0]["license"] == "cc-by-4.0"
 
 
+@pytest.mark.slow
 def test_the_adapter_is_part_of_the_fingerprint_by_its_content(recipe: Path) -> None:
     start(recipe, SFT)
     shutil.copytree("runs/base/1-sft", "copy")
@@ -105,6 +107,7 @@ def test_the_adapter_is_part_of_the_fingerprint_by_its_content(recipe: Path) -> 
     assert plan(recipe, GRPO, "name=b", "start=copy").jobs[0].fingerprint not in (new, one)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_changed_is_another_recipe(recipe: Path) -> None:
     start(recipe, SFT)
     shutil.copytree("runs/base/1-sft", "copy")
@@ -119,6 +122,7 @@ def test_an_adapter_that_changed_is_another_recipe(recipe: Path) -> None:
         start(recipe, GRPO, "name=next")
 
 
+@pytest.mark.slow
 def test_a_stage_at_work_is_continued_if_its_start_is_the_same(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(recipe, SFT)
     shutil.copytree("runs/base/1-sft", "copy")
@@ -150,6 +154,7 @@ def test_dpo_can_start_from_an_adapter(recipe: Path) -> None:
     assert len(known) == 13, "the twelve of the SFT stage and one of its own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "overrides", "message"),
     [
@@ -231,6 +236,7 @@ def test_scores_of_unchanged_rewards_are_kept(recipe: Path, sampled: list[str], 
     assert sampled.count("1-sft") == 1
 
 
+@pytest.mark.slow
 def test_answers_of_other_rows_or_incomplete_ones_are_asked_for_again(recipe: Path, sampled: list[str]) -> None:
     start(recipe, SFT)
     samples = Path("runs/base/eval/1-sft/test/samples.jsonl")

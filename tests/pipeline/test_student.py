@@ -22,6 +22,7 @@ from adapters.publish.finished_run import Finished
 from adapters.tasks.ie import IeTask
 
 
+@pytest.mark.slow
 def test_the_student_stands_beside_all_teachers(recipe: Path) -> None:
     run = run_all(recipe)
     report = read_json(run / "report.json")
@@ -58,6 +59,7 @@ def measured(run: Path, test: str, model: str) -> str:
     return str(read_json(run / "eval" / model / test / "metrics.json")["key"])
 
 
+@pytest.mark.slow
 def test_a_compared_adapter_takes_no_other_models_place(recipe: Path) -> None:
     run = run_all(recipe)
     others = [recipe.parent / "cmp" / name for name in ("base", "teacher-bio", "1-distill")]
@@ -75,6 +77,7 @@ def test_a_compared_adapter_takes_no_other_models_place(recipe: Path) -> None:
     assert all(f"compared-{name}" in shown for name in names), "what was asked for is shown"
 
 
+@pytest.mark.slow
 def test_teachers_are_measured_where_and_as_they_were(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_all(recipe)
     write_jsonl(recipe.parent / "new.jsonl", ie_rows(5, "x"))
@@ -96,6 +99,7 @@ def test_teachers_are_measured_where_and_as_they_were(recipe: Path, monkeypatch:
     assert measured(run, "bio", "teacher-bio") == before
 
 
+@pytest.mark.slow
 def test_a_student_of_a_student_names_all_data(recipe: Path) -> None:
     run_all(recipe)
     sft = "stages=[{kind: sft, data: [{path: news.jsonl, license: mit}], learning_rate: 1e-4, validation: 0}]"
@@ -107,6 +111,7 @@ def test_a_student_of_a_student_names_all_data(recipe: Path) -> None:
     assert starting.history(recipe.parent / "runs" / "more" / "1-sft")[-1]["stage"] == "1-sft"
 
 
+@pytest.mark.slow
 def test_what_an_adapter_without_its_run_was_trained_on_is_said_to_be_unknown(recipe: Path) -> None:
     run_all(recipe)
     student = shutil.copytree(recipe.parent / "runs" / "student" / "1-distill", recipe.parent / "copied")
@@ -128,12 +133,14 @@ def test_what_an_adapter_without_its_run_was_trained_on_is_said_to_be_unknown(re
     ]
 
 
+@pytest.mark.slow
 def test_over_seeds_the_student_is_compared_with_each_teacher(recipe: Path) -> None:
     run_all(recipe, "--seeds", "1", "2")
     changes = read_json(recipe.parent / "runs" / "student-seed2" / "seeds.json")["changes"]
     assert list(dict.fromkeys((c["before_model"], c["model"]) for c in changes)) == COMPARED
 
 
+@pytest.mark.slow
 def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from adapters.backends.echo import EchoSampler
 

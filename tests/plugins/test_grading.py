@@ -167,6 +167,7 @@ def slow(completion: str, example: Example) -> float:
     return float(completion == example.completion)
 
 
+@pytest.mark.slow
 def test_a_slow_reward_is_tried_on_fewer_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_probe, "PROBE_SECONDS", 0.28)
     rows = [Example(str(n), "", (), completion="gold", gold="gold") for n in range(30)]

@@ -161,6 +161,7 @@ def complete(plan: Plan) -> list[bool]:
     return [job.is_complete(plan.jobs[n - 1].folder if n else None) for n, job in enumerate(plan.jobs)]
 
 
+@pytest.mark.slow
 def test_an_edited_helper_repeats_training_and_evaluation(start, on_path: Path) -> None:  # type: ignore[no-untyped-def]
     _, report = start()
     assert report["sets"]["seen"]["2-grpo"]["rewards"]["Scorer"]["mean"] == 0.5

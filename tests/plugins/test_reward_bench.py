@@ -89,6 +89,7 @@ class Brief:
         return Scored(min(1.0, max(0.0, 1 - extra / 100)), {"extra": float(extra)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
@@ -157,6 +158,7 @@ def test_baselines_do_not_look_at_the_row() -> None:
     assert made["another row's answer"](0) == ROWS[1].completion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "warned"), [(5, False), (6, True)])
 def test_a_constant_answer_above_half_of_golds_reward_is_warned_of(share: int, warned: bool) -> None:
     """Of ten rows `share` have the same answer: to give it always earns that share of gold's reward."""
@@ -277,6 +279,7 @@ class Flaky:
         return float(completion == example.completion)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "every", "errors"),
     [

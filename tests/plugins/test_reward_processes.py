@@ -153,6 +153,7 @@ def test_a_call_that_is_interrupted_leaves_its_answer_to_nobody(lengths: str, mo
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("timeout", [None, 20.0])
@@ -242,6 +243,7 @@ check_reward(Mine(), examples("funding", n=3))
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_runs_once(lengths: str) -> None:
     folder = Path(lengths).parent
     (folder / "script.py").write_text(WITHOUT_GUARD)

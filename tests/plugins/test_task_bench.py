@@ -488,6 +488,7 @@ def test_rows_without_labels_need_no_target_and_a_tool_call_no_content(folder: P
         assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
 @pytest.mark.parametrize("method", HANGS)
 def test_a_method_that_does_not_end_is_named(method: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,6 +251,7 @@ def test_the_card_says_every_constant(made: tuple[Finished, Path]) -> None:
         assert rows[n - 1].count("|") == rows[n].count("|") == rows[n + 1].count("|"), rows[n - 1 : n + 2]
 
 
+@pytest.mark.slow
 def test_a_calibration_goes_with_the_weights_and_stands_in_the_card(run: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(run, tmp_path / "run"))
     weights = own / "2-grpo" / adapter_folder.WEIGHTS
@@ -377,6 +378,7 @@ def test_the_card_shows_the_figures_of_all_seeds(made: tuple[Finished, Path], mo
     assert "9-x" not in text, "a later stage than the published one"
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(run: Path, made: tuple[Finished, Path], tmp_path: Path) -> None:
     again = tmp_path / "again"
     bundle.assemble(read(run), again)
@@ -516,6 +518,7 @@ def test_a_repository_has_a_name_that_the_hubs_library_takes(name: str) -> None:
     assert taken(lambda: Publish(repo=name), ValueError) == taken(lambda: validate_repo_id(name), HFValidationError)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_plots")
 def test_the_card_tells_a_sceptic_what_was_done(made: tuple[Finished, Path]) -> None:
     finished, folder = made

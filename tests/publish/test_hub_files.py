@@ -63,6 +63,7 @@ def test_a_benchmark_is_named_as_the_hub_does(wrong: dict[str, str]) -> None:
         Benchmark.model_validate(right | wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_plots")
 def test_the_card_shows_the_schema_and_marks_what_was_not_run(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"

@@ -91,6 +91,7 @@ def made(finished: Finished, tmp_path: Path, same_plots: None) -> Path:
     return tmp_path / "bundle"
 
 
+@pytest.mark.slow
 def test_the_cards_commands_are_run_and_its_server_asked(
     finished: Finished, made: Path, commands: list[list[str]], tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_cards_commands_are_run_and_its_server_asked(
     assert asked["messages"] == list(finished.example().prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "dies", "message"),
     [("no JSON", False, "malformed: 'no JSON'"), ("[]", True, "llama-server ends: error: unknown model architecture")],
@@ -119,6 +121,7 @@ def test_a_command_that_fails_says_so(
         llama_server.tried(finished, made, "me/funding", None, text, llama(tmp_path, answer, dies=dies))
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_run_and_leaves_out_what_fails(finished: Finished, made: Path) -> None:
     def shown(**facts: object) -> str:
         return card.render(finished, made, "me/funding", FACTS | facts, [])

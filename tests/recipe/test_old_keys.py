@@ -230,6 +230,7 @@ def test_the_table_holds_every_short_form_of_the_schema() -> None:
     assert short_forms(Recipe.model_json_schema()) == set(SHORT_FORMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("short", "inside", "value"),
     [

@@ -34,6 +34,7 @@ def test_the_shipped_recipes_are_all_here() -> None:
     assert [p.stem for p in SHIPPED] == sorted([*funding, *others])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_recipe_is_planned(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

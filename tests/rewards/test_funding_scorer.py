@@ -220,6 +220,7 @@ def funders(names, texts=APART[1:]):
     return st.lists(one, max_size=7)
 
 
+@pytest.mark.slow
 @given(funders(ALIKE, ALIKE[1:]), funders(ALIKE, ALIKE[1:]), st.booleans())
 def test_counts_and_reward_equal_the_plain_ones(gold, pred, ids_only):
     if ids_only:  # the modes share more work then
@@ -241,6 +242,7 @@ def test_merging_equals_the_plain_one(names):
     assert list(merge_similar(tuple(names), 0.8)["strict"]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_bench_pairs_equal_the_plain_reward(seed):
     for completion, gold in bench.make_pairs(160, seed):
@@ -368,6 +370,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_are_graded_in_bounded_time(name, mode):

@@ -178,6 +178,7 @@ def test_a_value_between_blanks_is_found_however_it_is_written(a: list[str], ins
         assert all(fold(text[start:end]) == fold(value) for start, end in mentions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letter", ["a", "é", "a ", "\u0301", "-", "👩\u200d", "\r\n", "1", "\ud800"])
 def test_the_time_is_linear_in_the_text(letter: str) -> None:
     began = time.process_time()

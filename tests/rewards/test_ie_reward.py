@@ -325,6 +325,7 @@ def test_tags_alone_do_not_pay_for_long() -> None:
     assert reward("<think>" * 7 + tagged(GOLD)).parts["tags"] == 11.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -36,6 +36,7 @@ def test_a_shipped_reward_is_tried_without_data(name: str) -> None:
     assert found["variants"]["gold"]["mean"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["funding", "ie", "agent", "records"])
 def test_a_scaffold_for_any_task_passes_its_own_bench(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

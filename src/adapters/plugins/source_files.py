@@ -170,6 +170,12 @@ def _modules(name: str, folder: Path | None = None) -> list[Module]:
     return out
 
 
+@functools.cache
+def _own_modules(name: str) -> tuple[Module, ...]:
+    """`_modules` of this project's own; they are asked for hundreds of times a plan, and stay where they are."""
+    return tuple(_modules(name))
+
+
 def _new_name(name: str) -> str:
     """The present name of a module of this project; the user's own of an old name stays."""
     root = name.partition(".")[0]
@@ -200,7 +206,10 @@ def _closure(start: list[Module], neighbours: Path | None) -> tuple[list[Module]
             root = wanted.partition(".")[0]
             if root in sys.stdlib_module_names:
                 continue
-            imported = [] if root == "adapters" and not _is_in(wanted, *counted) else _modules(wanted, folder)
+            if root == "adapters":
+                imported = _own_modules(wanted) if _is_in(wanted, *counted) else ()
+            else:
+                imported = tuple(_modules(wanted, folder))
             followed = [m for m in imported if _is_in(m.name, *counted) or INSTALLED.isdisjoint(m.path.parts)]
             todo += [m for m in followed if m.name != "adapters"]
             # `from package.module import name` also arrives here as package.module.name.

@@ -66,6 +66,7 @@ def test_there_are_templates() -> None:
     assert len(TEMPLATES) >= 70
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thinking", [False, True])
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 def test_what_is_trained_is_the_templates_turn_or_check_says_what_is_missing(file: Path, thinking: bool) -> None:

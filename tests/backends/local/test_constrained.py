@@ -69,6 +69,7 @@ def check(made: Constraint, text: str, answer: str, how: str) -> int:
     return len(strings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["schema", "source"])
 @pytest.mark.parametrize("name", TASKS)
 def test_every_answer_parses_and_its_strings_stand_in_the_text(sampler: LocalSampler, name: str, how: str) -> None:

@@ -209,6 +209,7 @@ JSON = st.recursive(
 ).filter(lambda value: isinstance(value, list | dict))
 
 
+@pytest.mark.slow
 @given(value=JSON, indent=st.sampled_from([None, 2]), ascii=st.booleans(), tail=st.text(), data=st.data())
 def test_an_answer_ends_where_its_json_does(value, indent, ascii, tail, data) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii)
@@ -247,6 +248,7 @@ def drawn(sampler: LocalSampler, prompts: list[list[int]], size: int = 64, **opt
     return dict(sampler.draws(prompts, seeds, **given))
 
 
+@pytest.mark.slow
 def test_a_random_answer_does_not_depend_on_the_batch(sampler: LocalSampler, prompts: list[list[int]]) -> None:
     whole = drawn(sampler, prompts)
     assert [[d.text for d in whole[n]] for n in whole] == [

@@ -94,6 +94,7 @@ def test_both_sides_are_audited_and_none_is_cut(mine: Path) -> None:
     assert {e.rejected for e in some.examples} <= {e.rejected for e in (*whole.examples, *whole.validation)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -129,6 +129,7 @@ def exact(model: Any, rows: int, tokens: int, *, padded: bool) -> list[float]:
 # --- the layers, traced ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCALED)
 def test_traced_layers_keep_what_real_ones_keep(name: str) -> None:
     for rows, tokens in ((2, 128), (1, 192)):
@@ -150,6 +151,7 @@ def test_layers_of_true_size(name: str, rank: int) -> None:
         assert list(planned) == pytest.approx(found, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_9b_model_of_true_size_is_traced_without_weights() -> None:
     model = wrapped("qwen3_5_text", 128)
     trace = traced(model)
@@ -299,6 +301,7 @@ def test_a_host_that_cannot_hold_every_process(monkeypatch: pytest.MonkeyPatch) 
     assert memory_plan._host(LLAMA_8B, GRPO, 8, known=False).available is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3_5_text", "qwen3_moe"])
 def test_the_sizes_of_a_model(name: str, tmp_path: Path) -> None:
     parts = SCALED.get(name) or {**DENSE, "num_experts": 4, "num_experts_per_tok": 2}

@@ -142,6 +142,7 @@ def test_sums_are_rounded_once(llama: Callable[[], Any]) -> None:
         assert torch.equal(layer.get_base_layer().weight, exact.to(torch.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [{}, {"top_k": 50}], ids=["our decoding", "transformers' generate"])
 @pytest.mark.parametrize("make", ["llama", "qwen"])
 def test_the_same_answers_in_32_bits(

@@ -48,6 +48,7 @@ def test_the_switch(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.Monkey
     assert used == ({"PackedRows", "grpo_speedups", "_Either", "greedy", "decode_groups"} if speedups else set())
 
 
+@pytest.mark.slow
 def test_the_switch_is_not_in_the_fingerprints(tmp_path: Path, tiny_model: Path) -> None:
     path = tmp_path / "chain.yaml"
     path.write_text(chain_recipe(tmp_path, tiny_model))

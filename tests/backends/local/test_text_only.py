@@ -31,6 +31,7 @@ def wrapped(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_wrapper(tiny_model, tmp_path_factory.mktemp("wrapped") / "base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "text_class"), KINDS.items())
 def test_the_text_model_of_a_wrapper_computes_the_same(
     kind: str, text_class: str, tiny_model: Path, tmp_path: Path

@@ -53,6 +53,7 @@ def _stage(max_length: int | None, stride: int = 16) -> object:
     return TokenClassification.model_construct(kind="token_classification", max_length=max_length, stride=stride)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_adapter_of_each_family_is_matrices_and_the_head(
     encoders: dict[str, Path], kind: str, tmp_path: Path

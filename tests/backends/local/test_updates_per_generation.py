@@ -144,6 +144,7 @@ def stage(**changes: object) -> Any:
     ]
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_whole_generations(tmp_path: Path, tiny_model: Path) -> None:
     last = ("stages.0.max_steps=null", "stages.0.save_every=null")
     assert Run(tmp_path / "a", tiny_model, *last).job.steps == 4, "11 rows: two generations of 2 x 2"

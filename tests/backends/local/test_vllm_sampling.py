@@ -107,6 +107,7 @@ def test_another_device_and_another_version(
         pick(job(recipe, tmp_path, vllm="colocate"), recipe)
 
 
+@pytest.mark.slow
 def test_a_base_that_vllm_takes_for_a_vision_model_is_refused(
     recipe: Recipe, tmp_path: Path, a_gpu_with_vllm: None
 ) -> None:

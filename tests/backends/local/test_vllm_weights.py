@@ -75,6 +75,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 def test_a_hundred_transfers_leave_the_base_as_it_was(
     kind: str, options: dict, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
