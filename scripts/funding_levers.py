@@ -4,8 +4,9 @@
     python scripts/funding_levers.py FOLDER --out runs/levers [--levers best_of dpo grpo …] [--seeds 1 2 3]
 
 FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is one SFT adapter, stopped at its
-best state. All levers go on from it on the same fresh statements with funders, which SFT has not seen; those that learn
-from stored samples share one file of them, whose seconds are in their time. Two are controls: `more` is SFT on the gold
+best state. All levers go on from it on the same fresh statements, which SFT has not seen, a fifth of them without
+funders: a stage without such rows unlearns to answer that there is none. Levers that learn from stored samples share
+one file of them, whose seconds are in their time. Two are controls: `more` is SFT on the gold
 of these statements, for as many seconds as --like took, and `unselected` is SFT on a sample of each, whatever it earns.
 A run that is finished is not made again; a stopped one goes on, and is timed from there.
 
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=40, help="of GRPO")
     parser.add_argument("--like", default="best_of", help="the lever whose seconds the control gets")
     parser.add_argument("--real", type=int, default=100, help="fresh real statements with funders")
-    parser.add_argument("--made", type=int, nargs=2, default=[250, 150], help="fresh ones: written, synthetic")
+    parser.add_argument("--made", type=int, nargs=2, default=[250, 264], help="fresh ones: written, synthetic")
     parser.add_argument("--without", help="id of a statement; the figures without it are shown too")
     options = parser.parse_args(arguments)
     if "more" in options.levers and options.like not in options.levers[: options.levers.index("more")]:
@@ -151,13 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def split(folder: Path, out: Path, real: int, written: int, synthetic: int) -> None:
-    """Write the rows of SFT, and fresh ones with funders."""
+    """Write the rows of SFT, and fresh ones."""
     rows = [mend(row) for row in read_jsonl(folder / "grobid_train.jsonl")]
     order = np.random.default_rng(0).permutation([n for n, row in enumerate(rows) if row["funders"]])[:real]
     kept_back = set(order.tolist())
     library_rows = list(library.synthesize(2250, 1))
-    made = [row for row in synthesize(3 * synthetic, 9001) if row["funders"]][:synthetic]
-    fresh = [rows[n] for n in order] + [row for row in library_rows[-written:] if row["funders"]] + made
+    fresh = [*(rows[n] for n in order), *library_rows[-written:], *synthesize(synthetic, 9001)]
     write_jsonl(out / "real.jsonl", [row for n, row in enumerate(rows) if n not in kept_back])
     write_jsonl(out / "made.jsonl", [*library_rows[:-written], *synthesize(2100, 1)])
     write_jsonl(out / "fresh.jsonl", fresh)

@@ -1,4 +1,4 @@
-"""What `check` says of a GRPO stage's rows, at its limits: flat groups, dropped answers, prompts that SFT has seen."""
+"""What `check` says of a GRPO stage's rows, at its limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def findings(folder: Path, sft: list[dict], rl: list[dict], *overrides: str) -> 
     (folder / "rl.yaml").write_text(RECIPE)
     file = load_recipe(folder / "rl.yaml", overrides)
     plan = make_plan(file, EchoBackend(file.recipe))
-    return [*rl_rows.findings(plan.task, plan.jobs), *selecting.findings(plan.jobs)]
+    return [*rl_rows.findings(plan.task, plan.jobs, plan.evaluations), *selecting.findings(plan.jobs)]
 
 
 @pytest.mark.parametrize(("flat", "said"), [(5, 0), (6, 1), (20, 1)])
@@ -47,6 +47,19 @@ def test_more_than_a_quarter_of_rows_without_anything_to_find(tmp_path: Path, fl
     assert len(found) == said
     for sentence, at in found:
         assert sentence.startswith(f"{flat / (20 + (flat == 20)):.0%} of the stage's rows have nothing to find")
+        assert at == ("stages", 1, "data")
+
+
+@pytest.mark.parametrize(("stage", "test", "said"), [(0, 2, 0), (0, 3, 1), (1, 3, 0)])
+def test_no_row_without_anything_to_find_where_the_test_rows_have_some(
+    tmp_path: Path, stage: int, test: int, said: int
+) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [row(20 + n, int(n >= test)) for n in range(20)])
+    rows = [row(n, int(n >= stage)) for n in range(20)]
+    found = findings(tmp_path, funding_rows(8), rows, "evaluate=[{name: test, data: [{path: test.jsonl}]}]")
+    assert len(found) == said
+    for sentence, at in found:
+        assert sentence.startswith("none of the stage's rows has nothing to find, as 15% of the test rows have")
         assert at == ("stages", 1, "data")
 
 

@@ -102,7 +102,7 @@ def check_recipe(
     out.ledger = ledger.of_plan(plan)
     out.warnings += ledger.findings(out.ledger)
     out.notes += filter(None, [ledger.unread(out.ledger)])
-    odd = [*_labels(plan), *rl_rows.findings(plan.task, plan.jobs), *selecting.findings(plan.jobs)]
+    odd = [*_labels(plan), *rl_rows.findings(plan.task, plan.jobs, plan.evaluations), *selecting.findings(plan.jobs)]
     out.warnings += [file.locate(UserError(sentence, at=at)) for sentence, at in odd]
     _try(out, file, lambda: _prompts(out, backend, plan))
     _try(out, file, lambda: _memory(out, backend, plan, hardware))

@@ -1,11 +1,14 @@
-"""What keeps a stage from learning from its own answers, seen in its rows: flat groups, lost answers, known prompts."""
+"""What keeps a stage from learning well from its own answers, seen in its rows.
+
+Flat groups, no row with nothing to find, lost answers, known prompts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from adapters.backends.jobs import Job
+from adapters.backends.jobs import Evaluation, Job
 from adapters.errors import KeyPath
 from adapters.evaluation.held_out import fields
 from adapters.recipe.stages import Grpo, Sft, samples_of
@@ -13,22 +16,25 @@ from adapters.types import Example, Task
 
 FLAT: Final = 0.25
 """Share of rows without anything to find above which is warned; seven in ten of their groups had equal rewards."""
+EMPTY: Final = 0.1
+"""Share of such rows in the test sets above which is warned where the stage has none."""
 LOST: Final = 0.02
 """Share of the gold values in dropped rows above which is warned."""
 SEEN: Final = 0.1
 """Share of the texts that an SFT stage has too, above which is warned."""
 
 
-def findings(task: Task, jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
+def findings(task: Task, jobs: Sequence[Job], tests: Sequence[Evaluation]) -> Iterator[tuple[str, KeyPath]]:
     """Sentences on the rows of stages that learn from their own answers, each with the key that it is about."""
+    empty = [not _to_find(task, example) for test in tests for example in test.examples]
     for job in jobs:
         if isinstance(job.stage, Grpo) or samples_of(job.stage):
             at = ("stages", job.index)
-            yield from _values(task, job, at)
+            yield from _values(task, job, at, sum(empty) / max(1, len(empty)))
             yield from _seen(job, jobs[: job.index], (*at, "data"))
 
 
-def _values(task: Task, job: Job, at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
+def _values(task: Task, job: Job, at: KeyPath, empty_tests: float) -> Iterator[tuple[str, KeyPath]]:
     kept, lost = ([_to_find(task, e) for e in rows] for rows in (job.examples, job.beyond))
     if not sum(kept) + sum(lost):
         return
@@ -36,7 +42,13 @@ def _values(task: Task, job: Job, at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
     if flat > FLAT:
         yield (
             f"{flat:.0%} of the stage's rows have nothing to find; most groups on such rows have equal rewards and "
-            "teach nothing, so leave them out of its data, or keep a tenth of them",
+            "teach nothing, so keep a tenth of them",
+            (*at, "data"),
+        )
+    if not flat and empty_tests > EMPTY:
+        yield (
+            f"none of the stage's rows has nothing to find, as {empty_tests:.0%} of the test rows have; it may unlearn "
+            "to answer that there is nothing, so give it some",
             (*at, "data"),
         )
     share = sum(lost) / (sum(kept) + sum(lost))
