@@ -6,11 +6,13 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from launching import difference, lines, run, two_processes, weights
 from tiny import ie_rows, save_lively_model, write_jsonl
+from transformers.models.llama.modeling_llama import LlamaModel
 
 from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.local import distill
@@ -178,6 +180,24 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(mine: Path, tmp_path
         assert abs(figures["loss_first"]) < 1e-6
     with pytest.raises(UserError, match="vocabulary has 400 tokens"):
         trained(mine, tmp_path / "wide", *same, "stages.0.top_k=5000")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_student_and_teacher_are_computed_in_the_precision_of_the_training(
+    precision: str, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    plain = LlamaModel.forward
+
+    def watched(self: LlamaModel, *args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    overrides = ["stages.0.max_steps=1", "model.speedups=false", f"model.precision={precision}"]
+    trained(mine, tmp_path / "out", *overrides)
+    assert seen[-4:] == [precision == "bf16"] * 4, "two micro-batches"
 
 
 @pytest.mark.slow

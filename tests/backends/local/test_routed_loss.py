@@ -84,11 +84,14 @@ def test_the_gradient_is_that_of_the_formula(width: int) -> None:
     assert float(found.entropy) == pytest.approx(float(-(whole * whole.log()).sum()), abs=1e-6)
 
 
-def test_of_equal_logits_the_lower_token_goes_first() -> None:
+def test_of_equal_logits_the_lower_token_is_in() -> None:
     rows = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0], [0.0, 5.0, 1.0, 1.0, 1.0], [4.0, 3.0, 2.0, 1.0, 0.0]])
     assert support(rows, 2).tolist() == [[1, 2], [1, 2], [0, 1]]
     many = torch.zeros(1, 3000)
     assert support(many, 64)[0].tolist() == list(range(64))
+    rounded = torch.randn(300, 500, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    wanted = rounded.sort(dim=-1, descending=True, stable=True).indices[:, :64]
+    assert torch.equal(support(rounded, 64).sort().values, wanted.sort().values)
 
 
 def test_scale_softcap_bias_and_temperature_are_those_of_the_head() -> None:

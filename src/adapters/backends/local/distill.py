@@ -126,6 +126,15 @@ class RoutedLoss:
         return losses.sum() * self.share, figures.entropy.sum(), counts.sum()
 
 
+class Trainer(DistillationTrainer):  # type: ignore[misc]
+    """TRL's trainer, under autocast: it computes its passes past the forward that accelerate has wrapped in it."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of a micro-batch."""
+        with self.accelerator.autocast():
+            return super().compute_loss(*args, **kwargs)
+
+
 @contextmanager
 def replaced_loss(loss: RoutedLoss) -> Iterator[None]:
     """Let TRL's trainer compute our loss. Raises RuntimeError when its own has other parameters than `PARAMETERS`."""
@@ -197,7 +206,7 @@ def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
     phase("loading the teachers")
     with teachers_beside(model, {d: Path(stage.teachers[d]) for d in domains}) as names:
         teacher = RoutedTeacher(model, names, table, run.encoder.tokenizer.pad_token_id)
-        trainer = run.trainer(DistillationTrainer, [prompts[n] for n in order], teacher_model=teacher)
+        trainer = run.trainer(Trainer, [prompts[n] for n in order], teacher_model=teacher)
         coverage.trainer = trainer
         trainer.add_callback(coverage)
         if "logits_to_keep" not in trainer.model_kwarg_keys:

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 TILE: Final = 1024
 """Tokens that are projected to the vocabulary at a time."""
-SPARSE: Final = 16
-"""A support of less than this share (1 / SPARSE) of the vocabulary is projected alone where gradients are needed."""
+ROWS: Final = 64
+"""Tokens whose ties are settled at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Head:
 
     def logits_at(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of (n, k) tokens, with gradients to the hidden states."""
-        if tokens.shape[-1] * SPARSE > len(self.weight):
+        # The tokens' own rows of the head, unless they take more memory than float32 logits of the whole vocabulary.
+        if tokens.shape[-1] * hidden.shape[-1] * hidden.element_size() > 4 * len(self.weight):
             return self.logits(hidden).gather(-1, tokens)
         rows = embedding(tokens, self.weight).to(hidden.dtype)
         raw = torch.einsum("nh,nkh->nk", hidden, rows)
@@ -61,12 +62,15 @@ class TokenFigures(NamedTuple):
 
 
 def support(teacher: torch.Tensor, k: int) -> torch.Tensor:
-    """The k largest logits of each row, the largest first; of equal ones the lower token id goes first."""
+    """The k largest of (n, vocabulary) logits, in any order; of equal ones the lower token id is in."""
     values, tokens = teacher.topk(k)
-    # topk takes any of equal values; so do the orders of its result.
-    equal = (values[..., 1:] == values[..., :-1]).any(-1) | ((teacher >= values[..., -1:]).sum(-1) > k)
-    if equal.any():
-        tokens[equal] = teacher[equal].sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    least = values[..., -1:]
+    # topk takes any of the equal ones at the edge; logits of 16 bits have such in most rows.
+    tied = ((teacher >= least).sum(-1) > k).nonzero()[:, 0]
+    for at in tied.split(ROWS):
+        above, equal = teacher[at] > least[at], teacher[at] == least[at]
+        first = equal.cumsum(-1, dtype=torch.int32) <= k - above.sum(-1, keepdim=True)
+        tokens[at] = (above | (equal & first)).nonzero()[:, 1].view(-1, k)
     return tokens
 
 
