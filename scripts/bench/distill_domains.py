@@ -13,7 +13,8 @@ and all stored answers are taken over, and only the distillation is trained. Oth
 too; joint SFT is then trained again, for as many.
 
 With --noise a second student learns from damaged prompts whose teachers read the clean text, and it, the first student
-and the teachers answer damaged test rows.
+and the teachers answer damaged test rows. Their labels are wanted once as they stood before the damage (clean), and
+once as they stand in the text (follow).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ WITHOUT_TEST: Final = ("bc5cdr", "scierc_ner")
 DENSITIES: Final[Sequence[Mapping[str, float]]] = ({"density": 0.3}, {"density": 0.7})
 MERGES: Final[Mapping[str, Sequence[Mapping[str, float]]]]
 MERGES = {"linear": [{}], "svd": [{}], "ties": DENSITIES, "dare_ties": DENSITIES}
+POLICIES: Final = ("clean", "follow")
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def main() -> None:
     result |= {"goals": goals(table), "merges": chosen}
     others = [("joint SFT", d) for d in TRAIN] + [(result["goals"]["best_merge"], d) for d in TRAIN]
     others += [(f"teacher {d}", d) for d in TRAIN]
-    result["against"] = {f"{other}, {d}": paired(other, "student", f"test-{d}") for other, d in others}
+    result["against"] = {f"{other}, {d}": paired(models[other], models["student"], f"test-{d}") for other, d in others}
     if options.noise:
         result["noise"] = hardened(options, measure, models, teachers)
     Path(f"{options.name}.json").write_text(json.dumps(result, indent=2, default=str))
@@ -120,10 +122,12 @@ def distilled(options: argparse.Namespace, name: str, teachers: Mapping[str, Pat
     shape = [f"stages.0.max_steps={options.start_steps}", f"stages.1.max_steps={options.steps}"]
     shape += [f"stages.{n}.batch_size={options.batch}" for n in (0, 1)] + [f"stages.{n}.data={data}" for n in (0, 1)]
     shape += [f"stages.1.teachers={json.dumps(known)}", *options.every, *options.student, *more]
-    start, own = Path("runs/student/1-sft"), Path("runs") / name
-    same = all(key.startswith("stages.1.") for key in options.student)
-    if start.is_dir() and not own.exists() and same and steps_of(start.parent) == options.start_steps:
-        shutil.copytree(start, own / start.name)  # of the same fingerprint: not trained again
+    own = Path("runs") / name
+    if not own.exists() and all(key.startswith("stages.1.") for key in options.student):
+        for start in Path("runs").glob("*/1-sft"):
+            if (start.parent / "2-distill").is_dir() and steps_of(start.parent) == options.start_steps:
+                shutil.copytree(start, own / start.name)  # of the same fingerprint: not trained again
+                break
     adapters("run", str(STUDENT), f"name={name}", f"data_root={options.data}", "run_dir=runs", "evaluate=[]", *shape)
     return Path("runs") / name / "2-distill"
 
@@ -133,8 +137,8 @@ def steps_of(run: Path) -> int:
     return int(json.loads((run / "recipe.json").read_text())["stages"][0]["max_steps"])
 
 
-def sets(options: argparse.Namespace, part: str, folder: Path | None = None) -> list[dict[str, Any]]:
-    """A test set for each domain, of dev or test rows; `folder` holds damaged files of the same names."""
+def sets(options: argparse.Namespace, part: str, damaged: Path | None = None) -> list[dict[str, Any]]:
+    """A test set for each domain, of dev or test rows; the folder `damaged` holds damaged files of the same names."""
     rows = options.dev_rows if part == "dev" else options.test_rows
     out = []
     for domain, corpora in CORPORA.items():
@@ -142,8 +146,8 @@ def sets(options: argparse.Namespace, part: str, folder: Path | None = None) -> 
         for corpus in corpora:
             file, most = file_of(corpus, part), max(1, rows // len(corpora))
             half = {"split": {"name": part, "fractions": HALVES}} if corpus in WITHOUT_TEST else {}
-            sources.append({"path": str(folder / file if folder else file), "name": corpus, "max_rows": most, **half})
-        name = f"{'dev' if part == 'dev' else 'damaged' if folder else 'test'}-{domain}"
+            sources.append({"path": str(damaged / file if damaged else file), "name": corpus, "max_rows": most, **half})
+        name = f"{damaged.name if damaged else part}-{domain}"
         out.append({"name": name, "data": sources, "max_new_tokens": 96})
     return out
 
@@ -166,8 +170,8 @@ class Measure:
         named: list[tuple[str, Path | None]] = [*([("base", None)] if base else []), *models.items()]
         found = self.figures(named, tests)
         return {
-            name: {test.partition("-")[2]: f1(by_model[label(name)]) for test, by_model in found.items()}
-            for name, _ in named
+            name: {test.rpartition("-")[2]: f1(by_model[label(folder)]) for test, by_model in found.items()}
+            for name, folder in named
         }
 
     def figures(self, named: Sequence[tuple[str, Path | None]], tests: Sequence[Mapping[str, Any]]) -> Any:
@@ -181,13 +185,13 @@ class Measure:
         known = [f"data_root={self.options.data}", f"evaluate={json.dumps(list(tests))}", *self.options.every]
         file = load_recipe(STUDENT, known)
         backend, task = make_backend(file.recipe), task_of(file)
-        labelled = [(label(name), folder) for name, folder in named]
+        labelled = [(label(folder), folder) for _, folder in named]
         return evaluate_all(labelled, evaluations(file, backend, task), task, [], Path.cwd(), backend)
 
 
-def label(name: str) -> str:
-    """The folder of a model's answers."""
-    return name.replace(" ", "-")
+def label(model: Path | None) -> str:
+    """The folder of a model's answers: the name of its run, or of its merge."""
+    return model.parent.name if model else "base"
 
 
 def f1(figures: Mapping[str, Any]) -> float:
@@ -259,24 +263,30 @@ def goals(table: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 def hardened(
     options: argparse.Namespace, measure: Measure, models: Mapping[str, Path], teachers: Mapping[str, Path]
 ) -> dict[str, Any]:
-    """A student of damaged prompts and clean teachers beside all others on damaged test rows."""
-    (folder := Path("damaged").resolve()).mkdir(exist_ok=True)
-    for file in {file_of(corpus, "test") for corpora in CORPORA.values() for corpus in corpora}:
-        if not (folder / file).is_file():
-            to = ["--task", "ie", "-o", str(folder / file)]
-            adapters("data", "noise", str(options.data / file), "--preset", options.noise, *to)
-    noise = f"stages.1.noise={{use: {options.noise}, share: 1.0, teacher: clean}}"
-    student = distilled(options, f"{options.name}_{options.noise}", teachers, noise)
+    """A student of damaged prompts and clean teachers beside all others on damaged test rows, by policy."""
+    noise = f"stages.1.noise={{use: {options.noise}, share: 1.0, policy: clean, teacher: clean}}"
     named: dict[str, Path] = {k: v for k, v in models.items() if k.startswith("teacher ")}
-    named |= {"student": models["student"], "hardened": student}
-    tests = sets(options, "test", folder)
-    table = measure(named, tests)
-    against = {f"teacher, {d}": paired(f"teacher {d}", "hardened", f"damaged-{d}") for d in TRAIN}
-    against |= {f"student, {d}": paired("student", "hardened", f"damaged-{d}") for d in TRAIN}
-    return {"f1": table, "against": against}
+    named["student"] = models["student"]
+    named["hardened"] = distilled(options, f"{options.name}_{options.noise}", teachers, noise)
+    out = {}
+    for policy in POLICIES:
+        folder = Path("damaged").resolve() / f"{options.noise}-{policy}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in {file_of(corpus, "test") for corpora in CORPORA.values() for corpus in corpora}:
+            if not (folder / file).is_file():
+                how = ["--preset", options.noise, "--policy", policy, "--task", "ie"]
+                adapters("data", "noise", str(options.data / file), *how, "-o", str(folder / file))
+        table = measure(named, sets(options, "test", folder))
+        against = {
+            f"{other}, {d}": paired(named[other], named["hardened"], f"{folder.name}-{d}")
+            for d in TRAIN
+            for other in (f"teacher {d}", "student")
+        }
+        out[policy] = {"f1": table, "against": against}
+    return out
 
 
-def paired(before: str, after: str, test: str) -> dict[str, Any]:
+def paired(before: Path, after: Path, test: str) -> dict[str, Any]:
     """How much higher the micro F1 of `after` is on a test set, with the 95 % paired bootstrap interval over rows."""
     import numpy as np
 
@@ -295,12 +305,12 @@ def paired(before: str, after: str, test: str) -> dict[str, Any]:
 
 def markdown(result: Mapping[str, Any]) -> Iterator[str]:
     """The tables as Markdown."""
-    for title, table in (("F1", result["f1"]), ("F1, damaged", (result.get("noise") or {}).get("f1"))):
-        if table:
-            yield from ["", f"| {title} | {' | '.join(TRAIN)} | mean |", "|---|" + "---|" * (len(TRAIN) + 1)]
-            for name, row in table.items():
-                values = [row[d] for d in TRAIN]
-                yield f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} | {sum(values) / len(values):.3f} |"
+    noise = result.get("noise") or {}
+    for title, table in {"F1": result["f1"], **{f"F1, damaged, {p}": noise[p]["f1"] for p in noise}}.items():
+        yield from ["", f"| {title} | {' | '.join(TRAIN)} | mean |", "|---|" + "---|" * (len(TRAIN) + 1)]
+        for name, row in table.items():
+            values = [row[d] for d in TRAIN]
+            yield f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} | {sum(values) / len(values):.3f} |"
     reached = result["goals"]
     yield from ["", "| goal | reached |", "|---|---|"]
     yield f"| retained, mean (0.9) | {reached['retained_mean']:.2f} |"
@@ -308,8 +318,8 @@ def markdown(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"| above the best merge, {reached['best_merge']} (0.05) | {reached['above_best_merge']:+.3f} |"
     yield f"| domains above joint SFT (2 of 4) | {reached['domains_above_joint']} |"
     changes = {f"student less {name}": change for name, change in result["against"].items()}
-    noise = (result.get("noise") or {}).get("against") or {}
-    changes |= {f"damaged: hardened less {name}": change for name, change in noise.items()}
+    for policy, found in noise.items():
+        changes |= {f"damaged, {policy}: hardened less {name}": c for name, c in found["against"].items()}
     yield from ["", "| F1, the same rows | change | 95 % |", "|---|---:|---|"]
     for name, change in changes.items():
         low, high = change["interval"]

@@ -67,7 +67,7 @@ def support(teacher: torch.Tensor, k: int) -> torch.Tensor:
     least = values[..., -1:]
     # topk takes any of the equal ones at the edge; logits of 16 bits have such in most rows.
     tied = ((teacher >= least).sum(-1) > k).nonzero()[:, 0]
-    for at in tied.split(ROWS):
+    for at in torch.split(tied, ROWS):
         above, equal = teacher[at] > least[at], teacher[at] == least[at]
         first = equal.cumsum(-1, dtype=torch.int32) <= k - above.sum(-1, keepdim=True)
         tokens[at] = (above | (equal & first)).nonzero()[:, 1].view(-1, k)
