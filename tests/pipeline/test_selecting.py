@@ -71,6 +71,30 @@ def test_grpo_holds_out_whole_ids_when_it_selects(recipe: Path) -> None:
     assert len(plan(recipe, "stages.1.select={}", "stages.1.validation=0.25").jobs[1].validation) == 10
 
 
+@pytest.mark.parametrize(
+    ("answers", "overrides", "limit"),
+    [
+        (True, [], 64),
+        (False, [], 1024),
+        (False, ["stages.0.max_completion_length=1000"], 1000),
+        (True, ["model.thinking=true", "stages.0.max_completion_length=1000"], 1000),
+    ],
+)
+def test_answers_to_rows_without_gold_may_be_as_long_as_the_stages(
+    tmp_path: Path, answers: bool, overrides: list[str], limit: int
+) -> None:
+    said = [{"role": "assistant", "content": "x " * 40}] if answers else []
+    rows = [{"id": f"n{n}", "messages": [{"role": "user", "content": f"Say {n}."}, *said]} for n in range(40)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    (tmp_path / "kept.py").write_text("def kept(completion, example):\n    return float('x' in completion)\n")
+    path = tmp_path / "chat.yaml"
+    stages = "  - {kind: grpo, data: [{path: train.jsonl}], learning_rate: 1e-5, rewards: [./kept.py:kept]}\n"
+    path.write_text(RECIPE.partition("  - {kind")[0].replace("task: funding", "task: chat") + stages)
+    found = plan(path, "stages.0.select={metric: reward}", *overrides).jobs[0].select
+    assert found is not None
+    assert found.max_new_tokens == limit
+
+
 def test_held_out_rows_count_as_training_data_for_test_sets(recipe: Path) -> None:
     held_out = [e.id for e in plan(recipe, "stages.1.select={}").jobs[1].validation]
     rows = [row for row in funding_rows(40) if row["id"] in held_out]

@@ -9,7 +9,7 @@ from pathlib import Path
 from adapters import console
 from adapters.backends.base_files import check_base
 from adapters.backends.jobs import Backend, Evaluation, Job
-from adapters.data.lengths import answer_limit
+from adapters.data.lengths import UNKNOWN_LENGTH, answer_limit
 from adapters.data.load import Loaded
 from adapters.data.on_disk import settled
 from adapters.data.text_keys import TextKeys
@@ -188,17 +188,28 @@ def _job(
         beyond=beyond(stage, examples, lengths or ()),
         longest_answer=max((length.completion for length in lengths or ()), default=0),
     )
-    return _with_selection(job, task, loaded, measured, measure, notes) if stage.select else job
+    if not stage.select:
+        return job
+    return _with_selection(job, task, loaded, measured, measure, notes, thinking=recipe.model.thinking)
 
 
 def _with_selection(
-    job: Job, task: Task, loaded: Loaded, rewards: tuple[NamedReward, ...], measure: Measure, notes: list[str]
+    job: Job,
+    task: Task,
+    loaded: Loaded,
+    rewards: tuple[NamedReward, ...],
+    measure: Measure,
+    notes: list[str],
+    *,
+    thinking: bool,
 ) -> Job:
     """The job with what its held-out rows are measured by."""
     ids = {e.id for e in job.validation}
     held_out = once([e for e in loaded.examples if e.id in ids])  # conversations are whole
     lengths = measure.lengths(held_out) if held_out else None
     limit = answer_limit([length.completion for length in lengths or ()])
+    if thinking or any(e.completion is None for e in held_out):  # gold answers do not say how long an answer may be
+        limit = max(limit, getattr(job.stage, "max_completion_length", UNKNOWN_LENGTH))
     job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))
     notes += selecting.note(job)
     return job

@@ -24,8 +24,9 @@ def train_dpo(run: LocalStage, stage: Dpo) -> dict[str, Any]:
     Returns loss, margin, accuracy and both rewards of the first and the last tenth of the steps, and of held-out pairs.
     """
     # The trainer would tokenize prompt and completion as one text and search for the seam, and end completions with
-    # the tokenizer's end token, which need not be the template's. So it is made with a pair that is replaced below.
-    trainer = run.trainer(DPOTrainer, Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]))
+    # the tokenizer's end token, which need not be the template's. So it is made with a pair that is replaced below;
+    # its seam is one of tokens, or run.log would warn of it.
+    trainer = run.trainer(DPOTrainer, Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}]))
     set_reference(run.model, stage.reference)
     verify_reference(run.model, stage.reference)
     phase("measuring the reference")
