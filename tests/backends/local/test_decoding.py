@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 
 from adapters.backends.local import (  # noqa: E402
     base_model,
+    generate,
 )
 from adapters.backends.local.encoder import Encoder  # noqa: E402
 from adapters.backends.local.generate import LocalSampler  # noqa: E402
@@ -351,6 +352,25 @@ def test_memory_that_runs_out_halves_the_answers(
     assert sizes == [(16, 5), (8, 4), (4, 3)], "what is answered is not answered again"
 
 
+def test_long_prompts_have_fewer_answers_at_once(
+    sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = decoding.draw, []
+
+    def watched(*rest: Any, most: int, **options: Any) -> Iterator[Any]:
+        sizes.append(most)
+        return real(*rest, most=most, **options)
+
+    monkeypatch.setattr(decoding, "draw", watched)
+    longest, answers = max(map(len, prompts)), 4
+    drawn(sampler, prompts, batch_size=None)
+    for room in (10 * longest, longest):
+        monkeypatch.setattr(generate, "DRAWN_ROOM", room)
+        drawn(sampler, prompts, batch_size=None)
+    drawn(sampler, prompts, 16)
+    assert sizes == [64, 10, answers, 16]
+
+
 def test_the_last_rows_of_batches_go_on_together(
     sampler: LocalSampler, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,6 +439,8 @@ def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:
     assert joined(4, 2, 40) == [], "all would be as wide as the widest"
     assert joined(5, 7, 20, most=8, room=10**6) == [], "an eighth of the places is free"
     assert joined(5, 6, 20, most=8, room=10**6) == [5, 6]
+    assert joined(5, 4, 20, most=8, room=100) == [], "a fifth of the places that the room leaves"
+    assert joined(5, 3, 20, most=8, room=100) == [5, 6]
     assert joined(7, 1, 20) == []
 
 

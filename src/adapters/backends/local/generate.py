@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate.utils import gather_object
@@ -152,15 +152,18 @@ class LocalSampler:
     ) -> Iterator[tuple[int, list[Drawn]]]:
         """Several answers to each prompt as (index, answers), longer prompts first; each prompt is read once.
 
-        `seeds` are of the answers of each prompt, equally many; None answers greedily. `batch_size` answers (64) are
-        drawn at once, at most. Prompts are answered in blocks. A block is left out where no prompt of it is `wanted`,
-        else computed whole: batches, and so the rounding, are the same after a restart.
+        `seeds` are of the answers of each prompt, equally many; None answers greedily. `batch_size` answers are drawn
+        at once, at most; without it 64, and no more than `DRAWN_ROOM` tokens of prompts hold. Prompts are answered in
+        blocks. A block is left out where no prompt of it is `wanted`, else computed whole: batches, and so the
+        rounding, are the same after a restart.
         """
-        order, most = sorted(range(len(ids)), key=lambda i: -len(ids[i])), batch_size or 64
+        order, limit = sorted(range(len(ids)), key=lambda i: -len(ids[i])), batch_size or 64
         size = max(1, min(BLOCK, -(-len(ids) // self.world)))
         for block in [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]:
             left = dict.fromkeys(block) if any(map(wanted, block)) else {}
             while left:
+                room = limit if batch_size else DRAWN_ROOM // len(ids[block[0]])
+                most = max(len(seeds[0]), min(limit, room))
                 try:
                     prompts = [(ids[i], seeds[i], grammar(i) if grammar else None) for i in left]
                     for n, answers in self._draw(prompts, temperature, max_new_tokens, most):
@@ -170,9 +173,10 @@ class LocalSampler:
                 except torch.OutOfMemoryError:
                     if most <= len(seeds[0]):
                         raise
+                    limit = max(len(seeds[0]), most // 2)
                 if left:  # outside the handler, whose traceback would keep the failed batch's memory
                     torch.accelerator.empty_cache()
-                    block, most = list(left), max(len(seeds[0]), most // 2)
+                    block = list(left)
 
     def _draw(
         self,
@@ -227,6 +231,8 @@ class LocalSampler:
         return lambda token: end.closed_by(self._piece(token)) or loop.closed_by(token)
 
 
+DRAWN_ROOM: Final = 65_536
+"""Tokens of prompts, counted once for each answer, that a batch of drawn answers keeps in its cache."""
 GPU_BATCH, CPU_BATCH = (64, 32_768), (32, 8_192)
 """Rows of a batch, and tokens of its padded prompts, at most."""
 

@@ -58,12 +58,13 @@ def greedy(
 
 def _joining(prompts: Sequence[list[int]], waiting: deque[int], batch: Batch | None, most: int, room: int) -> list[int]:
     """Take the rows that are begun now."""
-    busy = len(batch.rows) if batch else 0
-    if not waiting or (busy and 4 * (most - busy) < most):
+    if not waiting:
         return []
+    busy = len(batch.rows) if batch else 0
     longest = max(len(prompts[waiting[0]]), batch.mask.shape[1] if batch else 0)
-    free = min(most, room // longest) - busy
-    return [waiting.popleft() for _ in range(min(free if busy else max(1, free), len(waiting)))]
+    capacity = max(1, min(most, room // longest))
+    free = capacity - busy
+    return [waiting.popleft() for _ in range(min(free, len(waiting)))] if not busy or 4 * free >= capacity else []
 
 
 def _begun(
