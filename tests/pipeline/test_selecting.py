@@ -170,9 +170,12 @@ def test_a_run_says_what_was_chosen_in_manifest_log_and_report(recipe: Path) -> 
 def test_a_stage_that_is_worse_than_its_start_keeps_the_start(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from adapters.backends import echo
 
-    file = load_recipe(recipe, ["stages.0.validation=0", "stages.1.select={every: 2}"])
+    test = "evaluate=[{name: test, data: [{path: train.jsonl, max_rows: 3}]}]"
+    file = load_recipe(recipe, ["stages.0.validation=0", "stages.1.select={every: 2}", test])
     backend = EchoBackend(file.recipe)
     made = make_plan(file, backend)
+    sampler, evaluated = EchoBackend.sampler, list[Path | None]()
+    monkeypatch.setattr(EchoBackend, "sampler", lambda _, adapter: evaluated.append(adapter) or sampler(adapter))
     answering = echo.EchoSampler
     asked: list[object] = []
 
@@ -188,3 +191,6 @@ def test_a_stage_that_is_worse_than_its_start_keeps_the_start(recipe: Path, monk
         made.folder / "1-sft/adapter_model.safetensors"
     ).read_bytes()
     assert "no trained state is kept" in write_report(made.folder).read_text()
+    assert [adapter and adapter.name for adapter in evaluated] == [None, "1-sft"], "weights are asked once"
+    figures = json.loads((made.folder / "report.json").read_text())["sets"]["test"]
+    assert figures["2-grpo"]["metrics"] == figures["1-sft"]["metrics"]

@@ -51,6 +51,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """SFT, then GRPO, in the working directory."""
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "funding.jsonl", funding_rows(12))
+    write_jsonl(tmp_path / "more.jsonl", funding_rows(4, "more"))
     (tmp_path / "r.yaml").write_text(echo_recipe("base"))
     return tmp_path / "r.yaml"
 
@@ -62,6 +63,8 @@ GRPO = (
 )
 DPO = "stages=[{kind: dpo, data: [{path: pairs.jsonl}], batch_size: 1, learning_rate: 1e-6}]"
 FROM_SFT = ["name=next", "start=runs/base/1-sft"]
+MORE = "data=[{path: more.jsonl}]"
+"""Rows by which the weights of a stage become others than those of its start."""
 
 
 # ----------------------------------------------------------------------------------------------------------- starting
@@ -208,7 +211,7 @@ def test_check_names_the_start_and_its_faults(recipe: Path) -> None:
 def test_a_new_stage_keeps_the_evaluations_of_the_others(recipe: Path, sampled: list[str]) -> None:
     _, before = start(recipe, SFT)
     assert sampled == ["base", "1-sft"]
-    _, after = start(recipe)
+    _, after = start(recipe, f"stages.1.{MORE}")
     assert sampled == ["base", "1-sft", "2-grpo"], "only the new stage is asked"
     figures = after["sets"]["test"]
     assert figures["1-sft"]["metrics"] == before["sets"]["test"]["1-sft"]["metrics"]
@@ -241,16 +244,16 @@ def test_answers_of_other_rows_or_incomplete_ones_are_asked_for_again(recipe: Pa
     start(recipe, SFT)
     samples = Path("runs/base/eval/1-sft/test/samples.jsonl")
     samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:-1]))
-    start(recipe)
+    start(recipe, f"stages.1.{MORE}")
     assert sampled == ["base", "1-sft", "1-sft", "2-grpo"]
     write_jsonl(Path("funding2.jsonl"), funding_rows(5, "n"))
-    start(recipe, "evaluate.0.data=[funding2.jsonl]")
+    start(recipe, f"stages.1.{MORE}", "evaluate.0.data=[funding2.jsonl]")
     assert sampled[4:] == ["base", "1-sft", "2-grpo"]
 
 
 def test_a_run_takes_over_the_evaluations_of_its_start(recipe: Path, sampled: list[str]) -> None:
     start(recipe, SFT)
-    made, report = start(recipe, GRPO, *FROM_SFT)
+    made, report = start(recipe, GRPO, f"stages.0.{MORE}", *FROM_SFT)
     assert sampled == ["base", "1-sft", "1-grpo"]
     assert report["sets"]["test"]["start"]["rewards"]["funding"]["mean"] == 1.0
     assert (made.folder / "eval/start/test/samples.jsonl").is_file()

@@ -245,8 +245,9 @@ def evaluate_all(
 ) -> dict[str, dict[str, SetFigures]]:
     """Evaluate models (label, adapter; None: the base) where no valid result is stored: set -> label -> figures.
 
-    Answers that are stored, here or in `earlier` (label -> folder of another run), are not asked for again when only
-    the rewards have changed, as they do when a stage is added.
+    Answers that are stored, here or in `earlier` (label -> folder of another run), are not asked for again: when only
+    the rewards have changed, as they do when a stage is added, or when another model has the same weights, as a stage
+    has that kept its start.
     """
     evaluations = [each for e in evaluations for each in e.ways]
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
@@ -260,8 +261,10 @@ def evaluate_all(
             key = _evaluation_key(evaluation, adapter, graders)
             figures = read_figures(out)
             if figures.get("key") != key:
-                folders = [out, *([earlier[label] / evaluation.name] if label in earlier else [])]
-                stored = next(filter(None, (stored_answers(f, evaluation, key) for f in folders)), None)
+                answered = [folder / "eval" / name for name in dict.fromkeys([label, *(name for name, _ in models)])]
+                answered += [earlier[label]] if label in earlier else []
+                found = (stored_answers(of_model / evaluation.name, evaluation, key) for of_model in answered)
+                stored = next(filter(None, found), None)
                 backend.barrier()  # all have read what is now replaced
                 if console.is_main():
                     (out / "metrics.json").unlink(missing_ok=True)  # it does not belong to the samples that follow
