@@ -46,6 +46,18 @@ def test_likelihood_picks_the_likeliest() -> None:
     assert pick(TASK, answers("a", "b"), "likelihood") == 0, "unknown ones are equal"
 
 
+def test_likelihood_prefers_whole_answers_that_can_be_read() -> None:
+    loop = Drawn('[{"funder_name": "NSF"}' * 20, 99, True, -0.001)
+    group = [loop, *answers("not JSON", funders("NSF"), funders("NIH"), logprobs=(-0.1, -0.9, -0.8))]
+    assert pick(TASK, group, "likelihood") == 3
+    assert pick(TASK, [group[2]._replace(truncated=True), group[1]], "likelihood") == 1, "none is, so all are compared"
+    no_record = '[{"funder_name": "NSF", "awards": 5}]'
+    assert TASK.is_well_formed(no_record)
+    assert pick(TASK, answers(no_record, "[]", logprobs=(-0.1, -0.9)), "likelihood") == 1
+    turn = AgentTask().example(AgentTask.example_row, id="a").completion or ""
+    assert pick(AgentTask(), answers("?", turn, logprobs=(-0.1, -0.9)), "likelihood") == 1, "it has no records"
+
+
 @pytest.mark.parametrize(
     ("texts", "picked"),
     [

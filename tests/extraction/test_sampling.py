@@ -29,6 +29,7 @@ from adapters.tasks.funding import FundingTask
 from adapters.types import Drawn
 
 TASK = FundingTask(target="compact")
+ANSWER = {"completion": "[]", "tokens": 1, "truncated": False}
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
@@ -186,7 +187,7 @@ def test_the_figures_are_means_over_rows() -> None:
 
 
 def test_rows_without_a_reward_are_left_out_of_the_figures() -> None:
-    line = {"row": 1, "greedy": False, "reward": 0.5, "logprob": -1.0}
+    line = {"row": 1, "greedy": False, "reward": 0.5, "logprob": -1.0, **ANSWER}
     lines = [
         line,
         {**line, "greedy": True, "reward": 0.25},
@@ -194,7 +195,14 @@ def test_rows_without_a_reward_are_left_out_of_the_figures() -> None:
         {**line, "row": 2, "reward": None},
         {"row": 3, "error": "too long: x"},
     ]
-    assert graded.scores(lines) == [Scores([0.5, 0.75], 0.25, 0.75)]
+    assert graded.scores(lines, TASK) == [Scores([0.5, 0.75], 0.25, 0.75)]
+
+
+def test_the_likeliest_sample_is_whole_and_can_be_read() -> None:
+    line = {"row": 1, "greedy": False, "reward": 0.5, "logprob": -1.0, **ANSWER}
+    cut = {**line, "reward": 0.0, "logprob": -0.001, "truncated": True}
+    broken = {**line, "reward": 0.0, "logprob": -0.002, "completion": "not JSON"}
+    assert graded.scores([cut, broken, line], TASK) == [Scores([0.0, 0.0, 0.5], None, 0.5)]
 
 
 # ------------------------------------------------------------------------------------------------------- restarting

@@ -13,6 +13,7 @@ from tiny import chain_recipe, funding_rows, save_lively_model, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import backend as make_backend
+from adapters.backends.echo import EchoSampler
 from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
@@ -76,7 +77,8 @@ def test_a_pair_is_the_best_and_the_worst_answer() -> None:
     group = lines(("greedy", 0.5, False), ("worse", 0.25, False), ("better", 0.75, False))
     assert own_answers._pair(group, group, Samples(margin=0.5)) == ("better", "worse")
     assert own_answers._pair(group, group, Samples(margin=0.51)) is None
-    assert own_answers._pair(group[:1], group, Samples(margin=0)) is None, "both sides would be the same answer"
+    assert own_answers._pair(group[:1], group[:1], Samples(margin=0)) is None, "both sides would be the same answer"
+    assert own_answers._pair(group[:1], group, Samples(margin=0)) == ("greedy", "worse"), "the worst may be unreadable"
     assert own_answers._pair([], group, Samples(margin=0)) is None
 
 
@@ -135,6 +137,18 @@ def test_of_equal_rewards_the_likelier_answer_is_taken() -> None:
     group = [line | {"logprob": p} for line, p in zip(group, (-0.1, -2.0, -0.2, -3.0), strict=True)]
     assert own_answers._best(group, group, Samples()) == ("usual", None)
     assert own_answers._pair(group, group, Samples()) == ("usual", "greedy")
+
+
+def test_an_unreadable_answer_of_equal_reward_is_not_in_the_way(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def several(self: EchoSampler, prompts: Any, k: int, *, temperature: float, seed: str, **options: Any) -> Any:
+        usual = [Drawn(s.text, 1, False, -0.5) for s in self(prompts, **options)]
+        return [[answer, Drawn("not JSON", 1, False, -0.1), answer] for answer in usual]
+
+    monkeypatch.setattr(EchoSampler, "several", several)
+    (echo.parent / "one.py").write_text("def one(completion, example):\n    return 1.0\n")
+    plan, backend = planned(echo, "stages.1.rewards=[./one.py:one]")
+    run_plan(plan, backend)
+    assert read_json(plan.folder / "2-best_of" / "manifest.json")["figures"]["samples"]["learned"] == 19
 
 
 def test_a_stage_of_fewer_steps_is_measured_all_the_same(echo: Path) -> None:

@@ -12,7 +12,7 @@ from adapters.types import Counts, Example, Scored, Task, counts_of
 
 
 class Scores(NamedTuple):
-    """Rewards of the answers to one prompt, and of the sample with the highest log-probability a token."""
+    """Rewards of the answers to one prompt, and of the sample that `pick: likelihood` would take."""
 
     samples: Sequence[float]
     greedy: float | None = None

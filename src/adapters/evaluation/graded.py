@@ -9,9 +9,10 @@ from typing import Any
 
 from adapters.evaluation.best_of import Scores
 from adapters.evaluation.metrics import number
+from adapters.evaluation.picking import pick
 from adapters.plugins.grader import Grader
 from adapters.plugins.rewards import NamedReward
-from adapters.types import Drawn, Example, Scored
+from adapters.types import Drawn, Example, Scored, Task
 
 Line = Mapping[str, Any]
 
@@ -55,16 +56,22 @@ def by_row(lines: Iterable[Line]) -> dict[int, list[Line]]:
     return groups
 
 
-def scores(lines: Iterable[Line]) -> list[Scores]:
+def drawn(line: Line) -> Drawn:
+    """The answer in a line."""
+    return Drawn(line["completion"], line["tokens"], line["truncated"], line["logprob"])
+
+
+def scores(lines: Iterable[Line], task: Task) -> list[Scores]:
     """The rewards of each row of which samples, and the greedy answer if there are any, were graded."""
     groups = by_row(lines).values()
     with_greedy = any(line["greedy"] for group in groups for line in group)
-    return [s for group in groups if (s := _scores(group)).samples and (s.greedy is not None) == with_greedy]
+    of_groups = (_scores(group, task) for group in groups)
+    return [s for s in of_groups if s.samples and (s.greedy is not None) == with_greedy]
 
 
-def _scores(group: Sequence[Line]) -> Scores:
+def _scores(group: Sequence[Line], task: Task) -> Scores:
     samples = [line for line in group if not line["greedy"]]
     greedy = next((line["reward"] for line in group if line["greedy"]), None)
     known = [line for line in samples if line["logprob"] is not None]
-    likeliest = max(known, key=lambda line: line["logprob"])["reward"] if known else None
+    likeliest = known[pick(task, [drawn(line) for line in known], "likelihood")]["reward"] if known else None
     return Scores([line["reward"] for line in samples], greedy, likeliest)

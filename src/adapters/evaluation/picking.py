@@ -23,13 +23,15 @@ def can_vote(task: Any) -> bool:
 def pick(task: Any, answers: Sequence[Drawn], how: Pick) -> int:
     """The index of the picked answer; of equals the first.
 
-    `likelihood`: the highest mean log-probability a token. `vote`: the answer that agrees most with the others, by
+    `likelihood`: the highest mean log-probability a token, among whole answers that can be read if there are any: a
+    model that repeats itself is all but certain of each token. `vote`: the answer that agrees most with the others, by
     the mean F1 of the task's own counts with each of them as gold (minimum Bayes risk decoding; Kumar and Byrne 2004).
     A vote on single values would tear apart what belongs together, such as an award and its funder.
     """
     if how == "likelihood":
+        readable = [is_usable(task, a) and (not can_vote(task) or as_gold(task, a.text) is not None) for a in answers]
         known = [float("-inf") if a.logprob is None else a.logprob for a in answers]
-        return known.index(max(known))
+        return max(range(len(answers)), key=lambda n: (readable[n], known[n]))
     task = ungrounded(task)
     votes, score = Counter(a.text for a in answers), TaskF1(task)
     golds = {text: gold for text in votes if (gold := as_gold(task, text)) is not None}
@@ -42,6 +44,11 @@ def pick(task: Any, answers: Sequence[Drawn], how: Pick) -> int:
     }
     texts = [a.text for a in answers]
     return texts.index(max(agreement, key=lambda text: (agreement[text], -texts.index(text)))) if agreement else 0
+
+
+def is_usable(task: Task, answer: Sample | Drawn) -> bool:
+    """Whether an answer is whole, and well-formed to the task."""
+    return not answer.truncated and task.is_well_formed(answer.text)
 
 
 def ungrounded(task: Any) -> Any:

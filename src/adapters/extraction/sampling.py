@@ -133,7 +133,7 @@ def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Progress) -> 
     lines = [line for record in records for line in record["lines"]]
     write_jsonl(job.out, lines)
     counts = {**_counts(lines), "resumed": resumed, "seconds": round(time.monotonic() - began, 2)}
-    counts["figures"] = best_of.figures(graded.scores(lines))
+    counts["figures"] = best_of.figures(graded.scores(lines, job.source.task))
     write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
     job.journal.unlink()
     return counts

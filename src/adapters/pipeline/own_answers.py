@@ -57,7 +57,7 @@ class Answering:
         lines = read_jsonl(self.folder / FILE)
         examples, left_out = self._learned(lines)
         rows, stage = len(self.job.examples), self.job.stage
-        figures = best_of.figures(graded.scores(lines))
+        figures = best_of.figures(graded.scores(lines, self.task))
         text = _text(figures, self.samples.k, rows, len(examples), left_out, stage)
         if not examples:
             advice = "Lower margin or floor, or give it rows that are harder"
@@ -124,9 +124,9 @@ class Answering:
         pick = _pair if isinstance(self.job.stage, Dpo) else _best
         groups, learned = graded.by_row(lines), list[Example]()
         for n, example in enumerate(self.job.examples, 1):
-            whole = [line for line in groups.get(n, ()) if not line["truncated"] and line["completion"].strip()]
-            picked = pick(whole, groups.get(n, ()), self.samples)
-            if picked is not None and self.task.is_well_formed(picked[0]):
+            group = groups.get(n, ())
+            usable = [line for line in _whole(group) if self.task.is_well_formed(line["completion"])]
+            if (picked := pick(usable, group, self.samples)) is not None:
                 completion, rejected = picked
                 bare: dict[str, Any] = {"answer": None, "rejected_answer": None, "learned": (), "masked": ()}
                 learned.append(replace(example, completion=completion, rejected=rejected, **bare))
@@ -136,10 +136,14 @@ class Answering:
         return kept, {"too_long": len(learned) - len(kept)}
 
 
-def _best(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, None] | None:
-    """The best sample of a row, if it is better than the greedy answer by the margin; or the first, as a control."""
+def _whole(group: Sequence[Line]) -> list[Line]:
+    return [line for line in group if not line["truncated"] and line["completion"].strip()]
+
+
+def _best(usable: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, None] | None:
+    """The best usable sample of a row, if it beats the greedy answer by the margin; or the first, as a control."""
     greedy = next((line["reward"] for line in group if line["greedy"]), None)
-    drawn = [line for line in whole if not line["greedy"]]
+    drawn = [line for line in usable if not line["greedy"]]
     if greedy is None or not drawn:
         return None
     if samples.pick == "first":
@@ -149,11 +153,11 @@ def _best(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tup
     return (best["completion"], None) if enough else None
 
 
-def _pair(whole: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, str] | None:
-    """The best and the worst answer of a row, if they differ by the margin."""
-    if not whole:
+def _pair(usable: Sequence[Line], group: Sequence[Line], samples: Samples) -> tuple[str, str] | None:
+    """The best usable answer of a row and its worst whole one, if they differ by the margin."""
+    if not usable:
         return None
-    best, worst = max(whole, key=_worth), min(whole, key=lambda line: (line["reward"], -_likelihood(line)))
+    best, worst = max(usable, key=_worth), min(_whole(group), key=lambda line: (line["reward"], -_likelihood(line)))
     difference = best["reward"] - worst["reward"]
     enough = difference >= max(samples.margin, ROUNDING) and best["reward"] >= samples.floor
     return (best["completion"], worst["completion"]) if enough else None

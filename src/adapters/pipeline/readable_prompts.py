@@ -13,6 +13,7 @@ from adapters.backends.batches import stratified
 from adapters.backends.jobs import Backend, Job
 from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import UserError
+from adapters.evaluation.picking import is_usable
 from adapters.files import append_jsonl, read_jsonl, truncate_jsonl
 from adapters.pipeline import distilling, stage_rows
 from adapters.recipe.stages import Distill
@@ -55,8 +56,7 @@ def _answers(job: Job, rows: Sequence[int], task: Task, sampler: Any, progress: 
     prompts = [clean_prompt(job.examples[n]) for n in rows]
     samples = sampler(prompts, max_new_tokens=stage.max_completion_length, batch_size=None, progress=progress)
     return [
-        {"row": n, "readable": not s.truncated and task.is_well_formed(s.text), "completion": s.text}
-        for n, s in zip(rows, samples, strict=True)
+        {"row": n, "readable": is_usable(task, s), "completion": s.text} for n, s in zip(rows, samples, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters.backends import adapter_folder
 from adapters.errors import UserError
-from adapters.evaluation.graded import asked
+from adapters.evaluation.graded import asked, drawn
 from adapters.files import manifest_path, numbered_jsonl, read_json, sha256
 from adapters.recipe.load import RecipeFile
 from adapters.recipe.stages import Samples, Stage, samples_of
@@ -58,5 +58,5 @@ def read(samples: Samples) -> dict[str, list[Drawn]]:
     for _, line in numbered_jsonl(Path(str(samples.path))):
         answers: list[Any] = out.setdefault(line["id"], [])
         if line["completion"] is not None:
-            answers.append(Drawn(line["completion"], line["tokens"], line["truncated"], line["logprob"]))
+            answers.append(drawn(line))
     return out
