@@ -303,12 +303,16 @@ class TokenScores(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One greedy completion; `truncated` at `max_new_tokens`. `scores` are given where they were asked for."""
+    """One greedy completion; `truncated` at `max_new_tokens`, or where it repeats itself, which is `looped`.
+
+    `scores` are given where they were asked for.
+    """
 
     text: str
     tokens: int
     truncated: bool
     scores: TokenScores | None = None
+    looped: bool = False
 
 
 class Drawn(NamedTuple):
@@ -318,6 +322,7 @@ class Drawn(NamedTuple):
     tokens: int
     truncated: bool
     logprob: float | None = None
+    looped: bool = False
 
 
 class Lengths(NamedTuple):

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from tiny import funding_rows, write_jsonl
 
-from adapters.backends.echo import EchoBackend
+from adapters.backends.echo import EchoBackend, EchoSampler
 from adapters.evaluation import comparison, metrics
+from adapters.evaluation.evaluate import read_figures, stored_answers
+from adapters.files import read_jsonl
 from adapters.pipeline.plan import make_plan
 from adapters.pipeline.run import evaluate_all, run_plan
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.load import load_recipe
-from adapters.types import Counts
+from adapters.types import Counts, Sample
 
 RECIPE = """name: graded
 task: funding
@@ -64,6 +66,34 @@ def test_an_evaluation_is_made_again_when_the_rewards_differ_and_only_then(recip
     assert before != 0.5
     assert rewards_of(edited) == {"grade": 0.5}
     assert stored.stat().st_mtime_ns > written
+
+
+def test_what_has_looped_is_counted_as_the_decoder_says(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens tell: 128 digits of a token each are a loop, whatever their text looks like."""
+    file = load_recipe(recipe)
+    backend = EchoBackend(file.recipe)
+    plan = make_plan(file, backend)
+    answer = EchoSampler.__call__
+
+    def looping(self: EchoSampler, *args: object, **options: object) -> list[Sample]:
+        first, *others = answer(self, *args, **options)
+        return [first._replace(text="0" * 128, truncated=True, looped=True), *others]
+
+    monkeypatch.setattr(EchoSampler, "__call__", looping)
+    run_plan(plan, backend)
+    folder = plan.folder / "eval" / "1-grpo" / "test"
+    figures = read_figures(folder)
+    assert (figures["truncated"], figures["looped"]) == (1, 1)
+    [test] = plan.evaluations
+    stored = stored_answers(folder, test, figures["key"])
+    assert stored is not None
+    assert [s.looped for s in stored.samples] == [True, *[False] * 5]
+    path = folder / "samples.jsonl"
+    old = [{k: v for k, v in line.items() if k != "looped"} for line in read_jsonl(path)]
+    write_jsonl(path, [{**old[0], "completion": "0" * 300}, *old[1:]])
+    stored = stored_answers(folder, test, figures["key"])
+    assert stored is not None
+    assert [s.looped for s in stored.samples] == [True, *[False] * 5], "an older version's answers are looked at"
 
 
 def test_an_answer_may_be_half_as_long_again_as_the_longest_gold_answer(recipe: Path) -> None:

@@ -10,7 +10,8 @@ TIMES: Final = 4
 TOKENS: Final = 128
 """Tokens of a loop, at least, and of its block, at most."""
 CHARACTERS: Final = 256
-"""The same of a text. Four equal records of a list are shorter, as a rule; their number is no mistake of form."""
+"""The same of a text whose tokens are not known. Four equal records of a list are shorter, as a rule; their number is
+no mistake of form."""
 _EVERY: Final = 16
 
 

@@ -26,9 +26,10 @@ class EpisodeSampler:
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
     ) -> list[Sample]:
-        """The records of the episodes; `tokens` and `truncated` are those of all turns of each."""
+        """The records of the episodes; `tokens`, `truncated` and `looped` are those of all turns of each."""
         episodes = [Episode(self.named, example, seed_of(0, example.id)) for example in self.examples]
-        tokens, truncated = [0] * len(episodes), [False] * len(episodes)
+        tokens = [0] * len(episodes)
+        truncated, looped = [False] * len(episodes), [False] * len(episodes)
         for turn in range(self.named.max_turns):
             going = [n for n, episode in enumerate(episodes) if episode.ended is None]
             if not going:
@@ -41,10 +42,12 @@ class EpisodeSampler:
             )
             for n, answer in zip(going, answers, strict=True):
                 tokens[n], truncated[n] = tokens[n] + answer.tokens, truncated[n] or answer.truncated
+                looped[n] = looped[n] or answer.looped
                 episodes[n].take(answer.text)
             progress(turn + 1, self.named.max_turns, {})
         records = [episode.record for episode in episodes]
-        return [Sample(*of_row) for of_row in zip(records, tokens, truncated, strict=True)]
+        of_rows = zip(records, tokens, truncated, looped, strict=True)
+        return [Sample(record, count, cut, looped=loop) for record, count, cut, loop in of_rows]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def stored_answers(folder: Path, evaluation: Evaluation, key: str) -> Stored | N
     for _, row in numbered_jsonl(folder / "samples.jsonl"):
         if row.keys() >= needed:
             ids.append(row["id"])
-            samples.append(Sample(row["completion"], row["tokens"], row["truncated"]))
+            # Answers that an older version stored do not say whether they looped.
+            looped = row.get("looped", row["truncated"] and loops(row["completion"], CHARACTERS))
+            samples.append(Sample(row["completion"], row["tokens"], row["truncated"], looped=looped))
             for name, of_name in scores.items():
                 of_name.append(Scored(row["rewards"].get(name), row["parts"].get(name, {})))
     return Stored(samples, scores, figures) if ids == [example.id for example in evaluation.examples] else None
@@ -235,7 +237,7 @@ def summary(
         valid=sum(tally.valid) / rows,
         parse_errors=rows - sum(tally.valid),
         truncated=sum(s.truncated for s in samples),
-        looped=sum(s.truncated and loops(s.text, CHARACTERS) for s in samples),
+        looped=sum(s.looped for s in samples),
         tokens=sum(s.tokens for s in samples),
         empty_gold=float(np.mean(no_gold)),
         empty_answers=float(np.mean(no_pred)),
@@ -337,6 +339,7 @@ def _record(task: Task, example: Example, sample: Sample, score: _Score) -> dict
         "completion": sample.text,
         "tokens": sample.tokens,
         "truncated": sample.truncated,
+        "looped": sample.looped,
         "valid": score.valid,
         "rewards": score.rewards,
         "parts": score.parts,

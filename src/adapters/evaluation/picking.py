@@ -87,4 +87,5 @@ class PickingSampler:
             prompts, k, temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
         )
         self.tokens = sum(answer.tokens for group in groups for answer in group)
-        return [Sample(*group[pick(self.task, group, how)][:3]) for group in groups]
+        picked = [group[pick(self.task, group, how)] for group in groups]
+        return [Sample(a.text, a.tokens, a.truncated, looped=a.looped) for a in picked]

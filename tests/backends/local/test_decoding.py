@@ -453,3 +453,16 @@ def test_a_greedy_answer_that_loops_is_cut(tiny_model: Path) -> None:
     for speedups in (True, False):
         samples = LocalSampler(model, encoder, speedups=speedups)(prompts, max_new_tokens=700, **asked)
         assert any(s.truncated and 128 <= s.tokens < 700 and loops(s.text, 128) for s in samples)
+        assert all(s.looped for s in samples if s.truncated and s.tokens < 700)
+        groups = LocalSampler(model, encoder, speedups=speedups).several(
+            prompts, 1, temperature=0.0, max_new_tokens=700, **asked
+        )
+        assert [answer.looped for [answer] in groups] == [s.looped for s in samples]
+
+
+@pytest.mark.parametrize("block", [[9], list(range(3, 31)) * 4], ids=["one digit", "a long block"])
+def test_an_answer_that_is_cut_in_a_loop_says_so(sampler: LocalSampler, block: list[int]) -> None:
+    row = [5, 6, 7, *block * (512 // len(block))]
+    assert sampler._sample(row, True).looped
+    assert not sampler._sample([*row, sampler.encoder.end], True).looped, "it has ended by itself"
+    assert not sampler._sample(row[:100], True).looped

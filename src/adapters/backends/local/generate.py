@@ -16,7 +16,7 @@ from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import by_generate, caches, choosing, decoding
 from adapters.backends.local.speedups.constrained import Grammars, Held
 from adapters.backends.local.token_ends import token_ends
-from adapters.backends.repetition import LoopEnd
+from adapters.backends.repetition import TOKENS, LoopEnd, loops
 from adapters.types import Drawn, Message, Progress, Sample, TokenScores
 
 GrammarOf = Callable[[int], str]
@@ -197,7 +197,8 @@ class LocalSampler:
             drawn = []
             for place, row in enumerate(rows, n * several):
                 sample = self._sample(row, loops[place].looped or len(row) >= limits[place])
-                drawn.append(Drawn(*sample[:3], logprob=sum(draws.logprobs[place][: len(row)]) / len(row)))
+                logprob = sum(draws.logprobs[place][: len(row)]) / len(row)
+                drawn.append(Drawn(*sample[:3], logprob, sample.looped))
             yield n, drawn
 
     def _with_scores(self, sample: Sample, row: list[int], logprobs: Sequence[float]) -> Sample:
@@ -222,7 +223,8 @@ class LocalSampler:
         ended = row[-1] in self.stops
         answer = row[:-1] if ended else row
         text = self.encoder.tokenizer.decode(answer, skip_special_tokens=True)
-        return Sample(text, len(answer), not ended and cut)
+        truncated = not ended and cut
+        return Sample(text, len(answer), truncated, looped=truncated and loops(answer, TOKENS))
 
     def _ended(self, loop: LoopEnd) -> by_generate.Ended:
         if not self.stop_at_json:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from adapters.backends.local.encoder import Encoder, end_tokens
+from adapters.backends.repetition import TOKENS, loops
 from adapters.backends.tinker.cost import Account, Tokens
 from adapters.backends.tinker.service import SAMPLED_AT_ONCE, Sampler
 from adapters.types import Message, Progress, Sample
@@ -63,7 +64,9 @@ class HostedSampler:
                 sequence = pending.result().sequences[0]
                 answer = answer_of(self.encoder, sequence.tokens)
                 sampled += len(sequence.tokens)
-                samples.append(Sample(text_of(self.encoder, answer), len(answer), sequence.stop_reason == "length"))
+                cut = sequence.stop_reason == "length"
+                looped = cut and loops(answer, TOKENS)
+                samples.append(Sample(text_of(self.encoder, answer), len(answer), cut, looped=looped))
                 progress(len(samples), len(ids), self.account.live())
             self.account.charge(self.entry, Tokens(sample=sampled))
         return samples
