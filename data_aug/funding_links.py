@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
 
 from adapters.data_aug.funding_statements.names import BODIES
@@ -24,9 +25,7 @@ _ID_WORDS = (
     r"center)\b\.?|n°)*"
 )
 _BEFORE = re.compile(rf"(?:\s?[(\[][^()\[\]]{{0,70}}|{_ID_WORDS})", re.IGNORECASE)
-_BETWEEN = re.compile(
-    r"(?:[\s,;&/+#]|\b(?:and|to|the|respectively)\b|\([A-Z. ]{2,9}\)|\b[A-Z]\.(?:[- ]?[A-Z]\.)+)*", re.IGNORECASE
-)
+_BETWEEN = re.compile(r"(?:[\s,;&/+#]|\b(?:and|to|the)\b|\([A-Z. ]{2,9}\)|\b[A-Z]\.(?:[- ]?[A-Z]\.)+)*", re.IGNORECASE)
 _AFTER = re.compile(
     r"(?:[)\]]?(?:\s?\([^()]{2,30}\))?(?:\s+(?:grants?|projects?|awards?|fellowships?))?"
     r"(?:\s+(?:to|for)\s+(?:[A-Z]\.[- ]?){1,3}\w*|\s+to\s+[A-Z]\w+\s+[A-Z]\w+)?\s+"
@@ -34,6 +33,12 @@ _AFTER = re.compile(
     r"|\s?\((?:the\s+)?)"
 )
 _CLAUSE = re.compile(r";|\.\s+(?=[A-Z(])|\n")
+_JOINED = re.compile(r"(?:\s?\([A-Z][A-Za-z. -]{1,9}\))?(?:,|,?\s+(?:and|&))\s+(?:(?:by|from|the)\s+)*")
+"""What stands between two names of a list."""
+_AND = re.compile(r"\band\b|&")
+_RESPECTIVELY = re.compile(r"(?:\s?\([^()]{2,30}\))?[\s,)\]]*\brespectively\b")
+_OF_ALL = re.compile(r"[^(]*\b(?:under|through|via)\b[^(]*", re.IGNORECASE)
+"""Ties ids to a list of names as a whole: "A and B under grants"."""
 
 
 FIELDS = ("award_ids", "funding_scheme", "award_title")
@@ -76,16 +81,18 @@ def mend(row: Mapping[str, Any], mended: Mended | None = None) -> dict[str, Any]
     owners = {f["funder_name"]: f for f in funders}
     unsure: list[tuple[str, list[Any]]] = []
     for run in _runs(text, funders, names):
-        said = _said(text, run, names)
-        for place in run:
+        meant = _said(text, run, names)
+        if [_owners(funders, place.value) for place in run] == (one_each := [[name] for name in meant[0]]):
+            meant = one_each
+        for place, those in zip(run, meant, strict=True):
+            holders, now = [f for f in funders if place.value in _ids(f)], _owners(funders, place.value)
             count.ids += 1
-            holders = [f for f in funders if place.value in _ids(f)]
-            if said is not None and all(f["funder_name"] != said for f in holders):
-                _move(place.value, holders, owners[said])
+            if len(those) == 1 and those[0] not in now:
+                _move(place.value, holders, owners[those[0]])
                 count.moved += 1
-            elif said is not None:
+            elif len(those) == 1 or set(those) == set(now):
                 count.confirmed += 1
-            elif len(holders) == 1 and (others := _others(text, place, names, holders[0]["funder_name"])):
+            elif len(now) == 1 and (others := sorted({*those} - {*now}) or _others(text, place, names, now[0])):
                 unsure.append((place.value, [holders[0], *(owners[name] for name in others)]))
                 count.marked += 1
     for funder in funders:
@@ -124,6 +131,11 @@ def _ids(funder: Mapping[str, Any]) -> list[str]:
     return [i for award in funder["awards"] for i in award["award_ids"]]
 
 
+def _owners(funders: Sequence[Mapping[str, Any]], value: str) -> list[Any]:
+    """The names of the funders that have an id."""
+    return [f["funder_name"] for f in funders if value in _ids(f)]
+
+
 def _runs(text: str, funders: Sequence[Mapping[str, Any]], names: Sequence[Place]) -> Iterator[list[Place]]:
     """Ids that stand together: nothing but commas, "and", holders and words such as "no." is between them."""
     spans = places(text, [*(i for f in funders for i in _ids(f)), *(place.value for place in names)])
@@ -139,17 +151,40 @@ def _runs(text: str, funders: Sequence[Mapping[str, Any]], names: Sequence[Place
         yield run
 
 
-def _said(text: str, run: Sequence[Place], names: Sequence[Place]) -> str | None:
-    """The funder that the text ties to a run of ids: "FUNDER (ID)", "FUNDER grant ID", "ID from FUNDER"."""
-    before = next((name for name in reversed(names) if name.end <= run[0].start), None)
-    tied = before is not None and _BEFORE.fullmatch(text, before.end, run[0].start) is not None
+def _said(text: str, run: Sequence[Place], names: Sequence[Place]) -> list[list[str]]:
+    """For each id of a run the funder that the text ties it to; several where it does not say which, or none.
+
+    "FUNDER (ID)", "FUNDER grant ID", "ID from FUNDER"; with "respectively" the ids in the order of as many funders.
+    """
+    before = _listed(text, [name for name in reversed(names) if name.end <= run[0].start])
     match = _AFTER.match(text, run[-1].end)
-    after = next((name for name in names if match and name.start == match.end()), None)
-    if before is None or not tied:
-        return after.value if after else None
-    if after is None or "(" in text[before.end : run[0].start]:
-        return before.value
-    return after.value if text[before.end] in ",;" else None
+    after = _listed(text, [name for name in names if match and name.start >= match.end()])
+    if match is None or not after or after[0].start != match.end():
+        after = []
+    for one_each, end in ((before, run[-1].end), (after, after[-1].end if after else 0)):
+        if one_each and _RESPECTIVELY.match(text, end):
+            whole = len(one_each) == len(run) and not _CLAUSE.search(text, one_each[0].start, run[-1].end)
+            return [[name.value] for name in one_each] if whole else [[] for _ in run]
+    said: list[Place] = after[:1]
+    if before and (tie := _BEFORE.fullmatch(text, before[-1].end, run[0].start)):
+        if not after or "(" in tie[0]:
+            said = before if _OF_ALL.fullmatch(tie[0]) else before[-1:]
+        elif tie[0][:1] not in (",", ";"):
+            said = []
+    return [[name.value for name in said] for _ in run]
+
+
+def _listed(text: str, names: Sequence[Place]) -> list[Place]:
+    """The first of the names with those that it makes a list with, in the order of the text: "A, B and C"."""
+    found = list(names[:1])
+    for one, two in pairwise(names):
+        left, right = sorted((one, two))
+        if not _JOINED.fullmatch(text, left.end, right.start):
+            break
+        found.append(two)
+    found.sort()
+    closed = len(found) > 1 and _AND.search(text, found[-2].end, found[-1].start)
+    return found if closed else list(names[:1])
 
 
 def _others(text: str, place: Place, names: Sequence[Place], owner: str | None) -> list[str]:

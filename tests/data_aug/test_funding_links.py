@@ -33,12 +33,47 @@ def ids_of(made):
          [("Elm Fund", "A-1"), ("Fir Fund",)], {"Elm Fund": ["A-1"], "Fir Fund": []}),
         ("By the Elm Fund under grant A-1, by the Fir Fund.",
          [("Elm Fund", "A-1"), ("Fir Fund",)], {"Elm Fund": ["A-1"], "Fir Fund": []}),
+        ("By the Elm Fund (EF) and the Fir Fund (FF) under grants A-1 and B-7, respectively.",
+         [("Elm Fund",), ("Fir Fund", "A-1", "B-7")], {"Elm Fund": ["A-1"], "Fir Fund": ["B-7"]}),
+        ("By the Elm Fund, the Fir Fund, and by Oak (A-1, B-7 and C-3, respectively).",
+         [("Elm Fund",), ("Fir Fund",), ("Oak", "A-1", "B-7", "C-3")],
+         {"Elm Fund": ["A-1"], "Fir Fund": ["B-7"], "Oak": ["C-3"]}),
+        ("By grants A-1 and B-7 from the Elm Fund and the Fir Fund, respectively.",
+         [("Elm Fund", "A-1", "B-7"), ("Fir Fund",)], {"Elm Fund": ["A-1"], "Fir Fund": ["B-7"]}),
+        ("By the Elm Fund (A-1, A-1) and the Fir Fund.",
+         [("Elm Fund",), ("Fir Fund", "A-1")], {"Elm Fund": ["A-1"], "Fir Fund": []}),
+        ("By the Elm Fund and the Fir Fund under grants A-1 and B-7.",
+         [("Elm Fund", "A-1"), ("Fir Fund", "B-7")], {"Elm Fund": ["A-1"], "Fir Fund": ["B-7"]}),
+        ("By the Elm Fund and the Fir Fund under grant A-1.",
+         [("Elm Fund", "A-1"), ("Fir Fund", "A-1")], {"Elm Fund": ["A-1"], "Fir Fund": ["A-1"]}),
+        ("By the Elm Fund and the Fir Fund (grants A-1 and B-7).",
+         [("Elm Fund",), ("Fir Fund", "A-1", "B-7")], {"Elm Fund": [], "Fir Fund": ["A-1", "B-7"]}),
+        ("By the Elm Fund, Fir Fund under grants A-1 and B-7.",
+         [("Elm Fund",), ("Fir Fund", "A-1", "B-7")], {"Elm Fund": [], "Fir Fund": ["A-1", "B-7"]}),
     ],
 )  # fmt: skip
 def test_what_the_text_says(text, funders, wanted):
     made = mend(row(text, *funders))
     assert ids_of(made) == wanted
     assert "uncertain" not in made
+    assert mend(made) == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "By the Elm Fund and the Fir Fund under grants A-1 and B-7.",
+        "By the Elm Fund and Fir Fund, through A-1, B-7 and C-3, respectively.",
+        "By grants A-1, B-7 and C-3 of the Fir Fund and the Elm Fund, respectively.",
+    ],
+)
+def test_ids_of_a_list_of_funders_are_uncertain(text):
+    ids = [i for i in ("A-1", "B-7", "C-3") if i in text]
+    given = row(text, ("Elm Fund",), ("Fir Fund", *ids))
+    made = mend(given)
+    assert ids_of(made) == ids_of(given)
+    of_ids = {f"funders.1.awards.0.award_ids.{n}" for n in range(len(ids))}
+    assert set(made["uncertain"]) == {"funders.0.awards.0.award_ids", *of_ids}
 
 
 def test_what_it_does_not_say_is_marked():
