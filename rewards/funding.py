@@ -40,10 +40,10 @@ class Funding:
     The weights `funder`, `hierarchical` and `flat` are not negative and sum to 1, so the score stays in [0, 1]. `beta`
     below 1 favours precision. `full_size` is the number of labelled names and ids from which on a statement counts in
     full: one with fewer earns in proportion, so that training does not live on short statements alone; 0 counts all
-    alike. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see
-    `funding_matching`. An example whose gold is None is unlabelled: the score is None. Values that the gold calls
-    uncertain are left out on both sides. `grounded`: a predicted value that is not in the text (`example.meta["text"]`;
-    see `grounding`) is a false positive, whatever the gold says.
+    alike. `soft_ids` gives half credit to ids one edit away. For `mode` and `scorer` see `funding_matching`; `strict`
+    with a `threshold` of 1 pays for exact names alone. An example whose gold is None is unlabelled: the score is None.
+    Values that the gold calls uncertain are left out on both sides. `grounded`: a predicted value that is not in the
+    text (`example.meta["text"]`; see `grounding`) is a false positive, whatever the gold says.
 
     Parts: the three terms; `format_valid`, 1 for JSON of the right shape; `association_gap`, flat minus hierarchical,
     above 0 when right ids sit under wrong funders; `id_ratio`, predicted ids per gold id, above 1 when the model

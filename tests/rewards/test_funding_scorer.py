@@ -526,6 +526,20 @@ def test_custom_weights():
     assert grade(Funding(), *swapped).parts["association_gap"] == 1
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_highest_threshold_pays_for_exact_boundaries(scorer):
+    exact = Funding(mode="strict", threshold=1.0, soft_ids=False, scorer=scorer)
+    usual = Funding(mode="strict", scorer=scorer)
+    gold = [funder("Research Council of Norway", ["RCN-228107"])]
+    for name in ("The Research Council of Norway", "Research Council of Norway (RCN", "Research Council of Norwa"):
+        assert grade(usual, [funder(name, ["RCN-228107"])], gold).score == 1.0
+        found = grade(exact, [funder(name, ["RCN-228107"])], gold)
+        assert (found.parts["funder"], found.parts["hierarchical"]) == (0.0, 0.0)
+    assert grade(exact, [funder("Norway Research Council of", ["rcn 228107"])], gold).score == 1.0
+    near = [funder("Research Council of Norway", ["RCN-22810"])]
+    assert grade(exact, near, gold).parts["flat"] == 0.0 < grade(usual, near, gold).parts["flat"]
+
+
 @pytest.mark.parametrize(("values", "score"), [(0, 0.25), (1, 0.25), (2, 0.5), (4, 1.0), (9, 1.0)])
 def test_short_statements_earn_in_proportion(values, score):
     gold = [funder("X", [f"{n}00" for n in range(values - 1)])] if values else []
