@@ -2,7 +2,7 @@
 
 A gold funder lists them under `uncertain`: ids, schemes and titles, or its own name, which leaves out the funder with
 all its awards. Predicted ids, schemes and titles equal to such a value are left out under any funder, because it is the
-link that is uncertain.
+link that is uncertain. A funder without a name of which nothing is left is left out too.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ def compared(gold: Any, pred: Sequence[Funder], scorer: Scorer) -> tuple[Sequenc
         name = normalise_text(funder.funder_name or "")
         return not any(similarity(name, normalise_text(other or ""), "balanced") >= THRESHOLD for other in names)
 
-    sides = [[left(funder) for funder in side if is_sure(funder)] for side in (funders, pred)]
-    return sides[0], sides[1]
+    def says_anything(funder: Funder) -> bool:
+        return bool(funder.funder_name) or any(award != Award() for award in funder.awards)
+
+    sides = [filter(says_anything, [left(f) for f in side if is_sure(f)]) for side in (funders, pred)]
+    return list(sides[0]), list(sides[1])
 
 
 def _award(award: Award, ids: set[str], texts: set[str], scorer: Scorer) -> Award:

@@ -89,6 +89,25 @@ def test_an_uncertain_funder_is_left_out_with_its_awards():
     assert task.counts(made.gold, extra)["balanced"]["funder"] == Counts(2, 3, 2)
 
 
+UNNAMED = [{"funder_name": None, "awards": [{"award_ids": ["A-1"], "funding_scheme": ["Probes"]}]}]
+
+
+@pytest.mark.parametrize("target", ["compact", "nested"])
+@pytest.mark.parametrize("scorer", ["published", "corrected"])
+def test_a_wholly_uncertain_unnamed_funder_is_left_out(target, scorer):
+    task, reward = FundingTask(target=target, scorer=scorer), Funding(scorer=scorer)
+    made = task.example({**ROW, "funders": UNNAMED, "uncertain": ["funders.0"]})
+    assert masked(made) == [made.completion[made.completion.index("{") : made.completion.rindex("}") + 1]]
+    for answered in (made.completion, "[]", answer((None, "A-1")), answer((None,))):
+        assert reward(answered, made).score == 1.0
+    for answered in (answer((None, "B-2")), answer(("Elm Fund", "A-1"))):
+        assert reward(answered, made).score == 0.0
+    part = task.example({**ROW, "funders": UNNAMED, "uncertain": ["funders.0.awards.0.award_ids"]})
+    assert "null" not in "".join(masked(part)), "its scheme is certain"
+    assert reward("[]", part).score == 0.0
+    assert reward(part.completion, part).score == 1.0
+
+
 def test_gold_answers_are_worth_one():
     for paths in (LINK, ("funders.0.awards",), ("funders.0", "funders.1", "funders.2")):
         for target in ("compact", "nested"):

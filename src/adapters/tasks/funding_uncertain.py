@@ -75,11 +75,11 @@ def masked(completion: str, uncertain: Mapping[int, Uncertain], compact: bool) -
     for number in range(max(uncertain, default=-1) + 1):
         start = completion.index("{", end)
         name, name_end = _DECODE(completion, completion.index(":", start) + (1 if compact else 2))
-        end = _DECODE(completion, start)[1]
+        funder, end = _DECODE(completion, start)
         if number not in uncertain:
             continue
         values, empty = uncertain[number]
-        if name in values:
+        if name in values or (name is None and values and set(_texts(funder)) <= set(values)):
             spans.append((start, end))
             continue
         last, there = name_end, set()
