@@ -188,6 +188,8 @@ def test_extraction_picks_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = funding_rows(4)
     known, corpus = echo_adapter(tmp_path / "adapter", rows), write_jsonl(tmp_path / "in.jsonl", rows)
     given = ["extract", str(known), str(corpus), "-o", str(tmp_path / "out.jsonl")]
+    done = CliRunner().invoke(app, [*given, "--pick", "likelihood"])
+    assert (done.exit_code, "--pick likelihood chooses among --samples" in done.output) == (2, True)
     done = CliRunner().invoke(app, [*given, "--samples", "3"])
     assert done.exit_code == 0, done.output
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

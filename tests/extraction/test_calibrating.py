@@ -298,6 +298,7 @@ def test_an_encoder_has_no_constraint_and_no_confidence(adapter: Path) -> None:
     ("options", "message"),
     [
         (["--samples", "5", "--temperature", "0"], "--temperature 0 gives the same answer each time"),
+        (["--pick", "likelihood"], "--pick likelihood chooses among --samples"),
         (["--endpoint", "http://127.0.0.1:9/v1"], "answer by vote, with --samples 5"),
         (["--test", "elsewhere"], "--test elsewhere: neither a test set of the run nor a file"),
     ],

@@ -94,11 +94,13 @@ class PickOptions:
     temperature: Annotated[float, Option(metavar="X", min=0, help="Of all samples but the first.")] = 0.8
 
     def checked(self) -> dict[str, Any]:
-        """The options by name. Raises UserError for a temperature that draws nothing, or that nothing is drawn at."""
+        """The options by name. Raises UserError for samples that are all alike, and for options without samples."""
         if self.samples > 1 and self.temperature < 0.01:
             raise UserError("--temperature 0 gives the same answer each time; raise it, or leave --samples out.")
         if self.samples == 1 and self.temperature != PickOptions.temperature:
             raise UserError("--temperature is that of --samples; a single answer is the likeliest one.")
+        if self.samples == 1 and self.pick != PickOptions.pick:
+            raise UserError(f"--pick {self.pick} chooses among --samples, of which there is one; give --samples 8.")
         return vars(self)
 
 
