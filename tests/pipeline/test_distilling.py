@@ -69,6 +69,7 @@ def test_rows_get_the_domain_of_their_source_or_column(recipe: Path) -> None:
         ),
         (["stages.0.teachers.bio=whole"], r"'bio' is no plain LoRA adapter \(modules_to_save\)", "teachers"),
         (["stages.0.teachers.bio=nowhere"], "is neither a run folder nor an adapter", "teachers"),
+        (["stages.0.teachers.bio=begun"], r"begun is a run without 2-grpo yet: name the stage \(begun/1-sft\)", "bio"),
         (["stages.0.teachers.bio=tagger"], r"'bio' is no plain LoRA adapter \(TOKEN_CLS\)", "teachers"),
         (
             ["stages.0.teachers.bio=older", "model.revision=b"],
@@ -83,6 +84,8 @@ def test_what_cannot_be_distilled_is_said_first(recipe: Path, overrides: list[st
     teacher(recipe.parent / "whole", modules_to_save=["lm_head"])
     teacher(recipe.parent / "tagger", task_type="TOKEN_CLS")
     (teacher(recipe.parent / "older") / "manifest.json").write_text('{"model": {"base": "SOME/base", "revision": "a"}}')
+    (teacher(recipe.parent / "begun" / "1-sft") / "manifest.json").write_text('{"model": {"base": "SOME/base"}}')
+    (recipe.parent / "begun" / "recipe.json").write_text('{"stages": [{"kind": "sft"}, {"kind": "grpo"}]}')
     same = ie_rows(20, "b")[1]
     write_jsonl(
         recipe.parent / "same.jsonl", [{**row, "id": f"c{n}"} for n, row in enumerate([*ie_rows(1, "z"), same])]

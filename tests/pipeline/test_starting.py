@@ -89,6 +89,20 @@ def test_the_first_stage_goes_on_from_an_adapter(recipe: Path, given: str) -> No
     assert plan(recipe, GRPO, "name=next", f"start={given}").jobs[0].is_complete(made.start)
 
 
+def test_a_run_must_be_finished_or_its_stage_named(recipe: Path) -> None:
+    start(recipe, SFT)
+    made = plan(recipe, GRPO, "name=next", "start=runs/base")
+    assert any(note.startswith("stage 1 starts from runs/base/1-sft; ") for note in made.notes)
+    start(recipe)
+    assert plan(recipe, GRPO, "name=next", "start=runs/base").start == Path("runs/base/2-grpo")
+    shutil.rmtree("runs/base/2-grpo")
+    with pytest.raises(UserError) as error:
+        plan(recipe, GRPO, "name=next", "start=runs/base")
+    fault = "runs/base is a run without 2-grpo yet: name the stage (runs/base/1-sft), or finish the run."
+    assert (str(error.value), error.value.at) == (fault, starting.AT)
+    assert plan(recipe, GRPO, *FROM_SFT).start == Path("runs/base/1-sft")
+
+
 def test_the_history_goes_back_to_the_first_run(recipe: Path) -> None:
     start(recipe, SFT)
     start(recipe, GRPO, *FROM_SFT)

@@ -36,9 +36,7 @@ def plan_table(plan: Plan) -> Table:
         kept = kept and job.is_complete(start)
         start = job.folder
         status = "continues" if job.folder.with_name(job.name + ".partial").is_dir() else "runs"
-        table.add_row(
-            job.name, f"{_rows(job)}\n{_settings(job, plan.recipe.start)}", "done, skipped" if kept else status
-        )
+        table.add_row(job.name, f"{_rows(job)}\n{_settings(job, plan.start)}", "done, skipped" if kept else status)
     models = [
         *(["base"] if recipe.evaluate_base else []),
         *([START] if plan.start else []),
@@ -65,7 +63,7 @@ def _rows(job: Job) -> str:
     return f"{len(job.examples):,} rows{tokens} ({'; '.join([sources, *extra])})"
 
 
-def _settings(job: Job, first: str | None) -> str:
+def _settings(job: Job, first: Path | None) -> str:
     stage = job.stage
     steps = f"{job.steps} step{'' if job.steps == 1 else 's'} of {stage.batch_size}"
     samples = samples_of(stage)
@@ -75,7 +73,7 @@ def _settings(job: Job, first: str | None) -> str:
         return f"{steps}, lr {stage.learning_rate:g}"
     if isinstance(stage, Distill):
         return f"{steps}, lr {stage.learning_rate:g}, top_k {stage.top_k}, teachers {', '.join(sorted(stage.teachers))}"
-    start = f"the adapter of stage {job.index}" if job.index else first or "the base (a new adapter)"
+    start = f"the adapter of stage {job.index}" if job.index else str(first or "the base (a new adapter)")
     reference = start if stage.reference == "start" else stage.reference
     if not isinstance(stage, Grpo):
         return f"{steps} pairs, lr {stage.learning_rate:g}, beta {stage.beta:g} to {reference}"

@@ -14,7 +14,7 @@ from adapters.backends.jobs import Backend, Job
 from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import starting
-from adapters.pipeline.run_folder import START, TEACHER, RunFolder, adapter_in, as_dict
+from adapters.pipeline.run_folder import START, TEACHER, RunFolder, adapter_in, as_dict, finished_adapter_in
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Stage
 from adapters.types import Example, Extracting, Row, Task
@@ -65,7 +65,7 @@ def check(stage: Distill, examples: Sequence[Example], recipe: Recipe, backend: 
 def _check_teachers(stage: Distill, recipe: Recipe, backend: Backend, at: KeyPath) -> None:
     for domain, path in sorted(stage.teachers.items()):
         try:
-            folder = adapter_in(Path(path).expanduser())
+            folder = finished_adapter_in(Path(path).expanduser())
         except UserError as error:
             raise UserError(str(error), at=(*at, domain)) from None
         if problems := adapter_folder.problems(folder):

@@ -72,7 +72,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     start = starting.adapter(recipe, backend)
     if start is not None:
         notes.append(
-            f"stage 1 starts from {recipe.start}; its training rows are looked for neither in the test sets nor in the "
+            f"stage 1 starts from {start}; its training rows are looked for neither in the test sets nor in the "
             "stages' rows"
         )
     before = starting.fingerprint(start)

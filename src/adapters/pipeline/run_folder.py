@@ -274,6 +274,17 @@ def adapter_in(folder: Path) -> Path:
     raise UserError(f"{folder} is neither a run folder nor an adapter: it holds no {adapter_folder.CONFIG}.")
 
 
+def finished_adapter_in(folder: Path) -> Path:
+    """The adapter of a folder: itself, or a finished run's last stage. Raises UserError for any other folder.
+
+    A recipe must not go on from one stage today and from another tomorrow.
+    """
+    adapter = adapter_in(folder)
+    if adapter != folder and (missing := [s.name for s in RunFolder.open(folder).stages if not s.manifest]):
+        raise UserError(f"{folder} is a run without {missing[0]} yet: name the stage ({adapter}), or finish the run.")
+    return adapter
+
+
 def refuse_links(folder: Path) -> None:
     """Raise UserError for a link in a run folder that leads out of it. The folder itself may be a link."""
     inside = folder.resolve()

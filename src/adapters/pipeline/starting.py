@@ -11,7 +11,7 @@ from adapters.backends.hub_cache import snapshot
 from adapters.backends.jobs import Backend
 from adapters.errors import UserError
 from adapters.files import read_json
-from adapters.pipeline.run_folder import RunFolder, adapter_in, as_dict
+from adapters.pipeline.run_folder import RunFolder, as_dict, finished_adapter_in
 from adapters.recipe.load import run_folder
 from adapters.recipe.recipe import NOT_OFFERED, Lora, Recipe
 
@@ -27,7 +27,7 @@ def adapter(recipe: Recipe, backend: Backend) -> Path | None:
     if recipe.start is None:
         return None
     try:
-        folder = adapter_in(Path(recipe.start).expanduser())
+        folder = finished_adapter_in(Path(recipe.start).expanduser())
     except UserError as error:
         raise UserError(str(error), at=AT) from None
     if problems := adapter_folder.problems(folder):

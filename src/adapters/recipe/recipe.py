@@ -147,8 +147,8 @@ class Recipe(Strict):
     lora: Lora = Lora()
     start: str | None = Field(
         default=None,
-        description="Adapter that the first stage goes on from: a stage's folder, a run's (its last stage), or any "
-        "adapter's; default: a new one.",
+        description="Adapter that the first stage goes on from: a stage's folder, a finished run's (its last stage), "
+        "or any adapter's; default: a new one.",
     )
     trainer: Literal["local", "tinker", "echo"] = Field(
         default="local", description="local: this machine; tinker: the Tinker API (docs/hosted.md); echo: no model."
