@@ -56,6 +56,14 @@ def test_a_recipe_without_select_has_the_fingerprints_that_it_had(recipe: Path) 
     assert not without.jobs[1].validation
 
 
+def test_where_the_rows_come_from_may_be_said(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("rewards: [funding]", "rewards: [funding], select: {on: validation}"))
+    said, unsaid = plan(recipe), plan(recipe, "stages.1.select={}")
+    assert said.jobs[1].select
+    assert said.jobs[1].fingerprint == unsaid.jobs[1].fingerprint
+    assert "on" not in fingerprinted_settings(said.jobs[1].stage)["select"], "as before there was the key"
+
+
 @pytest.mark.slow
 def test_grpo_holds_out_whole_ids_when_it_selects(recipe: Path) -> None:
     job = plan(recipe, "stages.1.select={}", "stages.1.data=[{path: train.jsonl, repeat: 2}]").jobs[1]
@@ -115,6 +123,7 @@ def test_held_out_rows_count_as_training_data_for_test_sets(recipe: Path) -> Non
         ),
         (["stages.1.select={rows: 1}"], "stages.1.select.rows: this should be greater than or equal to 2"),
         (["stages.1.validation=0.1"], "validation of a grpo stage holds rows out for select, which is not given"),
+        (["stages.1.select={on: test}"], "stages.1.select.on: this should be 'validation', not \"test\"."),
         (["stages.1.select={keep: best}"], "stages.1.select.keep: this should be 'better' or 'last'"),
     ],
 )

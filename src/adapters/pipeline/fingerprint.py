@@ -49,6 +49,8 @@ def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
         del samples["path"]  # what the samples are counts (`stored_samples.identity`)
         if samples["pick"] == "best":
             del samples["pick"]  # as it was before there was a choice
+    if select := settings.get("select"):
+        del select["on"]  # it has one value
     # What stages did that are older than these keys.
     older = {"updates_per_generation": 1, "flat_groups": "keep", "flat_below": 0.0, "replace_rounds": 2}
     older |= {"select": None, "validation": None, "samples": None, "vary": 0.0}

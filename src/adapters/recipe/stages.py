@@ -43,6 +43,9 @@ class Select(Strict):
         default=None, description="Stop after so many measurements in a row without a better one; null: never."
     )
     rows: int = Field(default=200, ge=2, description="Held-out rows, at most.")
+    on: Literal["validation"] = Field(
+        default="validation", description="Where the rows come from: those that the stage's validation holds out."
+    )
     keep: Literal["better", "last"] = Field(
         default="better", description="The best state, or the start where that is clearly better; or the last state."
     )
