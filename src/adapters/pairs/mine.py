@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adapters.data.load import load_examples
-from adapters.data.noise import make_row_noiser
 from adapters.errors import UserError
 from adapters.evaluation.metrics import number
+from adapters.pipeline.reading import Reader, rows_of_stage
 from adapters.pipeline.run_folder import RunFolder, Stage, read_rollouts
 from adapters.plugins.grader import Grader
 from adapters.plugins.registry import resolve
@@ -46,20 +45,19 @@ def rollouts(folder: Path, consent: Consent | None = None) -> tuple[Task, list[G
 
 
 def _graded_by_stage(file: RecipeFile, task: Task, stage: Stage) -> list[Graded]:
-    at, seed, settings = ("stages", stage.index), file.recipe.seed, file.recipe.stages[stage.index]
+    at, settings = ("stages", stage.index), file.recipe.stages[stage.index]
     assert isinstance(settings, Grpo)  # noqa: S101 - its kind says so
     if settings.environment is not None:
         fault = "its rollouts are episodes of several turns, and a pair is of single answers to one prompt."
         raise UserError(fault, at=(*at, "environment"))
-    noiser = None
-    if settings.noise is not None:
-        if any(source.repeat > 1 for source in settings.data):
-            raise UserError("noisy repeats of a row share its id, so their rollouts cannot be told apart.", at=at)
-        noiser = make_row_noiser(settings.noise, seed=seed, folder=file.folder, at=(*at, "noise"))
-    loaded = load_examples(
-        settings.data, task, root=file.data_root, seed=seed, max_bad_rows=1, noiser=noiser, at=(*at, "data")
-    )
-    examples = {e.id: e for e in loaded.examples}
+    examples: dict[str, Example] = {}
+    for example in rows_of_stage(Reader(file, task), stage.index)[0].examples:
+        if examples.setdefault(example.id, example).prompt != example.prompt:
+            raise UserError(
+                f"the id {example.id!r} has several prompts (noise and vary change every repeat of a row), so their "
+                "rollouts cannot be told apart.",
+                at=(*at, "data"),
+            )
     weights = {r.name: r.weight for r in resolve_all(settings.rewards, folder=file.folder, at=(*at, "rewards"))}
     scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for entry in read_rollouts(stage.folder):
