@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_extract import echo_adapter
@@ -26,7 +28,7 @@ from adapters.plugins.trust import Consent
 from adapters.recipe.fields import RewardSpec
 from adapters.tasks.agent import AgentTask
 from adapters.tasks.funding import FundingTask
-from adapters.types import Drawn
+from adapters.types import Drawn, Example
 
 TASK = FundingTask(target="compact")
 ANSWER = {"completion": "[]", "tokens": 1, "truncated": False}
@@ -288,6 +290,16 @@ def test_killed_and_repeated_gives_the_same_bytes(tmp_path: Path, trained: Path)
     texts = {x["completion"] for x in read_jsonl(out) if x["row"] == 1}
     assert len(texts) > 2, "the samples of a row differ"
     assert all(-9 < x["logprob"] < 0 for x in read_jsonl(out))
+
+
+def test_a_row_without_a_gold_answer_is_not_cut_by_those_of_others() -> None:
+    from adapters.extraction import local_engines
+
+    words: Any = SimpleNamespace(completions=lambda texts: [text.split() for text in texts])
+    source: Any = SimpleNamespace(model=SimpleNamespace(thinking=False))
+    rows = [Example("a", "", (), "one two"), Example("b", "", ())]
+    limits = [local_engines._limit(source, Drawing(2, 0.8), words, rows[:n]) for n in (1, 2)]
+    assert limits == [32, 2048]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from tiny import chain_recipe, funding_rows, save_lively_model, write_jsonl
 from typer.testing import CliRunner
 
 from adapters.backends import backend as make_backend
-from adapters.backends.echo import EchoSampler
+from adapters.backends.echo import EchoBackend, EchoSampler
+from adapters.backends.jobs import Job
 from adapters.cli.main import app
 from adapters.errors import UserError
 from adapters.files import read_json, read_jsonl
@@ -130,6 +131,60 @@ def test_a_backend_that_cannot_draw_is_refused(echo: Path, monkeypatch: pytest.M
     monkeypatch.setattr("adapters.backends.echo.EchoBackend.draws", False)
     with pytest.raises(UserError, match="does not learn from samples that are drawn first"):
         planned(echo)
+
+
+SURE = """
+class Sure:
+    def __call__(self, completion, example):
+        return min(1.0, completion.count("sure") / 9)
+"""
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A first stage on conversations of which every second ends without an answer."""
+    rows = list[Any]()
+    for n in range(20):
+        question, answer = {"role": "user", "content": f"{n} and {n}?"}, {"role": "assistant", "content": "I am sure."}
+        rows.append({"id": f"r{n}", "messages": [question, answer] if n % 2 else [question]})
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "sure.py").write_text(SURE)
+    tree = YAML(typ="safe").load(RECIPE)
+    tree |= {"task": "chat", "stages": tree["stages"][1:]}
+    tree["stages"][0] |= {"rewards": ["./sure.py:Sure"], "max_length": 400}
+    (tmp_path / "bare.yaml").write_text(json.dumps(tree))
+    return tmp_path / "bare.yaml"
+
+
+@pytest.mark.parametrize("kind", ["best_of", "dpo"])
+def test_rows_without_a_gold_answer_are_sampled_whole(bare: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    def several(self: Any, prompts: Any, k: int, *, max_new_tokens: int, **_: Any) -> list[list[Drawn]]:
+        asked.append(max_new_tokens)
+        return [[Drawn("sure " * (n + 1), 1, False) for n in range(k)] for _ in prompts]
+
+    monkeypatch.setattr("adapters.backends.echo.EchoSampler.several", several)
+    plan, backend = planned(bare, f"stages.0.kind={kind}", "stages.0.validation=0.2")
+    run_plan(plan, backend)
+    shortest = min(sum(len((m["content"] or "").split()) for m in e.prompt) for e in plan.jobs[0].examples)
+    assert set(asked) == {400 - shortest}, "what is longer could not be learned"
+    assert read_json(plan.folder / f"1-{kind}" / "manifest.json")["figures"]["samples"]["learned"] == 16
+
+
+def test_held_out_rows_without_a_gold_answer_have_no_loss_and_a_reward(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = list[Job]()
+    real = EchoBackend.train
+    monkeypatch.setattr(EchoBackend, "train", lambda *given: trained.append(given[1]) or real(*given))
+    plan, backend = planned(bare, "stages.0.validation=0.4", "stages.0.select={metric: reward}")
+    held_out = plan.jobs[0].validation
+    assert {e.completion is None for e in held_out} == {True, False}
+    assert plan.jobs[0].select is not None
+    assert plan.jobs[0].select.max_new_tokens > 300
+    run_plan(plan, backend)
+    assert [*trained[0].validation] == [e for e in held_out if e.completion is not None]
 
 
 def test_of_equal_rewards_the_likelier_answer_is_taken() -> None:

@@ -62,6 +62,8 @@ class Job:
     """Of GRPO, the rows that are dropped because their gold answer is longer than max_completion_length."""
     longest_answer: int = 0
     """Tokens of the longest gold answer, dropped or not."""
+    answer_tokens: int = 0
+    """Of a stage with `samples`, the most tokens of an answer that is sampled."""
     select: Selection | None = None
     """What the held-out rows are measured by while the stage trains; None: the last state is kept."""
     environment: NamedEnvironment | None = None

@@ -45,7 +45,11 @@ def sample(
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What runs the model locally.")] = "transformers",
     batch_size: Annotated[int | None, Option(min=1, help="Completions at a time; default: 64.")] = None,
     max_tokens: Annotated[
-        int | None, Option(min=1, help="Longest completion, in tokens; default: 1.5 times the longest gold answer.")
+        int | None,
+        Option(
+            min=1,
+            help="Longest completion, in tokens; default: 1.5 times the longest gold answer; 2048 if a row has none.",
+        ),
     ] = None,
     seed: Seed = 0,
     fresh: Fresh = False,

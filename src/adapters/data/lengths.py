@@ -14,8 +14,6 @@ from adapters.types import Example, Lengths
 
 BLOCK: Final = 4096
 """Examples that are measured at once."""
-UNKNOWN_LENGTH: Final = 2048
-"""Most tokens of an answer where neither a gold answer nor a key says how long it may be."""
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 

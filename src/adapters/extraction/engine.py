@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from adapters.backends.constraint import Constrain
 from adapters.chat_client import EMPTY
-from adapters.data.lengths import UNKNOWN_LENGTH
 from adapters.types import Drawn, Example, Message, TokenScores
 
 
@@ -50,7 +49,7 @@ LEAST = 16
 class Options:
     """The user's options."""
 
-    max_new_tokens: int = UNKNOWN_LENGTH
+    max_new_tokens: int = 2048
     batch_size: int | None = None
     constrain: Constrain | None = None
     """None: `schema` where vLLM or a server does it, for single answers; else `off`."""

@@ -101,10 +101,10 @@ def _grammar_of(
 
 
 def _limit(source: Source, drawing: Drawing, encoder: Encoder, examples: Sequence[Example]) -> int:
-    """Most tokens of an answer. The length of a thought is not known from the gold answers."""
-    if drawing.max_new_tokens or source.model.thinking:
-        return drawing.max_new_tokens or Options().max_new_tokens
+    """Most tokens of an answer. Gold answers tell it of none to a row without one, nor the length of a thought."""
     golds = [example.completion for example in examples if example.completion is not None]
+    if drawing.max_new_tokens or source.model.thinking or len(golds) < len(examples):
+        return drawing.max_new_tokens or Options().max_new_tokens
     return answer_limit(map(len, encoder.completions(golds)))
 
 

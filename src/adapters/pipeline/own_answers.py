@@ -14,7 +14,6 @@ from typing import Any, Final
 from adapters import console
 from adapters.backends.groups import ROUNDING
 from adapters.backends.jobs import Backend, Job
-from adapters.data.lengths import answer_limit
 from adapters.errors import UserError
 from adapters.evaluation import best_of, graded
 from adapters.evaluation.graded import Line
@@ -64,9 +63,10 @@ class Answering:
             advice = "No sample is whole and well-formed" if self.samples.pick == "first" else advice
             fault = f"there is nothing to learn: {text}. {advice}."
             raise UserError(fault, at=("stages", self.job.index, "samples"))
-        validation = () if isinstance(stage, Dpo) else self.job.validation  # they are no pairs; select has its own
+        # Held-out rows are no pairs, and perhaps have no answer whose loss could be measured; select has its own.
+        validation = () if isinstance(stage, Dpo) else [e for e in self.job.validation if e.completion is not None]
         steps = stage_rows.steps(stage, len(examples), stage.epochs, ("stages", self.job.index))
-        job = selecting.with_steps(replace(self.job, examples=tuple(examples), validation=validation), steps)
+        job = selecting.with_steps(replace(self.job, examples=tuple(examples), validation=tuple(validation)), steps)
         means = {name.replace(" ", "_"): figure["mean"] for name, figure in figures.items()}
         return job, {"samples": {**means, "rows": rows, "learned": len(examples), **left_out, "text": text}}
 
@@ -112,7 +112,7 @@ class Answering:
             [self.job.examples[row].prompt for row in block],
             self.samples.k + 1,
             temperature=self.samples.temperature,
-            max_new_tokens=answer_limit([self.job.longest_answer]),
+            max_new_tokens=self.job.answer_tokens,
             batch_size=None,
             progress=moved,
             seed=f"{self.seed} {self.job.index} {block.start} ",

@@ -9,7 +9,6 @@ from pathlib import Path
 from adapters import console
 from adapters.backends.base_files import check_base
 from adapters.backends.jobs import Backend, Evaluation, Job
-from adapters.data.lengths import UNKNOWN_LENGTH, answer_limit
 from adapters.data.load import Loaded
 from adapters.data.on_disk import settled
 from adapters.data.text_keys import TextKeys
@@ -18,7 +17,16 @@ from adapters.pipeline import distilling, selecting, starting, stored_samples
 from adapters.pipeline.evaluations import evaluations, leakage
 from adapters.pipeline.fingerprint import stage_fingerprint
 from adapters.pipeline.reading import Measure, Reader, rows_of_stage, task_of
-from adapters.pipeline.stage_rows import beyond, check_stage, hold_out, once, replacing_note, steps, within_limits
+from adapters.pipeline.stage_rows import (
+    answer_tokens,
+    beyond,
+    check_stage,
+    hold_out,
+    once,
+    replacing_note,
+    steps,
+    within_limits,
+)
 from adapters.plugins import environments
 from adapters.plugins.reward_probe import probe
 from adapters.plugins.rewards import NamedReward, stage_rewards
@@ -141,7 +149,7 @@ def _job(
     start: Path | None,
 ) -> Job:
     file, task, recipe = read.file, read.task, read.file.recipe
-    stage, at, rewards = recipe.stages[n], ("stages", n), all_rewards[n]
+    stage, at, rewards, thinking = recipe.stages[n], ("stages", n), all_rewards[n], recipe.model.thinking
     measured = selecting.measured_rewards(recipe.stages, all_rewards, n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
     environment = environments.configured(getattr(stage, "environment", None), file.folder, (*at, "environment"))
@@ -187,10 +195,11 @@ def _job(
         tokens=tokens,
         beyond=beyond(stage, examples, lengths or ()),
         longest_answer=max((length.completion for length in lengths or ()), default=0),
+        answer_tokens=answer_tokens(stage, examples, lengths, thinking=thinking) if samples_of(stage) else 0,
     )
     if not stage.select:
         return job
-    return _with_selection(job, task, loaded, measured, measure, notes, thinking=recipe.model.thinking)
+    return _with_selection(job, task, loaded, measured, measure, notes, thinking=thinking)
 
 
 def _with_selection(
@@ -207,9 +216,7 @@ def _with_selection(
     ids = {e.id for e in job.validation}
     held_out = once([e for e in loaded.examples if e.id in ids])  # conversations are whole
     lengths = measure.lengths(held_out) if held_out else None
-    limit = answer_limit([length.completion for length in lengths or ()])
-    if thinking or any(e.completion is None for e in held_out):  # gold answers do not say how long an answer may be
-        limit = max(limit, getattr(job.stage, "max_completion_length", UNKNOWN_LENGTH))
+    limit = answer_tokens(job.stage, held_out, lengths, thinking=thinking)
     job = replace(job, select=selecting.selection(task, job, rewards, held_out, limit))
     notes += selecting.note(job)
     return job

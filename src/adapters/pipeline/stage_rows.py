@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend
-from adapters.data.lengths import as_array, by_source
+from adapters.data.lengths import answer_limit, as_array, by_source
 from adapters.data.on_disk import take
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
@@ -32,7 +32,7 @@ def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backe
         raise UserError("the hosted trainer plays no episodes; use trainer: local.", at=(*at, "environment"))
     if isinstance(stage, Dpo) and samples is None:
         _check_pairs(examples, (*at, "data"))
-    if isinstance(stage, Supervised) or samples is not None:
+    if isinstance(stage, Supervised) and samples is None:
         _check_targets(examples, recipe.task.use, (*at, "data"))
     if isinstance(stage, Dpo | Grpo):
         _check_reference(stage.reference, recipe, (*at, "reference"))
@@ -106,6 +106,22 @@ def fits(stage: Stage, length: Lengths) -> bool:
     if isinstance(stage, Distill):  # its gold answers are not learned
         return length.prompt <= stage.max_prompt_length
     return length.prompt + max(length.completion, length.rejected) <= stage.max_length
+
+
+def answer_tokens(
+    stage: Stage, examples: Sequence[Example], lengths: Sequence[Lengths] | None, *, thinking: bool
+) -> int:
+    """Most tokens of an answer to these rows: by the gold ones, or what the stage can learn.
+
+    The latter where a row has no gold answer, and where the model thinks first, which gold answers do not.
+    """
+    lengths = lengths or ()
+    known = not thinking and all(example.completion is not None for example in examples)
+    if isinstance(stage, TokenClassification) or known:
+        return answer_limit(length.completion for length in lengths)
+    if isinstance(stage, Grpo | Distill):
+        return stage.max_completion_length
+    return max(1, stage.max_length - min((length.prompt for length in lengths), default=0))
 
 
 def _token_figures(lengths: NDArray[Any]) -> dict[str, float]:

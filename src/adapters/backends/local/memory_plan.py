@@ -296,7 +296,8 @@ def _longest(job: Job) -> int:
         longest = max((e["prompt"]["max"] for e in job.lengths), default=stage.max_prompt_length)
         return min(longest, stage.max_prompt_length) + stage.max_completion_length
     sides = ("target", "rejected")
-    totals = [e["prompt"]["max"] + max(e[side]["max"] for side in sides if side in e) for e in job.lengths]
+    answers = [max(job.answer_tokens, *(e[side]["max"] for side in sides if side in e)) for e in job.lengths]
+    totals = [e["prompt"]["max"] + longest for e, longest in zip(job.lengths, answers, strict=True)]
     limit = stage.max_length or max(totals, default=0)
     return min(max(totals, default=limit), limit)
 
