@@ -133,6 +133,17 @@ def test_a_backend_that_cannot_draw_is_refused(echo: Path, monkeypatch: pytest.M
         planned(echo)
 
 
+def test_pairs_of_own_answers_hold_out_rows_for_select_alone(echo: Path) -> None:
+    held_out = {}
+    for given in ("", "validation=0.1", "select={metric: reward}", "select=null"):
+        changed = ["stages.1.kind=dpo", *([f"stages.1.{given}"] if given else [])]
+        job = planned(echo, *changed)[0].jobs[1]
+        held_out[given] = len(job.validation)
+        assert len(job.examples) + len(job.validation) == 20
+    assert held_out == {"": 0, "validation=0.1": 2, "select={metric: reward}": 1, "select=null": 0}
+    assert planned(echo)[0].jobs[1].stage.validation == 0.05, "best_of measures their loss"
+
+
 SURE = """
 class Sure:
     def __call__(self, completion, example):

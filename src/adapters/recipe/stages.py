@@ -239,12 +239,25 @@ class Dpo(_PromptWithAnswer):
     kind: Literal["dpo"]
     method: ClassVar = "dpo"
     batch_size: Count = Field(default=16, description="Pairs of one optimizer step, over all processes.")
+    validation: float = Field(
+        default=0.05,
+        ge=0,
+        lt=0.5,
+        description="Share of ids held out to measure (200 at most); default with samples and without select: 0.",
+    )
     beta: float = Field(default=0.1, gt=0, description="Weight of the reference: a higher beta keeps closer to it.")
     reference: str = Field(default="start", description="start: the adapter this stage starts from; base; or a path.")
     samples: Samples | None = Field(default=None, description="Pairs are made of the start's own answers.")
     rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False)] = Field(
         default=(), description="What grades the samples."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_measure(cls, value: Any) -> Any:
+        # Rows that are sampled are no pairs: held out, only select could measure them.
+        sampled = isinstance(value, dict) and value.get("samples") is not None and value.get("select") is None
+        return {"validation": 0.0, **value} if sampled else value
 
     @model_validator(mode="after")
     def _samples_and_rewards(self) -> Dpo:
