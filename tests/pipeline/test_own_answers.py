@@ -275,6 +275,27 @@ def test_stored_samples_must_be_those_of_the_start(
         planned(stored, *change)
 
 
+def test_rows_that_are_not_sampled_need_no_stored_answer(stored: Path) -> None:
+    def unanswered(id: str, text: str | None = None) -> None:
+        """Let the row be one that `adapters sample` could not answer, with another text if one is given."""
+        failed = {"row": 1, "id": id, "completion": None, "error": "too long: 500 tokens"}
+        lines = [line for line in answered if line["id"] != id]
+        write_jsonl(stored.parent / "samples.jsonl", [failed, *lines])
+        more = {"funding_statement": text, "funders": []} if text else {}
+        write_jsonl(stored.parent / "rows.jsonl", [row | (more if row["id"] == id else {}) for row in funding_rows(20)])
+
+    answered = read_jsonl(stored.parent / "samples.jsonl")
+    [job] = planned(stored)[0].jobs
+    unanswered(job.validation[0].id)
+    planned(stored)
+    unanswered(job.examples[0].id)
+    with pytest.raises(UserError, match=f"has no answer to row '{job.examples[0].id}'"):
+        planned(stored)
+    unanswered(job.examples[0].id, "thanks " * 500)
+    [without] = planned(stored, "stages.0.max_length=400")[0].jobs
+    assert (without.too_long, len(without.examples)) == (1, 19)
+
+
 def test_two_rewards_of_one_name_are_both_shown(echo: Path) -> None:
     more = {"rewards": [{"use": "funding", "scorer": "corrected", "beta": 1}], "kind": "grpo", "learning_rate": 1e-5}
     same = {**more, "rewards": [{"use": "funding", "scorer": "corrected"}]}

@@ -160,7 +160,6 @@ def _job(
     check_stage(stage, loaded.examples, recipe, measure.backend, at)
     if isinstance(stage, Distill):
         stage = distilling.with_folders(stage)
-    stage = stored_samples.with_path(file, n, start, loaded.examples) if samples_of(stage) else stage
     if environment is not None:
         console.phase(f"trying the environment {environment.name}")
         environments.try_environment(environment, loaded.examples, (*at, "environment"))
@@ -173,6 +172,7 @@ def _job(
     share, most = selecting.held_out_share(recipe.stages, n)
     training, validation = hold_out(fitting, share, recipe.seed, most)
     notes += distilling.left(stage, training, at)
+    stage = stored_samples.with_path(file, n, start, training) if samples_of(stage) else stage
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
     plugins += [[r.identity, r.weight] for r in measured if r not in rewards] + distilling.identity(stage, training)
     plugins += [*([environment.identity] if environment else []), *stored_samples.identity(stage)]

@@ -18,7 +18,8 @@ from adapters.types import Drawn, Example
 def with_path(file: RecipeFile, n: int, start: Path | None, examples: Sequence[Example]) -> Stage:
     """Stage n with the absolute path of its stored samples and with their number; any other stage as it is.
 
-    Raises UserError unless they are answers of the weights that the stage starts from, to all of its rows.
+    `examples` are the rows that the stage would sample. Raises UserError unless the stored ones are answers to all of
+    them, of the weights that the stage starts from.
     """
     stage, at = file.recipe.stages[n], ("stages", n, "samples", "path")
     samples = samples_of(stage)
