@@ -16,7 +16,9 @@ from adapters.errors import UserError
 torch = pytest.importorskip("torch")
 
 from test_updates_per_generation import Run, Stop, stage  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
+from adapters.backends.local import trainer_args  # noqa: E402
 from adapters.backends.local.flat_groups import FlatGroups  # noqa: E402
 
 HALF = """
@@ -89,6 +91,49 @@ def test_a_small_spread_is_noise_below_the_limit() -> None:
     assert kept["num_items_in_batch"] == 99, "they count in the denominator"
     alone, _ = generation([0.50, 0.51], flat_below=0.02)
     assert (alone["advantages"].tolist(), alone["num_items_in_batch"]) == ([0, 0], 99)
+
+
+def policy_loss(name: str, mask: list[list[int]]) -> float:
+    """The loss that TRL computes of a flat group and one that is not, two completions each, with a mask."""
+    logps, completions = torch.full((4, 3), -0.5), torch.tensor(mask)
+    trainer: Any = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logps, logps * 0, None),
+        accelerator=SimpleNamespace(num_processes=1, gather=lambda t: t, reduce=lambda t, **_: t),
+        args=GRPOConfig(bf16=False, loss_type=name, per_device_train_batch_size=8, report_to="none"),
+        model=SimpleNamespace(training=True),
+        get_gamma_weights=GRPOTrainer.get_gamma_weights,
+        current_gradient_accumulation_steps=1,
+        importance_sampling_level="token",
+        max_completion_length=3,
+        loss_type=name,
+        _metrics={"train": defaultdict(list)},
+        **dict.fromkeys(("epsilon_low", "epsilon_high"), 0.2),
+        **dict.fromkeys(("aux_loss_enabled", "_entropy_bonus_enabled", "use_vllm"), False),
+        **{"beta": 0.0, "off_policy_mask_threshold": None, "top_entropy_quantile": 1.0},
+    )
+    ids = dict.fromkeys(("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"), completions)
+    more = {"advantages": torch.tensor([0.0, 0.0, 1.0, 0.5]), "num_items_in_batch": completions.sum()}
+    return float(GRPOTrainer._compute_loss(trainer, None, ids | more))
+
+
+@pytest.mark.parametrize("loss", trainer_args.LOSSES["grpo"])
+def test_which_losses_a_masked_group_leaves(loss: str) -> None:
+    whole, masked = policy_loss(loss, [[1, 1, 1]] * 4), policy_loss(loss, [[0, 0, 0]] * 2 + [[1, 1, 1]] * 2)
+    assert whole
+    assert masked == pytest.approx(whole if loss in trainer_args.BY_ROWS else 2 * whole)
+
+
+def test_leaving_out_must_change_something(tmp_path: Path, tiny_model: Path) -> None:
+    given = [f"stages.0.{key}" for key in ("trl.loss_type=dr_grpo", "flat_groups=leave_out", "beta=0")]
+    with pytest.raises(UserError, match="dr_grpo does not count tokens, so leaving flat groups out changes") as raised:
+        Run(tmp_path / "nothing", tiny_model, *given)
+    assert raised.value.at == ("stages", 0, "flat_groups")
+    note = "stage 1: the loss dr_grpo does not count tokens, so flat groups that are left out stay in its denominator"
+    few = ["stages.0.batch_size=1", "stages.0.updates_per_generation=1"]
+    for n, more in enumerate(["beta=0.1", "trl.entropy_coef=0.01", "flat_groups=replace"]):
+        assert note in Run(tmp_path / str(n), tiny_model, *given, *few, f"stages.0.{more}").notes
+    for n, more in enumerate(["flat_groups=keep", "trl.loss_type=bnpo"]):
+        assert note not in Run(tmp_path / f"all {n}", tiny_model, *given, f"stages.0.{more}").notes
 
 
 def test_rounds_without_replacing_and_a_negative_limit_are_refused() -> None:

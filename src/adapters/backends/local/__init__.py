@@ -106,8 +106,10 @@ class LocalBackend(TokenizingBackend):
             check_modules(self.base, self.recipe.model, self.recipe.lora, self.labels)
         if self.recipe.model.quantize:
             _check_quantized(sharded)
+        flat: list[str] = []
         for n, stage in enumerate(stages):
             trainer_args.check_options(stage, ("stages", n))
+            flat += trainer_args.denominator_notes(stage, ("stages", n))
             select.check(stage, ("stages", n, "select"))
             if getattr(stage, "vllm", "off") in ("colocate", "server") and (missing := vllm_sampling.not_installed()):
                 raise UserError(missing, at=("stages", n, "vllm"))
@@ -122,7 +124,7 @@ class LocalBackend(TokenizingBackend):
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
         notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
-        return notes + (self.on_fallback() if on_gpu() else [])
+        return notes + flat + (self.on_fallback() if on_gpu() else [])
 
     def check_start(self, folder: Path) -> None:
         """Raise UserError for an adapter that the recipe cannot start from; loads no weights."""

@@ -1,7 +1,8 @@
 """Flat groups of a GRPO step, whose rewards do not differ: left out of the loss, or replaced by fresh prompts.
 
 They teach nothing, but count in the loss's denominator and in the KL term (DAPO, Yu et al. 2025, section 3.2). A masked
-completion leaves the denominator of TRL's losses that count tokens (dapo, which is the default, bnpo, cispo, vespo).
+completion leaves the denominator of TRL's losses that count tokens (dapo, which is the default, bnpo, cispo, vespo);
+`trainer_args.BY_ROWS` are the others.
 """
 
 from __future__ import annotations

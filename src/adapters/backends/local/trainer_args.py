@@ -39,6 +39,10 @@ LOSSES = {
     ),
     "distill": ("top_k_reverse_kl",),
 }
+BY_ROWS = ("grpo", "sapo", "dr_grpo", "luspo")
+"""GRPO's losses that divide by rows or a constant: a masked completion stays in their denominator."""
+ENTROPY = {"entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quantile": 1.0}
+"""TRL options that look at the entropy of what is not masked, with the values that switch them off."""
 OF_DISTILL = {
     "beta": "the stage itself: the loss is the reverse KL on the teacher's top_k tokens",
     "top_k": "the stage's own top_k (TRL's is another thing, a limit of what is sampled)",
@@ -158,6 +162,18 @@ def _check_losses(stage: Any, at: KeyPath) -> None:
         raise UserError(f"TRL has no such loss.{hint(unknown[0], choices)}", at=(*at, "trl", "loss_type"))
     if isinstance(stage, Dpo):
         _check_dpo_losses(stage.trl, losses, (*at, "trl"))
+
+
+def denominator_notes(stage: Stage, at: KeyPath) -> list[str]:
+    """A note on a loss in whose denominator flat groups stay that are left out. Raises UserError if nothing changes."""
+    if not isinstance(stage, Grpo) or stage.flat_groups == "keep" or stage.trl.get("loss_type") not in BY_ROWS:
+        return []
+    loss = f"the loss {stage.trl['loss_type']} does not count tokens"
+    masked = stage.beta or any(stage.trl.get(name, off) != off for name, off in ENTROPY.items())
+    if stage.flat_groups == "leave_out" and not masked:
+        fault = f"{loss}, so leaving flat groups out changes nothing; use keep, or dapo, bnpo, cispo or vespo."
+        raise UserError(fault, at=(*at, "flat_groups"))
+    return [f"stage {int(at[-1]) + 1}: {loss}, so flat groups that are left out stay in its denominator"]
 
 
 def _refuse_remote_code(value: Any, at: KeyPath) -> None:
