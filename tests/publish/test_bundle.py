@@ -549,6 +549,21 @@ def test_the_card_tells_a_sceptic_what_was_done(made: tuple[Finished, Path]) -> 
     assert "a licence that was not known here" in card.render(finished, folder, "me/funding-echo", FACTS, [])
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("same_plots")
+def test_a_stage_that_stopped_early_has_the_steps_that_it_took(tmp_path: Path) -> None:
+    early = "stages.0.select={metric: reward, every: 1, patience: 1}"
+    finished = read(make_run(tmp_path, "name=other", "stages.0.max_steps=9", early))
+    bundle.assemble(finished, tmp_path / "bundle")
+    text = card.render(finished, tmp_path / "bundle", "me/funding-echo", FACTS, [])
+    taken = finished.stages[0].manifest["figures"]["select"]["end_step"]
+    assert taken < 9
+    assert f"| optimizer steps | {taken} of 9 planned |" in text
+    assert f"**Result:** {taken} steps of 8 rows" in text
+    assert f"the steps saw no more than {8 * taken} of them" in text
+    assert "| optimizer steps | 2 |" in text
+
+
 @pytest.mark.usefixtures("same_plots")
 def test_what_a_publisher_says_stands_in_the_card(run: Path, made: tuple[Finished, Path]) -> None:
     said = [

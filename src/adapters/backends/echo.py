@@ -82,7 +82,7 @@ class EchoBackend:
         known = after(chosen["select"]["step"] if chosen else steps)
         (folder / WEIGHTS).write_text(json.dumps(known))
         (folder / CONFIG).write_text(json.dumps({"peft_type": "ECHO"}))
-        return {"steps": steps, **chosen}
+        return {"steps": chosen["select"]["end_step"] if chosen else steps, **chosen}
 
     @staticmethod
     def sampler(adapter: Path | None) -> Sampler:

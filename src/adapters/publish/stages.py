@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.environment import peak_memory_text
-from adapters.pipeline.run_folder import Stage
+from adapters.pipeline.run_folder import Stage, as_dict
 from adapters.pipeline.starting import UNKNOWN
 from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.publish import bundle, plugin_code
@@ -56,7 +56,9 @@ def facts(finished: Finished, stage: Stage) -> dict[str, Any]:
         **_data(finished, stage, settings),
         "figures": stage.manifest.get("figures", {}),
         "teachers": _teachers(stage.manifest.get("teachers") or {}),
-        **{key: stage.manifest.get(key) for key in ("steps", "seconds")},
+        "steps": _taken(stage),
+        "planned": stage.manifest.get("steps"),
+        "seconds": stage.manifest.get("seconds"),
         "peak_memory": peak_memory_text(stage.manifest),
     }
 
@@ -90,22 +92,57 @@ def start(finished: Finished) -> str | None:
 def _data(finished: Finished, stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a stage, and in a sentence what of it the trainer saw."""
     ledger = finished.ledger.get("stages", {}).get(stage.name, {})
-    trained = {entry["source"]: entry.get("trained") for entry in ledger.get("sources", ())}
+    # What was left out later, or learned instead of a row, is not counted by source.
+    planned = not {"samples", "unreadable"} & as_dict(stage.manifest.get("figures")).keys()
+    trained = {entry["source"]: entry.get("trained") for entry in ledger.get("sources", ()) if planned}
     data = [
         {**entry, "trained": trained[entry["source"]]} if trained.get(entry["source"]) is not None else entry
         for entry in stage.manifest.get("data", [])
     ]
-    if not (rows := ledger.get("rows")):
-        return {"data": data, "seen": ""}
-    held_out, too_long = ledger.get("validation", {}).get("rows", 0), stage.manifest.get("too_long", 0)
-    kept_apart = {"held out": held_out, "left out as too long": too_long}
-    apart = [f"{n:,} {'row was' if n == 1 else 'rows were'} {why}" for why, n in kept_apart.items() if n]
-    drawn = int(stage.manifest.get("steps") or 0) * settings.get("batch_size", 0)
-    seen = f"Trained on: {rows:,} examples" + (f" ({', and '.join(apart)})" if apart else "")
-    if drawn:
-        seen += f"; the steps saw {min(drawn, rows):,} of them, {drawn / rows:.2g} times each" * (drawn >= rows)
-        seen += f"; the steps saw no more than {drawn:,} of them" * (drawn < rows)
-    return {"data": data, "seen": f"{seen}."}
+    return {"data": data, "seen": _seen(stage, settings, ledger) if ledger.get("rows") else ""}
+
+
+def _seen(stage: Stage, settings: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+    """In a sentence, what a stage was trained on, what was kept apart from it, and how often its steps saw it."""
+    rows, what, figures = ledger["rows"], "examples", as_dict(stage.manifest.get("figures"))
+    apart = {
+        "held out": ledger.get("validation", {}).get("rows", 0),
+        "left out as too long": stage.manifest.get("too_long", 0),
+    }
+    by_domain = {d: t["rows"] for d, t in as_dict(stage.manifest.get("teachers")).items()}
+    if by_domain:
+        lost = as_dict(figures.get("unreadable"))
+        unread = sum(lost.get(domain, 0) for domain in by_domain)
+        apart["left out, because the task cannot read the teacher's answer"] = unread
+        apart["not drawn"] = rows - unread - sum(by_domain.values())
+        rows, what = sum(by_domain.values()), "prompts"
+    if samples := as_dict(figures.get("samples")):
+        pairs = "pairs of " if settings["kind"] == "dpo" else ""
+        rows, what = samples["learned"], f"{pairs}its own answers to {samples['rows']:,} prompts"
+    kept = [f"{n:,} {'row was' if n == 1 else 'rows were'} {why}" for why, n in apart.items() if n]
+    told = f"Trained on: {rows:,} {what}" + (f" ({', and '.join(kept)})" if kept else "")
+    drawn = _taken(stage) * settings.get("batch_size", 0) + int(figures.get("groups_replaced", 0))
+    if settings["kind"] == "token_classification":  # whose rows may be read in several windows
+        return f"{told}; the steps saw {drawn:,} windows of their texts."
+    if not drawn:
+        return f"{told}."
+    if by_domain:  # a step has equally many prompts of each
+        each = drawn // len(by_domain)
+        shares = (f"of {domain} {_share(each, n, f'{n:,}')}" for domain, n in by_domain.items())
+        return f"{told}; the steps saw {'; '.join(shares)}."
+    return f"{told}; the steps saw {_share(drawn, rows, 'them')}."
+
+
+def _share(drawn: int, rows: int, them: str) -> str:
+    """How many of the rows so many draws have seen."""
+    if drawn < rows:
+        return f"no more than {drawn:,} of {them}"
+    return f"{rows:,} of {them}, {'once' if drawn == rows else f'{drawn / rows:.2g} times'} each"
+
+
+def _taken(stage: Stage) -> int:
+    """The optimizer steps that a stage has taken, which may be fewer than planned."""
+    return int(as_dict(stage.manifest.get("figures")).get("steps") or stage.manifest.get("steps") or 0)
 
 
 def _rewards(finished: Finished, stage: Stage) -> list[dict[str, Any]]:
