@@ -219,6 +219,97 @@ def test_check_names_the_start_and_its_faults(recipe: Path) -> None:
     assert "runs/bas is neither" in " ".join(done.output.split())
 
 
+# ------------------------------------------------------------------------------------- what the start was trained on
+
+
+def checked(recipe: Path, *overrides: str) -> tuple[str, str]:
+    """The warnings and the notes of a check."""
+    done = CliRunner().invoke(app, ["check", str(recipe), *overrides, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    return "\n".join(found["warnings"]), "\n".join(found["notes"])
+
+
+def test_check_finds_the_starts_training_rows_in_the_stages_and_the_test_sets(recipe: Path) -> None:
+    rows = funding_rows(24)
+    write_jsonl(Path("funding.jsonl"), rows[:12])
+    start(recipe, SFT)
+    write_jsonl(Path("rl.jsonl"), rows[6:])
+    write_jsonl(Path("test.jsonl"), [*rows[3:5], *funding_rows(9, "t")])
+    fresh = "stages.0.data=[{path: rl.jsonl}]", "evaluate.0.data=[{path: test.jsonl}]"
+    warnings, notes = checked(recipe, GRPO, *FROM_SFT, *fresh)
+    assert "stages.0.data: 33% of the stage's texts are also those of base/1-sft, which teaches" in warnings
+    assert "texts also stand in the training data (2 word for word" in warnings
+    told = "looked for in the test sets and the stages' rows: 12 of base/1-sft"
+    assert f"rows that runs/base/1-sft was trained on are {told}" in notes
+    warnings, notes = checked(recipe, GRPO, "name=next", *fresh)
+    assert "base/1-sft" not in warnings + notes
+    assert "2 word for word" not in warnings
+
+
+@pytest.mark.parametrize(("share", "learned"), [(0.25, 0), (0.4, 3)])
+def test_check_finds_held_out_rows_that_the_start_has_learned(recipe: Path, share: float, learned: int) -> None:
+    too_long = [row | {"funding_statement": "long " * 3000} for row in funding_rows(4, "l")]
+    write_jsonl(Path("funding.jsonl"), [*funding_rows(20), *too_long])
+    start(recipe, SFT, "stages.0.validation=0.25")
+    select = ["stages.0.select={metric: reward}", f"stages.0.validation={share}"]
+    warnings, _ = checked(recipe, GRPO, *FROM_SFT, *select)
+    said = f"stages.0.select: {learned} of {int(share * 20)} held-out texts are among those that base/1-sft trains on"
+    assert (said in warnings) is bool(learned)
+    assert ("held-out texts" in warnings) is bool(learned)
+
+
+def test_check_goes_back_to_the_first_run(recipe: Path) -> None:
+    start(recipe, SFT)
+    write_jsonl(Path("other.jsonl"), funding_rows(8, "o"))
+    start(recipe, GRPO, *FROM_SFT, "stages.0.data=[{path: other.jsonl}]")
+    third = [GRPO, "name=third", "start=runs/next"]
+    warnings, notes = checked(recipe, *third)
+    assert "100% of the stage's texts are also those of base/1-sft" in warnings
+    assert "the stages' rows: 12 of base/1-sft, 8 of next/1-grpo" in notes
+    shutil.rmtree("runs/base")
+    start(recipe, SFT, "stages.0.data.0.max_rows=8")
+    warnings, notes = checked(recipe, *third)
+    assert "base/1-sft" not in warnings
+    assert "nor in the stages' rows: runs/base/1-sft holds other weights than next started from" in notes
+
+
+@pytest.mark.parametrize("change", ["gone", "other rows", "no run", "foreign code"])
+def test_check_says_why_the_starts_rows_cannot_be_read(recipe: Path, change: str) -> None:
+    (recipe.parent / "own").mkdir()
+    (recipe.parent / "own/task.py").write_text(
+        "from pathlib import Path\nfrom adapters.tasks.funding import FundingTask\n"
+        "Path(__file__).with_name('imported').touch()\n\n\nclass Own(FundingTask):\n    pass\n"
+    )
+    write_jsonl(Path("sft.jsonl"), funding_rows(12))
+    start(recipe, SFT, "stages.0.data.0.path=sft.jsonl", "task=./own/task.py:Own")
+    given = [GRPO, "name=next", "start=runs/base/1-sft"]
+    if change == "gone":
+        Path("sft.jsonl").unlink()
+    elif change == "other rows":
+        write_jsonl(Path("sft.jsonl"), funding_rows(13))
+    elif change == "no run":
+        shutil.copytree("runs/base/1-sft", "adapter")
+        given[-1] = "start=adapter"
+    else:
+        Path("runs/base/origin.json").unlink()
+        Path("own/imported").unlink()
+        shutil.copytree("own", "runs/base/own")
+    warnings, notes = checked(recipe, *given)
+    why = {
+        "gone": "sft.jsonl",
+        "other rows": "the data of base/1-sft are not those that it was trained on",
+        "no run": "adapter lies in no run folder",
+        "foreign code": "reading them would import code of runs/base that was not run on this machine",
+    }
+    assert "base/1-sft" not in warnings
+    text = f"{given[-1][6:]} was trained on are looked for neither in the test sets nor in the stages' rows: "
+    assert f"the rows that {text}" in notes
+    assert why[change] in notes.partition(text)[2].partition("\n")[0]
+    if change == "foreign code":
+        assert not [*Path().rglob("imported")]
+
+
 # -------------------------------------------------------------------------------------------------------- evaluations
 
 

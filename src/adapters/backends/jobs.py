@@ -86,6 +86,20 @@ class Job:
         return bool(manifest.get("start_hash") == adapter_folder.content_hash(start))
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A stage of another run that trained the adapter which a recipe starts from."""
+
+    name: str
+    """Run and stage: base/1-sft."""
+    stage: Stage
+    examples: Sequence[Example]
+    """The rows that it was trained on."""
+    texts: Set[int]
+    """Hashes of the texts of all its rows."""
+    by_source: Mapping[str, Sequence[str]]
+
+
 PICKED: Final = "+"
 """Part of the names of test sets that are answered in another way too: NAME+HOWk, picked; NAME+HOW, constrained."""
 

@@ -16,7 +16,7 @@ from adapters.data.examples import prompt_key
 from adapters.data.on_disk import Joined, collect, take
 from adapters.data.text_keys import text_hash
 from adapters.errors import KeyPath, UserError
-from adapters.pipeline import ledger, rl_rows, selecting
+from adapters.pipeline import ledger, rl_rows, selecting, start_rows
 from adapters.pipeline.evaluations import leakage
 from adapters.pipeline.plan import Plan, check_dropped_share, check_first, cost_notes, make_plan
 from adapters.pipeline.run import ready
@@ -98,11 +98,15 @@ def check_recipe(
     out.lengths = {part.name: part.lengths for part in plan.stages_and_tests if part.lengths}
     _try(out, file, lambda: check_dropped_share(plan))
     _try(out, file, lambda: out.notes.extend(cost_notes(backend, plan.jobs, plan.evaluations, certain=True)))
+    earlier, notes = start_rows.read(plan, backend)
+    out.notes += notes
     console.phase("looking for duplicates")
-    out.ledger = ledger.of_plan(plan)
+    out.ledger = ledger.of_plan(plan, earlier)
     out.warnings += ledger.findings(out.ledger)
     out.notes += filter(None, [ledger.unread(out.ledger)])
-    odd = [*_labels(plan), *rl_rows.findings(plan.task, plan.jobs, plan.evaluations), *selecting.findings(plan.jobs)]
+    odd = _labels(plan)
+    odd += rl_rows.findings(plan.task, plan.jobs, plan.evaluations, earlier)
+    odd += selecting.findings(plan.jobs, earlier)
     out.warnings += [file.locate(UserError(sentence, at=at)) for sentence, at in odd]
     _try(out, file, lambda: _prompts(out, backend, plan))
     _try(out, file, lambda: _memory(out, backend, plan, hardware))

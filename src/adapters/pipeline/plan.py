@@ -17,23 +17,14 @@ from adapters.pipeline import distilling, selecting, starting, stored_samples
 from adapters.pipeline.evaluations import evaluations, leakage
 from adapters.pipeline.fingerprint import stage_fingerprint
 from adapters.pipeline.reading import Measure, Reader, rows_of_stage, task_of
-from adapters.pipeline.stage_rows import (
-    answer_tokens,
-    beyond,
-    check_stage,
-    hold_out,
-    once,
-    replacing_note,
-    steps,
-    within_limits,
-)
+from adapters.pipeline.stage_rows import answer_tokens, beyond, check_stage, divided, once, replacing_note, steps
 from adapters.plugins import environments
 from adapters.plugins.reward_probe import probe
 from adapters.plugins.rewards import NamedReward, stage_rewards
 from adapters.plugins.source_files import identity
 from adapters.recipe.load import RecipeFile, run_folder
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Distill, Grpo, Sft, samples_of
+from adapters.recipe.stages import Distill, Grpo, samples_of
 from adapters.types import Task
 
 
@@ -80,8 +71,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     start = starting.adapter(recipe, backend)
     if start is not None:
         notes.append(
-            f"stage 1 starts from {start}; its training rows are looked for neither in the test sets nor in the "
-            "stages' rows"
+            f"stage 1 starts from {start}; `adapters check` alone looks for the rows that this was trained on"
         )
     before = starting.fingerprint(start)
     read = Reader(file, task, notes)
@@ -165,12 +155,8 @@ def _job(
         environments.try_environment(environment, loaded.examples, (*at, "environment"))
     if isinstance(stage, Grpo) and stage.flat_groups == "replace":
         notes.append(replacing_note(stage, n))
-    windows = measure.windows(loaded, stage, recipe.max_bad_rows, at)
-    examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
-    lengths = measure.lengths(examples)
-    fitting, tokens, audit = within_limits(stage, examples, lengths, at)
-    share, most = selecting.held_out_share(recipe.stages, n)
-    training, validation = hold_out(fitting, share, recipe.seed, most)
+    rows = divided(loaded, recipe, n, measure)
+    examples, lengths, windows, training = rows[:4]
     notes += distilling.left(stage, training, at)
     stage = stored_samples.with_path(file, n, start, training) if samples_of(stage) else stage
     plugins = [identity("tasks", recipe.task, task, file.folder), *([r.identity, r.weight] for r in rewards)]
@@ -181,18 +167,18 @@ def _job(
         stage=stage,
         folder=run_folder(recipe) / f"{n + 1}-{stage.kind}",
         examples=settled(training),
-        validation=tuple(validation),
+        validation=tuple(rows.validation),
         rewards=rewards,
         environment=environment,
         fingerprint=stage_fingerprint(file, n, plugins, loaded.fingerprint, previous),
         steps=steps(stage, sum(windows.get(e.id, 1) for e in training) if windows else len(training), epochs, at),
         texts=loaded.texts,
         by_source=loaded.by_source,
-        lengths=audit,
+        lengths=rows.audit,
         ledger=loaded.ledger,
         rejected=loaded.rejected,
-        too_long=len(examples) - len(fitting),
-        tokens=tokens,
+        too_long=rows.too_long,
+        tokens=rows.tokens,
         beyond=beyond(stage, examples, lengths or ()),
         longest_answer=max((length.completion for length in lengths or ()), default=0),
         answer_tokens=answer_tokens(stage, examples, lengths, thinking=thinking) if samples_of(stage) else 0,

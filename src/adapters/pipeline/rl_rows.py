@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from adapters.backends.jobs import Evaluation, Job
+from adapters.backends.jobs import Earlier, Evaluation, Job
 from adapters.errors import KeyPath
 from adapters.evaluation.held_out import fields
 from adapters.recipe.stages import Grpo, Sft, samples_of
@@ -24,14 +24,19 @@ SEEN: Final = 0.1
 """Share of the texts that an SFT stage has too, above which is warned."""
 
 
-def findings(task: Task, jobs: Sequence[Job], tests: Sequence[Evaluation]) -> Iterator[tuple[str, KeyPath]]:
-    """Sentences on the rows of stages that learn from their own answers, each with the key that it is about."""
+def findings(
+    task: Task, jobs: Sequence[Job], tests: Sequence[Evaluation], earlier: Sequence[Earlier] = ()
+) -> Iterator[tuple[str, KeyPath]]:
+    """Sentences on the rows of stages that learn from their own answers, each with the key that it is about.
+
+    `earlier` are the stages that trained what the first stage starts from.
+    """
     empty = [not _to_find(task, example) for test in tests for example in test.examples]
     for job in jobs:
         if isinstance(job.stage, Grpo) or samples_of(job.stage):
             at = ("stages", job.index)
             yield from _values(task, job, at, sum(empty) / max(1, len(empty)))
-            yield from _seen(job, jobs[: job.index], (*at, "data"))
+            yield from _seen(job, [*earlier, *jobs[: job.index]], (*at, "data"))
 
 
 def _values(task: Task, job: Job, at: KeyPath, empty_tests: float) -> Iterator[tuple[str, KeyPath]]:
@@ -60,7 +65,7 @@ def _values(task: Task, job: Job, at: KeyPath, empty_tests: float) -> Iterator[t
         )
 
 
-def _seen(job: Job, before: Sequence[Job], at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
+def _seen(job: Job, before: Sequence[Job | Earlier], at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
     for other in before:
         share = len(job.texts & other.texts) / max(1, len(job.texts))
         if isinstance(other.stage, Sft) and share > SEEN:

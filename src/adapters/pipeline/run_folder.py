@@ -156,10 +156,14 @@ class RunFolder:
         trust.admit(source_files.of_recipe(file.recipe, file.folder), self.path, consent or Consent())
         return file
 
+    def known_recipe_file(self) -> RecipeFile | None:
+        """The run's recipe; None where somebody must consent before its plug-ins are imported."""
+        file = self._recipe_file(())
+        return None if trust.unknown_here(source_files.of_recipe(file.recipe, file.folder), self.path) else file
+
     def names_unknown_code(self) -> bool:
         """Whether somebody must consent before the recipe's plug-ins are imported."""
-        file = self._recipe_file(())
-        return bool(trust.unknown_here(source_files.of_recipe(file.recipe, file.folder), self.path))
+        return self.known_recipe_file() is None
 
     def _recipe_file(self, overrides: Sequence[str]) -> RecipeFile:
         tree = read_run_json(self.path / "recipe.json")

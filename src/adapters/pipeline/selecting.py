@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from adapters.backends.jobs import Job
+from adapters.backends.jobs import Earlier, Job
 from adapters.backends.selection import Selection
 from adapters.data.examples import text_key
 from adapters.errors import KeyPath, UserError, hint
@@ -110,11 +110,15 @@ def note(job: Job) -> list[str]:
     ]
 
 
-def findings(jobs: Sequence[Job]) -> Iterator[tuple[str, KeyPath]]:
-    """What is odd about the held-out rows that states are chosen by, with the key that it is about."""
+def findings(jobs: Sequence[Job], earlier: Sequence[Earlier] = ()) -> Iterator[tuple[str, KeyPath]]:
+    """What is odd about the held-out rows that states are chosen by, with the key that it is about.
+
+    `earlier` are the stages that trained what the first stage starts from.
+    """
     for job in jobs:
         held_out = {text_key(e) for e in job.select.judge.examples} if job.select else set()
-        for other in jobs[: job.index]:
+        before: list[Job | Earlier] = [*earlier, *jobs[: job.index]] if held_out else []
+        for other in before:
             if learned := held_out.intersection(map(text_key, other.examples)):
                 yield (
                     f"{len(learned)} of {len(held_out)} held-out texts are among those that {other.name} trains on, "

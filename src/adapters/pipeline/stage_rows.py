@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend
 from adapters.data.lengths import answer_limit, as_array, by_source
+from adapters.data.load import Loaded
 from adapters.data.on_disk import take
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import distilling, proxy_rows, selecting, starting
+from adapters.pipeline.reading import Measure
 from adapters.recipe.recipe import Recipe
-from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, Supervised, TokenClassification, samples_of
+from adapters.recipe.stages import Distill, Dpo, Grpo, Sft, Stage, Supervised, TokenClassification, samples_of
 from adapters.types import QUESTION, Example, Lengths
 
 
@@ -71,6 +73,35 @@ def _check_reference(reference: str, recipe: Recipe, at: KeyPath) -> None:
     # Its tensors replace those of a copy of this adapter, and are scaled as this adapter is.
     if other := starting.other_lora(Path(reference), recipe.lora):
         raise UserError(f"the reference must have this recipe's LoRA shape; it has {', '.join(other)}.", at=at)
+
+
+class Divided(NamedTuple):
+    """The rows of a stage that are trained on, and those that are not."""
+
+    examples: Sequence[Example]
+    """All rows as the trainer takes them."""
+    lengths: Sequence[Lengths] | None
+    windows: Mapping[str, int]
+    """By id, of a stage that tags words."""
+    training: Sequence[Example]
+    validation: Sequence[Example]
+    too_long: int
+    tokens: dict[str, float]
+    audit: list[dict[str, Any]]
+    """Counts by source."""
+
+
+def divided(loaded: Loaded, recipe: Recipe, n: int, measure: Measure) -> Divided:
+    """The rows of stage n within its length limits, and what is held out. Raises UserError."""
+    stage, at = recipe.stages[n], ("stages", n)
+    windows = measure.windows(loaded, stage, recipe.max_bad_rows, at)
+    examples = measure.sequences(loaded.examples, at) if isinstance(stage, Sft) else loaded.examples
+    lengths = measure.lengths(examples)
+    fitting, tokens, audit = within_limits(stage, examples, lengths, at)
+    share, most = selecting.held_out_share(recipe.stages, n)
+    training, validation = hold_out(fitting, share, recipe.seed, most)
+    too_long = len(examples) - len(fitting)
+    return Divided(examples, lengths, windows, training, validation, too_long, tokens, audit)
 
 
 def within_limits(
