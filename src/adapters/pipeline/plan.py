@@ -70,9 +70,7 @@ def make_plan(file: RecipeFile, backend: Backend, *, tokenizer_needed: bool = Tr
     measure = Measure(backend, tokenizer_needed, notes)
     start = starting.adapter(recipe, backend)
     if start is not None:
-        notes.append(
-            f"stage 1 starts from {start}; `adapters check` alone looks for the rows that this was trained on"
-        )
+        notes.append(f"stage 1 starts from {start}; `adapters check` alone looks for the rows that this was trained on")
     before = starting.fingerprint(start)
     read = Reader(file, task, notes)
     jobs: list[Job] = []
