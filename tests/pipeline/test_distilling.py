@@ -126,6 +126,9 @@ def test_prompts_need_no_labels(recipe: Path) -> None:
     assert not bare.rejected
     assert {e.id: e.prompt for e in bare.examples} == labelled
     assert {e.gold is None for e in bare.examples if e.source == "bio"} == {True}
+    assert bare.ledger[0]["empty_gold"] == 0
+    some = plan(recipe, "stages.0.data.0.keep_empty=0", "stages.0.data.1.keep_empty=0").jobs[0]
+    assert Counter(e.source for e in some.examples) == {"bio": 20, "news": 10}, "what has no gold is not empty"
     write_jsonl(recipe.parent / "bio.jsonl", [{"id": "x", "schema": ["person"]}])
     with pytest.raises(UserError, match="cannot be used"):
         plan(recipe)

@@ -42,9 +42,9 @@ def clean_prompt(example: Example) -> tuple[Message, ...]:
 
 
 def is_empty(example: Example) -> bool:
-    """Whether there is nothing to find."""
+    """Whether there is nothing to find; of a row without gold, that is not known."""
     gold = example.gold
-    return not (any(gold.values()) if isinstance(gold, Mapping) else gold)
+    return gold is not None and not (any(gold.values()) if isinstance(gold, Mapping) else gold)
 
 
 def content_of(example: Example) -> tuple[Any, ...]:
