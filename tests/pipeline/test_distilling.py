@@ -118,6 +118,12 @@ def test_what_a_recipe_cannot_say(recipe: Path, override: str, text: str) -> Non
         load_recipe(recipe, [override])
 
 
+def test_cut_completions_stop_nothing_unless_a_limit_is_given(recipe: Path) -> None:
+    for given, limits in (("{}", (10.0, None)), ("{max_kl: 5.0}", (5.0, None)), ("{no_signal_steps: 7}", (10.0, 7))):
+        health = load_recipe(recipe, [f"stages.0.health={given}"]).recipe.stages[0].health
+        assert (health.max_kl, health.no_signal_steps) == limits
+
+
 def test_prompts_need_no_labels(recipe: Path) -> None:
     labelled = {e.id: e.prompt for e in plan(recipe).jobs[0].examples}
     rows = [{key: value for key, value in row.items() if key != "gold"} for row in ie_rows(20, "b")]

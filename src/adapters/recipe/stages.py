@@ -274,6 +274,14 @@ class Dpo(_PromptWithAnswer):
         return self
 
 
+class DistillHealth(Health):
+    """Automatic stopping of a distill stage, in which completions that are cut teach too."""
+
+    no_signal_steps: int | None = Field(
+        default=None, ge=2, description="Steps in a row with all completions cut; null: no limit."
+    )
+
+
 class Distill(_Sampled):
     """On-policy distillation (Agarwal et al. 2024) of several teachers into one student, routed by domain (Agents-A1).
 
@@ -292,8 +300,8 @@ class Distill(_Sampled):
     min_coverage: Share = Field(
         default=0.5, description="Warn while the student has less of its probability on a teacher's top_k tokens."
     )
-    health: Health = Field(
-        default=Health(no_signal_steps=None),
+    health: DistillHealth = Field(
+        default=DistillHealth(),
         description="Automatic stopping; completions that are cut teach too, and stop nothing by default.",
     )
     skip_unreadable: bool = Field(
