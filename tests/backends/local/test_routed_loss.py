@@ -158,7 +158,7 @@ def test_the_whole_vocabulary_is_the_reverse_kl_of_trl() -> None:
 
 def test_one_private_function_of_trl_is_replaced_and_put_back() -> None:
     original = getattr(trl_distillation, REPLACED)
-    assert tuple(inspect.signature(original).parameters) == PARAMETERS, "TRL changed; see distill"
+    assert tuple(inspect.signature(original).parameters) == PARAMETERS
     assert tuple(inspect.signature(RoutedLoss.__call__).parameters)[1:] == PARAMETERS
     loss = loss_of(Rows(), 4, 2, ["a"])  # type: ignore[arg-type]
     before = {name: value for name, value in vars(trl_distillation).items() if not name.startswith("__")}
@@ -166,12 +166,6 @@ def test_one_private_function_of_trl_is_replaced_and_put_back() -> None:
         changed = {name for name, value in before.items() if getattr(trl_distillation, name) is not value}
         assert changed == {REPLACED}
     assert getattr(trl_distillation, REPLACED) is original
-
-
-def test_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trl_distillation, REPLACED, lambda student, teacher: None)
-    with pytest.raises(RuntimeError, match="TRL changed; see distill"), replaced_loss(None):  # type: ignore[arg-type]
-        pass
 
 
 def test_batches_hold_equally_many_rows_of_each_domain() -> None:

@@ -178,7 +178,7 @@ class LocalBackend(TokenizingBackend):
             if isinstance(job.stage, Distill):
                 from adapters.backends.local import distill
 
-                distill.ready(job, job.stage, self.encoder)
+                distill.ready(job, job.stage, self.encoder, self.base, self.recipe.model)
         grpo = [job for job in jobs if isinstance(job.stage, Grpo)]
         chosen = [vllm_sampling.choose(job, self.recipe, self.base, self.state.device.type) for job in grpo]
         notes = [f"{job.name}: {sampling.note}" for job, sampling in zip(grpo, chosen, strict=True) if sampling.note]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import trl
 import trl.trainer.distillation_trainer as trl_distillation
 from transformers import TrainerCallback
 from trl import DistillationTrainer
@@ -24,15 +25,18 @@ from adapters.backends.batches import stratified
 from adapters.backends.figures import distill_figures
 from adapters.backends.jobs import Job
 from adapters.backends.local import sharding
+from adapters.backends.local.base_model import Base
 from adapters.backends.local.checkpoints import last_good, step_of
 from adapters.backends.local.encoder import Encoder
-from adapters.backends.local.routed_teacher import Route, RoutedTeacher, routes, teachers_beside
+from adapters.backends.local.model import empty_base
+from adapters.backends.local.routed_teacher import Route, RoutedTeacher, check_teacher, routes, teachers_beside
 from adapters.backends.local.speedups.grpo import fast_sampling
 from adapters.backends.local.top_k_kl import Head, token_figures
 from adapters.backends.local.training import LocalStage, release
 from adapters.console import console, is_main, phase
 from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import UserError
+from adapters.recipe.recipe import Model
 from adapters.recipe.stages import Distill
 from adapters.types import Example
 
@@ -137,10 +141,9 @@ class Trainer(DistillationTrainer):  # type: ignore[misc]
 
 @contextmanager
 def replaced_loss(loss: RoutedLoss) -> Iterator[None]:
-    """Let TRL's trainer compute our loss. Raises RuntimeError when its own has other parameters than `PARAMETERS`."""
-    original = getattr(trl_distillation, REPLACED, None)
-    if original is None or tuple(inspect.signature(original).parameters) != PARAMETERS:
-        raise RuntimeError("TRL changed; see distill")
+    """Let TRL's trainer compute our loss. Raises UserError when its own has other parameters than `PARAMETERS`."""
+    _check_trl(())
+    original = getattr(trl_distillation, REPLACED)
     setattr(trl_distillation, REPLACED, loss)
     try:
         yield
@@ -186,12 +189,34 @@ def check(stage: Distill, at: tuple[str | int, ...]) -> None:
         raise UserError(fault, at=at)
 
 
-def ready(job: Job, stage: Distill, encoder: Encoder) -> None:
-    """Raise UserError for a support that is larger than the vocabulary, and for prompts that have no one teacher."""
+def ready(job: Job, stage: Distill, encoder: Encoder, base: Base, model: Model) -> None:
+    """Raise UserError for what would stop the stage after those before it have trained.
+
+    That is another TRL, a base's class or teachers that do not go with it, a support that is larger than the
+    vocabulary, and prompts that have no one teacher.
+    """
+    at = ("stages", job.index)
+    _check_trl((*at, "kind"))
+    empty = empty_base(base, model)
+    if empty is not None and "logits_to_keep" not in inspect.signature(empty.forward).parameters:
+        fault = "its class does not say which logits it keeps; distillation needs one that does."
+        raise UserError(fault, at=("model", "base"))
     if stage.top_k > (vocabulary := len(encoder.tokenizer)):
         fault = f"the base's vocabulary has {vocabulary:,} tokens; choose at most as many."
-        raise UserError(fault, at=("stages", job.index, "top_k"))
-    _prompts(encoder, job.examples, ("stages", job.index, "data"))
+        raise UserError(fault, at=(*at, "top_k"))
+    for domain, folder in stage.teachers.items() if model.base.startswith("pypi:") else ():  # a plan fetches no wheel
+        try:
+            check_teacher(Path(folder), base, model)
+        except UserError as error:
+            raise UserError(f"{domain!r} ({folder}) {error}", at=(*at, "teachers")) from None
+    _prompts(encoder, job.examples, (*at, "data"))
+
+
+def _check_trl(at: tuple[str | int, ...]) -> None:
+    original = getattr(trl_distillation, REPLACED, None)
+    if original is None or tuple(inspect.signature(original).parameters) != PARAMETERS:
+        fault = f"TRL {trl.__version__} does not compute its distillation loss as the version that this project names."
+        raise UserError(f"{fault} Install that: pip install -e . in the repository.", at=at)
 
 
 def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
@@ -209,8 +234,6 @@ def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
         trainer = run.trainer(Trainer, [prompts[n] for n in order], teacher_model=teacher)
         coverage.trainer = trainer
         trainer.add_callback(coverage)
-        if "logits_to_keep" not in trainer.model_kwarg_keys:
-            raise UserError("the base's class does not say which logits it keeps; distillation needs one that does.")
         # By its scores merged sampling measures what rounding does.
         add_fused_lm_head(model.get_base_model(), temperature=stage.temperature)
         metrics, done = trainer._metrics["train"], step_of(last_good(run.folder))
