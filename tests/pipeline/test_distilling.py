@@ -158,6 +158,19 @@ def test_a_retrained_teacher_trains_the_student_again(recipe: Path) -> None:
     assert plan(recipe).jobs[0].fingerprint != first
 
 
+def test_weights_that_are_scaled_in_another_way_are_another_teacher(recipe: Path) -> None:
+    def fingerprint(**config: object) -> str:
+        teacher(recipe.parent / "teachers" / "bio", **config)
+        return plan(recipe).jobs[0].fingerprint
+
+    usual: dict = {"r": 4, "lora_alpha": 8}
+    same = {"use_rslora": False, "alpha_pattern": {}, "lora_dropout": 0.5, "peft_version": "1"}
+    assert fingerprint(**usual) == fingerprint(r=16, lora_alpha=32.0, **same), "a scale of 2 too"
+    changes: list[dict] = [{}, {"lora_alpha": 16}, {"use_rslora": True}, {"rank_pattern": {"x": 2}}]
+    changes += [{"alpha_pattern": patterns} for patterns in ({"x": 1, "y": 2}, {"y": 2, "x": 1})]
+    assert len({fingerprint(), *(fingerprint(**usual | change) for change in changes)}) == 1 + len(changes)
+
+
 def test_teachers_may_read_the_clean_text(recipe: Path) -> None:
     noise = "stages.0.noise={use: ocr, level: heavy, share: 1.0, teacher: TEACHER}"
     clean, same = (plan(recipe, noise.replace("TEACHER", who)).jobs[0] for who in ("clean", "same"))

@@ -17,6 +17,8 @@ CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before the base's own module names."""
+SCALING: Mapping[str, Any] = {"r": 8, "lora_alpha": 8, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+"""Keys of PEFT's config that decide how weights are scaled, and their defaults."""
 OWNER_FILE = "fingerprint"
 WORK_FILES = ("trainer", OWNER_FILE)
 """Files of a running stage that are deleted when it completes."""
@@ -103,6 +105,16 @@ def content_hash(folder: Path | None) -> str | None:
     if folder is None or not (folder / WEIGHTS).is_file():
         return None
     return weights_hash(folder) or sha256(folder / WEIGHTS)
+
+
+def scaling(folder: Path) -> dict[str, Any]:
+    """How an adapter's weights are scaled; {} where that is by 2, as recipes' adapters are unless they say it."""
+    config = read_json(folder / CONFIG)
+    stored = {key: default if config.get(key) is None else config[key] for key, default in SCALING.items()}
+    if stored == {**SCALING, "r": stored["r"], "lora_alpha": 2 * stored["r"]}:
+        return {}
+    # The first pattern that fits counts.
+    return {key: list(value.items()) if isinstance(value, dict) else value for key, value in stored.items()}
 
 
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

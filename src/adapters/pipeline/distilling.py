@@ -92,7 +92,7 @@ def _check_names(stage: Distill, recipe: Recipe, at: KeyPath) -> None:
         if isinstance(earlier, Distill):
             for domain in sorted(stage.teachers.keys() & earlier.teachers.keys()):
                 one, two = (adapter_in(Path(s.teachers[domain]).expanduser()) for s in (stage, earlier))
-                if adapter_folder.content_hash(one) != adapter_folder.content_hash(two):
+                if _adapter(one) != _adapter(two):
                     fault = f"stages.{n} has another teacher for the domain {domain!r}; give one of them another name."
                     raise UserError(fault, at=(*at, "teachers"))
 
@@ -142,14 +142,20 @@ def left(stage: Stage, examples: Sequence[Example], at: KeyPath) -> list[str]:
 
 
 def identity(stage: Stage, examples: Sequence[Example]) -> list[Any]:
-    """What decides a stage's weights beside its rows: the teachers' weights, and who judges which row, reading what."""
+    """What decides a stage's weights beside its rows: the teachers, and who judges which row, reading what."""
     if not isinstance(stage, Distill):
         return []
     digest = hashlib.sha256()
     for example in examples:
         digest.update(_key([domain_of(example), clean_prompt(example)]))
-    hashes = {domain: adapter_folder.content_hash(folder) for domain, folder in folders(stage).items()}
-    return [["teachers", hashes, digest.hexdigest()]]
+    adapters = {domain: _adapter(folder) for domain, folder in folders(stage).items()}
+    return [["teachers", adapters, digest.hexdigest()]]
+
+
+def _adapter(folder: Path) -> Any:
+    """What decides how a teacher judges: its weights, and how they are scaled."""
+    weights, scaled = adapter_folder.content_hash(folder), adapter_folder.scaling(folder)
+    return [weights, scaled] if scaled else weights  # the hash alone is what it was before scaling counted
 
 
 def record(job: Job) -> dict[str, Any]:

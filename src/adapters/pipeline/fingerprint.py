@@ -39,7 +39,7 @@ def stage_fingerprint(file: RecipeFile, n: int, plugins: Sequence[Any], rows: st
 
 def fingerprinted_settings(stage: Stage) -> dict[str, Any]:
     """The settings that change the weights, without rows and rewards."""
-    # What a teacher is called does not count; its weights do (`distilling.identity`).
+    # What a teacher is called does not count; its weights and their scale do (`distilling.identity`).
     settings = stage.model_dump(exclude={"data", "rewards", "environment", "teachers", *NOT_IN_FINGERPRINT})
     if stage.noise is not None and stage.noise.teacher == "same":
         del settings["noise"]["teacher"]  # as it was before there were teachers

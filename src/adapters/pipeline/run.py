@@ -104,7 +104,7 @@ def open_or_resume(plan: Plan) -> list[str]:
                 ]
             raise UserError(
                 f"{plan.folder} holds a run of another recipe: {job.name} differs. "
-                f"Changed: {'; '.join(changed) or 'the training data or a plug-in file (its content)'}.\n"
+                f"Changed: {'; '.join(changed) or 'the training data, a plug-in file or a teacher (its content)'}.\n"
                 f"--fork keeps the stages before {job.name} and trains from there; --fresh trains all stages again. "
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
