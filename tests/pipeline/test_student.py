@@ -13,12 +13,14 @@ from student import COMPARED, ECHO, run_all
 from tiny import ie_rows, write_jsonl
 from typer.testing import CliRunner
 
+from adapters.backends.echo import EchoBackend
 from adapters.cli.main import app
 from adapters.files import read_json, read_jsonl
 from adapters.pipeline import starting
 from adapters.pipeline.run_folder import RunFolder, pairs
 from adapters.publish import provenance
 from adapters.publish.finished_run import Finished
+from adapters.report.pipeline import steps
 from adapters.tasks.ie import IeTask
 
 
@@ -97,6 +99,27 @@ def test_teachers_are_measured_where_and_as_they_were(recipe: Path, monkeypatch:
     assert "holds other weights now" in done.output
     assert "1-sft is gone" in done.output.replace("\n", "")
     assert measured(run, "bio", "teacher-bio") == before
+
+
+@pytest.mark.slow
+def test_what_a_finished_student_is_shown_with_is_the_recipes(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = EchoBackend.train
+    ends = {"coverage_last": 0.4, "coverage/bio_last": 0.45, "coverage/news_last": 0.35}
+    monkeypatch.setattr(EchoBackend, "train", lambda *args: {**real(*args), **ends})
+    run = run_all(recipe)
+    seen = "the loss does not see the student's other tokens; raise top_k"
+    beside = ["teacher-bio", "teacher-news"]
+    for override, low, teachers in (
+        ("stages.0.top_k=64", f"bio 45%, news 35%: {seen}", beside),
+        ("stages.0.min_coverage=0.4", f"news 35%: {seen}", beside),
+        ("stages.0.evaluate_teachers=false", f"bio 45%, news 35%: {seen}", []),
+        ("stages.0.min_coverage=0.3", None, beside),
+    ):
+        done = CliRunner().invoke(app, ["run", str(recipe), *ECHO, override])
+        assert done.exit_code == 0, done.output
+        assert dict(steps(RunFolder.open(run))[0].figures).get("low coverage") == low
+        asked = CliRunner().invoke(app, ["eval", str(run), "--json"])
+        assert list(json.loads(asked.stdout)["sets"]["bio"]) == ["base", *teachers, "1-distill"]
 
 
 @pytest.mark.slow

@@ -48,17 +48,12 @@ def grpo_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def distill_figures(log: Sequence[Mapping[str, Any]], min_coverage: float) -> dict[str, Any]:
-    """Loss and coverage of the first step and their means over the last tenth of the steps, also by domain.
-
-    `low_coverage` are the domains, with their coverage, that end below `min_coverage`.
-    """
+def distill_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Loss and coverage of the first step and their means over the last tenth of the steps, also by domain."""
     entries = [entry for entry in log if "coverage" in entry]
     if not entries:
         return {}
     last = entries[-max(1, len(entries) // 10) :]
     names = [n for n in entries[0] if n.partition("/")[0] in ("loss", "coverage", "teacher_coverage", "entropy")]
-    means = {name: sum(entry[name] for entry in last) / len(last) for name in names}
-    ends = {f"{n}_first": entries[0][n] for n in names} | {f"{n}_last": value for n, value in means.items()}
-    low = {n.partition("/")[2]: v for n, v in means.items() if n.startswith("coverage/") and v < min_coverage}
-    return ends | {"low_coverage": low}
+    means = {f"{name}_last": sum(entry[name] for entry in last) / len(last) for name in names}
+    return {f"{name}_first": entries[0][name] for name in names} | means

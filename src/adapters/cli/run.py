@@ -322,7 +322,7 @@ def _measure(
     names = (f"{n}-{one.kind}" for n, one in enumerate(file.recipe.stages, 1))
     rewards = once_each(zip(names, stage_rewards(file), strict=True))
     models: list[tuple[str, Path | None]] = [("base", None)] if file.recipe.evaluate_base else []
-    teachers, notes = distilling.recorded(stage.manifest)
+    teachers, notes = distilling.recorded(stage)
     if is_main():
         for note in notes:
             console(stderr=True).print(f"note: {note}", markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from adapters.data.examples import clean_prompt, domain_of
 from adapters.errors import KeyPath, UserError
 from adapters.pipeline import starting
 from adapters.pipeline.run_folder import START, TEACHER, RunFolder, adapter_in, as_dict, finished_adapter_in
+from adapters.pipeline.run_folder import Stage as FinishedStage
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Stage
 from adapters.types import Example, Extracting, Row, Task
@@ -191,12 +192,12 @@ def models(jobs: Sequence[Job]) -> dict[str, Path]:
     return found
 
 
-def recorded(manifest: Mapping[str, Any]) -> tuple[dict[str, Path], list[str]]:
+def recorded(stage: FinishedStage) -> tuple[dict[str, Path], list[str]]:
     """The teachers of a finished stage that are where and as they were: label -> adapter; notes on the others."""
-    if not as_dict(manifest.get("stage")).get("evaluate_teachers"):
+    if not stage.settings.get("evaluate_teachers"):
         return {}, []
     found, notes = dict[str, Path](), []
-    for domain, entry in as_dict(manifest.get("teachers")).items():
+    for domain, entry in as_dict(stage.manifest.get("teachers")).items():
         path = Path(str(entry["path"]))
         if adapter_folder.content_hash(path) == entry["weights"]:
             found[f"{TEACHER}{domain}"] = path

@@ -19,6 +19,7 @@ from adapters.files import numbered_jsonl, read_json, read_jsonl, read_run_json,
 from adapters.plugins import source_files, trust
 from adapters.plugins.trust import Consent
 from adapters.recipe.load import RecipeFile, as_overrides, load_recipe, present_keys
+from adapters.recipe.stages import READ_AFTERWARDS, Distill
 
 State = Literal["done", "in progress", "waiting"]
 START: Final = "start"
@@ -192,8 +193,10 @@ class RunFolder:
         kind = str(settings.get("kind", "stage"))
         path = self.path / f"{index + 1}-{kind}"
         manifest = adapter_folder.manifest(path) or {}
-        stored = manifest.get("stage")
-        return Stage(path, index, kind, stored if isinstance(stored, dict) else settings, manifest)
+        if isinstance(stored := manifest.get("stage"), dict):
+            defaults = {key: Distill.model_fields[key].default for key in READ_AFTERWARDS if key in stored}
+            settings = {**stored, **{key: settings.get(key, value) for key, value in defaults.items()}}
+        return Stage(path, index, kind, settings, manifest)
 
     @property
     def done(self) -> bool:

@@ -336,9 +336,11 @@ class TokenClassification(_AnyStage):
 
 
 Stage = Annotated[Sft | Grpo | Dpo | BestOf | Distill | TokenClassification, Discriminator("kind")]
+READ_AFTERWARDS = ("min_coverage", "evaluate_teachers")
+"""Settings of a distill stage that evaluations and reports read: of a finished stage too, those of the recipe count."""
 NOT_IN_FINGERPRINT = (
     *("micro_batch_size", "save_every", "gradient_checkpointing", "health", "max_too_long", "packing"),
-    *("vllm", "vllm_server", "min_coverage", "evaluate_teachers"),
+    *("vllm", "vllm_server", *READ_AFTERWARDS),
 )
 """Settings of a stage that do not change what it learns. What samples is recorded in the stage's own files."""
 

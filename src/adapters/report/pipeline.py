@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -115,9 +116,8 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
         out.append(("first KL", short(kl)))
     if (share := number(figures.get("zero_variance_share"))) is not None:
         out.append(("groups without variance", f"{share:.0%}"))
-    if low := as_dict(figures.get("low_coverage")):
-        told = ", ".join(f"{domain} {share:.0%}" for domain, share in low.items())
-        out.append(("low coverage", f"{told}: the loss does not see the student's other tokens; raise top_k"))
+    if low := _low_coverage(figures, number(stage.settings.get("min_coverage")) or 0.0):
+        out.append(("low coverage", f"{low}: the loss does not see the student's other tokens; raise top_k"))
     for key, word in (("samples", "own answers"), ("select", "held-out rows"), ("unreadable", "prompts")):
         if text := as_dict(figures.get(key)).get("text"):
             out.append((word, plain(text)))
@@ -127,6 +127,12 @@ def _figures(stage: Stage) -> list[tuple[str, str]]:
     if memory := peak_memory_text(stage.manifest):
         out.append(("peak memory", memory))
     return out
+
+
+def _low_coverage(figures: Mapping[str, Any], least: float) -> str:
+    """The domains, with their coverage, that a distilled student ends below `least` in."""
+    ends = {match[1]: number(v) for k, v in figures.items() if (match := re.fullmatch("coverage/(.+)_last", k))}
+    return ", ".join(f"{domain} {share:.0%}" for domain, share in ends.items() if share is not None and share < least)
 
 
 def _reference(stage: Stage, *, new: bool) -> str | None:

@@ -191,7 +191,7 @@ def test_the_student_learns_from_both_and_the_teachers_stay_as_they_are(
         assert 0 < entry["coverage"] <= 1
         assert {"teacher_coverage", "entropy", "completions/mean_length", "completions/clipped_ratio"} <= entry.keys()
     assert figures["loss_last"] < 0.7 * figures["loss_first"]
-    assert set(figures["low_coverage"]) == {"bio", "news"}
+    assert all(0 < figures[f"coverage/{domain}_last"] < 0.999 for domain in ("bio", "news"))
     assert capsys.readouterr().err.count("below min_coverage") == 2, "once for each domain"
     for checkpoint in (tmp_path / "out" / "trainer").glob("checkpoint-*"):
         assert not list(checkpoint.rglob("teacher*")), "a checkpoint holds the student alone"

@@ -241,7 +241,7 @@ def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
         with fast, replaced_loss(RoutedLoss(teacher, stage, tally, trainer.accelerator.num_processes)):
             state = run.train(trainer)
         release(trainer)
-    return {"steps": state.global_step, **distill_figures(state.log_history, stage.min_coverage)}
+    return {"steps": state.global_step, **distill_figures(state.log_history)}
 
 
 def _prompts(
