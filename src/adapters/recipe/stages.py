@@ -298,7 +298,8 @@ class Distill(_Sampled):
     top_k: Count = Field(default=64, description="Tokens of the teacher on which both sides are compared; at least 2.")
     max_completion_length: Count = Field(default=256, description="The student's completions are cut here.")
     min_coverage: Share = Field(
-        default=0.5, description="Warn while the student has less of its probability on a teacher's top_k tokens."
+        default=0.5,
+        description="Warn where over ten steps the student has less of its probability on a teacher's top_k tokens.",
     )
     health: DistillHealth = Field(
         default=DistillHealth(),

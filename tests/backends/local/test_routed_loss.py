@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from trl.trainer.utils import RepeatSampler
 
 from adapters.backends.batches import stratified
 from adapters.backends.local import distill, top_k_kl
-from adapters.backends.local.distill import PARAMETERS, REPLACED, RoutedLoss, Tally, replaced_loss
+from adapters.backends.local.distill import PARAMETERS, REPLACED, Coverage, RoutedLoss, Tally, replaced_loss
 from adapters.backends.local.routed_teacher import Route, RoutedTeacher, routes
 from adapters.backends.local.top_k_kl import Head, mass, reverse_kl, support, token_figures
 from adapters.errors import UserError
@@ -135,6 +137,25 @@ def test_the_mean_is_inside_a_row_then_a_domain_then_over_domains(monkeypatch: p
         | {"coverage": 0.5, "teacher_coverage": 1.0},
         abs=1e-6,
     )
+
+
+def test_a_low_coverage_is_warned_of_once_by_the_mean_of_ten_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally(["bio", "chem"])
+
+    def warned(low: list[float], steps: int) -> list[str]:
+        coverage = Coverage(tally, 0.5)
+        accelerator = SimpleNamespace(device="cpu", reduce=lambda sums, reduction: sums)
+        coverage.trainer = SimpleNamespace(accelerator=accelerator, _metrics={"train": defaultdict(list)})
+        for step, value in enumerate(low, 1):
+            tally.add("bio", 0.1, value, 1.0, 1, 1)
+            tally.add("chem", 0.1, 0.9, 1.0, 1, 1)
+            coverage.on_step_end(None, SimpleNamespace(global_step=step, max_steps=steps), None)
+        return re.findall(r"step (\d+): over (\d+) steps the student has (\d+%).* 'bio'", capsys.readouterr().err)
+
+    assert warned([0.1, *[0.9] * 19], 20) == [], "one step has few rows"
+    assert warned([0.95] * 10 + [0.1] * 10, 20) == [("16", "10", "44%")]
+    assert warned([0.9] * 5 + [0.1] * 4, 20) == []
+    assert warned([0.4] * 3, 3) == [("3", "3", "40%")], "a stage of fewer steps"
 
 
 def test_the_whole_vocabulary_is_the_reverse_kl_of_trl() -> None:

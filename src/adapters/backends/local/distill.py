@@ -8,6 +8,7 @@ several (huggingface/trl#6151, #7215) `routed_teacher` would be unnecessary.
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ PARAMETERS: Final = (
     *("teacher_final_logit_softcapping", "temperature"),
 )
 """Parameters of the function that is replaced, by which the trainer calls ours."""
+WARNED: Final = 10
+"""Steps over whose mean a low coverage is warned of; a single one has few rows of a domain."""
 FIGURES: Final = ("loss", "coverage", "teacher_coverage", "tokens", "rows")
 
 
@@ -159,6 +162,7 @@ class Coverage(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, tally: Tally, least: float) -> None:
         self.tally, self.least, self.low = tally, least, set[str]()
+        self.steps: deque[dict[str, float]] = deque(maxlen=WARNED)
         self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -169,13 +173,17 @@ class Coverage(TrainerCallback):  # type: ignore[misc]
         figures = self.tally.figures(sums)
         for name, value in figures.items():
             self.trainer._metrics["train"][name].append(value)
+        self.steps.append(figures)
+        if len(self.steps) < WARNED and state.global_step < state.max_steps:
+            return
         for domain in self.tally.domains:
-            if figures[f"coverage/{domain}"] < self.least and domain not in self.low:
+            share = sum(step[f"coverage/{domain}"] for step in self.steps) / len(self.steps)
+            if share < self.least and domain not in self.low:
                 self.low.add(domain)
                 if is_main():
                     console(stderr=True).print(
-                        f"warning: step {state.global_step}: the student has {figures[f'coverage/{domain}']:.0%} of "
-                        f"its probability on the top_k tokens of the teacher of {domain!r}, below min_coverage "
+                        f"warning: step {state.global_step}: over {len(self.steps)} steps the student has {share:.0%} "
+                        f"of its probability on the top_k tokens of the teacher of {domain!r}, below min_coverage "
                         f"({self.least:.0%}); the loss does not see the rest. Raise top_k, or begin with an SFT stage.",
                         markup=False,
                         soft_wrap=True,
