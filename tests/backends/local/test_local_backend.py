@@ -103,6 +103,15 @@ def test_trl_options_are_checked_against_trl(tiny_model: Path, option: dict, tex
     assert raised.value.at == ("stages", 0, "trl", next(iter(option)))
 
 
+def test_a_stage_that_trains_without_dropout_says_so(tiny_model: Path) -> None:
+    shared = {"data": [{"path": "x"}], "learning_rate": 1e-4}
+    stages = [{"kind": "sft", **shared}, {"kind": "distill", "teachers": {"a": "x"}, **shared}]
+    told = "stage 2: lora.dropout has no effect, as a distill stage trains without it"
+    for dropout, wanted in ((0.1, [told]), (0.0, [])):
+        made = recipe(tiny_model, stages=stages, lora={"dropout": dropout})
+        assert [note for note in LocalBackend(made).check(made.stages) if "dropout" in note] == wanted
+
+
 def test_good_trl_options_pass(tiny_model: Path) -> None:
     stage = recipe(tiny_model).stages[0].model_copy(update={"trl": {"loss_type": "dr_grpo", "epsilon": 0.3}})
     trainer_args.check_options(stage, ("stages", 0))

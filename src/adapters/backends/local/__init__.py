@@ -124,6 +124,9 @@ class LocalBackend(TokenizingBackend):
         world, device = self.state.num_processes, self.state.device
         how = f", {sharded}" if sharded else ""
         notes = [f"{world} process{'es' if world > 1 else ''} on {device}, {precision(self.recipe.model)}{how}"]
+        if self.recipe.lora.dropout:
+            off = [(n, s.kind) for n, s in enumerate(stages, 1) if s.method in trainer_args.WITHOUT_DROPOUT]
+            notes += [f"stage {n}: lora.dropout has no effect, as a {kind} stage trains without it" for n, kind in off]
         return notes + flat + (self.on_fallback() if on_gpu() else [])
 
     def check_start(self, folder: Path) -> None:

@@ -46,10 +46,13 @@ ENTROPY = {"entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quan
 OF_DISTILL = {
     "beta": "the stage itself: the loss is the reverse KL on the teacher's top_k tokens",
     "top_k": "the stage's own top_k (TRL's is another thing, a limit of what is sampled)",
+    "disable_dropout": "the run itself: an answer is judged as it was sampled, without dropout",
     **dict.fromkeys(("use_vllm", "vllm_mode"), "the stage itself: the student samples without vLLM"),
     **dict.fromkeys(("teacher_model_name_or_path", "teacher_model_init_kwargs", "teacher_model_revision"), "teachers"),
 }
 """TRL options that mean something else in a distill stage, or nothing -> what decides."""
+WITHOUT_DROPOUT = ("dpo", "grpo", "distill")
+"""Methods that compare probabilities, which dropout would change."""
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 DIVERGENCE_LOSSES = LOSSES["dpo"][:8]  # the losses that TRL computes with another divergence than reverse_kl
 OWNED = {
