@@ -13,7 +13,7 @@ from student import COMPARED, ECHO, run_all
 from tiny import ie_rows, write_jsonl
 from typer.testing import CliRunner
 
-from adapters.backends.echo import EchoBackend
+from adapters.backends.echo import EchoBackend, EchoSampler
 from adapters.cli.main import app
 from adapters.files import read_json, read_jsonl
 from adapters.pipeline import starting
@@ -165,8 +165,6 @@ def test_over_seeds_the_student_is_compared_with_each_teacher(recipe: Path) -> N
 
 @pytest.mark.slow
 def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters.backends.echo import EchoSampler
-
     real = EchoSampler.__call__
 
     def broken(self: Any, prompts: Any, **options: Any) -> Any:
@@ -179,7 +177,8 @@ def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, mon
     run = run_all(recipe, "stages.0.skip_unreadable=true", "stages.0.max_steps=10")
     figures = read_json(run / "1-distill" / "manifest.json")["figures"]["unreadable"]
     assert (figures["bio"], figures["news"]) == (1, 1)
-    assert "bio 1 of 20, news 1 of 12" in figures["text"]
+    told = "prompts that their teacher cannot answer, left out: bio 1 of 20, news 1 of 12"
+    assert dict(steps(RunFolder.open(run))[0].figures)["prompts"] == figures["text"] == told
     answers = list(read_jsonl(run / "1-distill" / "teacher_answers.jsonl"))
     assert len(answers) == 32
     assert sum(not line["readable"] for line in answers) == 2
@@ -188,3 +187,27 @@ def test_prompts_that_their_teacher_cannot_answer_are_left_out(recipe: Path, mon
     answers = read_jsonl(run / "1-distill" / "teacher_answers.jsonl")
     assert Counter(line["domain"] for line in answers) == {"bio": 4, "news": 4}, "no more than two steps draw"
     assert read_json(run / "1-distill" / "manifest.json")["steps"] == 2
+
+
+@pytest.mark.slow
+def test_a_stopped_run_asks_no_teacher_again(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real, asked = run_all(recipe).parent / "stopped", EchoBackend.sampler, list[str]()
+
+    def sampler(adapter: Path) -> Any:
+        asked.append(adapter.parent.name)
+        return real(adapter)
+
+    monkeypatch.setattr(EchoBackend, "sampler", staticmethod(sampler))
+    command = ["run", str(recipe), *ECHO, "name=stopped", "evaluate=[]", "stages.0.skip_unreadable=true"]
+    with monkeypatch.context() as stopping:
+        stopping.setattr(EchoBackend, "train", lambda *args: 1 / 0)
+        for now in (["bio", "news"], []):
+            asked.clear()
+            assert CliRunner().invoke(app, command).exit_code == 1
+            assert asked == now
+    answers = folder / "1-distill.partial" / "teacher_answers.jsonl"
+    *kept, last = answers.read_text().splitlines(keepends=True)
+    answers.write_text("".join([*kept, last[:20]]))
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert asked == ["news"], "the one whose answers are not whole"
+    assert (folder / "1-distill" / answers.name).read_text() == "".join([*kept, last])

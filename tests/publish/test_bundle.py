@@ -314,6 +314,20 @@ def test_the_card_says_what_sampled_the_completions(made: tuple[Finished, Path])
 
 
 @pytest.mark.usefixtures("same_plots")
+def test_the_card_names_teachers_and_what_they_were_trained_on(made: tuple[Finished, Path]) -> None:
+    finished, folder = made
+    data = [{"source": "genes", "license": "cc0-1.0"}, {"source": "made"}, {"source": "genes", "license": "cc0-1.0"}]
+    teachers = {"bio": {"name": "bio/1-sft", "path": "/home/someone/bio/1-sft", "rows": 1200, "data": data}}
+    teachers |= {"law": {"name": "law", "path": "/home/someone/law", "rows": 20, "data": []}}
+    stage = dataclasses.replace(finished.stages[-1], manifest=finished.stages[-1].manifest | {"teachers": teachers})
+    changed = dataclasses.replace(finished, stages=(finished.stages[0], stage))
+    text = card.render(changed, folder, "me/funding-echo", FACTS, [])
+    told = "- Teacher **bio:** `bio/1-sft`, 1,200 prompts; trained on genes (cc0-1.0), made (licence not given)"
+    assert f"{told}\n- Teacher **law:** `law`, 20 prompts; trained on unknown data\n" in text
+    assert "/home/someone" not in text
+
+
+@pytest.mark.usefixtures("same_plots")
 def test_the_card_says_which_state_was_chosen(made: tuple[Finished, Path]) -> None:
     finished, folder = made
     stage = finished.stages[-1]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import GenerationConfig, PreTrainedTokenizerFast  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from adapters.backends.local import prompt_audit, training  # noqa: E402
+from adapters.backends.local import distill, prompt_audit, training  # noqa: E402
 from adapters.backends.local.base_model import Base  # noqa: E402
 from adapters.backends.local.encoder import Encoder  # noqa: E402
 from adapters.backends.local.tokenizer import load_tokenizer  # noqa: E402
@@ -195,6 +195,15 @@ def test_tool_calls_reach_the_prompt_of_every_stage(name: str) -> None:
         found = prompt_audit.audit(encoder, [example], ["dpo", "grpo"])
         assert [shown["different"] for shown in found["shown"]] == [[]]
         assert list(found["shown"][0]["views"]) == ["grpo", "dpo", "evaluation", "model card"]
+
+
+def test_tools_do_not_reach_the_prompt_of_a_distillation() -> None:
+    encoder, at = of_trl("qwen3"), ("stages", 0, "data")
+    prompts, table = distill._prompts(encoder, [pair()], at)
+    assert (len(prompts), list(table)) == (1, [tuple(encoder.prompts([pair().prompt])[0])])
+    with pytest.raises(UserError, match="the prompt of row 'r1' of s has tools or parts that TRL's") as raised:
+        distill._prompts(encoder, [pair(tools=[TOOL])], at)
+    assert raised.value.at == at
 
 
 def test_rows_with_other_arguments_keep_their_own_in_grpo() -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import trl.trainer.distillation_trainer as trl_distillation
-from launching import difference, lines, run, two_processes, weights
+from launching import accelerate, difference, lines, run, two_processes, weights
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import ie_rows, save_lively_model, write_jsonl
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from adapters.backends.adapter_folder import WEIGHTS
 from adapters.backends.base_files import WHEELS, Wheel
-from adapters.backends.local import base_model, distill
+from adapters.backends.local import base_model, distill, sharding
 from adapters.backends.local.distill import REPLACED, RoutedLoss
-from adapters.backends.local.routed_teacher import routes
+from adapters.backends.local.routed_teacher import routes, teachers_beside
 from adapters.errors import UserError
 from adapters.files import sha256
 
@@ -48,15 +52,11 @@ stages:
 """
 
 
-def save_teacher(tiny: Path, folder: Path, seed: int) -> Path:
+def random_adapter(tiny: Path, seed: int) -> PeftModel:
     """A random LoRA adapter, far enough from the base for its answers to be others."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     torch.manual_seed(seed)
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), lora).save_pretrained(folder)
-    return folder
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), lora)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def mine(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     lively = save_lively_model(tiny_model, tmp_path / "lively")
     for seed, name in enumerate(("bio", "news")):
         write_jsonl(tmp_path / f"{name}.jsonl", ie_rows(8, name))
-        save_teacher(lively, tmp_path / "teachers" / name, seed)
+        random_adapter(lively, seed).save_pretrained(tmp_path / "teachers" / name)
     path = tmp_path / "student.yaml"
     path.write_text(RECIPE.replace("BASE", str(lively)).replace("RUNS", str(tmp_path / "runs")))
     return path
@@ -121,8 +121,6 @@ def test_teachers_of_a_wheel_are_checked_before_anything_trains(mine: Path, monk
 
 
 def test_another_trl_or_class_is_refused_before_anything_trains(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import LlamaForCausalLM
-
     with monkeypatch.context() as changed:
         changed.setattr(trl_distillation, REPLACED, lambda student, teacher: None)
         with pytest.raises(UserError, match="does not compute its distillation loss as") as raised:
@@ -143,6 +141,39 @@ def test_prompts_of_two_domains_are_refused_by_their_tokens_before_anything_trai
     with pytest.raises(UserError, match="row 'bio0' of bio and row 'news0' of news have one prompt") as raised:
         planned(mine)
     assert raised.value.at == ("stages", 0, "data")
+
+
+def test_a_teacher_that_is_changed_by_a_bit_fails_the_stage(mine: Path) -> None:
+    model = random_adapter(mine.parent / "lively", 7)
+    folders = {domain: mine.parent / "teachers" / domain for domain in ("bio", "news")}
+    student = {name for name, p in model.named_parameters() if p.requires_grad}
+
+    def beside(what: Callable[[torch.Tensor], object]) -> None:
+        with teachers_beside(model, folders) as names:
+            assert set(model.peft_config) == {"default", *names.values()}
+            what(next(p.data for name, p in model.named_parameters() if f".{names['news']}." in name))
+
+    def flip(tensor: torch.Tensor) -> None:
+        tensor.view(torch.int32)[-1, -1] ^= 1
+
+    def fail(tensor: torch.Tensor) -> None:
+        raise KeyError("training")
+
+    changed = pytest.raises(RuntimeError, match="training changed the teacher 'news': base_model")
+    for what, ends in ((flip, changed), (fail, pytest.raises(KeyError)), (lambda tensor: None, nullcontext())):
+        with ends:
+            beside(what)
+        assert (list(model.peft_config), model.active_adapters) == (["default"], ["default"])
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == student
+        assert "save_pretrained" not in vars(model)
+
+
+@pytest.mark.parametrize("sharded", ["zero2", "zero3", "fsdp2"])
+def test_launches_that_shard_weights_are_refused(mine: Path, sharded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "check_launch", lambda: sharded)
+    with pytest.raises(UserError, match=f"this launch asks for {sharded}; use ddp.yaml or one process") as raised:
+        planned(mine)
+    assert raised.value.at == ("stages", 0)
 
 
 def trained(path: Path, folder: Path, *overrides: str) -> tuple[dict, list[dict]]:
@@ -256,14 +287,36 @@ def test_a_killed_student_goes_on_as_if_it_had_not_been(mine: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_two_processes_share_a_step(mine: Path, tmp_path: Path) -> None:
     before = sha256(tmp_path / "teachers" / "bio" / WEIGHTS)
-    launch = ["--launch", two_processes(tmp_path, "ddp")]
-    done = run([*ADAPTERS, "run", str(mine), *launch, "model.precision=fp32", "stages.0.max_steps=10"], tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    folder = tmp_path / "runs" / "student" / "1-distill"
-    steps = [e for e in lines(folder / "log.jsonl") if "coverage" in e]
-    assert len(steps) == 10
-    for entry in steps:
+    (tmp_path / "each.py").write_text(
+        "import os\n"
+        "from peft import get_peft_model_state_dict\n"
+        "from safetensors.torch import save_file\n"
+        "from adapters.backends.local import LocalBackend\n"
+        "real = LocalBackend._save\n"
+        "def saved(self, run, start, folder):\n"
+        "    place = folder / f'rank{os.environ.get(\"RANK\", 0)}'\n"
+        "    place.mkdir()\n"
+        f"    save_file(get_peft_model_state_dict(run.model), place / '{WEIGHTS}')\n"
+        "    return real(self, run, start, folder)\n"
+        "LocalBackend._save = saved\n"
+        "from adapters import main\n"
+        f"main({str(mine)!r})\n"
+    )
+    # SGD without clipping shows the size of gradients; greedy answers are the same in any process.
+    plain = "stages.0.trl={optim: sgd, max_grad_norm: 0.0, generation_kwargs: {do_sample: false}}"
+    settings = [plain, "model.precision=fp32", "stages.0.max_steps=2", "stages.0.learning_rate=1.0"]
+    for name, launch in (("one", [sys.executable]), ("two", accelerate(two_processes(tmp_path, "ddp")))):
+        done = run([*launch, "each.py", f"name={name}", *settings], tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (tmp_path / "runs" / name / "1-distill" for name in ("one", "two"))
+    assert difference(two / "rank0", two / "rank1") == 0
+    assert difference(two / "rank0", two) == 0
+    assert difference(one, two) < 1e-6
+    assert max(float(t.abs().max()) for name, t in weights(two).items() if "lora_B" in name) > 0.01, "from zero"
+    logs = [[e for e in lines(folder / "log.jsonl") if "coverage" in e] for folder in (one, two)]
+    for entry, other in zip(*logs, strict=True):
         assert entry["loss"] == pytest.approx((entry["loss/bio"] + entry["loss/news"]) / 2, rel=1e-3)
-    assert steps[-1]["loss"] < steps[0]["loss"]
-    manifest = json.loads((folder / "manifest.json").read_text())
+        for name in ("loss", "loss/bio", "loss/news", "coverage/bio", "coverage/news", "entropy"):
+            assert entry[name] == pytest.approx(other[name], rel=1e-4)
+    manifest = json.loads((two / "manifest.json").read_text())
     assert manifest["teachers"]["bio"]["weights"] == before == sha256(tmp_path / "teachers" / "bio" / WEIGHTS)

@@ -14,6 +14,7 @@ from tiny import funding_rows
 from adapters.errors import UserError
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Recipe
+from adapters.recipe.stages import Distill
 
 torch = pytest.importorskip("torch")
 
@@ -98,6 +99,26 @@ def test_one_switch_drives_thinking_for_every_use(tiny_model: Path, encoder: Enc
 def test_trl_options_are_checked_against_trl(tiny_model: Path, option: dict, text: str) -> None:
     made = recipe(tiny_model)
     stage = made.stages[0].model_copy(update={"trl": option})
+    with pytest.raises(UserError, match=text) as raised:
+        trainer_args.check_options(stage, ("stages", 0))
+    assert raised.value.at == ("stages", 0, "trl", next(iter(option)))
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"beta": 0.5}, "the loss is the reverse KL on the teacher's top_k tokens"),
+        ({"top_k": 5}, "decided by the stage's own top_k"),
+        ({"use_vllm": True}, "the student samples without vLLM"),
+        ({"vllm_mode": "server"}, "the student samples without vLLM"),
+        ({"teacher_model_name_or_path": "x"}, "decided by teachers"),
+        ({"teacher_model_init_kwargs": {}}, "decided by teachers"),
+        ({"teacher_model_revision": "x"}, "decided by teachers"),
+        ({"disable_dropout": False}, "an answer is judged as it was sampled, without dropout"),
+    ],
+)
+def test_options_that_mean_something_else_in_a_distillation_are_refused(option: dict, text: str) -> None:
+    stage = Distill(kind="distill", data=({"path": "x"},), learning_rate=1e-4, teachers={"a": "x"}, trl=option)
     with pytest.raises(UserError, match=text) as raised:
         trainer_args.check_options(stage, ("stages", 0))
     assert raised.value.at == ("stages", 0, "trl", next(iter(option)))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import trl.trainer.distillation_trainer as trl_distillation
+from torch import nn
 from trl.trainer.utils import RepeatSampler
 
 from adapters.backends.batches import stratified
@@ -209,3 +210,10 @@ def test_a_prompt_of_two_domains_is_refused_by_its_tokens() -> None:
     assert table == {(1, 2): Route("bio", (1, 2)), (1, 3): Route("bio", (1, 9))}
     with pytest.raises(UserError, match="row 'a' and row 'b' have one prompt, to the token, and two domains"):
         routes([("row 'a'", [1], "bio", [1]), ("row 'b'", [1], "chem", [1])])
+
+
+def test_a_prompt_that_is_none_of_the_stages_has_no_teacher() -> None:
+    teacher = RoutedTeacher(nn.Linear(1, 1), {"bio": "teacher0"}, {(1, 2): Route("bio", (1, 2))}, pad=0)  # type: ignore[arg-type]
+    ids = torch.tensor([[1, 2, 7, 8], [1, 3, 7, 8]])
+    with pytest.raises(RuntimeError, match="a prompt that is not one of the stage's"):
+        teacher.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=3, use_cache=False)

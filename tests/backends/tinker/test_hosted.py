@@ -353,6 +353,7 @@ def test_clipping_bounds_are_absolute_and_always_sent() -> None:
 
 
 GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards": ["funding"]}
+DISTILL = {"kind": "distill", "data": [{"path": "x"}], "learning_rate": 1e-4, "teachers": {"a": "x"}}
 
 
 @pytest.mark.parametrize(
@@ -373,6 +374,7 @@ GRPO = {"kind": "grpo", "data": [{"path": "x"}], "learning_rate": 1e-4, "rewards
         ({"stages": [{**GRPO, "gradient_checkpointing": True}]}, ("stages", 0, "gradient_checkpointing"), "leave it"),
         ({"stages": [{**GRPO, "select": {}}]}, ("stages", 0, "select"), "keeps the last state"),
         ({"stages": [{**GRPO, "vllm": "colocate"}]}, ("stages", 0, "vllm"), "leave it"),
+        ({"stages": [DISTILL]}, ("stages", 0), "does not distill; use trainer: local"),
     ],
 )
 def test_what_the_service_cannot_express_is_an_error(changes: dict, at: tuple, text: str) -> None:
