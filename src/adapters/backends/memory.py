@@ -256,14 +256,25 @@ def _sampling(shape: Shape, use: Use) -> tuple[list[float], float]:
 
 
 def _logits(shape: Shape, use: Use) -> float:
+    tokens = min(use.tokens, use.target or use.tokens) * use.micro_batch * use.sides
+    if use.teachers:
+        return _judged_logits(shape, use, tokens)
     # TRL's fused head folds tiles of 4,096 tokens and 8,192 entries of the vocabulary; three such tiles of fp32 are
     # alive at once. It keeps its input and adds up that input's gradient in fp32.
-    tokens = min(use.tokens, use.target or use.tokens) * use.micro_batch * use.sides
     tiles = 3 * 4.0 * min(4096, tokens) * min(shape.vocabulary, 8192)
     if not use.gpu:  # speedups/log_probs.py: 512 tokens, 16 of them in fp32; and the head's weights in their type
         head = use.compute_bytes * shape.hidden if _casts(use) else 0
         tiles = shape.vocabulary * (use.compute_bytes * min(512, tokens) + 3 * 4.0 * min(16, tokens) + head)
     return tiles + tokens * shape.hidden * (4.0 + use.compute_bytes)
+
+
+def _judged_logits(shape: Shape, use: Use, tokens: int) -> float:
+    # local/top_k_kl.py: three tiles of 1,024 tokens with the whole vocabulary are alive at once, in fp32.
+    tiles = 3 * 4.0 * min(1024, tokens) * shape.vocabulary
+    other_type = max(16.0, use.weight_bits) != 8 * use.compute_bytes
+    head = use.compute_bytes * shape.hidden * shape.vocabulary if other_type else 0
+    # The hidden states of both sides without padding, and the student's gradient, whole and of a tile.
+    return tiles + head + 4.0 * use.compute_bytes * tokens * shape.hidden
 
 
 def _casts(use: Use) -> bool:

@@ -13,6 +13,9 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from tiny import funding_rows, write_jsonl
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -20,6 +23,7 @@ from adapters.backends.local import memory_plan
 from adapters.backends.local.activation_trace import Trace
 from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import new_adapter
+from adapters.backends.local.top_k_kl import Head, token_figures
 from adapters.backends.memory import (
     GB,
     Shape,
@@ -252,6 +256,44 @@ def test_the_merged_copy_takes_turns_with_training() -> None:
     longer = replace(small, micro_batch=16, checkpointing=False)
     both = [peak(components(LLAMA_8B, replace(longer, merged_copy=m)), gpu=True) for m in (False, True)]
     assert both[0] == both[1]
+
+
+class Held(TorchDispatchMode):
+    """The most bytes of tensors that are alive at once, those that were there before left out."""
+
+    def __init__(self, *known: torch.Tensor) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in known}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for storage in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
+            if storage._cdata not in self.known:
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.alive = {key: held for key, held in self.alive.items() if not held[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return out
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 32), (torch.bfloat16, 16)])
+@pytest.mark.parametrize("tokens", [200, 1030])
+@pytest.mark.parametrize("hidden", [16, 128])
+def test_the_logits_of_a_distillation_are_planned_as_they_are_held(
+    dtype: torch.dtype, bits: int, tokens: int, hidden: int
+) -> None:
+    vocabulary = 3000  # of short hidden states the support's own rows of the head are taken, of long ones all
+    head = torch.randn(vocabulary, hidden).to(dtype)
+    student, teacher = (torch.randn(tokens, hidden).to(dtype).requires_grad_(side) for side in (True, False))
+    with Held(head, student, teacher) as held:
+        token_figures(student, teacher, Head(head), Head(head), 64).loss.sum().backward()
+    shape = replace(LLAMA_8B, vocabulary=vocabulary, hidden=hidden)
+    use = replace(GRPO, micro_batch=1, target=tokens, teachers=1, weight_bits=bits, compute_bytes=bits // 8)
+    assert components(shape, use)["logits"] == pytest.approx(held.most, rel=0.05)
+    wide = components(shape, replace(use, weight_bits=32, compute_bytes=2))["logits"]
+    narrow = components(shape, replace(use, weight_bits=16, compute_bytes=2))["logits"]
+    assert wide - narrow == 2 * head.numel(), "a head of another type is cast"
 
 
 # --- whole recipes ----------------------------------------------------------------------------------------------
