@@ -69,7 +69,6 @@ def main() -> None:
 def seconds(options: argparse.Namespace, teachers: int, *, ours: bool, speedups: bool) -> list[float]:
     """The time of every step but the first."""
     from peft import PeftModel
-    from trl import DistillationTrainer
 
     from adapters.backends import backend as make_backend
     from adapters.backends.local import distill
@@ -93,7 +92,7 @@ def seconds(options: argparse.Namespace, teachers: int, *, ours: bool, speedups:
     contender: Any = nullcontext()
     if not ours:
         merged = PeftModel.from_pretrained(load_base(backend.base, file.recipe.model), names[0]).merge_and_unload()
-        trl_alone = {"Trainer": DistillationTrainer, "RoutedTeacher": lambda *_: merged}
+        trl_alone = {"under_autocast": lambda _: None, "RoutedTeacher": lambda *_: merged}
         contender = patch.multiple(distill, replaced_loss=lambda _: nullcontext(), **trl_alone)
     with contender:
         backend.train(make_plan(file, backend).jobs[0], None, out, lambda *_: None)

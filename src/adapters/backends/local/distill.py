@@ -133,13 +133,18 @@ class RoutedLoss:
         return losses.sum() * self.share, figures.entropy.sum(), counts.sum()
 
 
-class Trainer(DistillationTrainer):  # type: ignore[misc]
-    """TRL's trainer, under autocast: it computes its passes past the forward that accelerate has wrapped in it."""
+def under_autocast(trainer: Any) -> None:
+    """Let a trainer of distillation compute its loss under autocast.
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss of a micro-batch."""
-        with self.accelerator.autocast():
-            return super().compute_loss(*args, **kwargs)
+    TRL computes both passes past the forward that accelerate has wrapped in it.
+    """
+    plain = trainer.compute_loss
+
+    def compute_loss(*args: Any, **kwargs: Any) -> Any:
+        with trainer.accelerator.autocast():
+            return plain(*args, **kwargs)
+
+    trainer.compute_loss = compute_loss
 
 
 @contextmanager
@@ -239,7 +244,8 @@ def train_distill(run: LocalStage, stage: Distill) -> dict[str, Any]:
     phase("loading the teachers")
     with teachers_beside(model, {d: Path(stage.teachers[d]) for d in domains}) as names:
         teacher = RoutedTeacher(model, names, table, run.encoder.tokenizer.pad_token_id)
-        trainer = run.trainer(Trainer, [prompts[n] for n in order], teacher_model=teacher)
+        trainer = run.trainer(DistillationTrainer, [prompts[n] for n in order], teacher_model=teacher)
+        under_autocast(trainer)
         coverage.trainer = trainer
         trainer.add_callback(coverage)
         # By its scores merged sampling measures what rounding does.
