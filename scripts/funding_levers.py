@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=40, help="of GRPO")
     parser.add_argument("--like", default="best_of", help="the lever whose seconds the control gets")
     parser.add_argument("--real", type=int, default=100, help="fresh real statements with funders")
+    parser.add_argument("--seen", type=int, default=0, help="real statements of SFT that the levers learn from too")
     parser.add_argument("--made", type=int, nargs=2, default=[250, 264], help="fresh ones: written, synthetic")
     parser.add_argument("--without", help="id of a statement; the figures without it are shown too")
     options = parser.parse_args(arguments)
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "fresh.jsonl").is_file():
-        split(options.folder, out, options.real, *options.made)
+        split(options.folder, out, options.real, options.seen, *options.made)
     tests = [{"name": s, "data": [{"path": str((options.folder / f"{s}.jsonl").resolve())}]} for s in SETS]
     tests = [test | {"max_new_tokens": 1500} for test in tests]
     ends = [f"data_root={out}", f"run_dir={out}", f"evaluate={json.dumps(tests)}"]
@@ -151,14 +152,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(runs, left_out, mended)
 
 
-def split(folder: Path, out: Path, real: int, written: int, synthetic: int) -> None:
-    """Write the rows of SFT, and fresh ones."""
+def split(folder: Path, out: Path, real: int, seen: int, written: int, synthetic: int) -> None:
+    """Write the rows of SFT, and those of the levers: fresh ones, and `seen` real ones of SFT's."""
     rows = [mend(row) for row in read_jsonl(folder / "grobid_train.jsonl")]
     order = np.random.default_rng(0).permutation([n for n, row in enumerate(rows) if row["funders"]])[:real]
     kept_back = set(order.tolist())
     library_rows = list(library.synthesize(2250, 1))
     fresh = [*(rows[n] for n in order), *library_rows[-written:], *synthesize(synthetic, 9001)]
-    write_jsonl(out / "real.jsonl", [row for n, row in enumerate(rows) if n not in kept_back])
+    known = [row for n, row in enumerate(rows) if n not in kept_back]
+    fresh += [known[n] for n in np.random.default_rng(1).permutation(len(known))[:seen]]
+    write_jsonl(out / "real.jsonl", known)
     write_jsonl(out / "made.jsonl", [*library_rows[:-written], *synthesize(2100, 1)])
     write_jsonl(out / "fresh.jsonl", fresh)
 

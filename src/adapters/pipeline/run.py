@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -20,7 +21,7 @@ from adapters.backends.jobs import PICKED, Backend, Evaluation, Job
 from adapters.environment import peak_memory, versions
 from adapters.errors import UserError
 from adapters.evaluation import comparison, constraining, episodes
-from adapters.evaluation.evaluate import SetFigures, evaluate, read_figures, store_alignment, stored_answers
+from adapters.evaluation.evaluate import SetFigures, Stored, evaluate, read_figures, store_alignment, stored_answers
 from adapters.evaluation.picking import PickingSampler
 from adapters.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from adapters.pipeline import distilling, ledger, starting
@@ -34,7 +35,7 @@ from adapters.plugins.rewards import NamedReward, once_each
 from adapters.recipe.first_line import HEADER
 from adapters.recipe.load import present_keys
 from adapters.recipe.stages import Distill, TokenClassification, samples_of
-from adapters.types import Sampler, Task
+from adapters.types import Progress, Task
 
 CHANGEABLE_RECIPE_KEYS = ("evaluate", "evaluate_base", "publish", "report_to", "data_root", "run_dir", HEADER)
 """A run may be continued with other values of these keys: none affects trained weights."""
@@ -252,13 +253,13 @@ def evaluate_all(
     evaluations = [each for e in evaluations for each in e.ways]
     sets: dict[str, dict[str, SetFigures]] = {e.name: {} for e in evaluations}
     for label, adapter in models:
-        sampler = None
+        asked = cache(partial(backend.sampler, adapter))  # a model is loaded once, if it is asked at all
         for evaluation in evaluations:
             if evaluation.picked and adapter is None:
                 continue  # what an untrained model says several times is worth no time
             out = folder / "eval" / label / evaluation.name
-            scorer, graders = episodes.scoring(evaluation, task, rewards)
-            key = _evaluation_key(evaluation, adapter, graders)
+            scoring = episodes.scoring(evaluation, task, rewards)
+            key = _evaluation_key(evaluation, adapter, scoring[1])
             figures = read_figures(out)
             if figures.get("key") != key:
                 answered = [folder / "eval" / name for name in dict.fromkeys([label, *(name for name, _ in models)])]
@@ -266,32 +267,45 @@ def evaluate_all(
                 found = (stored_answers(of_model / evaluation.name, evaluation, key) for of_model in answered)
                 stored = next(filter(None, found), None)
                 backend.barrier()  # all have read what is now replaced
-                if console.is_main():
-                    (out / "metrics.json").unlink(missing_ok=True)  # it does not belong to the samples that follow
                 with console.progress(f"evaluating {evaluation.name} ({label})") as progress:
-                    if stored is None:
-                        sampler = sampler or backend.sampler(adapter)
-                    answers = stored or cast(Sampler, sampler)
-                    if evaluation.picked and stored is None:
-                        answers = PickingSampler(cast(Sampler, sampler), evaluation, task)
-                    if evaluation.constrained and stored is None:
-                        answers = constraining.ConstrainedSampler(cast(Sampler, sampler), evaluation)
-                    if evaluation.environment and stored is None:
-                        answers = episodes.EpisodeSampler(cast(Sampler, sampler), evaluation, evaluation.environment)
-                    figures = evaluate(answers, evaluation, scorer, graders, out, progress, write=console.is_main())
+                    figures = _evaluate(evaluation, stored, asked, task, scoring, out, progress)
                 figures["key"] = key
                 backend.barrier()
                 if console.is_main():
-                    if evaluation.constrained:
-                        free = read_jsonl(out.with_name(evaluation.name.partition(PICKED)[0]) / "samples.jsonl")
-                        told = constraining.compared(task, free, read_jsonl(out / "samples.jsonl"))
-                        figures.update({"constraint": told} if told else {})
                     write_json(out / "metrics.json", figures)
             elif console.is_main():
-                store_alignment(scorer, out)
+                store_alignment(scoring[0], out)
             sets[evaluation.name][label] = figures
-        del sampler
     return sets
+
+
+def _evaluate(
+    evaluation: Evaluation,
+    stored: Stored | None,
+    asked: Callable[[], Any],
+    task: Task,
+    scoring: tuple[Task, Sequence[NamedReward]],
+    out: Path,
+    progress: Progress,
+) -> SetFigures:
+    """Figures of the stored answers, or of those of a model that is `asked` in the test set's way."""
+    if console.is_main():
+        (out / "metrics.json").unlink(missing_ok=True)  # it does not belong to the samples that follow
+    answers: Any = stored
+    if stored is None:
+        answers = asked()
+        if evaluation.picked:
+            answers = PickingSampler(answers, evaluation, task)
+        if evaluation.constrained:
+            answers = constraining.ConstrainedSampler(answers, evaluation)
+        if evaluation.environment:
+            answers = episodes.EpisodeSampler(answers, evaluation, evaluation.environment)
+    figures = evaluate(answers, evaluation, *scoring, out, progress, write=console.is_main())
+    if evaluation.constrained and console.is_main():
+        free = read_jsonl(out.with_name(evaluation.name.partition(PICKED)[0]) / "samples.jsonl")
+        told = constraining.compared(task, free, read_jsonl(out / "samples.jsonl"))
+        figures.update({"constraint": told} if told else {})
+    return figures
 
 
 def _evaluation_key(evaluation: Evaluation, folder: Path | None, rewards: Sequence[NamedReward]) -> str:
