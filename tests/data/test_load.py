@@ -533,6 +533,24 @@ def test_a_dataset_that_was_downloaded_before_is_read_offline(tmp_path: Path, mo
         load(HubSource(hub="me/others"), root=tmp_path)
 
 
+def test_rows_whose_samples_hardly_differ_may_be_left_out(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(4))
+    first, second, third, unsampled = (e.id for e in load(PathSource(path=path.name), root=tmp_path).examples)
+    earned = {first: (0.5, 0.54), second: (0.5, 0.55), third: (1.0, None)}
+    lines = [{"id": id, "greedy": False, "reward": reward} for id, both in earned.items() for reward in both]
+    write_jsonl(tmp_path / "samples.jsonl", [*lines, {"id": first, "greedy": True, "reward": 0.0}])
+    source = PathSource(path=path.name, spread={"samples": "samples.jsonl"})
+    loaded = load(source, root=tmp_path)
+    assert [e.id for e in loaded.examples] == [second, unsampled]
+    assert loaded.ledger[0]["left_out_flat"] == 2
+    write_jsonl(path, funding_rows(1))
+    with pytest.raises(UserError, match="no row is left: spread leaves out 1, whose samples hardly differ"):
+        load(source, root=tmp_path)
+    for name, fault in (("rows.jsonl", "holds no graded sample"), ("none.jsonl", "does not exist")):
+        with pytest.raises(UserError, match=f"{name} {fault}"):
+            load(PathSource(path=path.name, spread={"samples": name}), root=tmp_path)
+
+
 def test_rows_with_nothing_to_find_may_be_left_out(tmp_path: Path) -> None:
     rows = [{"id": str(n), "funding_statement": f"We thank nobody {n}.", "funders": []} for n in range(200)]
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, *funding_rows(9)])

@@ -29,6 +29,7 @@ from adapters.data.rows import BAD_ROW
 from adapters.data.source_rows import default_name, rows_of
 from adapters.data.text_keys import TextKeys, text_hash
 from adapters.errors import KeyPath, UserError
+from adapters.files import numbered_jsonl
 from adapters.plugins.task_bench import ROWS
 from adapters.recipe.fields import Source, SynthesizedSource
 from adapters.types import ROW, Example, Row, Task
@@ -97,7 +98,7 @@ def load_examples(
         key = (*at, n)
         rows = rows_of(source, task, root, seed, key)
         pairs = Store[tuple[Row, Example]]() if noiser or vary else None
-        clean = _Clean(task, source, seed, loading, pairs, keep_rows=keep_rows)
+        clean = _Clean(task, source, seed, loading, pairs, _flat(source, root, key), keep_rows=keep_rows)
         copies = source.repeat * (1 if pairs is None else epochs)
         clean.read(rows, copies, max_bad_rows, key)
         if look is not None:
@@ -169,11 +170,12 @@ class _Clean:
         seed: int,
         loading: _Loading,
         pairs: Store[tuple[Row, Example]] | None,
+        flat: Set[str],
         *,
         keep_rows: bool,
     ) -> None:
         self.task, self.source, self.seed, self.loading, self.pairs = task, source, seed, loading, pairs
-        self.keep_rows = keep_rows
+        self.flat, self.keep_rows = flat, keep_rows
         self.name = source.name or default_name(source)
         self.start, self.first_text = len(loading.examples), len(loading.texts)
         split = [source.split.key] if source.split else []
@@ -183,7 +185,8 @@ class _Clean:
         self.bad: list[Rejected] = []
         self.rows = 0
         self.numbers, self.contents, self.hashes = array("q"), array("Q"), array("Q")
-        self.wanted, self.empty = bytearray(), bytearray()
+        self.left_out, self.empty = bytearray(), bytearray()
+        """Of each row, whether it is one that `keep_empty` (1) or `spread` (2) leaves out, and whether it is empty."""
         self.kept: Numbers = np.arange(0)
         """Places of the rows that are used."""
 
@@ -214,27 +217,29 @@ class _Clean:
         if len(self.bad) > max_bad_rows * self.rows:
             share = f"{len(self.bad)} of {self.rows} rows cannot be used (max_bad_rows allows {max_bad_rows:.0%})"
             raise UserError(f"{share}:{_by_reason(self.bad)}", at=at)
-        self.kept = np.flatnonzero(unique & np.frombuffer(self.wanted, dtype=bool))
-        self.left_out = int(unique.sum()) - len(self.kept)
-        if not len(self.kept) and self.left_out:
-            raise UserError("no row is left: keep_empty leaves out every row with nothing to find.", at=at)
+        reasons = np.frombuffer(self.left_out, dtype=np.uint8)[unique]
+        self.left_out_empty, self.left_out_flat = int((reasons == EMPTY).sum()), int((reasons == FLAT).sum())
+        self.kept = np.flatnonzero(unique)[reasons == 0]
+        if not len(self.kept) and len(reasons):
+            raise UserError(_none_left(self.left_out_empty, self.left_out_flat), at=at)
 
     def _add(self, number: int, row: Row, example: Example, shown: set[int]) -> None:
         # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
         content = text_hash(repr(content_of(example)))
         empty, text = is_empty(example), text_key(example)
-        wanted = not empty or _drawn(self.seed, example.id) < self.source.keep_empty
+        thinned = empty and _drawn(self.seed, example.id) >= self.source.keep_empty
+        left_out = EMPTY if thinned else FLAT if example.id in self.flat else 0
         self.numbers.append(number)
         self.contents.append(content)
         self.empty.append(empty)
-        self.wanted.append(wanted)
+        self.left_out.append(left_out)
         self.hashes.append(text_hash(text))
         self.loading.texts.append(text)
         if self.pairs is None:
             self.loading.examples.append(example)
         else:
             self.pairs.append((row, example))
-        if wanted and len(self.first) < ROWS and content not in shown:
+        if not left_out and len(self.first) < ROWS and content not in shown:
             self.first.append((row, example))
             shown.add(content)
 
@@ -255,7 +260,34 @@ class _Clean:
         rows, empty = len(self.kept), int(np.frombuffer(self.empty, dtype=np.uint8)[self.kept].sum())
         counts = {"rows": rows, "used": rows * copies, "rejected": len(self.bad), "empty_gold": empty}
         entry: dict[str, Any] = {"source": self.name, **counts, "repeat": self.source.repeat}
-        return entry | ({"left_out_empty": self.left_out} if self.left_out else {})
+        left_out = {"left_out_empty": self.left_out_empty, "left_out_flat": self.left_out_flat}
+        return entry | {name: count for name, count in left_out.items() if count}
+
+
+EMPTY, FLAT = 1, 2
+
+
+def _flat(source: Source, root: Path, at: KeyPath) -> Set[str]:
+    """The rows whose stored samples differ by less than `spread` asks for; a row without samples is none."""
+    if source.spread is None:
+        return frozenset()
+    path = root / Path(source.spread.samples).expanduser()
+    rewards = dict[str, list[float]]()
+    for _, line in numbered_jsonl(path):
+        if isinstance(line.get("reward"), int | float) and not line.get("greedy"):
+            rewards.setdefault(str(line.get("id")), []).append(line["reward"])
+    if not rewards:
+        fault = (
+            f"{path} {'holds no graded sample' if path.is_file() else 'does not exist'}; `adapters sample` writes it."
+        )
+        raise UserError(fault, at=(*at, "spread", "samples"))
+    return {id for id, of_row in rewards.items() if max(of_row) - min(of_row) < source.spread.least}
+
+
+def _none_left(empty: int, flat: int) -> str:
+    why = "keep_empty leaves out every row with nothing to find" if empty else ""
+    more = f"spread leaves out {flat:,}, whose samples hardly differ" if flat else ""
+    return f"no row is left: {' and '.join(filter(None, (why, more)))}."
 
 
 def _drawn(seed: int, id: str) -> float:

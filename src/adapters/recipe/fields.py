@@ -144,6 +144,13 @@ class Split(Strict):
         return self
 
 
+class Spread(Strict):
+    """Which rows an RL stage can learn from, by answers that `adapters sample` has graded."""
+
+    samples: str = Field(description="Output of `adapters sample` on these rows, relative to data_root.")
+    least: float = Field(default=0.05, gt=0, description="Least difference of a row's best and worst sample.")
+
+
 Scalar = str | int | float | bool | None
 
 
@@ -157,6 +164,9 @@ class _Source(Strict):
     columns: dict[str, str] = Field(default={}, description="name the task reads: name of the source's column")
     split: Split | None = Field(default=None, description="Use one part of a seeded split of the rows.")
     keep_empty: Share = Field(default=1.0, description="Share of the rows with nothing to find that are used; seeded.")
+    spread: Spread | None = Field(
+        default=None, description="Leave out rows whose stored samples hardly differ in reward (adapters sample)."
+    )
     domain: Domain | None = Field(
         default=None, description="Domain of the rows, for distill; default: their own column `domain`, if any."
     )
