@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_a_compared_adapter_takes_no_other_models_place(recipe: Path) -> None:
     assert [measured(run, "bio", model) for model in names] == before
     shown = CliRunner().invoke(app, ["eval", str(run), *compare], env={"COLUMNS": "200"}).output
     assert "best teacher" in shown
+    assert "each teacher, and the student: F1" in shown
+    assert re.search(r"test set +field +bio +news +1-distill", shown)
     assert all(f"compared-{name}" in shown for name in names), "what was asked for is shown"
 
 

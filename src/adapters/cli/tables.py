@@ -97,7 +97,9 @@ def print_results(
     """
     sets = report["sets"]
     stages = "\n".join(_stage_line(name, stage) for name, stage in report.get("stages", {}).items())
-    tables = list(result_tables(report)) if everything else [main_table(sets, asked)] if sets else []
+    tables = (
+        list(result_tables(report)) if everything else [main_table(sets, asked), teacher_table(sets)] if sets else []
+    )
     for item in filter(None, [stages, *tables, headline(sets, folder), "\n".join(_costs(sets))]):
         screen.print()
         screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
@@ -154,9 +156,7 @@ def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[
 
 def main_table(sets: Mapping[str, Mapping[str, Any]], asked: Collection[str] = ()) -> Table:
     """F1 with its interval in the main matching mode, by test set, field and model; teachers share a column."""
-    labels = list(dict.fromkeys(label for results in sets.values() for label in results))
-    teachers = [label for label in labels if label.startswith(TEACHER)]
-    teachers = teachers if len(teachers) > 1 else []
+    labels, teachers = _labels(sets)
     models = [label for label in labels if label not in teachers]
     ends = models if len(models) <= MODELS_SHOWN else [models[0], *models[1 - MODELS_SHOWN :]]
     shown = [label for label in models if label in ends or label in asked]
@@ -179,6 +179,29 @@ def main_table(sets: Mapping[str, Mapping[str, Any]], asked: Collection[str] = (
                 best = max(known, key=lambda m: known[m]["f1"] or 0.0, default=None)
                 cells.insert(1, f"{_f1(known[best])} {best.removeprefix(TEACHER)}" if best else "")
             table.add_row(f"{name} ({first[name]['n']:,})", field, *cells)
+    return table
+
+
+def _labels(sets: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """All models, and the teachers among them where there are several."""
+    labels = list(dict.fromkeys(label for results in sets.values() for label in results))
+    teachers = [label for label in labels if label.startswith(TEACHER)]
+    return labels, teachers if len(teachers) > 1 else []
+
+
+def teacher_table(sets: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """F1 of a student beside each of its teachers, at home and away; None where there are not several."""
+    labels, teachers = _labels(sets)
+    if not teachers:
+        return None
+    shown = [*teachers, labels[-1]]
+    mode = main_mode(next(iter(next(iter(sets.values())).values()))["metrics"])
+    columns = [label.removeprefix(TEACHER) for label in shown]
+    table = new_table(f"each teacher, and the student: F1, {mode} matching", ["test set", "field"], columns)
+    for name, results in sets.items():
+        for field in _fields(results, mode):
+            cells = [metrics.text(results[m]["metrics"][mode][field]["f1"]) if m in results else "" for m in shown]
+            table.add_row(name, field, *cells)
     return table
 
 
