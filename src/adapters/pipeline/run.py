@@ -103,9 +103,10 @@ def open_or_resume(plan: Plan) -> list[str]:
                 changed = [
                     "nothing in the recipe, but an older version of this project made it, and fingerprints differ"
                 ]
+            unseen = ["the training data", "a plug-in file", *(["a teacher"] if isinstance(job.stage, Distill) else [])]
             raise UserError(
                 f"{plan.folder} holds a run of another recipe: {job.name} differs. "
-                f"Changed: {'; '.join(changed) or 'the training data, a plug-in file or a teacher (its content)'}.\n"
+                f"Changed: {'; '.join(changed) or ' or '.join(unseen)}.\n"
                 f"--fork keeps the stages before {job.name} and trains from there; --fresh trains all stages again. "
                 "Both keep the old folder under another name. Or give this run a name of its own with name=…"
             )
