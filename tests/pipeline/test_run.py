@@ -151,7 +151,7 @@ def test_an_edited_plugin_file_is_another_recipe(mine: Path) -> None:
     plugin.write_text("def same(completion, example):\n    return float(completion == example.completion)\n")
     start(mine, "stages.1.rewards=[./mine.py:same]")
     plugin.write_text(plugin.read_text() + "# edited\n")
-    with pytest.raises(UserError, match="the training data, a plug-in file or a teacher"):
+    with pytest.raises(UserError, match="the training data or a plug-in file"):
         start(mine, "stages.1.rewards=[./mine.py:same]")
 
 
