@@ -59,6 +59,7 @@ def test_after_the_other_package_it_is_one_sentence(tmp_path: Path) -> None:
     assert "import extraction_adapters before it and leave it out" in said.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_second_command_and_its_children_refuse_nothing(tmp_path: Path) -> None:
     site = adapterhub(tmp_path / "site")
     run = "import sys; sys.argv[1:] = ['rewards', 'list']; import extraction_adapters; extraction_adapters.command()"

@@ -74,6 +74,7 @@ def test_the_command_alone_is_its_help_and_no_mistake() -> None:
     assert shown("data") == shown("data", "--help")
 
 
+@pytest.mark.slow
 def test_help_is_as_wide_as_the_terminal() -> None:
     for columns in (60, 100):
         done = subprocess.run(
@@ -88,6 +89,7 @@ def test_the_version() -> None:
     assert re.fullmatch(r"extraction-adapters \d+\.\d+\.\d+\n", shown("--version"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "found"), [("adapters da", "data"), ("adapters data no", "noise")])
 def test_the_shell_completes_verbs(words: str, found: str) -> None:
     env = {

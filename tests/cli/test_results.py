@@ -81,6 +81,7 @@ def test_eval_ends_in_the_same_way(folder: Path) -> None:
     assert list(json.loads(invoke("eval", "runs/small", "--json").stdout)) == ["name", "sets"]
 
 
+@pytest.mark.slow
 def test_many_models_and_sets_fit_the_screen(folder: Path) -> None:
     invoke("run", "small.yaml")
     result = json.loads((folder / "runs/small/report.json").read_text())["sets"]["seen"]

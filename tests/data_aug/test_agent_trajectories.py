@@ -326,6 +326,7 @@ def graded_run(tmp_path: Path) -> Path:
     return made.folder
 
 
+@pytest.mark.slow
 def test_mined_pairs_are_best_against_worst(graded_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.jsonl"
     for source in (graded_run, graded_run / "1-grpo"):
@@ -406,6 +407,7 @@ def test_a_teacher_s_best_against_its_worst(server: ChatServer, tmp_path: Path) 
     assert len(server.calls) == again + 16, "a server may give one choice at a time"
 
 
+@pytest.mark.slow
 def test_a_good_teacher_s_turns_are_corrupted(server: ChatServer, tmp_path: Path) -> None:
     code, shown, said = teach(server, tmp_path, "-n", 1)
     assert code == 0, said
@@ -456,6 +458,7 @@ def test_a_server_that_is_not_there(server: ChatServer, tmp_path: Path) -> None:
     assert (code, "give the server's address" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_shares_are_one_figure_in_the_table(tmp_path: Path) -> None:
     from rich.console import Console
 

@@ -285,6 +285,7 @@ def test_same_text_in_another_process():
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_noised_texts_and_edits_stay_what_they_were():
     row = {"id": "a", "funding_statement": TEXT, "funders": [{"funder_name": "Nordic Council", "awards": []}]}
     noises = [preset(name, level) for name in PRESETS for level in LEVELS]

@@ -57,6 +57,7 @@ def run(*args: str) -> Any:
     return CliRunner().invoke(app, list(args))
 
 
+@pytest.mark.slow
 def test_a_run_plays_its_test_set_and_reports_success(folder: Path) -> None:
     result = run("run", "r.yaml")
     assert result.exit_code == 0, result.output

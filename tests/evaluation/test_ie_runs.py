@@ -135,6 +135,7 @@ def test_a_text_counts_as_seen_whatever_was_asked_about_it(mine: Path, tmp_path:
     assert "test set new: 3 of 13 texts also stand in the training data" in made.notes
 
 
+@pytest.mark.slow
 def test_the_tables(mine: Path) -> None:
     shown = CliRunner().invoke(app, ["run", str(mine), "--all"], env={"COLUMNS": "100"})
     assert shown.exit_code == 0, shown.output

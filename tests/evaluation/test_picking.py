@@ -135,6 +135,7 @@ def test_picked_answers_stand_beside_the_single_ones(recipe: Path, monkeypatch: 
         run(recipe, "evaluate.0.samples=3", "evaluate.0.temperature=0.5")
 
 
+@pytest.mark.slow
 def test_several_answers_may_be_wanted_later(recipe: Path) -> None:
     run(recipe)
     report = run(recipe, "evaluate.0.samples=2", "evaluate.0.pick=likelihood")

@@ -33,6 +33,7 @@ def test_importing_the_package_loads_no_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_has_stages_metrics_samples_and_a_report(folder: Path) -> None:
     done = adapters.run("small.yaml", {"stages.0.batch_size": 4})
     assert [stage.name for stage in done.stages] == ["1-sft"]
@@ -103,6 +104,7 @@ def extracted(*words: str, stdin: str = "") -> tuple[int, list[dict], str]:
     return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()], " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_one_text_and_standard_input(folder: Path) -> None:
     rows = funding_rows(3)
     extractor = adapters.load(echo_adapter(folder / "adapter", rows))

@@ -81,6 +81,7 @@ def calibrated(adapter: Path, given: Path, *options: object) -> dict[str, Any]:
     return json.loads(said.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_an_adapter_is_calibrated_and_says_how_sure_it_is(tmp_path: Path, adapter: Path, given: Path) -> None:
     counts = calibrated(adapter, given)
     values = counts["figures"]["values"]
@@ -170,6 +171,7 @@ def test_a_vote_has_a_calibration_of_its_own(
     )
 
 
+@pytest.mark.slow
 def test_other_rows_are_only_measured(tmp_path: Path) -> None:
     # Statements of a few patterns nearly repeat each other; these do not.
     rows = [

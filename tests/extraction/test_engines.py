@@ -134,6 +134,7 @@ def test_the_server_finds_model_and_version_and_gets_the_schema(source: Any, ser
     assert body["response_format"]["json_schema"]["schema"] == source.task.answer_schema()
 
 
+@pytest.mark.slow
 def test_requests_run_side_by_side_and_answers_come_once(source: Any, server: Server) -> None:
     def slow(body: dict[str, Any]) -> Reply:
         time.sleep(0.02 if int(body["messages"][0]["content"]) % 7 else 0.15)

@@ -297,6 +297,7 @@ def test_compact_and_loose_answers_become_the_published_form(known: Path) -> Non
     assert task.record([{"funder_name": "N"}]) == [{"funder_name": "N", "awards": [EMPTY]}]
 
 
+@pytest.mark.slow
 def test_records_fit_the_schema_they_promise(known: Path, rows: list[dict]) -> None:
     import jsonschema
 
@@ -346,6 +347,7 @@ def finish(work: extract.ExtractionJob, stop_after: int | None = None, asked: li
         return resumable.finished(work) or extract.run(work, engine, lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [0, 1, 30])
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, known: Path, corpus: Path, torn: int) -> None:
     finish(work_on(known, corpus, tmp_path / "whole.jsonl"))
@@ -486,6 +488,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- shards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_shards_merge_to_the_whole(tmp_path: Path, known: Path, corpus: Path, kind: str) -> None:
     finish(work_on(known, corpus, tmp_path / f"whole.{kind}"))

@@ -33,6 +33,7 @@ def test_the_budget_of_the_specification(place: Path, server: Server) -> None:
     assert json.loads(done.stdout)["cached"] == 5
 
 
+@pytest.mark.slow
 def test_a_budget_is_exceeded_by_the_requests_under_way_at_most(place: Path, server: Server) -> None:
     """Answers that cost more than was put aside for each: 0.004 instead of about 0.0018."""
     write(place / "corpus.jsonl", [f"{n:04}".ljust(2000, "x") for n in range(60)])

@@ -55,6 +55,7 @@ def test_pairs_have_the_prompts_that_were_answered(tmp_path: Path, more: list[st
     assert all(asked[id] != plain[id] for id in plain)
 
 
+@pytest.mark.slow
 def test_rows_of_one_id_and_several_prompts_are_refused(tmp_path: Path) -> None:
     rows = ie_rows(12)
     write_jsonl(tmp_path / "train.jsonl", rows)

@@ -104,6 +104,7 @@ def test_mistakes_of_the_recipe_are_errors_of_the_check(mine: Path) -> None:
     assert runner.invoke(app, ["check", str(mine), "--device", "big"]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_bad_reward_is_an_error(mine: Path) -> None:
     (mine.parent / "half.py").write_text(
         "def half(completion, example):\n    return 0.5 if completion == example.completion else 0.2\n"
@@ -149,6 +150,7 @@ def test_the_right_to_push_is_asked_about_before_the_first_step(
 # --- plug-ins are code -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_are_listed_and_nothing_is_imported(mine: Path) -> None:
     folder = mine.parent
     (folder / "spy.py").write_text(
@@ -206,6 +208,7 @@ def test_the_ledger_counts_what_is_there_twice(mine: Path) -> None:
     assert "no licence is stated for rl, test" in said
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_ledger_count_leakage_alike(mine: Path) -> None:
     rows = [{"task": "NER", "schema": ["a", "b"], "gold": {"a": [w]}, "text": f"{w} {w}"} for w in "klmnopqrst"]
     write_jsonl(mine.parent / "train.jsonl", [{**row, "id": str(n)} for n, row in enumerate(rows)])
@@ -226,6 +229,7 @@ def test_the_plan_and_the_ledger_count_leakage_alike(mine: Path) -> None:
     assert not any("also stand" in note for note in checked(mine, *overrides)["notes"]), "said once"
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_not_installed_is_an_error_before_anything_starts(
     mine: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,6 +217,7 @@ def test_a_run_of_this_machine_is_not_asked_about(own: Path, finished: Path, ver
     assert "was not run on this machine" not in done.output
 
 
+@pytest.mark.slow
 def test_running_a_recipe_lists_its_code_and_asks_nothing(tmp_path: Path) -> None:
     recipe = project(tmp_path / "mine")
     done = call("run", recipe, "--dry-run")

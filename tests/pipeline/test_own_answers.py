@@ -133,6 +133,7 @@ def test_a_backend_that_cannot_draw_is_refused(echo: Path, monkeypatch: pytest.M
         planned(echo)
 
 
+@pytest.mark.slow
 def test_pairs_of_own_answers_hold_out_rows_for_select_alone(echo: Path) -> None:
     held_out = {}
     for given in ("", "validation=0.1", "select={metric: reward}", "select=null"):
@@ -217,6 +218,7 @@ def test_an_unreadable_answer_of_equal_reward_is_not_in_the_way(echo: Path, monk
     assert read_json(plan.folder / "2-best_of" / "manifest.json")["figures"]["samples"]["learned"] == 19
 
 
+@pytest.mark.slow
 def test_a_stage_of_fewer_steps_is_measured_all_the_same(echo: Path) -> None:
     held = ["stages.1.validation=0.2", "stages.1.batch_size=1"]
     for every, steps, expected in ((None, 30, 3), (None, 5, 1), (5, 30, 5), (5, 3, 3)):
@@ -239,6 +241,7 @@ def stored(echo: Path) -> Path:
     return echo.parent / "stored.yaml"
 
 
+@pytest.mark.slow
 def test_a_stage_learns_from_stored_samples(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.backends.echo.EchoSampler.several", None)  # nothing is drawn
     plan, backend = planned(stored)
@@ -251,6 +254,7 @@ def test_a_stage_learns_from_stored_samples(stored: Path, monkeypatch: pytest.Mo
     assert planned(stored)[0].jobs[0].fingerprint != plan.jobs[0].fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -84,6 +84,7 @@ def test_texts_that_an_sft_stage_has_too(tmp_path: Path, shared: int, said: int)
         assert at == ("stages", 1, "data")
 
 
+@pytest.mark.slow
 def test_held_out_rows_that_the_stage_before_trains_on(tmp_path: Path) -> None:
     rows = [row(n, 1) for n in range(20)]
     select = "stages.1.select={}"

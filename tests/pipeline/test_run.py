@@ -56,6 +56,7 @@ def start(path: Path, *overrides: str) -> tuple[Plan, dict]:
     return made, run_plan(made, backend)
 
 
+@pytest.mark.slow
 def test_report_has_every_model_set_and_source(mine: Path) -> None:
     made, report = start(mine)
     seen = report["sets"]["seen"]
@@ -165,6 +166,7 @@ def test_a_damaged_adapter_is_named(mine: Path) -> None:
         start(mine)
 
 
+@pytest.mark.slow
 def test_unfinished_work_of_another_recipe_is_refused_not_deleted(mine: Path) -> None:
     work = adapter_folder.work_folder(replan(mine).jobs[0].folder)
     work.mkdir(parents=True)
@@ -189,6 +191,7 @@ def test_death_while_sealing_loses_nothing(mine: Path, monkeypatch: pytest.Monke
     assert not (made.jobs[0].folder / adapter_folder.OWNER_FILE).exists()
 
 
+@pytest.mark.slow
 def test_bad_rows_of_a_test_set_are_on_record(mine: Path) -> None:
     with (mine.parent / "new.jsonl").open("a") as file:
         file.write("{broken\n")

@@ -69,6 +69,7 @@ def as_lora(stage: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the order of stages
 
 
+@pytest.mark.slow
 def test_every_verb_takes_the_last_of_eleven_stages(run: Path, tmp_path: Path) -> None:
     opened = RunFolder.open(run)
     assert [stage.name for stage in opened.stages] == NAMES
@@ -120,6 +121,7 @@ def test_the_later_stage_of_a_completion_graded_twice_counts(run: Path) -> None:
 # ------------------------------------------------------------------------------------------ test sets that are given
 
 
+@pytest.mark.slow
 def test_given_test_sets_leave_the_recipes_alone(run: Path, tmp_path: Path) -> None:
     files = []
     for place, rows in (("one", funding_rows(3, "x")), ("two", funding_rows(4, "y"))):
@@ -144,6 +146,7 @@ def test_given_test_sets_leave_the_recipes_alone(run: Path, tmp_path: Path) -> N
     assert page.index("seen <small>6 examples<") < page.index("given with adapters eval --data")
 
 
+@pytest.mark.slow
 def test_a_run_is_not_evaluated_while_another_process_works_on_it(run: Path) -> None:
     with running.lock(run):
         done = CliRunner().invoke(app, ["eval", str(run)])
@@ -155,6 +158,7 @@ def test_a_run_is_not_evaluated_while_another_process_works_on_it(run: Path) -> 
 # ----------------------------------------------------------------------------------------------- old and damaged runs
 
 
+@pytest.mark.slow
 def test_files_of_older_versions_are_read(run: Path) -> None:
     for path in (run / "eval").glob("*/seen/metrics.json"):
         figures = json.loads(path.read_text())

@@ -240,6 +240,7 @@ def judge(completion, example):
 """
 
 
+@pytest.mark.slow
 def test_what_a_plugin_says_is_shown_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", SECRETS["TINKER_API_KEY"])
     (tmp_path / "plug.py").write_text(PLUGIN)

@@ -103,6 +103,7 @@ def test_one_seed_is_the_plain_paired_bootstrap() -> None:
     assert metrics.f1_change_intervals(old, new) == same
 
 
+@pytest.mark.slow
 def test_a_damaged_summary_counts_as_none(folder: Path) -> None:
     assert invoke("run", "small.yaml").exit_code == 0
     (folder / "runs/small/seeds.json").write_text('{"lines": [{"set": 3}]}')

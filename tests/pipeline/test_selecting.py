@@ -46,6 +46,7 @@ def refused(path: Path, *overrides: str) -> str:
     return file.locate(raised.value)
 
 
+@pytest.mark.slow
 def test_a_recipe_without_select_has_the_fingerprints_that_it_had(recipe: Path) -> None:
     stages = load_recipe(recipe).recipe.stages
     assert all("select" not in fingerprinted_settings(stage) for stage in stages)
@@ -103,6 +104,7 @@ def test_answers_to_rows_without_gold_may_be_as_long_as_the_stages(
     assert found.max_new_tokens == limit
 
 
+@pytest.mark.slow
 def test_held_out_rows_count_as_training_data_for_test_sets(recipe: Path) -> None:
     held_out = [e.id for e in plan(recipe, "stages.1.select={}").jobs[1].validation]
     rows = [row for row in funding_rows(40) if row["id"] in held_out]

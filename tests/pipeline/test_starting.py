@@ -89,6 +89,7 @@ def test_the_first_stage_goes_on_from_an_adapter(recipe: Path, given: str) -> No
     assert plan(recipe, GRPO, "name=next", f"start={given}").jobs[0].is_complete(made.start)
 
 
+@pytest.mark.slow
 def test_a_run_must_be_finished_or_its_stage_named(recipe: Path) -> None:
     start(recipe, SFT)
     made = plan(recipe, GRPO, "name=next", "start=runs/base")
@@ -103,6 +104,7 @@ def test_a_run_must_be_finished_or_its_stage_named(recipe: Path) -> None:
     assert plan(recipe, GRPO, *FROM_SFT).start == Path("runs/base/1-sft")
 
 
+@pytest.mark.slow
 def test_the_history_goes_back_to_the_first_run(recipe: Path) -> None:
     start(recipe, SFT)
     start(recipe, GRPO, *FROM_SFT)
@@ -209,6 +211,7 @@ def test_another_revision_of_the_base_is_refused(recipe: Path) -> None:
         plan(recipe, GRPO, *FROM_SFT, f"model.revision={'b' * 40}")
 
 
+@pytest.mark.slow
 def test_check_names_the_start_and_its_faults(recipe: Path) -> None:
     start(recipe, SFT)
     done = CliRunner().invoke(app, ["check", str(recipe), GRPO, *FROM_SFT])
@@ -230,6 +233,7 @@ def checked(recipe: Path, *overrides: str) -> tuple[str, str]:
     return "\n".join(found["warnings"]), "\n".join(found["notes"])
 
 
+@pytest.mark.slow
 def test_check_finds_the_starts_training_rows_in_the_stages_and_the_test_sets(recipe: Path) -> None:
     rows = funding_rows(24)
     write_jsonl(Path("funding.jsonl"), rows[:12])
@@ -247,6 +251,7 @@ def test_check_finds_the_starts_training_rows_in_the_stages_and_the_test_sets(re
     assert "2 word for word" not in warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "learned"), [(0.25, 0), (0.4, 3)])
 def test_check_finds_held_out_rows_that_the_start_has_learned(recipe: Path, share: float, learned: int) -> None:
     too_long = [row | {"funding_statement": "long " * 3000} for row in funding_rows(4, "l")]
@@ -259,6 +264,7 @@ def test_check_finds_held_out_rows_that_the_start_has_learned(recipe: Path, shar
     assert ("held-out texts" in warnings) is bool(learned)
 
 
+@pytest.mark.slow
 def test_check_goes_back_to_the_first_run(recipe: Path) -> None:
     start(recipe, SFT)
     write_jsonl(Path("other.jsonl"), funding_rows(8, "o"))
@@ -274,6 +280,7 @@ def test_check_goes_back_to_the_first_run(recipe: Path) -> None:
     assert "nor in the stages' rows: runs/base/1-sft holds other weights than next started from" in notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["gone", "other rows", "no run", "foreign code"])
 def test_check_says_why_the_starts_rows_cannot_be_read(recipe: Path, change: str) -> None:
     (recipe.parent / "own").mkdir()
@@ -313,6 +320,7 @@ def test_check_says_why_the_starts_rows_cannot_be_read(recipe: Path, change: str
 # -------------------------------------------------------------------------------------------------------- evaluations
 
 
+@pytest.mark.slow
 def test_a_new_stage_keeps_the_evaluations_of_the_others(recipe: Path, sampled: list[str]) -> None:
     _, before = start(recipe, SFT)
     assert sampled == ["base", "1-sft"]
@@ -325,6 +333,7 @@ def test_a_new_stage_keeps_the_evaluations_of_the_others(recipe: Path, sampled: 
     assert len(RunFolder.open(Path("runs/base")).sets["test"]) == 3
 
 
+@pytest.mark.slow
 def test_scores_of_unchanged_rewards_are_kept(recipe: Path, sampled: list[str], tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     (tmp_path / "own.py").write_text(
@@ -356,6 +365,7 @@ def test_answers_of_other_rows_or_incomplete_ones_are_asked_for_again(recipe: Pa
     assert sampled[4:] == ["base", "1-sft", "2-grpo"]
 
 
+@pytest.mark.slow
 def test_a_run_takes_over_the_evaluations_of_its_start(recipe: Path, sampled: list[str]) -> None:
     start(recipe, SFT)
     made, report = start(recipe, GRPO, f"stages.0.{MORE}", *FROM_SFT)

@@ -193,6 +193,7 @@ def test_other_files_and_the_fault_policy_repeat_nothing(start, on_path: Path) -
         assert complete(start(reward.format(change), run=False)[0]) == [True, False], change
 
 
+@pytest.mark.slow
 def test_an_edited_task_repeats_evaluations(start, on_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The rows stay as they are: the code that counts is another."""
     (on_path / "my_task.py").write_text(

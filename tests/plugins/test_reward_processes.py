@@ -131,6 +131,7 @@ def test_calls_without_processes_are_bounded_too(lengths: str) -> None:
     assert max(in_threads(lambda _: several("x", EXAMPLE).score, range(24))) <= 0.03
 
 
+@pytest.mark.slow
 def test_a_call_that_is_interrupted_leaves_its_answer_to_nobody(lengths: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a notebook, and the cell is run again: the first answer is not the second call's."""
     workers = Workers(named_reward(f"{lengths}:Length", wait=0.05).reward, 20.0)
@@ -191,6 +192,7 @@ def test_a_forked_child_does_not_share_the_calls_of_its_parent(lengths: str, nam
     score.grader.close()
 
 
+@pytest.mark.slow
 def test_a_spawned_child_gets_a_copy_that_starts_its_own_process(lengths: str) -> None:
     score = verl_score(f"{lengths}:Length", timeout=20.0)
     assert score("d", "x" * 400, "{}") == {"score": 0.1, "tenth": 0.01}

@@ -200,6 +200,7 @@ def test_time_limits_of_async_calls(judge) -> None:  # type: ignore[no-untyped-d
     grader.close()
 
 
+@pytest.mark.slow
 def test_an_async_call_that_blocks_ends_the_run(judge, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(async_calls, "MARGIN_SECONDS", 0.1)
     grader = Grader(judge("Async", timeout=0.2, on_error="skip", max_errors=1.0, wait=0.0))

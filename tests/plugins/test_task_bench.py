@@ -365,6 +365,7 @@ def test_what_is_no_task_is_said_before_the_libraries_load(
     assert text in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["funding", "ie", "agent"])
 def test_the_built_in_tasks_keep_what_they_promise(task: str, tmp_path: Path) -> None:
     reader = resolve("tasks", PluginSpec(use=task))

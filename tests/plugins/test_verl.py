@@ -64,6 +64,7 @@ def rows_of(task: FundingTask, rows: list[dict], answers: list[str]) -> list[dic
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeout", [None, 20.0])
 def test_the_documented_file_in_verls_reward_loop(tmp_path: Path, timeout: float | None) -> None:
     [code] = [block.text for block in blocks(PAGE) if "compute_score = verl_score" in block.text]

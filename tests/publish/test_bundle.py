@@ -299,6 +299,7 @@ def test_the_formula_is_of_the_recipes_settings_and_paths_are_names(made: tuple[
     assert "0.1" not in about
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_plots")
 def test_the_card_says_what_sampled_the_completions(made: tuple[Finished, Path]) -> None:
     finished, folder = made
@@ -327,6 +328,7 @@ def test_the_card_names_teachers_and_what_they_were_trained_on(made: tuple[Finis
     assert "/home/someone" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_plots")
 def test_the_card_says_which_state_was_chosen(made: tuple[Finished, Path]) -> None:
     finished, folder = made
@@ -423,6 +425,7 @@ def test_notes_before_it_is_out(run: Path) -> None:
     assert any("names no licence" in n for n in release._notes(read(run, ["publish.license=null"]), FOUND))
 
 
+@pytest.mark.slow
 def test_comparison_needs_the_same_rows(run: Path, tmp_path: Path) -> None:
     mine = read(run)
     tables, notes = comparison.compare(mine, read(run / "1-sft"), "balanced")
@@ -622,6 +625,7 @@ def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
         read(run, ["publish.example={a: 1}"]).example()
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(run, tmp_path / "mine"))
     samples = mine / "eval" / "2-grpo" / "test" / "samples.jsonl"

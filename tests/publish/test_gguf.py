@@ -143,6 +143,7 @@ def test_the_scale_of_rslora_is_that_of_the_file(patterns: dict, alpha: float, r
     assert (held["tensors"]["base_model.model.q.lora_B.weight"] == scale).all()
 
 
+@pytest.mark.slow
 def test_reasons_of_the_converter(run: Path, llama: Path, tmp_path: Path) -> None:
     """Each of them in a sentence, also where it comes only with the weights."""
     for said, sentence in (

@@ -30,6 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return read(make_run(folder, "name=other", f"evaluate.0.benchmark={BENCHMARK}"))
 
 
+@pytest.mark.slow
 def test_a_benchmark_gives_a_file_that_the_hubs_library_reads_back(finished: Finished, tmp_path: Path) -> None:
     from huggingface_hub import parse_eval_result_entries
 

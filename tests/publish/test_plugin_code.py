@@ -111,6 +111,7 @@ def rendered(finished: Finished, made: Path, rerun: str | None = None) -> str:
     return card.render(finished, made, "me/mine", FACTS | {"rerun": rerun}, [], tag="v1")
 
 
+@pytest.mark.slow
 def test_the_card_says_what_a_reward_is_and_where_its_code_is(finished: Finished, made: Path) -> None:
     text = rendered(finished, made)
     assert (
@@ -128,6 +129,7 @@ def test_the_card_says_what_a_reward_is_and_where_its_code_is(finished: Finished
     )
 
 
+@pytest.mark.slow
 def test_code_that_changed_after_the_training_is_said(run: Path, tmp_path: Path) -> None:
     judge = run.parents[1] / "recipe" / "materials.py"
     text = judge.read_text()
@@ -167,6 +169,7 @@ def test_secrets_and_places_in_code_are_refused_with_the_line(made: Path, line: 
     assert bundle.leaks(made) == [f"code/judge.py:16 holds {what}"]
 
 
+@pytest.mark.slow
 def test_an_address_that_the_publisher_gave_is_no_leak(run: Path, tmp_path: Path) -> None:
     finished = read(run, ["publish.contact=jane.doe@example.org"])
     bundle.assemble(finished, tmp_path / "bundle")

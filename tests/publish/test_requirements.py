@@ -63,6 +63,7 @@ def test_gaps_of_the_card_are_notes(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_publish_would_refuse_is_an_error_with_its_key(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

@@ -104,6 +104,7 @@ EXPENSIVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", EXPENSIVE.values(), ids=EXPENSIVE)
 def test_a_recipe_made_to_cost_much_is_refused_at_once(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)

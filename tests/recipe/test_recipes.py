@@ -270,6 +270,7 @@ def test_header_limits_are_named(mine: Path) -> None:
     assert load_recipe(mine).recipe.name == "mine"
 
 
+@pytest.mark.slow
 def test_a_reward_that_pays_broken_text_is_noted(mine: Path) -> None:
     def notes(*overrides: str) -> tuple[str, ...]:
         file = load_recipe(mine, overrides)

@@ -322,6 +322,7 @@ def test_a_wrong_schema_in_the_recipe_is_named_with_the_recipes_line(tmp_path: P
     assert file.locate(caught.value).startswith(f"{path}:8: task.schema.properties.tax.allOf: ")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_schema_and_check_names_unfilled_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

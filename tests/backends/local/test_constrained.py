@@ -130,6 +130,7 @@ def test_held_draws_have_the_models_distribution_among_what_is_taken() -> None:
     assert drawn == pytest.approx([scores[token].item() for token in after]), "the model's own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [True, False])
 def test_greedy_answers_take_the_likeliest_allowed_token(sampler: LocalSampler, shares: bool) -> None:
     task = TASKS["funding"]

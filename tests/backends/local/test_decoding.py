@@ -82,6 +82,7 @@ def test_shared_prefix_leaves_every_row_a_token(prompts: list[list[int]]) -> Non
     assert caches.shared_prefix([[1, 2]]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [True, False])
 def test_decoding_with_a_shared_prefix_is_generate(
     sampler: LocalSampler, prompts: list[list[int]], share: bool
@@ -444,6 +445,7 @@ def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:
     assert joined(7, 1, 20) == []
 
 
+@pytest.mark.slow
 def test_a_greedy_answer_that_loops_is_cut(tiny_model: Path) -> None:
     base = base_model.resolve(str(tiny_model))
     encoder = Encoder(load_tokenizer(base), thinking=False)

@@ -144,6 +144,7 @@ def test_a_wrong_scale_does_not_pass(bundle: Path, tiny_model: Path) -> None:
     assert not found["answers"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_services_answers_may_part_at_the_ties_of_its_arithmetic(
     elsewhere: bool, bundle: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
