@@ -165,26 +165,26 @@ def _said(text: str, run: Sequence[Place], names: Sequence[Place]) -> list[list[
         if one_each and _RESPECTIVELY.match(text, end):
             whole = len(one_each) == len(run) and not _CLAUSE.search(text, one_each[0].start, run[-1].end)
             return [[name.value] for name in one_each] if whole else [[] for _ in run]
-    said: list[Place] = after[:1]
+    owners: list[Place] = after[:1]
     if before and (tie := _BEFORE.fullmatch(text, before[-1].end, run[0].start)):
         if not after or "(" in tie[0]:
-            said = before if _OF_ALL.fullmatch(tie[0]) else before[-1:]
+            owners = before if _OF_ALL.fullmatch(tie[0]) else before[-1:]
         elif tie[0][:1] not in (",", ";"):
-            said = []
-    return [[name.value for name in said] for _ in run]
+            owners = []
+    return [[name.value for name in owners] for _ in run]
 
 
 def _listed(text: str, names: Sequence[Place]) -> list[Place]:
     """The first of the names with those that it makes a list with, in the order of the text: "A, B and C"."""
-    found = list(names[:1])
+    listed = list(names[:1])
     for one, two in pairwise(names):
         left, right = sorted((one, two))
         if not _JOINED.fullmatch(text, left.end, right.start):
             break
-        found.append(two)
-    found.sort()
-    closed = len(found) > 1 and _AND.search(text, found[-2].end, found[-1].start)
-    return found if closed else list(names[:1])
+        listed.append(two)
+    listed.sort()
+    closed = len(listed) > 1 and _AND.search(text, listed[-2].end, listed[-1].start)
+    return listed if closed else list(names[:1])
 
 
 def _others(text: str, place: Place, names: Sequence[Place], owner: str | None) -> list[str]:

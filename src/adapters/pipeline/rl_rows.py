@@ -31,15 +31,14 @@ def findings(
 
     `earlier` are the stages that trained what the first stage starts from.
     """
-    empty = [not _to_find(task, example) for test in tests for example in test.examples]
     for job in jobs:
         if isinstance(job.stage, Grpo) or samples_of(job.stage):
             at = ("stages", job.index)
-            yield from _values(task, job, at, sum(empty) / max(1, len(empty)))
+            yield from _values(task, job, at, tests)
             yield from _seen(job, [*earlier, *jobs[: job.index]], (*at, "data"))
 
 
-def _values(task: Task, job: Job, at: KeyPath, empty_tests: float) -> Iterator[tuple[str, KeyPath]]:
+def _values(task: Task, job: Job, at: KeyPath, tests: Sequence[Evaluation]) -> Iterator[tuple[str, KeyPath]]:
     kept, lost = ([_to_find(task, e) for e in rows] for rows in (job.examples, job.beyond))
     if not sum(kept) + sum(lost):
         return
@@ -50,9 +49,9 @@ def _values(task: Task, job: Job, at: KeyPath, empty_tests: float) -> Iterator[t
             "teach nothing, so keep a tenth of them",
             (*at, "data"),
         )
-    if not flat and empty_tests > EMPTY:
+    if not flat and (empty := _empty_share(task, tests)) > EMPTY:
         yield (
-            f"none of the stage's rows has nothing to find, as {empty_tests:.0%} of the test rows have; it may unlearn "
+            f"none of the stage's rows has nothing to find, as {empty:.0%} of the test rows have; it may unlearn "
             "to answer that there is nothing, so give it some",
             (*at, "data"),
         )
@@ -74,6 +73,12 @@ def _seen(job: Job, before: Sequence[Job | Earlier], at: KeyPath) -> Iterator[tu
                 "their groups differ less, so give the stage rows that no SFT stage has (`split`)",
                 at,
             )
+
+
+def _empty_share(task: Task, tests: Sequence[Evaluation]) -> float:
+    """The share of the test rows that have nothing to find."""
+    empty = [not _to_find(task, example) for test in tests for example in test.examples]
+    return sum(empty) / max(1, len(empty))
 
 
 def _to_find(task: Task, example: Example) -> float:

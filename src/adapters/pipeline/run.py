@@ -265,8 +265,8 @@ def evaluate_all(
             if figures.get("key") != key:
                 answered = [folder / "eval" / name for name in dict.fromkeys([label, *(name for name, _ in models)])]
                 answered += [earlier[label]] if label in earlier else []
-                found = (stored_answers(of_model / evaluation.name, evaluation, key) for of_model in answered)
-                stored = next(filter(None, found), None)
+                of_models = (stored_answers(of_model / evaluation.name, evaluation, key) for of_model in answered)
+                stored = next(filter(None, of_models), None)
                 backend.barrier()  # all have read what is now replaced
                 with console.progress(f"evaluating {evaluation.name} ({label})") as progress:
                     figures = _evaluate(evaluation, stored, asked, task, scoring, out, progress)
@@ -304,8 +304,8 @@ def _evaluate(
     figures = evaluate(answers, evaluation, *scoring, out, progress, write=console.is_main())
     if evaluation.constrained and console.is_main():
         free = read_jsonl(out.with_name(evaluation.name.partition(PICKED)[0]) / "samples.jsonl")
-        told = constraining.compared(task, free, read_jsonl(out / "samples.jsonl"))
-        figures.update({"constraint": told} if told else {})
+        effect = constraining.compared(task, free, read_jsonl(out / "samples.jsonl"))
+        figures.update({"constraint": effect} if effect else {})
     return figures
 
 

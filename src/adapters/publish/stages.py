@@ -120,17 +120,17 @@ def _seen(stage: Stage, settings: Mapping[str, Any], ledger: Mapping[str, Any]) 
         pairs = "pairs of " if settings["kind"] == "dpo" else ""
         rows, what = samples["learned"], f"{pairs}its own answers to {samples['rows']:,} prompts"
     kept = [f"{n:,} {'row was' if n == 1 else 'rows were'} {why}" for why, n in apart.items() if n]
-    told = f"Trained on: {rows:,} {what}" + (f" ({', and '.join(kept)})" if kept else "")
+    trained_on = f"Trained on: {rows:,} {what}" + (f" ({', and '.join(kept)})" if kept else "")
     drawn = _taken(stage) * settings.get("batch_size", 0) + int(figures.get("groups_replaced", 0))
     if settings["kind"] == "token_classification":  # whose rows may be read in several windows
-        return f"{told}; the steps saw {drawn:,} windows of their texts."
+        return f"{trained_on}; the steps saw {drawn:,} windows of their texts."
     if not drawn:
-        return f"{told}."
+        return f"{trained_on}."
     if by_domain:  # a step has equally many prompts of each
         each = drawn // len(by_domain)
         shares = (f"of {domain} {_share(each, n, f'{n:,}')}" for domain, n in by_domain.items())
-        return f"{told}; the steps saw {'; '.join(shares)}."
-    return f"{told}; the steps saw {_share(drawn, rows, 'them')}."
+        return f"{trained_on}; the steps saw {'; '.join(shares)}."
+    return f"{trained_on}; the steps saw {_share(drawn, rows, 'them')}."
 
 
 def _share(drawn: int, rows: int, them: str) -> str:
