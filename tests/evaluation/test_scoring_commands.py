@@ -52,6 +52,27 @@ def test_warnings_name_what_does_not_join(files: tuple[Path, Path]) -> None:
     assert score(*files)["strict"]["funder"]["pred"] == 7
 
 
+def test_many_rows_are_scored_from_the_disk(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with files[0].open("a") as file:
+        file.write(
+            json.dumps({"id": "r3", "completion": "[]"}) + "\n" + json.dumps({"id": "x", "completion": ""}) + "\n"
+        )
+    held = runner.invoke(app, ["score", *map(str, files)])
+    rows = [gold | {"completion": "[]"} for gold in map(json.loads, files[1].read_text().splitlines())]
+    graded = runner.invoke(
+        app, ["rewards", "score", "funding", str(write_jsonl(files[0].with_name("all.jsonl"), rows))]
+    )
+    monkeypatch.setattr("adapters.data.on_disk.HELD", 3)
+    monkeypatch.setattr("adapters.evaluation.score_files.HELD", 3)
+    assert runner.invoke(app, ["score", *map(str, files)]).output == held.output
+    assert "1 rows have an id that was there before, such as" in " ".join(held.stderr.split())
+    assert (
+        runner.invoke(app, ["rewards", "score", "funding", str(files[0].with_name("all.jsonl"))]).output
+        == graded.output
+    )
+    assert graded.stdout.count("\n") == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

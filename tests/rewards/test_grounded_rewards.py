@@ -154,7 +154,7 @@ def test_files(tmp_path: Path) -> None:
         score_files(*files, params={"grounded": True})
     write_jsonl(tmp_path / "rows.jsonl", [{"id": "a", "completion": answer, "funders": FUNDING["funders"]}])
     with pytest.raises(UserError, match="this row has none"):
-        score_rewards(NamedReward("funding", Funding(grounded=True)), tmp_path / "rows.jsonl", task="funding")
+        list(score_rewards(NamedReward("funding", Funding(grounded=True)), tmp_path / "rows.jsonl", task="funding"))
     said = CliRunner().invoke(main.app, ["score", *map(str, files), "--set", "grounded=true"])
     assert said.exit_code == 2
     assert "the row has none" in " ".join(said.output.split())

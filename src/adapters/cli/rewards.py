@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option, Typer
 
@@ -106,9 +107,15 @@ def score_rows(
     named = _reward(name, params or [])
     reader = testing.reward_task(named.reward, name, task)
     shared = testing.shared_parameters(named.reward)
-    rows = score_files.score_rewards(named, file, task=reader, params=shared)
-    write_lines(rows, out)
-    scores = [row["reward"] for row in rows if row["reward"] is not None]
+    scores = array("d")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in score_files.score_rewards(named, file, task=reader, params=shared):
+            if row["reward"] is not None:
+                scores.append(row["reward"])
+            yield row
+
+    write_lines(rows(), out)
     if scores:
         console(stderr=True).print(f"{name}: mean {sum(scores) / len(scores):.4f} over {len(scores)} rows")
 

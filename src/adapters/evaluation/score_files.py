@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from adapters.data.json_text import label_text
+from adapters.data.on_disk import HELD, Store
 from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import place, read_file
 from adapters.errors import UserError, hint
@@ -17,7 +20,7 @@ from adapters.plugins.grader import Grader
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.fields import PluginSpec
-from adapters.types import Counts, Example, Row, Task, counts_of, total
+from adapters.types import Example, Row, Task, counts_of, total
 
 
 def score_files(
@@ -31,24 +34,35 @@ def score_files(
     counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     leave_out = getattr(counter, "scorer", None) == "published"
     warnings: list[str] = []
-    golden = {i: _golden(counter, row, n, gold) for i, n, row in _by_id(gold, warnings)}
-    answers = {i: completion_of(row, n, predictions) for i, n, row in _by_id(predictions, warnings)}
-    if without_gold := [i for i in answers if i not in golden]:
-        count, first = len(without_gold), without_gold[0]
+    golden, places = Store[Example](), dict[str, int]()
+    for row_id, n, row in _by_id(gold, warnings):
+        places[row_id] = len(golden)
+        golden.append(_golden(counter, row, n, gold))
+    table, to_find, answered, answers = metrics.CountTable(), 0, bytearray(len(golden)), _Answers()
+    without, strangers = Example("", "", (), gold=[], meta={"text": ""}), list[str]()
+    for row_id, n, row in _by_id(predictions, warnings):
+        text, place_of_gold = completion_of(row, n, predictions), places.get(row_id)
+        if place_of_gold is None:
+            strangers.append(row_id)
+        else:
+            answered[place_of_gold] = True
+        counts = counts_of(counter, without if place_of_gold is None else golden.item(place_of_gold), text)
+        table.add(counts)
+        to_find += total(counts).gold > 0
+        answers.add(readable=counter.is_well_formed(text), claims=total(counts).pred > 0)
+    if strangers:
+        count, first = len(strangers), strangers[0]
         warnings.append(f"{count} predictions have no gold row (such as {first!r}): all false positives")
-    if missing := [i for i in golden if i not in answers]:
+    if missing := answered.count(0):
         fate = "left out, as published (--set scorer=corrected counts them)" if leave_out else "counted as missed"
-        warnings.append(f"{len(missing)} gold rows have no prediction (such as {missing[0]!r}): {fate}")
-    if not leave_out:
-        answers |= dict.fromkeys(missing, "")
-    without = Example("", "", (), gold=[], meta={"text": ""})
-    counts = [counts_of(counter, golden.get(i, without), text) for i, text in answers.items()]
-    result = metrics.corpus(counts, intervals=False)
-    left_out = set(missing)
-    given = [
-        (text, total(of_row)) for (i, text), of_row in zip(answers.items(), counts, strict=True) if i not in left_out
-    ]
-    warnings += _on_answers(counter, given, len(golden), to_find=any(total(of_row).gold for of_row in counts))
+        first = next(row_id for row_id, n in places.items() if not answered[n])
+        warnings.append(f"{missing} gold rows have no prediction (such as {first!r}): {fate}")
+    for n, is_answered in enumerate(() if leave_out else answered):
+        if not is_answered:
+            table.add(counts := counts_of(counter, golden.item(n), ""))
+            to_find += total(counts).gold > 0
+    result = metrics.of_table(table.fields, table.rows(), intervals=False)
+    warnings += answers.warnings(len(golden), to_find=to_find > 0)
     if mode is None:
         return result, warnings
     if mode not in result:
@@ -57,34 +71,47 @@ def score_files(
     return {mode: result[mode]}, warnings
 
 
-def _on_answers(task: Task, given: Sequence[tuple[str, Counts]], rows: int, *, to_find: bool) -> list[str]:
-    readable = [found for text, found in given if task.is_well_formed(text)]
-    unreadable, claims = len(given) - len(readable), sum(found.pred > 0 for found in readable)
-    if not to_find:
-        return [metrics.nothing_to_find(rows, len(readable) - claims, claims, unreadable)]
-    return [f"{unreadable} of {len(given)} answers are unreadable"] if unreadable else []
+@dataclass
+class _Answers:
+    """Numbers of answers."""
+
+    given: int = 0
+    readable: int = 0
+    claims: int = 0
+
+    def add(self, *, readable: bool, claims: bool) -> None:
+        self.given += 1
+        self.readable += readable
+        self.claims += readable and claims
+
+    def warnings(self, rows: int, *, to_find: bool) -> list[str]:
+        unreadable = self.given - self.readable
+        if not to_find:
+            return [metrics.nothing_to_find(rows, self.readable - self.claims, self.claims, unreadable)]
+        return [f"{unreadable} of {self.given} answers are unreadable"] if unreadable else []
 
 
 def score_rewards(
     reward: NamedReward, file: Path, *, task: str, params: Mapping[str, Any] = {}
-) -> list[dict[str, Any]]:
-    """Reward and parts of each row's completion against the row's own gold."""
+) -> Iterator[dict[str, Any]]:
+    """Reward and parts of each row's completion against the row's own gold, row by row."""
     reader: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
-    places, texts, examples = list[int](), list[str](), list[Example]()
-    for n, row in read_file(file, strict=True):
-        places.append(n)
-        texts.append(completion_of(row, n, file))
-        # Rewards compare with the gold, so the file may lack the texts.
-        bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(reader, row, n, file))
-        examples.append(reader.example(row, id=bare.id) if row.get(reader.text_field) else bare)
-    batch = Grader(reward).grade(texts, examples)
-    if batch.failed is not None:
-        raise UserError(f"{place(file, places[batch.failed])}: {batch.error}") from batch.error
-    scores = [graded.scored for graded in batch.graded if graded is not None]
-    return [
-        {"id": example.id, "reward": scored.score, "parts": dict(scored.parts)}
-        for example, scored in zip(examples, scores, strict=True)
-    ]
+    rows, grader = read_file(file, strict=True), Grader(reward)
+    while block := list(islice(rows, HELD)):
+        texts = [completion_of(row, n, file) for n, row in block]
+        examples = [_graded(reader, row, n, file) for n, row in block]
+        batch = grader.grade(texts, examples)
+        if batch.failed is not None:
+            raise UserError(f"{place(file, block[batch.failed][0])}: {batch.error}") from batch.error
+        for example, graded in zip(examples, batch.graded, strict=True):
+            if graded is not None:
+                yield {"id": example.id, "reward": graded.scored.score, "parts": dict(graded.scored.parts)}
+
+
+def _graded(task: Task, row: Row, n: int, path: Path) -> Example:
+    # Rewards compare with the gold, so the file may lack the texts.
+    bare = Example(id=str(row.get("id", n)), source="", prompt=(), gold=_gold(task, row, n, path))
+    return task.example(row, id=bare.id) if row.get(task.text_field) else bare
 
 
 def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
@@ -103,7 +130,7 @@ def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
 
 
 def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
-    seen: set[str] = set()
+    seen, again = set[str](), list[str]()
     for n, row in read_file(path, strict=True):
         try:
             row_id = label_text(row.get("id"))
@@ -112,12 +139,14 @@ def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
         if row_id is None:
             raise UserError(f"{place(path, n)}: every row needs an id.")
         if row_id in seen:
-            warnings.append(f"{place(path, n)}: a repeated id {row_id!r}; the first row counts")
+            again.append(f"{place(path, n)}: {row_id!r}")
             continue
         seen.add(row_id)
         yield row_id, n, row
     if not seen:
         raise UserError(f"{path} holds no rows.")
+    if again:
+        warnings.append(f"{len(again)} rows have an id that was there before, such as {again[0]}; the first row counts")
 
 
 def _golden(task: Task, row: Row, n: int, path: Path) -> Example:
