@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import benchmarks
 from bench_noise import write_statements
@@ -91,14 +91,29 @@ def noise(n: int, *, long: bool = False) -> float:
     return seconds(go)
 
 
+def answers(n: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    blocks = range(0, n, 1000)  # of a million rows made at once the list alone is 3 GB
+    return (pair for start in blocks for pair in make_pairs(min(1000, n - start), n + start, group=1))
+
+
 def scoring(n: int) -> float:
     from bench_metrics import our_corpus
 
     from adapters.data.on_disk import collect
 
-    blocks = range(0, n, 1000)  # of a million rows made at once the list alone is 3 GB
-    pairs = collect(pair for start in blocks for pair in make_pairs(min(1000, n - start), n + start, group=1))
+    pairs = collect(answers(n))
     return seconds(lambda: our_corpus(pairs))
+
+
+def scoring_files(n: int) -> float:
+    from adapters.evaluation.score_files import score_files
+    from adapters.files import write_jsonl
+
+    with tempfile.TemporaryDirectory() as folder:
+        predictions, gold = Path(folder) / "answers.jsonl", Path(folder) / "gold.jsonl"
+        write_jsonl(gold, ({"id": str(i), "funders": of_row} for i, (_, of_row) in enumerate(answers(n))))
+        write_jsonl(predictions, ({"id": str(i), "completion": text} for i, (text, _) in enumerate(answers(n))))
+        return seconds(lambda: score_files(predictions, gold))
 
 
 def planning(n: int, *, long: bool = False, with_ledger: bool = False) -> float:
@@ -202,6 +217,7 @@ def main() -> None:
         "noise, rows": (noise, short),
         "noise, rows ten times as long": (functools.partial(noise, long=True), long),
         "scoring and intervals, rows": (scoring, short),
+        "scoring of files, rows": (scoring_files, short),
         "planning, rows": (planning, short),
         "planning, rows ten times as long": (functools.partial(planning, long=True), long),
         "planning and ledger, rows": (functools.partial(planning, with_ledger=True), short),
