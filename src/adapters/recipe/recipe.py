@@ -30,7 +30,8 @@ class Model(Strict):
         default="auto", description="Type of the frozen base weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        default="auto", description="Precision of the arithmetic. auto: bf16 where the device has it, else fp16 on a GPU, fp32 on a CPU."
+        default="auto",
+        description="Precision of the arithmetic. auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU).",
     )
     attention: str = Field(default="auto", description="Attention of transformers: auto, sdpa, eager …")
     speedups: bool = Field(default=True, description="Faster parts of TRL and transformers; equal up to rounding.")

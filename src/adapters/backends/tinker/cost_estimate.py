@@ -7,6 +7,7 @@ from typing import Any
 
 from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.tinker.cost import Tokens
+from adapters.recipe.stages import Grpo
 from adapters.recipe.tinker import Hosted
 from adapters.types import Message
 
@@ -15,7 +16,7 @@ Prompts = Callable[[Sequence[Sequence[Message]]], list[list[int]]]
 
 def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation], hosted: Hosted) -> list[str]:
     """A line for each stage, evaluation and total, by the length of gold answers."""
-    entries = {job.name: stage_tokens(job, prompts) for job in jobs}
+    entries = {job.name: stage_tokens(job, prompts, hosted) for job in jobs}
     if tests:
         models = len(jobs) + 1
         read = sum(len(p) for t in tests for p in prompts([e.prompt for e in t.examples]))
@@ -31,7 +32,7 @@ def estimate(jobs: Sequence[Job], prompts: Prompts, tests: Sequence[Evaluation],
     return lines
 
 
-def stage_tokens(job: Job, prompts: Prompts) -> Tokens:
+def stage_tokens(job: Job, prompts: Prompts, hosted: Hosted) -> Tokens:
     """Estimated tokens of a stage; GRPO's answers are as long as the median gold one."""
     stage: Any = job.stage
     rows = job.steps * stage.batch_size
@@ -46,7 +47,13 @@ def stage_tokens(job: Job, prompts: Prompts) -> Tokens:
     group = stage.group_size
     written = round(rows * group * answer)
     whole = read * group + written
-    return Tokens(prefill=read + whole * ((stage.beta > 0) + (stage.temperature != 1)), sample=written, train=whole)
+    compared = whole * ((stage.beta > 0) + needs_plain(stage, hosted))
+    return Tokens(prefill=read + compared, sample=written, train=whole)
+
+
+def needs_plain(stage: Grpo, hosted: Hosted) -> bool:
+    """Whether a stage needs the log-probabilities of its answers at temperature 1, too."""
+    return stage.temperature != 1 and (stage.beta > 0 or hosted.bounds is not None)
 
 
 def _described(tokens: Tokens, hosted: Hosted) -> str:

@@ -12,6 +12,7 @@ from adapters.backends.batches import layout
 from adapters.backends.figures import grpo_figures
 from adapters.backends.groups import fresh_rows, is_flat
 from adapters.backends.tinker.cost import Tokens
+from adapters.backends.tinker.cost_estimate import needs_plain
 from adapters.backends.tinker.generate import stop_tokens, text_of
 from adapters.backends.tinker.objectives import (
     TrainRow,
@@ -179,13 +180,8 @@ def _expected(run: HostedStage, stage: Grpo, prompts: Sequence[list[int]], lengt
     """Estimated tokens of a step's prompts, by the length of the last answers."""
     read, written = sum(map(len, prompts)), int(len(prompts) * stage.group_size * length)
     both = read * stage.group_size + written
-    compared = both * ((stage.beta > 0) + _needs_plain(run, stage))
+    compared = both * ((stage.beta > 0) + needs_plain(stage, run.recipe.tinker))
     return Tokens(prefill=read + compared, sample=written, train=both)
-
-
-def _needs_plain(run: HostedStage, stage: Grpo) -> bool:
-    """Whether the sampler's log-probabilities are needed at temperature 1, too."""
-    return stage.temperature != 1 and (stage.beta > 0 or run.recipe.tinker.bounds is not None)
 
 
 def _group(answer: Any, stage: Grpo) -> list[Answer]:
@@ -202,7 +198,7 @@ def _ask_more(
 ) -> None:
     """Request the other log-probabilities of the loss; charge the sampled tokens."""
     written = sum(len(a.tokens) for a in group)
-    plain = _needs_plain(run, stage)
+    plain = needs_plain(stage, run.recipe.tinker)
     compared = (len(prompt) * len(group) + written) * ((reference is not None) + plain)
     run.spend(Tokens(prefill=compared, sample=written))
     for answer in group:
