@@ -42,6 +42,7 @@ from adapters.backends.local.trl_reward import TrlReward
 from adapters.backends.tinker import TinkerBackend, convert_adapter, grpo, objectives, parity, service
 from adapters.backends.tinker import stage as stage_run
 from adapters.backends.tinker.cost import Account, Tokens
+from adapters.backends.tinker.cost_estimate import needs_plain
 from adapters.backends.tinker.idle_time import IdleTimer
 from adapters.integrations import named_reward
 from adapters.plugins.attempts import RewardError
@@ -772,3 +773,26 @@ def test_a_sick_training_is_stopped_before_its_checkpoint_counts(capsys: pytest.
         stage_run.HostedStage._judge(run, 6, {"loss": 0.1, "kl": 11.0})
     with pytest.raises(HealthError, match="loss is nan"):
         stage_run.HostedStage._judge(run, 6, {"loss": math.nan})
+
+
+@pytest.mark.parametrize(
+    ("temperature", "beta", "loss", "twice"),
+    [
+        (1.0, 0.03, "importance_sampling", False),
+        (0.8, 0.0, "importance_sampling", False),
+        (0.8, 0.03, "importance_sampling", True),
+        (0.8, 0.0, "ppo", True),
+    ],
+)
+def test_a_second_pass_is_counted_where_one_is_made(temperature: float, beta: float, loss: str, twice: bool) -> None:
+    stage = Grpo.model_validate(
+        {
+            "kind": "grpo",
+            "data": [{"path": "rows.jsonl"}],
+            "rewards": ["funding"],
+            "learning_rate": 1e-5,
+            "temperature": temperature,
+            "beta": beta,
+        }
+    )
+    assert needs_plain(stage, Hosted(loss=loss)) is twice
