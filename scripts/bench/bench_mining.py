@@ -18,7 +18,7 @@ from typing import Any
 from adapters import parallel
 from adapters.chat_client import Connection
 from adapters.mining import program as programs
-from adapters.mining.engine import ProgramEngine, TaggerProxy
+from adapters.mining.engine import ProgramEngine, Proxy
 from adapters.mining.program import Ask, Program
 from adapters.mining.questions import Question
 from adapters.mining.sample import draw
@@ -60,7 +60,7 @@ def main() -> None:
     program = programs.load(given.program)
     drawn = draw(given.corpus, "text", n=given.n).texts
     texts = [text.text for text in drawn]
-    engine = ProgramEngine(program, TaggerProxy(tagger(given.proxy)))
+    engine = ProgramEngine(program, Proxy(tagger(given.proxy)))
     engine.read(texts[:8])  # a first call plans its kernels
     whole = seconds(lambda: engine.read(texts))
     single = seconds(lambda: [engine.read([text]) for text in texts])

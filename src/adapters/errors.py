@@ -67,3 +67,8 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a defect
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message that says something; its type where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -135,5 +135,5 @@ def test_a_question_survives_its_prompt() -> None:
 
 @pytest.mark.slow
 def test_words_and_spans_need_no_torch() -> None:
-    code = "import sys, adapters.tasks.mine, adapters.tasks.mine_words; sys.exit('torch' in sys.modules)"
+    code = "import sys, adapters.tasks.mine, adapters.data_aug.mine.words; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

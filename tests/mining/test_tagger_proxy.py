@@ -10,7 +10,7 @@ from tiny import ie_rows, save_tiny_encoder
 
 from adapters.backends.local.tagger import CPU_BUDGET
 from adapters.data_aug.mine.words import Span
-from adapters.mining.engine import ProgramEngine, TaggerProxy, labels
+from adapters.mining.engine import ProgramEngine, Proxy, labels
 from adapters.mining.program import read
 
 PROGRAM = """version: 1
@@ -40,7 +40,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_program_gives_the_answers_of_the_tagger(tagger: Any) -> None:
     texts = [row["text"] for row in ie_rows(12)]
     program = read(Path("p.yaml"), PROGRAM)
-    proxy = TaggerProxy(tagger)
+    proxy = Proxy(tagger)
     done = ProgramEngine(program, proxy, tagger.threshold, uncertain=True).read(texts)
     positive = tagger.get_label(texts, "This text mentions a person")
     names = tagger.get_span(texts, "person")
@@ -55,7 +55,7 @@ def test_a_program_gives_the_answers_of_the_tagger(tagger: Any) -> None:
         assert len(outcome.margins) == sum(outcome.asked)
         assert all(0 <= margin <= 1 for margin in outcome.margins)
         assert outcome.tokens > 20
-    one = ProgramEngine(program, TaggerProxy(tagger, 1), tagger.threshold).read(texts)
+    one = ProgramEngine(program, Proxy(tagger, 1), tagger.threshold).read(texts)
     assert [outcome.record for outcome in one] == [outcome.record for outcome in done]
     assert labels(proxy, texts, "This text mentions a person", tagger.threshold) == positive
 
@@ -70,7 +70,7 @@ def test_questions_of_many_texts_and_spans_share_batches(tagger: Any, monkeypatc
 
     monkeypatch.setattr(tagger.model, "forward", counted)
     texts = [row["text"] for row in ie_rows(12)]
-    done = ProgramEngine(read(Path("p.yaml"), PROGRAM), TaggerProxy(tagger), uncertain=True).read(texts)
+    done = ProgramEngine(read(Path("p.yaml"), PROGRAM), Proxy(tagger), uncertain=True).read(texts)
     windows, asked = sum(rows for rows, _ in shapes), sum(sum(outcome.asked) for outcome in done)
     assert windows >= asked > 2 * len(texts)
     assert windows > 4 * len(shapes)
@@ -78,7 +78,7 @@ def test_questions_of_many_texts_and_spans_share_batches(tagger: Any, monkeypatc
 
 
 def test_a_span_too_long_for_an_instruction_has_no_answers(tagger: Any) -> None:
-    class Long(TaggerProxy):
+    class Long(Proxy):
         def spans(self, questions: Any) -> Any:
             return [([Span(question.text, 0, len(question.text))], 1.0) for question in questions]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from adapters.errors import UserError
 from adapters.files import read_json, sha256, write_json
 
 Tensor = TypeVar("Tensor")
@@ -27,6 +29,20 @@ WORK_FILES = ("trainer", OWNER_FILE)
 def work_folder(folder: Path) -> Path:
     """The folder in which an adapter is made until it is complete."""
     return folder.with_name(folder.name + ".partial")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is gone afterwards, unless it was moved there. Raises UserError for a full disk."""
+    work = work_folder(out.absolute())  # a name may begin with a dash
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir(parents=True)
+        yield work
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def owner_line(fingerprint: str, start: Path | None) -> str:

@@ -18,6 +18,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from adapters.cli.errors import complain
 from adapters.environment import LOG_LEVEL, PROCESSES, SILENT
+from adapters.errors import first_line
 
 
 def main() -> None:
@@ -38,11 +39,11 @@ def main() -> None:
     except (DistError, RendezvousError, ConnectionError) as error:
         complain(
             f"the {asked.num_machines} machines did not find each other at {asked.main_process_ip}:"
-            f"{asked.main_process_port}, and nothing was trained: {str(error).splitlines()[0]}"
+            f"{asked.main_process_port}, and nothing was trained: {first_line(error)}"
         )
         sys.exit(2)
     except (ValueError, AssertionError, OSError, ImportError) as error:
-        complain(f"accelerate cannot launch this: {str(error).splitlines()[0]}")
+        complain(f"accelerate cannot launch this: {first_line(error)}")
         sys.exit(2)
 
 

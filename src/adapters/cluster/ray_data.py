@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from adapters.cluster.parts import Part, Store
 from adapters.cluster.work import Fill, Work
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 
 BLOCKS = 4096
 """Most blocks of a Ray dataset: with more, its planning takes longer than the parts."""
@@ -79,7 +79,7 @@ def connected(address: str | None, workers: int | None, cpus: int | None, *, gpu
         with _silent():  # it says that it was told to be
             ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        said = str(error).splitlines()[0].rstrip(".")
+        said = first_line(error).rstrip(".")
         raise UserError(f"{f'--address {address}' if address else 'Ray did not start'}: {said}.") from None
     ended = threading.Event()
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from adapters.data.data_file import is_data_file, is_saved_dataset
 from adapters.data.rows import arrow_batches, arrow_rows, read_file
-from adapters.errors import KeyPath, UserError
+from adapters.errors import KeyPath, UserError, first_line
 from adapters.recipe.fields import HubSource
 from adapters.types import Row
 
@@ -37,7 +37,7 @@ def read_hub(source: HubSource, root: Path, *, at: KeyPath, texts: tuple[str, ..
             builder.download_and_prepare()
             table = builder.as_dataset(split=source.hub_split)
     except Exception as error:  # the library raises many types for the same user error
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         dataset = f"{source.hub!r} (config {source.config}, split {source.hub_split!r})"
         raise UserError(f"the dataset {dataset} cannot be loaded: {reason}", at=at) from error
     if files is not None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from adapters.backends import adapter_folder
 from adapters.backends.hub_cache import snapshot
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.files import read_json
 from adapters.pipeline.run_folder import RunFolder, adapter_in
 from adapters.plugins import trust
@@ -128,7 +128,7 @@ def _local(given: str, revision: str | None) -> Path:
     except RemoteEntryNotFoundError:
         raise UserError(f"{given} is no adapter: its repository has no {adapter_folder.CONFIG}.") from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         raise UserError(f"there is no folder {given}, and the Hub does not give it either: {first}") from None
 
 
@@ -165,5 +165,5 @@ def _yaml(path: Path) -> dict[str, Any]:
     try:
         value = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {next(iter(str(error).splitlines()), '')}") from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     return value if isinstance(value, dict) else {}

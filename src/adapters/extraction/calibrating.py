@@ -28,8 +28,8 @@ from adapters.extraction.chunks import Cutter
 from adapters.extraction.confidence import CHOICES, TOKENS, stored, told
 from adapters.extraction.engine import Answer, Engine, Request
 from adapters.extraction.journal import Journal
-from adapters.extraction.resumable import finished, journal_path
-from adapters.files import manifest_path, read_jsonl, write_json, write_jsonl
+from adapters.extraction.resumable import complete, finished, journal_path
+from adapters.files import read_jsonl, write_json, write_jsonl
 from adapters.pipeline import unseen_rows
 from adapters.pipeline.fingerprint import digest
 from adapters.plugins.trust import Consent
@@ -59,11 +59,6 @@ class CalibrationJob:
         """The evidence, beside the adapter's weights."""
         name = re.sub(r"[^\w.]+", "-", self.way)
         return self.source.adapter / f"calibration-{name}.jsonl"
-
-    @property
-    def journal(self) -> Path:
-        """File of the unfinished evidence."""
-        return journal_path(self.out)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -166,8 +161,7 @@ def run(job: CalibrationJob, engine: Callable[[], Engine], moved: Progress) -> d
     counts |= {"left_out": dict(job.left_out), "errors": dict(errors), "way": job.way, **_calibration(job, lines)}
     counts["seconds"] = round(time.monotonic() - began, 2)
     write_jsonl(job.out, lines)
-    write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
-    job.journal.unlink(missing_ok=True)
+    complete(job, counts)
     return counts
 
 
@@ -179,7 +173,7 @@ def done(job: CalibrationJob) -> dict[str, Any] | None:
 def _answered(job: CalibrationJob, engine: Callable[[], Engine], moved: Progress) -> list[dict[str, Any]]:
     """The evidence of every row, in order."""
     total = len(job.examples)
-    with closing(Journal(job.journal, 1, 1)) as journal:
+    with closing(Journal(journal_path(job.out), 1, 1)) as journal:
         resumed = journal.count
         if resumed < total:
             missing = (Request(n, e.prompt, e.meta["text"]) for n, e in enumerate(job.examples, 1) if n not in journal)

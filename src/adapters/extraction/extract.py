@@ -28,8 +28,8 @@ from adapters.extraction.engine import Answer, Engine, Request, not_all_empty
 from adapters.extraction.files import blocks
 from adapters.extraction.journal import Journal
 from adapters.extraction.long_texts import OpenRows
-from adapters.extraction.resumable import journal_path
-from adapters.files import manifest_path, sha256, write_json
+from adapters.extraction.resumable import complete, journal_path
+from adapters.files import sha256
 from adapters.secrets import redact
 from adapters.types import Message, Normaliser, Progress, Row
 
@@ -81,11 +81,6 @@ class ExtractionJob:
     grounded: grounding.Grounded = "flag"
     sure: confidence.Confidence | None = None
     gather: Gather | None = None
-
-    @property
-    def journal(self) -> Path:
-        """File of the unfinished output."""
-        return journal_path(self.out)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -212,7 +207,7 @@ def run(
 
     Without `cutter` no text is asked about in parts. `doubted`: the first answers must not all be empty.
     """
-    journal = Journal(job.journal, job.numbers.start, job.numbers.step)
+    journal = Journal(journal_path(job.out), job.numbers.start, job.numbers.step)
     began, resumed, total = time.monotonic(), journal.count, len(job.numbers)
     tally: Counter[str] = Counter()
 
@@ -241,8 +236,7 @@ def run(
     seconds = time.monotonic() - began
     counts |= {"resumed": resumed, "seconds": round(seconds, 2)}
     counts["rows_per_second"] = round((total - resumed) / seconds, 3) if total > resumed else None
-    write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
-    job.journal.unlink()
+    complete(job, counts)
     return counts
 
 

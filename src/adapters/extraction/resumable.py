@@ -28,10 +28,6 @@ class Resumable(Protocol):
         """The output."""
 
     @property
-    def journal(self) -> Path:
-        """File of the unfinished output."""
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """What decides the output."""
 
@@ -45,6 +41,12 @@ def journal_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
+def complete(job: Resumable, counts: Mapping[str, Any]) -> None:
+    """Say in the manifest that an output is complete, and delete its journal."""
+    write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
+    journal_path(job.out).unlink(missing_ok=True)
+
+
 @contextmanager
 def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
     """Lock the output for this process, and refuse one made with other settings. Raises UserError."""
@@ -55,25 +57,25 @@ def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
         raise UserError(f"another process is writing {job.out}.") from None
     except OSError as error:
         raise UserError(f"{job.out} cannot be written: {error.strerror}.") from None
-    earlier = None
+    earlier, journal = None, journal_path(job.out)
     try:
         if fresh:
-            for path in (job.out, job.journal, manifest_path(job.out)):
+            for path in (job.out, journal, manifest_path(job.out)):
                 path.unlink(missing_ok=True)
         earlier = manifest(job.out)
         if earlier is not None:
             check_settings(
                 job.settings, earlier["settings"], f"{job.out} was {'made' if job.out.exists() else 'begun'}"
             )
-        elif job.out.exists() or job.journal.exists():
+        elif job.out.exists() or journal.exists():
             remedy = "Choose another name, or replace it with --fresh."
             raise UserError(f"{job.out} exists, but no extraction wrote it, and no sampling. {remedy}")
         else:
             write_json(manifest_path(job.out), {"complete": False, **job.described})
         yield
     finally:
-        if earlier is None and not job.out.exists() and not (job.journal.is_file() and job.journal.stat().st_size):
-            for path in (job.journal, manifest_path(job.out)):  # no row was finished
+        if earlier is None and not job.out.exists() and not (journal.is_file() and journal.stat().st_size):
+            for path in (journal, manifest_path(job.out)):  # no row was finished
                 path.unlink(missing_ok=True)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)

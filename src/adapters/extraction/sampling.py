@@ -24,8 +24,8 @@ from adapters.extraction import files
 from adapters.extraction.adapter_source import Source
 from adapters.extraction.engine import DrawEngine, Drawing, Group
 from adapters.extraction.journal import Journal
-from adapters.extraction.resumable import journal_path
-from adapters.files import manifest_path, write_json, write_jsonl
+from adapters.extraction.resumable import complete, journal_path
+from adapters.files import write_jsonl
 from adapters.plugins.grader import Grader
 from adapters.plugins.rewards import NamedReward, resolve_all, stage_rewards
 from adapters.plugins.source_files import score_hash
@@ -46,11 +46,6 @@ class SamplingJob:
     rewards: Sequence[NamedReward]
     drawing: Drawing
     settings: dict[str, Any]
-
-    @property
-    def journal(self) -> Path:
-        """File of the unfinished output."""
-        return journal_path(self.out)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -119,7 +114,7 @@ def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Progress) -> 
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        journal = stack.enter_context(closing(Journal(job.journal, 1, 1)))
+        journal = stack.enter_context(closing(Journal(journal_path(job.out), 1, 1)))
         graders = [stack.enter_context(closing(Grader(reward))) for reward in job.rewards]
         resumed, total = journal.count, len(job.examples)
         if resumed < total:
@@ -134,8 +129,7 @@ def run(job: SamplingJob, engine: Callable[[], DrawEngine], moved: Progress) -> 
     write_jsonl(job.out, lines)
     counts = {**_counts(lines), "resumed": resumed, "seconds": round(time.monotonic() - began, 2)}
     counts["figures"] = best_of.figures(graded.scores(lines, job.source.task))
-    write_json(manifest_path(job.out), {"complete": True, **job.described, "counts": counts})
-    job.journal.unlink()
+    complete(job, counts)
     return counts
 
 

@@ -13,8 +13,8 @@ from adapters.data.rows import survey
 from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.extraction.extract import check_text_column
-from adapters.extraction.resumable import journal_path
-from adapters.files import manifest_path, write_json, write_jsonl
+from adapters.extraction.resumable import complete
+from adapters.files import write_jsonl
 from adapters.mining.answers import Annotator, Prices
 from adapters.mining.program import MOST_ITEMS, Ask, Each, Program, Step, rendered
 from adapters.mining.questions import Question, marked, prompt_tokens, read
@@ -154,11 +154,6 @@ class AnnotationJob:
         return self.wanted.out
 
     @property
-    def journal(self) -> Path:
-        """There is none: the file of answers is what a restart reads."""
-        return journal_path(self.out)
-
-    @property
     def described(self) -> dict[str, Any]:
         """The manifest's description."""
         return {"settings": self.settings, "paths": {"input": str(self.wanted.corpus.resolve())}}
@@ -239,7 +234,7 @@ def run(work: AnnotationJob, annotator: Annotator, moved: Progress) -> dict[str,
     rows = [row for _, row in sorted(made.rows.items())]
     write_jsonl(work.out, rows)
     counts = _counts(work, annotator, rows, made.not_verbatim)
-    write_json(manifest_path(work.out), {"complete": True, **work.described, "counts": counts})
+    complete(work, counts)
     return counts
 
 

@@ -6,7 +6,7 @@ import json
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from adapters.data.row_forms import asked_text
 from adapters.data_aug.mine.words import Question, Span
@@ -20,41 +20,28 @@ from adapters.mining.sample import order
 from adapters.types import Message, Row
 
 
-class Proxy(Protocol):
-    """A model that answers the two questions a program may ask."""
+class Proxy:
+    """An adapter of kind token_classification, which answers the two questions that a program may ask.
+
+    `batch_size`: windows at a time; None: by their length.
+    """
+
+    def __init__(self, tagger: Any, batch_size: int | None = None) -> None:
+        self.tagger, self.batch_size = tagger, batch_size
 
     def scores(self, questions: Sequence[Question]) -> list[float]:
         """How likely the statement of each question is, from 0 to 1."""
-        ...
+        return list(self.tagger.scores(questions, self.batch_size))
 
     def spans(self, questions: Sequence[Question]) -> list[tuple[list[Span], float]]:
         """What each question finds in its text, by its start, not overlapping; and how sure that is, from 0 to 1.
 
         The second is the difference of the two likeliest answers.
         """
-        ...
-
-    def sub_words(self, questions: Sequence[Question]) -> list[int]:
-        """Sub-words that are read for each question; 0 where its instruction leaves no room for the text."""
-        ...
-
-
-class TaggerProxy:
-    """An adapter of kind token_classification as a proxy. `batch_size`: windows at a time; None: by their length."""
-
-    def __init__(self, tagger: Any, batch_size: int | None = None) -> None:
-        self.tagger, self.batch_size = tagger, batch_size
-
-    def scores(self, questions: Sequence[Question]) -> list[float]:
-        """See `Proxy`."""
-        return list(self.tagger.scores(questions, self.batch_size))
-
-    def spans(self, questions: Sequence[Question]) -> list[tuple[list[Span], float]]:
-        """See `Proxy`."""
         return list(self.tagger.sure_spans(questions, self.batch_size))
 
     def sub_words(self, questions: Sequence[Question]) -> list[int]:
-        """See `Proxy`."""
+        """Sub-words that are read for each question; 0 where its instruction leaves no room for the text."""
         return [self._sub_words(question) for question in questions]
 
     def _sub_words(self, question: Question) -> int:
@@ -68,7 +55,7 @@ def load_proxy(source: Source, batch_size: int | None) -> Proxy:
     """The proxy of an adapter."""
     from adapters.backends.local.tagger import Tagger  # it imports torch
 
-    return TaggerProxy(Tagger.load(source.adapter, base=source.model.base), batch_size)
+    return Proxy(Tagger.load(source.adapter, base=source.model.base), batch_size)
 
 
 def labels(proxy: Proxy, texts: Sequence[str], instruction: str, threshold: float) -> list[bool]:

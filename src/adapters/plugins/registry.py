@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from adapters.environment import versions
-from adapters.errors import KeyPath, UserError, hint
+from adapters.errors import KeyPath, UserError, first_line, hint
 from adapters.plugins.own_files import FILE_MODULE as FILE_MODULE
 from adapters.plugins.own_files import find, import_file
 from adapters.plugins.own_files import load_file as load_file
@@ -284,7 +284,7 @@ def _schema(given: str, folder: Path, at: KeyPath) -> Any:
         try:
             return TypeAdapter(cls).json_schema()
         except (PydanticUserError, PydanticInvalidForJsonSchema) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"{given} has no JSON Schema: {reason}", at=at) from None
     path = folder / Path(given).expanduser()
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from adapters import secrets
 from adapters.backends import adapter_folder
 from adapters.data.rows import BAD_ROW, place, read_records
 from adapters.environment import versions
-from adapters.errors import UserError, hint, visible
+from adapters.errors import UserError, first_line, hint, visible
 from adapters.files import write_jsonl, write_text
 from adapters.publish import hub
 from adapters.publish.license_demands import demands, forbids_changes
@@ -72,19 +71,13 @@ def make(wanted: Wanted, folder: Path) -> Found:
         raise UserError(f"{folder} exists already; nothing was written.")
     found = _survey(wanted)
     _check(wanted, found)
-    work = adapter_folder.work_folder(folder)
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        (work / "data").mkdir(parents=True)
+    with adapter_folder.new_folder(folder) as work:
+        (work / "data").mkdir()
         for path in wanted.files:
             if found.rows[path.name]:
                 write_jsonl(work / "data" / f"{_name(path)}.jsonl", (row for _, row in _kept(wanted, path)))
         write_text(work / "README.md", card(wanted, found))
         os.replace(work, folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return found
 
 
@@ -227,7 +220,7 @@ def push(folder: Path, repo: str, *, private: bool) -> dict[str, Any]:
         after = api.dataset_info(repo)
     except (HfHubHTTPError, hub.transport(), OSError, RuntimeError, ValueError) as error:
         hub.give_up_if_final(error, repo)
-        raise hub.HubError(f"the push to {repo} failed: {hub.first_line(error)}") from error
+        raise hub.HubError(f"the push to {repo} failed: {first_line(error)}") from error
     others = sorted({sibling.rfilename for sibling in after.siblings or ()} - names - {".gitattributes"})
     url = f"{api.endpoint}/datasets/{repo}"
     return {"repo": repo, "url": url, "commit": made.oid, "new": after.sha != before.sha, "strangers": others}

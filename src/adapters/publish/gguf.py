@@ -91,7 +91,7 @@ def write_merged(finished: Finished, out: Path, dtype: str, kind: str, tools: Co
 
     The result is `merge_adapter.merge`'s, and of the file. Raises UserError for what llama.cpp cannot read.
     """
-    with _described(finished, tools) as described, _new(out) as work:
+    with _described(finished, tools) as described, adapter_folder.new_folder(out) as work:
         result = merge_adapter.merge(finished, work / "merged", dtype)
         if not result["passed"]:
             return result
@@ -117,7 +117,7 @@ def write_lora(finished: Finished, out: Path, tools: Converters) -> dict[str, An
             f"the adapter has {held[0]}, and a GGUF file of an adapter holds A and B matrices alone: merge it with "
             "--gguf instead. Nothing was written."
         )
-    with _described(finished, tools) as described, _new(out) as work:
+    with _described(finished, tools) as described, adapter_folder.new_folder(out) as work:
         plain = work / finished.recipe.name  # the converter names the adapter by its folder
         plain.mkdir()
         config, tensors = bundle.plain_lora(
@@ -213,20 +213,6 @@ def _notes(finished: Finished, encoder: Encoder) -> list[str]:
         f"llama.cpp puts {tokenizer.bos_token} before each prompt, and the training did not: give llama-server "
         "--override-kv tokenizer.ggml.add_bos_token=bool:false"
     ]
-
-
-@contextmanager
-def _new(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is gone afterwards, unless it was moved there."""
-    work = adapter_folder.work_folder(out.absolute())  # a name may begin with a dash
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        work.mkdir(parents=True)
-        yield work
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _reason(stderr: str) -> str:

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.files import read_json, sha256
 from adapters.publish import bundle
 from adapters.recipe.load import RecipeFile
@@ -342,11 +342,6 @@ def _status(error: BaseException) -> int | None:
         return getattr(response, "status_code", None)
     match = re.search(r"HTTP status client error \((\d{3})\b", str(error))
     return int(match[1]) if match else None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def ask_hub(file: RecipeFile) -> str | None:

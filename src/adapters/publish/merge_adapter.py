@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from adapters.backends.local.model import DTYPES, head_of, load_adapter, load_ba
 from adapters.backends.local.tagger import word_encoder
 from adapters.console import quiet_libraries
 from adapters.data_aug.mine.words import LABELS, question_of
-from adapters.errors import UserError
 from adapters.publish.finished_run import Finished, probes
 
 PROBES = 4
@@ -56,10 +54,7 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
     with peft.disable_adapter():
         change = _difference(wanted, _logits(peft, prompts))
     merged = peft.merge_and_unload(safe_merge=True).to(stored)  # refuses weights that are not finite
-    work = adapter_folder.work_folder(out)
-    shutil.rmtree(work, ignore_errors=True)
-    work.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with adapter_folder.new_folder(out) as work:
         merged.config._name_or_path = base.hub_id  # no path of this machine
         if not tags:
             merged.generation_config.eos_token_id = encoder.stops(merged.generation_config)
@@ -74,10 +69,6 @@ def merge(finished: Finished, out: Path, dtype: str) -> dict[str, Any]:
         passed = difference <= allowed
         if passed:
             os.replace(work, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     name = str(stored).removeprefix("torch.")
     detail = (
         f"{name}; logits differ from base + adapter by at most {difference:.2g} "

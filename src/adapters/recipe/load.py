@@ -17,7 +17,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from adapters import secrets
-from adapters.errors import KeyPath, UserError, hint
+from adapters.errors import KeyPath, UserError, first_line, hint
 from adapters.recipe.aliases import long_form, present_name
 from adapters.recipe.first_line import HEADER, check_first_line
 from adapters.recipe.recipe import Recipe
@@ -139,7 +139,7 @@ def _parse(path: Path, text: str, what: str = "a recipe", *, aliases: bool = Tru
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise UserError(f"{path}{at}: not valid YAML: {error.problem or error.context}.") from None
     except (YAMLError, ValueError, RecursionError, OverflowError, AttributeError, TypeError, AssertionError) as error:
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0] if str(error) else error!r}.") from None
+        raise UserError(f"{path}: not valid YAML: {first_line(error)}.") from None
     if not isinstance(node, CommentedMap):
         start = ", starting with name: and task:" if what == "a recipe" else ""
         raise UserError(f"{path}: {what} is a mapping of keys to values{start}.")

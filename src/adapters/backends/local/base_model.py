@@ -21,7 +21,7 @@ from adapters.backends.base_files import Wheel, local_folder
 from adapters.backends.base_files import known_wheel as known_wheel
 from adapters.backends.hub_cache import snapshot
 from adapters.console import phase
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.files import sha256
 
 
@@ -64,7 +64,7 @@ def load_config(base: Base) -> Any:
 
 def unusable_config(base: Base, error: Exception) -> UserError:
     """The message on a configuration that does not load, or that no model can be made of."""
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first = first_line(error)
     return UserError(f"the configuration of {base.load!r} cannot be used: {first}", at=AT)
 
 

@@ -10,8 +10,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from adapters.backends.local.base_model import AT
-from adapters.backends.local.model import first_line
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.types import Example, Lengths, Message
 
 

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from adapters.backends.adapter_folder import WEIGHTS, own_names, shapes
 from adapters.backends.local.base_model import AT, Base
 from adapters.console import phase
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.recipe.recipe import Lora, Model
 
 CONSENT = "ADAPTERS_TRUST_REMOTE_CODE"
@@ -325,8 +325,3 @@ def name_base(peft: PeftModel, base: Base | None) -> None:
     """
     config = peft.peft_config["default"]
     config.base_model_name_or_path, config.revision = (base.hub_id, base.revision) if base else ("", None)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message that says something; its type where none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

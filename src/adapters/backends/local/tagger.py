@@ -17,7 +17,7 @@ from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu, word
 from adapters.backends.local.word_encoder import Piece, Read, WordEncoder
 from adapters.console import quiet_libraries
 from adapters.data_aug.mine.words import BEGIN, LABELS, Kind, Question, Span, label_score, question_of, spans_of
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.files import read_json
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Model
@@ -234,7 +234,7 @@ def _downloaded(name: str) -> Path:
     try:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         raise UserError(f"there is no folder {name}, and the Hub does not give it either: {first}") from None
 
 

@@ -7,7 +7,6 @@ the checkpoint names, in which the same modules have longer names: `model.langua
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from adapters.backends.adapter_folder import PEFT_PREFIX, work_folder
+from adapters.backends.adapter_folder import PEFT_PREFIX, new_folder
 from adapters.backends.local.base_model import AT, Base, load_config
 from adapters.console import phase
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.files import read_json, write_json
 
 MARKER: Final = "text_only.json"
@@ -102,7 +101,7 @@ def make(base: Base, out: Path) -> dict[str, Any]:
             base.load, revision=base.revision, dtype="auto", use_safetensors=True
         ).eval()
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{base.load!r} cannot be loaded: {str(error).strip().splitlines()[0]}", at=AT) from error
+        raise UserError(f"{base.load!r} cannot be loaded: {first_line(error)}", at=AT) from error
     text, wrapper = _extract(outer, kind, text_config)
     phase("comparing both models")
     difference = _difference(outer, text)
@@ -110,20 +109,13 @@ def make(base: Base, out: Path) -> dict[str, Any]:
         raise UserError(f"{kind.__name__} does not compute what {wrapper.architecture} computes on text.", at=AT)
     commit = getattr(config, "_commit_hash", None)
     source = {"hub_id": base.hub_id, "revision": commit or base.revision, "wrapper": asdict(wrapper)}
-    work = work_folder(out)
-    shutil.rmtree(work, ignore_errors=True)
-    try:
+    with new_folder(out) as work:
         phase("writing the text model")
-        work.mkdir(parents=True)
         text.save_pretrained(work)
         AutoTokenizer.from_pretrained(base.load, revision=base.revision).save_pretrained(work)
         write_json(work / MARKER, source)
         (work / "hub_id").write_text(base.hub_id + "\n", encoding="utf-8")
         os.replace(work, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     parameters = sum(p.numel() for p in text.parameters())
     return {**source, "class": kind.__name__, "parameters": parameters, "difference": difference}
 

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from adapters.backends.local.base_model import AT, Base
 from adapters.backends.local.encoder import Encoder
-from adapters.backends.local.model import first_line, trusts
-from adapters.errors import UserError, hint
+from adapters.backends.local.model import trusts
+from adapters.errors import UserError, first_line, hint
 from adapters.recipe.recipe import Model
 
 PADS: Final = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|endoftext|>")

@@ -19,7 +19,7 @@ from trl import DistillationConfig, DPOConfig, GRPOConfig, SFTConfig
 from adapters.backends.jobs import Job
 from adapters.backends.local import tracking
 from adapters.backends.local.model import on_gpu, precision
-from adapters.errors import KeyPath, UserError, hint
+from adapters.errors import KeyPath, UserError, first_line, hint
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Dpo, Grpo, Stage, TokenClassification, own_options
 
@@ -154,7 +154,7 @@ def check_options(stage: Stage, at: KeyPath) -> None:
         rows = {"per_device_train_batch_size": 8, "num_generations": 8} if stage.method == "grpo" else {}
         config(output_dir="unused", use_cpu=not on_gpu(), bf16=False, report_to="none", **rows, **given_options)
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"{config.__name__}: {str(error).splitlines()[0]}", at=(*at, section)) from None
+        raise UserError(f"{config.__name__}: {first_line(error)}", at=(*at, section)) from None
 
 
 def _check_losses(stage: Any, at: KeyPath) -> None:

@@ -27,6 +27,7 @@ from adapters.backends.local.encoder import Encoder, end_tokens
 from adapters.backends.local.model import load_base, mismatch, on_gpu, precision, prepare_cpu
 from adapters.backends.local.speedups.by_generate import GREEDY
 from adapters.backends.local.text_only import Wrapper, checkpoint_wrapper
+from adapters.errors import first_line
 from adapters.files import write_json
 from adapters.recipe.recipe import Model
 
@@ -62,7 +63,7 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     try:
         peft = PeftModel.from_pretrained(model, str(bundle))
     except (ValueError, RuntimeError) as error:  # no such modules, other shapes
-        checks.append(["keys", False, f"{facts['class']} cannot load it: {str(error).splitlines()[0]}"])
+        checks.append(["keys", False, f"{facts['class']} cannot load it: {first_line(error)}"])
         return facts
     checks.append(check_keys(peft, own_names(stored), bundle, facts["class"]))
     if not checks[-1][1]:

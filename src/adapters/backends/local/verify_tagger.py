@@ -24,6 +24,7 @@ from adapters.backends.local.model import load_base, prepare_cpu
 from adapters.backends.local.tagger import Tagger, TaggerSampler
 from adapters.backends.local.verify_adapter import check_keys, check_tensors
 from adapters.data_aug.mine.words import LABELS, question_of
+from adapters.errors import first_line
 from adapters.files import write_json
 from adapters.recipe.recipe import Model
 
@@ -47,7 +48,7 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     try:
         peft = PeftModel.from_pretrained(model, str(bundle)).eval()
     except (ValueError, RuntimeError) as error:  # no such modules, other shapes
-        checks.append(["keys", False, f"{name} cannot load it: {str(error).splitlines()[0]}"])
+        checks.append(["keys", False, f"{name} cannot load it: {first_line(error)}"])
         return facts
     checks.append(check_keys(peft, stored, bundle, name))
     if not checks[-1][1]:

@@ -24,6 +24,7 @@ from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import load_adapter, load_base, training_failure
 from adapters.backends.tinker.service import Sampler, ServiceError
 from adapters.console import phase
+from adapters.errors import first_line
 from adapters.recipe.recipe import Model
 
 KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
@@ -142,7 +143,7 @@ def misfit(config: LoraConfig, tensors: Mapping[str, torch.Tensor], base: Base) 
         with torch.device("meta"):
             model = get_peft_model(AutoModelForCausalLM.from_config(architecture), trial)
     except ValueError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     expected = {n: tuple(t.shape) for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     if unmatched := sorted(expected.keys() ^ tensors.keys()):
         return f"{len(unmatched)} tensors are only in the adapter or only in the model, such as {unmatched[0]}"
