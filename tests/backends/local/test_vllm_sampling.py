@@ -258,3 +258,18 @@ def test_the_base_is_small_enough_beside_the_training(
     monkeypatch.setattr(memory_plan, "devices", lambda: (3e9, True))
     with pytest.raises(UserError, match=r"vLLM needs .* GB beside the training, and the GPU has 3.0 GB"):
         memory_plan.vllm_share(job(recipe, tmp_path), recipe, base)
+
+
+def test_what_vllm_may_take_where_the_launch_shards_the_weights(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapters.backends.local import memory_plan
+
+    planned = []
+    monkeypatch.setattr(memory_plan, "devices", lambda: (80e9, True))
+    monkeypatch.setattr(memory_plan.memory, "vllm_share", lambda shape, use, available: planned.append(use) or 0.5)
+    for sharded in (False, True):
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setattr(memory_plan, "shards_weights", lambda sharded=sharded: sharded)
+        memory_plan.vllm_share(job(recipe, tmp_path), recipe, resolve(recipe.model.base))
+    assert [(use.world, use.zero) for use in planned] == [(4, 0), (4, 3)]

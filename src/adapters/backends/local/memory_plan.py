@@ -22,6 +22,7 @@ from adapters.backends.jobs import Evaluation, Job
 from adapters.backends.local.activation_trace import CHUNK, Trace
 from adapters.backends.local.base_model import Base, load_config, unusable_config
 from adapters.backends.local.model import DTYPES, new_adapter, on_gpu, precision
+from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.speedups.caches import can_decode
 from adapters.backends.local.trainer_args import micro_batch
 from adapters.backends.memory import (
@@ -161,13 +162,14 @@ def host_memory() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def vllm_share(job: Job, recipe: Recipe, base: Base, *, world: int = 1, zero: int = 0) -> float:
-    """`vllm_gpu_memory_utilization` for a GRPO stage on this machine.
+def vllm_share(job: Job, recipe: Recipe, base: Base) -> float:
+    """`vllm_gpu_memory_utilization` for a GRPO stage on this machine, in this launch.
 
     Raises UserError when vLLM does not fit beside the training.
     """
     available, gpu = devices()
     common, shape, _ = _model(recipe, base, gpu=gpu)
+    world, zero = int(os.environ.get("WORLD_SIZE", "1")), 3 if shards_weights() else 0
     use, _ = _training_use(job, recipe, shape, replace(common, world=world, zero=zero), available)
     use = replace(use, vllm=use.vllm or VllmUse(use.generated))
     share = memory.vllm_share(shape, use, available)
