@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from adapters.backends import adapter_folder
 from adapters.backends.hub_cache import snapshot
+from adapters.environment import versions
 from adapters.errors import UserError, first_line
 from adapters.files import read_json
 from adapters.pipeline.run_folder import RunFolder, adapter_in
@@ -38,6 +39,13 @@ class Source:
     """Folder where the task's own files are looked for."""
     run: RunFolder | None
     """The run that the adapter is a stage of."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of it decides an output."""
+        task = self.plug.model_dump()
+        known = {"adapter": self.weights, "base": self.model.base, "thinking": self.model.thinking, "task": task}
+        return known | {"versions": versions()}
 
     @property
     def echo(self) -> bool:

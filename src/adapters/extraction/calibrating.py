@@ -18,7 +18,6 @@ from typing import Any, Final
 from adapters.backends.json_stop import first_value
 from adapters.data.examples import text_key
 from adapters.data.load import load_examples
-from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.evaluation import answer_values, calibration, confidence
 from adapters.evaluation.calibration import FILE, Fitted
@@ -108,14 +107,10 @@ def prepare(
     settings = {
         "rows": digest([[e.prompt, e.gold] for e in every]),
         "fitted": len(given),
-        "adapter": source.weights,
-        "base": source.model.base,
-        "thinking": source.model.thinking,
-        "task": source.plug.model_dump(),
+        **source.settings,
         "way": way,
         "test": test,
         **engine,
-        "versions": versions(),
     }
     return CalibrationJob(source, way, every, len(given), test, left_out, settings)
 

@@ -19,7 +19,6 @@ from adapters.backends.json_stop import first_value
 from adapters.data.json_text import label_text
 from adapters.data.row_forms import conversion_hint
 from adapters.data.rows import BAD_ROW, arrow_schema, column_names, read_records, survey
-from adapters.environment import versions
 from adapters.errors import UserError, hint
 from adapters.extraction import confidence, files, grounding, long_texts
 from adapters.extraction.adapter_source import Source
@@ -133,10 +132,7 @@ def prepare(
         "input": digest,
         "rows": rows,
         "shard": f"{number}/{count}",
-        "adapter": source.weights,
-        "base": source.model.base,
-        "thinking": source.model.thinking,
-        "task": source.plug.model_dump(),
+        **source.settings,
         "text": text,
         "keep": list(keep),
         "normalize": normalise,
@@ -144,7 +140,6 @@ def prepare(
         "grounded": grounded,
         "confidence": sure and sure.settings,
         **engine,
-        "versions": versions(),
     }
     types = arrow_schema(input)
     plain = {"type": "string"}

@@ -17,7 +17,6 @@ from typing import Any
 
 from adapters.data.load import load_examples
 from adapters.data.rows import survey
-from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.evaluation import best_of, graded
 from adapters.extraction import files
@@ -95,14 +94,10 @@ def prepare(
     settings = {
         "input": digest,
         "rows": len(examples),
-        "adapter": source.weights,
-        "base": source.model.base,
-        "thinking": source.model.thinking,
-        "task": source.plug.model_dump(),
+        **source.settings,
         **asdict(drawing),
         "rewards": [reward.record for reward in rewards],
         **engine,
-        "versions": versions(),
     }
     return SamplingJob(source, rows, examples, out, rewards, drawing, settings)
 
