@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sample(start, out)
             name = f"{lever.replace(' ', '_')}{options.tag}-{seed}"
             recipe = common | {"seed": seed, "data_root": str(out), "start": str(start / "1-sft"), "stages": [stage]}
-            made = run(out, name, recipe, *(f"stages.0.{assignment}" for assignment in options.set))
-            runs.setdefault(lever, []).append(made)
+            finished = run(out, name, recipe, *(f"stages.0.{assignment}" for assignment in options.set))
+            runs.setdefault(lever, []).append(finished)
     mended = {row["id"]: mend(row) for row in read_jsonl(folder / "grobid_dev.jsonl")}
     for left_out in filter(None, dict.fromkeys(["nothing", options.without])):
         show(runs, left_out, mended)

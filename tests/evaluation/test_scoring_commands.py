@@ -57,15 +57,15 @@ def test_many_rows_are_scored_from_the_disk(files: tuple[Path, Path], monkeypatc
         file.write(
             json.dumps({"id": "r3", "completion": "[]"}) + "\n" + json.dumps({"id": "x", "completion": ""}) + "\n"
         )
-    held = runner.invoke(app, ["score", *map(str, files)])
+    in_memory = runner.invoke(app, ["score", *map(str, files)])
     rows = [gold | {"completion": "[]"} for gold in map(json.loads, files[1].read_text().splitlines())]
     graded = runner.invoke(
         app, ["rewards", "score", "funding", str(write_jsonl(files[0].with_name("all.jsonl"), rows))]
     )
     monkeypatch.setattr("adapters.data.on_disk.HELD", 3)
     monkeypatch.setattr("adapters.evaluation.score_files.HELD", 3)
-    assert runner.invoke(app, ["score", *map(str, files)]).output == held.output
-    assert "1 rows have an id that was there before, such as" in " ".join(held.stderr.split())
+    assert runner.invoke(app, ["score", *map(str, files)]).output == in_memory.output
+    assert "1 rows have an id that was there before, such as" in " ".join(in_memory.stderr.split())
     assert (
         runner.invoke(app, ["rewards", "score", "funding", str(files[0].with_name("all.jsonl"))]).output
         == graded.output

@@ -38,7 +38,7 @@ def score_files(
     for row_id, n, row in _by_id(gold, warnings):
         places[row_id] = len(golden)
         golden.append(_golden(counter, row, n, gold))
-    table, to_find, answered, answers = metrics.CountTable(), 0, bytearray(len(golden)), _Answers()
+    table, answered, answers = metrics.CountTable(), bytearray(len(golden)), _Answers()
     without, strangers = Example("", "", (), gold=[], meta={"text": ""}), list[str]()
     for row_id, n, row in _by_id(predictions, warnings):
         text, place_of_gold = completion_of(row, n, predictions), places.get(row_id)
@@ -48,7 +48,6 @@ def score_files(
             answered[place_of_gold] = True
         counts = counts_of(counter, without if place_of_gold is None else golden.item(place_of_gold), text)
         table.add(counts)
-        to_find += total(counts).gold > 0
         answers.add(readable=counter.is_well_formed(text), claims=total(counts).pred > 0)
     if strangers:
         count, first = len(strangers), strangers[0]
@@ -59,10 +58,10 @@ def score_files(
         warnings.append(f"{missing} gold rows have no prediction (such as {first!r}): {fate}")
     for n, is_answered in enumerate(() if leave_out else answered):
         if not is_answered:
-            table.add(counts := counts_of(counter, golden.item(n), ""))
-            to_find += total(counts).gold > 0
+            table.add(counts_of(counter, golden.item(n), ""))
     result = metrics.of_table(table.fields, table.rows(), intervals=False)
-    warnings += answers.warnings(len(golden), to_find=to_find > 0)
+    to_find = any(figures["gold"] for figures in next(iter(result.values())).values())
+    warnings += answers.warnings(len(golden), to_find=to_find)
     if mode is None:
         return result, warnings
     if mode not in result:
