@@ -91,12 +91,12 @@ def run(
     from adapters.cli.errors import State
     from adapters.cli.options import consent
     from adapters.cli.run import plan_recipe, train
-    from adapters.console import console
+    from adapters.console import bars_as_before, console
     from adapters.recipe.load import load_recipe
 
     consent(trust_remote_code)
     file, screen = load_recipe(Path(recipe), _overrides(settings)), console(stderr=True)
-    with _located(file):
+    with _located(file), bars_as_before():
         plan, backend = plan_recipe(file, screen, False)
         train(plan, backend, screen, State(), fresh=fresh, fork=fork, all_tables=False)
     opened = RunFolder.open(plan.folder)
@@ -109,7 +109,7 @@ def check(recipe: str | Path, settings: Mapping[str, Any] | None = None, *, trus
     `trust` lets plug-ins from outside the recipe's folder be imported. Raises UserError, and Refused without it.
     """
     from adapters.backends import backend
-    from adapters.console import quiet
+    from adapters.console import bars_as_before, quiet
     from adapters.pipeline.check import check_recipe, first_faults, hardware_of
     from adapters.plugins import source_files
     from adapters.plugins.trust import Consent, admit_recipe
@@ -120,7 +120,7 @@ def check(recipe: str | Path, settings: Mapping[str, Any] | None = None, *, trus
     file = load_recipe(Path(recipe), _overrides(settings))
     plugins = source_files.of_recipe(file.recipe, file.folder)
     admit_recipe(plugins, file.folder, Consent(trust))
-    with quiet(None):
+    with quiet(None), bars_as_before():
         faults = first_faults(file, plugins)
         return faults or check_recipe(file, backend(file.recipe), plugins, hardware_of(None, None), ask_hub, of_plan)
 

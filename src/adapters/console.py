@@ -119,6 +119,22 @@ def quiet_libraries() -> None:
         logger.propagate = True
 
 
+@contextmanager
+def bars_as_before() -> Iterator[None]:
+    """Show the libraries' bars afterwards if they were shown before: called from Python, the process is not ours."""
+    import datasets
+    from transformers.utils import logging as bars
+
+    of_datasets, others = not datasets.are_progress_bars_disabled(), bars.is_progress_bar_enabled()
+    try:
+        yield
+    finally:
+        if of_datasets:
+            datasets.enable_progress_bars()
+        if others:
+            bars.enable_progress_bar()
+
+
 @dataclass
 class _Phase:
     """A phase of some work, and how far it is."""

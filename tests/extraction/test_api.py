@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 from test_extract import echo_adapter
 from tiny import SMALL_RECIPE, funding_rows, small_run, write_jsonl
+from transformers.utils import logging as bars
 from typer.testing import CliRunner
 
 import adapters
 from adapters.api import Extractor
 from adapters.cli.main import app
+from adapters.console import bars_as_before, quiet_libraries
 from adapters.errors import UserError
 from adapters.extraction import extractor as extractor_module
 
@@ -35,6 +38,8 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.slow
 def test_a_run_has_stages_metrics_samples_and_a_report(folder: Path) -> None:
+    datasets.enable_progress_bars()
+    bars.enable_progress_bar()
     done = adapters.run("small.yaml", {"stages.0.batch_size": 4})
     assert [stage.name for stage in done.stages] == ["1-sft"]
     report = json.loads((folder / "runs/small/report.json").read_text())
@@ -44,6 +49,19 @@ def test_a_run_has_stages_metrics_samples_and_a_report(folder: Path) -> None:
     assert done.samples("seen", "base") != done.samples("seen")
     assert done.report(folder / "page.html").read_text().startswith("<!doctype html>")
     assert done.load().extract(funding_rows(1)[0])[0]["record"]
+    assert not datasets.are_progress_bars_disabled()
+    assert bars.is_progress_bar_enabled()
+
+
+def test_bars_that_were_off_stay_off() -> None:
+    for show in (True, False):
+        (datasets.enable_progress_bars if show else datasets.disable_progress_bars)()
+        (bars.enable_progress_bar if show else bars.disable_progress_bar)()
+        with bars_as_before():
+            quiet_libraries()
+            assert datasets.are_progress_bars_disabled()
+        assert datasets.are_progress_bars_disabled() is not show
+        assert bars.is_progress_bar_enabled() is show
 
 
 def test_a_recipe_is_checked(folder: Path) -> None:

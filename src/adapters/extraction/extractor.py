@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from adapters.console import note
+from adapters.console import bars_as_before, note
 from adapters.data.rows import BAD_ROW, read_records
 from adapters.errors import UserError
 from adapters.extraction import engine, files
@@ -107,7 +107,8 @@ class Extractor:
 
     def _engine(self) -> engine.Engine:
         if self.loaded is None:
-            self.loaded = self.session.start(note, scored=self.columns["sure"] is not None)
+            with bars_as_before():
+                self.loaded = self.session.start(note, scored=self.columns["sure"] is not None)
         return self.loaded
 
 

@@ -21,8 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from adapters.backends.adapter_folder import WEIGHTS, own_names
 from adapters.backends.local.base_model import Base
+from adapters.backends.local.bundle_checks import check_tensors
 from adapters.backends.local.model import empty_base, mismatch, other_shapes
-from adapters.backends.local.verify_adapter import check_tensors
 from adapters.errors import UserError, first_line
 from adapters.recipe.recipe import Model
 

@@ -9,26 +9,22 @@ truncated}, answers of the training process), `example` (a prompt), `max_new_tok
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel
 from transformers import AutoTokenizer
 
-from adapters.backends.adapter_folder import WEIGHTS, own_names
+from adapters.backends.adapter_folder import own_names
 from adapters.backends.local import text_only
 from adapters.backends.local.base_model import Base
+from adapters.backends.local.bundle_checks import check_change, command, loaded, stored_facts
 from adapters.backends.local.encoder import Encoder, end_tokens
-from adapters.backends.local.model import load_base, mismatch, on_gpu, precision, prepare_cpu
+from adapters.backends.local.model import load_base, on_gpu, precision
 from adapters.backends.local.speedups.by_generate import GREEDY
 from adapters.backends.local.text_only import Wrapper, checkpoint_wrapper
-from adapters.errors import first_line
-from adapters.files import write_json
 from adapters.recipe.recipe import Model
 
 TIES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -41,9 +37,8 @@ Two runs of one model differ by rounding (a few units of the type's last place):
 def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a bundle for its card, with `checks`: [[name, passed, detail], …]."""
     bundle = Path(spec["bundle"])
-    stored = load_file(bundle / WEIGHTS)
-    checks = [check_tensors(stored)]
-    facts: dict[str, Any] = {"parameters": sum(t.numel() for t in stored.values()), "checks": checks}
+    stored, facts = stored_facts(bundle)
+    checks = facts["checks"]
     if not checks[0][1]:
         return facts
     config = Model.model_validate(spec["model"])
@@ -60,41 +55,22 @@ def verify(spec: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": str(model.dtype)[6:],
     }
     checks.append(_embeddings(stored, tied))
-    try:
-        peft = PeftModel.from_pretrained(model, str(bundle))
-    except (ValueError, RuntimeError) as error:  # no such modules, other shapes
-        checks.append(["keys", False, f"{facts['class']} cannot load it: {first_line(error)}"])
-        return facts
-    checks.append(check_keys(peft, own_names(stored), bundle, facts["class"]))
-    if not checks[-1][1]:
+    peft = loaded(model, bundle, stored, checks)
+    if peft is None:
         return facts
     if wrapper:
         checks.append(_served_names(stored, wrapper))
     if precision(config) == "bf16" and not on_gpu():
         peft = peft.to(torch.bfloat16)  # as the evaluation's sampler does
-    peft = peft.to(torch.accelerator.current_accelerator() if on_gpu() else "cpu").eval()
+    peft = peft.to(torch.accelerator.current_accelerator() if on_gpu() else "cpu")
     encoder = Encoder(AutoTokenizer.from_pretrained(bundle), config.thinking)
     prompts = encoder.prompts([p["prompt"] for p in spec["probes"]] + [spec["example"]])
-    checks.append(_change(peft, prompts, facts["class"]))
+    checks.append(check_change(peft, prompts, facts["class"], slice(-1, None)))
     own = end_tokens(model.generation_config)
     facts |= {"prompts": prompts, "stops": sorted({*own, encoder.end})}
     facts["end_token"] = None if encoder.end in own else encoder.tokenizer.convert_ids_to_tokens(encoder.end)
     checks.append(_answers(peft, encoder, facts["stops"], prompts, spec))
     return facts
-
-
-def check_tensors(stored: Mapping[str, torch.Tensor]) -> list[Any]:
-    """Whether the stored tensors are finite, whole and trained: [name, passed, detail]."""
-    if not stored:
-        return ["tensors", False, "the file has no tensor"]
-    if not_finite := [k for k, t in stored.items() if not torch.isfinite(t).all()]:
-        return ["tensors", False, f"{len(not_finite)} tensors are not finite, such as {not_finite[0]}"]
-    if empty := [k for k, t in stored.items() if t.numel() == 0]:
-        return ["tensors", False, f"{len(empty)} tensors are empty, such as {empty[0]} (a sharded save?)"]
-    trained = [bool(t.abs().max() > 0) for k, t in stored.items() if ".lora_B." in k]
-    if not any(trained):
-        return ["tensors", False, "every B matrix is zero: the adapter changes nothing"]
-    return ["tensors", True, f"{len(stored)} finite tensors; {sum(trained)} of {len(trained)} B matrices are not zero"]
 
 
 def _embeddings(stored: Mapping[str, torch.Tensor], tied: bool) -> list[Any]:
@@ -104,35 +80,11 @@ def _embeddings(stored: Mapping[str, torch.Tensor], tied: bool) -> list[Any]:
     return ["embeddings", True, f"not touched (the base {'ties' if tied else 'does not tie'} them)"]
 
 
-def check_keys(peft: PeftModel, stored: Mapping[str, torch.Tensor], bundle: Path, name: str) -> list[Any]:
-    """Whether each stored tensor has its place in the model, and the model no other: [name, passed, detail]."""
-    result = set_peft_model_state_dict(peft, dict(stored))
-    missing = [k for k in result.missing_keys if ".lora_" in k]
-    for what, keys in (("missing", missing), ("unexpected", list(result.unexpected_keys))):
-        if keys:
-            return ["keys", False, f"{name}: {len(keys)} {what}, such as {keys[0]}"]
-    if problem := mismatch(peft, bundle):
-        return ["keys", False, f"{name}: {problem}"]
-    return ["keys", True, f"{name}: all {len(stored)} arrive, none is missing or unexpected"]
-
-
 def _served_names(stored: Mapping[str, torch.Tensor], wrapper: Wrapper) -> list[Any]:
     missing = text_only.with_served_names(own_names(stored), wrapper).keys() - stored.keys()
     if missing or not wrapper.path:
         return ["served names", False, f"servers load {wrapper.architecture}, of which the file has no name"]
     return ["served names", True, f"each matrix also has its name in {wrapper.architecture}, which servers load"]
-
-
-@torch.inference_mode()
-def _change(peft: PeftModel, prompts: Sequence[list[int]], name: str) -> list[Any]:
-    changes = []
-    for ids in prompts:
-        tokens = torch.tensor([ids], device=peft.device)
-        adapted = peft(input_ids=tokens).logits[0, -1].float()
-        with peft.disable_adapter():
-            changes.append(float((adapted - peft(input_ids=tokens).logits[0, -1].float()).abs().max()))
-    # An adapter without effect gives exactly 0, and NaN is not above 0.
-    return ["logits", min(changes) > 0, f"{name}: differ from the base's by {min(changes):.2g} to {max(changes):.2g}"]
 
 
 @torch.inference_mode()
@@ -195,11 +147,5 @@ def _first_difference(
     return n, float(best[0] - best[1]), float(row.abs().max())
 
 
-def main() -> None:
-    """Read the specification and write the facts."""
-    prepare_cpu()
-    write_json(Path(sys.argv[2]), verify(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
-
-
 if __name__ == "__main__":
-    main()
+    command(verify)
