@@ -23,6 +23,7 @@ from rapidfuzz import fuzz
 
 Match = Literal["exact", "normalised", "fuzzy", "absent"]
 Place = tuple[int, int]
+"""Start and end in code points, end exclusive."""
 
 LEAST: Final = 0.9
 """Likeness (`rapidfuzz.fuzz.ratio` of the folded texts) from which another spelling is the value."""
@@ -230,6 +231,32 @@ def _is_in(offsets: Sequence[int], offset: int) -> bool:
 def stands_free(text: str, start: int, end: int) -> bool:
     """Whether a stretch of a text cuts no token at its ends; see this module's description."""
     return not (_is_joined(text[start - 1 : start], text[start]) or _is_joined(text[end - 1], text[end : end + 1]))
+
+
+def free_places(text: str, words: Sequence[str]) -> list[Place]:
+    """Where words stand free in a text to the letter, white space between them, left to right without overlap."""
+    places: list[Place] = []
+    at = text.find(words[0]) if words and words[0].strip() else -1
+    while at >= 0:
+        end = _end(text, at + len(words[0]), words[1:])
+        if end is not None and stands_free(text, at, end):
+            places.append((at, end))
+            at = text.find(words[0], end)
+        else:
+            at = text.find(words[0], at + 1)
+    return places
+
+
+def _end(text: str, at: int, words: Sequence[str]) -> int | None:
+    """The end of words that follow a place, each after white space; None where they do not."""
+    for word in words:
+        start = at
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at == start or not text.startswith(word, at):
+            return None
+        at += len(word)
+    return at
 
 
 def _is_joined(a: str, b: str) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from adapters.rewards.grounding import stands_free
+from adapters.rewards.grounding import free_places
 from adapters.types import Message
 
 LABELS: Final = ("B", "I", "O")
@@ -138,23 +138,8 @@ def occurrences(text: str, strings: Iterable[str]) -> tuple[list[Place], list[st
     taken: list[Place] = []
     missing = []
     for string in sorted(dict.fromkeys(strings), key=lambda s: (-len(s), s)):
-        found = free_places(text, string)
+        found = free_places(text, [string])
         if not found:
             missing.append(string)
         taken += [(a, b) for a, b in found if not any(a < end and start < b for start, end in taken)]
     return sorted(taken), missing
-
-
-def free_places(text: str, string: str) -> list[Place]:
-    """Where a string stands in a text by itself, to the letter."""
-    if not string.strip():
-        return []
-    places = []
-    start = text.find(string)
-    while start >= 0:
-        end = start + len(string)
-        free = stands_free(text, start, end)
-        if free:
-            places.append((start, end))
-        start = text.find(string, end if free else start + 1)
-    return places

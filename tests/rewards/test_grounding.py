@@ -14,7 +14,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.rewards.grounding import LEAST, Text, fold
+from adapters.rewards.grounding import LEAST, Text, fold, free_places
 
 NSF = "National Science Foundation"
 
@@ -211,3 +211,12 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, list | dict):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _strings(inner)
+
+
+def test_words_stand_free_where_no_token_is_cut() -> None:
+    text = "NSF, NSFC and the  Sample\nInstitute; e\u0301tat e"
+    assert free_places(text, ["NSF"]) == [(0, 3)]
+    assert free_places(text, ["Sample", "Institute"]) == [(19, 35)]
+    assert free_places(text, ["e"]) == [(43, 44)], "a combining mark belongs to its letter"
+    assert free_places("在北京的大学", ["北京"]) == [(1, 3)], "no blanks part names there"
+    assert free_places(text, []) == free_places(text, [" "]) == []

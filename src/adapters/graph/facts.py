@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from adapters.errors import UserError
 from adapters.graph.elements import MENTIONS, UNTYPED, Edge, Key, clean, digest, normalised
-from adapters.graph.locate import Place, Sentences, occurrences, pair
+from adapters.graph.locate import Sentences, pair
+from adapters.rewards.grounding import Place, free_places
 from adapters.types import Attribute, Entity, Fact, Relation
 
 _NOWHERE: Final[tuple[None, None]] = (None, None)
@@ -111,7 +112,7 @@ class Reader:
 
     def _find(self, text: str) -> list[Place]:
         if text not in self._places:
-            self._places[text] = occurrences(self._text, text)
+            self._places[text] = free_places(self._text, text.split())
         return self._places[text]
 
     def _end(self, end: Entity | str, typed: Mapping[str, set[tuple[Key, str]]]) -> Name | None:

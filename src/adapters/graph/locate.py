@@ -1,52 +1,16 @@
-"""Where a name stands in a text, in which sentence, and which two occurrences a relation speaks of."""
+"""The sentences of a text, and which two occurrences of names a relation speaks of."""
 
 from __future__ import annotations
 
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from adapters.rewards.grounding import stands_free
-
-Place = tuple[int, int]
-"""Start and end in code points, end exclusive."""
+from adapters.rewards.grounding import Place
 
 _SENTENCE_END: Final = re.compile(r"[.!?](?=\s)")
-
-
-def occurrences(text: str, name: str) -> list[Place]:
-    """The free-standing occurrences of a name, from left to right, none overlapping another.
-
-    White space in the name matches any white space. Neither end of the name is inside a token.
-    """
-    words = name.split()
-    return list(_occurrences(text, words)) if words else []
-
-
-def _occurrences(text: str, words: Sequence[str]) -> Iterator[Place]:
-    first, rest = words[0], words[1:]
-    at = text.find(first)
-    while at >= 0:
-        end = _end(text, at + len(first), rest)
-        if end is not None and stands_free(text, at, end):
-            yield at, end
-            at = text.find(first, end)
-        else:
-            at = text.find(first, at + 1)
-
-
-def _end(text: str, at: int, words: Sequence[str]) -> int | None:
-    """The end of words that follow a place, each after white space; None where they do not."""
-    for word in words:
-        start = at
-        while at < len(text) and text[at].isspace():
-            at += 1
-        if at == start or not text.startswith(word, at):
-            return None
-        at += len(word)
-    return at
 
 
 class Sentences:

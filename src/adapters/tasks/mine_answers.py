@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from adapters.backends.json_stop import first_value
-from adapters.data_aug.mine.words import Place, free_places, words
+from adapters.data_aug.mine.words import Place, words
+from adapters.rewards.grounding import free_places
 from adapters.types import Aligned, Counts, Row
 
 _TEXT: Final = "Aspirin did not help against the chronic headache of the patient."
@@ -88,7 +89,7 @@ def _spans(given: list[Any], text: str) -> Reading:
         end = item.get("end") if isinstance(item, Mapping) else None
         if type(start) is int and type(end) is int and 0 <= start < end and text[start:end] == string:
             places.add((start, end))
-        elif found := free_places(text, string):
+        elif found := free_places(text, [string]):
             places.update(found)
         else:
             absent[string] = None
