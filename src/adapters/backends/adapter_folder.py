@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adapters.errors import UserError
+from adapters.errors import UserError, first_line
 from adapters.files import read_json, sha256, write_json
 
 Tensor = TypeVar("Tensor")
@@ -131,6 +132,31 @@ def scaling(folder: Path) -> dict[str, Any]:
         return {}
     # The first pattern that fits counts.
     return {key: list(value.items()) if isinstance(value, dict) else value for key, value in stored.items()}
+
+
+def local(given: str, revision: str | None = None) -> Path:
+    """A folder of this machine: the given one, or a copy of the Hub's repository of an adapter. Raises UserError."""
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        return folder
+    if given.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
+        raise UserError(f"{given} is neither a folder nor the Hub id of an adapter, such as me/funding-extraction.")
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+    )
+
+    try:
+        hf_hub_download(given, CONFIG, revision=revision)  # what is no adapter may have gigabytes
+        return Path(snapshot_download(given, revision=revision))
+    except RemoteEntryNotFoundError:
+        raise UserError(f"{given} is no adapter: its repository has no {CONFIG}.") from None
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = first_line(error)
+        raise UserError(f"there is no folder {given}, and the Hub does not give it either: {first}") from None
 
 
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

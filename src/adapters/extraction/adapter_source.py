@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +90,7 @@ def find_any(
     The task and the thinking switch are read from the first of: the recipe of the run that the folder is a stage of,
     the bundle's `recipe.yaml`, the adapter's own `manifest.json`. `task`, `base` and the task's `params` replace them.
     """
-    folder = adapter_in(_local(given, revision))
+    folder = adapter_in(adapter_folder.local(given, revision))
     if problems := adapter_folder.problems(folder):
         raise UserError(f"{problems[0]}.")
     run = RunFolder.of_stage(folder)
@@ -114,30 +113,6 @@ def find_any(
     trust.admit([code], run.path if run else folder, consent or trust.Consent())
     resolved = resolve("tasks", plug, folder=origin)
     return Source(folder, model, plug, resolved, adapter_folder.content_hash(folder) or "", origin, run)
-
-
-def _local(given: str, revision: str | None) -> Path:
-    folder = Path(given).expanduser()
-    if folder.is_dir():
-        return folder
-    if given.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
-        raise UserError(f"{given} is neither a folder nor the Hub id of an adapter, such as me/funding-extraction.")
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RemoteEntryNotFoundError,
-    )
-
-    try:
-        hf_hub_download(given, adapter_folder.CONFIG, revision=revision)  # what is no adapter may have gigabytes
-        return Path(snapshot_download(given, revision=revision))
-    except RemoteEntryNotFoundError:
-        raise UserError(f"{given} is no adapter: its repository has no {adapter_folder.CONFIG}.") from None
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = first_line(error)
-        raise UserError(f"there is no folder {given}, and the Hub does not give it either: {first}") from None
 
 
 def _stored_settings(folder: Path) -> dict[str, Any]:

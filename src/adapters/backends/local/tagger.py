@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from adapters.backends.local.model import load_merged, on_gpu, prepare_cpu, word
 from adapters.backends.local.word_encoder import Piece, Read, WordEncoder
 from adapters.console import quiet_libraries
 from adapters.data_aug.mine.words import BEGIN, LABELS, Kind, Question, Span, label_score, question_of, spans_of
-from adapters.errors import UserError, first_line
+from adapters.errors import UserError
 from adapters.files import read_json
 from adapters.recipe.load import load_recipe
 from adapters.recipe.recipe import Model
@@ -210,11 +209,7 @@ def merged(base: base_model.Base, model: Model, adapter: Path | None) -> Any:
 
 def _adapter_in(given: str | Path) -> Path:
     """The folder of an adapter: the given one, the last stage of a run, or a copy of the Hub's. Raises UserError."""
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(given)):
-            raise UserError(f"{given} is neither a folder nor the Hub id of an adapter.")
-        folder = _downloaded(str(given))
+    folder = adapter_folder.local(str(given))
     if not (folder / adapter_folder.CONFIG).is_file():
         stages = [p for p in folder.glob("[0-9]*-token_classification") if (p / adapter_folder.MANIFEST).is_file()]
         if not stages:
@@ -225,17 +220,6 @@ def _adapter_in(given: str | Path) -> Path:
     if (kind := read_json(folder / adapter_folder.CONFIG).get("task_type")) != "TOKEN_CLS":
         raise UserError(f"the adapter in {folder} is of the type {kind}; a proxy is trained by token_classification.")
     return folder
-
-
-def _downloaded(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = first_line(error)
-        raise UserError(f"there is no folder {name}, and the Hub does not give it either: {first}") from None
 
 
 def _settings(folder: Path) -> tuple[Model, TokenClassification, float]:
