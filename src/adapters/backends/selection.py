@@ -141,7 +141,8 @@ class Course:
 
     def announce(self, measured: Measured) -> None:
         """Print a measurement on the screen."""
-        note = "the start" if not measured.step else "the best so far" if self.best() is measured else ""
+        best = max(self.measured, key=lambda m: m.figure.value)
+        note = "the start" if not measured.step else "the best so far" if best is measured else ""
         text = f"{self.name}: step {measured.step:,}, held-out {self.selection.judge.metric} {_figure(measured.figure)}"
         console(stderr=True).print(f"{text}{note and f', {note}'}", markup=False, soft_wrap=True)
 
