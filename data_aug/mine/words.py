@@ -138,8 +138,8 @@ def occurrences(text: str, strings: Iterable[str]) -> tuple[list[Place], list[st
     taken: list[Place] = []
     missing = []
     for string in sorted(dict.fromkeys(strings), key=lambda s: (-len(s), s)):
-        found = free_places(text, [string])
-        if not found:
+        free = free_places(text, [string])
+        if not free:
             missing.append(string)
-        taken += [(a, b) for a, b in found if not any(a < end and start < b for start, end in taken)]
+        taken += [(a, b) for a, b in free if not any(a < end and start < b for start, end in taken)]
     return sorted(taken), missing

@@ -7,11 +7,11 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich import box
 from rich.console import Console
@@ -104,15 +104,29 @@ def _to_root(record: logging.LogRecord) -> bool:
     return False
 
 
+_HIDDEN: Final[list[Callable[[], None]]] = []
+"""What shows the bars again that were switched off."""
+
+
+def quiet_datasets() -> None:
+    """Import `datasets`, and switch off its bars."""
+    import datasets
+
+    if not datasets.are_progress_bars_disabled():
+        datasets.disable_progress_bars()
+        _HIDDEN.append(datasets.enable_progress_bars)
+
+
 def quiet_libraries() -> None:
     """Import the Hugging Face libraries, and switch off their bars and log handlers."""
-    import datasets
-    import transformers
     from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as bars
 
-    datasets.disable_progress_bars()
+    quiet_datasets()
     disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
+    if bars.is_progress_bar_enabled():
+        bars.disable_progress_bar()
+        _HIDDEN.append(bars.enable_progress_bar)
     for name in ("transformers", "datasets", "accelerate", "trl", "peft", "huggingface_hub", "torch.distributed"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -121,18 +135,13 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def bars_as_before() -> Iterator[None]:
-    """Show the libraries' bars afterwards if they were shown before: called from Python, the process is not ours."""
-    import datasets
-    from transformers.utils import logging as bars
-
-    of_datasets, others = not datasets.are_progress_bars_disabled(), bars.is_progress_bar_enabled()
+    """Show the bars again afterwards that were switched off: called from Python, the process is not ours."""
+    _HIDDEN.clear()
     try:
         yield
     finally:
-        if of_datasets:
-            datasets.enable_progress_bars()
-        if others:
-            bars.enable_progress_bar()
+        while _HIDDEN:
+            _HIDDEN.pop()()
 
 
 @dataclass

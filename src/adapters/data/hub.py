@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from adapters.console import quiet_datasets
 from adapters.data.data_file import is_data_file, is_saved_dataset
 from adapters.data.rows import arrow_batches, arrow_rows, read_file
 from adapters.errors import KeyPath, UserError, first_line
@@ -23,13 +24,11 @@ _LAYOUT = ("name", "version", "data_dir", "data_files", "description", "features
 
 def read_hub(source: HubSource, root: Path, *, at: KeyPath, texts: tuple[str, ...] = ()) -> Iterator[Row]:
     """The rows of a dataset's split. Raises UserError when it cannot be loaded."""
-    import datasets
-
     local = root / Path(source.hub).expanduser()
     if is_saved_dataset(local):
         yield from _rows([_saved_split(local, source.hub_split, at)], at, texts)
         return
-    datasets.disable_progress_bars()
+    quiet_datasets()
     try:
         builder = _builder(source, local)
         files = _text_files(builder, source.hub_split)

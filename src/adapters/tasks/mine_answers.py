@@ -89,8 +89,8 @@ def _spans(given: list[Any], text: str) -> Reading:
         end = item.get("end") if isinstance(item, Mapping) else None
         if type(start) is int and type(end) is int and 0 <= start < end and text[start:end] == string:
             places.add((start, end))
-        elif found := free_places(text, [string]):
-            places.update(found)
+        elif free := free_places(text, [string]):
+            places.update(free)
         else:
             absent[string] = None
     return Reading(None, frozenset(places), tuple(absent))
