@@ -134,9 +134,11 @@ if o["without"] == "reading prefixes once":
     padding_free.LEAST = sys.maxsize
 if o["without"] == "the head's fast log-probabilities":
     local.fast_log_probs = contextlib.nullcontext
-if o["without"] == "weights cast once":
-    from adapters.backends.local.speedups.casts import Casts
-    Casts.in_place_of = lambda *_: contextlib.nullcontext()
+from adapters.backends.local.speedups import half
+if o["without"] == "attention as products in 16 bits":
+    half.LONGEST = 0
+if o["without"] == "LoRA layers of its own":
+    half.low_rank = lambda *_: contextlib.nullcontext()
 local._verify_weights = lambda adapter, **_: None  # a few steps may teach nothing
 if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")
@@ -228,11 +230,12 @@ def main() -> None:
         "bare TRL script": (BARE, "", []),
         "ours": (OURS, "", []),
     }
-    for without in ("reading prefixes once", "the head's fast log-probabilities", "weights cast once"):
+    own = ("the head's fast log-probabilities", "attention as products in 16 bits", "LoRA layers of its own")
+    for without in ("reading prefixes once", *own):
         contenders[f"ours without: {without}"] = (OURS, without, [])
     if options.kind == "sft":
         contenders |= {
-            "ours without: leaving padding out (nor prefixes once, nor casts; rows are sorted then)": (
+            "ours without: leaving padding out (nor all but the head; rows are sorted then)": (
                 OURS,
                 "leaving padding out",
                 [],

@@ -78,8 +78,9 @@ def test_the_same_training_without_padding(
                 # GRPO's rows go through the passes in another order, and these are means of means
                 loose = {"rel": 0.05, "abs": 1e-5} if kind == "grpo" and name in ("kl", "entropy") else rough
                 assert one[name] == pytest.approx(other[name], **loose), name
-    for name, value in figures.items():
-        same = plain_figures[name]
+    # In the first step of DPO policy and reference are the same, and which is ahead is a matter of rounding.
+    for name in figures.keys() - ({"accuracy_first"} if precision == "bf16" else set()):
+        value, same = figures[name], plain_figures[name]
         assert value == (same if name == "sampling" else pytest.approx(same, **rough)), name
     if precision == "fp32":
         for name, tensor in weights.items():

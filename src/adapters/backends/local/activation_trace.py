@@ -25,6 +25,7 @@ from transformers import Cache, masking_utils
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from adapters.backends.local.speedups import half
 from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.memory import Pass
 
@@ -283,6 +284,8 @@ class _Kernels(TorchFunctionMode):
         given = query.dtype
         if self.half:
             query, key, value = (_half(t) for t in (query, key, value))
+        if self.upcast and self.half and key.shape[2] <= half.LONGEST:
+            return _kernel(_products_save, query, key, value).to(given)
         if self.upcast:
             query, key, value = (t.float() for t in (query, key, value))
         grouped = query.shape[1] != key.shape[1]
@@ -315,6 +318,12 @@ def _attention_saves(mask: torch.Tensor | None) -> Callable[..., Any]:
         return output, saved, [(query.shape, torch.float32)]
 
     return make
+
+
+def _products_save(query: Any, key: Any, value: Any) -> Any:
+    """speedups/half.py: Attention."""
+    output, scores = query.new_empty(*query.shape[:-1], value.shape[-1]), (*query.shape[:-1], key.shape[2])
+    return output, [query, key, value, query.new_empty(scores)], [(scores, torch.float32)]
 
 
 def _flash_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **rest: Any) -> tuple[Any, None]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 
 
@@ -25,18 +21,3 @@ class Casts:
                 copy = torch.nn.Parameter(weight.detach().to(kind), requires_grad=False)
             known = self.made[id(weight)] = weight, weight._version, copy
         return known[2]
-
-    @contextmanager
-    def in_place_of(self, layers: Iterable[torch.nn.Module], kind: torch.dtype) -> Iterator[None]:
-        """Let layers with a frozen weight compute with its copy while the context is open."""
-        usual: list[tuple[dict[str, Any], torch.nn.Parameter]] = []
-        try:
-            for layer in layers:
-                weight = layer.weight
-                if isinstance(weight, torch.nn.Parameter) and not weight.requires_grad:
-                    usual.append((layer._parameters, weight))
-                    layer._parameters["weight"] = self.of(weight, kind)
-            yield
-        finally:
-            for parameters, weight in reversed(usual):
-                parameters["weight"] = weight

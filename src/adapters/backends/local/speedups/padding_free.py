@@ -2,14 +2,15 @@
 
 TRL pads the rows of a pass to the longest of them, and on a CPU a token of padding costs as much as any other. Here the
 rows are concatenated, positions restart in every row, and attention stays within its row. What rows have in common at
-their beginning is computed once (`shared_prefixes.py`). Attention runs in 32 bits, because the CPU kernels for 16 are
-slower. Savings: docs/benchmarks.md.
+their beginning is computed once (`shared_prefixes.py`). Under autocast, attention and LoRA layers are those of
+`half.py`. PyTorch's own attention runs in 32 bits, because its CPU kernels for 16 are slower. Savings:
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.sharding import shards_weights
+from adapters.backends.local.speedups import half
 from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.local.speedups.casts import Casts
 from adapters.backends.local.speedups.shared_prefixes import LEAST, Shared, shared_prefixes
@@ -72,9 +74,9 @@ class PackedRows:
         self.plain = self.backbone.forward
         self.shared: Shared
         self.dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-        adapted = (module.get_base_layer() for module in model.modules() if isinstance(module, LoraLayer))
-        self.frozen = [layer for layer in adapted if type(layer) is torch.nn.Linear]
+        self.adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.casts = Casts()
+        self.kind: torch.dtype | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward pass, changed only for scoring padded text."""
@@ -111,32 +113,39 @@ class PackedRows:
 
     @contextmanager
     def _under_autocast(self, device: str) -> Iterator[None]:
-        """Autocast without the casts that are for nothing."""
-        if not torch.is_autocast_enabled(device):
+        """Autocast with the layers of `half.py`, and without casts that are for nothing."""
+        self.kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        if self.kind is None:
             yield
             return
         # A linear layer casts its input itself, whatever PEFT has cast it to before.
-        with (
-            disable_input_dtype_casting(self.model),
-            self.casts.in_place_of(self.frozen, torch.get_autocast_dtype(device)),
-        ):
+        with disable_input_dtype_casting(self.model), half.low_rank(self.adapted, self.casts, self.kind):
             yield
 
     def attention(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
     ) -> tuple[torch.Tensor, None]:
         """As `sdpa_attention_forward`, on (1, heads, computed tokens of all rows, head width)."""
-        rest["is_causal"], outputs = True, []
-        with torch.autocast(query.device.type, enabled=False):
-            cut = [tensor.float().split_with_sizes(self.shared.pieces, dim=2) for tensor in (query, key, value)]
-            for pieces, new in self.shared.rows:
-                row = [
-                    torch.cat([parts[n] for n in pieces], dim=2) if pieces[1:] else parts[pieces[0]] for parts in cut
-                ]
-                # The queries of a shared prefix run again: attention is cheap beside the layers, and stays square.
-                output = sdpa_attention_forward(module, *row, None, **rest)[0]
-                outputs.append(output[:, output.shape[1] - new :])
+        outputs = []
+        cut = [tensor.split_with_sizes(self.shared.pieces, dim=2) for tensor in (query, key, value)]
+        for pieces, new in self.shared.rows:
+            row = [torch.cat([parts[n] for n in pieces], dim=2) if pieces[1:] else parts[pieces[0]] for parts in cut]
+            outputs.append(self._of_row(module, row, new, **rest))
         return torch.cat(outputs, dim=1).to(query.dtype), None
+
+    def _of_row(self, module: Any, row: Sequence[torch.Tensor], new: int, **rest: Any) -> Any:
+        """Attention of a row's last `new` tokens: (1, new, heads, head width)."""
+        query, key, value = row
+        plain = not rest.get("dropout") and rest.get("position_bias") is None
+        if self.kind is not None and plain and key.shape[2] <= half.LONGEST:
+            scale = rest.get("scaling") or query.shape[-1] ** -0.5
+            output = half.Attention.apply(query[0, :, -new:], key[0], value[0], scale, self.kind)  # type: ignore[no-untyped-call]
+            return output.transpose(0, 1)[None]
+        with torch.autocast(query.device.type, enabled=False):
+            # The queries of a shared prefix run again: attention is cheap beside the layers, and stays square.
+            states = (tensor.float() for tensor in (query, key, value))
+            output = sdpa_attention_forward(module, *states, None, **{**rest, "is_causal": True})[0]
+        return output[:, -new:]
 
     def verified(self) -> bool:
         """Whether two rows with a common prefix give the same output as with padding."""
@@ -149,7 +158,12 @@ class PackedRows:
         exact = all(p.dtype == torch.float32 for p in self.backbone.parameters())
         training = self.backbone.training
         self.backbone.eval()
-        with torch.no_grad():
-            usual, ours = (forward(**given).last_hidden_state[mask.bool()] for forward in (self.plain, self.forward))
+        same = []
+        for autocast, most in ((False, 1e-3 if exact else 2e-2), (True, 5e-2)):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                usual, ours = (
+                    run(**given).last_hidden_state[mask.bool()].float() for run in (self.plain, self.forward)
+                )
+            same.append(bool((usual - ours).norm() < most * usual.norm()))
         self.backbone.train(training)
-        return bool((usual - ours).norm() < (1e-3 if exact else 2e-2) * usual.norm())
+        return all(same)
