@@ -120,7 +120,7 @@ class Course:
         end = next(m for m in self.measured if m.step == last)
         best = end if settings.keep == "last" else self.best(last) or end
         change = judge.change(self.start.rows, best.rows)
-        kept = self.start if settings.keep == "better" and change.high < 0 else best
+        kept = self.start if settings.keep == "better" and change.value < 0 else best
         return {
             "metric": judge.metric,
             "step": kept.step,

@@ -47,7 +47,7 @@ class Select(Strict):
         default="validation", description="Where the rows come from: those that the stage's validation holds out."
     )
     keep: Literal["better", "last"] = Field(
-        default="better", description="The best state, or the start where that is clearly better; or the last state."
+        default="better", description="The best state, or the start where that is better; or the last state."
     )
 
 

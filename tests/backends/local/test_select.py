@@ -34,7 +34,7 @@ DIGEST = """
 from hashlib import sha256
 class Digest:
     def __call__(self, completion, example):
-        return 1.0 if completion == example.completion else sha256(completion.encode()).digest()[0] / 300
+        return 1.0 if completion == example.completion else sha256(completion.encode()).digest()[3] / 300
 """
 
 
@@ -90,7 +90,7 @@ def test_a_killed_stage_chooses_what_an_unbroken_one_does(recipe: Path, monkeypa
     assert figures(whole.folder, "1-sft")["select"] == figures(broken.folder, "1-sft")["select"]
     assert difference(*folders) == 0
     chosen = figures(whole.folder, "1-sft")["select"]
-    assert chosen["value"] == max(r["value"] for r in first[1:])
+    assert chosen["value"] == max(r["value"] for r in first)
     assert len({r["value"] for r in first}) == 4
     assert not list(folders[0].rglob("state-*")), "the trainer's folder goes"
 
