@@ -2,7 +2,7 @@
 
     python scripts/bench/bench_training.py sft recipes/funding_smollm2.yaml --steps 8 data_root=FOLDER
     python scripts/bench/bench_training.py dpo recipes/agent_smollm2.yaml --steps 8 [--adapter A]
-    python scripts/bench/bench_training.py grpo recipes/funding_smollm2.yaml --steps 2 data_root=FOLDER [--adapter A]
+    python scripts/bench/bench_training.py grpo recipes/quickstart.yaml --steps 2 --adapter runs/quickstart/1-sft
 
 Each contender has a process of its own. The stage runs as it is, and once without each thing that makes it fast, which
 tells what that thing is worth; `bare` is a script as TRL's documentation has it. Parts of a GRPO step are timed in both

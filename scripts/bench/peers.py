@@ -1,7 +1,7 @@
 """The same SFT, or GRPO, by this toolkit, a bare TRL script, LLaMA-Factory, ms-swift and axolotl.
 
     python scripts/bench/peers.py sft --out FOLDER recipes/funding_smollm2.yaml data_root=FOLDER
-    python scripts/bench/peers.py grpo --out FOLDER recipes/funding_smollm2.yaml data_root=FOLDER
+    python scripts/bench/peers.py grpo --out FOLDER recipes/quickstart.yaml
 
 The rows are the first of the recipe's first stage, each id once: 16 for every step of SFT, each read once; in GRPO two
 prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
