@@ -6,11 +6,13 @@
 
 Without a file it writes its own 350 statements. Only this package keeps the labelled spans; its figure includes
 finding them. The others are set to change about as many characters as document/medium does; the table shows how many.
+The last line says where the time of document/medium goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -28,7 +31,7 @@ from rapidfuzz.distance import Levenshtein
 from rich.console import Console
 from rich.table import Table
 
-from adapters.data_aug.noise import LEVELS, PRESETS, Invisible, Noise, noise_row, preset
+from adapters.data_aug.noise import LEVELS, PRESETS, Invisible, Noise, compose, labels, noise_row, preset
 
 PLACES = ("Northern", "Coastal", "Federal", "Royal", "Alpine", "Central", "Île-de-Mer", "São Vento", "Østland")
 BODIES = ("Science Foundation", "Research Council", "Office of Scientific Affairs", "Fund for Efficient Energy")
@@ -131,6 +134,43 @@ def measure(
     return {name: statistics.median(figures) for name, figures in rates.items()}
 
 
+PARTS = {
+    "drawing the edits": (labels, "noise_text"),
+    "finding the labels": (labels, "find_spans"),
+    "admitting edits": (compose, "admit"),
+    "moving the labels": (compose, "carried"),
+    "labels in the noisy text": (labels, "_surfaces"),
+    "making edits": (compose, "apply"),
+}
+
+
+def shares(rows: list[dict[str, Any]], rounds: int = 20) -> dict[str, float]:
+    """Shares of the parts in the time of document/medium; what one part calls counts there alone."""
+    spent, inside = dict.fromkeys(PARTS, 0.0), [0.0]
+
+    def clocked(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            inside.append(0.0)
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            whole = time.perf_counter() - start
+            spent[part] += whole - inside.pop()
+            inside[-1] += whole
+            return result
+
+        return timed
+
+    noise = preset("document")
+    with contextlib.ExitStack() as stack:
+        for part, (module, name) in PARTS.items():
+            stack.enter_context(mock.patch.object(module, name, clocked(part, getattr(module, name))))
+        start = time.perf_counter()
+        for row in rows * rounds:
+            noise_row(row, noise)
+        whole = time.perf_counter() - start
+    return {**{part: seconds / whole for part, seconds in spent.items()}, "the rest": 1 - sum(spent.values()) / whole}
+
+
 def main() -> None:
     """Run, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +200,8 @@ def main() -> None:
         table.add_row(name, f"{rate:,.0f}", f"{mega:.2f}", f"{damage[name]:.1%}", f"{ratio:.1f}x")
     console = Console(width=100)
     console.print(table)
+    parts = sorted(shares(rows).items(), key=lambda each: -each[1])
+    console.print("document/medium: " + ", ".join(f"{part} {share:.0%}" for part, share in parts))
     console.print(
         f"Python {platform.python_version()}, {platform.machine()}, {cpu()}, {os.cpu_count()} cores, one used"
     )
