@@ -5,10 +5,11 @@
 
 The rows are the first of the recipe's first stage, each id once: 16 for every step of SFT, each read once; in GRPO two
 prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
-step and bf16, on all cores, and no contender saves before the end, evaluates or packs. A peer is installed into an
-environment of its own under --out, with this version of torch; one that cannot be is named with the last line of its
-error. Each is run with 2, 4 and 8 rows a pass, and the fastest counts; the commands and settings of these runs are
-printed. A first run of each fills the caches of files and is thrown away. A run is ended after --limit seconds.
+step and bf16 arithmetic, on all cores, and no contender saves before the end, evaluates or packs. The peers' templates
+are those of SmolLM2, so the recipe's base must be one. A peer is installed into an environment of its own under --out,
+with this version of torch, or the one that it wants; one that cannot be is named with the last line of its error. Each
+is run with 2, 4 and 8 rows a pass, and the fastest counts; the commands and settings of these runs are printed. A first
+run of each fills the caches of files and is thrown away. A run is ended after --limit seconds.
 
 s/step is the mean over all steps but the first; the first step's end is timed from the command's start. Tokens are the
 rows', prompts too, counted by the model's own template. In GRPO an answer has at most 64 tokens, which the untrained
@@ -77,7 +78,7 @@ class Shape:
 class Ours:
     """This toolkit, from this checkout, in this environment."""
 
-    name = "ours"
+    name, kinds = "ours", ("sft", "grpo")
     packages: Sequence[str] = ()
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
@@ -142,7 +143,7 @@ trainer.train()
 class BareTrl:
     """A script as TRL's documentation has it, in this environment."""
 
-    name, log = "bare TRL", "log.txt"
+    name, log, kinds = "bare TRL", "log.txt", ("sft", "grpo")
     packages: Sequence[str] = ()
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
@@ -162,7 +163,7 @@ class BareTrl:
 class LlamaFactory:
     """LLaMA-Factory. It has no GRPO."""
 
-    name, log = "LLaMA-Factory", "log.txt"
+    name, log, kinds = "LLaMA-Factory", "log.txt", ("sft",)
     packages = ("llamafactory",)
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
@@ -186,7 +187,7 @@ class LlamaFactory:
 class Swift:
     """ms-swift."""
 
-    name, log = "ms-swift", "log.txt"
+    name, log, kinds = "ms-swift", "log.txt", ("sft", "grpo")
     packages = ("ms-swift",)
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
@@ -210,9 +211,9 @@ class Swift:
 
 
 class Axolotl:
-    """axolotl."""
+    """axolotl. Its GRPO samples with vLLM."""
 
-    name, log = "axolotl", "log.txt"
+    name, log, kinds = "axolotl", "log.txt", ("sft",)
     packages = ("axolotl",)
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
@@ -223,7 +224,7 @@ class Axolotl:
             **{"lora_target_linear": True, "sequence_len": shape.length, "output_dir": "out", "train_on_inputs": False},
             "datasets": [{"path": str(rows), "ds_type": "json", "type": "chat_template"}],
             **{"micro_batch_size": rows_a_pass, "gradient_accumulation_steps": BATCH // rows_a_pass},
-            **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant", "bf16": "auto"},
+            **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant", "bf16": True},
             **{"logging_steps": 1, "save_strategy": "no", "seed": settings["seed"], "optimizer": "adamw_torch"},
         }
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
@@ -239,7 +240,7 @@ def _options(known: Mapping[str, Any]) -> list[str]:
 
 
 CONTENDERS = (Ours(), BareTrl(), LlamaFactory(), Swift(), Axolotl())
-LOSS = re.compile(r"""['"]loss['"]: *['"]?(-?[\d.]+(?:e-?\d+)?)""")
+LOSS = re.compile(r"""['"]loss['"]: *['"]?(-?[\d.]+(?:e[+-]?\d+)?|nan|inf)""", re.IGNORECASE)
 
 
 def main() -> None:
@@ -254,21 +255,31 @@ def main() -> None:
     arguments.add_argument("--passes", nargs="+", type=int, default=PASSES, help="rows a pass")
     arguments.add_argument("--limit", type=int, default=1200, help="seconds of a run, at most")
     options = arguments.parse_intermixed_args()
+    if options.steps > 199:
+        arguments.error("--steps: at most 199; of more, ours logs not every one")
     options.out.mkdir(parents=True, exist_ok=True)
     rows = options.out / "rows.jsonl"
     shape = write_rows(options.kind, options.recipe, options.overrides, options.steps, rows)
     table, missing, said = [], [], list[str]()
     for contender in CONTENDERS:
-        if options.only and contender.name not in options.only:
+        if options.kind not in contender.kinds or (options.only and contender.name not in options.only):
             continue
+        tried, failed = {}, dict[int, str]()
         try:
             python = installed(contender, options.out)
             short = Shape(**{**vars(shape), "steps": 2})
             run(contender, python, short, rows, options.out, options.passes[-1], options.limit)
-            tried = {n: run(contender, python, shape, rows, options.out, n, options.limit) for n in options.passes}
         except RuntimeError as error:
-            missing.append(f"{contender.name}: {error}")
+            failed[0] = str(error)
+        for n in options.passes if not failed else ():
+            try:
+                tried[n] = run(contender, python, shape, rows, options.out, n, options.limit)
+            except RuntimeError as error:
+                failed[n] = str(error)
+        for n, error in failed.items():
+            missing.append(f"{contender.name}{f', {n} rows a pass' if n else ''}: {error}")
             print(missing[-1], file=sys.stderr, flush=True)
+        if not tried:
             continue
         best = min(tried, key=lambda n: tried[n]["step"])
         table.append((contender.name, version_of(contender, python), best, tried[best]))
@@ -340,20 +351,28 @@ def installed(contender: Any, out: Path) -> Path:
     if (place / "installed").is_file():
         return python
     shutil.rmtree(place, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     torch = f"torch=={version('torch').partition('+')[0]}"
-    for packages in ([torch], [torch, *contender.packages]):
-        done = subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"not installed: {done.stderr.strip().splitlines()[-1]}")
+    pip = [str(python), "-m", "pip", "install", "-q"]
+
+    def done(*command: str) -> bool:
+        nonlocal said
+        ended = subprocess.run(command, capture_output=True, text=True)
+        said = (ended.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        return not ended.returncode
+
+    said = ""
+    if not (done(sys.executable, "-m", "venv", str(place)) and done(*pip, torch)):
+        raise RuntimeError(f"not installed: {said}")
+    if not (done(*pip, torch, *contender.packages) or done(*pip, *contender.packages)):
+        raise RuntimeError(f"not installed: {said}")
     (place / "installed").touch()
     return python
 
 
 def version_of(contender: Any, python: Path) -> str:
-    """The installed version of a peer."""
+    """The installed versions of a peer and of its torch."""
     name = contender.packages[0] if contender.packages else {"ours": "extraction-adapters"}.get(contender.name, "trl")
-    code = f"from importlib.metadata import version; print(version({name!r}))"
+    code = f"from importlib.metadata import version as v; print(v({name!r}) + ', torch ' + v('torch'))"
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.strip()
 
 

@@ -60,6 +60,6 @@ def test_a_stage_beside_a_bare_script(tmp_path: Path, recipe_text: str, kind: st
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| bare", "| ours"))]
-    assert len(rows) == (8 if kind == "sft" else 5)
+    assert len(rows) == (9 if kind == "sft" else 6)
     assert all(float(row[1]) > 0 and float(row[2].replace(",", "")) > 0 for row in rows), "seconds, and tokens/s"
     assert "The wrapper:" in done.stdout

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import astuple, replace
 from pathlib import Path
 
 import fsspec
 import pytest
+from filelock import FileLock
 from test_extract import echo_adapter
 from tiny import funding_rows, write_jsonl
 from typer.testing import CliRunner
@@ -22,6 +25,7 @@ from adapters.data_aug.ie import Options as ConvertOptions
 from adapters.errors import UserError
 from adapters.extraction import adapter_source
 from adapters.extraction.engine import Options
+from adapters.extraction.merge_shards import summed
 
 CLUSTER = Cluster(1, 1, 0)
 COLUMNS = {"text": None, "normalise": False, "registry": None, "grounded": "flag", "keep": ()}
@@ -248,6 +252,62 @@ def test_a_fault_of_a_worker_is_the_users(corpus: Path, tmp_path: Path, in_proce
     assert len(list((tmp_path / "out").glob("0*.jsonl"))) == 2  # those before it are kept
 
 
+@pytest.fixture
+def on_ray(in_process: list[str], monkeypatch: pytest.MonkeyPatch, corpus: Path) -> Callable[..., tuple[int, str]]:
+    """Calls a command with --engine ray, whose parts are done here; the second of the two files has the rows."""
+    monkeypatch.setattr(ray_data, "connected", lambda *_, **__: nullcontext(CLUSTER))
+    monkeypatch.chdir(corpus.parent)
+    Path("many").mkdir()
+    Path("many", "a.jsonl").touch()
+    write_jsonl(Path("many", "b.jsonl"), funding_rows(6))
+
+    def called(*arguments: object) -> tuple[int, str]:
+        in_process.clear()
+        code, said = call(*arguments, "--engine", "ray")
+        return code, said.replace("\n", " ")
+
+    return called
+
+
+def test_a_folder_may_begin_with_an_empty_file(on_ray: Callable[..., tuple[int, str]]) -> None:
+    for verb in (["extract", "adapter", "many"], ["data", "noise", "many"]):
+        code, said = on_ray(*verb, "-o", "-".join(verb[:2]))
+        assert code == 0, said
+        assert "6 rows" in said
+    Path("many", "b.jsonl").write_text("")
+    code, said = on_ray("extract", "adapter", "many", "-o", "none")
+    assert (code, "no file of the corpus holds a row" in said) == (2, True)
+
+
+def test_counts_of_steps_are_of_the_parts_that_have_rows() -> None:
+    steps = {"rows": 2, "steps": {"start": {"rows": 2}}}
+    assert summed([{"rows": 0}, steps, steps])["steps"] == {"start": {"rows": 4}}
+
+
+def test_a_finished_output_outlives_a_new_version_and_a_look_at_it(
+    on_ray: Callable[..., tuple[int, str]], in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = ("extract", "adapter", "corpus.jsonl", "-o", "out", "--part-rows", 4)
+    assert on_ray(*told)[0] == 0
+    assert call("view", "out/00000.jsonl")[0] == 0
+    assert Path("out", "00000.jsonl.html").is_file()
+    versions = adapter_source.versions
+    monkeypatch.setattr(adapter_source, "versions", lambda: {**versions(), "trl": "99"})
+    code, said = on_ray(*told)
+    assert (code, in_process, "out is complete already" in said) == (0, [], True), said
+
+
+def test_messages_name_what_was_given(on_ray: Callable[..., tuple[int, str]], corpus: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/named/a.jsonl", corpus.read_bytes())
+    code, said = on_ray("extract", "adapter", "memory://named/a.jsonl", "-o", "memory://told", "--text", "nope")
+    assert (code, "memory://named/a.jsonl has no column" in said) == (2, True), said
+    code, said = on_ray("extract", "adapter", "many", "-o", "x", "--part-rows", 2)
+    assert (code, "--part-rows cuts one file" in said) == (2, True), said
+    with FileLock(f"{Path('x').resolve()}.lock"):
+        code, said = on_ray("extract", "adapter", "corpus.jsonl", "-o", "x")
+    assert (code, "another process is writing x" in said) == (2, True), said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -275,7 +335,10 @@ def test_what_fits_a_cluster() -> None:
     assert sized([{"CPU": 2}] * 8, None, None, gpus=False) == Cluster(7, 2, 0)
     assert sized([{"CPU": 2}] * 2, None, 1, gpus=False) == Cluster(3, 1, 0)
     assert sized([gpu, {"CPU": 4}], None, None, gpus=True) == Cluster(8, 1, 1)
-    assert sized([gpu], None, None, gpus=False) == Cluster(3, 4, 0)
+    assert sized([gpu], None, None, gpus=False) == Cluster(5, 3, 0)
+    assert sized([{"CPU": 8}], None, None, gpus=False) == Cluster(2, 3, 0)
+    assert sized([{"CPU": 4, "GPU": 4}], None, None, gpus=True) == Cluster(4, 0.5, 1), "a CPU is left for reading"
+    assert sized([{"CPU": 4, "GPU": 4}], None, 1, gpus=True) == Cluster(3, 1, 1)
     assert sized([gpu], 2, 3, gpus=True).engine == "vllm"
     for nodes, workers, cpus in (
         ([gpu], 9, None),
@@ -285,11 +348,17 @@ def test_what_fits_a_cluster() -> None:
     ):
         with pytest.raises(UserError, match="the cluster has"):
             sized(nodes, workers, cpus, gpus=True)
+    with pytest.raises(UserError, match=r"^no worker fits, each with 4 CPUs: the cluster has 1 machines"):
+        sized([{"CPU": 1}], None, None, gpus=False)
 
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("127.0.0.1:1", "nothing answers"), ("somewhere", "write HOST:PORT, as `ray start --head` prints it")],
+    [
+        ("127.0.0.1:1", "nothing answers"),
+        ("somewhere", "write HOST:PORT, as `ray start --head` prints it"),
+        ("ray://a:1", "run the command on a machine of the cluster"),
+    ],
 )
 def test_an_address_is_asked_before_ray_tries_for_minutes(address: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--address {address}: {message}"):

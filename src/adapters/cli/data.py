@@ -147,14 +147,15 @@ def noise(
 def _noised_in_parts(
     file: Path, out: Path | None, given: dict[str, Any], task: str | None, cluster: ClusterOptions, *, fresh: bool
 ) -> None:
-    from adapters.cluster.work import Noise
+    from adapters.cluster.parts import shown
+    from adapters.cluster.work import Noise, shared
     from adapters.console import console
 
     if out is None or cluster.part_format == "parquet":
         raise UserError("--engine ray: say with -o which folder the noisy rows go to; they are .jsonl.")
 
-    counts = cluster.run(file, out, lambda _: Noise(given, task), fresh=fresh)
-    console(stderr=True).print(f"{out}: {counts['rows']:,} rows in {counts['parts']:,} parts", soft_wrap=True)
+    counts = cluster.run(file, out, lambda _: Noise(given, task and shared(task)), fresh=fresh)
+    console(stderr=True).print(f"{shown(out)}: {counts['rows']:,} rows in {counts['parts']:,} parts", soft_wrap=True)
 
 
 def write_lines(rows: Iterable[Mapping[str, Any]], out: Path | None) -> int:

@@ -280,7 +280,10 @@ def print_counts(screen: Console, out: Path, counts: Mapping[str, Any], as_json:
     if as_json:
         print(json.dumps(counts))
         return
-    lines = [f"{out}: {counts['rows']:,} rows, {counts['records']:,} records ({counts['empty']:,} of them empty)"]
+    from adapters.cluster.parts import shown
+
+    of_all = f"{counts['rows']:,} rows, {counts['records']:,} records ({counts['empty']:,} of them empty)"
+    lines = [f"{shown(out)}: {of_all}"]
     if matches := counts.get("matches"):
         lines.append(f"strings in the text: {', '.join(f'{n:,} {kind}' for kind, n in matches.items())}")
     if counts.get("cut"):

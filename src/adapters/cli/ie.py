@@ -134,6 +134,7 @@ def _convert_in_parts(
     as_json: bool,
 ) -> None:
     """Convert the files of a folder by Ray, each for itself."""
+    from adapters.cluster.parts import shown
     from adapters.cluster.work import Conversion, shared
 
     if to in ("conll", "labelstudio") or cluster.part_format == "parquet" or cluster.part_rows:
@@ -143,7 +144,7 @@ def _convert_in_parts(
     if as_json:
         print(json.dumps(counts))
         return
-    print(f"{out}: {counts['rows']:,} rows of {counts['parts']:,} files")
+    print(f"{shown(out)}: {counts['rows']:,} rows of {counts['parts']:,} files")
     _print_reasons(counts["notes"], counts["left_out"])
 
 

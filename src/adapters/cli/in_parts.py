@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ from adapters.cli.errors import complain
 from adapters.errors import UserError
 
 if TYPE_CHECKING:
+    from adapters.cluster.parts import Part
     from adapters.cluster.ray_data import Cluster
     from adapters.cluster.work import Work
 
@@ -59,8 +61,10 @@ class ClusterOptions:
         `make` makes the work for the engine that fits the cluster. `gpus`: whether it uses any. `whole_files`: none
         is cut, and they may be of any kind.
         """
+        from filelock import FileLock, Timeout
+
         from adapters.cluster.job import PartsJob
-        from adapters.cluster.parts import Store, split, url_of
+        from adapters.cluster.parts import Store, shown, split, url_of
         from adapters.cluster.ray_data import ClusterError, connected
         from adapters.console import note, progress
 
@@ -77,11 +81,21 @@ class ClusterOptions:
             raise UserError(f"-o {out} is a file; --engine ray writes a folder of parts.")
         suffix = f".{self.part_format or 'jsonl'}"
         parts, digest = split(source, None if whole_files else self.part_rows or 2048)
-        with connected(self.address, self.workers, self.cpus, gpus=gpus) as cluster:
+        if self.part_rows and parts[0].rows is None:
+            raise UserError("--part-rows cuts one file; each file of a folder is a part.")
+        with ExitStack() as stack:
+            if "://" not in target:
+                try:
+                    Path(target).parent.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(FileLock(f"{target}.lock").acquire(blocking=False))
+                except Timeout:
+                    raise UserError(f"another process is writing {out}.") from None
+                except OSError as error:
+                    raise UserError(f"{out} cannot be written: {error.strerror}.") from None
+            cluster = stack.enter_context(connected(self.address, self.workers, self.cpus, gpus=gpus))
             work = make(cluster.engine)
-            with Store(parts[0].file).local() as file:
-                # As the manifest will hold them, with which a restart compares.
-                decided = json.loads(json.dumps(work.settings(parts[0], file), default=str))
+            # As the manifest will hold them, with which a restart compares.
+            decided = json.loads(json.dumps(_settings(work, parts, any_kind=whole_files), default=str))
             for name in ("rows", "shard"):  # of the first part
                 decided.pop(name, None)
             size = None if parts[0].rows is None else parts[0].rows[1] - 1
@@ -89,7 +103,7 @@ class ClusterOptions:
             job = PartsJob(parts, Store(target), suffix, decided)
             job.begin(fresh=fresh)
             if (counts := job.finished()) is not None:
-                note(f"{out} is complete already; --fresh would do it again.")
+                note(f"{shown(out)} is complete already; --fresh would do it again.")
                 return counts
             note(f"{len(parts):,} parts; workers: {cluster.workers:,}, each with {_share(cluster)}")
             try:
@@ -98,6 +112,21 @@ class ClusterOptions:
             except ClusterError as error:
                 complain(f"the cluster failed: {error}\nParts that are done are kept; the same command continues.")
                 raise Exit(1) from None
+
+
+def _settings(work: Work, parts: Sequence[Part], *, any_kind: bool) -> Mapping[str, Any]:
+    """What decides the outputs, by the first file with rows. Raises UserError."""
+    from adapters.cluster.parts import Store
+    from adapters.cluster.work import is_empty
+
+    for part in parts:
+        with Store(part.file).local() as file:
+            if any_kind or not is_empty(part, file):
+                try:
+                    return work.settings(part, file)
+                except UserError as error:  # of a copy
+                    raise UserError(str(error).replace(str(file), part.file)) from None
+    raise UserError("no file of the corpus holds a row.")
 
 
 def _share(cluster: Cluster) -> str:

@@ -16,14 +16,14 @@ from adapters.cluster.ray_data import Cluster
 from adapters.cluster.work import Work
 from adapters.errors import UserError
 from adapters.extraction.merge_shards import summed
-from adapters.extraction.resumable import check_settings
+from adapters.extraction.resumable import CHANGEABLE_EXTRACTION_KEYS, check_settings
 from adapters.types import Progress
 
 _BEGUN = r"\d{5,}(-[^/]*)?\.begun\.json"
 _PART = re.compile(
-    rf"\d{{5,}}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json)?|\.(\d{{5,}}[^/]*|manifest\.json)\.\d+|{_BEGUN}"
+    rf"\d{{5,}}(-[^/]*)?\.(jsonl|parquet)(\.manifest\.json|\.html)?|\.(\d{{5,}}[^/]*|manifest\.json)\.\d+|{_BEGUN}"
 )
-"""Names of parts, their manifests, how often they were begun, and what a killed worker leaves."""
+"""Names of parts, their manifests and pages, how often they were begun, and what a killed worker leaves."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class PartsJob:
     @property
     def digest(self) -> str:
         """What tells this work's parts from those of another."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        decides = {name: value for name, value in self.settings.items() if name not in CHANGEABLE_EXTRACTION_KEYS}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def begin(self, *, fresh: bool) -> None:
         """Refuse a folder that holds something else, or was begun with other settings. Raises UserError.

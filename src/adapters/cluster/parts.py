@@ -55,6 +55,12 @@ def url_of(path: Path) -> str:
     return f"{scheme}://{rest}" if re.fullmatch(r"\w{2,}", scheme) and rest else str(path.resolve())
 
 
+def shown(path: Path) -> str:
+    """A path as it was given, an address too."""
+    url = url_of(path)
+    return url if "://" in url else str(path)
+
+
 def split(corpus: str, size: int | None) -> Split:
     """A folder's files, or stretches of `size` rows of one file; None: whole files of any kind. Raises UserError."""
     store = Store(corpus)

@@ -61,12 +61,13 @@ class Task(NamedTuple):
 
 @contextmanager
 def connected(address: str | None, workers: int | None, cpus: int | None, *, gpus: bool) -> Iterator[Cluster]:
-    """Connect to a cluster; without an address to one on this machine, which is started and ends with the block.
+    """Connect to a cluster: at an address, at RAY_ADDRESS, or one on this machine that ends with the block.
 
     `gpus`: whether workers use GPUs. Raises UserError when Ray is missing, nothing answers, or the workers do not fit.
     """
     if find_spec("ray") is None:
         raise UserError("Ray is not installed: pip install -c constraints.txt -e '.[ray]' in the repository.")
+    address = address or os.environ.get("RAY_ADDRESS")  # set for what `ray job submit` starts
     if address is not None:
         _check_answers(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to the screen
@@ -125,9 +126,11 @@ def _watch(head: str, ended: threading.Event) -> None:
 
 def _check_answers(address: str) -> None:
     """Raise UserError when nothing listens there: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if address in ("auto", "local"):
         return
+    if "://" in address:
+        raise UserError(f"--address {address}: run the command on a machine of the cluster, and give its HOST:PORT.")
     if not (host and port.isdigit()):
         raise UserError(f"--address {address}: write HOST:PORT, as `ray start --head` prints it, or auto.")
     try:
@@ -139,24 +142,29 @@ def _check_answers(address: str) -> None:
 def sized(nodes: Sequence[Mapping[str, float]], workers: int | None, cpus: int | None, *, gpus: bool) -> Cluster:
     """The workers that fit machines of these resources: one a GPU, where any has one and `gpus`; else one a few CPUs.
 
-    A worker lies on one machine. Of all CPUs one is left to Ray. Raises UserError where `workers` do not fit.
+    A worker lies on one machine. Of all CPUs one is left to Ray, whose reading would wait for it for ever. Raises
+    UserError where `workers` do not fit.
     """
     cores = [int(node.get("CPU", 0)) for node in nodes]
     cards = [int(node.get("GPU", 0)) for node in nodes] if gpus else []
-    largest = max(cores, default=0) - (len(cores) == 1)
-    share = cpus or (1 if any(cards) else min(4, max(1, largest)))
-    if any(cards):
-        fit = sum(min(gpu, core // share) for gpu, core in zip(cards, cores, strict=True))
-        what = f"{sum(cards)} GPUs on machines of {min(cores)} to {max(cores)} CPUs"
-    else:
-        fit = sum(core // share for core in cores)
-        fit -= fit * share == sum(cores)
+
+    def fit(share: float) -> int:
+        each = [core // share for core in cores]
+        most = int(sum(map(min, each, cards) if any(cards) else each))
+        return most - (most * share == sum(cores) > 0)
+
+    shares: Sequence[float] = (cpus,) if cpus else (1, 0.5) if any(cards) else (4, 3, 2, 1)
+    share = max(
+        shares, key=lambda each: fit(each) if any(cards) else (min(each, 3) * bool(fit(each)), fit(each) * each)
+    )
+    if (workers or 1) > fit(share):
         what = (
             f"{len(cores)} machines of {min(cores, default=0)} to {max(cores, default=0)} CPUs, of which one is Ray's"
         )
-    if (workers or 1) > fit:
-        raise UserError(f"--workers {workers or 1}, each with {share} CPUs: the cluster has {what}.")
-    return Cluster(workers or fit, share, 1 if any(cards) else 0)
+        what += f", and {sum(cards)} GPUs" if any(cards) else ""
+        asked = f"--workers {workers}" if workers else "no worker fits"
+        raise UserError(f"{asked}, each with {share} CPUs: the cluster has {what}.")
+    return Cluster(workers or fit(share), share, 1 if any(cards) else 0)
 
 
 def run(task: Task, parts: Sequence[Part], cluster: Cluster) -> Iterator[Mapping[str, Any]]:

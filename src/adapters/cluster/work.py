@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from adapters.cluster.parts import Part
 from adapters.data import formats, noise_files
 from adapters.data.data_file import FAULTS
-from adapters.data.rows import survey
+from adapters.data.rows import read_records
 from adapters.data.task_of_file import task_of_file
 from adapters.data_aug.ie import Options as ConvertOptions
 from adapters.environment import versions
@@ -102,8 +102,8 @@ class Extraction:
         loaded: list[Engine] = []
 
         def fill(part: Part, file: Path, out: Path) -> Mapping[str, Any]:
-            if (empty := _empty(part, file, out)) is not None:
-                return empty
+            if is_empty(part, file):
+                return _nothing(out)
             job = self.prepared(session, part, file, out)
 
             def engine() -> Engine:
@@ -148,8 +148,8 @@ class Mining:
         engine = ProgramEngine(self.program, load_proxy(source, self.batch_size), mined.threshold(source))
 
         def fill(part: Part, file: Path, out: Path) -> Mapping[str, Any]:
-            if (empty := _empty(part, file, out)) is not None:
-                return empty
+            if is_empty(part, file):
+                return _nothing(out)
             return _filled(self.prepared(source, part, file, out), lambda: engine, None, first=False)
 
         return fill
@@ -163,10 +163,13 @@ def _check_weights(source: Source, weights: str) -> None:
         )
 
 
-def _empty(part: Part, file: Path, out: Path) -> Mapping[str, Any] | None:
-    """An output without rows, of a file that has none; None for any other."""
-    if part.surveyed or survey(file)[0]:
-        return None
+def is_empty(part: Part, file: Path) -> bool:
+    """Whether a part's file, which lies at the path, holds no row."""
+    return part.surveyed is None and next(iter(read_records(file)), None) is None
+
+
+def _nothing(out: Path) -> Mapping[str, Any]:
+    """Write an output without rows."""
     files.write(out, [], {"properties": {}})
     return {"counts": dict.fromkeys(SUMS[:6], 0)}
 
@@ -204,6 +207,8 @@ class Noise:
         """See `Work`."""
 
         def fill(part: Part, file: Path, out: Path) -> Mapping[str, Any]:
+            if is_empty(part, file):
+                return {"counts": {"rows": write_jsonl(out, [])}}
             numbers = None if part.rows is None else range(*part.rows)
             wanted = None if numbers is None else numbers.__contains__
             rows = noise_files.noised(file, task=task_of_file(file, self.task), wanted=wanted, **self.given)

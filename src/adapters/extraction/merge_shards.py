@@ -46,8 +46,8 @@ def summed(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in ("errors", "matches", "left_out", "notes"):
         if name in there:
             whole[name] = dict(sum((Counter(c.get(name, {})) for c in counts), Counter[str]()))
-    if counts and "steps" in counts[0]:  # of `mine`: counts of each step
-        steps = {name: [c["steps"][name] for c in counts] for name in counts[0]["steps"]}
+    if mined := [c["steps"] for c in counts if "steps" in c]:  # of `mine`: counts of each step; none without rows
+        steps = {name: [each[name] for each in mined] for name in mined[0]}
         whole["steps"] = {name: dict(sum(map(Counter, each), Counter[str]())) for name, each in steps.items()}
     return whole
 

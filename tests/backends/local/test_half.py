@@ -79,6 +79,15 @@ def test_a_lora_layer_is_pefts() -> None:
         assert_near(found, exact, 2e-2)
 
 
+def test_the_output_may_be_changed_in_place() -> None:
+    layer = lora_layers(adapted())[0]
+    with half.low_rank([layer], Casts(), BF16):
+        output = layer(torch.randn(2, 5, 12, requires_grad=True))
+    output.clamp_(-0.1, 0.1)  # as OLMo does with its queries
+    output.float().sum().backward()
+    assert layer.lora_B["default"].weight.grad.any()
+
+
 def test_what_trains_nothing_gets_no_gradient() -> None:
     model = adapted()
     layer = lora_layers(model)[0]
@@ -91,7 +100,11 @@ def test_what_trains_nothing_gets_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["dropout", "dora", "lora bias", "merged", "disabled", "two adapters", "trained base", "other forward"]
+    "change",
+    [
+        *("dropout", "dora", "lora bias", "merged", "disabled", "two adapters", "trained base", "other forward"),
+        *("a hook on the base", "a hook on A"),
+    ],
 )
 def test_other_layers_keep_pefts_forward(change: str) -> None:
     more = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}, "lora bias": {"lora_bias": True}}
@@ -108,6 +121,8 @@ def test_other_layers_keep_pefts_forward(change: str) -> None:
         layer.base_layer.bias.requires_grad_()
     elif change == "other forward":
         layer.forward = layer.forward
+    elif "hook" in change:
+        (layer.base_layer if "base" in change else layer.lora_A["default"]).register_forward_hook(lambda *_: None)
     before = dict(vars(layer))
     with half.low_rank([layer], Casts(), BF16):
         assert vars(layer) == before

@@ -203,7 +203,8 @@ class LocalBackend(TokenizingBackend):
             adapter, self.encoder, job, self.recipe, folder / "trainer", progress, new=start is None
         )
         fast = self.recipe.model.speedups
-        packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing))
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(self.recipe.model))
+        packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing), autocast=autocast)
         with (
             tracking.one_run(self.recipe, job, folder, main=self.state.is_main_process),
             packed if fast else nullcontext(),

@@ -25,7 +25,7 @@ from transformers import Cache, masking_utils
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adapters.backends.local.speedups import half
+from adapters.backends.local.speedups import half as products
 from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.memory import Pass
 
@@ -68,7 +68,18 @@ class Trace:
         self.recurrent, self.fused = bool(names), fused and any(map(_is_delta_rule, names))
         model.to("meta")  # buffers are on the CPU still
         self.parameters = {tensor.untyped_storage() for tensor in chain(model.parameters(), model.buffers())}
-        self.training, self.sampling = cache(self._training), cache(self._sampling)
+        self.training, self.sampling = cache(self._training_at_most), cache(self._sampling)
+
+    def _training_at_most(self, rows: int, tokens: int) -> Pass:
+        """Of rows up to so many tokens: just above `products.LONGEST` a shorter row takes more than the longest."""
+        longest = self._training(rows, tokens)
+        if not (self.unpadded and self.half and tokens > products.LONGEST):
+            return longest
+        shorter = self._training(rows, products.LONGEST)
+        saved, inputs, workspace = (
+            tuple(map(max, getattr(longest, part), getattr(shorter, part))) for part in ("saved", "inputs", "workspace")
+        )
+        return Pass(saved, inputs, workspace, longest.outside)
 
     def _training(self, rows: int, tokens: int) -> Pass:
         saved: dict[Any, float] = {}
@@ -284,7 +295,7 @@ class _Kernels(TorchFunctionMode):
         given = query.dtype
         if self.half:
             query, key, value = (_half(t) for t in (query, key, value))
-        if self.upcast and self.half and key.shape[2] <= half.LONGEST:
+        if self.upcast and self.half and key.shape[2] <= products.LONGEST:
             return _kernel(_products_save, query, key, value).to(given)
         if self.upcast:
             query, key, value = (t.float() for t in (query, key, value))
