@@ -6,7 +6,7 @@
 
 Without a file it writes its own 350 statements. Only this package keeps the labelled spans; its figure includes
 finding them. The others are set to change about as many characters as document/medium does; the table shows how many.
-The last line says where the time of document/medium goes.
+A line below the table says where the time of document/medium goes.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 
 The servers: vLLM's CPU build (`make vllm`), llama.cpp in bf16 and q8_0 (`make llama`), and transformers' continuous
 batching in this process. What is not there is left out, and said. Each is asked with 8, 16 and 32 requests at a time,
-after a first pass over 16 statements, and the fastest counts; loading is not timed. Answers are greedy, and records are
-compared with those of `adapters extract --engine transformers` in 32 bits.
+after a first pass over 16 statements, and the fastest counts; loading is not timed. Answers are greedy. Records are
+compared with those of `adapters extract --engine transformers` in 32 bits, and with the statements' own labels: F1 over
+all fields, and its change against 32 bits with a 95 % paired interval.
 
 The last lines say what the machine can do, measured before and after: a copy in memory, a product of matrices in bf16,
 and which share of the first a decoding step of one row reaches, of the second one of 32 rows.
@@ -30,6 +31,7 @@ from command_checks import ENV, FailedError, adapters, running
 from adapters.errors import UserError
 
 AT_A_TIME = (8, 16, 32)
+FAULTS = (FailedError, SystemExit, UserError, RuntimeError, OSError, subprocess.SubprocessError)
 LENGTH = 1536
 """Tokens that a server keeps for a request."""
 
@@ -132,13 +134,15 @@ def main() -> None:
     before = benchmarks.in_process(LIMITS, [json.dumps(given)])
     reference = benchmarks.in_process(ASK, [json.dumps({**given, "precision": "fp32"})])["records"]
     left_out: list[str] = []
+    settings = f"`adapters extract --engine transformers`, bf16, at a time {options.at_a_time}, all cores"
+    commands.append(f"ours: {settings}; continuous batching: 8 blocks a request, 512 tokens a pass, bf16, sdpa")
     found: dict[str, Mapping[str, Any]] = {"ours": swept(given, options.at_a_time, ours)}
     for name, contender in contenders.items():
         try:
             found[name] = contender()
             told = {key: value for key, value in found[name].items() if key != "records"}
             print(name, told, file=sys.stderr, flush=True)
-        except (FailedError, SystemExit, UserError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        except FAULTS as error:
             left_out.append(f"{name}: left out: {str(error).strip().splitlines()[-1]}")
             print(left_out[-1], file=sys.stderr, flush=True)
     show(options, found, reference)
@@ -155,14 +159,29 @@ def main() -> None:
 
 def show(options: argparse.Namespace, found: Mapping[str, Mapping[str, Any]], reference: Sequence[Any]) -> None:
     """The table, in ratios of ours."""
-    mine = found["ours"]["work"]
+    from adapters.evaluation.held_out import HeldOut
+    from adapters.extraction import adapter_source
+    from adapters.files import read_jsonl
+
+    mine, task = found["ours"]["work"], adapter_source.find(str(options.run)).task
+    judge = HeldOut(task, tuple(map(task.example, read_jsonl(options.file)[: options.n])), "f1")
+
+    def counted(records: Sequence[Any]) -> Any:
+        return judge.rows(["" if record is None else json.dumps(record) for record in records])
+
+    def quality(records: Sequence[Any]) -> tuple[str, str]:
+        change = judge.change(counted(reference), counted(records))
+        return f"{judge.figure(counted(records)).value:.3f}", "{:+.3f} ({:+.3f} to {:+.3f})".format(*change)
+
     title = f"{len(reference)} statements, up to {options.max_new_tokens} new tokens, greedy"
-    columns = ("contender", "at a time", "statements/s", "tokens/s", "times ours", "records", "as in 32 bits")
+    speed = ("contender", "at a time", "statements/s", "tokens/s", "times ours")
+    columns = (*speed, "records", "as in 32 bits", "F1", "change to 32 bits")
     rows = [
         (
             *(name, f["at_a_time"], f"{len(reference) / f['work']:.2f}", f"{f['tokens'] / f['work']:,.0f}"),
             *(f"{f['work'] / mine:.2f}x", sum(r is not None for r in f["records"])),
             sum(a is not None and a == b for a, b in zip(f["records"], reference, strict=True)),
+            *quality(f["records"]),
         )
         for name, f in found.items()
     ]
@@ -170,8 +189,15 @@ def show(options: argparse.Namespace, found: Mapping[str, Mapping[str, Any]], re
 
 
 def swept(given: Mapping[str, Any], sizes: Sequence[int], ask: Callable[..., Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The fastest of several numbers of requests at a time."""
-    tried = [{"at_a_time": n, **ask(given, n)} for n in sizes]
+    """The fastest of several numbers of requests at a time. One that fails is left out, unless all do."""
+    tried, failed = [], list[BaseException]()
+    for n in sizes:
+        try:
+            tried.append({"at_a_time": n, **ask(given, n)})
+        except FAULTS as error:
+            failed.append(error)
+    if not tried:
+        raise failed[0]
     return min(tried, key=lambda one: one["work"])
 
 
@@ -211,9 +237,10 @@ def servers(
     def asked(command: Callable[[int], tuple[list[str], dict[str, str]]]) -> Mapping[str, Any]:
         def ask(given: Mapping[str, Any], at_a_time: int) -> Mapping[str, Any]:
             words, env = command(at_a_time)
-            told = benchmarks.version_line(words[0], env)
+            own = "".join(f"{name}={value} " for name, value in env.items() if name.startswith("VLLM"))
+            told = f"{benchmarks.version_line(words[0], env)}: {own}"
             commands.append(
-                f"{told}: `{' '.join([Path(words[0]).name, *words[1:]])} PORT`".replace(str(options.out), "OUT")
+                f"{told}`{' '.join([Path(words[0]).name, *words[1:]])} PORT`".replace(str(options.out), "OUT")
             )
             with running(lambda port: [*words, port], options.out / "server.log", env) as address:
                 known = {"endpoint": f"{address}/v1", "concurrency": at_a_time}

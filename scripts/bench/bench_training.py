@@ -12,7 +12,8 @@ DPO gets as many pairs as its steps use, because ours scores all pairs of a stag
 The *matrix rate* is that of a product of two large matrices in bfloat16, in the same run. A step's share of it counts
 the operations that the rows need at the least: two passes through the frozen layers (forward, and backward to their
 inputs), three through the adapter, attention to what came before, and the vocabulary for targets alone. Padding counts
-for nothing, and a prefix that rows of a pass share counts once.
+for nothing, and a prefix that rows of a pass share counts once. Two more steps of the stage run under torch.profiler,
+which tells which operators take the time.
 
 The last line is what the wrapper costs over all steps of the recipe: the plan, callbacks, and what stands around the
 trainer beyond what stands around it in the bare script. The NLL on held-out rows is left out: it is an evaluation.
@@ -137,7 +138,7 @@ if o["without"] == "the head's fast log-probabilities":
 from adapters.backends.local.speedups import half
 if o["without"] == "attention as products in 16 bits":
     half.LONGEST = 0
-if o["without"] == "LoRA layers of its own":
+if o["without"] == "LoRA layers in fewer operations":
     half.low_rank = lambda *_: contextlib.nullcontext()
 local._verify_weights = lambda adapter, **_: None  # a few steps may teach nothing
 if o["kind"] == "sft":
@@ -146,12 +147,20 @@ clocked(dpo, "_with_reference", "reference")
 start = Path(o["adapter"]) if o["adapter"] else None
 folder = Path(o["folder"]); folder.mkdir(parents=True)
 stage = job.stage.model_copy(update={"save_every": job.stage.save_every or max(1, job.steps // 10)})  # as in all steps
-backend.train(dataclasses.replace(job, stage=stage, steps=o["steps"]), start, folder, lambda *_: None)
+train = lambda: backend.train(dataclasses.replace(job, stage=stage, steps=o["steps"]), start, folder, lambda *_: None)
+operators = {}
+if o["profiled"]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        train()
+    operators = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+else:
+    train()
 """
     + AFTER
     + """
 if counted["computed"]:
     result["operations"] = operations()
+result["operators"] = operators
 """
 )
 BARE = (
@@ -215,6 +224,16 @@ for _ in range(20):
     best = max(best, 2 * 2048**3 / (time.perf_counter() - start))
 result = {"rate": best}
 """
+OPERATORS = {
+    "products of matrices": ("mm", "addmm", "addmm_", "bmm", "linear"),
+    "attention": ("_softmax", "_softmax_backward_data", "_scaled_dot_product"),
+    "casts and copies": ("copy_", "_to_copy", "cat", "clone", "fill_", "index_select"),
+    "additions, multiplications and the like": (
+        *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "neg", "pow", "rsqrt", "mean", "sum", "exp", "exp_"),
+        *("silu", "silu_backward", "cos", "sin", "gelu", "gelu_backward", "lerp_", "addcdiv_", "addcmul_", "sqrt"),
+    ),
+}
+"""Operators of PyTorch whose names are, or in attention begin with, these."""
 PARTS = ("generation", "log-probs", "reference", "forward and loss", "reward", "backward", "other")
 
 
@@ -230,12 +249,12 @@ def main() -> None:
         "bare TRL script": (BARE, "", []),
         "ours": (OURS, "", []),
     }
-    own = ("the head's fast log-probabilities", "attention as products in 16 bits", "LoRA layers of its own")
+    own = ("the head's fast log-probabilities", "attention as products in 16 bits", "LoRA layers in fewer operations")
     for without in ("reading prefixes once", *own):
         contenders[f"ours without: {without}"] = (OURS, without, [])
     if options.kind == "sft":
         contenders |= {
-            "ours without: leaving padding out (nor all but the head; rows are sorted then)": (
+            "ours without: leaving padding out, and what builds on it: all but the head (rows are sorted then)": (
                 OURS,
                 "leaving padding out",
                 [],
@@ -248,9 +267,13 @@ def main() -> None:
     for name, (script, without, extra) in contenders.items():
         with tempfile.TemporaryDirectory() as folder:
             given = {"recipe": str(options.recipe), "overrides": [*options.overrides, *extra], "kind": options.kind}
-            given |= {"steps": options.steps, "adapter": options.adapter, "without": without}
+            given |= {"steps": options.steps, "adapter": options.adapter, "without": without, "profiled": False}
             found[name] = benchmarks.in_process(script, [json.dumps({**given, "folder": f"{folder}/x"})])
+    with tempfile.TemporaryDirectory() as folder:
+        given |= {"overrides": options.overrides, "steps": 2, "without": "", "profiled": True, "folder": f"{folder}/x"}
+        operators = benchmarks.in_process(OURS, [json.dumps(given)])["operators"]
     _print(options.kind, options.steps, found, rate)
+    _print_operators(operators)
 
 
 def _print(kind: str, steps: int, found: dict[str, dict], peak: float) -> None:
@@ -270,6 +293,18 @@ def _print(kind: str, steps: int, found: dict[str, dict], peak: float) -> None:
     benchmarks.markdown(f"{kind.upper()}, {steps} steps (the ratio is of tokens/s)", columns, rows)
     print(f"\nThe matrix rate: {peak / 1e9:,.0f} GFLOP/s in bfloat16")
     _print_wrapper(steps, found)
+
+
+def _print_operators(operators: dict[str, float]) -> None:
+    def in_group(name: str, group: str) -> bool:
+        bare = name.removeprefix("aten::")
+        return bare in OPERATORS[group] or (group == "attention" and bare.startswith(OPERATORS[group]))
+
+    whole = sum(operators.values())
+    shares = {g: sum(t for n, t in operators.items() if in_group(n, g)) / whole for g in OPERATORS}
+    shares["the rest"] = 1 - sum(shares.values())
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    print(f"\nOperators of two steps, by their own time: {told}")
     print(f"\n{benchmarks.machine()}")
 
 

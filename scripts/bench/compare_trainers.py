@@ -1,7 +1,7 @@
 """One recipe, the same data, the local and the hosted trainer: what each makes of a tiny model.
 
-    scripts/install_tuft.sh
-    python scripts/compare_trainers.py --seeds 42 43 44
+    scripts/build/install_tuft.sh
+    python scripts/bench/compare_trainers.py --seeds 42 43 44
 
 The hosted trainer talks to the tests' Tinker-compatible server, a process on this machine's CPU. The model is random:
 SFT learns the form of the targets, and GRPO a reward that pays for letters. The server draws its own first adapter
