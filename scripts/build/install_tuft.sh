@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the hosted trainer's SDK and TuFT, the Tinker-compatible server that tests/hosted_server.py runs on a CPU.
 #
-#   scripts/install_tuft.sh [PYTHON]        default: .venv/bin/python, which must already hold this project
+#   scripts/build/install_tuft.sh [PYTHON]        default: .venv/bin/python, which must already hold this project
 #
 # TuFT's own requirements (vLLM, Ray, an older torch and PEFT) can never be resolved beside TRL 1.16, so it is installed
 # without them; the constraints keep everything else, torch above all, at the versions that are there.

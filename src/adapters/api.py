@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
-from adapters.errors import UserError, visible
+from adapters.errors import UserError, hint, visible
 from adapters.extraction.extractor import Extractor
+from adapters.pipeline.check import Checked
 from adapters.pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from adapters.pipeline.check import Checked
     from adapters.recipe.load import RecipeFile
 
 Given = ParamSpec("Given")
@@ -60,10 +60,11 @@ class Run(RunFolder):
         return {name: {m.model: m.figures["metrics"] for m in models} for name, models in self.sets.items()}
 
     def samples(self, test_set: str, model: str | None = None) -> list[dict[str, Any]]:
-        """Every row of a test set with a model's answer; of the last stage unless `model` is named."""
-        models = {m.model: m for m in self.sets[test_set]}
-        own = [m.model for m in self.sets[test_set] if not m.beside]
-        return [dict(row) for row in models[model or own[-1]].samples]
+        """Every row of a test set with a model's answer; without `model` the last stage's. Raises UserError."""
+        found = _known("test set", self.sets, test_set)
+        own = [m.model for m in found if not m.beside]
+        answered = _known(f"model of {test_set}", {m.model: m for m in found}, model or own[-1])
+        return [dict(row) for row in answered.samples]
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the run's HTML page, and return its path."""
@@ -76,6 +77,13 @@ class Run(RunFolder):
         return load(self.path, **options)
 
 
+def _known(what: str, values: Mapping[str, Result], name: str) -> Result:
+    if name not in values:
+        raise UserError(f"there is no {what} {visible(name)}.{hint(name, list(values))}")
+    return values[name]
+
+
+@checked
 def run(
     recipe: str | Path,
     settings: Mapping[str, Any] | None = None,
@@ -86,7 +94,8 @@ def run(
 ) -> Run:
     """Run a recipe, as `adapters run` does, and return its run. Run again, it continues where it stopped.
 
-    `settings` are overrides: `{"stages.0.max_steps": 40}`. Raises UserError and Refused.
+    `settings` are overrides: `{"stages.0.max_steps": 40}`. Raises UserError and Refused, and KeyboardInterrupt when it
+    is interrupted.
     """
     from adapters.cli.errors import State
     from adapters.cli.options import consent
@@ -94,15 +103,21 @@ def run(
     from adapters.console import bars_as_before, console
     from adapters.recipe.load import load_recipe
 
+    if fresh and fork:
+        raise UserError("fresh starts over and fork keeps stages; give one of them.")
     consent(trust_remote_code)
     file, screen = load_recipe(Path(recipe), _overrides(settings)), console(stderr=True)
-    with _located(file), bars_as_before():
-        plan, backend = plan_recipe(file, screen, False)
-        train(plan, backend, screen, State(), fresh=fresh, fork=fork, all_tables=False)
+    try:
+        with _located(file), bars_as_before():
+            plan, backend = plan_recipe(file, screen, False)
+            train(plan, backend, screen, State(), fresh=fresh, fork=fork, all_tables=False)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{file.recipe.name} was stopped; run again, it continues where it stopped.") from None
     opened = RunFolder.open(plan.folder)
     return Run(opened.path, opened.recipe)
 
 
+@checked
 def check(recipe: str | Path, settings: Mapping[str, Any] | None = None, *, trust: bool = False) -> Checked:
     """Check a recipe, as `adapters check` does: `.errors`, `.warnings` and what was measured.
 
@@ -195,4 +210,4 @@ def _located(file: RecipeFile) -> Iterator[None]:
 
 
 def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]

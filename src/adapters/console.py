@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -105,7 +107,7 @@ def _to_root(record: logging.LogRecord) -> bool:
 
 
 _HIDDEN: Final[list[Callable[[], None]]] = []
-"""What shows the bars again that were switched off."""
+"""What undoes for the bars and logs of libraries what was switched off."""
 
 
 def quiet_datasets() -> None:
@@ -129,19 +131,27 @@ def quiet_libraries() -> None:
         _HIDDEN.append(bars.enable_progress_bar)
     for name in ("transformers", "datasets", "accelerate", "trl", "peft", "huggingface_hub", "torch.distributed"):
         logger = logging.getLogger(name)
+        _HIDDEN.append(partial(_restore, logger, list(logger.handlers), logger.propagate))
         logger.handlers.clear()
         logger.propagate = True
 
 
+def _restore(logger: logging.Logger, handlers: list[logging.Handler], propagate: bool) -> None:
+    logger.handlers[:], logger.propagate = handlers, propagate
+
+
 @contextmanager
 def bars_as_before() -> Iterator[None]:
-    """Show the bars again afterwards that were switched off: called from Python, the process is not ours."""
+    """Show bars and logs again afterwards that were switched off: called from Python, the process is not ours."""
+    import_module("tqdm")  # it reads TQDM_DISABLE once, for good
     _HIDDEN.clear()
+    disabled = os.environ.get("TQDM_DISABLE")
     try:
         yield
     finally:
         while _HIDDEN:
             _HIDDEN.pop()()
+        os.environ.pop("TQDM_DISABLE", None) if disabled is None else os.environ.update(TQDM_DISABLE=disabled)
 
 
 @dataclass

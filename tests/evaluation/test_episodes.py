@@ -144,6 +144,14 @@ def test_an_endless_episode_is_cut_and_counted(folder: Path) -> None:
     assert figures["parts"]["Game"]["turns"] == 3
 
 
+def test_a_call_that_hangs_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.plugins.environments.LIMIT", 0.5)
+    (folder / "game.py").write_text(GAME.replace("self.turns += 1", "while True: pass"))
+    done = run("check", "r.yaml")
+    assert done.exit_code == 2
+    assert "step, turn 1 does not end on row 'r0'" in " ".join(done.output.split()), done.output
+
+
 def test_any_text_is_no_success() -> None:
     for text in ("", "[]", "{}", '{"success": true}', "[" * 100_000):
         assert EpisodeTask("x").counts(None, text) == {"x": {"success": Counts(1, 1, 0)}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import pickle
 import re
 import subprocess
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 import adapters
 from adapters.api import Extractor
 from adapters.cli.main import app
-from adapters.console import bars_as_before, quiet_libraries
+from adapters.console import bars_as_before, quiet, quiet_libraries
 from adapters.errors import UserError
 from adapters.extraction import extractor as extractor_module
 
@@ -64,6 +66,18 @@ def test_bars_that_were_off_stay_off() -> None:
         assert bars.is_progress_bar_enabled() is show
 
 
+def test_logs_and_bars_of_the_caller_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    logger, handler = logging.getLogger("transformers"), logging.NullHandler()
+    logger.addHandler(handler)
+    before = logger.handlers[:]
+    with bars_as_before(), quiet(None):
+        quiet_libraries()
+        assert logger.handlers == []
+    assert (logger.handlers, "TQDM_DISABLE" in os.environ) == (before, False)
+    logger.removeHandler(handler)
+
+
 def test_a_recipe_is_checked(folder: Path) -> None:
     assert adapters.check("small.yaml").errors == []
     with pytest.raises(UserError, match="learning_rat"):
@@ -97,6 +111,48 @@ def test_it_maps_a_data_set(folder: Path) -> None:
     mapped = Dataset.from_list([*funding_rows(4), {"id": "x", "funding_statement": None}]).map(extractor, batched=True)
     assert json.loads(mapped[0]["record"]) == extractor.extract(funding_rows(1)[0])[0]["record"]
     assert (mapped[4]["record"], mapped[4]["error"][:7]) == (None, "no text")
+    one = Dataset.from_list(funding_rows(2)).map(extractor)  # a row at a time
+    assert one["record"] == mapped["record"][:2]
+    assert set(extractor({"funding_statement": ["x"]})) == set(extractor.extract("x")[0]) - {"row", "id"}
+
+
+def test_what_is_no_text_is_said(folder: Path) -> None:
+    extractor = adapters.load(echo_adapter(folder / "adapter", funding_rows(20)))
+    for given, said in (
+        ([None], "text 1 is no text and no row, but None"),
+        (["x", 3], "text 2 is no text"),
+        ([{"body": "x"}], "row 1 has no column 'funding_statement' with the text, only body; name it with text="),
+    ):
+        with pytest.raises(UserError, match=said):
+            extractor.extract(given)  # type: ignore[arg-type]
+
+
+def test_many_texts_show_progress(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extractor = adapters.load(echo_adapter(folder / "adapter", funding_rows(20)))
+    extractor.extract(funding_rows(3))
+    assert capsys.readouterr().err == ""
+    extractor.extract(funding_rows(20))
+    assert "extracting: texts 1 to 20: 20 of 20" in capsys.readouterr().err
+
+
+def test_a_run_that_is_interrupted_says_so_and_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adapters.pipeline.run._train", stopped)
+        with pytest.raises(KeyboardInterrupt, match="small was stopped; run again, it continues where it stopped"):
+            adapters.run("small.yaml", {"trainer": "echo", "run_dir": folder / "runs"})
+    done = adapters.run("small.yaml", {"trainer": "echo", "run_dir": folder / "runs"})
+    assert [stage.state for stage in done.stages] == ["done"]
+    for call, said in (
+        (lambda: done.samples("sen"), "there is no test set sen. Did you mean seen?"),
+        (lambda: done.samples("seen", "2-grpo"), "there is no model of seen 2-grpo"),
+        (lambda: adapters.run("small.yaml", fresh=True, fork=True), "give one of them"),
+        (lambda: adapters.check("small.yaml", trust="yes"), "check: trust"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            call()
 
 
 def test_the_page_runs_as_it_stands(folder: Path) -> None:

@@ -84,6 +84,28 @@ def test_mistakes_are_a_sentence_and_write_nothing(folder: Path, words: list[str
     assert not [p for p in folder.iterdir() if p.is_dir() and p.name.startswith("statements")]
 
 
+@pytest.mark.parametrize(
+    ("licence", "said"),
+    [
+        ("cc-by-nd-4.0", "rows.jsonl is under cc-by-nd-4.0, which allows no changed copies"),
+        ("proprietary", "rows.jsonl is under proprietary, which allows no copies"),
+        ("All rights reserved", "allows no copies"),
+        ("apache2.0", "Did you mean apache-2.0?"),
+    ],
+)
+def test_a_rows_own_licence_counts_also_where_its_column_is_left_out(folder: Path, licence: str, said: str) -> None:
+    write_jsonl(folder / "rows.jsonl", [{**row, "license": licence} for row in funding_rows(2)])
+    for words in ([], ["--without", "license"]):
+        code, _, stderr = call("rows.jsonl", *words, "--dry-run")
+        assert (code, said in stderr) == (2, True), stderr
+
+
+def test_rows_that_only_look_like_made_ones_need_a_licence(folder: Path) -> None:
+    write_jsonl(folder / "rows.jsonl", [{**row, "source": "made"} for row in funding_rows(2)])
+    code, _, stderr = call("rows.jsonl", "--dry-run")
+    assert (code, "the licence of made is not known" in stderr) == (2, True), stderr
+
+
 def test_a_token_in_a_row_is_named_and_not_shown(folder: Path) -> None:
     token = "hf_" + "aB3" * 12
     write_jsonl(folder / "made.jsonl", [*funding_rows(1), {"id": "2", "text": f"see {token}"}])

@@ -181,6 +181,8 @@ def extract(
         session = Session.open(model, engine, options, **picks.checked())
         cutter = session.cutter(**vars(long_texts))
         if input is None or out is None or "-" in (str(input), str(out)):
+            if as_json:
+                raise UserError("--json prints the counts of a corpus; here every line is JSON already.")
             _stream(session, cutter, corpus, one, input, out, fresh=fresh)
             return
         given = {**vars(corpus), "keep": corpus.keep or ()}
@@ -217,6 +219,8 @@ def _stream(
     from adapters.data.formats import documents
     from adapters.extraction.extractor import Extractor, rows_of_lines
 
+    if one is not None and not one.strip():
+        raise UserError("--input holds no text.")
     given = vars(corpus)
     options = {"documents": "--from", "keep": "--keep", "shard": "--shard"}
     if used := [text for name, text in options.items() if given[name] != getattr(CorpusOptions, name)]:

@@ -122,6 +122,10 @@ def merge(
             raise UserError(f"--dtype {dtype}: one of auto, bfloat16, float16 and float32.")
         if out.exists():
             raise UserError(f"{out} exists already; nothing was written.")
+        if llama_cpp and not (gguf or lora_gguf):
+            raise UserError("--llama-cpp is for --gguf and --lora-gguf.")
+        if lora_gguf and dtype != "auto":
+            raise UserError("--lora-gguf merges nothing, and keeps the adapter's 32 bits: leave --dtype out.")
         if gguf and lora_gguf:
             raise UserError("--gguf writes the merged model, and --lora-gguf the adapter alone; give one of them.")
         run = finished_run.read(run_folder, consent=plugin_consent(trust))

@@ -8,18 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from adapters.console import bars_as_before, note
+from adapters.console import bars_as_before, note, progress
 from adapters.data.rows import BAD_ROW, read_records
-from adapters.errors import UserError
+from adapters.errors import UserError, visible
 from adapters.extraction import engine, files
 from adapters.extraction.chunks import Cutter
 from adapters.extraction.extract import ExtractionJob, check_columns, prepare, run
 from adapters.extraction.resumable import journal_path, open_or_resume
 from adapters.extraction.session import Session
 from adapters.files import manifest_path, read_jsonl, write_jsonl
+from adapters.types import Progress
 
+SHOWN: Final = 16
+"""Fewer texts show no progress."""
 Text = str | Mapping[str, Any]
 """A text, or a row with the text and what else the task's prompt needs, such as `schema` of the task ie."""
 
@@ -41,7 +44,7 @@ class Extractor:
         return list(self.stream([texts] if isinstance(texts, str | Mapping) else texts))
 
     def stream(self, texts: Iterable[Text]) -> Iterator[dict[str, Any]]:
-        """The same as they come: texts are read in blocks of 1,024."""
+        """The same, block by block: 1,024 texts are read, answered and given before the next ones."""
         first = 0
         for block in files.blocks(texts, engine.WINDOW):
             for line in self._block(block, first):
@@ -49,7 +52,7 @@ class Extractor:
             first += len(block)
 
     def write(self, texts: Iterable[Text], out: Path | None, *, fresh: bool = False) -> None:
-        """Write the lines to a file, which appears when it is complete, or as JSON to standard output as they come.
+        """Write the lines to a file, which appears when it is complete, or as JSON to standard output, block by block.
 
         Raises UserError for a file that is there, or begun, unless `fresh`.
         """
@@ -68,34 +71,58 @@ class Extractor:
         schema = self.job.described["schema"] if self.job else {"properties": {}}
         files.write(out, chain(first, lines), schema)
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]:
-        """For `dataset.map(extractor, batched=True)`: adds `record`, `error` and `spans`; records and spans as JSON.
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """For `dataset.map(extractor)`, faster with `batched=True`: adds the columns of `extract`'s lines but `row`.
 
-        A column of Arrow has one type, and records of different rows need not.
+        Lists and objects are JSON texts: a column of Arrow has one type, and records of different rows need not.
         """
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        lines = self.extract(rows)
-        texts = {name: [_json(line.get(name)) for line in lines] for name in ("record", "spans")}
-        return {**texts, "error": [line["error"] for line in lines]}
+        one = isinstance(batch.get(self._text), str)
+        rows = [batch] if one else [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        lines = list(self._lines(rows, lambda *_: None))
+        names = [name for name in (lines[0] if lines else ()) if name not in ("row", "id")]
+        made = {name: [_flat(line[name]) for line in lines] for name in names}
+        return {name: values[0] for name, values in made.items()} if one else made
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaded model: `dataset.map` hashes what it is given."""
         return {**vars(self), "cutter": replace(self.cutter), "loaded": None, "job": None}
 
+    @property
+    def _text(self) -> str:
+        """The column of the texts."""
+        return str(self.columns.get("text") or self.session.source.task.text_field)
+
     def _block(self, texts: Sequence[Text], first: int) -> Iterator[dict[str, Any]]:
-        name = self.columns.get("text") or self.session.source.task.text_field
-        rows = [
-            {"id": str(n), **({name: text} if isinstance(text, str) else text)}
-            for n, text in enumerate(texts, first + 1)
-        ]
-        used = [name, "id", BAD_ROW, *getattr(self.session.source.task, "request_fields", ())]
+        if len(texts) < SHOWN:
+            yield from self._lines(texts, lambda *_: None, first)
+            return
+        with progress("extracting", f"texts {first + 1:,} to {first + len(texts):,}") as moved:
+            lines = list(self._lines(texts, moved, first))
+        yield from lines
+
+    def _lines(self, texts: Sequence[Text], moved: Progress, first: int = 0) -> Iterator[dict[str, Any]]:
+        rows = [{"id": str(n), **self._row(n, text)} for n, text in enumerate(texts, first + 1)]
+        used = [self._text, "id", BAD_ROW, *getattr(self.session.source.task, "request_fields", ())]
         with tempfile.TemporaryDirectory() as folder:
             corpus, out = Path(folder, "texts.jsonl"), Path(folder, "records.jsonl")
             write_jsonl(corpus, [{key: row[key] for key in used if key in row} for row in rows])
             job = self._job(corpus, out, len(rows))
             with open_or_resume(job, fresh=True):
-                run(job, self._engine, lambda *_: None, self.cutter)
+                run(job, self._engine, moved, self.cutter)
             yield from read_jsonl(out)
+
+    def _row(self, n: int, text: Any) -> Mapping[str, Any]:
+        """The row of the n-th text. Raises UserError for what is no text, and for a row without the column of one."""
+        if isinstance(text, str):
+            return {self._text: text}
+        if not isinstance(text, Mapping):
+            raise UserError(f"text {n:,} is no text and no row, but {visible(repr(text))[:60]}.")
+        if self._text not in text and BAD_ROW not in text:
+            raise UserError(
+                f"row {n:,} has no column {self._text!r} with the text, only {', '.join(map(str, text))}; name it with "
+                "text=, or --text."
+            )
+        return text
 
     def _job(self, corpus: Path, out: Path, rows: int) -> ExtractionJob:
         source = self.session.source
@@ -130,5 +157,5 @@ def _row(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+def _flat(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

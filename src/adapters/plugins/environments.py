@@ -16,6 +16,7 @@ from adapters.plugins.attempts import RewardError, checked
 from adapters.plugins.registry import resolve
 from adapters.plugins.rewards import GARBAGE, NamedReward
 from adapters.plugins.source_files import identity, score_hash
+from adapters.plugins.task_calls import TaskError, time_limit
 from adapters.recipe.fields import EnvironmentSpec
 from adapters.types import ROW, Environment, Example, Message, Scored
 
@@ -23,6 +24,8 @@ MAX_TURNS: Final = "max_turns"
 MAX_LENGTH: Final = "max_length"
 ENDED: Final = "environment"
 """What ended an episode: the limit of turns, that of tokens, or the environment itself."""
+LIMIT: Final = 60.0
+"""Seconds that one call of an environment may take."""
 
 
 class EpisodeError(RewardError):
@@ -132,14 +135,21 @@ class Episode:
         return json.dumps(told | {"ended": self.ended, "success": won, "reward": self.reward}, ensure_ascii=False)
 
     def _call(self, what: str, call: Any) -> Any:
+        where = what if what != "step" else f"step, turn {len(self.turns) + 1}"
         try:
-            return call()
+            with time_limit(f"the environment {self.named.name}: {where}", self._played, LIMIT):
+                return call()
+        except TaskError as error:
+            raise EpisodeError(str(error)) from None
         except (Exception, SystemExit) as error:
-            where = what if what != "step" else f"step, turn {len(self.turns) + 1}"
             raise self._error(f"failed in {where}: {type(error).__name__}: {error}") from error
 
     def _error(self, what: str) -> EpisodeError:
-        return EpisodeError(f"the environment {self.named.name} {what}; row {self.example.id!r}, seed {self.seed}")
+        return EpisodeError(f"the environment {self.named.name} {what}; {self._played}")
+
+    @property
+    def _played(self) -> str:
+        return f"row {self.example.id!r}, seed {self.seed}"
 
 
 class EpisodeReward:

@@ -78,8 +78,8 @@ class _Overrun(BaseException):
 
 
 @contextmanager
-def time_limit(method: str, what: str) -> Iterator[None]:
-    """Interrupt a call after `LIMIT` seconds with a TaskError, where the system has timers, in the main thread."""
+def time_limit(method: str, what: str, seconds: float = LIMIT) -> Iterator[None]:
+    """Interrupt a call after some seconds with a TaskError, where the system has timers, in the main thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -89,11 +89,11 @@ def time_limit(method: str, what: str) -> Iterator[None]:
 
     handler = signal.signal(signal.SIGALRM, interrupt)
     # Again every second: the call may be in an `except:` that catches everything.
-    timer = signal.setitimer(signal.ITIMER_REAL, LIMIT, 1.0)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     except _Overrun as overrun:
-        told = f"{method} does not end on {what}: a timer (SIGALRM) stopped it after {LIMIT:g} s in {overrun}."
+        told = f"{method} does not end on {what}: a timer (SIGALRM) stopped it after {seconds:g} s in {overrun}."
         raise TaskError(told, at=("task",)) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)

@@ -22,12 +22,12 @@ from adapters.environment import versions
 from adapters.errors import UserError, first_line, hint, visible
 from adapters.files import write_jsonl, write_text
 from adapters.publish import hub
-from adapters.publish.license_demands import demands, forbids_changes
+from adapters.publish.license_demands import demands, forbids_sharing
+from adapters.recipe.publish import license_fault
 from adapters.types import Row
 
-OWN_GENERATORS: Final = ("synthetic-funding", "made")
-"""Sources of rows that this project's own generators make, without a language model."""
-OWN_LICENSE: Final = "apache-2.0"
+OWN: Final = {"synthetic-funding": "apache-2.0"}
+"""Source -> licence of rows that this project makes without a language model, and that say so."""
 SIZES: Final = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 """The Hub's size categories below a million rows."""
 
@@ -75,7 +75,9 @@ def make(wanted: Wanted, folder: Path) -> Found:
         (work / "data").mkdir()
         for path in wanted.files:
             if found.rows[path.name]:
-                write_jsonl(work / "data" / f"{_name(path)}.jsonl", (row for _, row in _kept(wanted, path)))
+                write_jsonl(
+                    work / "data" / f"{_name(path)}.jsonl", (_shown(wanted, row) for _, row in _kept(wanted, path))
+                )
         write_text(work / "README.md", card(wanted, found))
         os.replace(work, folder)
     return found
@@ -89,14 +91,14 @@ def _survey(wanted: Wanted) -> Found:
     for path in wanted.files:
         counts = found.rows[path.name] = Counter()
         for number, row in _kept(wanted, path, found.left_out):
-            if secret := secrets.find([json.dumps(row, ensure_ascii=False, default=str)]):
+            if secret := secrets.find([json.dumps(_shown(wanted, row), ensure_ascii=False, default=str)]):
                 raise UserError(f"{place(path, number)} holds {secret}; remove it. Nothing was written.")
             counts[_source(row, path), _license(row, path, wanted.licenses)] += 1
     return found
 
 
 def _kept(wanted: Wanted, path: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[int, Row]]:
-    """The rows of a file that are published, without the columns that are not."""
+    """The rows of a file that are published, with all of their columns."""
     left_out = Counter() if left_out is None else left_out
     for number, row in read_records(path):
         if BAD_ROW in row:
@@ -106,7 +108,12 @@ def _kept(wanted: Wanted, path: Path, left_out: Counter[str] | None = None) -> I
             continue
         for name in wanted.without:
             left_out[name] += name in row
-        yield number, {key: value for key, value in row.items() if key not in wanted.without}
+        yield number, row
+
+
+def _shown(wanted: Wanted, row: Row) -> Row:
+    """A row as it is published."""
+    return {key: value for key, value in row.items() if key not in wanted.without}
 
 
 def _source(row: Row, path: Path) -> str:
@@ -118,9 +125,11 @@ def _license(row: Row, path: Path, given: Mapping[str, str]) -> str:
     source, own = _source(row, path), row.get("license")
     asked = given.get(source) or given.get(path.name)
     own = own if isinstance(own, str) and own else None
+    if own and (fault := license_fault(own)):
+        raise UserError(f"{path}: rows of {source} say license: {fault}. Nothing was written.")
     if own and asked and own != asked:
         raise UserError(f"{path}: rows of {source} say license: {own}, and --license says {asked}; mend one of them.")
-    return own or asked or (OWN_LICENSE if source in OWN_GENERATORS else "")
+    return own or asked or OWN.get(source, "")
 
 
 def _check(wanted: Wanted, found: Found) -> None:
@@ -139,10 +148,10 @@ def _check(wanted: Wanted, found: Found) -> None:
             f"(--without {visible(unknown[0])}). Nothing was written."
         )
     for source, licence in found.sources:
-        if forbids_changes(licence):
+        if forbids := forbids_sharing(licence):
             raise UserError(
-                f"{visible(source)} is under {licence}, which allows no changed copies to be shared: --without "
-                f"{visible(source)} leaves its rows out. Nothing was written."
+                f"{visible(source)} is under {visible(licence)}, which {forbids}: --without {visible(source)} leaves "
+                "its rows out. Nothing was written."
             )
     if not found.sources:
         raise UserError("no row is left to publish. Nothing was written.")

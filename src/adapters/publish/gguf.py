@@ -36,6 +36,10 @@ from adapters.types import Message
 MODEL_CONVERTER: Final = "convert_hf_to_gguf.py"
 LORA_CONVERTER: Final = "convert_lora_to_gguf.py"
 MODELFILE: Final = "Modelfile"
+NO_TEMPLATE: Final = (
+    "the Modelfile has no TEMPLATE, as the prompt is not one system message and one text: Ollama uses the GGUF file's "
+    "own template only where it knows it. Compare `ollama run` with `adapters extract`."
+)
 TEMPLATE: Final = "chat_template.jinja"
 BUILT: Final = Path(__file__).resolve().parents[3] / "build" / "llama"
 """Where `make llama` puts llama.cpp."""
@@ -100,9 +104,11 @@ def write_merged(finished: Finished, out: Path, dtype: str, kind: str, tools: Co
         named = ("--outfile", work / name, "--model-name", finished.recipe.name)
         tools.run(MODEL_CONVERTER, work / "merged", "--outtype", kind, *named, *described.options)
         shutil.rmtree(work / "merged")
-        (work / MODELFILE).write_text(modelfile(finished, described.encoder, name), encoding="utf-8")
+        written = modelfile(finished, described.encoder, name)
+        (work / MODELFILE).write_text(written, encoding="utf-8")
         os.replace(work, out)
-    return {**result, "file": name, "notes": described.notes}
+    unsaid = () if "TEMPLATE" in written else (NO_TEMPLATE,)
+    return {**result, "file": name, "notes": [*described.notes, *unsaid]}
 
 
 def write_lora(finished: Finished, out: Path, tools: Converters) -> dict[str, Any]:

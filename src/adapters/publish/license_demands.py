@@ -12,12 +12,17 @@ DEMANDS: Final = (
     (r"\bby\b|cc-by|odc-by", "asks for credit"),
 )
 
+CLOSED: Final = r"\b(proprietary|all[ -]rights[ -]reserved|closed|confidential|internal|unlicensed|unknown|none)\b"
+
 
 def demands(licence: str | None) -> str:
     """What a licence asks for, by its name."""
     return " and ".join(demand for pattern, demand in DEMANDS if re.search(pattern, (licence or "").lower()))
 
 
-def forbids_changes(licence: str | None) -> bool:
-    """Whether a licence lets nobody share a changed copy, by its name."""
-    return bool(re.search(DEMANDS[1][0], (licence or "").lower()))
+def forbids_sharing(licence: str) -> str:
+    """Why changed copies under a licence may not be shared, by its name; "" where they may."""
+    name = licence.lower()
+    if re.search(DEMANDS[1][0], name):
+        return "allows no changed copies to be shared"
+    return "allows no copies to be shared" if re.search(CLOSED, name) else ""

@@ -20,6 +20,7 @@ from adapters.backends import adapter_folder
 from adapters.environment import versions
 from adapters.errors import UserError
 from adapters.files import read_json, sha256, write_json
+from adapters.pipeline import seeds
 from adapters.publish import (
     base_license,
     bundle,
@@ -232,6 +233,7 @@ def _key(finished: Finished, earlier: Finished | None, asked: Sequence[Path | No
         [s.manifest for s in finished.stages],
         finished.figures,
         finished.ledger,
+        seeds.stored(finished.run).model_dump(),
         {k: v for k, v in finished.file.tree.items() if k != "publish"},
         finished.settings.model_dump(exclude={"private", *(("tag",) if pull_request else ())}),
         pull_request,

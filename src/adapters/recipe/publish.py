@@ -33,6 +33,12 @@ _HubId = Annotated[str | None, Field(json_schema_extra={"pattern": REPO})]
 _Tag = Annotated[str | None, Field(json_schema_extra={"pattern": TAG})]
 
 
+def license_fault(value: str) -> str:
+    """What is wrong with a licence id that looks like one of the Hub's; "" for one of them, and for any other text."""
+    near = difflib.get_close_matches(value.lower().replace(" ", "-"), LICENSES, 1, 0.75)
+    return f"{value!r} is no licence id of the Hub. Did you mean {near[0]}?" if near and value not in LICENSES else ""
+
+
 def _check_hub_id(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(REPO, value):
         raise ValueError(
@@ -103,9 +109,8 @@ class Publish(Strict):
     @field_validator("license")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        near = difflib.get_close_matches((value or "").lower().replace(" ", "-"), LICENSES, 1, 0.75)
-        if near and value not in LICENSES:
-            raise ValueError(f"{value!r} is no licence id of the Hub. Did you mean {near[0]}?")
+        if fault := license_fault(value or ""):
+            raise ValueError(fault)
         return value
 
     @field_validator("language")
