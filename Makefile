@@ -60,6 +60,23 @@ ray: $(RAY)/.installed
 $(RAY)/.installed: scripts/build/install_ray.sh constraints.txt
 	scripts/build/install_ray.sh $(RAY) $(PYTHON)
 
+# Do W&B (offline) and trackio get one run a stage, its rollouts and the report? In an environment of its own
+TRACKERS = build/trackers
+.PHONY: trackers
+trackers: $(TRACKERS)/.installed
+	$(TRACKERS)/bin/python -m pytest -m slow -n 0 tests/backends/local/test_tracking.py $(ARGS)
+
+$(TRACKERS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(TRACKERS)
+	$(TRACKERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(TRACKERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' wandb trackio
+	@touch $@
+
+# The wheel by uvx and by pipx, and its command on every Python from 3.11 on that is named: ARGS='python3.12 python3.13'
+.PHONY: install-check
+install-check: install
+	scripts/build/install_check.sh $(ARGS)
+
 test: install
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -1,6 +1,6 @@
 """Rebuild the compact list of funder names from a JSONL export of the Crossref Funder Registry (CC0).
 
-Usage: python scripts/build/build_funder_names.py funders.jsonl [-o data_aug/funding_statements/funders.tsv.gz] [-n 6000]
+    python scripts/build/build_funder_names.py funders.jsonl [-o data_aug/funding_statements/funders.tsv.gz] [-n 6000]
 
 Input rows: {"funder_id", "name", "aliases": [...], ...}. Output rows: name, acronym, another full name, kind; tab
 separated, sorted, gzip without a time stamp, so that the same input gives the same bytes.

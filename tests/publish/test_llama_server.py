@@ -14,7 +14,7 @@ from test_bundle import FACTS, make_run, same_plots
 
 from adapters.cli import publish
 from adapters.errors import UserError
-from adapters.publish import bundle, card, gate, llama_server, release
+from adapters.publish import bundle, card, gate, llama_server, release, vllm_server
 from adapters.publish.finished_run import Finished, read
 from adapters.publish.gguf import Converters
 
@@ -106,6 +106,27 @@ def test_the_cards_commands_are_run_and_its_server_asked(
     assert words[:5] == ["-m", "merged.gguf", "--jinja", "--temp", "0"]
     assert asked["response_format"]["json_schema"]["schema"] == finished.task.answer_schema()
     assert asked["messages"] == list(finished.example().prompt)
+
+
+@pytest.mark.slow
+def test_the_cards_command_for_vllm_is_run_too(
+    finished: Finished, made: Path, commands: list[list[str]], tmp_path: Path
+) -> None:
+    program = llama(tmp_path).folder / "build" / "bin" / "llama-server"
+    vllm = program.rename(program.with_name("vllm"))
+    known = FACTS | {"vllm": "0.30"}
+    text = card.render(finished, made, "me/funding", known, [])
+    assert "(**not run:** the server's command):" in text
+    vllm_server.tried(finished, made, "me/funding", None, text, vllm.with_name("python"))
+    words, asked = json.loads((tmp_path / "asked.json").read_text())
+    assert words[0] == "serve"
+    assert words[words.index("--lora-modules") + 1] == "funding=./adapter"
+    assert asked["model"] == "funding"
+    assert "and whose server was started by this command" in card.render(
+        finished, made, "me/funding", known | {"vllm_server": True}, []
+    )
+    told = card.render(finished, made, "me/funding", known | {"vllm_server_fault": "it ends"}, [])
+    assert "(**not run:** the server's command, which failed where this card was made: it ends):" in told
 
 
 @pytest.mark.slow

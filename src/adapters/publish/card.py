@@ -83,7 +83,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "example": finished.example(),
         "answer_schema": hub_files.answer_schema(finished) is not None and hub_files.SCHEMA,
         "benchmarks": hub_files.results(finished),
-        "max_new_tokens": max((f["max_new_tokens"] for f in last), default=1024),
+        "max_new_tokens": finished.longest_answer,
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
         "license_notes": provenance.license_notes(sources),

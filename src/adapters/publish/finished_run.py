@@ -98,6 +98,12 @@ class Finished:
         """Test set -> `base` or stage -> figures, for the sets of `evaluated`."""
         return {name: {m.model: m.figures for m in self.run.sets[name]} for name in self.evaluated}
 
+    @property
+    def longest_answer(self) -> int:
+        """Most tokens of an answer that was evaluated."""
+        name = self.stages[-1].name
+        return max((models[name]["max_new_tokens"] for models in self.figures.values()), default=1024)
+
     def example(self) -> Example:
         """The made-up row that the card's usage shows. Raises UserError without one."""
         return example(self.task, self.settings)

@@ -249,7 +249,7 @@ def modelfile(finished: Finished, encoder: Encoder, name: str) -> str:
     if len(systems) == 1 and (system := systems.pop()):
         lines.append(f'SYSTEM """{system}"""')
     lines += [f"PARAMETER temperature 0\nPARAMETER num_ctx {_context(finished, encoder)}"]
-    return "\n".join([*lines, f"PARAMETER num_predict {_answer(finished)}", f'PARAMETER stop "{end}"', ""])
+    return "\n".join([*lines, f"PARAMETER num_predict {finished.longest_answer}", f'PARAMETER stop "{end}"', ""])
 
 
 def _system(prompt: Sequence[Message]) -> str | None:
@@ -272,16 +272,10 @@ def _ollama_template(prompt: Sequence[Message], encoder: Encoder) -> str | None:
     return text
 
 
-def _answer(finished: Finished) -> int:
-    """Tokens of the longest answer that was evaluated."""
-    name = finished.stages[-1].name
-    return max((models[name]["max_new_tokens"] for models in finished.figures.values()), default=1024)
-
-
 def _context(finished: Finished, encoder: Encoder) -> int:
     """Tokens of the longest row that was trained on and the longest answer, as far as the model reads."""
     most = [getattr(stage, "max_length", None) or 2048 for stage in finished.recipe.stages]
     config = base_model.load_config(base_model.resolve(finished.recipe.model.base, finished.base_revision))
     reach = getattr(config.get_text_config(), "max_position_embeddings", None)
-    wanted = max(most) + _answer(finished)
+    wanted = max(most) + finished.longest_answer
     return min(wanted, reach) if isinstance(reach, int) else wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -11,14 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import urllib3
 
-from adapters.publish import gate, hub_files
+from adapters.publish import gate
 from adapters.publish.finished_run import Finished
 from adapters.publish.gguf import Converters
-from adapters.publish.model_server import running
+from adapters.publish.model_server import asked, running
 
 
 def tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: str, tools: Converters) -> str:
@@ -42,7 +40,7 @@ def _tried(finished: Finished, folder: Path, repo: str, tag: str | None, card: s
         program = server(tools)
         words = [str(program), *serve[1:], "--host", "127.0.0.1", "--offline", "--port"]
         with running(lambda port: [*words, port], work / "server.log", libraries(program), cwd=work) as address:
-            answer = _asked(finished, folder, address, int(serve[serve.index("--n-predict") + 1]))
+            answer = asked(finished, folder, address, int(serve[serve.index("--n-predict") + 1]))
     if not finished.task.is_well_formed(answer):
         raise RuntimeError(f"llama-server's answer is malformed: {answer[:60]!r}")
     return version(program)
@@ -99,20 +97,3 @@ def libraries(program: Path) -> dict[str, str]:
     """The environment in which a server finds the libraries beside it, also after its folder was moved."""
     paths = [str(program.parent), os.environ.get("LD_LIBRARY_PATH", "")]
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
-
-
-def _asked(finished: Finished, folder: Path, address: str, tokens: int) -> str:
-    """The server's answer to the card's example, constrained to the bundle's schema of answers."""
-    body: dict[str, Any] = {
-        "messages": list(finished.example().prompt),
-        "temperature": 0,
-        "max_tokens": tokens,
-        "chat_template_kwargs": {"enable_thinking": finished.recipe.model.thinking},
-    }
-    if (schema := folder / hub_files.SCHEMA).is_file():
-        content = json.loads(schema.read_text(encoding="utf-8"))
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": content}}
-    reply = urllib3.request("POST", f"{address}/v1/chat/completions", json=body, retries=False, timeout=gate.TIMEOUT)
-    if reply.status != 200:
-        raise RuntimeError(f"llama-server answers HTTP {reply.status}: {reply.data[:200].decode(errors='replace')}")
-    return str(reply.json()["choices"][0]["message"]["content"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import urllib3
 
-from adapters.publish import gate
+from adapters.publish import gate, hub_files
+from adapters.publish.finished_run import Finished
 
 START: Final = 600
 """Seconds that a server may take to load a model."""
@@ -43,6 +45,24 @@ def running(
         yield f"http://127.0.0.1:{port}"
     finally:
         _end(process)
+
+
+def asked(finished: Finished, folder: Path, address: str, tokens: int, *, model: str | None = None) -> str:
+    """A server's answer to the card's example, constrained to the bundle's schema of answers. Raises RuntimeError."""
+    body: dict[str, Any] = {
+        **({"model": model} if model else {}),
+        "messages": list(finished.example().prompt),
+        "temperature": 0,
+        "max_tokens": tokens,
+        "chat_template_kwargs": {"enable_thinking": finished.recipe.model.thinking},
+    }
+    if (schema := folder / hub_files.SCHEMA).is_file():
+        content = json.loads(schema.read_text(encoding="utf-8"))
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": content}}
+    reply = urllib3.request("POST", f"{address}/v1/chat/completions", json=body, retries=False, timeout=gate.TIMEOUT)
+    if reply.status != 200:
+        raise RuntimeError(f"the server answers HTTP {reply.status}: {reply.data[:200].decode(errors='replace')}")
+    return str(reply.json()["choices"][0]["message"]["content"])
 
 
 def _wait(process: subprocess.Popen[bytes], health: str, log: Path, name: str) -> None:

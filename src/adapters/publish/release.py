@@ -32,6 +32,7 @@ from adapters.publish import (
     provenance,
     requirements,
     stages,
+    vllm_server,
 )
 from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, GateError
@@ -168,6 +169,9 @@ class _Maker:
         self.facts["base_license"] = base_license.of_run(self.finished)
         self.facts["rerun"] = "; ".join(missing) or gate.rerun(self.finished, work)
         text = self._card(work, checks)
+        if self.vllm is not None and self.facts.get("vllm"):
+            self._try_vllm(work, text, self.vllm)
+            text = self._card(work, checks)
         if self.llama is not None and not self.finished.recipe.tags_words:
             self._try_llama(work, text)
             text = self._card(work, checks)
@@ -181,6 +185,15 @@ class _Maker:
 
     def _card(self, work: Path, checks: list[Check]) -> str:
         return card.render(self.finished, work, self.repo, self.facts, checks, self.earlier, tag=self.tag)
+
+    def _try_vllm(self, work: Path, text: str, python: Path) -> None:
+        """Run the card's command for vLLM's server; the card says so, or why it failed."""
+        self.say("running the card's command for vLLM's server")
+        try:
+            vllm_server.tried(self.finished, work, self.repo, self.tag, text, python)
+            self.facts["vllm_server"] = True
+        except RuntimeError as error:
+            self.facts["vllm_server_fault"] = str(error).removesuffix(".")
 
     def _try_llama(self, work: Path, text: str) -> None:
         """Run the card's commands for llama.cpp; those that fail are not shown."""

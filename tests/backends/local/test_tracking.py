@@ -72,6 +72,15 @@ def test_wandb_without_a_login_is_a_sentence(nobody: Path, monkeypatch: pytest.M
         tracking.check_login("wandb", ())
 
 
+def test_other_trackers_without_a_login(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="clearml has no login on this machine: set CLEARML_API_ACCESS_KEY"):
+        tracking.check_login("clearml", ())
+    (nobody / "clearml.conf").touch()
+    tracking.check_login("clearml", ())
+    monkeypatch.setenv("COMET_MODE", "OFFLINE")
+    tracking.check_login("comet_ml", ())
+
+
 def test_what_is_not_installed_is_said_before_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.backends.local.get_available_reporting_integrations", lambda: ["wandb"])
     with pytest.raises(UserError, match="trackio is not installed"):

@@ -37,10 +37,21 @@ COLUMNS: Final = ("step", "id", "reward", "score", "completion")
 LOGS: Final = "TENSORBOARD_LOGGING_DIR"
 PROJECT: Final = "huggingface"
 """The project of W&B and trackio, as transformers has it."""
+LOGINS: Final = {
+    "comet_ml": ("COMET_API_KEY", "~/.comet.config", ".comet.config"),
+    "neptune": ("NEPTUNE_API_TOKEN",),
+    "clearml": ("CLEARML_API_ACCESS_KEY", "~/clearml.conf"),
+    "swanlab": ("SWANLAB_API_KEY", "~/.swanlab/.netrc"),
+}
+"""Tracker -> the variable that holds its key, and the files that may."""
 
 
 def check_login(name: str, at: Sequence[str | int]) -> None:
-    """Raise UserError for W&B without a login, which would ask for one, or fail, once the base is loaded."""
+    """Raise UserError for a tracker without a login, which would ask for one, or fail, once the base is loaded."""
+    variable, *places = LOGINS.get(name, ("",))
+    offline = os.environ.get("COMET_MODE", "").lower() in ("offline", "disabled") and name == "comet_ml"
+    if variable and not (offline or os.environ.get(variable) or any(Path(p).expanduser().exists() for p in places)):
+        raise UserError(f"{name} has no login on this machine: set {variable}.", at=at)
     if name != "wandb" or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return
     settings = configparser.ConfigParser()
