@@ -680,7 +680,7 @@ def test_a_failed_gate_exits_with_3_and_a_proven_bundle_is_not_proven_twice(
 
     def loaded(finished: Finished, folder: Path) -> tuple[list[gate.Check], dict]:
         calls.append("loaded")
-        return list(verdict), FACTS
+        return list(verdict), dict(FACTS)
 
     monkeypatch.setattr(gate, "loaded", loaded)
     monkeypatch.setattr(gate, "used", lambda *_: gate.Check("usage", True, "runs"))
