@@ -171,6 +171,8 @@ def test_what_cannot_be_loaded_says_so(folder: Path) -> None:
     with pytest.raises(UserError, match="--window"):
         adapters.load(echo_adapter(folder / "adapter", funding_rows(2)), passes=2)
     assert isinstance(adapters.load(folder / "adapter"), Extractor)
+    with pytest.raises(UserError, match=r"the base of .*adapter: '/models/gone' is neither .* \(base=\) names another"):
+        adapters.load(folder / "adapter", base="/models/gone")
 
 
 def extracted(*words: str, stdin: str = "") -> tuple[int, list[dict], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,12 @@ CELLS = 100_000
 
 
 class CountTable:
-    """Counts of examples as numbers in rows, 24 bytes for each mode and field."""
+    """Counts of examples as numbers in rows, 24 bytes for each mode and field; `summed`: all in one row."""
 
-    def __init__(self, examples: Iterable[ModeCounts] = ()) -> None:
+    def __init__(self, examples: Iterable[ModeCounts] = (), *, summed: bool = False) -> None:
         self.fields: dict[str, list[str]] = {}
         """Mode -> fields, of the first example."""
-        self._cells, self._examples = array("d"), 0
+        self._cells, self._examples, self._summed = array("d"), 0, summed
         for counts in examples:
             self.add(counts)
 
@@ -32,11 +33,12 @@ class CountTable:
         """Add an example."""
         if not self.fields:
             self.fields = {mode: list(fields) for mode, fields in counts.items()}
+        cells = [cell for mode, fields in self.fields.items() for field in fields for cell in counts[mode][field]]
+        if self._summed and self._examples:
+            self._cells = array("d", map(add, self._cells, cells))
+            return
         self._examples += 1
-        for mode, fields in self.fields.items():
-            of_mode = counts[mode]
-            for field in fields:
-                self._cells.extend(of_mode[field])
+        self._cells.extend(cells)
 
     def rows(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Shape (examples, 3 x modes x fields)."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from adapters.data.json_text import label_text
 from adapters.data.on_disk import HELD, Store
 from adapters.data.row_forms import conversion_hint, with_structures
 from adapters.data.rows import place, read_file
+from adapters.data.text_keys import text_hash
 from adapters.errors import UserError, hint
 from adapters.evaluation import metrics
 from adapters.plugins.grader import Grader
@@ -34,34 +37,38 @@ def score_files(
     counter: Task = resolve("tasks", PluginSpec.model_validate({"use": task, **params}))
     leave_out = getattr(counter, "scorer", None) == "published"
     warnings: list[str] = []
-    golden, places = Store[Example](), dict[str, int]()
-    for row_id, n, row in _by_id(gold, warnings):
-        places[row_id] = len(golden)
-        golden.append(_golden(counter, row, n, gold))
-    table, answered, answers = metrics.CountTable(), bytearray(len(golden)), _Answers()
-    without, strangers = Example("", "", (), gold=[], meta={"text": ""}), list[str]()
-    for row_id, n, row in _by_id(predictions, warnings):
-        text, place_of_gold = completion_of(row, n, predictions), places.get(row_id)
-        if place_of_gold is None:
-            strangers.append(row_id)
+    golden = _Gold(counter, gold)
+    table, answered, answers = metrics.CountTable(summed=True), bytearray(len(golden.rows)), _Answers()
+    without, strangers, stranger = Example("", "", (), gold=[], meta={"text": ""}), set[int](), ""
+    warnings += _said_again(gold, list(golden.again()))
+    again = list[tuple[str, int]]()
+    for row_id, n, row in _with_ids(predictions):
+        text, key = completion_of(row, n, predictions), text_hash(row_id)
+        at = golden.place(key)
+        if key in strangers if at is None else answered[at]:
+            again.append((row_id, n))
+            continue
+        if at is None:
+            strangers.add(key)
+            stranger = stranger or row_id
         else:
-            answered[place_of_gold] = True
-        counts = counts_of(counter, without if place_of_gold is None else golden.item(place_of_gold), text)
+            answered[at] = True
+        counts = counts_of(counter, without if at is None else golden.rows.item(at), text)
         table.add(counts)
         answers.add(readable=counter.is_well_formed(text), claims=total(counts).pred > 0)
+    warnings += _said_again(predictions, again)
     if strangers:
-        count, first = len(strangers), strangers[0]
-        warnings.append(f"{count} predictions have no gold row (such as {first!r}): all false positives")
-    if missing := answered.count(0):
+        warnings.append(f"{len(strangers)} predictions have no gold row (such as {stranger!r}): all false positives")
+    unanswered = [n for n in golden.first.tolist() if not answered[n]]
+    if missing := len(unanswered):
         fate = "left out, as published (--set scorer=corrected counts them)" if leave_out else "counted as missed"
-        first = next(row_id for row_id, n in places.items() if not answered[n])
+        first = golden.rows.item(min(unanswered)).id
         warnings.append(f"{missing} gold rows have no prediction (such as {first!r}): {fate}")
-    for n, is_answered in enumerate(() if leave_out else answered):
-        if not is_answered:
-            table.add(counts_of(counter, golden.item(n), ""))
+    for n in () if leave_out else unanswered:
+        table.add(counts_of(counter, golden.rows.item(n), ""))
     result = metrics.of_table(table.fields, table.rows(), intervals=False)
     to_find = any(figures["gold"] for figures in next(iter(result.values())).values())
-    warnings += answers.warnings(len(golden), to_find=to_find)
+    warnings += answers.warnings(len(golden.first), to_find=to_find)
     if mode is None:
         return result, warnings
     if mode not in result:
@@ -128,8 +135,37 @@ def tables(result: dict[str, Any], title: str) -> Iterator[Table]:
             yield table
 
 
-def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
-    seen, again = set[str](), list[str]()
+class _Gold:
+    """The gold rows of a file; memory holds 24 bytes of each. `first`: places of the first row of each id."""
+
+    def __init__(self, task: Task, path: Path) -> None:
+        self.rows, hashes = Store[Example](), array("Q")
+        for row_id, n, row in _with_ids(path):
+            hashes.append(text_hash(row_id))
+            self.rows.append(_golden(task, row, n, path, row_id))
+        self._hashes, self.first = np.unique(np.frombuffer(hashes, dtype=np.uint64), return_index=True)
+
+    def place(self, key: int) -> int | None:
+        """Where the row of a hashed id is."""
+        at = int(np.searchsorted(self._hashes, np.uint64(key)))
+        return int(self.first[at]) if at < len(self._hashes) and self._hashes[at] == key else None
+
+    def again(self) -> Iterator[tuple[str, int]]:
+        """Id and number of the rows whose id was there before."""
+        for n in np.setdiff1d(np.arange(len(self.rows)), self.first).tolist():
+            row = self.rows.item(n)
+            yield row.id, row.meta["n"]
+
+
+def _said_again(path: Path, again: Sequence[tuple[str, int]]) -> Iterator[str]:
+    if again:
+        row_id, n = again[0]
+        first = f"{place(path, n)}: {row_id!r}"
+        yield f"{len(again)} rows have an id that was there before, such as {first}; the first row counts"
+
+
+def _with_ids(path: Path) -> Iterator[tuple[str, int, Row]]:
+    empty = True
     for n, row in read_file(path, strict=True):
         try:
             row_id = label_text(row.get("id"))
@@ -137,23 +173,18 @@ def _by_id(path: Path, warnings: list[str]) -> Iterator[tuple[str, int, Row]]:
             raise UserError(f"{place(path, n)}: id: {error}.") from None
         if row_id is None:
             raise UserError(f"{place(path, n)}: every row needs an id.")
-        if row_id in seen:
-            again.append(f"{place(path, n)}: {row_id!r}")
-            continue
-        seen.add(row_id)
+        empty = False
         yield row_id, n, row
-    if not seen:
+    if empty:
         raise UserError(f"{path} holds no rows.")
-    if again:
-        warnings.append(f"{len(again)} rows have an id that was there before, such as {again[0]}; the first row counts")
 
 
-def _golden(task: Task, row: Row, n: int, path: Path) -> Example:
+def _golden(task: Task, row: Row, n: int, path: Path, row_id: str) -> Example:
     """The gold of a row, with its text where the task looks values up in it."""
     text = row.get(task.text_field)
     if getattr(task, "grounded", False) and not isinstance(text, str):
         raise UserError(f"{place(path, n)}: grounded=true looks values up in {task.text_field}, and the row has none.")
-    return Example("", "", (), gold=_gold(task, row, n, path), meta={"text": text})
+    return Example(row_id, "", (), gold=_gold(task, row, n, path), meta={"text": text, "n": n})
 
 
 def _gold(task: Task, row: Row, n: int, path: Path) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from adapters.backends import base_files
 from adapters.errors import UserError
 from adapters.evaluation.picking import Pick
 from adapters.extraction import chunk_sizes, engines
@@ -33,11 +34,17 @@ class Session:
 
     @classmethod
     def open(cls, source: Source, engine: str, options: Options, **picks: Any) -> Session:
-        """A session whose `options.constrain` is decided. Raises UserError for a constraint that cannot be.
+        """A session whose `options.constrain` is decided. A server (`options.endpoint`) takes the place of the engine.
 
-        A server (`options.endpoint`) takes the place of the engine. `picks` are samples, pick and temperature.
+        `picks` are samples, pick and temperature. Raises UserError for a constraint that cannot be, and for a base that
+        was a folder and is gone.
         """
         name = "endpoint" if options.endpoint else engine
+        if name != "endpoint" and not source.model.base.startswith("pypi:"):
+            try:
+                base_files.local_folder(source.model.base)
+            except UserError as error:
+                raise UserError(f"the base of {source.adapter}: {error} --base (base=) names another.") from None
         made = cls(source, name, options, **picks)
         constraint = constraint_of(name, source, options.constrain, several=made.several)
         return replace(made, options=replace(options, constrain=constraint.how if constraint else "off"))
