@@ -63,15 +63,18 @@ class Mended:
     programmes: int = 0
 
 
-def mend(row: Mapping[str, Any], mended: Mended | None = None) -> dict[str, Any]:
+def mend(
+    row: Mapping[str, Any], mended: Mended | None = None, *, text_field: str = "funding_statement"
+) -> dict[str, Any]:
     """The row with links as its text says them, and the paths of the other ones in `uncertain`.
 
-    A row without a text or without funders and awards as lists is given back as it is, and so is one with a name that
-    cannot be told from other text: one of fewer than three characters, or one that is an id as well.
+    A row without a text or without funders and awards as lists is given back as it is, and so is one that says itself
+    what is uncertain, and one with a name that cannot be told from other text: one of fewer than three characters, or
+    one that is an id as well.
     """
     count = mended or Mended()
-    text, labelled = row.get("funding_statement"), row.get("funders")
-    if not isinstance(text, str) or not _is_nested(labelled):
+    text, labelled = row.get(text_field), row.get("funders")
+    if not isinstance(text, str) or not _is_nested(labelled) or row.get("uncertain"):
         return dict(row)
     funders = [_copy(funder) for funder in labelled]
     named = [f["funder_name"] for f in funders if f["funder_name"]]
@@ -117,14 +120,15 @@ def _is_nested(funders: Any) -> TypeGuard[list[dict[str, Any]]]:
         and "funder_name" in funder
         and isinstance(awards := funder.get("awards"), list)
         and all(
-            isinstance(award, dict) and all(isinstance(award.get(name), list) for name in FIELDS) for award in awards
+            isinstance(award, dict) and all(isinstance(award.get(name), list | None) for name in FIELDS)
+            for award in awards
         )
         for funder in funders
     )
 
 
 def _copy(funder: Mapping[str, Any]) -> dict[str, Any]:
-    return {**funder, "awards": [{name: list(a[name]) for name in FIELDS} for a in funder["awards"]]}
+    return {**funder, "awards": [{name: list(a.get(name) or ()) for name in FIELDS} for a in funder["awards"]]}
 
 
 def _ids(funder: Mapping[str, Any]) -> list[str]:

@@ -30,21 +30,29 @@ def compared(gold: Any, pred: Sequence[Funder], scorer: Scorer) -> tuple[Sequenc
     values = uncertain_values(gold)
     if not values:
         return funders, pred
-    names = [f.funder_name for f in funders if f.funder_name in values]
+    names = [normalise_text(f.funder_name) for f in funders if f.funder_name and f.funder_name in values]
+    sure = [normalise_text(f.funder_name) for f in funders if f.funder_name and f.funder_name not in values]
     ids = {normalise_award_id(value, scorer) for value in values}
     texts = {normalise_text(value) for value in values}
 
     def left(funder: Funder) -> Funder:
         return Funder(funder.funder_name, tuple([_award(award, ids, texts, scorer) for award in funder.awards]))
 
+    def likeness(name: str, others: Sequence[str]) -> float:
+        return max((similarity(name, other, "balanced") for other in others), default=0.0)
+
     def is_sure(funder: Funder) -> bool:
+        """Whether a name is not that of an uncertain funder, or more like that of a sure one."""
         name = normalise_text(funder.funder_name or "")
-        return not any(similarity(name, normalise_text(other or ""), "balanced") >= THRESHOLD for other in names)
+        return likeness(name, names) < THRESHOLD or likeness(name, sure) >= likeness(name, names)
 
     def says_anything(funder: Funder) -> bool:
         return bool(funder.funder_name) or any(award != Award() for award in funder.awards)
 
-    sides = [filter(says_anything, [left(f) for f in side if is_sure(f)]) for side in (funders, pred)]
+    sides = [
+        filter(says_anything, [left(f) for f in side])
+        for side in ([f for f in funders if f.funder_name not in values], [f for f in pred if is_sure(f)])
+    ]
     return list(sides[0]), list(sides[1])
 
 

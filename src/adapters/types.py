@@ -72,6 +72,8 @@ class Example:
 
 QUESTION: Final = "question"
 """Key of `Example.meta`: what is asked about a text, where the rows of several questions share the text's id."""
+COPY_OF: Final = "copy of"
+"""Key of `Example.meta`: a hash of the example that a noisy or varied copy was made of."""
 ROW: Final = "row"
 """Key of `Example.meta`: the row itself, where an environment reads it."""
 

@@ -536,7 +536,7 @@ def test_a_dataset_that_was_downloaded_before_is_read_offline(tmp_path: Path, mo
 def test_rows_whose_samples_hardly_differ_may_be_left_out(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", funding_rows(4))
     first, second, third, unsampled = (e.id for e in load(PathSource(path=path.name), root=tmp_path).examples)
-    earned = {first: (0.5, 0.54), second: (0.5, 0.55), third: (1.0, None)}
+    earned = {first: (0.5, 0.54), second: (0.06, 0.01), third: (1.0, None)}  # .06 - .01 is a little less than .05
     lines = [{"id": id, "greedy": False, "reward": reward} for id, both in earned.items() for reward in both]
     write_jsonl(tmp_path / "samples.jsonl", [*lines, {"id": first, "greedy": True, "reward": 0.0}])
     source = PathSource(path=path.name, spread={"samples": "samples.jsonl"})
@@ -545,6 +545,9 @@ def test_rows_whose_samples_hardly_differ_may_be_left_out(tmp_path: Path) -> Non
     assert loaded.ledger[0]["left_out_flat"] == 2
     write_jsonl(path, funding_rows(1))
     with pytest.raises(UserError, match="no row is left: spread leaves out 1, whose samples hardly differ"):
+        load(source, root=tmp_path)
+    write_jsonl(tmp_path / "samples.jsonl", [{"id": "rows:1", "reward": reward} for reward in (0.5, 0.5)])
+    with pytest.raises(UserError, match="none of these rows is among the samples: their ids are such as 'rows:1', and"):
         load(source, root=tmp_path)
     for name, fault in (("rows.jsonl", "holds no graded sample"), ("none.jsonl", "does not exist")):
         with pytest.raises(UserError, match=f"{name} {fault}"):

@@ -93,6 +93,19 @@ def test_what_it_does_not_say_is_marked():
     assert "uncertain" not in alone, "no other funder in its clause"
 
 
+def test_rows_of_another_column_and_awards_of_ids_alone_are_mended():
+    given = row("By the Elm Fund, grant B-7 of the Fir Fund.", ("Elm Fund", "B-7"), ("Fir Fund",))
+    other = {"text": given.pop("funding_statement"), **given}
+    other["funders"][0]["awards"] = [{"award_ids": ["B-7"]}]
+    assert ids_of(mend(other, text_field="text")) == {"Elm Fund": [], "Fir Fund": ["B-7"]}
+
+
+def test_a_row_that_says_what_is_uncertain_keeps_it():
+    given = row("By the Elm Fund, grant B-7 of the Fir Fund.", ("Elm Fund", "B-7"), ("Fir Fund",))
+    given["uncertain"] = ["funders.0.awards.0.award_ids.0"]
+    assert mend(given) == given
+
+
 def test_programmes_are_no_funders():
     made = mend(row("By the National Key Plan for Soils (A-1) and JSPS KAKENHI (B-1).",
                     ("National Key Plan for Soils", "A-1"), ("JSPS KAKENHI", "B-1")))  # fmt: skip

@@ -103,6 +103,15 @@ def test_nothing_to_learn_is_said_with_the_figures(echo: Path) -> None:
         run_plan(plan, backend)
 
 
+def test_rows_that_no_reward_grades_are_no_crash(echo: Path) -> None:
+    (echo.parent / "silent.py").write_text(
+        "class Silent:\n    def __call__(self, text, example):\n        return None\n"
+    )
+    plan, backend = planned(echo, "stages.1.rewards=[./silent.py:Silent]")
+    with pytest.raises(UserError, match="nothing to learn: 2 answers to each of 19 rows earn nothing: none is graded"):
+        run_plan(plan, backend)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import pytest
 
+from adapters.data.examples import copy_key
 from adapters.pipeline.check import _spread
 from adapters.pipeline.fingerprint import _lora_settings
 from adapters.pipeline.stage_rows import hold_out
 from adapters.recipe.recipe import Recipe
-from adapters.types import QUESTION, Example
+from adapters.types import COPY_OF, Example
 
 
-def examples(n: int, copies: int = 1) -> list[Example]:
-    return [
-        Example(f"r{i}", "", ({"role": "user", "content": f"text {i}"},), completion=f"{copy}", gold=[])
-        for copy in range(copies)
+def examples(n: int, copies: int = 1, question: str = "") -> list[Example]:
+    """Rows of as many ids, and copies of each whose answers differ, as noisy ones do."""
+    first = [
+        Example(f"r{i}", "", ({"role": "user", "content": f"text {i} {question}"},), completion="0", gold=[])
         for i in range(n)
     ]
+    return [replace(e, completion=f"{copy}", meta={COPY_OF: copy_key(e)}) for copy in range(copies) for e in first]
 
 
 @pytest.mark.parametrize(
@@ -38,14 +40,14 @@ def test_repeats_of_a_row_are_on_one_side() -> None:
 
 
 def test_all_questions_about_a_text_are_held_out_together() -> None:
-    asked = [replace(e, meta={QUESTION: q}) for q in ("a", "b", "c") for e in examples(40, copies=2)]
+    asked = [e for q in ("a", "b", "c") for e in examples(40, copies=2, question=q)]
     training, validation = hold_out(asked, 0.25, seed=1)
     assert (len(training), len(validation)) == (180, 30)
-    assert {e.meta[QUESTION] for e in validation} == {"a", "b", "c"}
+    assert {e.prompt[0]["content"][-1] for e in validation} == {"a", "b", "c"}
     assert not {e.id for e in training} & {e.id for e in validation}
     training, validation = hold_out(asked, 0.25, seed=1, most=20)
     assert (len(training), len(validation)) == (240 - 6 * 6, 18), "at most 20 rows, whole ids"
-    many = examples(20) + [replace(examples(1)[0], meta={QUESTION: f"{n}"}) for n in range(100)]
+    many = examples(20) + [e for n in range(100) for e in examples(1, question=f"{n}")]
     for seed in range(12):
         _, validation = hold_out(many, 0.5, seed=seed, most=20)
         assert len(validation) <= 20 or {e.id for e in validation} == {"r0"}, "one id at least"

@@ -87,11 +87,25 @@ def test_a_change_is_the_mean_over_seeds_and_its_interval_knows_rows_and_seeds()
     assert by_field["name"].after == pytest.approx(np.mean(f1))
     reward = by_field["reward r"]
     assert (reward.before, reward.after) == (pytest.approx(0.25), pytest.approx(0.35))
-    assert reward.interval == [pytest.approx(0.0), pytest.approx(0.2)], "rows agree; the seeds alone differ"
+    wide = 0.1 * 1.5**0.5  # of the seeds -0.1, 0 and 0.1 around the mean, widened by sqrt(3 / 2)
+    assert reward.interval == [pytest.approx(0.1 - wide), pytest.approx(0.1 + wide)], "the seeds alone differ"
     assert comparison.changes_over_seeds(before, [*after[:2], samples([1], [1.0])], "strict") == []
     before[0][1]["counts"] = {}
     damaged = comparison.changes_over_seeds(before, after, "strict")
     assert [c.field for c in damaged] == ["reward r"], "what one row does not say is left out"
+
+
+def test_a_reward_is_compared_on_the_rows_that_have_it_and_variants_are_one_row() -> None:
+    before, after = samples([0] * 20, [0.5] * 20), samples([0] * 20, [0.5 + n % 3 / 10 for n in range(20)])
+    [plain] = comparison.reward_changes(before, after)
+    asked = [[{**s, "variant": v} for v in range(5) for s in model] for model in (before, after)]
+    [varied] = comparison.reward_changes(*asked)
+    assert (varied.before, varied.after) == (pytest.approx(plain.before), pytest.approx(plain.after))
+    assert varied.interval == pytest.approx(plain.interval), "five forms of a prompt are no five rows"
+    before[3]["rewards"] = {}
+    [change] = comparison.reward_changes(before, after)
+    assert change.after == pytest.approx(np.mean([s["rewards"]["r"] for n, s in enumerate(after) if n != 3]))
+    assert comparison.reward_changes(before, samples([1], [1.0])) == []
 
 
 def test_one_seed_is_the_plain_paired_bootstrap() -> None:

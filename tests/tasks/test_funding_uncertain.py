@@ -114,3 +114,15 @@ def test_gold_answers_are_worth_one():
             made = example(*paths, target=target)
             assert Funding(scorer="corrected")(made.completion, made).score == 1.0
             assert all(start < end <= len(made.completion) for start, end in made.masked)
+
+
+def test_an_uncertain_name_takes_no_other_funder_with_it():
+    names = ("National Science Foundation", "National Science Foundation of China")
+    given = {"funding_statement": "x", "funders": [{"funder_name": name, "awards": []} for name in names]}
+    task = FundingTask(target="compact")
+    made = task.example({**given, "uncertain": ["funders.1.funder_name"]})
+    reward = Funding()
+    assert reward(answer(names[:1]), made).score == 1.0
+    assert reward(answer(names[:1], names[1:]), made).score == 1.0, "the uncertain one is no false positive"
+    assert reward("[]", made).score < 0.5, "the sure one is missed"
+    assert task.counts(made.gold, "[]")["strict"]["funder"] == Counts(1, 0, 0)

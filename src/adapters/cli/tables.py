@@ -100,7 +100,8 @@ def print_results(
     tables = (
         list(result_tables(report)) if everything else [main_table(sets, asked), teacher_table(sets)] if sets else []
     )
-    for item in filter(None, [stages, *tables, headline(sets, folder), "\n".join(_costs(sets))]):
+    told = [headline(sets, folder), *rewards_moved(sets, folder)]
+    for item in filter(None, [stages, *tables, "\n".join(filter(None, told)), "\n".join(_costs(sets))]):
         screen.print()
         screen.print(item, soft_wrap=isinstance(item, str), markup=not isinstance(item, str))
 
@@ -142,13 +143,30 @@ def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     return f"{what}: F1 {line['base']:.2f} -> {line['tuned']:.2f}{sure}"
 
 
+def rewards_moved(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+    """What the last stage changed of the rewards, against the model before it, a sentence for each test set."""
+    told = []
+    for name, models in sets.items():
+        labels = list(models)[-2:]
+        if len(labels) < 2 or PICKED in name or not models[labels[1]].get("rewards"):
+            continue
+        for change in comparison.reward_changes(*(_samples(folder, label, name) for label in labels)):
+            sure = "{:+.3f} to {:+.3f}".format(*(change.interval or (0.0, 0.0)))
+            moved = f"{change.before:.3f} -> {change.after:.3f} (95 % interval of the change: {sure})"
+            told.append(f"{name}, {change.field}, {labels[0]} -> {labels[1]}: {moved}")
+    return told
+
+
+def _samples(folder: Path, model: str, test_set: str) -> Sequence[Any]:
+    return collect(row for _, row in numbered_jsonl(folder / "eval" / model / test_set / "samples.jsonl"))
+
+
 def _interval(folder: Path, line: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]]) -> list[float] | None:
     """The 95 % interval of a difference; None without the samples of both models."""
     if line["set"] not in sets:
         return None  # an average has no samples
     models = line["from"], line["to"]
-    paths = [folder / "eval" / model / line["set"] / "samples.jsonl" for model in models]
-    samples = [collect(row for _, row in numbered_jsonl(path)) for path in paths]
+    samples = [_samples(folder, model, line["set"]) for model in models]
     before, after = (sets[line["set"]][model] for model in models)
     changes = comparison.changes(before, after, line["mode"], (samples[0], samples[1]) if all(samples) else None)
     return next((change.interval for change in changes if change.field == line["field"]), None)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from adapters.data.json_text import label_text
-from adapters.types import ROW, Example, Message, Row
+from adapters.data.text_keys import text_hash
+from adapters.types import COPY_OF, ROW, Example, Message, Row
 
 DOMAIN = "domain"
 """Key of `Example.meta`: the domain of a row, by its source's `domain` or its own column."""
@@ -52,6 +53,12 @@ def content_of(example: Example) -> tuple[Any, ...]:
     e = example
     answers = (e.completion, e.rejected, e.gold, e.answer, e.rejected_answer, e.learned, e.masked)
     return (e.id, e.source, e.prompt, *answers)
+
+
+def copy_key(example: Example) -> int:
+    """What the copies of one row share, noisy and varied ones among them, and no other row has."""
+    key: int = example.meta.get(COPY_OF) or text_hash(repr(content_of(example)))
+    return key
 
 
 def prompt_key(example: Example) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
@@ -20,7 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.data import preference
-from adapters.data.examples import CLEAN, DOMAIN, content_of, domain_of, in_domain, is_empty, text_key, with_row
+from adapters.data.examples import (
+    CLEAN,
+    DOMAIN,
+    content_of,
+    copy_key,
+    domain_of,
+    in_domain,
+    is_empty,
+    text_key,
+    with_row,
+)
 from adapters.data.keys_read import KeysRead
 from adapters.data.noise import NoiseStats, RowNoiser
 from adapters.data.on_disk import Store, take
@@ -32,7 +42,7 @@ from adapters.errors import KeyPath, UserError
 from adapters.files import numbered_jsonl
 from adapters.plugins.task_bench import ROWS
 from adapters.recipe.fields import Source, SynthesizedSource
-from adapters.types import ROW, Example, Row, Task
+from adapters.types import COPY_OF, ROW, Example, Row, Task
 
 Look = Callable[[Sequence[tuple[Row, Example]]], None]
 Numbers = NDArray[np.int64]
@@ -98,7 +108,7 @@ def load_examples(
         key = (*at, n)
         rows = rows_of(source, task, root, seed, key)
         pairs = Store[tuple[Row, Example]]() if noiser or vary else None
-        clean = _Clean(task, source, seed, loading, pairs, _flat(source, root, key), keep_rows=keep_rows)
+        clean = _Clean(task, source, seed, loading, pairs, _spreads(source, root, key), keep_rows=keep_rows)
         copies = source.repeat * (1 if pairs is None else epochs)
         clean.read(rows, copies, max_bad_rows, key)
         if look is not None:
@@ -170,12 +180,12 @@ class _Clean:
         seed: int,
         loading: _Loading,
         pairs: Store[tuple[Row, Example]] | None,
-        flat: Set[str],
+        spreads: Mapping[str, float],
         *,
         keep_rows: bool,
     ) -> None:
         self.task, self.source, self.seed, self.loading, self.pairs = task, source, seed, loading, pairs
-        self.flat, self.keep_rows = flat, keep_rows
+        self.spreads, self.keep_rows = spreads, keep_rows
         self.name = source.name or default_name(source)
         self.start, self.first_text = len(loading.examples), len(loading.texts)
         split = [source.split.key] if source.split else []
@@ -183,7 +193,8 @@ class _Clean:
         self.first: list[tuple[Row, Example]] = []
         """The first rows that are used."""
         self.bad: list[Rejected] = []
-        self.rows = 0
+        self.rows = self.sampled = 0
+        self.first_id = ""
         self.numbers, self.contents, self.hashes = array("q"), array("Q"), array("Q")
         self.left_out, self.empty = bytearray(), bytearray()
         """Of each row, whether it is one that `keep_empty` (1) or `spread` (2) leaves out, and whether it is empty."""
@@ -207,6 +218,10 @@ class _Clean:
             self._add(number, row, with_row(example, row) if self.keep_rows else example, shown)
         if not self.rows:
             raise UserError("no row is left of this source after its filters.", at=at)
+        if self.spreads and not self.sampled:
+            theirs, own = next(iter(self.spreads)), self.first_id
+            fault = f"none of these rows is among the samples: their ids are such as {theirs!r}, and here {own!r}"
+            raise UserError(f"{fault}. Rows need an id of their own for it.", at=(*at, "spread", "samples"))
         if self.rows * copies > MOST:
             raise UserError(
                 f"{self.rows:,} rows, repeated and changed anew in every epoch, make {self.rows * copies:,} examples; "
@@ -228,7 +243,11 @@ class _Clean:
         content = text_hash(repr(content_of(example)))
         empty, text = is_empty(example), text_key(example)
         thinned = empty and _drawn(self.seed, example.id) >= self.source.keep_empty
-        left_out = EMPTY if thinned else FLAT if example.id in self.flat else 0
+        spread = self.spreads.get(example.id)
+        self.sampled += spread is not None
+        self.first_id = self.first_id or example.id
+        flat = spread is not None and self.source.spread is not None and spread < self.source.spread.least - ROUNDING
+        left_out = EMPTY if thinned else FLAT if flat else 0
         self.numbers.append(number)
         self.contents.append(content)
         self.empty.append(empty)
@@ -265,12 +284,13 @@ class _Clean:
 
 
 EMPTY, FLAT = 1, 2
+ROUNDING = 1e-6
 
 
-def _flat(source: Source, root: Path, at: KeyPath) -> Set[str]:
-    """The rows whose stored samples differ by less than `spread` asks for; a row without samples is none."""
+def _spreads(source: Source, root: Path, at: KeyPath) -> Mapping[str, float]:
+    """Of each row with stored samples, by how much their rewards differ."""
     if source.spread is None:
-        return frozenset()
+        return {}
     path = root / Path(source.spread.samples).expanduser()
     rewards = dict[str, list[float]]()
     for _, line in numbered_jsonl(path):
@@ -281,7 +301,7 @@ def _flat(source: Source, root: Path, at: KeyPath) -> Set[str]:
             f"{path} {'holds no graded sample' if path.is_file() else 'does not exist'}; `adapters sample` writes it."
         )
         raise UserError(fault, at=(*at, "spread", "samples"))
-    return {id for id, of_row in rewards.items() if max(of_row) - min(of_row) < source.spread.least}
+    return {id: max(of_row) - min(of_row) for id, of_row in rewards.items()}
 
 
 def _none_left(empty: int, flat: int) -> str:
@@ -325,6 +345,7 @@ class _Change:
                 changed = self.noiser.apply(varied, self.task, epoch=epoch, variant=variant, stats=self.stats)
             made = in_domain(preference.example(self.task, changed, **origin), domain_of(example))
             made = with_row(made, changed) if self.keep_rows else made
+            made = replace(made, meta={**made.meta, COPY_OF: copy_key(example)})
             if self.noiser and self.noiser.keeps_clean:
                 clean_one = preference.example(self.task, varied, **origin).prompt
                 made = replace(made, meta={**made.meta, CLEAN: clean_one})

@@ -37,12 +37,12 @@ GENERATORS = {
 """Names for `synthesize:`: functions of (n, seed) that yield rows, imported on use."""
 
 MENDERS = {"funding_links": "adapters.data_aug.funding_links:mend"}
-"""Names for `mend:`: functions of a row that give a row with corrected labels, imported on use."""
+"""Names for `mend:`: functions of a row and `text_field` that give a row with corrected labels, imported on use."""
 
 
 def rows_of(source: Source, task: Task, root: Path, seed: int, at: KeyPath) -> Iterator[tuple[int, Row]]:
     """The rows of a source that are wanted, mended, with structures in place of their JSON."""
-    mend = _mender(source.mend, (*at, "mend")) if source.mend is not None else None
+    mend = _mender(source.mend, task, (*at, "mend")) if source.mend is not None else None
     structures = getattr(task, "structures", ())
     for number, row in _select(source, read(source, root, texts=(task.text_field,), at=at), seed, at):
         whole = with_structures(row, structures) if structures else row
@@ -71,12 +71,11 @@ def read(source: Source, root: Path, *, texts: Iterable[str] = (), at: KeyPath =
     return read_file(root / Path(source.path).expanduser(), at=(*at, "path"), texts=texts)
 
 
-def _mender(name: str, at: KeyPath) -> Callable[[Row], Row]:
+def _mender(name: str, task: Task, at: KeyPath) -> Callable[[Row], Row]:
     if name not in MENDERS:
         raise UserError(f"nothing that mends rows is called {name!r}.{hint(name, [*MENDERS])}", at=at)
     module, _, function = MENDERS[name].partition(":")
-    mend: Callable[[Row], Row] = getattr(importlib.import_module(module), function)
-    return mend
+    return partial(getattr(importlib.import_module(module), function), text_field=task.text_field)
 
 
 def _synthesize(source: SynthesizedSource, at: KeyPath) -> Iterable[Row]:

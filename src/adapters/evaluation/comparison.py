@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,30 +60,50 @@ def changes_over_seeds(before: Sequence[Samples], after: Sequence[Samples], mode
     first = before[0]
     if not first or not all(_same_rows(first, samples) for samples in (*before, *after)):
         return []
+    return [*_f1_changes(before, after, mode), *_reward_changes(before, after)]
+
+
+def reward_changes(before: Samples, after: Samples) -> list[Change]:
+    """Changes of the mean rewards with their intervals; empty unless both answered the same rows."""
+    return list(_reward_changes([before], [after])) if before and _same_rows(before, after) else []
+
+
+def _f1_changes(before: Sequence[Samples], after: Sequence[Samples], mode: str) -> Iterator[Change]:
+    first = before[0]
     fields = first[0].get("counts", {}).get(mode, {})
-    counted = [
-        (field, partial(_counts, mode=mode, fields=[field]), metrics.f1_of_sums)
-        for field in fields
-        if (table := _counts(first, mode, [field])) is not None and table[..., 0].any()
-    ]
-    names = dict.fromkeys(name for s in first for name in s.get("rewards", {}))
-    graded = [(f"reward {name}", partial(_rewards, name=name), _only) for name in names]
-    out = []
-    for name, read, figure in [*counted, *graded]:
-        tables = [table for models in (before, after) for samples in models if (table := read(samples)) is not None]
-        if len(tables) == len(before) + len(after):
-            old, new = np.stack(tables[: len(before)], axis=1), np.stack(tables[len(before) :], axis=1)
-            means = [float(figure(table.sum(axis=0)).mean()) for table in (old, new)]
-            out.append(Change(name, means[0], means[1], metrics.change_intervals(old, new, figure)[0]))
-    return out
+    for field in fields:
+        tables = [_counts(samples, mode, [field]) for samples in (*before, *after)]
+        known = [table for table in tables if table is not None]
+        if len(known) == len(tables) and known[0][..., 0].any():
+            yield _change(field, known[: len(before)], known[len(before) :], metrics.f1_of_sums)
 
 
-def _rewards(samples: Samples, name: str) -> np.ndarray[Any, Any] | None:
-    """Shares of the mean reward (rows, 1, 1), whose sum it is; None where a row has no reward."""
-    try:
-        return np.array([s["rewards"][name] for s in samples], dtype=float)[:, None, None] / len(samples)
-    except (KeyError, TypeError, ValueError):
-        return None
+def _reward_changes(before: Sequence[Samples], after: Sequence[Samples]) -> Iterator[Change]:
+    """Of the rows that every model has a reward for."""
+    for name in dict.fromkeys(name for s in before[0] for name in s.get("rewards") or {}):
+        values = np.stack([_rewards(samples, name) for samples in (*before, *after)])
+        graded = values[:, np.isfinite(values).all(axis=0)]
+        if graded.size:
+            shares = list(graded[..., None, None] / graded.shape[1])  # whose sum is the mean
+            yield _change(f"reward {name}", shares[: len(before)], shares[len(before) :], _only)
+
+
+def _change(name: str, before: Sequence[Any], after: Sequence[Any], figure: Callable[[Any], Any]) -> Change:
+    """Of tables (rows, 1, columns) of each seed."""
+    old, new = np.stack(before, axis=1), np.stack(after, axis=1)
+    means = [float(figure(table.sum(axis=0)).mean()) for table in (old, new)]
+    return Change(name, means[0], means[1], metrics.change_intervals(old, new, figure)[0])
+
+
+def _rewards(samples: Samples, name: str) -> np.ndarray[Any, Any]:
+    """The rewards of the rows, means over prompt variants; NaN where there is none."""
+    values = np.array([(s.get("rewards") or {}).get(name) for s in samples], dtype=float)
+    return np.asarray(values.reshape(_variants(samples), -1).mean(axis=0))
+
+
+def _variants(samples: Samples) -> int:
+    """How often each row was asked for: all rows of one prompt variant come before those of the next."""
+    return 1 + max(int(s.get("variant", 0)) for s in samples)
 
 
 def _only(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -103,8 +122,7 @@ def _counts(samples: Samples, mode: str, fields: Sequence[str]) -> np.ndarray[An
     try:
         each = (count for s in samples for field in fields for count in s["counts"][mode][field])
         table = np.fromiter(each, dtype=float)
-        # All rows of one prompt variant come before those of the next.
-        variants = 1 + max(s.get("variant", 0) for s in samples)
+        variants = _variants(samples)
         return np.asarray(table.reshape(variants, len(samples) // variants, len(fields), 3).mean(axis=0))
     except (KeyError, TypeError, ValueError):
         return None

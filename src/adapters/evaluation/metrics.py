@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import add
@@ -123,13 +124,16 @@ def change_intervals(
     """95 % intervals of the mean change over seeds, from tables of shape (examples, seeds, fields, columns).
 
     `figure` takes sums over the examples (…, fields, columns) and gives the figure of each field. Examples and seeds
-    are drawn, the same for both models (a two-way bootstrap; Owen 2007, The pigeonhole bootstrap).
+    are drawn, the same for both models (a two-way bootstrap; Owen 2007, The pigeonhole bootstrap). What the seeds add
+    is widened by sqrt(n / (n - 1)), because draws of few seeds vary too little.
     """
     tables = np.stack([before, after], axis=1).astype(float)
     seeds = before.shape[1]
     drawn = figure(resampled_sums(tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:]))
     shares = np.random.default_rng(1).multinomial(seeds, [1 / seeds] * seeds, size=len(drawn)) / seeds
-    return percentiles(((drawn[:, 1] - drawn[:, 0]) * shares[..., None]).sum(axis=1).T)
+    moved = drawn[:, 1] - drawn[:, 0]
+    mean, of_seeds = moved.mean(axis=1), (moved * shares[..., None]).sum(axis=1)
+    return percentiles((mean + math.sqrt(seeds / max(1, seeds - 1)) * (of_seeds - mean)).T)
 
 
 def f1_of_sums(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

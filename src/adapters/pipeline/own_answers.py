@@ -149,7 +149,7 @@ def _best(usable: Sequence[Line], group: Sequence[Line], samples: Samples) -> tu
     if samples.pick == "first":
         return drawn[0]["completion"], None
     best = max(drawn, key=_worth)
-    enough = best["reward"] - greedy >= samples.margin and best["reward"] >= samples.floor
+    enough = best["reward"] - greedy >= samples.margin - ROUNDING and best["reward"] >= samples.floor
     return (best["completion"], None) if enough else None
 
 
@@ -159,7 +159,7 @@ def _pair(usable: Sequence[Line], group: Sequence[Line], samples: Samples) -> tu
         return None
     best, worst = max(usable, key=_worth), min(_whole(group), key=lambda line: (line["reward"], -_likelihood(line)))
     difference = best["reward"] - worst["reward"]
-    enough = difference >= max(samples.margin, ROUNDING) and best["reward"] >= samples.floor
+    enough = difference >= max(samples.margin - ROUNDING, ROUNDING) and best["reward"] >= samples.floor
     return (best["completion"], worst["completion"]) if enough else None
 
 
@@ -176,7 +176,8 @@ def _text(
     figures: Mapping[str, Mapping[str, Any]], k: int, rows: int, learned: int, left_out: Mapping[str, int], stage: Stage
 ) -> str:
     """One sentence for people."""
-    means = ", ".join(f"{name} {figures[name]['mean']:.3f}" for name in ("greedy", "one sample", f"best of {k}"))
+    shown = [name for name in ("greedy", "one sample", f"best of {k}") if name in figures]
+    means = ", ".join(f"{name} {figures[name]['mean']:.3f}" for name in shown) or "nothing: none is graded"
     what = "pairs" if isinstance(stage, Dpo) else "answers"
     long = f", {left_out['too_long']:,} are too long" if left_out["too_long"] else ""
     return f"{k} answers to each of {rows:,} rows earn {means}; {learned:,} {what} are learned{long}"

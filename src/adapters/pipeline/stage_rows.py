@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from adapters.backends import adapter_folder
 from adapters.backends.jobs import Backend
+from adapters.data.examples import copy_key
 from adapters.data.lengths import answer_limit, as_array, by_source
 from adapters.data.load import Loaded
 from adapters.data.on_disk import take
@@ -21,7 +22,7 @@ from adapters.pipeline import distilling, proxy_rows, selecting, starting
 from adapters.pipeline.reading import Measure
 from adapters.recipe.recipe import Recipe
 from adapters.recipe.stages import Distill, Dpo, Grpo, Sft, Stage, Supervised, TokenClassification, samples_of
-from adapters.types import QUESTION, Example, Lengths
+from adapters.types import Example, Lengths
 
 
 def check_stage(stage: Stage, examples: Sequence[Example], recipe: Recipe, backend: Backend, at: KeyPath) -> None:
@@ -190,8 +191,8 @@ def _place(id: str, seed: int) -> int:
 
 
 def once(examples: Sequence[Example]) -> list[Example]:
-    """The first copy of each row: the rows of an id are told apart by their questions."""
-    return list({(e.id, e.meta.get(QUESTION)): e for e in reversed(examples)}.values())
+    """The first copy of each row. Several rows may share an id: questions about a text, turns of a conversation."""
+    return list({copy_key(e): e for e in reversed(examples)}.values())
 
 
 def steps(stage: Stage, rows: int, epochs: float, at: KeyPath) -> int:

@@ -57,6 +57,9 @@ def changes(models: Sequence[EvaluatedModel], mode: str) -> list[tuple[str, str,
     return [
         (before.model, after.model, change)
         for before, after in pairs(models)
-        for change in comparison.changes(before.figures, after.figures, mode, (before.samples, after.samples))
+        for change in (
+            *comparison.changes(before.figures, after.figures, mode, (before.samples, after.samples)),
+            *comparison.reward_changes(before.samples, after.samples),
+        )
         if change.interval is not None
     ]
