@@ -54,6 +54,7 @@ stages:
     schedule: cosine
     warmup: 0.05
     max_length: 2048
+    max_steps: STEPS
     validation: 0
 evaluate_base: false
 evaluate:
@@ -78,17 +79,20 @@ def train(arm: str, seed: int, steps: int, folder: Path, out: Path) -> Path:
     """Train and evaluate one arm with one seed, if it is not done. Returns its run folder."""
     name = f"{arm.replace(', ', '-').replace(' ', '_')}-{seed}"
     run = out / name
-    if (run / "report.json").is_file():
-        return run
     rows = out / "rows" / f"{name}.jsonl"
     rows.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(rows, rows_of(arm, seed, steps * BATCH, folder))
     noise = "" if arm == "no noise" else "noise: {use: document, level: medium, share: 0.5}"
     filled = {"NAME": name, "SEED": str(seed), "ROWS": str(rows.resolve()), "NOISE": noise}
+    filled["STEPS"] = str(steps)
     text = RECIPE
     for slot, value in filled.items():
         text = text.replace(slot, value)
     recipe = out / f"{name}.yaml"
+    if (run / "report.json").is_file():
+        if recipe.read_text() != text:
+            raise SystemExit(f"{run} was made with other settings; name another --out.")
+        return run
+    write_jsonl(rows, rows_of(arm, seed, steps * BATCH, folder))
     write_text(recipe, text)
     command = [sys.executable, "-m", "adapters", "run", str(recipe), f"data_root={folder}", f"run_dir={out}"]
     subprocess.run(command, check=True)

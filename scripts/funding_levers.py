@@ -6,9 +6,9 @@
 FOLDER holds grobid_train.jsonl, grobid_dev.jsonl and published_like.jsonl. The start is the first stage of the recipe,
 recipes/funding_smollm2.yaml if no other is named. All levers go on from it on the rows of the recipe's second stage,
 which the first has not seen. Levers that learn from stored samples share one file of them, whose seconds are in their
-time. Two are controls: `more` is SFT on the gold of these statements, for as many seconds as --like took, and
-`unselected` is SFT on a sample of each, whatever it earns.
-A run that is finished is not made again; a stopped one goes on, and is timed from there.
+time. Seeds differ in the rows that are held out and in the order of the others. Two are controls: `more` is SFT on the
+gold of these statements, for as many seconds as --like took, and `unselected` is SFT on a sample of each, whatever it
+earns. A run that is finished is not made again; a stopped one goes on, and is timed from there.
 
 The tables show each lever against the start, with 95 % paired intervals over statements and seeds: F1, and the reward
 with the corrected scorer, whatever the lever was paid for. grobid_dev is also counted with mended links, as training
@@ -18,6 +18,7 @@ rows have them. With --without all is shown without a statement, by its id, too.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,10 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(out: Path, name: str, recipe: Mapping[str, Any], *changed: str) -> Path:
     """A run, made where it is not finished."""
-    folder = out / name
-    if not (folder / "report.json").is_file():
-        file = out / f"{name}.yaml"
-        write_json(file, {"name": name, **recipe})
+    folder, file, asked = out / name, out / f"{name}.yaml", out / f"{name}.asked.json"
+    wanted = {"name": name, **recipe}
+    if (folder / "report.json").is_file():
+        if read_json(asked) != json.loads(json.dumps({"recipe": wanted, "changed": changed})):
+            raise SystemExit(f"{folder} was made with other settings; name another --out or --tag.")
+    else:
+        write_json(file, wanted)
+        write_json(asked, {"recipe": wanted, "changed": changed})
         subprocess.run([sys.executable, "-m", "adapters", "run", str(file), *changed], check=True)
     return folder
 
