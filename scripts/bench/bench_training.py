@@ -244,6 +244,7 @@ def main() -> None:
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments.add_argument("--steps", type=int, default=8)
     arguments.add_argument("--adapter", help="what a GRPO or DPO stage starts from; default: a fresh adapter")
+    arguments.add_argument("--only", nargs="+", metavar="THING", help="run ours without these things alone")
     options = arguments.parse_intermixed_args()
     contenders: dict[str, tuple[str, str, list[str]]] = {
         "bare TRL script": (BARE, "", []),
@@ -262,6 +263,11 @@ def main() -> None:
             "ours without: loss on the targets only": (OURS, "loss on the targets only", []),
             "ours without: bf16": (OURS, "", ["model.precision=fp32"]),
         }
+    if options.only:
+        wanted = {"bare TRL script", "ours", *(f"ours without: {thing}" for thing in options.only)}
+        if unknown := wanted - contenders.keys():
+            arguments.error(f"--only: there is no {', '.join(unknown)}")
+        contenders = {name: contenders[name] for name in contenders if name in wanted}
     found = {}
     rate = benchmarks.in_process(RATE, [])["rate"]
     for name, (script, without, extra) in contenders.items():

@@ -21,8 +21,7 @@ from adapters.publish import bundle  # noqa: E402
 
 SHAPES = {
     "rank_pattern": "lora={rank: 4, alpha: 8, rank_pattern: {q_proj: 6, 'layers.1.mlp.*': 2}}",
-    "alpha_pattern": "lora={rank: 4, alpha: 8, rslora: true, alpha_pattern: {down_proj: 3}}",
-    "exclude_modules": "lora={rank: 4, alpha: 8, exclude_modules: [layers.0.mlp, k_proj]}",
+    "alpha_pattern": "lora={rank: 4, alpha: 8, rslora: true, alpha_pattern: {down_proj: 3}, exclude_modules: [k_proj]}",
 }
 
 
@@ -96,6 +95,7 @@ def test_from_training_through_the_gate_to_a_merged_model(key: str, tmp_path: Pa
     assert done.returncode == 0, done.stderr[-3000:]
     trained = json.loads((tmp_path / "runs/chain/2-grpo" / CONFIG).read_text())
     assert trained[key]
+    assert bool(trained["exclude_modules"]) == ("exclude_modules" in SHAPES[key])
 
     settings = [
         "publish.base_model=tests/lively",
