@@ -21,7 +21,8 @@ from adapters.publish import bundle  # noqa: E402
 
 SHAPES = {
     "rank_pattern": "lora={rank: 4, alpha: 8, rank_pattern: {q_proj: 6, 'layers.1.mlp.*': 2}}",
-    "alpha_pattern": "lora={rank: 4, alpha: 8, rslora: true, alpha_pattern: {down_proj: 3}, exclude_modules: [layers.0.mlp, k_proj]}",
+    "alpha_pattern": "lora={rank: 4, alpha: 8, rslora: true, alpha_pattern: {down_proj: 3}, "
+    "exclude_modules: [layers.0.mlp, k_proj]}",
 }
 
 
