@@ -353,20 +353,20 @@ def installed(contender: Any, out: Path) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     torch = f"torch=={version('torch').partition('+')[0]}"
     pip = [str(python), "-m", "pip", "install", "-q"]
-
-    def done(*command: str) -> bool:
-        nonlocal said
-        ended = subprocess.run(command, capture_output=True, text=True)
-        said = (ended.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        return not ended.returncode
-
-    said = ""
-    if not (done(sys.executable, "-m", "venv", str(place)) and done(*pip, torch)):
-        raise RuntimeError(f"not installed: {said}")
-    if not (done(*pip, torch, *contender.packages) or done(*pip, *contender.packages)):
-        raise RuntimeError(f"not installed: {said}")
+    _install(sys.executable, "-m", "venv", str(place))
+    _install(*pip, torch)
+    try:
+        _install(*pip, torch, *contender.packages)
+    except RuntimeError:
+        _install(*pip, *contender.packages)
     (place / "installed").touch()
     return python
+
+
+def _install(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"not installed: {(done.stderr.strip().splitlines() or ['nothing was said'])[-1]}")
 
 
 def version_of(contender: Any, python: Path) -> str:

@@ -61,12 +61,11 @@ class ClusterOptions:
         `make` makes the work for the engine that fits the cluster. `gpus`: whether it uses any. `whole_files`: none
         is cut, and they may be of any kind.
         """
-        from filelock import FileLock, Timeout
-
         from adapters.cluster.job import PartsJob
         from adapters.cluster.parts import Store, shown, split, url_of
         from adapters.cluster.ray_data import ClusterError, connected
         from adapters.console import note, progress
+        from adapters.extraction.resumable import locked
 
         source, target = url_of(corpus), url_of(out)
         if source == target:
@@ -85,13 +84,9 @@ class ClusterOptions:
             raise UserError("--part-rows cuts one file; each file of a folder is a part.")
         with ExitStack() as stack:
             if "://" not in target:
-                try:
-                    Path(target).parent.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(FileLock(f"{target}.lock").acquire(blocking=False))
-                except Timeout:
-                    raise UserError(f"another process is writing {out}.") from None
-                except OSError as error:
-                    raise UserError(f"{out} cannot be written: {error.strerror}.") from None
+                folder = Path(target) if str(out).startswith("file:") else out
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder))
             cluster = stack.enter_context(connected(self.address, self.workers, self.cpus, gpus=gpus))
             work = make(cluster.engine)
             # As the manifest will hold them, with which a restart compares.
@@ -122,10 +117,7 @@ def _settings(work: Work, parts: Sequence[Part], *, any_kind: bool) -> Mapping[s
     for part in parts:
         with Store(part.file).local() as file:
             if any_kind or not is_empty(part, file):
-                try:
-                    return work.settings(part, file)
-                except UserError as error:  # of a copy
-                    raise UserError(str(error).replace(str(file), part.file)) from None
+                return work.settings(part, file)
     raise UserError("no file of the corpus holds a row.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def rewards_moved(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> list[s
         if len(labels) < 2 or PICKED in name or not models[labels[1]].get("rewards"):
             continue
         for change in comparison.reward_changes(*(_samples(folder, label, name) for label in labels)):
-            sure = "{:+.3f} to {:+.3f}".format(*(change.interval or (0.0, 0.0)))
+            sure = "{:+.3f} to {:+.3f}".format(*(change.interval or (math.nan, math.nan)))
             moved = f"{change.before:.3f} -> {change.after:.3f} (95 % interval of the change: {sure})"
             told.append(f"{name}, {change.field}, {labels[0]} -> {labels[1]}: {moved}")
     return told

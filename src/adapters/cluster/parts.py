@@ -145,7 +145,7 @@ class Store:
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """The file on this machine; a copy if it is elsewhere."""
+        """The file on this machine; a copy if it is elsewhere, whose name no UserError of the block shows."""
         files, path = self._opened
         if self.is_local:
             yield Path(path)
@@ -154,7 +154,10 @@ class Store:
             copy = Path(folder, PurePosixPath(path).name)
             with self._reached():
                 files.get_file(path, str(copy))
-            yield copy
+            try:
+                yield copy
+            except UserError as error:
+                raise UserError(str(error).replace(str(copy), self.url)) from None
 
     def put(self, file: Path, name: str) -> None:
         """Put a file into the folder, where it appears whole or not at all."""

@@ -240,10 +240,7 @@ class _Worker:
             if self.fill is None:
                 self.fill = self.task.work.start()
             file = Path(folder, f"{part.name}{self.task.suffix}")
-            try:
-                filled = self.fill(part, corpus, file)
-            except UserError as error:  # of a copy
-                raise UserError(str(error).replace(str(corpus), part.file)) from None
+            filled = self.fill(part, corpus, file)
             described = {"complete": True, "job": self.task.job, "part": part.name, **filled}
             if "paths" in described:
                 described["paths"] = {**described["paths"], "input": part.file}

@@ -23,7 +23,6 @@ from adapters.data import preference
 from adapters.data.examples import (
     CLEAN,
     DOMAIN,
-    content_of,
     copy_key,
     domain_of,
     in_domain,
@@ -240,7 +239,7 @@ class _Clean:
 
     def _add(self, number: int, row: Row, example: Example, shown: set[int]) -> None:
         # Variants of one text may share its id. Rows that are equal in everything are a mistake in the file.
-        content = text_hash(repr(content_of(example)))
+        content = copy_key(example)
         empty, text = is_empty(example), text_key(example)
         thinned = empty and _drawn(self.seed, example.id) >= self.source.keep_empty
         spread = self.spreads.get(example.id)
@@ -285,6 +284,7 @@ class _Clean:
 
 EMPTY, FLAT = 1, 2
 ROUNDING = 1e-6
+"""Differences of rewards below it are rounding, as in `backends.groups`, which stands above this package."""
 
 
 def _spreads(source: Source, root: Path, at: KeyPath) -> Mapping[str, float]:
@@ -338,14 +338,15 @@ class _Change:
 
     def examples(self, clean: Iterable[tuple[Row, Example]], epochs: int, repeat: int) -> Iterator[Example]:
         copies = list(product(range(epochs), range(repeat)))
-        for row, example, (epoch, variant) in ((*pair, copy) for pair in clean for copy in copies):
+        keyed = ((row, example, copy_key(example)) for row, example in clean)
+        for row, example, key, (epoch, variant) in ((*each, copy) for each in keyed for copy in copies):
             varied = self._varied(row, example.id, f"vary:{self.seed}:{epoch}:{variant}:{example.id}")
             changed, origin = varied, {"source": example.source, "id": example.id}
             if self.noiser:
                 changed = self.noiser.apply(varied, self.task, epoch=epoch, variant=variant, stats=self.stats)
             made = in_domain(preference.example(self.task, changed, **origin), domain_of(example))
             made = with_row(made, changed) if self.keep_rows else made
-            made = replace(made, meta={**made.meta, COPY_OF: copy_key(example)})
+            made = replace(made, meta={**made.meta, COPY_OF: key})
             if self.noiser and self.noiser.keeps_clean:
                 clean_one = preference.example(self.task, varied, **origin).prompt
                 made = replace(made, meta={**made.meta, CLEAN: clean_one})

@@ -72,7 +72,7 @@ class Extractor:
         files.write(out, chain(first, lines), schema)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """For `dataset.map(extractor)`, faster with `batched=True`: adds the columns of `extract`'s lines but `row`.
+        """For `dataset.map(extractor)`, faster with `batched=True`: adds what `extract` says of each row.
 
         Lists and objects are JSON texts: a column of Arrow has one type, and records of different rows need not.
         """

@@ -48,15 +48,30 @@ def complete(job: Resumable, counts: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
-    """Lock the output for this process, and refuse one made with other settings. Raises UserError."""
-    lock = FileLock(f"{job.out}.lock")
+def locked(out: Path) -> Iterator[None]:
+    """Lock an output for this process. Raises UserError."""
+    lock = FileLock(f"{out}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"another process is writing {job.out}.") from None
+        raise UserError(f"another process is writing {out}.") from None
     except OSError as error:
-        raise UserError(f"{job.out} cannot be written: {error.strerror}.") from None
+        raise UserError(f"{out} cannot be written: {error.strerror}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
+    """Lock the output for this process, and refuse one made with other settings. Raises UserError."""
+    with locked(job.out):
+        yield from _opened(job, fresh=fresh)
+
+
+def _opened(job: Resumable, *, fresh: bool) -> Iterator[None]:
     earlier, journal = None, journal_path(job.out)
     try:
         if fresh:
@@ -77,8 +92,6 @@ def open_or_resume(job: Resumable, *, fresh: bool) -> Iterator[None]:
         if earlier is None and not job.out.exists() and not (journal.is_file() and journal.stat().st_size):
             for path in (journal, manifest_path(job.out)):  # no row was finished
                 path.unlink(missing_ok=True)
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def check_settings(settings: Mapping[str, Any], earlier: Mapping[str, Any], begun: str) -> None:

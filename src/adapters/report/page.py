@@ -117,6 +117,7 @@ def _set(
         "models": models,
         "rewards": list(dict.fromkeys(str(r) for m in models for r in m.figures.get("rewards") or {})),
         "modes": [(m, results.rows(models, m), results.changes(models, m)) for m in results.modes(models)],
+        "reward_moves": results.reward_changes(models),
         "interval": results.interval,
         "worst": samples.worst(models, task, weights),
         "lost": lost,

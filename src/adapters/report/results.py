@@ -57,9 +57,15 @@ def changes(models: Sequence[EvaluatedModel], mode: str) -> list[tuple[str, str,
     return [
         (before.model, after.model, change)
         for before, after in pairs(models)
-        for change in (
-            *comparison.changes(before.figures, after.figures, mode, (before.samples, after.samples)),
-            *comparison.reward_changes(before.samples, after.samples),
-        )
+        for change in comparison.changes(before.figures, after.figures, mode, (before.samples, after.samples))
         if change.interval is not None
+    ]
+
+
+def reward_changes(models: Sequence[EvaluatedModel]) -> list[tuple[str, str, Change]]:
+    """The same of the mean rewards."""
+    return [
+        (before.model, after.model, change)
+        for before, after in pairs(models)
+        for change in comparison.reward_changes(before.samples, after.samples)
     ]

@@ -187,13 +187,13 @@ def test_models_that_it_does_not_fit_keep_their_passes(monkeypatch: pytest.Monke
     assert changed(llama)
     assert not changed(llama, checkpointing=True)
     assert not changed(adapted(MistralConfig(**SHAPE, sliding_window=8)))
-    for dtype in (torch.bfloat16, None):
-        assert changed(llama, autocast=dtype)
+    for dtype in (torch.bfloat16, torch.float32):
+        assert changed(llama, dtype=dtype)
         with monkeypatch.context() as patch:
             patch.setattr(padding_free.PackedRows, "attention", lambda self, *args, **rest: across(*args, **rest))
-            assert not changed(llama, autocast=dtype), "rows that see each other are found out"
+            assert not changed(llama, dtype=dtype), "rows that see each other are found out"
     noisy = adapted(LlamaConfig(**SHAPE | {"num_hidden_layers": 20}, initializer_range=0.5))
-    assert changed(noisy, autocast=torch.bfloat16), "16 bits are no reason"
+    assert changed(noisy, dtype=torch.bfloat16), "16 bits are no reason"
 
 
 def across(module: Any, query: Any, key: Any, value: Any, mask: Any, **rest: Any) -> Any:

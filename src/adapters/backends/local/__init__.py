@@ -34,6 +34,7 @@ from adapters.backends.local import (
 )
 from adapters.backends.local.generate import LocalSampler
 from adapters.backends.local.model import (
+    arithmetic,
     check_modules,
     check_start,
     load_adapter,
@@ -203,8 +204,8 @@ class LocalBackend(TokenizingBackend):
             adapter, self.encoder, job, self.recipe, folder / "trainer", progress, new=start is None
         )
         fast = self.recipe.model.speedups
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(self.recipe.model))
-        packed = without_padding(adapter, checkpointing=bool(job.stage.gradient_checkpointing), autocast=autocast)
+        dtype, checkpointing = arithmetic(self.recipe.model), bool(job.stage.gradient_checkpointing)
+        packed = without_padding(adapter, checkpointing=checkpointing, dtype=dtype)
         with (
             tracking.one_run(self.recipe, job, folder, main=self.state.is_main_process),
             packed if fast else nullcontext(),

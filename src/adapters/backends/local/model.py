@@ -54,6 +54,11 @@ def precision(model: Model) -> str:
     return "bf16" if any(probe is not None and probe() for probe in probes) else "fp32"
 
 
+def arithmetic(model: Model) -> torch.dtype:
+    """The type of `precision`."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(model)]
+
+
 def prepare_cpu() -> None:
     """Use all cores, and keep freed memory for reuse."""
     # accelerate would set one thread, and glibc would give every activation back to the system.
@@ -87,7 +92,7 @@ def load_base(base: Base, config: Model, *, whole: bool = False, labels: Sequenc
     tags words with them; a head that the base lacks begins with random weights.
     """
     phase("loading the model")
-    on_device = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
+    on_device = arithmetic(config)
     dtype = DTYPES.get(config.dtype, on_device if on_gpu() else torch.float32)
     options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     if config.quantize and not whole:

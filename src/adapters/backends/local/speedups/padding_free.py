@@ -36,8 +36,8 @@ OTHER_ATTENTION = ("position_bias", "softcap", "s_aux")
 
 
 @contextmanager
-def without_padding(model: PeftModel, *, checkpointing: bool, autocast: torch.dtype | None = None) -> Iterator[None]:
-    """Compute passes of `model` without padding while the context is open; `autocast`: the type of their arithmetic.
+def without_padding(model: PeftModel, *, checkpointing: bool, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Compute passes of `model` without padding while the context is open; `dtype`: of their arithmetic.
 
     Does nothing on a GPU, for models whose rows cannot be concatenated, and with gradient checkpointing, which
     recomputes activations where the rows are unknown.
@@ -55,7 +55,7 @@ def without_padding(model: PeftModel, *, checkpointing: bool, autocast: torch.dt
     rows = PackedRows(model)
     ALL_ATTENTION_FUNCTIONS[NAME] = rows.attention
     try:
-        if rows.verified(autocast):
+        if rows.verified(dtype):
             rows.backbone.forward = rows.forward
         else:
             logging.getLogger(__name__).warning("rows of this model cannot be concatenated: passes have padding")
@@ -152,7 +152,7 @@ class PackedRows:
             output = sdpa_attention_forward(module, *states, None, **{**rest, "is_causal": True})[0]
         return output[:, -new:]
 
-    def verified(self, autocast: torch.dtype | None) -> bool:
+    def verified(self, dtype: torch.dtype) -> bool:
         """Whether two rows with a common prefix give the same output as with padding, up to the rounding of a pass."""
         # A model may make masks or positions of its own.
         mask = torch.ones(2, 16, dtype=torch.long)
@@ -163,13 +163,15 @@ class PackedRows:
         self.backbone.eval()
 
         @torch.no_grad()
-        def states(forward: Callable[..., Any], dtype: torch.dtype | None) -> torch.Tensor:
-            with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        def states(forward: Callable[..., Any], *, autocast: bool) -> torch.Tensor:
+            with torch.autocast("cpu", dtype, enabled=autocast):
                 output = forward(input_ids=ids, attention_mask=mask, use_cache=False)
             hidden: torch.Tensor = output.last_hidden_state[mask.bool()].float()
             return hidden
 
-        exact, usual, ours = states(self.plain, None), states(self.plain, autocast), states(self.forward, autocast)
+        half = dtype != torch.float32
+        exact = states(self.plain, autocast=False)
+        usual, ours = (states(forward, autocast=half) for forward in (self.plain, self.forward))
         self.backbone.train(training)
         in_32_bits = all(parameter.dtype == torch.float32 for parameter in self.backbone.parameters())
         rounding = 2 * (usual - exact).norm() + (1e-3 if in_32_bits else 2e-2) * exact.norm()
