@@ -24,6 +24,7 @@ from adapters.data.formats import FORMATS
 ELSEWHERE = (
     "--endpoint",
     "trainer=tinker",
+    "data_root=FOLDER",
     "publish",
     "merge",
     "--engine",
@@ -40,7 +41,7 @@ ELSEWHERE = (
     "mine s.jsonl",
     "mine samples.jsonl -o",
 )
-"""What a command needs that is not here: a server, a GPU, the Hub, its models, trained weights, several corpora."""
+"""What a command needs that is not here: a server, a GPU, the Hub, its models, trained weights, corpora."""
 OWN_TESTS = ("tutorial.md", "new_task.md", "noise_and_metrics.md", "records.md", "chat.md", "environments.md")
 SPERT = """[{"tokens": ["Ada", "lived", "in", "Rome"], "relations": [{"type": "Live_In", "head": 0, "tail": 1}],
 "entities": [{"type": "Peop", "start": 0, "end": 1}, {"type": "Loc", "start": 3, "end": 4}]}]"""

@@ -58,6 +58,7 @@ def test_shipped_recipe_is_planned(path: Path, tmp_path: Path, monkeypatch: pyte
         "agent_smollm2": ["1-sft", "2-dpo"],
         "ie_grpo": ["1-grpo"],
         "funding_noise": ["1-sft"],
+        "funding_smollm2": ["1-sft", "2-best_of"],
         "chat_smollm2": ["1-sft"],
         "mine_minilm": ["1-token_classification"],
         "distill_teacher": ["1-sft"],

@@ -78,8 +78,9 @@ class _Overrun(BaseException):
 
 
 @contextmanager
-def time_limit(method: str, what: str, seconds: float = LIMIT) -> Iterator[None]:
-    """Interrupt a call after some seconds with a TaskError, where the system has timers, in the main thread."""
+def time_limit(method: str, what: str, seconds: float | None = None) -> Iterator[None]:
+    """Interrupt a call after some seconds (`LIMIT`) with a TaskError, where there are timers, in the main thread."""
+    seconds = LIMIT if seconds is None else seconds
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
