@@ -74,7 +74,7 @@ def mend(
     """
     count = mended or Mended()
     text, labelled = row.get(text_field), row.get("funders")
-    if not isinstance(text, str) or not _is_nested(labelled) or row.get("uncertain"):
+    if not isinstance(text, str) or not is_nested(labelled) or row.get("uncertain"):
         return dict(row)
     funders = [_copy(funder) for funder in labelled]
     named = [f["funder_name"] for f in funders if f["funder_name"]]
@@ -114,7 +114,8 @@ def places(text: str, values: Sequence[str]) -> list[Place]:
     return sorted(found)
 
 
-def _is_nested(funders: Any) -> TypeGuard[list[dict[str, Any]]]:
+def is_nested(funders: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether labels are funders with lists of awards, and these with lists of values."""
     return isinstance(funders, list) and all(
         isinstance(funder, dict)
         and "funder_name" in funder

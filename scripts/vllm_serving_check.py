@@ -5,7 +5,8 @@
 For a Llama and for a Qwen3.5 that is stored as a vision-language model (random weights): trains an adapter, has the
 gate ask vLLM, serves base and adapter, extracts through the server and in the process, compares with transformers, and
 shows that an adapter which vLLM does not apply is refused. For SmolLM2-135M, which writes real answers: `--constrain
-schema` and `source` in the process and through the server, compared with transformers under the same constraint.
+schema` and `source` in the process and through the server, compared with transformers under the same constraint; and
+the gate starts the server by the card's own command.
 `--adapter` and `--rows` put an adapter of SmolLM2 and statements of your own in the place of those made here.
 Prints a line for each check; exits with 1 if one failed.
 """
@@ -200,6 +201,7 @@ class Constrained:
             "constrain, transformers": self.local,
             "constrain, --engine vllm": lambda: self.compared("engine", "--engine", "vllm"),
             "constrain, --endpoint": self.endpoint,
+            **({} if self.given else {"the card's command": self.card}),
         }
 
     def train(self) -> str:
@@ -249,6 +251,16 @@ class Constrained:
         base = Path(base_model.resolve(SMOLLM2).load)
         with served(base, modules, self.folder / "serve.log", *library) as url:
             return self.compared("endpoint", "--endpoint", url, "--model", "mine")
+
+    def card(self) -> str:
+        """The gate starts the server by the command that the card prints, and the card says so."""
+        run = self.adapter.parent
+        adapters("publish", run, "--dry-run", "--vllm", sys.executable)
+        text = (run / "publish" / "bundle" / "README.md").read_text(encoding="utf-8")
+        told = next(line for line in text.splitlines() if line.startswith("With vLLM "))
+        if "whose server was started by this command" not in told:
+            raise FailedError(told)
+        return told
 
 
 def main() -> int:

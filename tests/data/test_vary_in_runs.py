@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import funding_rows, ie_rows, write_jsonl
+from tiny import ie_rows, write_jsonl
 
 from adapters.backends.echo import EchoBackend
 from adapters.data.load import load_examples
@@ -77,9 +77,10 @@ def test_a_stage_without_it_is_what_it_was(path: Path) -> None:
 
 
 def test_a_task_that_asks_in_one_way_only_is_refused(path: Path) -> None:
-    write_jsonl(path.parent / "train.jsonl", funding_rows(20))
+    turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]
+    write_jsonl(path.parent / "train.jsonl", [{"id": str(n), "messages": turns} for n in range(20)])
     with pytest.raises(UserError, match="asks for its rows in one way only") as error:
-        make(path, "task=funding", "evaluate=[]", "stages.1.rewards=[funding]")
+        make(path, "task=chat", "evaluate=[]", "stages.1.rewards=[chat]")
     assert error.value.at == ("stages", 0, "vary")
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 
 from adapters.data_aug.funding_statements import library, written
+from adapters.data_aug.funding_statements.redrawn import with_other_ids
 from adapters.tasks.funding import FundingTask
 
 
@@ -55,7 +56,7 @@ def test_digits_change_in_text_and_labels_and_years_stay() -> None:
             }
         ],
     }
-    drawn = library._redrawn(row, library.Random(1))
+    drawn = with_other_ids(row, library.Random(1))
     first, second, third = ids(drawn)
     assert first.startswith("AB-2021-")
     assert third.startswith("0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from adapters.data.json_text import from_text
 from adapters.data.row_forms import asked_text, row_text
+from adapters.data_aug.funding_links import is_nested
 from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
 from adapters.rewards.funding_grounded import marked
@@ -110,6 +112,14 @@ class FundingTask:
         if not isinstance(row.get("funders"), str):
             return funding_labels(row)
         return (Label((), "fixed", label.value) for label in funding_labels({"funders": self.gold(row)}))
+
+    def vary(self, row: Row, rng: random.Random) -> Row:
+        """The row with other funders and ids in its sentences; as it is where its labels are not in the nested form."""
+        from adapters.data_aug.funding_statements import redrawn  # reads a registry of funders
+
+        if not is_nested(row.get("funders")):
+            return row
+        return redrawn.with_other_funders(redrawn.with_other_ids(row, rng, self.text_field), rng, self.text_field)
 
     def prompt(self, text: str) -> tuple[Message, ...]:
         """The messages that ask for the funders of a text."""
