@@ -118,7 +118,9 @@ class Supervised(_PromptWithAnswer):
     """What SFT and best_of have in common."""
 
     method: ClassVar = "sft"
-    vary: Share = Field(default=0.0, description="Share of the rows that the task asks for in another way; see recipes.md.")
+    vary: Share = Field(
+        default=0.0, description="Share of the rows that the task asks for in another way; see recipes.md."
+    )
     packing: bool = Field(
         default=False, description="Join the rows of a pass instead of padding them; where attention keeps them apart."
     )
@@ -159,7 +161,9 @@ class Grpo(_Sampled):
 
     kind: Literal["grpo"]
     method: ClassVar = "grpo"
-    vary: Share = Field(default=0.0, description="Share of the rows that the task asks for in another way; see recipes.md.")
+    vary: Share = Field(
+        default=0.0, description="Share of the rows that the task asks for in another way; see recipes.md."
+    )
     rewards: Annotated[tuple[RewardSpec, ...], Field(strict=False)] = Field(
         default=(), description="Rewards, by name or with their parameters; with an environment none are needed."
     )
