@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
-from typing import Final
 
-ROUNDING: Final = 1e-6
-"""Rewards that differ by less are equal, up to the rounding of their sums."""
+from adapters.data.load import ROUNDING
 
 
 def is_flat(rewards: Iterable[float | None], below: float) -> bool:

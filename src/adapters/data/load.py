@@ -284,7 +284,7 @@ class _Clean:
 
 EMPTY, FLAT = 1, 2
 ROUNDING = 1e-6
-"""Differences of rewards below it are rounding, as in `backends.groups`, which stands above this package."""
+"""Rewards that differ by less are equal, up to the rounding of their sums."""
 
 
 def _spreads(source: Source, root: Path, at: KeyPath) -> Mapping[str, float]:

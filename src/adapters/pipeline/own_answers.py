@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters import console
-from adapters.backends.groups import ROUNDING
 from adapters.backends.jobs import Backend, Job
+from adapters.data.load import ROUNDING
 from adapters.errors import UserError
 from adapters.evaluation import best_of, graded
 from adapters.evaluation.graded import Line
