@@ -101,12 +101,10 @@ def _words(e: Example) -> Lengths:
 
 def _chosen(selected: Selection, job: Job, after: Callable[[int], Mapping[str, str]], folder: Path) -> dict[str, Any]:
     """Measure the due states of a stage; `after` gives that of a step. Returns the figures of the choice."""
-    course, prompts = Course(selected, job.steps, job.name), [e.prompt for e in selected.judge.examples]
+    course = Course(selected, job.steps, job.name)
     step = 0
     for step in filter(course.due, range(job.steps + 1)):
-        answer = EchoSampler(after(step))
-        samples = answer(prompts, max_new_tokens=selected.max_new_tokens, batch_size=None, progress=lambda *_: None)
-        measured = course.add(step, selected.judge.rows([sample.text for sample in samples]))
+        measured = course.add(step, selected.judge.rows(selected.texts(EchoSampler(after(step)))))
         selection.store(folder, measured)
         selection.log(folder, selected.judge.metric, measured)
         course.announce(measured)

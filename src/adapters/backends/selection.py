@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from adapters.console import console
 from adapters.files import append_jsonl, read_jsonl
 from adapters.recipe.stages import Select
-from adapters.types import Example
+from adapters.types import Example, Progress, Sampler
 
 FILE: Final = "held_out.jsonl"
 """The measurements of a stage, in its folder; each with the values of every row, for paired intervals."""
@@ -58,6 +58,17 @@ class Selection:
     judge: Judge
     every: int
     max_new_tokens: int
+    player: Callable[[Sampler], Sampler] | None = None
+    """Makes of a sampler one that plays the episodes of the held-out rows, where the stage has an environment."""
+
+    def texts(self, sampler: Sampler, progress: Progress = lambda *_: None) -> list[str]:
+        """Greedy answers to the held-out rows, as an evaluation samples them, or the records of their episodes."""
+        asked = self.player(sampler) if self.player else sampler
+        prompts = [example.prompt for example in self.judge.examples]
+        return [
+            sample.text
+            for sample in asked(prompts, max_new_tokens=self.max_new_tokens, batch_size=None, progress=progress)
+        ]
 
 
 class Measured(NamedTuple):

@@ -14,14 +14,13 @@ from adapters.types import Aligned, Counts, Example, Message, ModeCounts, Progre
 
 
 class EpisodeSampler:
-    """A sampler that plays the rows of a test set, all episodes in step, each turn answered greedily.
+    """A sampler that plays the rows of `examples`, all episodes in step, each turn answered greedily.
 
     A row's seed is its own in every run, so that all models meet the same episodes.
     """
 
-    def __init__(self, sampler: Sampler, evaluation: Evaluation, named: NamedEnvironment) -> None:
-        self.sampler, self.named = sampler, named
-        self.examples: Sequence[Example] = evaluation.examples
+    def __init__(self, sampler: Sampler, examples: Sequence[Example], named: NamedEnvironment) -> None:
+        self.sampler, self.examples, self.named = sampler, examples, named
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress

@@ -138,9 +138,9 @@ def _job(
 ) -> Job:
     file, task, recipe = read.file, read.task, read.file.recipe
     stage, at, rewards, thinking = recipe.stages[n], ("stages", n), all_rewards[n], recipe.model.thinking
-    measured = selecting.measured_rewards(recipe.stages, all_rewards, n)
     console.phase(f"reading the data of {n + 1}-{stage.kind}")
     environment = environments.configured(getattr(stage, "environment", None), file.folder, (*at, "environment"))
+    measured = selecting.measured_rewards(recipe.stages, all_rewards, n, environment)
     loaded, epochs = rows_of_stage(read, n)
     for i, reward in enumerate(rewards):
         console.phase(f"trying the reward {reward.name}")

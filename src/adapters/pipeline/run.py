@@ -300,7 +300,7 @@ def _evaluate(
         if evaluation.constrained:
             answers = constraining.ConstrainedSampler(answers, evaluation)
         if evaluation.environment:
-            answers = episodes.EpisodeSampler(answers, evaluation, evaluation.environment)
+            answers = episodes.EpisodeSampler(answers, evaluation.examples, evaluation.environment)
     figures = evaluate(answers, evaluation, *scoring, out, progress, write=console.is_main())
     if evaluation.constrained and console.is_main():
         free = read_jsonl(out.with_name(evaluation.name.partition(PICKED)[0]) / "samples.jsonl")

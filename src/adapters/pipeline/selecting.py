@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from adapters.backends.jobs import Earlier, Job
 from adapters.backends.selection import Selection
 from adapters.data.examples import text_key
 from adapters.errors import KeyPath, UserError, hint
+from adapters.evaluation.episodes import EpisodeSampler
 from adapters.evaluation.held_out import F1, REWARD, HeldOut, fields
+from adapters.plugins.environments import NamedEnvironment
 from adapters.plugins.rewards import NamedReward
 from adapters.recipe.stages import Stage
 from adapters.types import Example, Task
@@ -34,15 +37,21 @@ def held_out_share(stages: Sequence[Stage], n: int) -> tuple[float, int]:
 
 
 def measured_rewards(
-    stages: Sequence[Stage], rewards: Sequence[tuple[NamedReward, ...]], n: int
+    stages: Sequence[Stage],
+    rewards: Sequence[tuple[NamedReward, ...]],
+    n: int,
+    environment: NamedEnvironment | None = None,
 ) -> tuple[NamedReward, ...]:
     """The rewards that a stage's states are measured by: its own, or those of the stage after or before it.
 
+    Those of a stage that plays are its environment's and its own.
     None with another metric. Raises UserError when the recipe has none.
     """
     select = stages[n].select
     if select is None or select.metric != REWARD:
         return ()
+    if environment is not None:
+        return environment.reward, *rewards[n]
     found = next(filter(None, (*rewards[n:], *reversed(rewards[:n]))), ())
     if not found:
         fault = "metric: reward needs rewards, and no stage of the recipe has any; use f1, or a field."
@@ -70,7 +79,10 @@ def selection(
     if select.metric != REWARD:
         pairs = job.stage.kind == "dpo"
         _check_counts(judge, "the pairs a gold column" if pairs else "these rows labels", (*at, "select", "metric"))
-    return Selection(select, judge, every, max_new_tokens)
+    if job.environment is None:
+        return Selection(select, judge, every, max_new_tokens)
+    player = partial(EpisodeSampler, examples=judge.examples, named=job.environment)
+    return Selection(select, judge, every, job.environment.max_turn_length or max_new_tokens, player)
 
 
 def with_steps(job: Job, steps: int) -> Job:
@@ -102,11 +114,12 @@ def note(job: Job) -> list[str]:
     if job.select is None:
         return []
     n, every = len(job.select.judge.examples), job.select.every
+    what = "answers" if job.environment is None else f"episodes of up to {job.environment.max_turns} turns"
     times = 1 + -(-job.steps // every)
     few = f"; with fewer than {FEW} rows the choice is mostly chance: raise validation" if n < FEW else ""
     return [
         f"{job.name}: its states are measured {times} times, {n:,} held-out rows each, by {job.select.judge.metric}: "
-        f"{times * n:,} answers of {job.select.max_new_tokens} tokens at most{few}"
+        f"{times * n:,} {what} of {job.select.max_new_tokens} tokens at most{few}"
     ]
 
 

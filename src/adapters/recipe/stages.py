@@ -212,8 +212,8 @@ class Grpo(_Sampled):
     def _graded_by_something(self) -> Grpo:
         if not self.rewards and self.environment is None:
             raise ValueError("a grpo stage needs rewards, or an environment, to learn from")
-        if self.environment is not None and self.select is not None:
-            raise ValueError("select measures single answers, and the environment plays episodes; leave select out")
+        if self.environment is not None and self.select is not None and self.select.metric != "reward":
+            raise ValueError("the environment plays episodes, which select measures by their reward: metric: reward")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from launching import FSDP_ON_CPU, accelerate, lines, run, two_processes
 from tiny import funding_rows, save_lively_model, write_jsonl
 
 from adapters.backends import backend as make_backend
+from adapters.errors import UserError
 from adapters.pipeline.plan import make_plan
 from adapters.plugins.attempts import RewardError
 from adapters.recipe.load import load_recipe
@@ -152,6 +153,28 @@ def test_exactly_the_sampled_tokens_are_learned(
     prompts = {tuple(prompt) for prompt, _, _ in rows}
     assert all("letters, please" in tokenizer.decode(list(prompt)) for prompt in prompts)
     assert len(prompts) == 4 * 2, "the episodes of a group have one first prompt"
+
+
+@pytest.mark.slow
+def test_held_out_episodes_are_measured_and_the_best_state_is_kept(tiny_model: Path, tmp_path: Path) -> None:
+    settings = ("stages.0.select={metric: reward, every: 2}", "stages.0.validation=0.4")
+    run = Run(tmp_path / "a", save_lively_model(tiny_model, tmp_path / "m"), *settings)
+    chosen = run.train()["select"]
+    measured = run.lines("held_out.jsonl")
+    assert [m["step"] for m in measured] == [0, 2, 4]
+    assert chosen["rows"] == len(measured[0]["rows"]) == 4
+    assert all(0 <= reward <= 1 and n == 1 for m in measured for reward, n in m["rows"])
+    assert chosen["value"] == max(m["value"] for m in measured)
+    # The adapter that was written plays as it was measured.
+    selected = run.job.select
+    assert selected is not None
+    rows = selected.judge.rows(selected.texts(run.backend.sampler(run.out)))
+    assert rows == next(m["rows"] for m in measured if m["step"] == chosen["step"])
+
+
+def test_episodes_are_measured_by_their_reward_only(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which select measures by their reward: metric: reward"):
+        Run(tmp_path / "a", Path("none"), "stages.0.select={metric: f1}")
 
 
 @pytest.mark.slow

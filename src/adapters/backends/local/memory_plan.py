@@ -279,7 +279,8 @@ def _measuring_use(
     """A stage's use while it answers held-out rows, beside what training keeps."""
     rows = min(64 if use.gpu else 32, len(selected.judge.examples))
     prompt = max((e["prompt"]["max"] for e in job.lengths), default=use.tokens)
-    use = replace(use, tokens=prompt + selected.max_new_tokens, prompt=prompt, prompts=rows, generated=rows)
+    tokens = _longest(job) if job.environment else prompt + selected.max_new_tokens
+    use = replace(use, tokens=tokens, prompt=prompt, prompts=rows, generated=rows)
     use = replace(use, micro_batch=1, vllm=None)  # the passes of training are over, or have not begun
     mergeable = recipe.model.speedups and shape.adapted > 0 and use.weight_bits >= 16
     return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))

@@ -112,7 +112,7 @@ class Selecting(TrainerCallback):  # type: ignore[misc]
 
 
 def _answers(run: LocalStage, selected: Selection, progress: Progress) -> Sequence[str]:
-    """Greedy answers to the held-out rows, as an evaluation samples them."""
+    """Of the model as it is; see `Selection.texts`."""
     model, state = run.model, PartialState()
     base, training = model.get_base_model(), model.training
     model.to(state.device).eval()  # before the first step nothing may have moved the model yet
@@ -130,11 +130,6 @@ def _answers(run: LocalStage, selected: Selection, progress: Progress) -> Sequen
             sampler: Any = TaggerSampler(tagger, state.process_index, state.num_processes)
         else:
             sampler = LocalSampler(base, run.encoder, state.process_index, state.num_processes, speedups=speedups)
-        samples = sampler(
-            [e.prompt for e in selected.judge.examples],
-            max_new_tokens=selected.max_new_tokens,
-            batch_size=None,
-            progress=progress,
-        )
+        texts = selected.texts(sampler, progress)
     model.train(training)
-    return [sample.text for sample in samples]
+    return texts
