@@ -21,7 +21,7 @@ HEADINGS = {
 FIRST_STEPS = (
     ("adapters new --list", "The shipped recipes, and what each needs."),
     ("adapters new mine --from quickstart", "Write mine.yaml, a copy to change."),
-    ("adapters run mine.yaml", "Train and evaluate; about ten minutes on two CPU cores."),
+    ("adapters run mine.yaml", "Train and evaluate; about five minutes on two CPU cores."),
 )
 EXAMPLES = {
     "new": "adapters new mine --from quickstart",
