@@ -124,7 +124,7 @@ def test_wrong_environments_are_found_by_check(folder: Path, change: tuple[str, 
     ("override", "sentence"),
     [
         ("evaluate.0.samples=4", "samples is for rows that are answered, and these are played"),
-        ("stages.0.select={}", "select measures single answers"),
+        ("stages.0.select={}", "which select measures by their reward"),
         ("stages.0.environment=null", "needs rewards, or an environment"),
         ("stages.0.environment=hausehold", "no environment is called 'hausehold'"),
     ],

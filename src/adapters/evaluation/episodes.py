@@ -26,6 +26,7 @@ class EpisodeSampler:
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
     ) -> list[Sample]:
         """The records of the episodes; `tokens`, `truncated` and `looped` are those of all turns of each."""
+        sampler = getattr(self.sampler, "for_turns", lambda: self.sampler)()
         episodes = [Episode(self.named, example, seed_of(0, example.id)) for example in self.examples]
         tokens = [0] * len(episodes)
         truncated, looped = [False] * len(episodes), [False] * len(episodes)
@@ -33,7 +34,7 @@ class EpisodeSampler:
             going = [n for n, episode in enumerate(episodes) if episode.ended is None]
             if not going:
                 break
-            answers = self.sampler(
+            answers = sampler(
                 [episodes[n].messages for n in going],
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,

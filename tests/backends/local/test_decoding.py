@@ -25,6 +25,7 @@ from adapters.backends.local.encoder import Encoder  # noqa: E402
 from adapters.backends.local.generate import LocalSampler  # noqa: E402
 from adapters.backends.local.model import load_base  # noqa: E402
 from adapters.backends.local.speedups import by_generate, caches, choosing, decoding  # noqa: E402
+from adapters.backends.local.speedups.turns import Turns  # noqa: E402
 from adapters.backends.local.token_ends import token_ends  # noqa: E402
 from adapters.backends.local.tokenizer import load_tokenizer  # noqa: E402
 from adapters.recipe.recipe import Model  # noqa: E402
@@ -88,7 +89,7 @@ def test_decoding_with_a_shared_prefix_is_generate(
     sampler: LocalSampler, prompts: list[list[int]], share: bool
 ) -> None:
     assert sampler.shares
-    prefix = caches.prefill(sampler.model, prompts[0][: caches.shared_prefix(prompts)]) if share else None
+    prefix = caches.prefill(sampler.model, prompts[0][: caches.shared_prefix(prompts)]) if share else ()
     expected = plain(sampler, prompts, 40, {2})
     assert len({tuple(row) for row in expected}) > 1, "rows that differ"
     assert answered(sampler.model, prompts, limits=[40] * 5, stops={2}, pad=0, prefix=prefix) == expected
@@ -104,6 +105,65 @@ def test_rows_that_end_early_leave_the_batch(sampler: LocalSampler, prompts: lis
     for most in (5, 3, 2, 1):
         way = {"prefix": prefix, "order": [2, 0, 4, 1, 3], "most": most}
         assert answered(sampler.model, prompts, limits=[40] * 5, stops=stops, pad=0, **way) == expected, most
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens that passes read, padding included."""
+    counts, step = [], decoding.step
+
+    def counted(model: Any, tokens: torch.Tensor, *rest: Any) -> Any:
+        counts.append(tokens.numel())
+        return step(model, tokens, *rest)
+
+    monkeypatch.setattr(decoding, "step", counted)
+    return counts
+
+
+REPLIES = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16], [21, 22], [31, 32, 33]]
+
+
+@pytest.mark.parametrize(
+    ("room", "most", "saved"), [(10_000, 5, True), (10_000, 2, True), (1_000, 1, True), (0, 5, False)]
+)
+def test_a_conversation_goes_on_from_what_was_read(
+    sampler: LocalSampler, prompts: list[list[int]], read: list[int], room: int, most: int, saved: bool
+) -> None:
+    free = plain(sampler, prompts, 12, {2})
+    options: dict[str, Any] = {"limits": [12] * 5, "stops": {2, free[0][4]}, "pad": 0, "most": most}
+    turns, asked = Turns(room), prompts
+    for turn in range(3):
+        expected = answered(sampler.model, asked, **options)
+        whole = sum(read)
+        read.clear()
+        assert answered(sampler.model, asked, turns=turns, **options) == expected
+        assert (sum(read) < whole) == (saved and turn > 0)
+        read.clear()
+        asked = [[*p, *a, *r] for p, a, r in zip(asked, expected, REPLIES, strict=True)]
+        if turn == 1:
+            asked = [*asked[:3], prompts[3], [*asked[4][:-8], 3, 4]]  # another conversation, another past
+    assert not turns.take([[1, 2]]), "what does not go on is forgotten"
+    assert not turns.take(asked)
+
+
+def test_drawn_turns_go_on_from_what_was_read(sampler: LocalSampler, prompts: list[list[int]], read: list[int]) -> None:
+    def drawn(asked: list[list[int]], group: list[int], turns: Turns | None) -> list[list[int]]:
+        tokens, mask = caches.padded(sampler.model, asked, 0)
+        cache, best = caches.new_cache(sampler.model), choosing.best
+        options: dict[str, Any] = {"limits": [9] * len(group), "stops": {2}, "choose": best}
+        with torch.no_grad():
+            return decoding.decode_groups(sampler.model, cache, tokens, mask, torch.tensor(group), turns, **options)
+
+    turns, group = Turns(), [0, 0, 1, 1, 2]
+    first = drawn(prompts[:3], group, turns)
+    assert first == drawn(prompts[:3], group, None)
+    asked = [[*prompts[g], *a, *r] for g, a, r in zip(group, first, REPLIES, strict=True)]
+    read.clear()
+    expected = drawn(asked, [0, 1, 2, 3, 4], None)
+    whole = sum(read)
+    read.clear()
+    assert drawn(asked, [0, 1, 2, 3, 4], turns) == expected
+    assert sum(read) < whole / 3
 
 
 @pytest.mark.parametrize("shares", [True, False])

@@ -170,6 +170,10 @@ def test_held_out_episodes_are_measured_and_the_best_state_is_kept(tiny_model: P
     assert selected is not None
     rows = selected.judge.rows(selected.texts(run.backend.sampler(run.out)))
     assert rows == next(m["rows"] for m in measured if m["step"] == chosen["step"])
+    # Keys and values that are kept between the turns change nothing.
+    slow = load_recipe(tmp_path / "a" / "r.yaml", [*settings, "model.speedups=false"])
+    again = selected.judge.rows(selected.texts(make_backend(slow.recipe).sampler(run.out)))
+    assert again == rows
 
 
 def test_episodes_are_measured_by_their_reward_only(tmp_path: Path) -> None:

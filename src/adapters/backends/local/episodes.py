@@ -18,6 +18,7 @@ from datasets import Dataset
 
 from adapters.backends.jobs import Job
 from adapters.backends.local.encoder import Encoder
+from adapters.backends.local.speedups.turns import Turns
 from adapters.plugins.environments import Episode, EpisodeError, NamedEnvironment, seed_of
 from adapters.types import Example
 
@@ -58,6 +59,7 @@ class Rollouts:
         self.stage: Any = job.stage
         assert job.environment is not None  # noqa: S101 - other stages have no rollout function
         self.named: NamedEnvironment = job.environment
+        self.turns = Turns()
         self.later_turn = False
         """Whether what is sampled now goes on with episodes that have begun."""
 
@@ -75,6 +77,7 @@ class Rollouts:
             for one, answer in zip(going, answers, strict=bool(going)):
                 self._take(one, answer[: one.left], stops)
         self.later_turn = False
+        self.turns.forget()
         return {
             "prompt_ids": [p.prompt for p in played],
             "completion_ids": [p.tokens for p in played],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from accelerate.utils import gather_object
@@ -15,6 +16,7 @@ from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import by_generate, caches, choosing, decoding
 from adapters.backends.local.speedups.constrained import Grammars, Held
+from adapters.backends.local.speedups.turns import Turns
 from adapters.backends.local.token_ends import token_ends
 from adapters.backends.repetition import TOKENS, LoopEnd, loops
 from adapters.types import Drawn, Message, Progress, Sample, TokenScores
@@ -49,6 +51,7 @@ class LocalSampler:
         self.stop_at_json, self.context, self.scored = stop_at_json, context, scored
         self.shares = speedups and caches.can_share(model)
         self.groups = speedups and caches.can_decode(model)
+        self.turns: Turns | None = None
         # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
         self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
@@ -69,6 +72,12 @@ class LocalSampler:
             progress(min(len(mine) * self.world, len(ids)), len(ids), {})
         everyone = gather_object(mine) if self.world > 1 else mine
         return [sample for _, sample in sorted(everyone)]
+
+    def for_turns(self) -> Self:
+        """The same for conversations: what one has read for a turn is not read again for the next."""
+        same = copy.copy(self)
+        same.turns = Turns() if self.shares else None
+        return same
 
     def answers(
         self,
@@ -107,7 +116,7 @@ class LocalSampler:
         options |= {"ended": [self._ended(loop) for loop in loops], "choose": scores or choose, **batches}
         if self.shares:
             prefix = caches.prefill(self.model, ids[0][: caches.shared_prefix(ids)])
-            rows = decoding.greedy(self.model, ids, prefix=prefix, **options)
+            rows = decoding.greedy(self.model, ids, prefix=prefix, turns=self.turns, **options)
         else:
             rows = by_generate.in_batches(self.model, ids, **options)
         for n, row in rows:

@@ -24,6 +24,7 @@ from adapters.backends.local.base_model import Base, load_config, unusable_confi
 from adapters.backends.local.model import DTYPES, new_adapter, on_gpu, precision
 from adapters.backends.local.sharding import shards_weights
 from adapters.backends.local.speedups.caches import can_decode
+from adapters.backends.local.speedups.turns import TURNS_ROOM
 from adapters.backends.local.trainer_args import micro_batch
 from adapters.backends.memory import (
     CPU_PROCESS,
@@ -141,7 +142,10 @@ def plan_memory(
     for n, test in enumerate(tests):
         size = min(test.batch_size or (64 if gpu else 32), len(test.examples))
         prompt = max((e["prompt"]["max"] for e in test.lengths), default=0)
-        use = replace(common, tokens=prompt + test.max_new_tokens, micro_batch=size, generated=size, prompt=prompt)
+        turns = 1 if test.environment is None else 2 * test.environment.max_turns - 1  # replies as long as turns
+        tokens = prompt + turns * test.max_new_tokens
+        use = replace(common, tokens=tokens, micro_batch=size, generated=size, prompt=prompt)
+        use = _with_turns(use, len(test.examples)) if test.environment else use
         plans.append(plan_stage(f"evaluate {test.name}", shape, use, available, f"evaluate.{n}", size, note))
     if gpu:
         bits = max(loaded, common.weight_bits) if tests else loaded  # evaluation merges into unquantised weights
@@ -239,7 +243,14 @@ def _training_use(job: Job, recipe: Recipe, shape: Shape, common: Use, available
     if isinstance(stage, Grpo | Distill):
         updates = getattr(stage, "updates_per_generation", 1)
         use = _sampling_use(job, recipe, shape, replace(use, generated=share * updates), available)
+        use = _with_turns(use, use.generated) if job.environment else use
     return use, share
+
+
+def _with_turns(use: Use, episodes: int) -> Use:
+    """A use of which the caches of episodes are kept between two turns, as far as there is room."""
+    kept = min(episodes, TURNS_ROOM // use.tokens)
+    return replace(use, generated=use.generated + kept)
 
 
 def _values(teacher: str) -> int:
@@ -281,6 +292,7 @@ def _measuring_use(
     prompt = max((e["prompt"]["max"] for e in job.lengths), default=use.tokens)
     tokens = _longest(job) if job.environment else prompt + selected.max_new_tokens
     use = replace(use, tokens=tokens, prompt=prompt, prompts=rows, generated=rows)
+    use = _with_turns(use, len(selected.judge.examples)) if job.environment else use
     use = replace(use, micro_batch=1, vllm=None)  # the passes of training are over, or have not begun
     mergeable = recipe.model.speedups and shape.adapted > 0 and use.weight_bits >= 16
     return replace(use, merged_copy=mergeable and (not use.gpu or merged_copy_fits(shape, use, available)))

@@ -246,7 +246,8 @@ def train_grpo(run: LocalStage, stage: Grpo) -> dict[str, Any]:
     def again() -> bool:
         return bool((flat and flat.replacing) or (played and played.later_turn))
 
-    with grpo_speedups(model, trainer.args, metrics, done, again) if run.recipe.model.speedups else nullcontext():
+    options = (metrics, done, again, played.turns if played else None)
+    with grpo_speedups(model, trainer.args, *options) if run.recipe.model.speedups else nullcontext():
         state = run.train(trainer)
     if "ref" in model.peft_config:
         model.delete_adapter("ref")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from inspect import signature
+from itertools import count
 from typing import Any, Final
 
 import torch
@@ -25,6 +26,10 @@ _HARMLESS = {
 """Options of a generation config that do not change which token is chosen greedily."""
 ROOM: Final = 64
 """Tokens for which a cache has room beside those that it holds."""
+
+
+Read = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of the tokens that one row has read, layer by layer, each (heads, tokens, width); () for none."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -135,12 +140,30 @@ def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None
 
 
 @torch.inference_mode()
-def prefill(model: Any, prefix: Sequence[int]) -> DynamicCache | None:
-    """Keys and values of a prefix, for one row; None for an empty prefix."""
+def prefill(model: Any, prefix: Sequence[int]) -> Read:
+    """What a row has read after a prefix."""
     if not prefix:
-        return None
+        return ()
     cache = new_cache(model)
     step(model, torch.tensor([list(prefix)], device=model.device), cache)
+    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+
+
+def length(read: Read) -> int:
+    """The number of tokens."""
+    return read[0][0].shape[1] if read else 0
+
+
+def together(model: Any, rows: Sequence[Read]) -> DynamicCache:
+    """A cache of several rows, padded on the left to the longest."""
+    cache, width = new_cache(model), max(map(length, rows))
+    longest = max(rows, key=length)
+    for layer, (like, _), n in zip(cache.layers, longest, count(), strict=False):
+        keys, values = like.new_zeros(2, len(rows), like.shape[0], width, like.shape[2])
+        for place, read in enumerate(rows):
+            if read:
+                keys[place, :, width - length(read) :], values[place, :, width - length(read) :] = read[n]
+        layer.update(keys, values)
     return cache
 
 

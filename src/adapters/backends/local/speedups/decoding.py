@@ -6,10 +6,9 @@ row. A row that has ended leaves the batch, and another one takes its place.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,8 +17,18 @@ from torch.nn.functional import pad as pad_with_zeros
 from transformers import DynamicCache
 
 from adapters.backends.local.speedups.by_generate import Ended
-from adapters.backends.local.speedups.caches import new_cache, padded, plain_attention, release, step
+from adapters.backends.local.speedups.caches import (
+    Read,
+    length,
+    new_cache,
+    padded,
+    plain_attention,
+    release,
+    step,
+    together,
+)
 from adapters.backends.local.speedups.choosing import Choose, best
+from adapters.backends.local.speedups.turns import Turns
 
 
 @torch.inference_mode()
@@ -30,7 +39,8 @@ def greedy(
     order: Sequence[int] | None = None,
     most: int = sys.maxsize,
     room: int = sys.maxsize,
-    prefix: DynamicCache | None = None,
+    prefix: Read = (),
+    turns: Turns | None = None,
     choose: Choose | None = None,
     pad: int,
     **options: Any,
@@ -39,14 +49,18 @@ def greedy(
 
     At most `most` rows are answered at a time, and as many as `room` tokens hold when all are as long as the longest;
     when a quarter of the rows has ended, others take their places, in `order`. `prefix`: keys and values of the tokens
-    that all prompts begin with. `choose` takes the place of the likeliest token. `options` are those of `Decoder`.
+    that all prompts begin with. `turns` has those of the prompts that go on, and keeps those of the answered rows.
+    `choose` takes the place of the likeliest token. `options` are those of `Decoder`.
     """
-    decoder = Decoder(model, len(prompts), choose=choose or best, **options)
+    decoder = Decoder(model, len(prompts), choose=choose or best, leave=_keeper(turns, prompts), **options)
     waiting = deque(range(len(prompts)) if order is None else order)
+    read = dict.fromkeys(waiting, prefix) | (turns.take(prompts) if turns else {})
+    # What a conversation has read is held anyway, so that its room is for what it has not.
+    new = max((len(prompts[n]) - length(read[n]) for n in waiting), default=0) if turns else 0
     batch: Batch | None = None
     while waiting or batch:
-        if rows := _joining(prompts, waiting, batch, most, room):
-            fresh = _begun(model, prompts, rows, prefix, pad)
+        if rows := _joining(prompts, waiting, batch, most, room, new):
+            fresh = _begun(model, [prompts[n] for n in rows], rows, [read.pop(n) for n in rows], pad)
             ended = decoder.advance(fresh)
             if fresh.rows:
                 batch = batch.joined(fresh) if batch else fresh
@@ -56,32 +70,40 @@ def greedy(
         yield from ((row, decoder.answers[row]) for row in ended)
 
 
-def _joining(prompts: Sequence[list[int]], waiting: deque[int], batch: Batch | None, most: int, room: int) -> list[int]:
-    """Take the rows that are begun now."""
+def _joining(
+    prompts: Sequence[list[int]], waiting: deque[int], batch: Batch | None, most: int, room: int, new: int = 0
+) -> list[int]:
+    """Take the rows that are begun now; `new`: the most tokens that a row has not read, where rows go on."""
     if not waiting:
         return []
     busy = len(batch.rows) if batch else 0
-    longest = max(len(prompts[waiting[0]]), batch.mask.shape[1] if batch else 0)
+    longest = new or max(len(prompts[waiting[0]]), batch.mask.shape[1] if batch else 0)
     capacity = max(1, min(most, room // longest))
     free = capacity - busy
     return [waiting.popleft() for _ in range(min(free, len(waiting)))] if not busy or 4 * free >= capacity else []
 
 
-def _begun(
-    model: Any, prompts: Sequence[list[int]], rows: Sequence[int], prefix: DynamicCache | None, pad: int
-) -> Batch:
-    """A batch that has read nothing but the prefix."""
-    shared = prefix.get_seq_length() if prefix is not None else 0
-    suffixes = [list(prompts[row][shared:]) for row in rows]
+def _begun(model: Any, prompts: Sequence[list[int]], rows: list[int], read: Sequence[Read], pad: int) -> Batch:
+    """A batch of `rows` whose prompts begin with what is `read`."""
+    done = [length(one) for one in read]
+    past, suffixes = max(done), [prompt[n:] for prompt, n in zip(prompts, done, strict=True)]
     width = max(map(len, suffixes))
     tokens = torch.tensor([[pad] * (width - len(r)) + r for r in suffixes], device=model.device)
-    # Padding stands between the shared prefix and the rest of a row; positions count what is not padding.
-    ones = [[1] * shared + [0] * (width - len(r)) + [1] * len(r) for r in suffixes]
+    # Padding stands before what is read, and between it and the rest; positions count what is not padding.
+    ones = [
+        [0] * (past - n) + [1] * n + [0] * (width - len(r)) + [1] * len(r) for n, r in zip(done, suffixes, strict=True)
+    ]
     mask = torch.tensor(ones, device=model.device)
-    cache = copy.deepcopy(prefix) or new_cache(model)
-    if shared:
-        cache.batch_repeat_interleave(len(suffixes))
-    return Batch(list(rows), tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:], cache)
+    return Batch(rows, tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0)[:, past:], together(model, read))
+
+
+def _keeper(turns: Turns | None, prompts: Sequence[list[int]]) -> Leave | None:
+    """What notes, of the rows that leave a batch, what they have read."""
+    if turns is None:
+        return None
+    return lambda batch, place, answer: turns.keep(
+        [*prompts[batch.rows[place]], *answer[:-1]], batch.cache, place, batch.mask[place]
+    )
 
 
 @dataclass
@@ -130,10 +152,14 @@ def _widened(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     return pad_with_zeros(tensor, [0, 0] * (tensor.dim() - 1 - dim) + [width - tensor.shape[dim], 0])
 
 
+Leave = Callable[[Batch, int, Sequence[int]], None]
+
+
 class Decoder:
     """Answers rows, a token of each row with every pass. `answers` are the tokens so far, by row.
 
-    `limits`: most tokens of each row. `ended` can end a row before its end token, one of `stops`.
+    `limits`: most tokens of each row. `ended` can end a row before its end token, one of `stops`. `leave` is told of a
+    row that leaves: the batch that has read it, its place there, and its answer, whose last token is not read.
     """
 
     def __init__(
@@ -145,8 +171,10 @@ class Decoder:
         stops: Set[int],
         choose: Choose,
         ended: Sequence[Ended] | None = None,
+        leave: Leave | None = None,
     ) -> None:
-        self.model, self.limits, self.stops, self.choose, self.ended = model, limits, stops, choose, ended
+        self.model, self.limits, self.stops, self.choose = model, limits, stops, choose
+        self.ended, self.leave = ended, leave
         self.answers: list[list[int]] = [[] for _ in range(rows)]
 
     def advance(self, batch: Batch) -> list[int]:
@@ -159,6 +187,8 @@ class Decoder:
             ends = token in self.stops or (self.ended and self.ended[row](token))
             if ends or len(self.answers[row]) >= self.limits[row]:
                 ended.append(row)
+                if self.leave:
+                    self.leave(batch, place, self.answers[row])
             else:
                 keep.append(place)
         if keep:
@@ -173,15 +203,25 @@ FEW: Final = 8
 
 
 def decode_groups(
-    model: Any, cache: DynamicCache, tokens: torch.Tensor, mask: torch.Tensor, group: torch.Tensor, **options: Any
+    model: Any,
+    cache: DynamicCache,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    group: torch.Tensor,
+    turns: Turns | None = None,
+    **options: Any,
 ) -> list[list[int]]:
     """The tokens of several answers to each prompt, which is read once; `options` are those of `Decoder`.
 
     `tokens` and `mask` (prompts, width) are padded on the left; `group` (answers) is the prompt of each answer. `cache`
-    is empty, and modified.
+    is empty, and modified. `turns` has what is read of prompts that go on, and keeps what the answers have read.
     """
-    decoder = Decoder(model, len(group), **options)
-    batch = _groups(model, cache, tokens, mask, group, list(range(len(group))))
+    prompts = [tokens[n][mask[n].bool()].tolist() for n in group.tolist()] if turns else []
+    decoder, rows = Decoder(model, len(group), leave=_keeper(turns, prompts), **options), list(range(len(group)))
+    if turns and (read := turns.take(prompts)):
+        batch = _begun(model, prompts, rows, [read.get(n, ()) for n in rows], pad=0)
+    else:
+        batch = _groups(model, cache, tokens, mask, group, rows)
     while batch.rows:
         decoder.advance(batch)
     return decoder.answers

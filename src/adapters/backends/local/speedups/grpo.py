@@ -21,10 +21,11 @@ from trl import GRPOConfig
 
 from adapters.backends.local.encoder import end_tokens
 from adapters.backends.local.sharding import shards_weights
-from adapters.backends.local.speedups.caches import can_decode, new_cache
+from adapters.backends.local.speedups.caches import can_decode, new_cache, plain_attention
 from adapters.backends.local.speedups.decoding import decode_groups
 from adapters.backends.local.speedups.merged import MergedSampling
 from adapters.backends.local.speedups.padding_free import in_use
+from adapters.backends.local.speedups.turns import Turns
 
 COLUMNS = {"input_ids", "attention_mask", "labels"}
 """Inputs of a pass that scores text tokens; with any other, such as images, nothing is changed."""
@@ -42,11 +43,12 @@ def grpo_speedups(
     metrics: MutableMapping[str, list[float]],
     done: int = 0,
     again: Callable[[], bool] = lambda: False,
+    turns: Turns | None = None,
 ) -> Iterator[None]:
     """Use the speed-ups for `model` (a PeftModel) while the context is open.
 
     `metrics` are the trainer's of the training, by name; `done` are the generations before a resume; `again` says
-    whether what is sampled now belongs to the generation before.
+    whether what is sampled now belongs to the generation before. `turns` keeps what episodes have read.
     """
     trim = TrimPadding()
     hooks = [model.register_forward_pre_hook(trim.cut, with_kwargs=True), model.register_forward_hook(trim.fill)]
@@ -54,7 +56,7 @@ def grpo_speedups(
     if not _order_matters(args):
         trl_grpo.shuffle_sequence_dict = _as_sampled if in_use(model) else _by_length
     try:
-        with fast_sampling(model, args, metrics, done, again):
+        with fast_sampling(model, args, metrics, done, again, turns):
             yield
     finally:
         for hook in hooks:
@@ -69,9 +71,10 @@ def fast_sampling(
     metrics: MutableMapping[str, list[float]],
     done: int = 0,
     again: Callable[[], bool] = lambda: False,
+    turns: Turns | None = None,
 ) -> Iterator[None]:
     """The part of `grpo_speedups` that samples, also for other trainers that do."""
-    model.generate = _Generate(model, MergedSampling(model, args, metrics, done, again))
+    model.generate = _Generate(model, MergedSampling(model, args, metrics, done, again), turns)
     try:
         yield
     finally:
@@ -137,8 +140,9 @@ def _by_length(batch: dict[str, Any]) -> dict[str, Any]:
 class _Generate:
     """`model.generate` that reads each distinct prompt once, drops ended rows, and merges the adapter."""
 
-    def __init__(self, model: Any, merged: MergedSampling) -> None:
+    def __init__(self, model: Any, merged: MergedSampling, turns: Turns | None = None) -> None:
         self.model, self.generate, self.merged = model, model.generate, merged
+        self.turns = turns if plain_attention(model.get_base_model()) else None
         # With sharded weights all processes must make the same passes; one whose prompts differ would make one less.
         self.decodes = can_decode(model.get_base_model()) and not shards_weights()
 
@@ -163,6 +167,7 @@ class _Generate:
                 input_ids[first],
                 attention_mask[first],
                 group,
+                self.turns,
                 limits=[generation_config.max_new_tokens] * len(input_ids),
                 stops=set(generation_config.eos_token_id),
                 choose=lambda logits, _: (logits / temperature).softmax(-1).multinomial(1)[:, 0],
