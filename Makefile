@@ -81,7 +81,7 @@ test: install
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: install-slow
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 20 $(ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations 20 $(ARGS)
 
 # What needs no model. Those that do take a recipe or an adapter: docs/benchmarks.md
 bench: install

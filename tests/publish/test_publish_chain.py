@@ -27,6 +27,7 @@ def call(arguments: list[str], cwd: Path, **env: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.first
 def test_from_the_run_to_a_strangers_process(tmp_path: Path, recipe_text: str, tiny_model: Path) -> None:
     (tmp_path / "chain.yaml").write_text(recipe_text)
     offline = {"HF_HUB_OFFLINE": "1"}
