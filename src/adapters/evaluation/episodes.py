@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar, cast
 
 from adapters.backends.jobs import Evaluation
 from adapters.evaluation.metrics import main_mode
@@ -26,28 +28,37 @@ class EpisodeSampler:
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_size: int | None, progress: Progress
     ) -> list[Sample]:
         """The records of the episodes; `tokens`, `truncated` and `looped` are those of all turns of each."""
-        sampler = getattr(self.sampler, "for_turns", lambda: self.sampler)()
-        episodes = [Episode(self.named, example, seed_of(0, example.id)) for example in self.examples]
+        sampler: Any = getattr(self.sampler, "for_turns", lambda: self.sampler)()
+        size = min(len(self.examples), getattr(sampler, "at_once", sys.maxsize))
+        starts, most = range(0, len(self.examples), size), self.named.max_turns
+        ask = partial(sampler, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=lambda *_: None)
+        out: list[Sample] = []
+        for n, start in enumerate(starts):
+            for turn in self._play(ask, self.examples[start : start + size], out):
+                progress(n * most + turn, len(starts) * most, {})
+        return out
+
+    def _play(
+        self,
+        ask: Callable[[Sequence[Sequence[Message]]], Sequence[Sample]],
+        examples: Sequence[Example],
+        out: list[Sample],
+    ) -> Iterator[int]:
+        """Play episodes, and add their records to `out`. Yields each turn's number."""
+        episodes = [Episode(self.named, example, seed_of(0, example.id)) for example in examples]
         tokens = [0] * len(episodes)
         truncated, looped = [False] * len(episodes), [False] * len(episodes)
         for turn in range(self.named.max_turns):
             going = [n for n, episode in enumerate(episodes) if episode.ended is None]
             if not going:
                 break
-            answers = sampler(
-                [episodes[n].messages for n in going],
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                progress=lambda *_: None,
-            )
-            for n, answer in zip(going, answers, strict=True):
+            for n, answer in zip(going, ask([episodes[n].messages for n in going]), strict=True):
                 tokens[n], truncated[n] = tokens[n] + answer.tokens, truncated[n] or answer.truncated
                 looped[n] = looped[n] or answer.looped
                 episodes[n].take(answer.text)
-            progress(turn + 1, self.named.max_turns, {})
-        records = [episode.record for episode in episodes]
-        of_rows = zip(records, tokens, truncated, looped, strict=True)
-        return [Sample(record, count, cut, looped=loop) for record, count, cut, loop in of_rows]
+            yield turn + 1
+        of_rows = zip(episodes, tokens, truncated, looped, strict=True)
+        out += [Sample(episode.record, count, cut, looped=loop) for episode, count, cut, loop in of_rows]
 
 
 @dataclass(frozen=True)

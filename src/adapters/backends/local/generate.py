@@ -52,6 +52,8 @@ class LocalSampler:
         self.shares = speedups and caches.can_share(model)
         self.groups = speedups and caches.can_decode(model)
         self.turns: Turns | None = None
+        self.at_once = sys.maxsize
+        """Conversations that go on side by side, at most."""
         # Characters that structure JSON are ASCII, so a token alone decodes to them whatever stands around it.
         self._piece = cache(lambda token: encoder.tokenizer.decode([token], skip_special_tokens=True))
 
@@ -76,7 +78,7 @@ class LocalSampler:
     def for_turns(self) -> Self:
         """The same for conversations: what one has read for a turn is not read again for the next."""
         same = copy.copy(self)
-        same.turns = Turns() if self.shares else None
+        same.turns, same.at_once = (Turns(), EPISODES * self.world) if self.shares else (None, sys.maxsize)
         return same
 
     def answers(
@@ -242,6 +244,8 @@ class LocalSampler:
         return lambda token: end.closed_by(self._piece(token)) or loop.closed_by(token)
 
 
+EPISODES: Final = 64
+"""Conversations of a thousand tokens that fit into the room of `Turns`."""
 DRAWN_ROOM: Final = 65_536
 """Tokens of prompts, counted once for each answer, that a batch of drawn answers keeps in its cache."""
 GPU_BATCH, CPU_BATCH = (64, 32_768), (32, 8_192)

@@ -53,12 +53,14 @@ def greedy(
     `choose` takes the place of the likeliest token. `options` are those of `Decoder`.
     """
     decoder = Decoder(model, len(prompts), choose=choose or best, leave=_keeper(turns, prompts), **options)
-    waiting = deque(range(len(prompts)) if order is None else order)
-    read = dict.fromkeys(waiting, prefix) | (turns.take(prompts) if turns else {})
-    # What a conversation has read is held anyway, so that its room is for what it has not.
-    new = max((len(prompts[n]) - length(read[n]) for n in waiting), default=0) if turns else 0
+    order, going_on = range(len(prompts)) if order is None else order, turns.take(prompts) if turns else {}
+    read = dict.fromkeys(order, prefix) | going_on
+    # Beside a row that reads all of its prompt the others would read as much padding.
+    waiting = deque(sorted(order, key=lambda n: n not in going_on))
     batch: Batch | None = None
     while waiting or batch:
+        # What a conversation has read is held anyway, so that its room is for what it has not.
+        new = len(prompts[waiting[0]]) - length(read[waiting[0]]) if waiting and waiting[0] in going_on else 0
         if rows := _joining(prompts, waiting, batch, most, room, new):
             fresh = _begun(model, [prompts[n] for n in rows], rows, [read.pop(n) for n in rows], pad)
             ended = decoder.advance(fresh)
@@ -73,7 +75,7 @@ def greedy(
 def _joining(
     prompts: Sequence[list[int]], waiting: deque[int], batch: Batch | None, most: int, room: int, new: int = 0
 ) -> list[int]:
-    """Take the rows that are begun now; `new`: the most tokens that a row has not read, where rows go on."""
+    """Take the rows that are begun now; `new`: about as many tokens as a row has not read, where rows go on."""
     if not waiting:
         return []
     busy = len(batch.rows) if batch else 0
