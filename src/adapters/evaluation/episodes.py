@@ -36,6 +36,7 @@ class EpisodeSampler:
         for n, start in enumerate(starts):
             for turn in self._play(ask, self.examples[start : start + size], out):
                 progress(n * most + turn, len(starts) * most, {})
+        progress(len(starts) * most, len(starts) * most, {})
         return out
 
     def _play(
