@@ -51,10 +51,8 @@ def with_other_funders(row: Mapping[str, Any], rng: Random, text_field: str = "f
 def _is_abbreviated(name: str, text: str) -> bool:
     """Whether the text has a short form of a name: "(NSF)" behind it, or that of its own brackets once more."""
     own = re.findall(r"\(([^()]+)\)", name)
-    return (
-        any(_SHORT_FORM.match(text, match.end()) for match in re.finditer(re.escape(name), text))
-        or any(text.count(short) > name.count(short) * text.count(name) for short in own)
-    )  # fmt: skip
+    behind = any(_SHORT_FORM.match(text, match.end()) for match in re.finditer(re.escape(name), text))
+    return behind or any(text.count(short) > name.count(short) * text.count(name) for short in own)
 
 
 def _exchanged(row: Mapping[str, Any], values: Mapping[str, str], text_field: str) -> dict[str, Any]:

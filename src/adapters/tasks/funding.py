@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from adapters.data.json_text import from_text
 from adapters.data.row_forms import asked_text, row_text
-from adapters.data_aug.funding_links import is_nested
 from adapters.data_aug.noise import Label, funding_labels
 from adapters.rewards.funding_alignment import align
 from adapters.rewards.funding_grounded import marked
@@ -115,7 +114,9 @@ class FundingTask:
 
     def vary(self, row: Row, rng: random.Random) -> Row:
         """The row with other funders and ids in its sentences; as it is where its labels are not in the nested form."""
-        from adapters.data_aug.funding_statements import redrawn  # reads a registry of funders
+        # They read a registry of funders, which most commands do not need.
+        from adapters.data_aug.funding_links import is_nested
+        from adapters.data_aug.funding_statements import redrawn
 
         if not is_nested(row.get("funders")):
             return row

@@ -16,7 +16,7 @@ from adapters.backends.local.encoder import Encoder
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.speedups import by_generate, caches, choosing, decoding
 from adapters.backends.local.speedups.constrained import Grammars, Held
-from adapters.backends.local.speedups.turns import Turns
+from adapters.backends.local.speedups.turns import TURNS_ROOM, Turns
 from adapters.backends.local.token_ends import token_ends
 from adapters.backends.repetition import TOKENS, LoopEnd, loops
 from adapters.types import Drawn, Message, Progress, Sample, TokenScores
@@ -244,7 +244,7 @@ class LocalSampler:
         return lambda token: end.closed_by(self._piece(token)) or loop.closed_by(token)
 
 
-EPISODES: Final = 64
+EPISODES: Final = TURNS_ROOM // 1_024
 """Conversations of a thousand tokens that fit into the room of `Turns`."""
 DRAWN_ROOM: Final = 65_536
 """Tokens of prompts, counted once for each answer, that a batch of drawn answers keeps in its cache."""

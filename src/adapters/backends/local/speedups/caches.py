@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from inspect import signature
-from itertools import count
 from typing import Any, Final
 
 import torch
@@ -158,12 +157,12 @@ def together(model: Any, rows: Sequence[Read]) -> DynamicCache:
     """A cache of several rows, padded on the left to the longest."""
     cache, width = new_cache(model), max(map(length, rows))
     longest = max(rows, key=length)
-    for layer, (like, _), n in zip(cache.layers, longest, count(), strict=False):
+    for n, (like, _) in enumerate(longest):
         keys, values = like.new_zeros(2, len(rows), like.shape[0], width, like.shape[2])
         for place, read in enumerate(rows):
             if read:
                 keys[place, :, width - length(read) :], values[place, :, width - length(read) :] = read[n]
-        layer.update(keys, values)
+        cache.layers[n].update(keys, values)
     return cache
 
 
