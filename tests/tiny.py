@@ -279,6 +279,8 @@ def llama_for_any_tokenizer(llama: Path, folder: Path) -> Path:
         shutil.copytree(llama / part, folder / part)
     for script in llama.glob("convert_*.py"):
         shutil.copy(script, folder)
+    if (llama / "build").is_dir():  # its server
+        (folder / "build").symlink_to((llama / "build").resolve())
     source = folder / "conversion" / "base.py"
     text = source.read_text(encoding="utf-8")
     assert text.count("        res = None\n") == 1

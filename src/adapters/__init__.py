@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "load", "main", "run"]
 
 if not any(isinstance(finder, OldImports) for finder in sys.meta_path):
-    sys.meta_path.append(OldImports())
+    sys.meta_path.insert(0, OldImports())
 
 
 def main(recipe: str) -> None:

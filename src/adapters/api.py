@@ -54,6 +54,10 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
 class Run(RunFolder):
     """A run folder: its stages, and what was measured."""
 
+    def __repr__(self) -> str:
+        """Where it is, and its stages."""
+        return f"Run({str(self.path)!r}, stages={[stage.name for stage in self.stages]})"
+
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Test set -> model (base, 1-sft …) -> matching mode -> field -> figures."""

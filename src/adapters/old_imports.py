@@ -7,14 +7,18 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 
 MOVED = {"rewards": "adapters.rewards", "data_aug": "adapters.data_aug", "adapters.outside": "adapters.integrations"}
 
 
 class OldImports(MetaPathFinder, Loader):
-    """Finds the old names. Last in `sys.meta_path`, so that a user's folder of such a name comes first."""
+    """Finds the old names, where no module of the user has such a name. Before the standard finder in `sys.meta_path`:
+
+    that one takes every folder for a module, also one without code, such as `rewards/` with tables.
+    """
 
     def __init__(self) -> None:
         self.said: set[str] = set()
@@ -26,6 +30,8 @@ class OldImports(MetaPathFinder, Loader):
         old = next((key for key in MOVED if name == key or name.startswith(f"{key}.")), None)
         if old is None or (old != name and not isinstance(sys.modules.get(old), _Renamed)):
             return None  # or a module that is missing in the user's own package of that name
+        if old == name and _has_code(PathFinder.find_spec(name, path)):
+            return None
         try:
             spec = importlib.util.find_spec(MOVED[old] + name[len(old) :])
         except ModuleNotFoundError:
@@ -43,6 +49,13 @@ class OldImports(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to run: the new module has run already."""
+
+
+def _has_code(found: ModuleSpec | None) -> bool:
+    if found is None or found.origin is not None:
+        return found is not None
+    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    return any(next(folder.glob(files), None) for folder in folders for files in ("*.py", "*/*.py"))
 
 
 class _Renamed(ModuleType):

@@ -95,6 +95,8 @@ def test_many_models_and_sets_fit_the_screen(folder: Path) -> None:
     assert max(map(len, lines)) <= 100
     assert [c for c in lines[1].split() if c in models] == ["base", "4-sft", "5-sft"]
     assert tables.headline({"one": {"base": result["base"]}}, folder) == ""
+    nothing = {"base": {"n": 1, "metrics": {"exact": {"success": {"gold": 0, "pred": 0, "f1": None}}}}}
+    assert "none: there was nothing to find in its rows" in str(tables.main_table({"none": nothing}).caption)
     assert "interval" not in tables.headline({"gone": models}, folder / "nowhere"), "no samples, no interval"
 
 

@@ -24,6 +24,8 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lines = [line for block in blocks(PAGE) for line in block.text.splitlines()]
     commands = [line.partition(" #")[0] for line in lines if line.startswith("adapters ")]
     assert len(commands) == 2
+    checked = CliRunner().invoke(app, shlex.split(commands[0])[1:], env={"COLUMNS": "300"}).stdout
+    assert "with scripted texts ended after max_turns, with 6 turns and a reward of 0" in " ".join(checked.split())
     for command in commands:
         done = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "120"})
         assert done.exit_code == 0, done.output

@@ -102,6 +102,8 @@ def test_records_are_those_of_the_command(folder: Path, monkeypatch: pytest.Monk
     assert [line["record"] for line in extractor.extract(texts)] == [line["record"] for line in wanted]
     assert extractor.extract(texts[0])[0]["record"] == wanted[0]["record"]
     assert extractor.extract([]) == []
+    assert [line["record"] for line in extractor.stream(texts[0])] == [wanted[0]["record"]]
+    assert repr(extractor) == f"Extractor({str(adapter)!r}, engine='transformers')"
 
 
 def test_it_maps_a_data_set(folder: Path) -> None:
@@ -110,10 +112,24 @@ def test_it_maps_a_data_set(folder: Path) -> None:
     extractor = adapters.load(echo_adapter(folder / "adapter", funding_rows(20)))
     mapped = Dataset.from_list([*funding_rows(4), {"id": "x", "funding_statement": None}]).map(extractor, batched=True)
     assert json.loads(mapped[0]["record"]) == extractor.extract(funding_rows(1)[0])[0]["record"]
-    assert (mapped[4]["record"], mapped[4]["error"][:7]) == (None, "no text")
+    assert (mapped[4]["record"], mapped[4]["error"][:7]) == ("", "no text")
     one = Dataset.from_list(funding_rows(2)).map(extractor)  # a row at a time
     assert one["record"] == mapped["record"][:2]
+    assert extractor({"funding_statement": None})["error"] == mapped[4]["error"]
+    with pytest.raises(UserError, match="has a column 'error', which would be replaced"):
+        extractor({"funding_statement": ["x"], "error": ["mine"]})
     assert set(extractor({"funding_statement": ["x"]})) == set(extractor.extract("x")[0]) - {"row", "id"}
+
+
+def test_a_data_set_whose_first_error_comes_late_is_mapped(folder: Path) -> None:
+    from datasets import Dataset
+
+    texts = [*(row["funding_statement"] for row in funding_rows(4)), None]
+    extractor = adapters.load(echo_adapter(folder / "adapter", funding_rows(20)))
+    rows = Dataset.from_dict({"funding_statement": texts})
+    for batched in (True, False):
+        mapped = rows.map(extractor, batched=batched, batch_size=2, writer_batch_size=2)
+        assert [bool(error) for error in mapped["error"]] == [False, False, False, False, True]
 
 
 def test_what_is_no_text_is_said(folder: Path) -> None:
@@ -121,6 +137,8 @@ def test_what_is_no_text_is_said(folder: Path) -> None:
     for given, said in (
         ([None], "text 1 is no text and no row, but None"),
         (["x", 3], "text 2 is no text"),
+        (5, "a text, a row, or several of them are read here, not 5"),
+        (b"x", "a text, a row, or several of them"),
         ([{"body": "x"}], "row 1 has no column 'funding_statement' with the text, only body; name it with text="),
     ):
         with pytest.raises(UserError, match=said):
@@ -132,7 +150,7 @@ def test_many_texts_show_progress(folder: Path, capsys: pytest.CaptureFixture[st
     extractor.extract(funding_rows(3))
     assert capsys.readouterr().err == ""
     extractor.extract(funding_rows(20))
-    assert "extracting: texts 1 to 20: 20 of 20" in capsys.readouterr().err
+    assert "extracting texts 1 to 20: 20 of 20" in capsys.readouterr().err
 
 
 def test_a_run_that_is_interrupted_says_so_and_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +193,7 @@ def test_what_cannot_be_loaded_says_so(folder: Path) -> None:
         adapters.load(folder / "adapter", base="/models/gone")
 
 
-def extracted(*words: str, stdin: str = "") -> tuple[int, list[dict], str]:
+def extracted(*words: str, stdin: str | bytes = "") -> tuple[int, list[dict], str]:
     done = CliRunner().invoke(app, ["extract", "adapter", *words], input=stdin)
     return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()], " ".join(done.stderr.split())
 
@@ -191,6 +209,11 @@ def test_one_text_and_standard_input(folder: Path) -> None:
     code, lines, _ = extracted("-", stdin=given)
     assert [line["id"] for line in lines] == [rows[1]["id"], "2", "3"]
     assert [line["record"] for line in lines[:2]] == [extractor.extract(row)[0]["record"] for row in rows[1:]]
+    good = rows[1]["funding_statement"].encode()
+    code, lines, _ = extracted("-", stdin=good + b'\ncaf\xe9\n{"x": 1}\n' + good)
+    assert [line["record"] for line in lines] == [lines[0]["record"], None, None, lines[0]["record"]]
+    assert "not UTF-8 at byte 4 of its line" in lines[1]["error"]
+    assert lines[2]["error"].startswith("no text: funding_statement is missing")
     write_jsonl(folder / "corpus.jsonl", rows)
     assert extracted("corpus.jsonl", "-o", "-")[1] == extractor.extract(rows)
     code, lines, _ = extracted("-", "-o", "out.jsonl", stdin=given)
@@ -214,6 +237,7 @@ def test_one_text_and_standard_input(folder: Path) -> None:
         (["corpus.jsonl"], "say where the records go"),
         (["-", "--shard", "1/2"], "--shard is for a corpus in a file"),
         (["-", "-o", "out.txt"], "out.txt"),
+        (["--input", "-"], "Standard input is named by - alone"),
     ],
 )
 def test_places_that_do_not_fit_are_one_sentence(folder: Path, words: list[str], text: str) -> None:

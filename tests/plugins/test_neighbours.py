@@ -105,7 +105,9 @@ def test_installed_libraries_and_pythons_modules_come_before_a_neighbour(tmp_pat
     assert resolve("rewards", PluginSpec(use="./uses.py:one"), folder=tmp_path)
 
 
-def test_a_folder_without_python_files_hides_no_old_name(tmp_path: Path) -> None:
+def test_a_folder_without_python_files_hides_no_old_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not Path(p, "data_aug").is_dir()])  # as for the command
+    monkeypatch.delitem(sys.modules, "data_aug", raising=False)
     (tmp_path / "data_aug").mkdir()
     (tmp_path / "uses.py").write_text("from data_aug.noise import Label\n\n\nclass Uses:\n    label = Label\n")
     assert resolve_any("./uses.py:Uses", tmp_path).label.__name__ == "Label"

@@ -63,6 +63,16 @@ def test_gaps_of_the_card_are_notes(tmp_path: Path) -> None:
     ]
 
 
+def test_a_benchmark_of_other_rows_is_a_note(tmp_path: Path) -> None:
+    asked(tmp_path, COMPLETE)
+    benchmark = "evaluate.0.benchmark={dataset_id: me/bench, task_id: funding}"
+    recipe = load_recipe(tmp_path / "asked.yaml", [benchmark]).recipe
+    [note] = requirements.other_rows(recipe)
+    assert note.startswith("the test set test reads no rows of me/bench")
+    recipe = load_recipe(tmp_path / "asked.yaml", [benchmark, "evaluate.0.data=[{hub: me/bench}]"]).recipe
+    assert requirements.other_rows(recipe) == []
+
+
 @pytest.mark.slow
 def test_what_publish_would_refuse_is_an_error_with_its_key(tmp_path: Path) -> None:
     model = tmp_path / "model"

@@ -25,17 +25,21 @@ FULL = 16 * 2**20
 RANK_DELAY = 5.0
 """Seconds that ranks other than 0 wait before they print an error."""
 
+CONTINUES = "Finished work is kept; the same command continues from there."
+
 
 class State:
     """The recipe and the log of a command, which its error messages name."""
 
     file: RecipeFile | None = None
     log: Path | None = None
+    resumes: bool = True
+    """Whether the command, given again, goes on where it ended."""
 
 
 @contextmanager
 def errors() -> Iterator[State]:
-    """Turn exceptions into one message and an exit code: 2 input, 1 failed, 3 refused. Also a decorator."""
+    """Turn exceptions into one message and an exit code: 2 input, 1 failed, 3 refused, 130 Ctrl-C. Also a decorator."""
     state = State()
     try:
         yield state
@@ -49,6 +53,10 @@ def errors() -> Iterator[State]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"Stopped.{f' {CONTINUES}' if state.log and state.resumes else ''}", file=sys.stderr)
+        raise typer.Exit(130) from None
     except typer.Exit:
         raise
     except Exception as error:
@@ -60,11 +68,12 @@ def errors() -> Iterator[State]:
         if not logged and not isinstance(error, OSError):
             print(redact(traceback.format_exc()), end="", file=sys.stderr)
             raise typer.Exit(1) from error
-        _explain(error, state.log, logged)
+        _explain(error, state, logged)
         raise typer.Exit(1) from None
 
 
-def _explain(error: Exception, log: Path | None, logged: bool) -> None:
+def _explain(error: Exception, state: State, logged: bool) -> None:
+    log = state.log
     rank = os.environ.get("RANK")
     name = f"{type(error).__name__}: " if not type(error).__module__.startswith("adapters.") else ""
     print(f"{f'process {rank}: ' if rank else ''}the run failed: {name}{redact(str(error))}", file=sys.stderr)
@@ -80,7 +89,8 @@ def _explain(error: Exception, log: Path | None, logged: bool) -> None:
     except OSError:
         if full is None:
             print(redact(traceback.format_exc()), end="", file=sys.stderr)
-    print("Finished work is kept; the same command continues from there.", file=sys.stderr)
+    if state.resumes:
+        print(CONTINUES, file=sys.stderr)
 
 
 def _full_disk(error: Exception, log: Path | None) -> Path | None:

@@ -215,12 +215,13 @@ def _stream(
     fresh: bool,
 ) -> None:
     """Extract from one text or standard input, or to standard output: nothing is kept to continue from."""
-    from adapters.console import quiet
     from adapters.data.formats import documents
     from adapters.extraction.extractor import Extractor, rows_of_lines
 
     if one is not None and not one.strip():
         raise UserError("--input holds no text.")
+    if one == "-":
+        raise UserError("--input takes a text. Standard input is named by - alone: adapters extract ADAPTER -")
     given = vars(corpus)
     options = {"documents": "--from", "keep": "--keep", "shard": "--shard"}
     if used := [text for name, text in options.items() if given[name] != getattr(CorpusOptions, name)]:
@@ -232,9 +233,8 @@ def _stream(
     extractor = Extractor(session, cutter, columns)
     if one is None and str(input) != "-" and documents.is_documents(Path(str(input))):
         raise UserError(f"{input} holds documents, whose sections are kept beside the records: give -o OUT.jsonl.")
-    texts = [one] if one is not None else rows_of_lines(sys.stdin if str(input) == "-" else Path(str(input)))
-    with quiet(None):
-        extractor.write(texts, None if str(out) == "-" else out, fresh=fresh)
+    texts = [one] if one is not None else rows_of_lines(sys.stdin.buffer if str(input) == "-" else Path(str(input)))
+    extractor.write(texts, None if str(out) == "-" else out, fresh=fresh)
 
 
 @app.command()

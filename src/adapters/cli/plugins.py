@@ -26,6 +26,8 @@ def plugins(as_json: AsJson = False) -> None:
         print(json.dumps([plugin._asdict() for plugin in found], ensure_ascii=False))
     else:
         table = new_table("plug-ins", ["kind", "name", "package", "version", "from"])
+        for column in table.columns[:-1]:
+            column.no_wrap = True  # a name is copied into a recipe
         for plugin in found:
             table.add_row(plugin.kind, plugin.name, plugin.package, plugin.version, plugin.origin)
         console().print(table)

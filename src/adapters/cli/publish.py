@@ -69,7 +69,7 @@ def publish(
         llama = _llama(llama_cpp)
         consent = plugin_consent(trust)
         run = finished_run.read(run_folder, [*(overrides or []), *flags], consent)
-        state.file, state.log = run.file, run.folder / "run.log"
+        state.file, state.log, state.resumes = run.file, run.folder / "run.log", False
         earlier = finished_run.read(compare, consent=consent) if compare else None
         screen = console(stderr=as_json)
         if pull_request and tag:
@@ -129,7 +129,7 @@ def merge(
         if gguf and lora_gguf:
             raise UserError("--gguf writes the merged model, and --lora-gguf the adapter alone; give one of them.")
         run = finished_run.read(run_folder, consent=plugin_consent(trust))
-        state.file, state.log = run.file, run.folder / "run.log"
+        state.file, state.log, state.resumes = run.file, run.folder / "run.log", False
         screen = console(stderr=as_json)
         with quiet(state.log), screen.status("merging"):
             result = _merged(run, out, dtype, gguf, lora_gguf, llama_cpp)

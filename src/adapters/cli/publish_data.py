@@ -47,7 +47,8 @@ def publish_data(
     from adapters.publish.hub import HubError, rights
 
     languages = tuple(language.split(","))
-    _check("--repo or --language", repo=repo, language=languages)
+    _check("--repo", repo=repo)
+    _check("--language", language=languages)
     wanted = dataset.Wanted(files, repo, _pairs(licenses or []), without or (), about, languages)
     pushed = None
     try:
@@ -95,7 +96,8 @@ def _check(option: str, **values: object) -> None:
     try:
         Publish.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{option}: {fault}{'' if fault.endswith('?') else '.'}") from None
 
 
 def _show(found: Found, last: str, as_json: bool) -> None:

@@ -141,7 +141,8 @@ def headline(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     what = f"average of {len(sets)} test sets" if line["set"] == "average" else f"{line['set']}, {line['field']}"
     interval = _interval(folder, line, sets)
     sure = " (95 % interval of the change: {:+.2f} to {:+.2f})".format(*interval) if interval else ""
-    return f"{what}: F1 {line['base']:.2f} -> {line['tuned']:.2f}{sure}"
+    shares = line["set"] in sets and _are_shares(sets[line["set"]], line["mode"])
+    return f"{what}: {'' if shares else 'F1 '}{line['base']:.2f} -> {line['tuned']:.2f}{sure}"
 
 
 def rewards_moved(sets: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
@@ -189,6 +190,8 @@ def main_table(sets: Mapping[str, Mapping[str, Any]], asked: Collection[str] = (
     notes = [f"{more} more models: --all"] if more else []
     makers = {name: results["annotator"] for name, results in first.items() if "annotator" in results}
     notes += [f"gold of {name}: {maker}" for name, maker in makers.items()]
+    empty = [name for name, results in sets.items() if not _fields(results, mode)]
+    notes += [f"{name}: there was nothing to find in its rows, and nothing was found" for name in empty]
     table.caption = "\n".join(notes) or None
     for name, results in sets.items():
         for field in _fields(results, mode):

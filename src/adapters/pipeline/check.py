@@ -55,6 +55,10 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        """What is wrong, and what is odd."""
+        return f"Checked(errors={self.errors}, warnings={self.warnings})"
+
     def as_json(self) -> dict[str, Any]:
         """The result as JSON."""
         plain = {n: getattr(self, n) for n in ("errors", "warnings", "notes", "lengths", "prompts", "ledger")}

@@ -150,7 +150,7 @@ def _job(
         stage = distilling.with_folders(stage)
     if environment is not None:
         console.phase(f"trying the environment {environment.name}")
-        environments.try_environment(environment, loaded.examples, (*at, "environment"))
+        notes += environments.try_environment(environment, loaded.examples, (*at, "environment"))
     if isinstance(stage, Grpo) and stage.flat_groups == "replace":
         notes.append(replacing_note(stage, n))
     rows = divided(loaded, recipe, n, measure)

@@ -140,7 +140,7 @@ class Episode:
             with time_limit(f"the environment {self.named.name}: {where}", self._played, LIMIT):
                 return call()
         except TaskError as error:
-            raise EpisodeError(str(error)) from None
+            raise EpisodeError(str(error).removesuffix(".")) from None
         except (Exception, SystemExit) as error:
             raise self._error(f"failed in {where}: {type(error).__name__}: {error}") from error
 
@@ -209,13 +209,13 @@ def _check_method(environment: Any, name: str, wanted: str, use: str, at: KeyPat
         pass
 
 
-def try_environment(named: NamedEnvironment, examples: Sequence[Example], at: KeyPath) -> None:
-    """Play one episode twice with scripted texts, before any model is loaded.
+def try_environment(named: NamedEnvironment, examples: Sequence[Example], at: KeyPath) -> list[str]:
+    """Play one episode twice with scripted texts, before any model is loaded; notes of how it went.
 
     Raises UserError when the environment fails, answers with what it must not, or plays the two in different ways.
     """
     if not examples:
-        return
+        return []
     try:
         first, second = (_scripted(named, examples[0]) for _ in range(2))
     except EpisodeError as error:
@@ -226,6 +226,10 @@ def try_environment(named: NamedEnvironment, examples: Sequence[Example], at: Ke
             "same texts in different ways; take what is random in it from the seed.",
             at=at,
         )
+    played = json.loads(first)
+    ended = f"after {MAX_TURNS}" if played["ended"] == MAX_TURNS else "by the environment"
+    episode = f"the environment {named.name}: an episode of row {examples[0].id!r} with scripted texts ended {ended}"
+    return [f"{episode}, with {len(played['turns'])} turns and a reward of {played['reward']:g}"]
 
 
 def _scripted(named: NamedEnvironment, example: Example) -> str:

@@ -136,7 +136,16 @@ def resolve(kind: Kind, plug: PluginSpec, *, folder: Path = Path(), at: KeyPath 
     if plug.params:
         fault = "must be a dataclass to take parameters" if is_class else "is a function and takes no parameters"
         raise UserError(f"{plug.use} {fault}.", at=(*at, next(iter(plug.params))))
-    return target() if is_class else target
+    return _made(target, plug, at) if is_class else target
+
+
+def _made(cls: type, plug: PluginSpec, at: KeyPath) -> Any:
+    try:
+        return cls()
+    except UserError:
+        raise
+    except Exception as error:  # anyone's code
+        raise UserError(f"{plug.use} cannot be made without arguments: {error}", at=at) from None
 
 
 def _target(kind: Kind, use: str, folder: Path, at: KeyPath) -> Any:

@@ -26,7 +26,7 @@ from adapters.publish.finished_run import Finished
 from adapters.publish.gate import Check, max_lora_rank
 from adapters.publish.license_demands import demands
 from adapters.recipe.fields import HubSource
-from adapters.recipe.recipe import Recipe
+from adapters.recipe.recipe import EvalSet, Recipe
 from adapters.types import Task
 
 Facts = Mapping[str, Any]
@@ -201,12 +201,12 @@ def _pipeline(finished: Finished) -> str:
 def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    tests = {e.name: e.data[0] for e in finished.recipe.evaluate}
+    tests = {e.name: _dataset(e) for e in finished.recipe.evaluate}
     return [
         EvalResult(
             task_type=_pipeline(finished),
             task_name=finished.recipe.task.use,
-            dataset_type=source.hub if isinstance(source := tests.get(name), HubSource) else name,
+            dataset_type=tests.get(name) or name,
             dataset_name=name,
             metric_type=metric,
             metric_name=f"{field.replace('_', ' ')} {metric} ({mode})",
@@ -218,6 +218,13 @@ def _eval_results(finished: Finished, mode: str | None) -> list[Any]:
         for metric in ("f1", "precision", "recall")
         if figures[metric] is not None
     ]
+
+
+def _dataset(test: EvalSet) -> str | None:
+    """The Hub's dataset that a test set is, or that it reads first."""
+    if test.benchmark:
+        return test.benchmark.dataset_id
+    return source.hub if isinstance(source := test.data[0], HubSource) else None
 
 
 def _has_values(figures: Mapping[str, Any]) -> bool:

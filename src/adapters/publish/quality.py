@@ -78,7 +78,8 @@ def judge(finished: Finished) -> Judged:
     if minimum == {}:
         found = "; ".join(faults) or "nothing falls short"
         return Judged(True, f"nothing was asked of the figures (`publish.minimum: {{}}`): {found}", tuple(faults))
-    return Judged(not faults, "; ".join([*faults, WAY_OUT] if faults else reached), tuple(faults))
+    said = "; ".join([*faults, WAY_OUT] if faults else reached) or "nothing to find in the test rows"
+    return Judged(not faults, said, tuple(faults))
 
 
 def _beside_base(finished: Finished, mode: str) -> Iterator[tuple[str, bool]]:

@@ -107,7 +107,8 @@ def prepare(
 def _notes(finished: Finished, found: Mapping[str, Any]) -> list[str]:
     """Gaps of the card that the user can still fill before the push; `found` when the bundle was made."""
     sources = provenance.training_sources(finished)
-    notes = requirements.notes(finished.settings, sources, tests=bool(finished.figures))
+    notes = requirements.other_rows(finished.recipe)
+    notes += requirements.notes(finished.settings, sources, tests=bool(finished.figures))
     if found["passed"] and not found["base_license"]:
         notes.append(f"the licence of {finished.base_id} was not found: set publish.base_license")
     for stage in finished.stages:
@@ -141,13 +142,16 @@ class _Maker:
         work = adapter_folder.work_folder(folder)
         for old in (work, folder):
             shutil.rmtree(old, ignore_errors=True)
-        self.say("making the bundle")
-        bundle.assemble(self.finished, work)
-        checks = [gate.measured(self.finished)]
-        for part in (self._load, self._serve, self._describe, self._use):
-            if all(check.passed for check in checks):
-                checks += part(work, checks)
-        os.replace(work, folder)
+        try:
+            self.say("making the bundle")
+            bundle.assemble(self.finished, work)
+            checks = [gate.measured(self.finished)]
+            for part in (self._load, self._serve, self._describe, self._use):
+                if all(check.passed for check in checks):
+                    checks += part(work, checks)
+            os.replace(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
         return checks
 
     def _load(self, work: Path, _: list[Check]) -> list[Check]:

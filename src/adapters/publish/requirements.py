@@ -16,7 +16,9 @@ from adapters.evaluation.metrics import main_mode
 from adapters.pipeline.plan import Plan
 from adapters.publish import gate, provenance, quality
 from adapters.publish.finished_run import example
+from adapters.recipe.fields import HubSource
 from adapters.recipe.publish import REPO, Publish
+from adapters.recipe.recipe import Recipe
 from adapters.types import counts_of
 
 
@@ -29,7 +31,19 @@ def of_plan(plan: Plan) -> tuple[list[UserError], list[str]]:
         UserError(f"adapters publish will refuse this: {fault}", at=fault.at) for fault in _faults(plan, settings)
     ]
     found = [] if settings.repo else ["publish.repo is not set: adapters publish will ask for --repo owner/name"]
+    found += other_rows(plan.recipe)
     return faults, [*found, *notes(settings, (), tests=bool(plan.evaluations))]
+
+
+def other_rows(recipe: Recipe) -> list[str]:
+    """Notes of the test sets that name a benchmark of the Hub, and whose rows are not read from there."""
+    return [
+        f"the test set {test.name} reads no rows of {test.benchmark.dataset_id}, and its figure is for that dataset's "
+        "leaderboard (benchmark): make sure that its rows are the same"
+        for test in recipe.evaluate
+        if test.benchmark
+        and not any(isinstance(s, HubSource) and s.hub == test.benchmark.dataset_id for s in test.data)
+    ]
 
 
 def _faults(plan: Plan, settings: Publish) -> Iterator[UserError]:

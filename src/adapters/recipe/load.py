@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -86,6 +87,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     tree = _parse(path, text)
     for override in overrides:
         tree.override(override)
+    _make_base_absolute(tree.root)
     try:
         recipe = Recipe.model_validate(tree.root)
     except ValidationError as error:
@@ -93,6 +95,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, origin: Path
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a recipe.") from None
     return RecipeFile(path, recipe, tree.root, tree.lines, tuple(overrides), origin, tree.renamed)
+
+
+def _make_base_absolute(root: dict[str, Any]) -> None:
+    """Write the base's folder, given from the working directory, so that the run can be used from anywhere."""
+    model = root.get("model")
+    if not isinstance(model, dict) or not isinstance(base := model.get("base"), str):
+        return
+    with suppress(OSError, ValueError, RuntimeError):  # what is no path is told later
+        if base.strip() and Path(base).expanduser().is_dir():
+            model["base"] = str(Path(base).expanduser().absolute())
 
 
 def read_mapping(path: Path, text: str, what: str) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:

@@ -481,7 +481,7 @@ def test_one_token_is_read_with_its_heads_packed(sampler: LocalSampler, monkeypa
         model.config.num_attention_heads // model.config.num_key_value_heads,
     )
     assert set(read[: model.config.num_hidden_layers]) == {(heads, heads, groups, False)}
-    assert torch.allclose(last, whole, atol=1e-5)
+    torch.testing.assert_close(last, whole, atol=1e-4, rtol=1e-5)  # logits of 10 in 32 bits, other order of sums
 
 
 def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:

@@ -279,4 +279,4 @@ def _check_quantized(sharded: str | None) -> None:
 def _verify_weights(adapter: Any, *, trained: bool) -> None:
     tensors = {name: tensor for name, tensor in adapter.named_parameters() if ".default." in name}
     if trained and (problem := training_failure(tensors)):
-        raise RuntimeError(problem)
+        raise UserError(f"{problem}.")

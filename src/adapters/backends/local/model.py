@@ -319,7 +319,10 @@ def training_failure(tensors: Mapping[str, torch.Tensor]) -> str | None:
     if not_finite := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         return f"the trained adapter is not finite: {not_finite[0]}"
     if not any(tensor.abs().max() > 0 for name, tensor in tensors.items() if ".lora_B." in name):
-        return "training left every B matrix at zero: the adapter would change nothing"
+        return (
+            "training left every B matrix at zero: the adapter would change nothing. In RL this is so where the "
+            "answers of a group all earn the same; see reward and frac_reward_zero_std in the stage's log.jsonl"
+        )
     return None
 
 
