@@ -138,10 +138,12 @@ def local(given: str, revision: str | None = None) -> Path:
     """A folder of this machine: the given one, or a copy of the Hub's repository of an adapter. Raises UserError."""
     folder = Path(given).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"a revision is that of an adapter on the Hub, and {folder} is a folder: leave it out.")
         return folder
     if given.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
         raise UserError(f"{given} is neither a folder nor the Hub id of an adapter, such as me/funding-extraction.")
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -155,7 +157,7 @@ def local(given: str, revision: str | None = None) -> Path:
     except RemoteEntryNotFoundError:
         raise UserError(f"{given} is no adapter: its repository has no {CONFIG}.") from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = first_line(error)
+        first = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else first_line(error)
         raise UserError(f"there is no folder {given}, and the Hub does not give it either: {first}") from None
 
 

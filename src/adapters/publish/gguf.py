@@ -86,7 +86,7 @@ def converters(folder: Path | None) -> Converters:
                 f"llama.cpp's converters are not in {BUILT}: run `make llama` in a checkout of this project, and name "
                 "CHECKOUT/build/llama, or another folder of llama.cpp, with --llama-cpp FOLDER."
             )
-        raise UserError(f"--llama-cpp {folder}: there is no {missing[0]}; name a checkout of llama.cpp.")
+        raise UserError(f"there is no {missing[0]} in {folder} (--llama-cpp, LLAMA_CPP); name a checkout of llama.cpp.")
     return Converters(found)
 
 
