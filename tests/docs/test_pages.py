@@ -25,7 +25,7 @@ ELSEWHERE = (
     "--endpoint",
     "trainer=tinker",
     "data_root=FOLDER",
-    "recipes/quickstart.yaml --seeds",
+    ".yaml --seeds",
     "publish",
     "merge",
     "--engine",
