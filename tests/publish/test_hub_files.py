@@ -76,6 +76,9 @@ def test_the_card_shows_the_schema_and_marks_what_was_not_run(finished: Finished
     assert {"response_format", "messages", "extra_body"} <= keywords
     assert "With vLLM (**not run:**" in text
     assert "vllm serve Qwen/Qwen3-0.6B --enable-lora --max-lora-rank 8" in text
+    assert "--outtype bf16\n" in text
+    hybrid = card.render(finished, folder, "me/funding-echo", FACTS | {"class": "Qwen3_5ForCausalLM"}, [])
+    assert "--outtype bf16 --no-mtp\n" in hybrid
     assert "With llama.cpp (**not run:** its server was not there when this card was made), from" in text
     checked = card.render(finished, folder, "me/funding-echo", FACTS | {"vllm": "0.30.0", "vllm_base": False}, [])
     assert "With vLLM 0.30.0, whose engine has answered with the adapter" in checked

@@ -34,6 +34,8 @@ TEMPLATE = Path(__file__).with_name("card.md.j2")
 INSTALL = ("torch", "transformers", "peft", "accelerate")
 """What the usage needs, at the versions with which it was tried."""
 MADE_WITH = {"local": ("trl",), "tinker": ("tinker",)}
+FURTHER_TOKENS = re.compile("Qwen3(_5|Next)")
+"""Classes of which llama.cpp's converter expects the blocks that predict further tokens; transformers saves none."""
 LONGEST_VALUE = 200
 """Characters of a task's parameter in the card; a longer one, such as a JSON Schema, stands in the recipe."""
 
@@ -84,6 +86,7 @@ def _context(finished: Finished, folder: Path, repo: str, facts: Facts, mode: st
         "answer_schema": hub_files.answer_schema(finished) is not None and hub_files.SCHEMA,
         "benchmarks": hub_files.results(finished),
         "max_new_tokens": finished.longest_answer,
+        "no_mtp": bool(FURTHER_TOKENS.match(facts.get("class") or "")),
         "vllm_rank": max_lora_rank(recipe.lora.largest_rank),
         "sources": sources,
         "license_notes": provenance.license_notes(sources),
