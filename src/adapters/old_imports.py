@@ -15,9 +15,10 @@ MOVED = {"rewards": "adapters.rewards", "data_aug": "adapters.data_aug", "adapte
 
 
 class OldImports(MetaPathFinder, Loader):
-    """Finds the old names, where no module of the user has such a name. Before the standard finder in `sys.meta_path`:
+    """Finds the old names, where no module of the user has such a name.
 
-    that one takes every folder for a module, also one without code, such as `rewards/` with tables.
+    First in `sys.meta_path`: Python's own finder takes every folder for a module, also one without code, such as
+    `rewards/` with tables.
     """
 
     def __init__(self) -> None:

@@ -26,6 +26,9 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(commands) == 2
     checked = CliRunner().invoke(app, shlex.split(commands[0])[1:], env={"COLUMNS": "300"}).stdout
     assert "with scripted texts ended after max_turns, with 6 turns and a reward of 0" in " ".join(checked.split())
+    assert "counts tokens" not in checked
+    by_tokens = [*shlex.split(commands[0])[1:], "stages.0.trl={}"]
+    assert "the loss dapo counts tokens" in CliRunner().invoke(app, by_tokens, env={"COLUMNS": "300"}).stdout
     for command in commands:
         done = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "120"})
         assert done.exit_code == 0, done.output

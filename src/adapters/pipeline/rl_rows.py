@@ -1,6 +1,6 @@
 """What keeps a stage from learning well from its own answers, seen in its rows.
 
-Flat groups, no row with nothing to find, lost answers, known prompts.
+Flat groups, no row with nothing to find, lost answers, known prompts, episodes that weigh by their length.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ LOST: Final = 0.02
 """Share of the gold values in dropped rows above which is warned."""
 SEEN: Final = 0.1
 """Share of the texts that an SFT stage has too, above which is warned."""
+BY_TOKENS: Final = ("dapo", "bnpo", "dr_grpo", "cispo", "vespo")
+"""GRPO's losses in which an episode weighs as much as it has tokens; TRL's default is the first."""
 
 
 def findings(
@@ -36,6 +38,17 @@ def findings(
             at = ("stages", job.index)
             yield from _values(task, job, at, tests)
             yield from _seen(job, [*earlier, *jobs[: job.index]], (*at, "data"))
+        if isinstance(job.stage, Grpo) and job.stage.environment:
+            yield from _by_tokens(job.stage, ("stages", job.index, "environment"))
+
+
+def _by_tokens(stage: Grpo, at: KeyPath) -> Iterator[tuple[str, KeyPath]]:
+    if (loss := stage.trl.get("loss_type", BY_TOKENS[0])) in BY_TOKENS:
+        yield (
+            f"the loss {loss} counts tokens, and failed episodes are often the longer ones, which then weigh more than "
+            "those that succeed; trl: {loss_type: grpo} counts episodes",
+            at,
+        )
 
 
 def _values(task: Task, job: Job, at: KeyPath, tests: Sequence[Evaluation]) -> Iterator[tuple[str, KeyPath]]:
