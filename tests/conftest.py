@@ -30,14 +30,6 @@ settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("quick")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several test processes cores of its own: computing on the same ones, they wait for each other."""
-    if (worker := getattr(config, "workerinput", None)) and hasattr(os, "sched_setaffinity"):
-        cores, count = sorted(os.sched_getaffinity(0)), worker["workercount"]
-        own = cores[int(worker["workerid"].removeprefix("gw")) :: count] if count <= len(cores) else []
-        os.sched_setaffinity(0, own or cores)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files of the longest tests come first."""
     first = {item.path for item in items if item.get_closest_marker("first")}
