@@ -57,9 +57,8 @@ def test_check_and_a_dry_run_say_it_first(
     command: str, base: str, text: str, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapters.backends.backend", lambda recipe: pytest.fail("the libraries are loaded"))
-    done = CliRunner().invoke(
-        app, [command, "mine.yaml", f"model.base={base}", *(["--dry-run"] if command == "run" else [])]
-    )
+    words = [command, "mine.yaml", f"model.base={base}", *(["--dry-run"] if command == "run" else [])]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
     assert done.exit_code == 2
     assert "mine.yaml:4: model.base: " in " ".join(done.output.split()) or "model.base: " in done.output
     assert text in " ".join(done.output.split())
