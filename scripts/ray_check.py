@@ -240,8 +240,8 @@ class Checks:
             files.mkdir("corpora")
             files.put_file(str(self.corpus), "corpora/one/corpus.jsonl")
             asked = ["extract", self.folder / "runs" / "small", "--max-tokens", "48", "--engine", "ray", "--cpus", "1"]
-            parts = ["--part-rows", str(PART)]
-            adapters(*asked, "s3://corpora/one/corpus.jsonl", "-o", "s3://corpora/out", *parts, env=env)
+            cut = ["--part-rows", str(PART)]
+            adapters(*asked, "s3://corpora/one/corpus.jsonl", "-o", "s3://corpora/out", *cut, env=env)
             files.get("corpora/out/", str(self.folder / "from-s3") + "/", recursive=True)
             said = self._same(self.folder / "from-s3")
             adapters(*asked, "s3://corpora/one", "-o", "s3://corpora/pq", "--part-format", "parquet", env=env)

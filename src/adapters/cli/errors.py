@@ -24,7 +24,6 @@ FULL = 16 * 2**20
 """Bytes. With less free space a failure is probably caused by the full disk, whatever the library's message says."""
 RANK_DELAY = 5.0
 """Seconds that ranks other than 0 wait before they print an error."""
-
 CONTINUES = "Finished work is kept; the same command continues from there."
 
 
@@ -54,7 +53,9 @@ def errors() -> Iterator[State]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
+        from adapters.console import is_main
+
+        if is_main():
             print(f"Stopped.{f' {CONTINUES}' if state.log and state.resumes else ''}", file=sys.stderr)
         raise typer.Exit(130) from None
     except typer.Exit:
