@@ -252,6 +252,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
         texts = (f"{ada} works for {sample}. {ada} lives in {oslo}." for ada, sample, oslo in names)
         records = ([Entity("person", a), Entity("place", c), Relation("works for", a, b)] for a, b, c in names)
         documents = (Text(n, f"d{n}", *both) for n, both in enumerate(zip(texts, records, strict=True), 1))
+        gc.collect()  # what an earlier build left is reused otherwise, and counts for neither
         tracemalloc.start()
         try:
             build(documents, tmp_path / str(count), Options())
