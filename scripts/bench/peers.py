@@ -5,11 +5,12 @@
 
 The rows are the first of the recipe's first stage, each id once: 16 for every step of SFT, each read once; in GRPO two
 prompts for every step, and eight answers to each. All train the same model with the same LoRA, learning rate, rows a
-step and bf16 arithmetic, on all cores, and no contender saves before the end, evaluates or packs. The peers' templates
-are those of SmolLM2, so the recipe's base must be one. A peer is installed into an environment of its own under --out,
-with this version of torch, or the one that it wants; one that cannot be is named with the last line of its error. Each
-is run with 2, 4 and 8 rows a pass, and the fastest counts; the commands and settings of these runs are printed. A first
-run of each fills the caches of files and is thrown away. A run is ended after --limit seconds.
+step and arithmetic (the recipe's precision), on all cores, and no contender saves before the end, evaluates or packs.
+The peers' templates are those of SmolLM2, so the recipe's base must be one. A peer is installed into an environment of
+its own under --out, with this version of torch, or the one that it wants; one that cannot be is named with the last
+line of its error. Each is run with 2, 4 and 8 rows a pass, and the fastest counts; the commands and settings of these
+runs are printed. A first run of each fills the caches of files and is thrown away. A run is ended after --limit
+seconds.
 
 s/step is the mean over all steps but the first; the first step's end is timed from the command's start. Tokens are the
 rows', prompts too, counted by the model's own template. In GRPO an answer has at most 64 tokens, which the untrained
@@ -55,6 +56,7 @@ class Shape:
     alpha: int
     rate: float
     length: int
+    precision: str
     tokens: float
     """Of a step, on average."""
 
@@ -66,7 +68,7 @@ class Shape:
             "max_steps": self.steps,
             "learning_rate": self.rate,
             "lr_scheduler_type": "constant",
-            "bf16": True,
+            "bf16": self.precision == "bf16",
             "use_cpu": True,
             "logging_steps": 1,
             "save_strategy": "no",
@@ -104,7 +106,7 @@ class Ours:
         recipe = {
             "name": "peer",
             "task": "chat",
-            "model": {"base": shape.model, "precision": "bf16"},
+            "model": {"base": shape.model, "precision": shape.precision},
             "lora": {"rank": shape.rank, "alpha": shape.alpha},
             "stages": [stage],
         }
@@ -224,8 +226,9 @@ class Axolotl:
             **{"lora_target_linear": True, "sequence_len": shape.length, "output_dir": "out", "train_on_inputs": False},
             "datasets": [{"path": str(rows), "ds_type": "json", "type": "chat_template"}],
             **{"micro_batch_size": rows_a_pass, "gradient_accumulation_steps": BATCH // rows_a_pass},
-            **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant", "bf16": True},
+            **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant"},
             **{"logging_steps": 1, "save_strategy": "no", "seed": settings["seed"], "optimizer": "adamw_torch"},
+            **{"bf16": settings["bf16"], "fp16": False, "tf32": False},
         }
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
         return ["-m", "axolotl.cli.train", "recipe.yaml"]
@@ -320,6 +323,7 @@ def write_rows(kind: str, recipe: Path, overrides: Sequence[str], steps: int, ou
     """Write the first rows of the recipe's first stage as messages; what is trained on them."""
     from adapters.backends import backend as make_backend
     from adapters.backends.local.encoder import Encoder
+    from adapters.backends.local.model import precision
     from adapters.pipeline.plan import make_plan
     from adapters.recipe.load import load_recipe
 
@@ -337,7 +341,7 @@ def write_rows(kind: str, recipe: Path, overrides: Sequence[str], steps: int, ou
     tokens = sum(len(p) + len(c) for p, c, *_ in encoder.tokens(picked))
     lora = file.recipe.lora
     known = (kind, str(backend.base.load), len(picked), steps, lora.rank, lora.alpha, job.stage.learning_rate)
-    return Shape(*known, length=job.stage.max_length, tokens=tokens / steps)
+    return Shape(*known, job.stage.max_length, precision(file.recipe.model), tokens / steps)
 
 
 def installed(contender: Any, out: Path) -> Path:
