@@ -1,7 +1,7 @@
 """Undisciplined versions of a disciplined turn, one function for each kind.
 
 Most keep the action, so that a pair differs in manner alone. The environment cannot parse `wrong_format` and
-`no_action`; `loop` repeats the previous turn.
+`no_action`; `loop` repeats the previous turn; `unavailable` takes an action that the environment did not list.
 """
 
 from __future__ import annotations
@@ -111,8 +111,21 @@ def loop(source: SourceTurn, rng: random.Random) -> str | None:
     return source.previous if source.previous and read(source.env, source.previous)[:2] != source.turn[:2] else None
 
 
+def unavailable(source: SourceTurn, rng: random.Random) -> str | None:
+    """An action close to the right one that is not in the list: another number, none, or another action's end."""
+    action = source.turn.argument
+    numbered = [re.sub(r"\d+", str(rng.randint(1, 9)), action), re.sub(r" \d+", "", action)]
+    ends = [" ".join([*action.split()[:-2], *other.split()[-2:]]) for other in source.others if other.count(" ") > 1]
+    listed = {a.lower() for a in (action, *source.others)}
+    invented = [text for text in (*numbered, *rng.sample(ends, min(3, len(ends)))) if text.lower() not in listed]
+    if source.asks_database or not source.others or not invented:
+        return None
+    return _with_thought(source, source.turn.thought, rng.choice(invented))
+
+
 KINDS: Final[dict[str, Callable[[SourceTurn, random.Random], str | None]]] = {
-    f.__name__: f for f in (filler, delayed, recursive, two_actions, observation, wrong_format, no_action, loop)
+    f.__name__: f
+    for f in (filler, delayed, recursive, two_actions, observation, unavailable, wrong_format, no_action, loop)
 }
 
 
@@ -125,5 +138,5 @@ def with_longer_thought(source: SourceTurn, rng: random.Random, limit: int, coun
     return _with_thought(source, thought) if thought != source.turn.thought else None
 
 
-def _with_thought(source: SourceTurn, thought: str) -> str:
-    return write(source.env, thought, str(source.turn.kind), source.turn.argument)
+def _with_thought(source: SourceTurn, thought: str, action: str | None = None) -> str:
+    return write(source.env, thought, str(source.turn.kind), source.turn.argument if action is None else action)

@@ -145,6 +145,7 @@ LAPSE = {
     "observation": {"no_invented_observation"},
     "wrong_format": {"parse_ok"},
     "no_action": {"parse_ok"},
+    "unavailable": {"in_available_actions"},
 }
 KEEPS = {"filler", "delayed", "recursive", "two_actions", "observation"}
 
@@ -169,8 +170,8 @@ def test_each_kind_breaks_what_it_says_and_keeps_what_it_should(kind: str) -> No
             assert rejected in [m["content"] for m in row["messages"]]
         else:
             assert any(bad.parts[check] == 0 for check in LAPSE[kind]), rejected
-            assert bad.score < 1.0
-    assert made >= (40 if kind == "loop" else 115)
+            assert (bad.score < 1.0) == (kind != "unavailable"), "the reward knows no list of actions"
+    assert made >= {"loop": 40, "unavailable": 50}.get(kind, 115)
 
 
 def test_control_pairs_have_the_longer_side_chosen() -> None:
@@ -190,7 +191,7 @@ def test_the_card_s_scale_and_balance() -> None:
     assert figures["pairs"] == 157
     assert sorted(figures["domains"].values()) == [78, 79]
     assert set(figures["kinds"]) == set(KINDS)
-    assert min(figures["kinds"].values()) >= 12
+    assert min(figures["kinds"].values()) >= 8
     assert made == data_rows("agent_pairs", 157)
     assert made[:10] == data_rows("agent_pairs", 10), "row i is a function of seed and i"
 

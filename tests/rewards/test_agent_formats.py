@@ -268,8 +268,8 @@ def test_every_corruption_of_a_call_breaks_the_discipline(kind: str) -> None:
     for name, corrupt in KINDS.items():
         for seed in range(8):
             bad = corrupt(source_turn("fc", text, before, None), random.Random(seed))
-            assert bad, name
-            if name == "loop":
+            assert bad or name == "unavailable", name  # which needs the list of actions
+            if name in ("loop", "unavailable"):
                 continue
             held = examine(bad, read("fc", bad), {"env": "fc"}, thought=THOUGHT, filler=FILLER)
             assert not all(value is not False for value in held.values()), (name, bad)
