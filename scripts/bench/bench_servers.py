@@ -2,14 +2,15 @@
 
     python scripts/bench/bench_servers.py RUN STATEMENTS.jsonl --out FOLDER [--vllm FOLDER] [-n 347]
 
-The servers: vLLM's CPU build (`make vllm`), llama.cpp in bf16 and q8_0 (`make llama`), and transformers' continuous
+All compute in bfloat16 where the processor does, else in 32 bits; llama.cpp's kernels are its own in any case. The
+servers: vLLM's CPU build (`make vllm`), llama.cpp in bf16 and q8_0 (`make llama`), and transformers' continuous
 batching in this process. What is not there is left out, and said. Each is asked with 8, 16 and 32 requests at a time,
 after a first pass over 16 statements, and the fastest counts; loading is not timed. Answers are greedy. Records are
 compared with those of `adapters extract --engine transformers` in 32 bits, and with the statements' own labels: F1 over
 all fields, and its change against 32 bits with a 95 % paired interval.
 
-The last lines say what the machine can do, measured before and after: a copy in memory, a product of matrices in bf16,
-and which share of the first a decoding step of one row reaches, of the second one of 32 rows.
+The last lines say what the machine can do, measured before and after: a copy in memory, a product of matrices, and
+which share of the first a decoding step of one row reaches, of the second one of 32 rows.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ o = json.loads(sys.argv[1])
 rows = [json.loads(line) for line in open(o["file"])][: o["n"]]
 source = adapter_source.find(o["run"])
 tokenizer = AutoTokenizer.from_pretrained(o["merged"])
-model = AutoModelForCausalLM.from_pretrained(o["merged"], dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+dtype = getattr(torch, o["type"])
+model = AutoModelForCausalLM.from_pretrained(o["merged"], dtype=dtype, attn_implementation="sdpa").eval()
 prompts = [tokenizer.apply_chat_template([dict(m) for m in source.task.request(row)], add_generation_prompt=True)
            for row in rows]
 prompts = [p["input_ids"] if hasattr(p, "keys") else p for p in prompts]
@@ -96,12 +98,12 @@ from adapters.extraction import adapter_source
 o = json.loads(sys.argv[1])
 sys.path.insert(0, o["bench"])
 from benchmarks import copied, fastest
-left, right = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
-rate = 2 * 2048**3 / fastest(lambda: left @ right, 20)
 source = adapter_source.find(o["run"])
 base = base_model.resolve(source.model.base, source.model.revision)
 merged = loading.load_merged(base, source.model, source.adapter).eval()
 layers = [m.weight for m in merged.modules() if isinstance(m, torch.nn.Linear)]
+left, right = (torch.randn(2048, 2048).to(layers[0].dtype) for _ in range(2))
+rate = 2 * 2048**3 / fastest(lambda: left @ right, 20)
 size, weights = sum(w.numel() * w.element_size() for w in layers), sum(w.numel() for w in layers)
 def step(rows):
     cache = caches.new_cache(merged)
@@ -111,7 +113,7 @@ def step(rows):
 one, many = step(1), step(32)
 result = {"copied": copied(2**28), "rate": rate, "one": one, "many": many}
 result |= {"read": size / one, "done": 64 * weights / many}
-result["type"] = str(layers[0].dtype)
+result["type"] = str(layers[0].dtype).removeprefix("torch.")
 """
 
 
@@ -130,12 +132,13 @@ def main() -> None:
     given = {"run": str(options.run), "file": str(options.file), "n": options.n, "limit": options.max_new_tokens}
     given |= {"precision": None, "options": {}, "engine": "transformers", "bench": str(Path(__file__).parent)}
     commands: list[str] = []
-    contenders = servers(options, given, commands)
     before = benchmarks.in_process(LIMITS, [json.dumps(given)])
+    given["type"] = before["type"]
+    contenders = servers(options, given, commands)
     reference = benchmarks.in_process(ASK, [json.dumps({**given, "precision": "fp32"})])["records"]
     left_out: list[str] = []
-    settings = f"`adapters extract --engine transformers`, bf16, at a time {options.at_a_time}, all cores"
-    commands.append(f"ours: {settings}; continuous batching: 8 blocks a request, 512 tokens a pass, bf16, sdpa")
+    settings = f"`adapters extract --engine transformers`, {given['type']}, at a time {options.at_a_time}, all cores"
+    commands.append(f"ours: {settings}; continuous batching: 8 blocks a request, 512 tokens a pass, sdpa")
     found: dict[str, Mapping[str, Any]] = {"ours": swept(given, options.at_a_time, ours)}
     for name, contender in contenders.items():
         try:
@@ -150,7 +153,7 @@ def main() -> None:
     after = benchmarks.in_process(LIMITS, [json.dumps(given)])
     for can in (before, after):
         print(
-            f"\ncopy {can['copied'] / 1e9:.1f} GB/s, matrices in bf16 {can['rate'] / 1e9:,.0f} GFLOP/s; a step of one "
+            f"\ncopy {can['copied'] / 1e9:.1f} GB/s, matrices {can['rate'] / 1e9:,.0f} GFLOP/s; a step of one "
             f"row ({can['type']}) {1000 * can['one']:.1f} ms, {can['read'] / can['copied']:.0%} of the copy; of 32 "
             f"rows {1000 * can['many']:.1f} ms, {can['done'] / can['rate']:.0%} of the matrices"
         )
@@ -216,10 +219,11 @@ def servers(
     options.out.mkdir(parents=True, exist_ok=True)
     merged, files = options.out / "merged", {kind: options.out / f"gguf-{kind}" for kind in ("bf16", "q8_0")}
     if not merged.is_dir():
-        adapters("merge", options.run, "-o", merged, "--dtype", "bfloat16")
+        adapters("merge", options.run, "-o", merged, "--dtype", str(given["type"]))
 
     def vllm(at_a_time: int) -> tuple[list[str], dict[str, str]]:
-        shape = ["--dtype", "bfloat16", "--max-model-len", str(LENGTH), "--max-num-seqs", str(at_a_time), "--port"]
+        shape = ["--dtype", str(given["type"]), "--max-model-len", str(LENGTH)]
+        shape += ["--max-num-seqs", str(at_a_time), "--port"]
         program = options.vllm / "bin" / "vllm"
         return [str(program), "serve", str(merged), *shape], {**ENV, "VLLM_CPU_KVCACHE_SPACE": "2"}
 

@@ -136,11 +136,11 @@ if o["without"] == "reading prefixes once":
     padding_free.LEAST = sys.maxsize
 if o["without"] == "the head's fast log-probabilities":
     local.fast_log_probs = contextlib.nullcontext
-from adapters.backends.local.speedups import half
+from adapters.backends.local.speedups import layers
 if o["without"] == "attention as products in 16 bits":
-    half.LONGEST = 0
+    layers.LONGEST = 0
 if o["without"] == "LoRA layers in fewer operations":
-    half.low_rank = lambda *_: contextlib.nullcontext()
+    layers.low_rank = lambda *_: contextlib.nullcontext()
 local._verify_weights = lambda adapter, **_: None  # a few steps may teach nothing
 if o["kind"] == "sft":
     clocked(training, "nll", "held-out NLL")

@@ -25,7 +25,7 @@ from transformers import Cache, masking_utils
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adapters.backends.local.speedups import half as products
+from adapters.backends.local.speedups import layers as products
 from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.memory import Pass
 
@@ -332,7 +332,7 @@ def _attention_saves(mask: torch.Tensor | None) -> Callable[..., Any]:
 
 
 def _products_save(query: Any, key: Any, value: Any) -> Any:
-    """speedups/half.py: Attention."""
+    """speedups/layers.py: Attention."""
     output, scores = query.new_empty(*query.shape[:-1], value.shape[-1]), (*query.shape[:-1], key.shape[2])
     return output, [query, key, value, query.new_empty(scores)], [(scores, torch.float32)]
 

@@ -2,9 +2,9 @@
 
 TRL pads the rows of a pass to the longest of them, and on a CPU a token of padding costs as much as any other. Here the
 rows are concatenated, positions restart in every row, and attention stays within its row. What rows have in common at
-their beginning is computed once (`shared_prefixes.py`). Under autocast, attention and LoRA layers are those of
-`half.py`. PyTorch's own attention, of longer rows and with dropout, runs in 32 bits, because its CPU kernels for 16 are
-slower. Savings: docs/benchmarks.md.
+their beginning is computed once (`shared_prefixes.py`). LoRA layers, and attention under autocast, are those of
+`layers.py`. PyTorch's own attention, of longer rows and with dropout, runs in 32 bits, because its CPU kernels for 16
+are slower. Savings: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.model import on_gpu
 from adapters.backends.local.sharding import shards_weights
-from adapters.backends.local.speedups import half
+from adapters.backends.local.speedups import layers
 from adapters.backends.local.speedups.caches import plain_attention
 from adapters.backends.local.speedups.casts import Casts
 from adapters.backends.local.speedups.shared_prefixes import LEAST, Shared, shared_prefixes
@@ -81,6 +81,7 @@ class PackedRows:
         self.dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
         self.adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.casts = Casts()
+        self.in_32_bits = all(parameter.dtype == torch.float32 for parameter in self.backbone.parameters())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward pass, changed only for scoring padded text."""
@@ -95,7 +96,7 @@ class PackedRows:
         computed = self.shared.computed.to(ids.device)
         usual, config._attn_implementation = config._attn_implementation, NAME
         try:
-            with self._under_autocast(ids.device.type):
+            with self._fast_layers(ids.device.type):
                 positions = real.cumsum(1) - 1
                 packed = {"input_ids": ids[real][computed][None], "position_ids": positions[real][computed][None]}
                 output = self.plain(**packed, use_cache=False)
@@ -116,14 +117,15 @@ class PackedRows:
         return modules or bool(self.backbone.training and (written or noise))
 
     @contextmanager
-    def _under_autocast(self, device: str) -> Iterator[None]:
-        """Autocast with the layers of `half.py`, and without casts that are for nothing."""
+    def _fast_layers(self, device: str) -> Iterator[None]:
+        """The LoRA layers of `layers.py`, and under autocast no casts that are for nothing."""
         if not torch.is_autocast_enabled(device):
-            yield
+            with layers.low_rank(self.adapted if self.in_32_bits else (), self.casts, torch.float32):
+                yield
             return
         dtype = torch.get_autocast_dtype(device)
         # A linear layer casts its input itself, whatever PEFT has cast it to before.
-        with disable_input_dtype_casting(self.model), half.low_rank(self.adapted, self.casts, dtype):
+        with disable_input_dtype_casting(self.model), layers.low_rank(self.adapted, self.casts, dtype):
             yield
 
     def attention(
@@ -141,10 +143,10 @@ class PackedRows:
         """Attention of a row's last `new` tokens: (1, new, heads, head width)."""
         query, key, value = row
         plain = not rest.get("dropout") and all(rest.get(name) is None for name in OTHER_ATTENTION)
-        if torch.is_autocast_enabled(query.device.type) and plain and key.shape[2] <= half.LONGEST:
+        if torch.is_autocast_enabled(query.device.type) and plain and key.shape[2] <= layers.LONGEST:
             scale = query.shape[-1] ** -0.5 if rest.get("scaling") is None else rest["scaling"]
             dtype = torch.get_autocast_dtype(query.device.type)
-            output = half.Attention.apply(query[0, :, -new:], key[0], value[0], scale, dtype)  # type: ignore[no-untyped-call]
+            output = layers.Attention.apply(query[0, :, -new:], key[0], value[0], scale, dtype)  # type: ignore[no-untyped-call]
             return output.transpose(0, 1)[None]
         with torch.autocast(query.device.type, enabled=False):
             # The queries of a shared prefix run again: attention is cheap beside the layers, and stays square.
@@ -173,6 +175,5 @@ class PackedRows:
         exact = states(self.plain, autocast=False)
         usual, ours = (states(forward, autocast=half) for forward in (self.plain, self.forward))
         self.backbone.train(training)
-        in_32_bits = all(parameter.dtype == torch.float32 for parameter in self.backbone.parameters())
-        rounding = 2 * (usual - exact).norm() + (1e-3 if in_32_bits else 2e-2) * exact.norm()
+        rounding = 2 * (usual - exact).norm() + (1e-3 if self.in_32_bits else 2e-2) * exact.norm()
         return bool((ours - exact).norm() < rounding)

@@ -1,4 +1,4 @@
-"""Attention and LoRA layers under autocast: the same outputs and gradients as PyTorch's and PEFT's."""
+"""Attention and LoRA layers of a training pass: the same outputs and gradients as PyTorch's and PEFT's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from peft.tuners.lora import Linear as LoraLinear  # noqa: E402
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
-from adapters.backends.local.speedups import half  # noqa: E402
+from adapters.backends.local.speedups import layers as fast  # noqa: E402
 from adapters.backends.local.speedups.casts import Casts  # noqa: E402
 
 BF16 = torch.bfloat16
@@ -37,7 +37,7 @@ def test_attention_is_pytorchs(kind: Any, most: float, heads: int, groups: int, 
     key, value = (torch.randn(groups, tokens, 8, requires_grad=True) for _ in range(2))
     mask = torch.ones(queries, tokens, dtype=torch.bool).tril(tokens - queries)
     usual = scaled_dot_product_attention(query[None], key[None], value[None], mask, scale=0.3, enable_gqa=True)[0]
-    ours = half.Attention.apply(query, key, value, 0.3, kind)
+    ours = fast.Attention.apply(query, key, value, 0.3, kind)
     assert ours.dtype == kind
     states = [query, key, value]
     for found, exact in zip(gradients(ours.float(), states), gradients(usual, states), strict=True):
@@ -55,11 +55,11 @@ def adapted(**lora: Any) -> Any:
     return model
 
 
-def learned(model: Any) -> list[Any]:
-    """Output and gradients of a pass under autocast."""
+def learned(model: Any, kind: Any) -> list[Any]:
+    """Output and gradients of a pass; in 16 bits under autocast."""
     torch.manual_seed(2)
     states = torch.randn(2, 5, 12, requires_grad=True)
-    with torch.autocast("cpu", BF16):
+    with torch.autocast("cpu", BF16, enabled=kind == BF16):
         output = model(states)
     return gradients(output.float(), [states, *(p for p in model.parameters() if p.requires_grad)])
 
@@ -68,20 +68,21 @@ def lora_layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLinear)]
 
 
-def test_a_lora_layer_is_pefts() -> None:
+@pytest.mark.parametrize(("kind", "most"), [(torch.float32, 1e-6), (BF16, 2e-2)])
+def test_a_lora_layer_is_pefts(kind: Any, most: float) -> None:
     model = adapted()
-    usual, layers = learned(model), lora_layers(model)
-    with half.low_rank(layers, Casts(), BF16):
+    usual, layers = learned(model, kind), lora_layers(model)
+    with fast.low_rank(layers, Casts(), kind):
         assert all("forward" in vars(layer) for layer in layers)
-        ours = learned(model)
+        ours = learned(model, kind)
     assert not any("forward" in vars(layer) for layer in layers)
     for found, exact in zip(ours, usual, strict=True):
-        assert_near(found, exact, 2e-2)
+        assert_near(found, exact, most)
 
 
 def test_the_output_may_be_changed_in_place() -> None:
     layer = lora_layers(adapted())[0]
-    with half.low_rank([layer], Casts(), BF16):
+    with fast.low_rank([layer], Casts(), BF16):
         output = layer(torch.randn(2, 5, 12, requires_grad=True))
     output.clamp_(-0.1, 0.1)  # as OLMo does with its queries
     output.float().sum().backward()
@@ -93,7 +94,7 @@ def test_what_trains_nothing_gets_no_gradient() -> None:
     layer = lora_layers(model)[0]
     layer.lora_A["default"].weight.requires_grad_(False)
     states = torch.randn(3, 12)
-    with half.low_rank([layer], Casts(), BF16):
+    with fast.low_rank([layer], Casts(), BF16):
         layer(states).float().sum().backward()
     assert layer.lora_A["default"].weight.grad is None
     assert layer.lora_B["default"].weight.grad.any()
@@ -124,6 +125,6 @@ def test_other_layers_keep_pefts_forward(change: str) -> None:
     elif "hook" in change:
         (layer.base_layer if "base" in change else layer.lora_A["default"]).register_forward_hook(lambda *_: None)
     before = dict(vars(layer))
-    with half.low_rank([layer], Casts(), BF16):
+    with fast.low_rank([layer], Casts(), BF16):
         assert vars(layer) == before
     assert vars(layer) == before

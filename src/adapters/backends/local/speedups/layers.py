@@ -1,8 +1,8 @@
-"""Attention and LoRA layers of a pass under autocast on a CPU, in fewer and faster operations.
+"""Attention and LoRA layers of a training pass on a CPU, in fewer and faster operations.
 
-PyTorch's fused attention is slow on a CPU in 16 bits, and up to several hundred tokens slower than plain products.
-PEFT's LoRA layer casts its input twice, and makes copies of its output to scale and to add. The scores and softmax of a
-forward pass stay in 32 bits. Savings: docs/benchmarks.md.
+PyTorch's fused attention is slow on a CPU in 16 bits, and up to several hundred tokens slower than plain products,
+which take its place under autocast. PEFT's LoRA layer makes copies of its output to scale and to add, and under
+autocast casts its input twice. The scores and softmax of a forward pass stay in 32 bits. Savings: docs/benchmarks.md.
 """
 
 from __future__ import annotations
