@@ -128,6 +128,7 @@ def main() -> None:
     arguments.add_argument("-n", type=int, default=347)
     arguments.add_argument("--max-new-tokens", type=int, default=384)
     arguments.add_argument("--at-a-time", type=int, nargs="+", default=AT_A_TIME)
+    arguments.add_argument("--only", nargs="+", metavar="SERVER", help="by the names of the table; default: all")
     options = arguments.parse_args()
     given = {"run": str(options.run), "file": str(options.file), "n": options.n, "limit": options.max_new_tokens}
     given |= {"precision": None, "options": {}, "engine": "transformers", "bench": str(Path(__file__).parent)}
@@ -135,6 +136,10 @@ def main() -> None:
     before = benchmarks.in_process(LIMITS, [json.dumps(given)])
     given["type"] = before["type"]
     contenders = servers(options, given, commands)
+    if options.only:
+        if unknown := {*options.only} - contenders.keys():
+            arguments.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(contenders)}")
+        contenders = {name: contenders[name] for name in options.only}
     reference = benchmarks.in_process(ASK, [json.dumps({**given, "precision": "fp32"})])["records"]
     left_out: list[str] = []
     settings = f"`adapters extract --engine transformers`, {given['type']}, at a time {options.at_a_time}, all cores"

@@ -484,6 +484,46 @@ def test_one_token_is_read_with_its_heads_packed(sampler: LocalSampler, monkeypa
     torch.testing.assert_close(last, whole, atol=1e-4, rtol=1e-5)  # logits of 10 in 32 bits, other order of sums
 
 
+def test_rows_of_other_lengths_are_read_apart(
+    sampler: LocalSampler, prompts: list[list[int]], read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix, own = prompts[0][:20], [prompt[-20:] for prompt in prompts]
+    rows = [prefix + own[n % 5] * (1 + 9 * (n % 3)) for n in range(12)]
+    expected = [plain(sampler, [row], 24, {2})[0] for row in rows]
+    stops = {2, *(row[4 * n + 2] for n, row in enumerate(expected[:4]))}
+    expected = [plain(sampler, [row], 24, stops)[0] for row in rows]
+    parts, whole = [], caches.parts_of
+    monkeypatch.setattr(caches, "parts_of", lambda lengths: parts.append(whole(lengths)) or parts[-1])
+    way = {"order": sorted(range(12), key=lambda n: -len(rows[n])), "prefix": caches.prefill(sampler.model, prefix)}
+    assert answered(sampler.model, rows, limits=[24] * 12, stops=stops, pad=0, most=8, **way) == expected
+    assert max(map(len, parts)) > 1
+    prompts_read = sum(count for count in read if count > 8)
+    assert prompts_read < 1.1 * sum(len(row) - 20 for row in rows), "short prompts are not padded to long ones"
+
+
+def test_parts_are_neighbours_of_about_one_length() -> None:
+    assert caches.parts_of([]) == []
+    assert caches.parts_of([900, 700, 300, 260, 200, 30]) == [(0, 2, 900), (2, 4, 300), (4, 5, 200), (5, 6, 30)]
+    assert caches.parts_of([10, 74, 139]) == [(0, 2, 74), (2, 3, 139)]
+
+
+def test_rows_leave_a_cache_in_place() -> None:
+    layer, like = caches.GrowingLayer(), caches.DynamicLayer()
+    for tokens in (3, 1):
+        states = torch.randn(2, 5, 2, tokens, 4)
+        layer.update(*states)
+        like.update(*states)
+    room = layer.keys.data_ptr()
+    for kept in ([0, 2, 3], [1, 2], [1, 0], [0, 0, 1]):
+        layer.reorder_cache(torch.tensor(kept))
+        like.reorder_cache(torch.tensor(kept))
+        assert (layer.keys.data_ptr() == room) == (len(kept) > 1 and kept[0] < kept[1])
+        states = torch.randn(2, len(kept), 2, 1, 4)
+        for found, expected in zip(layer.update(*states), like.update(*states), strict=True):
+            assert torch.equal(found, expected)
+        room = layer.keys.data_ptr()
+
+
 def test_rows_join_where_there_is_room(sampler: LocalSampler) -> None:
     prompts = [[1] * n for n in (120, 90, 40, 30, 20, 10, 10)]
 

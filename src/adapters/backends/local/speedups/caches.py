@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from inspect import signature
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -25,7 +26,8 @@ _HARMLESS = {
 """Options of a generation config that do not change which token is chosen greedily."""
 ROOM: Final = 64
 """Tokens for which a cache has room beside those that it holds."""
-
+FEWER: Final = 64
+"""Rows that differ by so many tokens or fewer are read together."""
 
 Read = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of the tokens that one row has read, layer by layer, each (heads, tokens, width); () for none."""
@@ -57,6 +59,33 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (room[:, :, :grown] for room in self.rooms)
         return self.keys, self.values
 
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """As transformers' own. On a CPU rows that stay move up in place, as copies of all take longer than a token."""
+        rows = beam_idx.tolist()
+        if not self.rooms or beam_idx.device.type != "cpu" or any(b <= a for a, b in pairwise(rows)):
+            super().reorder_cache(beam_idx)
+            return
+        for held in (self.keys, self.values):
+            for place, row in enumerate(rows):
+                if place != row:
+                    held[place] = held[row]
+        self.rooms = tuple(room[: len(rows)] for room in self.rooms)
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+
+    def join(self, other: GrowingLayer, unused: int, width: int) -> None:
+        """Take the rows of another layer behind the own ones, of which the first `unused` tokens are padding.
+
+        All are padded on the left to `width` tokens, with zeros: attention multiplies by what it leaves out.
+        """
+        rooms = []
+        for mine, theirs in ((self.keys[:, :, unused:], other.keys), (self.values[:, :, unused:], other.values)):
+            room = mine.new_zeros(len(mine) + len(theirs), mine.shape[1], width + ROOM, mine.shape[-1])
+            room[: len(mine), :, width - mine.shape[2] : width] = mine
+            room[len(mine) :, :, width - theirs.shape[2] : width] = theirs
+            rooms.append(room)
+        self.rooms = tuple(rooms)
+        self.keys, self.values = (room[:, :, :width] for room in rooms)
+
 
 def new_cache(model: Any) -> DynamicCache:
     """An empty cache for a model's layers, for passes without gradients."""
@@ -69,7 +98,7 @@ def release(cache: DynamicCache) -> None:
     """Free the room beside what a cache holds."""
     for layer in cache.layers:
         if isinstance(layer, GrowingLayer):
-            layer.rooms = ()
+            layer.keys, layer.values, layer.rooms = layer.keys.clone(), layer.values.clone(), ()
 
 
 def plain_attention(model: Any) -> bool:
@@ -108,20 +137,49 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
     return min(common_prefix(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
 
 
-@contextmanager
-def _packed_heads() -> Iterator[None]:
-    """Give attention a mask where it has none: transformers then packs heads that share keys, as positions.
+Part = tuple[int, int, int]
+"""Neighbouring rows: the first, the one behind the last, and the tokens of the longest."""
 
-    A CPU's kernel reads one token several times faster so.
+
+def parts_of(lengths: Iterable[int]) -> list[Part]:
+    """Rows of about one length, by the tokens of each."""
+    parts: list[Part] = []
+    for row, tokens in enumerate(lengths):
+        first, _, longest = parts[-1] if parts else (row, row, tokens)
+        most = max(tokens, longest)
+        if parts and abs(tokens - longest) <= max(most // 4, FEWER):
+            parts[-1] = (first, row + 1, most)
+        else:
+            parts.append((row, row + 1, tokens))
+    return parts
+
+
+@contextmanager
+def _one_token(parts: Sequence[Part]) -> Iterator[None]:
+    """Attention of one token of each row as a CPU computes it fastest.
+
+    Every part of the batch reads as many tokens as its longest row has, and not the padding beside the longest row of
+    all: most of the time goes into reading keys and values. Where attention has no mask it gets one: transformers then
+    packs heads that share keys, as positions, which the kernel reads several times faster.
     """
     whole: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
-    def packed(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-        if attention_mask is None and getattr(module, "num_key_value_groups", 1) > 1:
-            attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=query.device)
-        return whole(module, query, key, value, attention_mask, **options)
+    def of_part(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        if mask is None and getattr(module, "num_key_value_groups", 1) > 1:
+            mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=query.device)
+        return whole(module, query, key, value, mask, **options)
 
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = packed
+    def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        if len(parts) < 2 or mask is None or len(mask) != len(query) or mask.shape[-1] != key.shape[2]:
+            return of_part(module, query, key, value, mask, **options)
+        outputs = []
+        for first, end, tokens in parts:
+            rows, read = slice(first, end), slice(-tokens, None)
+            states = query[rows], key[rows, :, read], value[rows, :, read]
+            outputs.append(of_part(module, *states, mask[rows, ..., read], **options)[0])
+        return torch.cat(outputs), None
+
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
     try:
         yield
     finally:
@@ -134,7 +192,9 @@ def step(model: Any, tokens: torch.Tensor, cache: DynamicCache, mask: Any = None
     # An index copies the last states. A slice of several tokens would make the head copy its weights for every row.
     new = tokens.shape[1]
     last = torch.tensor([new - 1], device=tokens.device) if new > 1 else 1
-    with _packed_heads() if new == 1 and tokens.device.type == "cpu" else nullcontext():
+    alone = new == 1 and tokens.device.type == "cpu"
+    read = (mask.shape[1] - mask.argmax(1)).tolist() if alone and mask is not None else ()  # padding stands in front
+    with _one_token(parts_of(read)) if alone else nullcontext():
         return model(**inputs, use_cache=True, logits_to_keep=last).logits
 
 

@@ -22,6 +22,7 @@ from adapters.backends.local.speedups.caches import (
     length,
     new_cache,
     padded,
+    parts_of,
     plain_attention,
     release,
     step,
@@ -61,12 +62,17 @@ def greedy(
     while waiting or batch:
         # What a conversation has read is held anyway, so that its room is for what it has not.
         new = len(prompts[waiting[0]]) - length(read[waiting[0]]) if waiting and waiting[0] in going_on else 0
-        if rows := _joining(prompts, waiting, batch, most, room, new):
+        ended: list[int] = []
+        joining = _joining(prompts, waiting, batch, most, room, new)
+        # A short prompt beside a long one would be read as so much padding.
+        for first, end, _ in parts_of(len(prompts[n]) - length(read[n]) for n in joining):
+            rows = joining[first:end]
             fresh = _begun(model, [prompts[n] for n in rows], rows, [read.pop(n) for n in rows], pad)
-            ended = decoder.advance(fresh)
+            ended += decoder.advance(fresh)
             if fresh.rows:
+                fresh.pack()
                 batch = batch.joined(fresh) if batch else fresh
-        elif batch:
+        if batch and not joining:
             ended = decoder.advance(batch)
             batch = batch if batch.rows else None
         yield from ((row, decoder.answers[row]) for row in ended)
@@ -131,27 +137,32 @@ class Batch:
         self.tokens, self.positions = chosen[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=-1)
 
+    def pack(self) -> None:
+        """Put all padding in front, where attention can leave it out. Only for plain caches."""
+        read = self.mask[:, :-1]
+        order = read.argsort(dim=1, stable=True)
+        if bool((order.diff() == 1).all()):
+            return
+        self.mask[:, :-1] = read.gather(1, order)
+        for layer in self.cache.layers:
+            for name in ("keys", "values"):
+                states = getattr(layer, name)
+                setattr(layer, name, states.gather(2, order[:, None, :, None].expand_as(states)))
+
     def joined(self, other: Batch) -> Batch:
         """Both batches, of which each row reads one token next. Only for plain caches; this one is used up."""
-        used = self.mask.any(0)  # the longest rows may have ended
-        self.mask = self.mask[:, used]
-        width = max(self.mask.shape[1], other.mask.shape[1])
+        unused = int(self.mask.any(0).int().argmax())  # the longest rows may have ended
+        masks = [self.mask[:, unused:], other.mask]
+        width = max(mask.shape[1] for mask in masks)
         for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            for name in ("keys", "values"):
-                ours, added = getattr(mine, name)[:, :, used[:-1]], getattr(theirs, name)
-                setattr(mine, name, torch.cat([_widened(ours, width - 1, 2), _widened(added, width - 1, 2)]))
+            mine.join(theirs, unused, width - 1)
         return Batch(
             self.rows + other.rows,
             torch.cat([self.tokens, other.tokens]),
-            torch.cat([_widened(self.mask, width, 1), _widened(other.mask, width, 1)]),
+            torch.cat([pad_with_zeros(mask, [width - mask.shape[1], 0]) for mask in masks]),
             torch.cat([self.positions, other.positions]),
             self.cache,
         )
-
-
-def _widened(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
-    """A tensor with zeros in front of a dimension, up to a width."""
-    return pad_with_zeros(tensor, [0, 0] * (tensor.dim() - 1 - dim) + [width - tensor.shape[dim], 0])
 
 
 Leave = Callable[[Batch, int, Sequence[int]], None]
