@@ -98,10 +98,11 @@ def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def version_line(program: str, environment: Mapping[str, str]) -> str:
-    """What a program answers to --version: the first line with a figure."""
+    """What a program answers to --version: the first line with a figure that is no message of its log."""
     asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, env={**environment})
-    lines = f"{asked.stdout}\n{asked.stderr}".splitlines()
-    return next((line.strip() for line in lines if any(map(str.isdigit, line))), Path(program).name)
+    lines = (line.strip() for line in f"{asked.stdout}\n{asked.stderr}".splitlines())
+    said = (line for line in lines if not line.startswith(("WARNING", "INFO", "DEBUG")))
+    return next((line for line in said if any(map(str.isdigit, line))), Path(program).name)
 
 
 def machine() -> str:
