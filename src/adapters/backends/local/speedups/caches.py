@@ -61,8 +61,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """As transformers' own. On a CPU rows that stay move up in place, as copies of all take longer than a token."""
-        rows = beam_idx.tolist()
-        if not self.rooms or beam_idx.device.type != "cpu" or any(b <= a for a, b in pairwise(rows)):
+        rows = beam_idx.tolist() if self.rooms and beam_idx.device.type == "cpu" else ()
+        if not rows or any(b <= a for a, b in pairwise(rows)):
             super().reorder_cache(beam_idx)
             return
         for held in (self.keys, self.values):
