@@ -25,12 +25,13 @@ import json, shutil, subprocess, sys
 from pathlib import Path
 from typer.testing import CliRunner
 from adapters.cli.main import app
-from adapters.publish import gate
+from adapters.publish import gate, gguf
 from test_bundle import FACTS, RECIPE, make_run
 
 folder, page = Path(sys.argv[1]), int(sys.argv[2])
 gate.loaded = lambda *_: ([gate.Check("tensors", True, "fine")], FACTS)
 gate.used = lambda *_: gate.Check("usage", True, "runs")
+gguf.BUILT = folder  # no llama.cpp, whether or not this checkout has built one
 straight, small = folder / "straight", folder / "small"
 straight.mkdir()
 make_run(straight)
