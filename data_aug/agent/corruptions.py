@@ -113,14 +113,14 @@ def loop(source: SourceTurn, rng: random.Random) -> str | None:
 
 def unavailable(source: SourceTurn, rng: random.Random) -> str | None:
     """An action close to the right one that is not in the list: another number, none, or another action's end."""
+    if source.asks_database or not source.others:
+        return None
     action = source.turn.argument
     numbered = [re.sub(r"\d+", str(rng.randint(1, 9)), action), re.sub(r" \d+", "", action)]
     ends = [" ".join([*action.split()[:-2], *other.split()[-2:]]) for other in source.others if other.count(" ") > 1]
     listed = {a.lower() for a in (action, *source.others)}
     invented = [text for text in (*numbered, *rng.sample(ends, min(3, len(ends)))) if text.lower() not in listed]
-    if source.asks_database or not source.others or not invented:
-        return None
-    return _with_thought(source, source.turn.thought, rng.choice(invented))
+    return _with_thought(source, source.turn.thought, rng.choice(invented)) if invented else None
 
 
 KINDS: Final[dict[str, Callable[[SourceTurn, random.Random], str | None]]] = {

@@ -97,13 +97,12 @@ from adapters.backends.local.speedups import caches
 from adapters.extraction import adapter_source
 o = json.loads(sys.argv[1])
 sys.path.insert(0, o["bench"])
-from benchmarks import copied, fastest
+from benchmarks import copied, fastest, multiplied
 source = adapter_source.find(o["run"])
 base = base_model.resolve(source.model.base, source.model.revision)
 merged = loading.load_merged(base, source.model, source.adapter).eval()
 layers = [m.weight for m in merged.modules() if isinstance(m, torch.nn.Linear)]
-left, right = (torch.randn(2048, 2048).to(layers[0].dtype) for _ in range(2))
-rate = 2 * 2048**3 / fastest(lambda: left @ right, 20)
+rate = multiplied(layers[0].dtype)
 size, weights = sum(w.numel() * w.element_size() for w in layers), sum(w.numel() for w in layers)
 def step(rows):
     cache = caches.new_cache(merged)

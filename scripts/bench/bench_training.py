@@ -10,11 +10,10 @@ by the same clocks around TRL's methods. The recipe's first stage of that kind i
 DPO gets as many pairs as its steps use, because ours scores all pairs of a stage with the reference before the first.
 
 The *matrix rate* is that of a product of two large matrices in the same run, in bfloat16 where the processor computes
-in it, else in 32 bits. A step's share of it counts
-the operations that the rows need at the least: two passes through the frozen layers (forward, and backward to their
-inputs), three through the adapter, attention to what came before, and the vocabulary for targets alone. Padding counts
-for nothing, and a prefix that rows of a pass share counts once. Two more steps of the stage run under torch.profiler,
-which tells which operators take the time.
+in it, else in 32 bits. A step's share of it counts the operations that the rows need at the least: two passes through
+the frozen layers (forward, and backward to their inputs), three through the adapter, attention to what came before, and
+the vocabulary for targets alone. Padding counts for nothing, and a prefix that rows of a pass share counts once. Two
+more steps of the stage run under torch.profiler, which tells which operators take the time.
 
 The last line is what the wrapper costs over all steps of the recipe: the plan, callbacks, and what stands around the
 trainer beyond what stands around it in the bare script. The NLL on held-out rows is left out: it is an evaluation.
@@ -216,18 +215,14 @@ trainer.save_model(o["folder"])
     + AFTER
 )
 RATE = """
-import json, time, torch
-from adapters.backends.local.model import precision
+import json
+from adapters.backends.local.model import arithmetic
 from adapters.recipe.load import load_recipe
 o = json.loads(sys.argv[1])
-kind = precision(load_recipe(o["recipe"], o["overrides"]).recipe.model)
-left, right = (torch.randn(2048, 2048).to(torch.bfloat16 if kind == "bf16" else torch.float32) for _ in range(2))
-best = 0.0
-for _ in range(20):
-    start = time.perf_counter()
-    left @ right
-    best = max(best, 2 * 2048**3 / (time.perf_counter() - start))
-result = {"rate": best, "in": kind}
+sys.path.insert(0, o["bench"])
+from benchmarks import multiplied
+kind = arithmetic(load_recipe(o["recipe"], o["overrides"]).recipe.model)
+result = {"rate": multiplied(kind), "in": str(kind).removeprefix("torch.")}
 """
 OPERATORS = {
     "products of matrices": ("mm", "addmm", "addmm_", "bmm", "linear"),
@@ -274,9 +269,9 @@ def main() -> None:
             arguments.error(f"--only: there is no {', '.join(unknown)}")
         contenders = {name: contenders[name] for name in contenders if name in wanted}
     found = {}
-    recipe = {"recipe": str(options.recipe), "overrides": options.overrides}
+    recipe = {"recipe": str(options.recipe), "overrides": options.overrides, "bench": str(Path(__file__).parent)}
     rate = benchmarks.in_process(RATE, [json.dumps(recipe)])
-    if rate["in"] != "bf16":
+    if rate["in"] != "bfloat16":
         same = [f"ours without: {thing}" for thing in ("bf16", "attention as products in 16 bits")]
         contenders = {name: contender for name, contender in contenders.items() if name not in same}
     for name, (script, without, extra) in contenders.items():

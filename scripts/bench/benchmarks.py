@@ -47,6 +47,14 @@ def copied(floats: int, times: int = 8) -> float:
     return 2 * 4 * floats / fastest(lambda: out.copy_(given), times)
 
 
+def multiplied(kind: Any) -> float:
+    """Operations a second of a product of two large matrices of a torch type."""
+    import torch
+
+    left, right = (torch.randn(2048, 2048).to(kind) for _ in range(2))
+    return 2 * 2048**3 / fastest(lambda: left @ right, 20)
+
+
 def in_process(script: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run `script` in a Python of its own: the JSON of its last line, with `seconds` and `peak_gb` of the process."""
     code = f"import sys; sys.argv = ['bench', *{list(arguments)!r}]\n{script}\n" + REPORT
@@ -101,8 +109,8 @@ def version_line(program: str, environment: Mapping[str, str]) -> str:
     """What a program answers to --version: the first line with a figure that is no message of its log."""
     asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, env={**environment})
     lines = (line.strip() for line in f"{asked.stdout}\n{asked.stderr}".splitlines())
-    said = (line for line in lines if not line.startswith(("WARNING", "INFO", "DEBUG")))
-    return next((line for line in said if any(map(str.isdigit, line))), Path(program).name)
+    without_log = (line for line in lines if not line.startswith(("WARNING", "INFO", "DEBUG")))
+    return next((line for line in without_log if any(map(str.isdigit, line))), Path(program).name)
 
 
 def machine() -> str:
