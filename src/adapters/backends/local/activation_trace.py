@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
+from peft.tuners.lora import LoraLayer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -27,6 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adapters.backends.local.speedups import layers as products
 from adapters.backends.local.speedups.caches import plain_attention
+from adapters.backends.local.speedups.casts import Casts
 from adapters.backends.memory import Pass
 
 FLASH = "memory_plan_flash"
@@ -105,7 +107,7 @@ class Trace:
             workspace[kind] = max(0, live.peak + inputs[kind] - own.bytes)
             return tree_map_only(torch.Tensor, lambda made: made.detach().requires_grad_(made is first), output)
 
-        with self._running(run, rows, tokens) as batch, outside.counting():
+        with self._running(run, rows, tokens) as batch, self._fast_layers(), outside.counting():
             embedded = self.base.get_input_embeddings().register_forward_hook(lambda *call: call[2].requires_grad_())
             try:
                 self.backbone(**batch, use_cache=False)
@@ -113,6 +115,14 @@ class Trace:
                 embedded.remove()
         each = (tuple(found[kind] for kind in self.kinds) for found in (saved, inputs, workspace))
         return Pass(next(each), next(each), next(each), outside.bytes)
+
+    @contextmanager
+    def _fast_layers(self) -> Iterator[None]:
+        """The LoRA layers of a pass without padding."""
+        dtype = torch.bfloat16 if self.half else torch.float32
+        adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)] if self.unpadded else []
+        with products.low_rank(adapted, Casts(), dtype):
+            yield
 
     def _sampling(self, rows: int, tokens: int) -> tuple[tuple[float, ...], float]:
         found: dict[Any, tuple[float, float]] = {}
