@@ -49,9 +49,11 @@ class Agent:
     """R = 0.5 parse + 0.2 one action, last + 0.2 no filler + 0.1 short thought.
 
     All but the first term are multiplied by it, so a response that the environment cannot read earns nothing. The third
-    also asks for no invented observation. The last falls from 1 at `thought` tokens to 0 at twice that. `outcome` moves
-    that share of the whole to taking the reference's action (`gold["action"]`): without it any well-formed action earns
-    everything, and a policy may collapse to a single one. An example without gold is not graded.
+    also asks for no invented observation. The last falls from 1 at `thought` tokens to 0 at twice that. With
+    `available`, an action that the environment did not list (`gold["actions"]`) counts as one that it cannot read.
+    `outcome` moves that share of the whole to taking the reference's action (`gold["action"]`): without it any
+    well-formed action earns everything, and a policy may collapse to a single one. An example without gold is not
+    graded.
 
     Parts: the single checks, `thought_tokens`, `response_tokens`, and `same_action` where there is a reference.
     """
@@ -59,6 +61,7 @@ class Agent:
     thought: int = THOUGHT
     filler: tuple[str, ...] = FILLER
     outcome: float = 0.0
+    available: bool = False
     part_names: ClassVar = (
         "parse_ok",
         "exactly_one_action",
@@ -74,13 +77,16 @@ class Agent:
     def __post_init__(self) -> None:
         """Raises ValueError that names the parameter and what it must be."""
         check_settings(self.thought, self.filler)
+        if not isinstance(self.available, bool):
+            raise ValueError(f"available is true or false, got {self.available!r}")
         if isinstance(self.outcome, bool) or not 0 <= self.outcome <= 1:
             raise ValueError(f"outcome is a share and must lie between 0 and 1, got {self.outcome!r}")
 
     def formula(self) -> str:
         """The reward with these settings, for a model card."""
         thought = f"[thought up to {self.thought} tokens]"
-        form = f"[parses] · (0.5 + 0.2 [one action, last] + 0.2 [no filler] + 0.1 {thought})"
+        taken = "[parses, is listed]" if self.available else "[parses]"
+        form = f"{taken} · (0.5 + 0.2 [one action, last] + 0.2 [no filler] + 0.1 {thought})"
         if not self.outcome:
             return form
         return f"{1 - self.outcome:g} · {form} + {self.outcome:g} [takes the reference's action]"
@@ -88,7 +94,9 @@ class Agent:
     @property
     def blind_to(self) -> tuple[str, ...]:
         """Wrong answers that these settings cannot tell from gold."""
-        return () if self.outcome else ("another action",)
+        if self.outcome:
+            return ()
+        return ("another action",) if self.available else ("another action", "unavailable action")
 
     def __call__(self, completion: str, example: Example) -> Scored:
         """Score one response. Never raises, whatever the text."""
@@ -101,7 +109,8 @@ class Agent:
         one = checks["exactly_one_action"] and checks["action_is_last"]
         clean = checks["no_filler"] and checks["no_invented_observation"]
         short = max(0.0, 1 - max(0, length - self.thought) / self.thought)
-        score = float(checks["parse_ok"] or 0) * (5 + 2 * bool(one) + 2 * bool(clean) + short) / 10
+        taken = checks["parse_ok"] and not (self.available and checks["in_available_actions"] is False)
+        score = bool(taken) * (5 + 2 * bool(one) + 2 * bool(clean) + short) / 10
         parts = {name: float(value) for name, value in checks.items() if value is not None}
         parts |= {"thought_tokens": float(length), "response_tokens": float(tokens(completion[:MAX_TEXT]))}
         right = same_action(turn, gold)

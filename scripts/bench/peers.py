@@ -167,6 +167,8 @@ class LlamaFactory:
 
     name, log, kinds = "LLaMA-Factory", "log.txt", ("sft",)
     packages = ("llamafactory",)
+    emptied = ("torchaudio",)
+    """Imported whatever the rows are; an empty module takes its place."""
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
         """See `Ours`."""
@@ -228,7 +230,9 @@ class Axolotl:
             **{"micro_batch_size": rows_a_pass, "gradient_accumulation_steps": BATCH // rows_a_pass},
             **{"max_steps": shape.steps, "learning_rate": shape.rate, "lr_scheduler": "constant"},
             **{"logging_steps": 1, "save_strategy": "no", "seed": settings["seed"], "optimizer": "adamw_torch"},
-            **{"bf16": settings["bf16"], "fp16": False, "tf32": False},
+            **{"bf16": settings["bf16"], "fp16": False, "tf32": False, "gradient_checkpointing": False},
+            # Triton's, which want a GPU.
+            **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), False),
         }
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
         return ["-m", "axolotl.cli.train", "recipe.yaml"]
@@ -363,6 +367,10 @@ def installed(contender: Any, out: Path) -> Path:
         _install(*pip, torch, *contender.packages)
     except RuntimeError:
         _install(*pip, *contender.packages)
+    # The index has both for torch with CUDA only; where they do not load, transformers does not either. Rows are text.
+    _install(str(python), "-m", "pip", "uninstall", "-q", "-y", "torchvision", "torchaudio")
+    for name in getattr(contender, "emptied", ()):
+        (next(place.glob("lib/python*/site-packages")) / f"{name}.py").touch()
     (place / "installed").touch()
     return python
 
@@ -389,6 +397,7 @@ def run(
     folder.mkdir(parents=True)
     command = [str(python), *contender.prepare(shape, rows, folder, rows_a_pass)]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count()), "PYTHONUNBUFFERED": "1"}
+    env |= {"AXOLOTL_DO_NOT_TRACK": "1"}  # it waits for a server that is not there
     ends, losses, start = [], list[float](), time.perf_counter()
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)

@@ -40,7 +40,7 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES)
 def test_a_disciplined_turn_earns_everything(text: str) -> None:
-    for reward in (Agent(), Agent(outcome=0.5)):
+    for reward in (Agent(), Agent(outcome=0.5), Agent(available=True)):
         scored = reward(text, CASES[text])
         assert scored.score == 1.0
         assert all(value == 1 for name, value in scored.parts.items() if name in CHECKS)
@@ -111,6 +111,20 @@ def test_a_constant_action_does_not_earn_the_outcome() -> None:
     assert Agent(outcome=1.0)(constant, CASES[ACT]).score == 0.0
 
 
+def test_an_action_that_was_not_listed() -> None:
+    """By default form is all; with `available` it counts as one that cannot be read."""
+    invented = ACT.replace("desk 1", "window 1")
+    reward = Agent(available=True)
+    assert Agent()(invented, CASES[ACT]).score == 1.0
+    assert reward(invented, CASES[ACT]).score == 0.0
+    assert reward(invented, CASES[ACT]).parts["in_available_actions"] == 0
+    assert Agent(available=True, outcome=0.2)("ACTION: look", CASES[ACT]).score == 0.8
+    assert reward(OPERATE, CASES[OPERATE]).score == 1.0, "a turn without a list"
+    unlisted = example("alfworld", ACT)
+    assert reward(invented, unlisted).score == 1.0
+    assert reward.blind_to == ("another action",)
+
+
 @pytest.mark.parametrize(
     "text", ["", " ", "\0", "Action:", "ACTION:", "Final Answer:", "```sql\n```", "I will do it now."]
 )
@@ -157,10 +171,11 @@ def test_examples_without_gold_are_not_graded() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"thought": 0}, {"thought": True}, {"filler": ("",)}, {"filler": ("**",)}, {"outcome": 1.5}]
+    "settings_",
+    [{"thought": 0}, {"thought": True}, {"filler": ("",)}, {"filler": ("**",)}, {"outcome": 1.5}, {"available": 1}],
 )
 def test_settings_are_checked(settings_: dict) -> None:
-    with pytest.raises(ValueError, match=r"thought|filler|outcome"):
+    with pytest.raises(ValueError, match=r"thought|filler|outcome|available"):
         Agent(**settings_)
 
 

@@ -107,15 +107,16 @@ def test_wrong_turns_earn_less_than_the_reference(generator: str) -> None:
     assert generator in GENERATORS
     task = AgentTask()
     rows = load_examples([SynthesizedSource(synthesize=generator, n=30, seed=5)], task, root=Path(), seed=0).examples
-    form, action, tried = Agent(), Agent(outcome=0.5), set()
+    form, listed, action, tried = Agent(), Agent(available=True), Agent(outcome=0.5), set()
     for example in rows:
         assert form(example.completion or "", example).score == 1
         for name, text in task.adversarial(example).items():
             tried.add(name)
             assert action(text, example).score < 1, (name, text)  # type: ignore[operator]
-            if name == "another action":
+            if name in form.blind_to:
                 assert form(text, example).score == 1, "form alone cannot tell"
-    assert tried == {"chatty", "invented observation", "endless thought", "another action"}
+            assert (listed(text, example).score == 1) == (name in listed.blind_to)
+    assert tried == {"chatty", "invented observation", "endless thought", *form.blind_to}
 
 
 def test_a_turn_beside_the_references() -> None:

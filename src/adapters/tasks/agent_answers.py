@@ -33,8 +33,10 @@ def wrong(gold: Mapping[str, Any], completion: str) -> dict[str, str]:
     other = offered[0] if offered else OTHER.get(str(turn.kind))
     # The parser lowers the case of actions, so the place is looked for without it.
     at = completion.lower().rfind(turn.argument.lower()) if turn.argument else -1
-    if other is not None and at >= 0:
-        out["another action"] = completion[:at] + other + completion[at + len(turn.argument) :]
+    if at >= 0:
+        others = {"another action": other, "unavailable action": OTHER["act"] if offered else None}
+        end = at + len(turn.argument)
+        out |= {name: completion[:at] + text + completion[end:] for name, text in others.items() if text is not None}
     return out
 
 
