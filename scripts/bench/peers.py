@@ -192,7 +192,7 @@ class Swift:
     """ms-swift."""
 
     name, log, kinds = "ms-swift", "log.txt", ("sft", "grpo")
-    packages = ("ms-swift",)
+    packages = ("ms-swift", "msgspec")
 
     def prepare(self, shape: Shape, rows: Path, folder: Path, rows_a_pass: int) -> list[str]:
         """See `Ours`."""
