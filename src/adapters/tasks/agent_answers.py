@@ -34,9 +34,11 @@ def wrong(gold: Mapping[str, Any], completion: str) -> dict[str, str]:
     # The parser lowers the case of actions, so the place is looked for without it.
     at = completion.lower().rfind(turn.argument.lower()) if turn.argument else -1
     if at >= 0:
-        others = {"another action": other, "unavailable action": OTHER["act"] if offered else None}
-        end = at + len(turn.argument)
-        out |= {name: completion[:at] + text + completion[end:] for name, text in others.items() if text is not None}
+        before, after = completion[:at], completion[at + len(turn.argument) :]
+        if other is not None:
+            out["another action"] = before + other + after
+        if offered:
+            out["unavailable action"] = before + OTHER["act"] + after
     return out
 
 

@@ -25,7 +25,6 @@ from adapters.backends.local.base_model import Base
 from adapters.backends.local.model import new_adapter
 from adapters.backends.local.top_k_kl import Head, token_figures
 from adapters.backends.memory import (
-    CPU_PROCESS,
     GB,
     Shape,
     StandardLayers,
@@ -337,7 +336,7 @@ def test_a_host_that_cannot_hold_every_process(monkeypatch: pytest.MonkeyPatch) 
     eight, one = (memory_plan._host(LLAMA_8B, GRPO, ranks, known=True) for ranks in (8, 1))
     assert one.fits
     assert not eight.fits
-    assert eight.peak == 8 * (2 * 8_030_261_248 + CPU_PROCESS)
+    assert eight.peak == 8 * (2 * 8_030_261_248 + 0.74 * GB)
     assert "fewer processes on each machine" in eight.advice
     four_bit = memory_plan._host(LLAMA_8B, replace(GRPO, weight_bits=4.5), 8, known=True)
     assert four_bit.fits, "4-bit weights go to the GPU as they are read"

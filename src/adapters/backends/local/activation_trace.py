@@ -118,10 +118,10 @@ class Trace:
 
     @contextmanager
     def _fast_layers(self) -> Iterator[None]:
-        """The LoRA layers of a pass without padding."""
-        dtype = torch.bfloat16 if self.half else torch.float32
-        adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)] if self.unpadded else []
-        with products.low_rank(adapted, Casts(), dtype):
+        """The LoRA layers of a pass without padding (speedups/padding_free.py)."""
+        fast = self.unpadded and (self.half or products.in_32_bits(self.backbone))
+        adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)] if fast else []
+        with products.low_rank(adapted, Casts(), torch.bfloat16 if self.half else torch.float32):
             yield
 
     def _sampling(self, rows: int, tokens: int) -> tuple[tuple[float, ...], float]:

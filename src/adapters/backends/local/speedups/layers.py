@@ -122,6 +122,11 @@ def low_rank(layers: Iterable[Any], casts: Casts, dtype: torch.dtype) -> Iterato
             del layer.forward
 
 
+def in_32_bits(model: torch.nn.Module) -> bool:
+    """Whether `low_rank` may take the place of layers without autocast."""
+    return all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
 def _plain(layer: Any) -> bool:
     if type(layer) is not LoraLinear or layer.disable_adapters or layer.merged or "forward" in vars(layer):
         return False

@@ -81,7 +81,7 @@ class PackedRows:
         self.dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
         self.adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.casts = Casts()
-        self.in_32_bits = all(parameter.dtype == torch.float32 for parameter in self.backbone.parameters())
+        self.in_32_bits = layers.in_32_bits(self.backbone)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward pass, changed only for scoring padded text."""
